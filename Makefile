@@ -1,0 +1,41 @@
+# `make quickstart` trains and tests a small network on the embedded dataset; `make test` runs the tests. Both only
+# wrap commands of the README, inside a virtual environment in .venv.
+
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+CONFIG := configs/quickstart/i3d_nl.yaml
+OUTPUT := output/quickstart/i3d_nl
+
+.PHONY: quickstart test
+
+quickstart: $(VENV)/.installed
+	$(RUN) tools/prepare_beacon.py
+	$(RUN) tools/train_net.py --config-file $(CONFIG) OUTPUT_DIR $(OUTPUT)
+	$(RUN) tools/test_net.py --config-file $(CONFIG) MODEL.WEIGHTS $(OUTPUT)/model_final.pth OUTPUT_DIR $(OUTPUT)
+	@echo
+	@echo "Log, metrics and checkpoints are in $(OUTPUT). What to try next:"
+	@echo "  the same network without non-local blocks:"
+	@echo "    $(RUN) tools/train_net.py --config-file configs/quickstart/i3d.yaml OUTPUT_DIR output/quickstart/i3d"
+	@echo "  another pairwise function:"
+	@echo "    $(RUN) tools/train_net.py --config-file $(CONFIG) MODEL.NONLOCAL.PAIRWISE dot_product OUTPUT_DIR output/quickstart/dot"
+	@echo "  your own videos, one folder per class: see GETTING_STARTED.md"
+
+test: $(VENV)/.installed-dev
+	$(RUN) -m pytest
+
+# The stamps keep a second call from installing again.
+$(VENV)/.installed: setup.py pyproject.toml | $(RUN)
+	$(RUN) -m pip install -e .
+	@touch $@
+
+$(VENV)/.installed-dev: setup.py pyproject.toml | $(RUN)
+	$(RUN) -m pip install -e ".[dev]"
+	@touch $@
+
+$(RUN):
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 10))" 2>/dev/null || \
+		{ echo "error: nlvideo needs Python 3.10 or newer, and '$(PYTHON)' is not one; try: make PYTHON=python3.11" >&2; exit 1; }
+	@$(PYTHON) -c "import ensurepip, venv" 2>/dev/null || \
+		{ echo "error: '$(PYTHON)' lacks the module venv (on Debian and Ubuntu: apt-get install python3-venv)" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)

@@ -1,0 +1,42 @@
+"""Packaging of nlvideo. It imports nothing that pip would have to install first."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+
+
+def read_version() -> str:
+    """Return the version that nlvideo/__init__.py states, without importing it."""
+    text = (ROOT / "nlvideo" / "__init__.py").read_text(encoding="utf8")
+    return re.search(r'^__version__ = "(.+)"$', text, re.MULTILINE).group(1)
+
+
+setup(
+    name="nlvideo",
+    version=read_version(),
+    description="Train, test, inspect and extend video classifiers built around the non-local operation",
+    license="Apache-2.0",
+    packages=find_packages(include=["nlvideo", "nlvideo.*"]),
+    python_requires=">=3.10",
+    # Lower bounds only: an upper one breaks installs each time a sibling releases.
+    install_requires=[
+        "torch>=2.4",
+        "torchvision>=0.19",
+        "fvcore>=0.1.5.post20221221",
+        "iopath>=0.1.9",
+        "yacs>=0.1.8",
+        "av>=17.0",
+        "tabulate>=0.9",
+        "tensorboard>=2.15",
+        "numpy>=1.26",
+        "pyyaml>=6.0",
+    ],
+    extras_require={
+        "dev": ["pytest>=8.0", "matplotlib>=3.8"],
+        "plot": ["matplotlib>=3.8"],
+        "peers": ["mmcv-lite>=2.1"],
+    },
+)
