@@ -1,0 +1,112 @@
+"""Parameters and multiply-adds of any module, as video papers report them.
+
+One multiply-add (MAC) is what most of them print as a FLOP. Only convolutions and matrix products count, the products
+inside attention included; norms, activations and pools do not, as in the tables that these numbers are compared with.
+"""
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from nlvideo.utils.logger import create_table
+
+# The algorithms of a non-local block besides the dense one. How many multiply-adds they save depends on shape and
+# device, so that the agreed count of a network is that of the dense products.
+_ALGORITHMS = ("auto", "fused", "reordered", "sorted")
+
+
+def parameter_count(module: nn.Module) -> int:
+    """Return the number of parameters, each counted once where modules share it."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def count_gmacs(module: nn.Module, inputs: Any) -> float:
+    """Return the multiply-adds of one evaluation forward, in units of 1e9.
+
+    The module runs as a copy on the meta device, in no time and no memory. A module that reads values, which meta
+    tensors do not have, runs on the CPU instead. Sub-modules with an attribute ``algorithm`` count as dense.
+
+    Args:
+        module: left as it is.
+        inputs: the argument of forward, or a tuple of arguments; tensors may be on any device.
+    """
+    return sum(_count_macs(module, inputs)[""].values()) / 1e9
+
+
+def cost_table(module: nn.Module, inputs: Any, depth: int = 1) -> str:
+    """Return a table of the parameters and multiply-adds of a module and its sub-modules.
+
+    Args:
+        module: left as it is.
+        inputs: as in ``count_gmacs``.
+        depth: 0 lists the module alone, 1 its children as well, and so on.
+
+    Raises:
+        ValueError: a negative depth.
+    """
+    if depth < 0:
+        raise ValueError(f"depth: got {depth}, allowed: 0 or more")
+    macs = _count_macs(module, inputs)
+    rows = [
+        {
+            "module": name or type(module).__name__,
+            "parameters": f"{parameter_count(child):,}",
+            "GMACs": f"{sum(macs.get(name, {}).values()) / 1e9:.4g}",
+        }
+        for name, child in _modules_up_to(module, depth)
+    ]
+    return create_table(rows)
+
+
+def _modules_up_to(module: nn.Module, depth: int) -> Iterator[tuple[str, nn.Module]]:
+    for name, child in module.named_modules():
+        if (name.count(".") + 1 if name else 0) <= depth:
+            yield name, child
+
+
+def _count_macs(module: nn.Module, inputs: Any) -> dict[str, dict[str, int]]:
+    """Return multiply-adds by module name ("" for the whole) and operator."""
+    arguments = inputs if isinstance(inputs, tuple) else (inputs,)
+    try:
+        return _run(module, arguments, torch.device("meta"))
+    except (NotImplementedError, RuntimeError):
+        return _run(module, arguments, torch.device("cpu"))
+
+
+def _run(module: nn.Module, arguments: tuple, device: torch.device) -> dict[str, dict[str, int]]:
+    clone = _copy_to(module, device).eval()
+    for child in clone.modules():
+        if getattr(child, "algorithm", None) in _ALGORITHMS:
+            child.algorithm = "dense"
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        clone(*_move(arguments, device))
+    counts = counter.get_flop_counts()
+    root = type(module).__name__
+    # The counter calls everything together "Global", prefixes names with the class, and counts 2 per multiply-add.
+    named = {name.removeprefix(root).removeprefix("."): ops for name, ops in counts.items() if name != "Global"}
+    named[""] = counts.get("Global", {})
+    return {name: {str(op): flops // 2 for op, flops in ops.items()} for name, ops in named.items()}
+
+
+def _copy_to(module: nn.Module, device: torch.device) -> nn.Module:
+    # The parameters go into the memo of deepcopy, so that nothing is copied on the way to the meta device.
+    memo: dict[int, Any] = {
+        id(parameter): nn.Parameter(parameter.detach().to(device), requires_grad=False)
+        for parameter in module.parameters()
+    }
+    memo |= {id(buffer): buffer.detach().to(device) for buffer in module.buffers()}
+    return copy.deepcopy(module, memo)
+
+
+def _move(value: Any, device: torch.device) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.to(device)
+    if isinstance(value, (list, tuple)):
+        return type(value)(_move(element, device) for element in value)
+    if isinstance(value, dict):
+        return {key: _move(element, device) for key, element in value.items()}
+    return value

@@ -1,0 +1,80 @@
+"""The machine and the seeds of a run."""
+
+import os
+import platform
+import random
+import sys
+from importlib import metadata
+
+import numpy as np
+import torch
+
+import nlvideo
+from nlvideo.utils import comm
+from nlvideo.utils.logger import create_table
+
+
+def collect_env() -> str:
+    """Return a table of what decides whether a run can be repeated elsewhere: versions, devices, CPU count."""
+    rows = {
+        "nlvideo": nlvideo.__version__,
+        "python": sys.version.replace("\n", " "),
+        "platform": platform.platform(),
+        "CPUs usable": usable_cpus(),
+        "torch": torch.__version__,
+        "CUDA of torch": torch.version.cuda or "none",
+        "GPUs": _gpus(),
+        "cuDNN": torch.backends.cudnn.version() or "none",
+    }
+    for package in ("torchvision", "numpy", "fvcore", "iopath", "yacs", "tensorboard"):
+        rows[package] = _version(package)
+    rows["av"] = _version("av")
+    rows["FFmpeg libraries of av"] = _ffmpeg()
+    # As text: a table would turn the version 1.10 into the number 1.1.
+    return create_table([{"item": name, "value": str(value)} for name, value in rows.items()])
+
+
+def usable_cpus() -> int:
+    """Return the number of CPUs that this process may use, which a container can make fewer than the machine's."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def seed_everything(seed: int) -> int:
+    """Seed Python, numpy and torch with ``seed`` + rank.
+
+    Args:
+        seed: negative draws one at random.
+
+    Returns:
+        The seed that all ranks share: ``seed``, or the one drawn. With it, a run can be repeated.
+    """
+    if seed < 0:
+        seed = comm.shared_random_seed()
+    own = seed + comm.get_rank()
+    random.seed(own)
+    np.random.seed(own % 2**32)
+    torch.manual_seed(own)
+    return seed
+
+
+def _gpus() -> str:
+    if not torch.cuda.is_available():
+        return "none"
+    return ", ".join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "missing"
+
+
+def _ffmpeg() -> str:
+    try:
+        import av
+    except ImportError:
+        return "missing"
+    return ", ".join(f"{name} {'.'.join(map(str, version))}" for name, version in sorted(av.library_versions.items()))

@@ -1,0 +1,237 @@
+"""Scalars of a run: anyone puts them into the current EventStorage; writers bring them to console and files."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nlvideo.utils.errors import LookupFailed, did_you_mean
+from nlvideo.utils.history import HISTORY_LENGTH, History
+
+# Not among the metrics of the console's line, where they have places of their own.
+_TIMES = ("time", "data_time", "lr")
+
+_storages: list[EventStorage] = []
+
+
+def has_event_storage() -> bool:
+    """Return whether there is a current storage, i.e. whether a training loop is running."""
+    return bool(_storages)
+
+
+def get_event_storage() -> EventStorage:
+    """Return the storage of the innermost ``with EventStorage()``.
+
+    Raises:
+        RuntimeError: there is none.
+    """
+    if not _storages:
+        raise RuntimeError("no EventStorage: call this inside `with EventStorage(start_iter):`")
+    return _storages[-1]
+
+
+class EventStorage:
+    """The scalars of a run, current inside its ``with`` block.
+
+    Example:
+        >>> with EventStorage(start_iter=0) as storage:
+        ...     get_event_storage().put_scalar("loss", 0.5)
+        ...     storage.step()
+    """
+
+    def __init__(self, start_iter: int = 0):
+        self.start_iter = start_iter
+        self.iter = start_iter
+        self._histories: dict[str, History] = {}
+
+    def put_scalar(self, name: str, value: float | torch.Tensor, smoothing_hint: bool = True) -> None:
+        """Record a scalar at the current iteration.
+
+        Args:
+            name: names with a slash (``classification/top1``) are results of an evaluation.
+            value: a number, or a tensor of one element, which is not read before someone asks for it.
+            smoothing_hint: writers show the median of recent values (a loss), or the value as it is (a rate).
+
+        Raises:
+            ValueError: a tensor of several elements.
+        """
+        history = self._histories.setdefault(name, History(smoothing_hint))
+        history.smoothing_hint = smoothing_hint
+        history.put(value, self.iter)
+
+    def put_scalars(self, *, smoothing_hint: bool = True, **scalars: float | torch.Tensor) -> None:
+        """Record several scalars; see ``put_scalar``."""
+        for name, value in scalars.items():
+            self.put_scalar(name, value, smoothing_hint)
+
+    def step(self) -> None:
+        """Move on to the next iteration."""
+        self.iter += 1
+
+    def history(self, name: str) -> History:
+        """Return the history of a scalar.
+
+        Raises:
+            LookupFailed: nothing was recorded under this name.
+        """
+        if name not in self._histories:
+            raise LookupFailed(f"no scalar {name!r} was recorded. {did_you_mean(name, self._histories)}".rstrip())
+        return self._histories[name]
+
+    def histories(self) -> dict[str, History]:
+        """Return all histories by name."""
+        return dict(self._histories)
+
+    def latest(self) -> dict[str, tuple[float, int]]:
+        """Return the last value of each scalar and its iteration."""
+        return {name: history.values()[-1] for name, history in self._histories.items()}
+
+    def smoothed(self, window: int) -> dict[str, tuple[float, int]]:
+        """Return each scalar and its iteration; those with a smoothing hint as the median of the last ``window``."""
+        smoothed = self.latest()
+        for name, history in self._histories.items():
+            if history.smoothing_hint:
+                smoothed[name] = (history.median(window), smoothed[name][1])
+        return smoothed
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the histories as plain types. The iteration belongs to the trainer and is not part of it."""
+        return {
+            name: {"smoothing_hint": history.smoothing_hint, "values": [list(pair) for pair in history.values()]}
+            for name, history in self._histories.items()
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Replace the histories, so that every smoothed value goes on as if the run had not stopped."""
+        self._histories = {}
+        for name, saved in state.items():
+            history = self._histories[name] = History(saved["smoothing_hint"])
+            for value, iteration in saved["values"]:
+                history.put(value, iteration)
+
+    def __enter__(self) -> EventStorage:
+        _storages.append(self)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        _storages.remove(self)
+
+
+class EventWriter:
+    """Base of whatever brings scalars out of the current storage."""
+
+    def write(self) -> None:
+        """Write what is new in the current storage."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Release files; nothing is written afterwards."""
+
+
+class _IncrementalWriter(EventWriter):
+    """Base of writers to files: each value is written once, a value of an earlier process not again."""
+
+    def __init__(self, window: int):
+        self._window = window
+        self._written: dict[str, int] = {}
+
+    def _new_scalars(self, storage: EventStorage) -> dict[str, tuple[float, int]]:
+        new = {
+            name: (value, iteration)
+            for name, (value, iteration) in storage.smoothed(self._window).items()
+            if iteration > self._written.get(name, storage.start_iter - 1)
+        }
+        self._written.update({name: iteration for name, (_, iteration) in new.items()})
+        return new
+
+
+class JSONWriter(_IncrementalWriter):
+    """Appends to a file of JSON lines: ``{"iteration": 19, "total_loss": 0.5, "lr": 0.01}``.
+
+    A run that stopped between checkpoints and was resumed writes some iterations twice; the later line counts.
+
+    Args:
+        path: the file, usually ``metrics.json`` in the output folder.
+        window: the number of values whose median stands for a smoothed scalar.
+    """
+
+    def __init__(self, path: str, window: int = 20):
+        super().__init__(window)
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        self._file = open(path, "a", encoding="utf8")
+
+    def write(self) -> None:
+        """Append a line for each iteration that has new values."""
+        by_iteration: dict[int, dict[str, float]] = {}
+        for name, (value, iteration) in self._new_scalars(get_event_storage()).items():
+            by_iteration.setdefault(iteration, {})[name] = value
+        for iteration, scalars in sorted(by_iteration.items()):
+            self._file.write(json.dumps({"iteration": iteration, **dict(sorted(scalars.items()))}) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+class TensorBoardWriter(_IncrementalWriter):
+    """Writes the scalars to a TensorBoard event file.
+
+    Args:
+        log_dir: the folder that TensorBoard is pointed at.
+        window: the number of values whose median stands for a smoothed scalar.
+    """
+
+    def __init__(self, log_dir: str, window: int = 20):
+        super().__init__(window)
+        # Importing it takes a second, and only training needs it.
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(log_dir)
+
+    def write(self) -> None:
+        """Add the new values."""
+        for name, (value, iteration) in self._new_scalars(get_event_storage()).items():
+            self._writer.add_scalar(name, value, iteration)
+
+    def close(self) -> None:
+        """Flush and close the event file."""
+        self._writer.close()
+
+
+class ConsoleWriter(EventWriter):
+    """Logs one line: time left, iteration, losses and metrics, seconds per iteration, learning rate, memory.
+
+    Args:
+        max_iter: where the run ends, for the time left.
+        period: iterations between lines, which is also the window of smoothing.
+    """
+
+    def __init__(self, max_iter: int, period: int = 20):
+        self._max_iter = max_iter
+        self._period = period
+        self._logger = logging.getLogger(__name__)
+
+    def write(self) -> None:
+        """Log the line of the current iteration."""
+        storage = get_event_storage()
+        scalars = storage.smoothed(self._period)
+        parts = [f"iter: {storage.iter}"]
+        if "time" in scalars:
+            left = storage.history("time").median(HISTORY_LENGTH) * (self._max_iter - storage.iter - 1)
+            parts.insert(0, f"eta: {datetime.timedelta(seconds=max(0, int(left)))}")
+        # Losses first; results of an evaluation (with a slash) have a table of their own.
+        metrics = [name for name in scalars if name not in _TIMES and "/" not in name]
+        for name in sorted(metrics, key=lambda name: ("loss" not in name, name)):
+            parts.append(f"{name}: {scalars[name][0]:.4g}")
+        parts += [f"{name}: {scalars[name][0]:.4f}" for name in ("time", "data_time") if name in scalars]
+        if "lr" in scalars:
+            parts.append(f"lr: {scalars['lr'][0]:.5g}")
+        if torch.cuda.is_available():
+            parts.append(f"max_mem: {torch.cuda.max_memory_allocated() / 2**20:.0f}M")
+        self._logger.info("  ".join(parts))

@@ -1,0 +1,47 @@
+"""Files: paths and URLs through iopath, and writes that are whole or not there."""
+
+import os
+from collections.abc import Callable
+from typing import BinaryIO
+
+from iopath.common.file_io import HTTPURLHandler
+from iopath.common.file_io import PathManager as _PathManager
+
+# Opens local paths, and http(s) URLs through a local cache. Projects may register more handlers.
+PathManager = _PathManager()
+PathManager.register_handler(HTTPURLHandler())
+
+
+def atomic_write(path: str, write: Callable[[BinaryIO], object]) -> None:
+    """Write a file that other processes, and a run that is killed meanwhile, see either whole or not at all.
+
+    Args:
+        path: the local file to create or replace; its folder must exist.
+        write: called with an open binary file.
+
+    Raises:
+        OSError: the folder is missing or full. An earlier file of that name is then untouched.
+    """
+    folder, name = os.path.split(os.path.abspath(path))
+    # In the same folder, because a rename is atomic only inside a file system.
+    temporary = os.path.join(folder, f".{name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        if os.path.exists(temporary):
+            os.unlink(temporary)
+        raise
+    _sync_folder(folder)
+
+
+def _sync_folder(folder: str) -> None:
+    # The rename itself survives a power failure only once the folder is on disk.
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,132 @@
+"""Find and import projects: folders, modules or entry points whose import registers new components."""
+
+import importlib.util
+import sys
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from types import ModuleType
+
+from nlvideo.utils.errors import LookupFailed, did_you_mean
+
+ENTRY_POINT_GROUP = "nlvideo.plugins"
+
+_loaded: dict[str, "Plugin"] = {}
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """An imported project: ``spec`` is its absolute path, or its module or entry-point name."""
+
+    spec: str
+    module: ModuleType
+
+
+def loaded_plugins() -> list[str]:
+    """Return the specs of all plugins that this process has loaded, in order."""
+    return list(_loaded)
+
+
+def resolve_spec(spec: str, base_dir: str | None = None) -> str:
+    """Return a path spec as an absolute path; any other spec as it is.
+
+    A spec is a path when it holds a separator or starts with ``.`` or ``~``. A bare name is one only if nothing of
+    that name is installed and there is such a folder, so that a stray folder never hides a module.
+
+    Args:
+        spec: an entry of ``PLUGINS`` or of ``--plugin``.
+        base_dir: the folder that relative paths start from. None: the current one.
+    """
+    path = (Path(base_dir or ".") / Path(spec).expanduser()).resolve()
+    if "/" in spec or spec.startswith((".", "~")):
+        return str(path)
+    if path.is_dir() and not _entry_point(spec) and not _is_installed(spec):
+        return str(path)
+    return spec
+
+
+def load_plugin(spec: str, base_dir: str | None = None) -> Plugin:
+    """Import a project once; later calls return the same object.
+
+    A folder is either a package or holds exactly one. The package is imported under its own name, with its parent
+    folder on ``sys.path``, so that its classes pickle into workers and ranks.
+
+    Args:
+        spec: a path (relative to ``base_dir``), an entry point of the group ``nlvideo.plugins``, or a module.
+        base_dir: the folder that relative paths start from. None: the current one.
+
+    Raises:
+        LookupFailed: there is no such folder, module or entry point.
+        ValueError: the folder holds no package or several, or another module already has the package's name.
+        ImportError: the project exists but its own imports fail.
+    """
+    if not isinstance(spec, str) or not spec:
+        raise ValueError(f"PLUGINS: expected a path, a module or an entry point, got {spec!r}")
+    spec = resolve_spec(spec, base_dir)
+    if spec not in _loaded:
+        if Path(spec).is_absolute():
+            module = _import_folder(Path(spec))
+        else:
+            module = _import_name(spec)
+        _loaded[spec] = Plugin(spec, module)
+    return _loaded[spec]
+
+
+def _import_folder(folder: Path) -> ModuleType:
+    package = _package_in(folder)
+    if str(package.parent) not in sys.path:
+        # At the end: a project's other folders must not hide installed modules.
+        sys.path.append(str(package.parent))
+    module = _import(package.name, str(folder))
+    if Path(module.__file__ or "").parent.resolve() != package:
+        raise ValueError(
+            f"plugin {str(folder)!r}: its package name {package.name!r} is taken by {module.__file__ or module!r};"
+            " rename the package"
+        )
+    return module
+
+
+def _package_in(folder: Path) -> Path:
+    if not folder.is_dir():
+        siblings = [path.name for path in folder.parent.iterdir()] if folder.parent.is_dir() else []
+        raise LookupFailed(f"plugin {str(folder)!r}: no such folder. {did_you_mean(folder.name, siblings)}".rstrip())
+    if (folder / "__init__.py").is_file():
+        return folder
+    packages = sorted(path.parent for path in folder.glob("*/__init__.py"))
+    if len(packages) != 1:
+        names = ", ".join(path.name for path in packages) or "none"
+        raise ValueError(f"plugin {str(folder)!r}: expected one package (a folder with __init__.py) in it, got {names}")
+    return packages[0]
+
+
+def _import_name(name: str) -> ModuleType:
+    entry_point = _entry_point(name)
+    if entry_point:
+        return _import(entry_point.module, name)
+    if not _is_installed(name):
+        known = sorted(point.name for point in metadata.entry_points(group=ENTRY_POINT_GROUP))
+        raise LookupFailed(
+            f"plugin {name!r}: no such folder, module or entry point."
+            f" Entry points in {ENTRY_POINT_GROUP!r}: {', '.join(known) or 'none'}"
+        )
+    return _import(name, name)
+
+
+def _import(module_name: str, spec: str) -> ModuleType:
+    try:
+        return importlib.import_module(module_name)
+    except ImportError as error:
+        raise ImportError(f"plugin {spec!r} could not be imported: {error}") from error
+
+
+def _entry_point(name: str) -> metadata.EntryPoint | None:
+    return next(iter(metadata.entry_points(group=ENTRY_POINT_GROUP, name=name)), None)
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        found = importlib.util.find_spec(name)
+    except (ImportError, ValueError):
+        return False
+    # A folder on sys.path without an __init__.py is found as a namespace package (no origin): not a plugin.
+    return found is not None and found.origin is not None
