@@ -1,0 +1,212 @@
+"""Every core configuration key: its meaning, its unit, its default and where the default comes from.
+
+Names carry their units (``NUM_FRAMES``, ``SHORT_SIDE`` in pixels, ``MAX_ITER`` in iterations). A key of a project
+does not belong here: the project adds it in its own ``add_config(cfg)``. Section and table numbers are those of
+"Non-local Neural Networks" (Wang, Girshick, Gupta, He, CVPR 2018); "authors" is their released Caffe2 code.
+"""
+
+from nlvideo.config.node import CfgNode as CN
+
+_C = CN()
+
+# The version of this file's layout; a config of another version is refused with a hint.
+_C.VERSION = 1
+# Folder for checkpoints, logs, metrics and the dumped config. Created if missing.
+_C.OUTPUT_DIR = "./output"
+# Seed of everything random. -1: drawn from the clock and logged. Two runs with one seed see the same clips in the same order.
+_C.SEED = 0
+# Projects to load before the rest of the config is merged: a path (relative to the YAML that lists it), an importable
+# module, or a name in the entry-point group "nlvideo.plugins".
+_C.PLUGINS = []
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Model
+# ---------------------------------------------------------------------------------------------------------------------
+_C.MODEL = CN()
+# A name in META_ARCH.
+_C.MODEL.META_ARCHITECTURE = "VideoClassifier"
+# "auto" (CUDA where there is one), "cpu", "cuda" or "cuda:N".
+_C.MODEL.DEVICE = "auto"
+# Checkpoint to start from (path or URL that iopath reads). "": random initialisation.
+_C.MODEL.WEIGHTS = ""
+# Per-channel RGB statistics on the 0..255 scale, one or three values (authors: 114.75 and 57.375 for every channel).
+_C.MODEL.PIXEL_MEAN = [114.75, 114.75, 114.75]
+_C.MODEL.PIXEL_STD = [57.375, 57.375, 57.375]
+# "BN" (enabled while fine-tuning, Sec. 4.1), "SyncBN" (statistics over all ranks), "FrozenBN" (buffers; the 128-frame recipe).
+_C.MODEL.NORM = "BN"
+
+_C.MODEL.BACKBONE = CN()
+# A name in BACKBONE.
+_C.MODEL.BACKBONE.NAME = "ResNet3d"
+# 18 (basic blocks), 50, 101 or 152 (bottlenecks).
+_C.MODEL.BACKBONE.DEPTH = 50
+# Every channel count is multiplied by this and rounded to a multiple of 8; below 1 for small machines.
+_C.MODEL.BACKBONE.WIDTH = 1.0
+# "c2d" (no temporal kernels, Table 1), "i3d_3x1x1" or "i3d_3x3x3" (Sec. 3.4, one inflated kernel in two residual blocks).
+_C.MODEL.BACKBONE.TEMPORAL = "c2d"
+# "paper" (Table 1: strides 2,2,2 and 2,2,2), "authors_32x2" (the same without padding in the pools), "authors_8x8" (no
+# temporal stride before res2), "small" (a 3x3 convolution of stride 1,2,2 and no pool: for frames below ~100 px).
+_C.MODEL.BACKBONE.STEM = "paper"
+# Number of stages, counted from the stem, that do not train: 0 none, 1 the stem, 2 stem and res2, ... 5 all.
+_C.MODEL.BACKBONE.FREEZE_AT = 0
+# The spatial stride of a bottleneck sits in its first 1x1 (MSRA weights) or in its 3x3 (authors, torchvision).
+_C.MODEL.BACKBONE.STRIDE_IN_1X1 = False
+# The last norm of each residual branch starts with zero weight (authors' BN_INIT_GAMMA 0).
+_C.MODEL.BACKBONE.ZERO_INIT_RESIDUAL = True
+
+_C.MODEL.NONLOCAL = CN()
+# With False there is no non-local block, whatever the other keys say. With True and no resulting block: an error.
+_C.MODEL.NONLOCAL.ENABLED = False
+# A name in NONLOCAL.
+_C.MODEL.NONLOCAL.NAME = "NonLocalBlock"
+# Stages that get a block behind every EVERY-th residual block: res3 + res4 and 2 are the usual five blocks (Table 2c);
+# the deeper res4 of R101 follows the authors' spacing, so that it gets three as well.
+_C.MODEL.NONLOCAL.STAGES = ["res3", "res4"]
+_C.MODEL.NONLOCAL.EVERY = 2
+# Exact places instead of STAGES and EVERY, e.g. ["res4.4"]: behind the fifth residual block of res4.
+_C.MODEL.NONLOCAL.BLOCKS = []
+# "gaussian", "embedded_gaussian", "dot_product" or "concatenation" (Sec. 3.2).
+_C.MODEL.NONLOCAL.PAIRWISE = "embedded_gaussian"
+# "space", "time" or "spacetime" (Table 2d).
+_C.MODEL.NONLOCAL.ATTEND = "spacetime"
+# Attention stays inside T / groups consecutive frames, in the stages named ([] for all of them; authors: 4 in res3 of 128-frame models).
+_C.MODEL.NONLOCAL.TEMPORAL_GROUPS = 1
+_C.MODEL.NONLOCAL.TEMPORAL_GROUP_STAGES = []
+# Keys and values are max-pooled 1x2x2 (Sec. 3.3), before the 1x1x1 convolutions (authors) or after them (the paper's words, mmcv).
+_C.MODEL.NONLOCAL.SUBSAMPLE = True
+_C.MODEL.NONLOCAL.POOL_FIRST = True
+# Softmax logits times inner_channels ** -0.5 (authors); False is the paper's text.
+_C.MODEL.NONLOCAL.SCALE = True
+# Norm behind the output convolution: "same" as MODEL.NORM, "BN", "SyncBN", "FrozenBN" or "none" (the 128-frame recipe).
+_C.MODEL.NONLOCAL.NORM = "same"
+# The block starts as the identity: zero norm weight, or a zero output convolution where there is no norm (Sec. 3.3).
+_C.MODEL.NONLOCAL.ZERO_INIT = True
+# Standard deviation of the block's convolutions (authors 0.01); 0: the He et al. initialisation (Sec. 3.3).
+_C.MODEL.NONLOCAL.INIT_STD = 0.01
+# "auto", "dense", or the exact algorithm of the form: "fused" (softmax), "reordered" (dot product), "sorted" (concatenation).
+_C.MODEL.NONLOCAL.ALGORITHM = "auto"
+
+_C.MODEL.HEAD = CN()
+# A name in HEAD.
+_C.MODEL.HEAD.NAME = "PoolLinearHead"
+_C.MODEL.HEAD.NUM_CLASSES = 400
+# Dropout after global pooling (Sec. 4.1).
+_C.MODEL.HEAD.DROPOUT = 0.5
+# "softmax" (one label) or "sigmoid" (any number of labels; Charades, Sec. 5.2).
+_C.MODEL.HEAD.LOSS = "softmax"
+# Standard deviation of the classifier (authors' FC_INIT_STD).
+_C.MODEL.HEAD.INIT_STD = 0.01
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Input
+# ---------------------------------------------------------------------------------------------------------------------
+_C.INPUT = CN()
+# A clip is NUM_FRAMES frames, FRAME_STRIDE apart (Sec. 4.1: 32 of 64 consecutive frames).
+_C.INPUT.NUM_FRAMES = 32
+_C.INPUT.FRAME_STRIDE = 2
+# Training clips are resized so that the short side is uniform in this range, then cropped at random (pixels; Sec. 4.1).
+_C.INPUT.SHORT_SIDE_RANGE = [256, 320]
+_C.INPUT.CROP_SIZE = 224
+_C.INPUT.FLIP_PROB = 0.5
+# A name in CLIP_SAMPLER: "RandomClip" or "SegmentClip" (one frame from each of NUM_FRAMES equal segments).
+_C.INPUT.CLIP_SAMPLER = "RandomClip"
+# What a clip does past the end of a video: "wrap" (start again; authors), "clamp" (repeat the last frame), "error".
+_C.INPUT.SHORT_VIDEO = "wrap"
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Data
+# ---------------------------------------------------------------------------------------------------------------------
+_C.DATASETS = CN()
+# Names in the catalog, or "list:FILE" (lines "path label", or csv), or "folder:DIR" (one folder per class).
+_C.DATASETS.TRAIN = []
+_C.DATASETS.TEST = []
+
+_C.DATALOADER = CN()
+# Processes that decode, per rank. 0: in the training process.
+_C.DATALOADER.NUM_WORKERS = 4
+# A name in SAMPLER: "TrainingSampler" or "ClassBalancedSampler".
+_C.DATALOADER.SAMPLER = "TrainingSampler"
+# A name in MAPPER.
+_C.DATALOADER.MAPPER = "VideoMapper"
+# A training run stops, listing them, once more than this fraction of the videos could not be decoded.
+_C.DATALOADER.MAX_FAILED_FRACTION = 0.01
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Solver
+# ---------------------------------------------------------------------------------------------------------------------
+_C.SOLVER = CN()
+# "SGD" or "AdamW".
+_C.SOLVER.OPTIMIZER = "SGD"
+# Clips per optimizer step over all ranks (Sec. 4.1: 8 GPUs x 8 clips).
+_C.SOLVER.CLIPS_PER_BATCH = 64
+_C.SOLVER.BASE_LR = 0.01
+# "step" (times GAMMA at each of STEPS) or "cosine" (to BASE_LR x END_LR_FACTOR at MAX_ITER).
+_C.SOLVER.LR_SCHEDULE = "step"
+_C.SOLVER.STEPS = [150000, 300000]
+_C.SOLVER.GAMMA = 0.1
+_C.SOLVER.END_LR_FACTOR = 0.0
+_C.SOLVER.MAX_ITER = 400000
+# The rate grows linearly from WARMUP_FACTOR x to 1 x over this many iterations.
+_C.SOLVER.WARMUP_ITERS = 0
+_C.SOLVER.WARMUP_FACTOR = 0.1
+# SGD.
+_C.SOLVER.MOMENTUM = 0.9
+_C.SOLVER.NESTEROV = True
+# AdamW.
+_C.SOLVER.BETAS = [0.9, 0.999]
+_C.SOLVER.WEIGHT_DECAY = 1e-4
+# Weight decay of norm weights and biases (authors: 0).
+_C.SOLVER.WEIGHT_DECAY_NORM = 0.0
+# The world size that CLIPS_PER_BATCH, BASE_LR, MAX_ITER, STEPS, ... were written for: with another number of ranks they are
+# scaled linearly. 0: never scale.
+_C.SOLVER.REFERENCE_WORLD_SIZE = 0
+# Forward and backward passes per optimizer step; CLIPS_PER_BATCH is split among them.
+_C.SOLVER.ACCUMULATE = 1
+# Iterations between checkpoints and between log lines.
+_C.SOLVER.CHECKPOINT_PERIOD = 5000
+_C.SOLVER.LOG_PERIOD = 20
+
+_C.SOLVER.AMP = CN()
+_C.SOLVER.AMP.ENABLED = False
+# "bfloat16" or "float16" (with a gradient scaler).
+_C.SOLVER.AMP.DTYPE = "bfloat16"
+
+_C.SOLVER.CLIP_GRADIENTS = CN()
+_C.SOLVER.CLIP_GRADIENTS.ENABLED = False
+# "norm" (of all gradients together) or "value".
+_C.SOLVER.CLIP_GRADIENTS.TYPE = "norm"
+_C.SOLVER.CLIP_GRADIENTS.MAX = 40.0
+
+_C.SOLVER.EMA = CN()
+# Keep an exponential moving average of the weights and test with it.
+_C.SOLVER.EMA.ENABLED = False
+_C.SOLVER.EMA.DECAY = 0.999
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Test
+# ---------------------------------------------------------------------------------------------------------------------
+_C.TEST = CN()
+# Views of a video: NUM_CLIPS evenly spaced clips times NUM_CROPS crops, their scores averaged (authors: 10 x 3 at 256).
+_C.TEST.NUM_CLIPS = 10
+# 1 (centre) or 3 (both ends of the long side and the centre).
+_C.TEST.NUM_CROPS = 3
+_C.TEST.SHORT_SIDE = 256
+# 0: the whole frame, fully convolutional (Sec. 4.1); it needs NUM_CROPS 1.
+_C.TEST.CROP_SIZE = 256
+# Every view also mirrored.
+_C.TEST.FLIP = False
+# Views that go through the network at once: the peak of memory at test.
+_C.TEST.VIEWS_PER_FORWARD = 10
+# A name in CLIP_SAMPLER.
+_C.TEST.CLIP_SAMPLER = "UniformClips"
+# A name in EVALUATOR. "": by MODEL.HEAD.LOSS.
+_C.TEST.EVALUATOR = ""
+# Iterations between evaluations while training; the last iteration always evaluates. 0: only the last.
+_C.TEST.EVAL_PERIOD = 0
+# [[task, metric, expected, tolerance], ...]; the script exits with 1 where a result is off.
+_C.TEST.EXPECTED_RESULTS = []
+
+_C.TEST.PRECISE_BN = CN()
+# Recompute the statistics of BN from this many training batches before each checkpoint and evaluation (authors: 200).
+_C.TEST.PRECISE_BN.ENABLED = False
+_C.TEST.PRECISE_BN.NUM_ITERS = 200

@@ -1,0 +1,79 @@
+"""From a YAML file, plugins and command-line overrides to one frozen, validated config."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from nlvideo.config.defaults import _C
+from nlvideo.config.node import CfgNode
+from nlvideo.config.validate import validate
+from nlvideo.config.yaml_files import read_yaml_chain
+from nlvideo.utils.errors import close_matches
+from nlvideo.utils.plugins import load_plugin
+
+# Config files are looked for under the current folder and, in a clone, beside the package.
+_ROOTS = (Path("."), Path(__file__).resolve().parents[2])
+
+
+def get_cfg() -> CfgNode:
+    """Return a copy of the core defaults, free to change."""
+    return _C.clone()
+
+
+def load_cfg(config_file: str | None, opts: Sequence[str] = (), plugins: Sequence[str] = ()) -> CfgNode:
+    """Load a config in two phases: import the plugins it names and add their keys, then merge and validate.
+
+    Args:
+        config_file: a YAML file, with ``_BASE_`` and ``PLUGINS`` where it needs them. None: the defaults.
+        opts: overrides ``[KEY, VALUE, ...]``, the last word over the file.
+        plugins: further plugins; relative paths start from the current folder.
+
+    Returns:
+        The config, frozen. ``load_cfg`` of its ``dump()`` is an equal config, from any folder.
+
+    Raises:
+        FileNotFoundError: no such file; the message lists near matches.
+        LookupFailed: an unknown key or plugin.
+        ValueError: a value of the wrong type, outside its allowed values, or at odds with another key.
+    """
+    content = _read(config_file) if config_file is not None else {}
+    listed = content.get("PLUGINS", [])
+    if not isinstance(listed, list):
+        raise ValueError(f"PLUGINS: expected list, got {type(listed).__name__} {listed!r}")
+    if "PLUGINS" in opts[::2]:
+        raise ValueError("PLUGINS: cannot be an override, its keys must exist before overrides are read; use --plugin")
+    cfg = get_cfg()
+    for spec in [*listed, *plugins]:
+        plugin = load_plugin(spec)
+        if plugin.spec not in cfg.PLUGINS:
+            cfg.PLUGINS.append(plugin.spec)
+            if hasattr(plugin.module, "add_config"):
+                plugin.module.add_config(cfg)
+    cfg.merge_from_other_cfg({key: value for key, value in content.items() if key != "PLUGINS"})
+    cfg.merge_from_list(list(opts))
+    validate(cfg)
+    cfg.freeze()
+    return cfg
+
+
+def _read(config_file: str) -> dict:
+    if not os.path.isfile(os.path.expanduser(config_file)):
+        near = _near_config_files(config_file)
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        raise FileNotFoundError(f"no config file {config_file!r}{hint}")
+    return read_yaml_chain(config_file)
+
+
+def _near_config_files(config_file: str) -> list[str]:
+    paths: dict[str, str] = {}
+    for root in _ROOTS:
+        for pattern in ("configs/**/*.yaml", "projects/*/configs/**/*.yaml"):
+            for path in sorted(root.glob(pattern)):
+                paths.setdefault(os.path.relpath(path, root), str(path))
+    by_name: dict[str, list[str]] = {}
+    for relative in paths:
+        by_name.setdefault(Path(relative).stem, []).append(relative)
+    # The right file name in the wrong folder comes before a resemblance of whole paths.
+    names = close_matches(Path(config_file).stem, by_name)
+    near = [relative for name in names for relative in by_name[name]] + close_matches(config_file, paths)
+    return [paths[relative] for relative in dict.fromkeys(near)][:3]

@@ -1,0 +1,65 @@
+"""YAML files that stand on others through ``_BASE_``."""
+
+import os
+from typing import Any
+
+import yaml
+
+from nlvideo.utils.plugins import resolve_spec
+
+BASE_KEY = "_BASE_"
+
+
+def read_yaml_chain(path: str) -> dict[str, Any]:
+    """Read a YAML file over the ``_BASE_`` files (one or a list, relative to the file that names them).
+
+    Relative paths in ``PLUGINS`` become absolute, and the ``PLUGINS`` of a chain add up: a file cannot take away a
+    project whose keys its base uses.
+
+    Raises:
+        FileNotFoundError: a file of the chain is missing.
+        ValueError: not safe YAML, not a mapping, or a chain that closes on itself.
+    """
+    return _read_chain(os.path.abspath(os.path.expanduser(path)), ())
+
+
+def _read_chain(path: str, above: tuple[str, ...]) -> dict[str, Any]:
+    if path in above:
+        raise ValueError(f"{BASE_KEY}: the chain closes on itself: {' -> '.join((*above, path))}")
+    content = _read_yaml(path, above)
+    bases = content.pop(BASE_KEY, [])
+    folder = os.path.dirname(path)
+    merged: dict[str, Any] = {}
+    for base in [bases] if isinstance(bases, str) else bases:
+        base_path = os.path.abspath(os.path.join(folder, os.path.expanduser(base)))
+        _overlay(_read_chain(base_path, (*above, path)), merged)
+    if isinstance(content.get("PLUGINS"), list):
+        content["PLUGINS"] = [resolve_spec(spec, folder) for spec in content["PLUGINS"]]
+    _overlay(content, merged)
+    return merged
+
+
+def _read_yaml(path: str, above: tuple[str, ...]) -> dict[str, Any]:
+    try:
+        with open(path, encoding="utf8") as file:
+            content = yaml.safe_load(file)
+    except FileNotFoundError:
+        holder = f" (named as {BASE_KEY} in {above[-1]})" if above else ""
+        raise FileNotFoundError(f"no config file {path}{holder}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not safe YAML: {' '.join(str(error).split())}") from None
+    content = {} if content is None else content
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: expected a mapping of keys, got {type(content).__name__}")
+    return content
+
+
+def _overlay(upper: dict[str, Any], lower: dict[str, Any]) -> None:
+    """Write ``upper`` over ``lower``, section by section; the two lists of PLUGINS add up."""
+    for key, value in upper.items():
+        if isinstance(value, dict) and isinstance(lower.get(key), dict):
+            _overlay(value, lower[key])
+        elif key == "PLUGINS" and isinstance(value, list) and isinstance(lower.get(key), list):
+            lower[key] = list(dict.fromkeys([*lower[key], *value]))
+        else:
+            lower[key] = value

@@ -1,0 +1,137 @@
+"""@configurable: one constructor, two ways to call it."""
+
+import pytest
+
+from nlvideo.config import configurable, get_cfg
+
+
+class Head:
+    """What a component looks like."""
+
+    @configurable
+    def __init__(self, num_classes: int, *, dropout: float = 0.0, extra: str = "none"):
+        """Document me."""
+        self.arguments = (num_classes, dropout, extra)
+
+    @classmethod
+    def from_config(cls, cfg, dropout_scale=1.0):
+        """Read the two keys."""
+        return {"num_classes": cfg.MODEL.HEAD.NUM_CLASSES, "dropout": cfg.MODEL.HEAD.DROPOUT * dropout_scale}
+
+
+class WideHead(Head):
+    """Inherits both the constructor and from_config."""
+
+
+class OtherHead(Head):
+    """Has a constructor and from_config of its own."""
+
+    @configurable
+    def __init__(self, width: int, **kwargs):
+        super().__init__(**kwargs)
+        self.width = width
+
+    @classmethod
+    def from_config(cls, cfg):
+        """Add the width."""
+        return {"width": 7, **super().from_config(cfg)}
+
+
+class GreedyHead(Head):
+    """Takes whatever it is given."""
+
+    @classmethod
+    def from_config(cls, cfg, *args, **kwargs):
+        """Pass everything on."""
+        return {"num_classes": len(args), **kwargs}
+
+
+def test_plain_arguments():
+    assert Head(3, dropout=0.1).arguments == (3, 0.1, "none")
+    assert Head(num_classes=3).arguments == (3, 0.0, "none")
+
+
+@pytest.mark.parametrize("call", [lambda cfg, **kw: Head(cfg, **kw), lambda cfg, **kw: Head(cfg=cfg, **kw)])
+def test_a_config_first_or_by_name(call):
+    assert call(get_cfg()).arguments == (400, 0.5, "none")
+    assert call(get_cfg(), extra="x").arguments == (400, 0.5, "x")
+    assert call(get_cfg(), num_classes=2).arguments == (2, 0.5, "none")
+    assert call(get_cfg(), dropout_scale=2).arguments == (400, 1.0, "none")
+
+
+def test_arguments_of_from_config_by_position():
+    assert Head(get_cfg(), 0.5).arguments == (400, 0.25, "none")
+
+
+def test_subclasses():
+    assert WideHead(get_cfg()).arguments == (400, 0.5, "none")
+    assert OtherHead(get_cfg()).arguments == (400, 0.5, "none")
+    assert OtherHead(get_cfg()).width == 7
+    assert OtherHead(get_cfg(), width=8, num_classes=2).width == 8
+    assert OtherHead(2, num_classes=5).arguments == (5, 0.0, "none")
+
+
+def test_a_from_config_with_keyword_arguments_gets_them_all():
+    assert GreedyHead(get_cfg(), "a", "b", extra="x").arguments == (2, 0.0, "x")
+
+
+def test_the_constructor_keeps_its_name_and_documentation():
+    assert Head.__init__.__name__ == "__init__"
+    assert Head.__init__.__doc__ == "Document me."
+
+
+def _schedule_arguments(cfg, scale=1.0):
+    return {"rate": cfg.SOLVER.BASE_LR * scale, "steps": cfg.SOLVER.STEPS}
+
+
+@configurable(from_config=_schedule_arguments)
+def schedule(rate, steps=(), power=1):
+    """A function with the decorator."""
+    return rate, tuple(steps), power
+
+
+def test_functions():
+    assert schedule(0.5) == (0.5, (), 1)
+    assert schedule(get_cfg()) == (0.01, (150000, 300000), 1)
+    assert schedule(get_cfg(), power=2, steps=[1]) == (0.01, (1,), 2)
+    assert schedule(cfg=get_cfg(), scale=2.0)[0] == 0.02
+    assert schedule.__name__ == "schedule"
+
+
+def test_a_class_without_from_config():
+    class Bare:
+        @configurable
+        def __init__(self, size):
+            self.size = size
+
+    assert Bare(3).size == 3
+    with pytest.raises(TypeError, match="Bare is called with a cfg but has no classmethod from_config"):
+        Bare(get_cfg())
+
+
+def test_a_from_config_that_does_not_take_a_cfg():
+    class Odd:
+        @configurable
+        def __init__(self, size):
+            self.size = size
+
+        @classmethod
+        def from_config(cls, size):
+            """Take the wrong thing."""
+            return {"size": size}
+
+    with pytest.raises(TypeError, match=r"Odd.from_config must take 'cfg' first, it takes \['size'\]"):
+        Odd(get_cfg())
+    with pytest.raises(TypeError, match="from_config must take 'cfg' first"):
+        configurable(from_config=lambda: {})
+
+
+def test_it_decorates_constructors_only():
+    with pytest.raises(TypeError, match="decorates __init__"):
+
+        @configurable
+        def build(cfg):
+            return cfg
+
+    with pytest.raises(TypeError, match="needs from_config="):
+        configurable()

@@ -1,0 +1,113 @@
+"""Every check of a complete config: one line that names the key, the value and what is allowed."""
+
+import pytest
+
+from nlvideo.config import get_cfg, load_cfg
+from nlvideo.config import validate as module
+from nlvideo.config.validate import validate
+
+
+def error(*opts):
+    """Return the message of a config with these overrides."""
+    with pytest.raises(ValueError) as info:
+        load_cfg(None, opts)
+    assert "\n" not in str(info.value)
+    return str(info.value)
+
+
+@pytest.mark.parametrize(
+    "opts, text",
+    [
+        (["VERSION", "2"], "VERSION: got 2, allowed: 1; the keys have changed, compare with defaults.py"),
+        (["MODEL.NORM", "bn"], "MODEL.NORM: got 'bn', allowed: 'BN', 'SyncBN', 'FrozenBN'; did you mean 'BN'?"),
+        (["SOLVER.OPTIMIZER", "Lion"], "SOLVER.OPTIMIZER: got 'Lion', allowed: 'SGD', 'AdamW'"),
+        (["TEST.NUM_CROPS", "2"], "TEST.NUM_CROPS: got 2, allowed: 1, 3"),
+        (["INPUT.NUM_FRAMES", "0"], "INPUT.NUM_FRAMES: got 0, allowed: 1 or more"),
+        (["MODEL.HEAD.DROPOUT", "1.5"], "MODEL.HEAD.DROPOUT: got 1.5, allowed: 0 to 1"),
+        (["SOLVER.BASE_LR", ".nan"], "SOLVER.BASE_LR: got nan, allowed: 0 or more"),
+        (["MODEL.BACKBONE.WIDTH", "0"], "MODEL.BACKBONE.WIDTH: got 0.0, allowed: more than 0"),
+        (["DATASETS.TRAIN", "[1]"], "DATASETS.TRAIN: got [1], allowed: a list of text"),
+        (["MODEL.DEVICE", "gpu"], "MODEL.DEVICE: got 'gpu', allowed: 'auto', 'cpu', 'cuda' or 'cuda:N'"),
+        (["MODEL.PIXEL_MEAN", "[1, 2]"], "MODEL.PIXEL_MEAN: got [1.0, 2.0], allowed: one or three values"),
+        (["MODEL.PIXEL_STD", "[0]"], "MODEL.PIXEL_STD: got [0.0], allowed: values above 0"),
+        (["MODEL.PIXEL_MEAN", "[0.45]"], "MODEL.PIXEL_MEAN: got [0.45], allowed: the scale 0 to 255, not 0 to 1"),
+        (
+            ["INPUT.SHORT_SIDE_RANGE", "[320, 256]"],
+            "INPUT.SHORT_SIDE_RANGE: got [320, 256], allowed: [smallest, largest] in pixels",
+        ),
+        (["INPUT.CROP_SIZE", "300"], "INPUT.CROP_SIZE: got 300, allowed: up to INPUT.SHORT_SIDE_RANGE[0] = 256"),
+        (
+            ["SOLVER.WARMUP_ITERS", "400000"],
+            "SOLVER.WARMUP_ITERS: got 400000, allowed: below SOLVER.MAX_ITER = 400000",
+        ),
+        (["SOLVER.STEPS", "[5, 3]"], "SOLVER.STEPS: got [5, 3], allowed: increasing iterations"),
+        (["SOLVER.STEPS", "[5, 5]"], "SOLVER.STEPS: got [5, 5], allowed: increasing iterations"),
+        (
+            ["SOLVER.MAX_ITER", "150000"],
+            "SOLVER.STEPS: got [150000, 300000], allowed: from 1 to below SOLVER.MAX_ITER = 150000",
+        ),
+        (["SOLVER.STEPS", "[0]"], "SOLVER.STEPS: got [0], allowed: from 1 to below SOLVER.MAX_ITER = 400000"),
+        (
+            ["SOLVER.ACCUMULATE", "3"],
+            "SOLVER.CLIPS_PER_BATCH: got 64, allowed: a multiple of SOLVER.ACCUMULATE = 3",
+        ),
+        (["SOLVER.BETAS", "[0.9, 1]"], "SOLVER.BETAS: got [0.9, 1.0], allowed: two values from 0 to below 1"),
+        (["SOLVER.MOMENTUM", "0"], "SOLVER.NESTEROV: got True, allowed: False where SOLVER.MOMENTUM = 0"),
+        (["TEST.CROP_SIZE", "0"], "TEST.NUM_CROPS: got 3, allowed: 1 where TEST.CROP_SIZE = 0 (whole frames)"),
+        (["TEST.CROP_SIZE", "300"], "TEST.CROP_SIZE: got 300, allowed: up to TEST.SHORT_SIDE = 256"),
+        (
+            ["TEST.EXPECTED_RESULTS", "[[classification, top1, 50]]"],
+            "TEST.EXPECTED_RESULTS: got ['classification', 'top1', 50],"
+            " allowed: rows [task, metric, expected, tolerance]",
+        ),
+    ],
+)
+def test_one_line_names_key_value_and_allowed(opts, text):
+    assert error(*opts) == text
+
+
+@pytest.mark.parametrize(
+    "opts",
+    [
+        ["SOLVER.LR_SCHEDULE", "cosine", "SOLVER.MAX_ITER", "10"],  # STEPS belong to the other schedule
+        ["SOLVER.STEPS", "[]", "SOLVER.MAX_ITER", "1"],
+        ["TEST.CROP_SIZE", "0", "TEST.NUM_CROPS", "1"],
+        ["MODEL.DEVICE", "cuda:3"],
+        ["MODEL.PIXEL_MEAN", "[0, 0, 0]"],
+        ["MODEL.PIXEL_STD", "[255]"],
+        ["SOLVER.MOMENTUM", "0", "SOLVER.NESTEROV", "false"],
+        ["SOLVER.OPTIMIZER", "AdamW", "SOLVER.MOMENTUM", "0"],
+        ["TEST.EXPECTED_RESULTS", "[[classification, top1, 50, 0.5]]"],
+    ],
+)
+def test_what_is_allowed_passes(opts):
+    load_cfg(None, opts)
+
+
+@pytest.mark.parametrize("key", sorted(module._ALLOWED))
+def test_every_enumerated_value_passes_alone(key):
+    for value in module._ALLOWED[key]:
+        load_cfg(None, [key, str(value)])
+
+
+@pytest.mark.parametrize("key", sorted({*module._AT_LEAST, *module._FRACTIONS, *module._POSITIVE}))
+def test_every_number_has_a_lower_limit(key):
+    assert error(key, "-1").startswith(f"{key}: got -1")
+
+
+def test_every_key_that_is_checked_exists():
+    known = set(get_cfg().keys_with_path())
+    checked = {*module._ALLOWED, *module._AT_LEAST, *module._FRACTIONS, *module._POSITIVE, *module._LISTS_OF_TEXT}
+    assert checked <= known
+
+
+def test_the_keys_of_a_project_are_its_own_business():
+    cfg = get_cfg()
+    cfg.MODEL.GATED = type(cfg)({"RATE": -5})
+    validate(cfg)
+
+
+def test_validation_changes_nothing():
+    cfg = get_cfg()
+    validate(cfg)
+    assert cfg == get_cfg()
