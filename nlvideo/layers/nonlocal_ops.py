@@ -1,0 +1,202 @@
+"""The non-local operation, y_i = 1/C(x) sum_j f(x_i, x_j) g(x_j) (Eq. 1), as pure functions.
+
+Each of the paper's pairwise functions f leads to one of three sums over the keys j; each sum has a readable dense
+algorithm, which builds the P x Q matrix of f, and an exact one that never does:
+
+| function | f | C(x) | without the matrix |
+|---|---|---|---|
+| ``softmax_aggregate`` | exp(scale q_i . k_j), Eqs. 2 and 3 | sum_j f | "fused": an attention kernel or row blocks |
+| ``dot_product_aggregate`` | q_i . k_j, Eq. 4 | Q | "reordered": q_i (sum_j k_j v_j^T) |
+| ``concatenation_aggregate`` | relu(a_i + b_j), Eq. 5 | Q | "sorted": prefix sums over the sorted keys |
+
+"Exact" means the same function: results differ by the rounding of another order of summation, nothing is approximated.
+Logits and sums are made in float32 or wider, also under autocast and for half-precision tensors; the result has the
+dtype of the values.
+
+Legend of shape suffixes: N batch, P queries, Q keys, D key channels, E value channels.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from nlvideo.layers.precision import accumulation_dtype, without_autocast
+from nlvideo.layers.row_block_softmax import row_block_softmax
+from nlvideo.layers.sorted_relu import sorted_relu
+
+ALGORITHMS = {
+    "softmax": ("dense", "fused"),
+    "dot_product": ("dense", "reordered"),
+    "concatenation": ("dense", "sorted"),
+}
+# Multiply-adds of a matrix product that take as long as the sorted algorithm's work on one number, which is bound by
+# memory. CPU: measured, forward and backward, on one core; GPU: estimated from bandwidth and fp32 speed, not measured.
+SORTED_COST = {"cpu": 150, "cuda": 200}
+# A row of the matrix this many times shorter than a value is nothing beside the tensors that are kept in any case.
+SHORT_ROW = 4
+_FUSED_BACKENDS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.CUDNN_ATTENTION]
+
+
+def softmax_aggregate(
+    query_NPD: torch.Tensor, key_NQD: torch.Tensor, value_NQE: torch.Tensor, *, scale: float, algorithm: str = "auto"
+) -> torch.Tensor:
+    """y_i = sum_j softmax_j(scale q_i . k_j) v_j: the (embedded) Gaussian form, Eqs. 2 and 3.
+
+    Args:
+        query_NPD: (N, P, D).
+        key_NQD: (N, Q, D).
+        value_NQE: (N, Q, E).
+        scale: factor of the logits: 1 in the paper, D ** -0.5 in the authors' code.
+        algorithm: "dense", "fused" or "auto".
+
+    Returns:
+        (N, P, E).
+
+    Raises:
+        ValueError: for shapes that do not fit or another algorithm.
+    """
+    algorithm = _resolve("softmax", algorithm, query_NPD, key_NQD, value_NQE)
+    if algorithm == "dense":
+        dtype = accumulation_dtype(query_NPD, key_NQD, value_NQE)
+        with without_autocast(query_NPD):
+            logits_NPQ = query_NPD.to(dtype) @ key_NQD.to(dtype).transpose(1, 2) * scale
+            return (logits_NPQ.softmax(dim=2) @ value_NQE.to(dtype)).to(value_NQE.dtype)
+    # The kernels want one dtype. They sum in float32 themselves, so half-precision inputs may stay as they are.
+    dtype = torch.promote_types(torch.promote_types(query_NPD.dtype, key_NQD.dtype), value_NQE.dtype)
+    # One head, and contiguous: with channels that are not adjacent in memory PyTorch falls back, silently, to the
+    # implementation that builds the matrix.
+    query, key, value = (t.to(dtype).contiguous()[:, None] for t in (query_NPD, key_NQD, value_NQE))
+    if not _has_fused_kernel(query, key, value):
+        return row_block_softmax(query_NPD, key_NQD, value_NQE, scale=scale)
+    with without_autocast(query), sdpa_kernel(_FUSED_BACKENDS):
+        return F.scaled_dot_product_attention(query, key, value, scale=scale)[:, 0].to(value_NQE.dtype)
+
+
+def dot_product_aggregate(
+    query_NPD: torch.Tensor, key_NQD: torch.Tensor, value_NQE: torch.Tensor, *, algorithm: str = "auto"
+) -> torch.Tensor:
+    """y_i = 1/Q sum_j (q_i . k_j) v_j: the dot-product form, Eq. 4.
+
+    Args:
+        query_NPD: (N, P, D).
+        key_NQD: (N, Q, D).
+        value_NQE: (N, Q, E).
+        algorithm: "dense", "reordered" or "auto".
+
+    Returns:
+        (N, P, E).
+
+    Raises:
+        ValueError: for shapes that do not fit or another algorithm.
+    """
+    algorithm = _resolve("dot_product", algorithm, query_NPD, key_NQD, value_NQE)
+    dtype = accumulation_dtype(query_NPD, key_NQD, value_NQE)
+    with without_autocast(query_NPD):
+        query, key, value = query_NPD.to(dtype), key_NQD.to(dtype) / key_NQD.shape[1], value_NQE.to(dtype)
+        if algorithm == "dense":
+            out = (query @ key.transpose(1, 2)) @ value
+        else:  # matrix products are associative
+            out = query @ (key.transpose(1, 2) @ value)
+    return out.to(value_NQE.dtype)
+
+
+def concatenation_aggregate(
+    query_term_NP: torch.Tensor, key_term_NQ: torch.Tensor, value_NQE: torch.Tensor, *, algorithm: str = "auto"
+) -> torch.Tensor:
+    """y_i = 1/Q sum_j relu(a_i + b_j) v_j: the concatenation form, Eq. 5.
+
+    The paper's w_f . [theta_i, phi_j] is the sum of a term of the query, a_i = w_theta . theta_i, and a term of the key,
+    b_j = w_phi . phi_j; these two are the arguments here.
+
+    Args:
+        query_term_NP: a, (N, P).
+        key_term_NQ: b, (N, Q).
+        value_NQE: (N, Q, E).
+        algorithm: "dense", "sorted" or "auto".
+
+    Returns:
+        (N, P, E).
+
+    Raises:
+        ValueError: for shapes that do not fit or another algorithm.
+    """
+    algorithm = _resolve("concatenation", algorithm, query_term_NP[..., None], key_term_NQ[..., None], value_NQE)
+    dtype = accumulation_dtype(query_term_NP, key_term_NQ, value_NQE)
+    with without_autocast(value_NQE):
+        if algorithm == "dense":
+            pairwise_NPQ = F.relu(query_term_NP.to(dtype)[:, :, None] + key_term_NQ.to(dtype)[:, None, :])
+            out = pairwise_NPQ @ value_NQE.to(dtype)
+        else:
+            out = sorted_relu(query_term_NP, key_term_NQ, value_NQE)
+        return (out / key_term_NQ.shape[1]).to(value_NQE.dtype)
+
+
+def choose_algorithm(
+    form: str, num_queries: int, num_keys: int, key_dim: int, value_dim: int, *,
+    device: str | torch.device = "cpu",
+) -> str:
+    """The algorithm that "auto" stands for. With P queries, Q keys, D key and E value channels:
+
+    - "softmax": "fused", as fast as "dense" and without its memory; but "dense" where a row of the matrix is short,
+      Q <= E / 4. That is attention over time: thousands of samples of a few positions each.
+    - "dot_product": "reordered" where it needs fewer multiply-adds, (P + Q) D E against P Q (D + E). With D = E that is
+      2 P Q / (P + Q) > D: yes in res3, no in res4 of a 32-frame network.
+    - "concatenation": "sorted" where P Q E > c (P + Q) E. Its work on one number costs as much as c multiply-adds of a
+      matrix product, c by device (``SORTED_COST``). Otherwise min(P, Q) < 2 c, and the matrix is about as small as the
+      values.
+
+    Neither rule depends on the dtype: all sums are made in float32 or wider.
+
+    Args:
+        form: "softmax", "dot_product" or "concatenation".
+        num_queries: P.
+        num_keys: Q.
+        key_dim: D.
+        value_dim: E.
+        device: where it will run.
+
+    Raises:
+        ValueError: for another form.
+    """
+    if form not in ALGORITHMS:
+        raise ValueError(f"form {form!r}: allowed are {', '.join(ALGORITHMS)}")
+    P, Q, D, E = num_queries, num_keys, key_dim, value_dim
+    if form == "softmax":
+        return "fused" if Q * SHORT_ROW > E else "dense"
+    if form == "dot_product":
+        return "reordered" if P * Q * (D + E) > (P + Q) * D * E else "dense"
+    cost = SORTED_COST.get(torch.device(device).type, SORTED_COST["cuda"])
+    return "sorted" if P * Q > cost * (P + Q) else "dense"
+
+
+def _resolve(form: str, algorithm: str, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> str:
+    """Check shapes and name; turn "auto" into the algorithm it stands for."""
+    shapes = [tuple(t.shape) for t in (query, key, value)]
+    if any(len(shape) != 3 for shape in shapes):
+        raise ValueError(f"query, key and value must be (batch, positions, channels), got {shapes}")
+    if len({shape[0] for shape in shapes}) > 1 or key.shape[1] != value.shape[1] or query.shape[2] != key.shape[2]:
+        raise ValueError(f"query (N, P, D), key (N, Q, D) and value (N, Q, E) do not fit: {shapes}")
+    if key.shape[1] == 0:
+        raise ValueError(f"there are no keys: {shapes}")
+    if algorithm == "auto":
+        return choose_algorithm(
+            form, query.shape[1], key.shape[1], key.shape[2], value.shape[2], device=query.device
+        )
+    if algorithm not in ALGORITHMS[form]:
+        raise ValueError(f"algorithm {algorithm!r} of {form}: allowed are auto, {', '.join(ALGORITHMS[form])}")
+    return algorithm
+
+
+def _has_fused_kernel(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> bool:
+    """Whether PyTorch has an attention kernel without the matrix for (N, 1, positions, channels) tensors like these."""
+    if query.is_cuda:
+        from torch.backends import cuda
+
+        params = cuda.SDPAParams(query, key, value, None, 0.0, False, False)
+        return (
+            cuda.can_use_flash_attention(params)
+            or cuda.can_use_efficient_attention(params)
+            or cuda.can_use_cudnn_attention(params)
+        )
+    # The CPU kernel (checked with PyTorch 2.15) takes any floating dtype, but one size for keys and values.
+    return query.device.type == "cpu" and key.shape[3] == value.shape[3]

@@ -1,0 +1,126 @@
+"""Batch normalisation in the forms the recipes need: per process, over all processes, frozen, or none."""
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from fvcore.nn.distributed import differentiable_all_reduce
+from torch import nn
+
+NORMS = ("BN", "SyncBN", "FrozenBN", "none")
+# The authors' values; their Caffe2 momentum 0.9 weighs the old average, PyTorch's 0.1 the new batch.
+EPS = 1e-5
+MOMENTUM = 0.1
+
+
+class FrozenBatchNorm(nn.Module):
+    """Batch normalisation whose statistics and affine part are constants (Sec. 4.1: the 128-frame recipe).
+
+    It has buffers only: nothing to train, the same in ``train()`` and ``eval()``. It loads the state dict of any
+    ``BatchNorm`` of PyTorch.
+
+    Args:
+        channels: channels of the input.
+        eps: added to the variance.
+    """
+
+    def __init__(self, channels: int, eps: float = EPS):
+        super().__init__()
+        self.channels = channels
+        self.eps = eps
+        self.register_buffer("weight", torch.ones(channels))
+        self.register_buffer("bias", torch.zeros(channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, C, ...) -> (N, C, ...)."""
+        return F.batch_norm(
+            x, self.running_mean, self.running_var, self.weight, self.bias, training=False, eps=self.eps
+        )
+
+    def _load_from_state_dict(self, state_dict, prefix, *args):
+        # A trained BN counts its batches; a frozen one has no use for the number.
+        state_dict.pop(prefix + "num_batches_tracked", None)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def extra_repr(self) -> str:
+        """Channels and eps, for ``print(model)``."""
+        return f"{self.channels}, eps={self.eps}"
+
+
+class SyncBatchNorm(nn.SyncBatchNorm):
+    """Batch normalisation with the statistics of the batches of all processes together, on GPUs and on CPUs.
+
+    PyTorch's own class computes on GPUs only. Elsewhere the sums are reduced here, so that a recipe can be tried and
+    tested on a few CPU processes. The batches of the processes may differ in size. With one process it is plain BN.
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, C, ...) -> (N, C, ...)."""
+        if x.is_cuda:
+            return super().forward(x)
+        world_size = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+        if not self.training or world_size == 1:
+            return nn.BatchNorm3d.forward(self, x)  # the plain BN classes share one forward; this one serves any rank
+        return self._forward_over_processes(x)
+
+    def _forward_over_processes(self, x: torch.Tensor) -> torch.Tensor:
+        dtype, x = x.dtype, x.to(self.running_mean.dtype)  # half-precision sums would lose the statistics
+        axes = [0, *range(2, x.dim())]
+        per_channel = (1, -1) + (1,) * (x.dim() - 2)
+        count = differentiable_all_reduce(x.new_tensor([x.numel() / x.shape[1]]))
+        mean = differentiable_all_reduce(x.sum(axes)) / count
+        # In two passes: the one-pass E[x^2] - E[x]^2 cancels where the mean is large.
+        centred = x - mean.view(per_channel)
+        var = differentiable_all_reduce(centred.square().sum(axes)) / count
+        with torch.no_grad():
+            unbiased_var = var * count / (count - 1)
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(unbiased_var, self.momentum)
+            self.num_batches_tracked += 1
+        scale = self.weight * (var + self.eps).rsqrt()
+        return (centred * scale.view(per_channel) + self.bias.view(per_channel)).to(dtype)
+
+
+def get_norm(name: str | None, channels: int, *, dim: int = 3) -> nn.Module:
+    """A normalisation layer by its config name.
+
+    Args:
+        name: "BN", "SyncBN", "FrozenBN", "none" or None (no normalisation).
+        channels: channels of the feature map.
+        dim: axes of the feature map behind (N, C): 1, 2 or 3.
+
+    Raises:
+        ValueError: for another name or dim.
+    """
+    if dim not in (1, 2, 3):
+        raise ValueError(f"dim={dim!r}: allowed are 1, 2, 3")
+    if name is None or name == "none":
+        return nn.Identity()
+    if name == "BN":
+        return (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)[dim - 1](channels, eps=EPS, momentum=MOMENTUM)
+    if name == "SyncBN":
+        return SyncBatchNorm(channels, eps=EPS, momentum=MOMENTUM)
+    if name == "FrozenBN":
+        return FrozenBatchNorm(channels)
+    raise ValueError(f"norm {name!r}: allowed are {', '.join(NORMS)}")
+
+
+def freeze_norms(module: nn.Module) -> nn.Module:
+    """Replace every batch normalisation in a module by a ``FrozenBatchNorm`` with its weights and statistics.
+
+    Children are replaced in place. Returns the module, or its replacement where it is a batch normalisation itself.
+
+    Raises:
+        ValueError: for a batch normalisation that keeps no running statistics.
+    """
+    batch_norms = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+    if not isinstance(module, batch_norms):
+        for name, child in module.named_children():
+            setattr(module, name, freeze_norms(child))
+        return module
+    if not module.track_running_stats:
+        raise ValueError(f"cannot freeze {module}: it keeps no running statistics (track_running_stats=False)")
+    frozen = FrozenBatchNorm(module.num_features, module.eps).to(module.running_mean)
+    frozen.load_state_dict(module.state_dict(), strict=module.affine)
+    return frozen
