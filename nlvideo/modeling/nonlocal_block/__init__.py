@@ -1,0 +1,17 @@
+"""Non-local blocks: the block itself, where it goes in a ResNet, how it gets into any other network, what it costs."""
+
+from nlvideo.modeling.nonlocal_block.block import NonLocalBlock
+from nlvideo.modeling.nonlocal_block.build import NONLOCAL, build_nonlocal_block, nonlocal_placement
+from nlvideo.modeling.nonlocal_block.insert import WithNonLocal, insert_nonlocal
+from nlvideo.modeling.nonlocal_block.summary import format_nonlocal_table, nonlocal_table
+
+__all__ = [
+    "NONLOCAL",
+    "NonLocalBlock",
+    "WithNonLocal",
+    "build_nonlocal_block",
+    "format_nonlocal_table",
+    "insert_nonlocal",
+    "nonlocal_placement",
+    "nonlocal_table",
+]

@@ -1,0 +1,239 @@
+"""The non-local block (Sec. 3 of "Non-local Neural Networks", Wang, Girshick, Gupta, He, CVPR 2018).
+
+Legend of shape suffixes: N clips, C channels, T, H, W axes of the map, H', W' of the pooled map, D channels of theta
+and phi, E channels of g; B = N x sets of positions that attend to each other, P queries and Q keys of such a set.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from nlvideo.config import CfgNode, configurable
+from nlvideo.layers.nonlocal_ops import (
+    ALGORITHMS,
+    concatenation_aggregate,
+    dot_product_aggregate,
+    softmax_aggregate,
+)
+from nlvideo.layers.norm import get_norm
+from nlvideo.layers.precision import accumulation_dtype, without_autocast
+from nlvideo.modeling.nonlocal_block.build import NONLOCAL
+from nlvideo.modeling.nonlocal_block.maps import max_pool_space, project, project_conv
+from nlvideo.modeling.nonlocal_block.positions import ATTEND, attended, fold, locate, unfold, video_size
+from nlvideo.utils.errors import one_of
+
+# Sec. 3.2: the pairwise functions, and which sum over the keys each leads to.
+PAIRWISE = {
+    "gaussian": "softmax",
+    "embedded_gaussian": "softmax",
+    "dot_product": "dot_product",
+    "concatenation": "concatenation",
+}
+
+
+@NONLOCAL.register()
+class NonLocalBlock(nn.Module):
+    """z_i = W_z y_i + x_i, where y_i = 1/C(x) sum_j f(x_i, x_j) g(x_j) (Eqs. 6 and 1).
+
+    Sub-modules: ``theta``, ``phi``, ``g`` and ``out`` (W_z) are 1x1x1 convolutions with biases, ``concat`` is w_f
+    (concatenation only), ``bn`` the norm behind ``out``. In the Gaussian form theta and phi are the identity.
+
+    Args:
+        in_channels: channels of x.
+        inner_channels: channels of theta, phi and g; None: half of ``in_channels`` (Sec. 3.3).
+        dim: 1 for sequences (N, C, L), 2 for images (N, C, H, W), 3 for video (N, C, T, H, W).
+        pairwise: f: "gaussian" (Eq. 2), "embedded_gaussian" (Eq. 3), "dot_product" (Eq. 4), "concatenation" (Eq. 5).
+        attend: a position attends to those of its own frame ("space"), to its own place in all frames ("time"), or to
+            all positions ("spacetime"); Table 2d. Only with ``dim=3``.
+        temporal_groups: with g > 1, attention stays inside each of g equal runs of frames (authors' code: 4 frames in
+            res3 of the 128-frame networks). Not with "space", which stays inside a frame in any case.
+        subsample: keys and values come from a max-pooled map (Sec. 3.3): 1x2x2 for video, 2x2 for images, 2 for
+            sequences, rounded down; an axis of length 1 is not pooled. For "space" that is the pooled frame. For "time"
+            nothing is pooled: it would mix the places that "time" keeps apart.
+        pool_first: pool x, then apply phi and g (authors' code; cheaper); False: pool phi(x) and g(x) (Sec. 3.3).
+        scale: softmax logits, of both Gaussian forms, are multiplied by ``inner_channels ** -0.5`` (authors' code); False:
+            they are not (Eqs. 2 and 3).
+        norm: norm behind W_z: "BN" (Sec. 4.1), "SyncBN", "FrozenBN" or "none".
+        zero_init: start as the identity (Sec. 4.1): the norm's weight is zero, or W_z where the norm does not train.
+        init_std: standard deviation of the convolutions' weights (authors' code: 0.01); None: He et al. (Sec. 4.1).
+        algorithm: "dense", "auto", or the exact one without the P x Q matrix: "fused" (both Gaussians), "reordered"
+            (dot product), "sorted" (concatenation). A plain attribute, which may be changed at any time.
+
+    Raises:
+        ValueError: for a value that is not allowed.
+    """
+
+    @configurable
+    def __init__(
+        self, in_channels: int, inner_channels: int | None = None, *, dim: int = 3,
+        pairwise: str = "embedded_gaussian", attend: str = "spacetime", temporal_groups: int = 1,
+        subsample: bool = True, pool_first: bool = True, scale: bool = True, norm: str | None = "BN",
+        zero_init: bool = True, init_std: float | None = 0.01, algorithm: str = "auto",
+    ):
+        super().__init__()
+        _check_arguments(dim, pairwise, attend, temporal_groups, algorithm)
+        self.in_channels = in_channels
+        self.inner_channels = inner_channels or max(1, in_channels // 2)
+        self.dim, self.pairwise, self.attend, self.temporal_groups = dim, pairwise, attend, temporal_groups
+        self.subsample, self.pool_first = subsample and attend != "time", pool_first
+        self.scale = self.inner_channels**-0.5 if scale else 1.0
+        self.algorithm = algorithm
+
+        conv = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[dim - 1]
+        embedded = pairwise != "gaussian"
+        self.theta = conv(in_channels, self.inner_channels, 1) if embedded else nn.Identity()
+        self.phi = conv(in_channels, self.inner_channels, 1) if embedded else nn.Identity()
+        self.g = conv(in_channels, self.inner_channels, 1)
+        if pairwise == "concatenation":
+            self.concat = conv(2 * self.inner_channels, 1, 1, bias=False)
+        self.out = conv(self.inner_channels, in_channels, 1)
+        self.bn = get_norm(norm, in_channels, dim=dim)
+        self._init_weights(zero_init, init_std)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, in_channels: int, stage: str = "res4") -> dict[str, Any]:
+        """Constructor arguments from ``cfg.MODEL.NONLOCAL``; ``stage`` is the stage that the block follows in."""
+        node = cfg.MODEL.NONLOCAL
+        grouped = not node.TEMPORAL_GROUP_STAGES or stage in node.TEMPORAL_GROUP_STAGES
+        return {
+            "in_channels": in_channels,
+            "pairwise": node.PAIRWISE,
+            "attend": node.ATTEND,
+            "temporal_groups": node.TEMPORAL_GROUPS if grouped else 1,
+            "subsample": node.SUBSAMPLE,
+            "pool_first": node.POOL_FIRST,
+            "scale": node.SCALE,
+            "norm": cfg.MODEL.NORM if node.NORM == "same" else node.NORM,
+            "zero_init": node.ZERO_INIT,
+            "init_std": node.INIT_STD or None,
+            "algorithm": node.ALGORITHM,
+        }
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, C, T, H, W) -> (N, C, T, H, W); (N, C, H, W) or (N, C, L) likewise for ``dim`` 2 and 1.
+
+        Raises:
+            ValueError: for another number of axes or channels, or frames that do not split into the temporal groups.
+        """
+        theta_BPD, phi_BQD, g_BQE = (fold(u, self.attend, self.temporal_groups) for u in self._embed(x))
+        if self.pairwise == "concatenation":
+            y_BPE = concatenation_aggregate(theta_BPD[..., 0], phi_BQD[..., 0], g_BQE, algorithm=self.algorithm)
+        elif self.pairwise == "dot_product":
+            y_BPE = dot_product_aggregate(theta_BPD, phi_BQD, g_BQE, algorithm=self.algorithm)
+        else:
+            y_BPE = softmax_aggregate(theta_BPD, phi_BQD, g_BQE, scale=self.scale, algorithm=self.algorithm)
+        y = unfold(y_BPE, x, self.attend, self.temporal_groups)
+        return x + self.bn(self.out(y))
+
+    @torch.no_grad()
+    def attention(self, x: torch.Tensor, positions: Sequence[int | Sequence[int]]) -> torch.Tensor:
+        """Weights f(x_i, x_j) / C(x) of chosen query positions i over all keys j.
+
+        Only the rows asked for are computed.
+
+        Args:
+            x: (N, C, T, H, W), or fewer axes as in ``forward``.
+            positions: query positions, as (t, h, w) or as indices into the flattened map.
+
+        Returns:
+            (N, len(positions), T, H', W') on the grid of the keys, with zeros where a position does not attend.
+
+        Raises:
+            ValueError: for a position outside the map, and as in ``forward``.
+        """
+        theta, phi, _ = self._embed(x)
+        flat_K = locate(positions, x.shape[2:]).to(x.device)
+        mask = attended(flat_K, video_size(x), video_size(phi), self.attend, self.temporal_groups)
+        mask_KQ = mask.flatten(1)
+        dtype = accumulation_dtype(theta, phi)
+        with without_autocast(x):
+            theta_NKD = theta.flatten(2)[:, :, flat_K].transpose(1, 2).to(dtype)
+            phi_NDQ = phi.flatten(2).to(dtype)
+            if self.pairwise == "concatenation":
+                weights_NKQ = F.relu(theta_NKD + phi_NDQ) * mask_KQ / mask_KQ.sum(1, keepdim=True)
+            elif self.pairwise == "dot_product":
+                weights_NKQ = theta_NKD @ phi_NDQ * mask_KQ / mask_KQ.sum(1, keepdim=True)
+            else:
+                logits_NKQ = theta_NKD @ phi_NDQ * self.scale
+                weights_NKQ = logits_NKQ.masked_fill(~mask_KQ, float("-inf")).softmax(2)
+        return weights_NKQ.unflatten(2, phi.shape[2:])
+
+    def attention_size(self, size: Sequence[int]) -> tuple[int, int, int]:
+        """For a map of these axes: sets of positions that attend to each other, and P queries and Q keys of each.
+
+        Raises:
+            ValueError: for frames that do not split into the temporal groups.
+        """
+        x = torch.empty(1, 1, *size, device="meta")
+        query, key = (fold(u, self.attend, self.temporal_groups) for u in (x, self._pool(x)))
+        return query.shape[0], query.shape[1], key.shape[1]
+
+    def extra_repr(self) -> str:
+        """What the sub-modules do not show, for ``print(model)``."""
+        return (
+            f"pairwise={self.pairwise}, attend={self.attend}, temporal_groups={self.temporal_groups}, "
+            f"subsample={self.subsample}, pool_first={self.pool_first}, scale={self.scale:.4g}, "
+            f"algorithm={self.algorithm}"
+        )
+
+    def _embed(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """theta of every position, phi and g of every (pooled) position: three maps.
+
+        For the concatenation form theta and phi are what Eq. 5 needs of them, w_theta . theta and w_phi . phi.
+        """
+        if x.dim() != self.dim + 2 or x.shape[1] != self.in_channels:
+            axes = ("(N, {}, L)", "(N, {}, H, W)", "(N, {}, T, H, W)")[self.dim - 1].format(self.in_channels)
+            raise ValueError(f"expected a map {axes}, got {tuple(x.shape)}")
+        x_hat = self._pool(x) if self.pool_first else x
+        g = self.g(x_hat)
+        if self.pairwise == "concatenation":
+            theta, phi = self._concatenation_terms(x, x_hat)
+        else:
+            theta, phi = self.theta(x), self.phi(x_hat)
+            phi = phi if self.pool_first else self._pool(phi)
+        return theta, phi, g if self.pool_first else self._pool(g)
+
+    def _pool(self, u: torch.Tensor) -> torch.Tensor:
+        return max_pool_space(u) if self.subsample else u
+
+    def _concatenation_terms(self, x: torch.Tensor, x_hat: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """w_theta . theta(x) and w_phi . phi(x_hat), (N, 1, T, H, W) and (N, 1, T, H', W'), in float32 or wider."""
+        w_theta, w_phi = self.concat.weight.flatten().chunk(2)
+        theta = project_conv(x, self.theta, w_theta)
+        if self.subsample and not self.pool_first:  # the max lies between phi and w_phi, which cannot be folded then
+            return theta, project(self._pool(self.phi(x_hat)), w_phi)
+        return theta, project_conv(x_hat, self.phi, w_phi)
+
+    def _init_weights(self, zero_init: bool, init_std: float | None) -> None:
+        for conv in self.children():
+            if not isinstance(conv, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+                continue
+            if init_std is None:
+                nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
+            else:
+                nn.init.normal_(conv.weight, std=init_std)
+            if conv.bias is not None:
+                nn.init.zeros_(conv.bias)
+        if zero_init:
+            # A zero in a frozen norm would never leave it, and would cut the block off for good.
+            norm_trains = isinstance(getattr(self.bn, "weight", None), nn.Parameter)
+            nn.init.zeros_(self.bn.weight if norm_trains else self.out.weight)
+
+
+def _check_arguments(dim: int, pairwise: str, attend: str, temporal_groups: int, algorithm: str) -> None:
+    if dim not in (1, 2, 3):
+        raise one_of("dim", dim, (1, 2, 3))
+    if pairwise not in PAIRWISE:
+        raise one_of("pairwise", pairwise, PAIRWISE)
+    if attend not in (ATTEND if dim == 3 else ("spacetime",)):
+        raise one_of(f"attend with dim={dim}", attend, ATTEND if dim == 3 else ("spacetime",))
+    if temporal_groups < 1:
+        raise ValueError(f"temporal_groups: got {temporal_groups}, allowed: 1 or more")
+    if temporal_groups > 1 and (dim != 3 or attend == "space"):
+        raise ValueError(f"temporal_groups: got {temporal_groups}, allowed: 1 with dim={dim} and attend={attend!r}")
+    algorithms = ("auto", *ALGORITHMS[PAIRWISE[pairwise]])
+    if algorithm not in algorithms:
+        raise one_of(f"algorithm with pairwise={pairwise!r}", algorithm, algorithms)

@@ -1,0 +1,118 @@
+"""Which positions attend to which: folding a feature map so that attention happens inside the right sets.
+
+A map of 1 or 2 axes counts as a video with one frame (and one row). All positions of a set attend to each other:
+
+| attend | a set | sets per clip |
+|---|---|---|
+| "spacetime" | all positions of T / temporal_groups consecutive frames | temporal_groups |
+| "space" | all positions of one frame | T |
+| "time" | one place (h, w) over T / temporal_groups consecutive frames | temporal_groups H W |
+
+Legend of shape suffixes: N clips, D channels, T, H, W axes, B = N x sets per clip, P positions of a set, K chosen
+positions, G groups of frames.
+"""
+
+from collections.abc import Sequence
+from numbers import Integral
+
+import torch
+
+ATTEND = ("space", "time", "spacetime")
+Size = tuple[int, int, int]
+
+
+def video_size(x: torch.Tensor) -> Size:
+    """(T, H, W) of a map of 1, 2 or 3 axes behind (N, C)."""
+    return (1,) * (5 - x.dim()) + tuple(x.shape[2:])
+
+
+def num_groups(attend: str, temporal_groups: int, num_frames: int) -> int:
+    """Groups of frames between which nothing is attended to.
+
+    Raises:
+        ValueError: where the frames do not split into ``temporal_groups``.
+    """
+    if attend == "space":
+        return num_frames
+    if num_frames % temporal_groups:
+        raise ValueError(f"temporal_groups={temporal_groups} does not divide the {num_frames} frames of the map")
+    return temporal_groups
+
+
+def fold(u: torch.Tensor, attend: str, temporal_groups: int) -> torch.Tensor:
+    """(N, D, T, H, W) -> (B, P, D): one row of the batch for each set. Maps of fewer axes likewise.
+
+    Args:
+        u: queries, keys or values as a map.
+        attend: "space", "time" or "spacetime".
+        temporal_groups: G.
+    """
+    T, H, W = video_size(u)
+    G = num_groups(attend, temporal_groups, T)
+    u = u.reshape(*u.shape[:2], G, T // G, H, W)
+    if attend == "time":
+        return u.permute(0, 2, 4, 5, 3, 1).reshape(-1, T // G, u.shape[1])
+    return u.permute(0, 2, 3, 4, 5, 1).reshape(-1, T // G * H * W, u.shape[1])
+
+
+def unfold(y_BPD: torch.Tensor, x: torch.Tensor, attend: str, temporal_groups: int) -> torch.Tensor:
+    """(B, P, D) -> (N, D, T, H, W): the inverse of ``fold``, onto the grid of ``x``.
+
+    Args:
+        y_BPD: one row of the batch for each set.
+        x: a map of the wanted batch, axes and sizes.
+        attend: as in ``fold``.
+        temporal_groups: as in ``fold``.
+    """
+    T, H, W = video_size(x)
+    N, D, G = x.shape[0], y_BPD.shape[2], num_groups(attend, temporal_groups, T)
+    if attend == "time":
+        y = y_BPD.view(N, G, H, W, T // G, D).permute(0, 5, 1, 4, 2, 3)
+    else:
+        y = y_BPD.view(N, G, T // G, H, W, D).permute(0, 5, 1, 2, 3, 4)
+    return y.reshape(N, D, *x.shape[2:])
+
+
+def locate(positions: Sequence[int | Sequence[int]], size: Sequence[int]) -> torch.Tensor:
+    """Flat indices of chosen positions: int64 (K,).
+
+    Args:
+        positions: flat indices, or tuples with one index per axis, e.g. (t, h, w).
+        size: lengths of the axes.
+
+    Raises:
+        ValueError: for a position outside the map.
+    """
+    flat = []
+    for position in positions:
+        is_flat = isinstance(position, Integral)
+        coordinates = (position,) if is_flat else tuple(position)
+        lengths = (torch.Size(size).numel(),) if is_flat else tuple(size)
+        if len(coordinates) != len(lengths) or not all(0 <= c < n for c, n in zip(coordinates, lengths)):
+            raise ValueError(f"position {position!r} is not in a map of {' x '.join(map(str, size))}")
+        index = 0
+        for coordinate, length in zip(coordinates, lengths):
+            index = index * length + int(coordinate)
+        flat.append(index)
+    return torch.tensor(flat, dtype=torch.int64)
+
+
+def attended(flat_K: torch.Tensor, size: Size, key_size: Size, attend: str, temporal_groups: int) -> torch.Tensor:
+    """Which keys each chosen position attends to: bool (K, T, H', W').
+
+    Args:
+        flat_K: flat indices of the positions.
+        size: (T, H, W) of their map.
+        key_size: (T, H', W') of the keys' map.
+        attend: as in ``fold``.
+        temporal_groups: as in ``fold``.
+    """
+    T, H, W = size
+    frames_per_group = T // num_groups(attend, temporal_groups, T)
+    t_K, h_K, w_K = flat_K // (H * W), flat_K // W % H, flat_K % W
+    key_t, key_h, key_w = (torch.arange(n, device=flat_K.device) for n in key_size)
+    same_group = (t_K[:, None] // frames_per_group == key_t // frames_per_group)[:, :, None, None]
+    mask = same_group.expand(-1, -1, *key_size[1:])
+    if attend == "time":
+        mask = mask & (h_K[:, None] == key_h)[:, None, :, None] & (w_K[:, None] == key_w)[:, None, None, :]
+    return mask

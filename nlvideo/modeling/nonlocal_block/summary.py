@@ -1,0 +1,87 @@
+"""A table of the non-local blocks of a network: where they are, on which maps, at what cost, by which algorithm."""
+
+import copy
+from typing import Any
+
+import torch
+from torch import nn
+
+from nlvideo.layers.nonlocal_ops import choose_algorithm
+from nlvideo.modeling.nonlocal_block.block import PAIRWISE, NonLocalBlock
+from nlvideo.modeling.nonlocal_block.build import NONLOCAL
+from nlvideo.utils.analysis import count_gmacs, parameter_count
+from nlvideo.utils.logger import create_table
+
+
+def nonlocal_table(model: nn.Module, inputs: torch.Tensor | tuple) -> list[dict[str, Any]]:
+    """One row for each non-local block, in the order in which they run.
+
+    The network runs once, as a copy on the meta device: no memory, no arithmetic.
+
+    Args:
+        model: any network; blocks are found by their registered classes.
+        inputs: the argument of its forward, or a tuple of them.
+
+    Returns:
+        Rows with "name", "T x H x W" (the axes of the map, of one clip), "P x Q" (queries and keys that attend to each
+        other, with the number of such sets per clip where there are several), "params", "gmacs" (multiply-adds of one
+        clip by the dense algorithm, as papers count them) and "algorithm" (the one that will run). What a block of a
+        plugin does not tell is "-".
+    """
+    inputs = inputs if isinstance(inputs, tuple) else (inputs,)
+    classes = tuple(NONLOCAL.get(name) for name in NONLOCAL if isinstance(NONLOCAL.get(name), type))
+    blocks = {name: module for name, module in model.named_modules() if isinstance(module, classes)}
+    seen: dict[str, torch.Tensor] = {}
+    on_meta = copy.deepcopy(model).to("meta").eval()
+    for name in blocks:
+        on_meta.get_submodule(name).register_forward_hook(_remember(seen, name))
+    with torch.no_grad():
+        on_meta(*(x.to("meta") if isinstance(x, torch.Tensor) else x for x in inputs))
+    return [{"name": name, **_describe(blocks[name], x[:1])} for name, x in seen.items()]
+
+
+def format_nonlocal_table(rows: list[dict[str, Any]]) -> str:
+    """The rows of ``nonlocal_table`` as text, with their sums; one line that says so where there is no block."""
+    if not rows:
+        return "Non-local blocks: none"
+    total = {
+        "name": f"{len(rows)} in all",
+        "params": sum(row["params"] for row in rows),
+        "gmacs": sum(row["gmacs"] for row in rows),
+    }
+    shown = [
+        {key: _format(row.get(key, "")) for key in rows[0]} for row in ([*rows, total] if len(rows) > 1 else rows)
+    ]
+    return "Non-local blocks:\n" + create_table(shown)
+
+
+def _remember(seen: dict[str, torch.Tensor], name: str) -> Any:
+    def hook(module: nn.Module, args: tuple, output: torch.Tensor) -> None:
+        """Keep the block's input; a forward hook."""
+        seen[name] = args[0]
+
+    return hook
+
+
+def _describe(block: nn.Module, x: torch.Tensor) -> dict[str, Any]:
+    pairs, algorithm = "-", getattr(block, "algorithm", "-")
+    if isinstance(block, NonLocalBlock):
+        num_sets, P, Q = block.attention_size(x.shape[2:])
+        pairs = f"{P} x {Q}" if num_sets == 1 else f"{num_sets} x ({P} x {Q})"
+        if algorithm == "auto":
+            device = next(block.parameters()).device
+            channels = block.in_channels if block.pairwise == "gaussian" else block.inner_channels
+            algorithm = choose_algorithm(PAIRWISE[block.pairwise], P, Q, channels, block.inner_channels, device=device)
+    return {
+        "T x H x W": " x ".join(str(n) for n in x.shape[2:]),
+        "P x Q": pairs,
+        "params": parameter_count(block),
+        "gmacs": count_gmacs(block, x),
+        "algorithm": algorithm,
+    }
+
+
+def _format(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
