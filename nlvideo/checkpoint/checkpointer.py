@@ -1,0 +1,185 @@
+"""Save a run so that it can be killed at any moment, and resume it."""
+
+import logging
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from nlvideo.checkpoint.plain import to_plain
+from nlvideo.checkpoint.weights import LoadReport, load_weights_into, read_checkpoint, some, weights_of
+from nlvideo.utils import comm
+from nlvideo.utils.file_io import PathManager, atomic_write
+
+logger = logging.getLogger(__name__)
+
+_TAG = "last_checkpoint"
+
+
+class Checkpointer:
+    """Writes and reads ``<save_dir>/<name>.pth``: one dict ``{"model": ..., <checkpointable>: ..., <extra>: ...}``.
+
+    A file appears under its name only once it is complete, and the file ``last_checkpoint`` names the one to resume
+    from. Files hold tensors and plain Python types only.
+
+    Example:
+        >>> checkpointer = Checkpointer(model, "output", optimizer=optimizer, scheduler=scheduler)
+        >>> extra = checkpointer.resume_or_load("r50.pth", resume=True)
+        >>> checkpointer.save("model_0000999", iteration=999)
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        save_dir: str,
+        *,
+        adapt_weights: Callable[[Mapping[str, Tensor], nn.Module], Mapping[str, Tensor]] | None = None,
+        **checkpointables: Any,
+    ):
+        """Name what a checkpoint holds.
+
+        Args:
+            model: a DistributedDataParallel wrapper is looked through.
+            save_dir: created at the first save.
+            adapt_weights: called with the weights of a file and the model before :meth:`load_weights` compares them, to
+                change names or shapes, e.g. ``nlvideo.modeling.backbone.inflate_2d_weights``. Never used by a resume.
+            **checkpointables: anything with ``state_dict()`` and ``load_state_dict()``, loaded in this order; a
+                scheduler goes after its optimizer.
+
+        Raises:
+            ValueError: a checkpointable without these methods.
+        """
+        self.model = model.module if isinstance(model, DistributedDataParallel) else model
+        self.save_dir = save_dir
+        self._adapt_weights = adapt_weights
+        for name, item in checkpointables.items():
+            if not (hasattr(item, "state_dict") and hasattr(item, "load_state_dict")):
+                kind = type(item).__name__
+                raise ValueError(f"checkpointable {name!r}: {kind} has no state_dict and load_state_dict")
+        self._checkpointables = checkpointables
+
+    def save(self, name: str, *, tag_last: bool = True, **extra: Any) -> str:
+        """Write ``<name>.pth``. Call it on every rank: states may be gathered from all of them; rank 0 writes.
+
+        Args:
+            name: without folder and ending.
+            tag_last: make this the checkpoint to resume from. The best model so far, for one, is not.
+            **extra: plain values; :meth:`resume_or_load` returns them.
+
+        Returns:
+            Path of the file. Only rank 0 may rely on its being complete.
+
+        Raises:
+            ValueError: something that is neither a tensor nor a plain type, or an extra named like a checkpointable.
+        """
+        taken = extra.keys() & {"model", *self._checkpointables}
+        if taken:
+            raise ValueError(f"extra {sorted(taken)}: these names belong to the model and the checkpointables")
+        states = {key: item.state_dict() for key, item in self._checkpointables.items()}
+        path = os.path.join(self.save_dir, f"{name}.pth")
+        if not comm.is_main_process():
+            return path
+        content = {"model": self.model.state_dict(), **states, **extra}
+        content = {key: to_plain(value, key) for key, value in content.items()}
+        PathManager.mkdirs(self.save_dir)
+        atomic_write(path, lambda file: torch.save(content, file))
+        if tag_last:
+            atomic_write(os.path.join(self.save_dir, _TAG), lambda file: file.write(f"{name}.pth\n".encode()))
+        logger.info("Saved checkpoint %s", path)
+        return path
+
+    def last_checkpoint(self) -> str | None:
+        """Return the path of the checkpoint to resume from, or None where there is none yet."""
+        tag = os.path.join(self.save_dir, _TAG)
+        if not PathManager.exists(tag):
+            return None
+        with PathManager.open(tag, "r") as file:
+            return os.path.join(self.save_dir, file.read().strip())
+
+    def resume_or_load(self, path: str, resume: bool) -> dict[str, Any]:
+        """Continue the run in ``save_dir``, or start from the weights at ``path``.
+
+        Args:
+            path: weights of a fresh start (``MODEL.WEIGHTS``); empty for none.
+            resume: continue from the last checkpoint where there is one; a fresh start otherwise.
+
+        Returns:
+            What was saved as extra; empty for a fresh start.
+
+        Raises:
+            ValueError: as :meth:`resume` and :meth:`load_weights`.
+            FileNotFoundError: the file is missing.
+        """
+        last = self.last_checkpoint() if resume else None
+        if last is not None:
+            return self.resume(last)
+        if resume:
+            logger.info("Nothing to resume in %s: a fresh start", self.save_dir)
+        if path:
+            self.load_weights(path)
+        else:
+            logger.info("No weights to load: random initialisation")
+        return {}
+
+    def load_weights(self, path: str, *, entry: str = "model") -> LoadReport:
+        """Load the weights that fit from a checkpoint or a plain state dict, and log what did not.
+
+        Args:
+            path: a file or a URL that iopath reads.
+            entry: ``"ema"`` reads the averaged weights of our own checkpoints instead.
+
+        Raises:
+            ValueError: unreadable, no such entry, or less than half of the backbone fits.
+            FileNotFoundError: the file is missing.
+        """
+        weights: Mapping[str, Tensor] = weights_of(read_checkpoint(path), path, entry)
+        shapes = {name: tensor.shape for name, tensor in weights.items()}
+        if self._adapt_weights is not None:
+            weights = self._adapt_weights(weights, self.model)
+        report = load_weights_into(self.model, weights, path)
+        report.num_reshaped = sum(name in shapes and shapes[name] != weights[name].shape for name in report.loaded)
+        logger.log(logging.INFO if report.is_complete else logging.WARNING, "%s", report.format())
+        return report
+
+    def resume(self, path: str) -> dict[str, Any]:
+        """Restore model and checkpointables from a file of :meth:`save`, and return its extra.
+
+        Raises:
+            ValueError: not such a file, or of another architecture or optimizer; nothing is changed in the first cases.
+            FileNotFoundError: the file is missing.
+        """
+        content = read_checkpoint(path)
+        weights = weights_of(content, path)
+        _check_architecture(path, weights, self.model.state_dict())
+        self.model.load_state_dict(weights)
+        content.pop("model")
+        for name, item in self._checkpointables.items():
+            if name not in content:
+                logger.warning("%s holds no %r: it starts afresh, unlike in an uninterrupted run", path, name)
+                continue
+            try:
+                item.load_state_dict(content.pop(name))
+            except (ValueError, KeyError, RuntimeError) as error:
+                raise ValueError(f"cannot resume from {path}: its {name!r} does not fit: {error}") from error
+        logger.info("Resumed from %s", path)
+        return content
+
+
+def _check_architecture(path: str, saved: Mapping[str, Tensor], current: Mapping[str, Tensor]) -> None:
+    missing = [name for name in current if name not in saved]
+    unexpected = [name for name in saved if name not in current]
+    reshaped = [
+        f"{name} (file {tuple(saved[name].shape)}, model {tuple(tensor.shape)})"
+        for name, tensor in current.items()
+        if name in saved and saved[name].shape != tensor.shape
+    ]
+    found = {"only in the model": missing, "only in the file": unexpected, "other shapes": reshaped}
+    differences = [f"{what}: {some(names)}" for what, names in found.items() if names]
+    if differences:
+        raise ValueError(
+            f"cannot resume from {path}: it holds another architecture; {'; '.join(differences)}. "
+            "Resume with the configuration it was trained with, or start in another OUTPUT_DIR"
+        )

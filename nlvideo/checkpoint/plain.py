@@ -1,0 +1,39 @@
+"""Reduce a state to what a safe loader reads: tensors on the CPU and plain Python types."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+_PLAIN = (type(None), bool, int, float, str)
+
+
+def to_plain(value: Any, where: str) -> Any:
+    """Return ``value`` with tensors detached on the CPU, mappings as dicts and NumPy scalars as Python numbers.
+
+    ``torch.load(weights_only=True)`` refuses a whole file for one foreign object in it, years after it was written, so
+    foreign objects are refused here, at the first save.
+
+    Args:
+        value: a state dict, or anything in one.
+        where: its place in the checkpoint, for the error.
+
+    Raises:
+        ValueError: an object of another type; names its place.
+    """
+    if isinstance(value, Tensor):
+        return value.detach().cpu()
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, Mapping):
+        return {to_plain(key, f"a key of {where}"): to_plain(item, f"{where}.{key}") for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        items = [to_plain(item, f"{where}[{index}]") for index, item in enumerate(value)]
+        return tuple(items) if isinstance(value, tuple) else items
+    if type(value) in _PLAIN:
+        return value
+    raise ValueError(
+        f"checkpoint entry {where}: got {type(value).__module__}.{type(value).__qualname__}, allowed: tensors, dict, "
+        "list, tuple, str, int, float, bool, None"
+    )

@@ -1,0 +1,69 @@
+"""Accuracy of videos that have one label each."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from nlvideo.evaluation.evaluator import EVALUATOR
+from nlvideo.evaluation.per_video import PerVideoEvaluator, VideoScores, is_usable
+
+
+def rank_of_label(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Return how many classes come before the right one; of equal scores the lower class index comes first.
+
+    Args:
+        scores: (N, K), finite.
+        labels: (N,) class indices.
+
+    Returns:
+        (N,) ranks from 0; the video counts for top-k where the rank is below k.
+    """
+    own = scores[np.arange(len(labels)), labels][:, None]
+    earlier = np.arange(scores.shape[1]) < labels[:, None]
+    return ((scores > own) | ((scores == own) & earlier)).sum(axis=1)
+
+
+@EVALUATOR.register()
+class ClassificationEvaluator(PerVideoEvaluator):
+    """Top-1, top-5 and mean class accuracy in percent of all videos; an undecodable video is a wrong one.
+
+    Top-1 and top-5 are the paper's metrics (Sec. 4.1). ``mean_class`` is the mean of the top-1 accuracies of the
+    classes that occur.
+    """
+
+    task = "classification"
+
+    def metrics(self, videos: Sequence[VideoScores]) -> dict[str, float]:
+        """Return ``{"top1", "top5", "mean_class", "num_videos", "num_failed"}``.
+
+        Args:
+            videos: one label each.
+
+        Raises:
+            ValueError: a video has another number of labels.
+        """
+        for video in videos:
+            if isinstance(video.label, list):
+                raise ValueError(
+                    f"label of {video.video_id!r}: got {video.label}, allowed: one class (TEST.EVALUATOR for several: "
+                    "MultiLabelEvaluator)"
+                )
+        labels = np.array([video.label for video in videos])
+        # Last of all: behind any class of a video that has scores.
+        ranks = np.full(len(videos), self.num_classes)
+        usable = np.array([is_usable(video) for video in videos])
+        if usable.any():
+            scores = np.stack([video.scores for video in videos if is_usable(video)])
+            ranks[usable] = rank_of_label(scores, labels[usable])
+        top1 = (ranks < 1).astype(float)
+        # With fewer than five classes every video that has scores is in the top 5.
+        top5 = (ranks < min(5, self.num_classes)).astype(float)
+        counts = np.bincount(labels)
+        per_class = np.bincount(labels, weights=top1)[counts > 0] / counts[counts > 0]
+        return {
+            "top1": 100.0 * float(top1.mean()),
+            "top5": 100.0 * float(top5.mean()),
+            "mean_class": 100.0 * float(per_class.mean()),
+            "num_videos": len(videos),
+            "num_failed": sum(video.scores is None for video in videos),
+        }

@@ -1,0 +1,116 @@
+"""The one loop that runs a model over a test set."""
+
+import logging
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from nlvideo.evaluation.evaluator import Evaluator
+from nlvideo.utils import comm
+
+logger = logging.getLogger(__name__)
+
+_LOG_EVERY_SEC = 5.0
+
+
+def inference_on_dataset(
+    model: nn.Module, loader: Iterable[list[dict[str, Any]]], evaluator: Evaluator
+) -> dict[str, dict[str, float]]:
+    """Run ``model`` in evaluation mode over ``loader`` and return what ``evaluator`` makes of it.
+
+    Call it on every rank, each with its own part of the dataset. Videos that could not be decoded go past the model to
+    the evaluator. Progress is logged every few seconds with the seconds per video that data, model and evaluator take:
+    where data dominates, more workers help.
+
+    Args:
+        model: takes a list of inputs and returns a list of outputs; each of its modules gets its mode back.
+        loader: gives lists of inputs; where it has ``dataset_size``, the videos of all ranks are checked against it.
+        evaluator: is reset first.
+
+    Returns:
+        ``{task: {metric: value}}`` on rank 0 and ``{}`` elsewhere.
+
+    Raises:
+        ValueError: the ranks together did not see each video once.
+    """
+    # The wrapper exchanges buffers in each forward, which hangs where one rank has more videos than another.
+    model = model.module if isinstance(model, DistributedDataParallel) else model
+    evaluator.reset()
+    dataset_size = getattr(loader, "dataset_size", None)
+    progress = _Progress(dataset_size)
+    with _eval_mode(model), torch.no_grad():
+        _share_buffers(model)
+        start = time.perf_counter()
+        for inputs in loader:
+            fetched = time.perf_counter()
+            readable = [video for video in inputs if not video.get("failed")]
+            outputs = model(readable) if readable else []
+            computed = time.perf_counter()
+            evaluator.process(inputs, outputs)
+            progress.add(len(inputs), fetched - start, computed - fetched, time.perf_counter() - computed)
+            start = time.perf_counter()
+    num_videos = sum(comm.all_gather_object(progress.num_videos))
+    if dataset_size is not None and num_videos != dataset_size:
+        raise ValueError(f"the ranks evaluated {num_videos} videos of a dataset of {dataset_size}")
+    results = evaluator.evaluate()
+    logger.info("Evaluated %d videos on %d ranks: %s", num_videos, comm.get_world_size(), progress.summary())
+    return results
+
+
+@contextmanager
+def _eval_mode(model: nn.Module) -> Iterator[None]:
+    # Module by module: part of a model in training may be in evaluation mode on purpose.
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _share_buffers(model: nn.Module) -> None:
+    # Each rank's BN has seen other clips since the last exchange; all evaluate with those that a checkpoint holds.
+    if comm.get_world_size() > 1:
+        for buffer in model.buffers():
+            dist.broadcast(buffer, src=0)
+
+
+class _Progress:
+    """Seconds spent per part of the loop on this rank, logged now and then."""
+
+    def __init__(self, dataset_size: int | None):
+        self._share = None if dataset_size is None else -(-dataset_size // comm.get_world_size())
+        self.num_videos = 0
+        self._seconds = {"data": 0.0, "compute": 0.0, "eval": 0.0}
+        self._started = self._logged = time.perf_counter()
+
+    def add(self, num_videos: int, data: float, compute: float, evaluate: float) -> None:
+        """Count one step of the loop, and log where the last line is old enough."""
+        self.num_videos += num_videos
+        for name, seconds in zip(self._seconds, (data, compute, evaluate)):
+            self._seconds[name] += seconds
+        now = time.perf_counter()
+        if now - self._logged >= _LOG_EVERY_SEC:
+            self._logged = now
+            total = self._share or "?"
+            logger.info("Evaluated %d/%s videos: %s%s", self.num_videos, total, self.summary(), self._eta(now))
+
+    def summary(self) -> str:
+        """Return the seconds per video by part."""
+        videos = max(1, self.num_videos)
+        parts = ", ".join(f"{name} {seconds / videos:.4f}" for name, seconds in self._seconds.items())
+        return f"{parts} s per video"
+
+    def _eta(self, now: float) -> str:
+        if self._share is None:
+            return ""
+        left = (now - self._started) / max(1, self.num_videos) * max(0, self._share - self.num_videos)
+        return f", ETA {timedelta(seconds=round(left))}"

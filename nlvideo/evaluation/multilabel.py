@@ -1,0 +1,77 @@
+"""Mean average precision of videos that have any number of labels."""
+
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+
+from nlvideo.evaluation.evaluator import EVALUATOR
+from nlvideo.evaluation.per_video import PerVideoEvaluator, VideoScores, is_usable
+
+logger = logging.getLogger(__name__)
+
+
+def average_precision(scores: np.ndarray, positive: np.ndarray) -> float:
+    """Return the area under the precision-recall curve, without interpolation: the sum of precision x gain in recall.
+
+    Videos with equal scores enter together, so that the result does not depend on the order of the videos. Without
+    ties it is the mean, over the positives, of the precision at their ranks.
+
+    Args:
+        scores: (N,), higher is more confident; ``-inf`` for a video that is never retrieved.
+        positive: (N,) bool.
+
+    Returns:
+        A value in [0, 1]; NaN without a positive.
+    """
+    num_positive = positive.sum()
+    if num_positive == 0:
+        return float("nan")
+    retrieved = scores > -np.inf
+    order = np.argsort(-scores[retrieved], kind="stable")
+    sorted_scores = scores[retrieved][order]
+    hits = np.cumsum(positive[retrieved][order])
+    # The last video of each run of equal scores.
+    ends = np.flatnonzero(np.append(np.diff(sorted_scores) != 0, True)[: len(sorted_scores)])
+    precision = hits[ends] / (ends + 1)
+    recall_gain = np.diff(hits[ends], prepend=0) / num_positive
+    return float((precision * recall_gain).sum())
+
+
+@EVALUATOR.register()
+class MultiLabelEvaluator(PerVideoEvaluator):
+    """Mean average precision (Charades, Sec. 5.2) in percent.
+
+    Classes without a positive video are left out of the mean, as in the Charades evaluation; videos without any label
+    stay in as negatives of every class. The positives of an undecodable video are never retrieved.
+    """
+
+    task = "multilabel"
+
+    def metrics(self, videos: Sequence[VideoScores]) -> dict[str, float]:
+        """Return ``{"mAP", "num_classes", "num_videos", "num_failed"}``; ``num_classes`` are those in the mean.
+
+        Args:
+            videos: a class index or a list of them each.
+
+        Raises:
+            ValueError: no video has a label.
+        """
+        scores = np.full((len(videos), self.num_classes), -np.inf)
+        positive = np.zeros((len(videos), self.num_classes), dtype=bool)
+        for row, video in enumerate(videos):
+            positive[row, video.label] = True
+            if is_usable(video):
+                scores[row] = video.scores
+        precisions = np.array([average_precision(scores[:, k], positive[:, k]) for k in range(self.num_classes)])
+        valid = ~np.isnan(precisions)
+        if not valid.any():
+            raise ValueError(f"dataset {self.dataset_name!r}: got no label in {len(videos)} videos, allowed: 1 or more")
+        if not valid.all():
+            logger.info("%s: %d classes without a positive are not in the mAP", self.dataset_name, (~valid).sum())
+        return {
+            "mAP": 100.0 * float(precisions[valid].mean()),
+            "num_classes": int(valid.sum()),
+            "num_videos": len(videos),
+            "num_failed": sum(video.scores is None for video in videos),
+        }

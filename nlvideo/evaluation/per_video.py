@@ -1,0 +1,160 @@
+"""What evaluators of whole videos share: collect scores, gather them from the ranks, write them to a file."""
+
+import json
+import logging
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from nlvideo.config import CfgNode, configurable
+from nlvideo.evaluation.evaluator import Evaluator
+from nlvideo.utils import comm
+from nlvideo.utils.file_io import PathManager, atomic_write
+
+logger = logging.getLogger(__name__)
+
+_MAX_LISTED = 20
+
+
+@dataclass(frozen=True)
+class VideoScores:
+    """The outcome for one video."""
+
+    video_id: str
+    #: a class index, or the indices of all classes that apply
+    label: int | list[int]
+    #: (num_classes,) float32; None where the video could not be decoded
+    scores: np.ndarray | None
+
+
+class PerVideoEvaluator(Evaluator):
+    """Base of evaluators that need the scores of each video, in one place and exactly once.
+
+    Subclasses set ``task`` and define :meth:`metrics`.
+    """
+
+    task = ""
+
+    @configurable
+    def __init__(self, dataset_name: str, num_classes: int, output_dir: str | None = None):
+        """Start empty.
+
+        Args:
+            dataset_name: names the results file.
+            num_classes: length of each score vector.
+            output_dir: scores go to ``<output_dir>/inference/<dataset_name>.json``. None: no file.
+        """
+        self.dataset_name = dataset_name
+        self.num_classes = num_classes
+        self.output_dir = output_dir
+        self._videos: list[VideoScores] = []
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, dataset_name: str, num_classes: int) -> dict[str, Any]:
+        """Return the arguments of the constructor."""
+        return {"dataset_name": dataset_name, "num_classes": num_classes, "output_dir": cfg.OUTPUT_DIR}
+
+    def metrics(self, videos: Sequence[VideoScores]) -> dict[str, float]:
+        """Compute the metrics of all videos of the dataset.
+
+        Args:
+            videos: sorted by id.
+        """
+        raise NotImplementedError
+
+    def reset(self) -> None:
+        """Forget all videos."""
+        self._videos = []
+
+    def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
+        """Keep label and scores of each video; see the base class.
+
+        Raises:
+            ValueError: outputs do not belong to these inputs, or a label or score vector does not suit the classes.
+        """
+        readable = [video["video_id"] for video in inputs if not video.get("failed")]
+        answered = [output["video_id"] for output in outputs]
+        if readable != answered:
+            raise ValueError(f"outputs: got scores of {answered}, allowed: those of the readable videos {readable}")
+        remaining = iter(outputs)
+        for video in inputs:
+            scores = None if video.get("failed") else self._check_scores(next(remaining))
+            label = self._check_label(video["label"], video["video_id"])
+            self._videos.append(VideoScores(video["video_id"], label, scores))
+
+    def _check_scores(self, output: dict[str, Any]) -> np.ndarray:
+        scores = torch.as_tensor(output["scores"]).detach().float().cpu().numpy()
+        if scores.shape != (self.num_classes,):
+            raise ValueError(
+                f"scores of {output['video_id']!r}: got shape {scores.shape}, allowed: {(self.num_classes,)} "
+                "(MODEL.HEAD.NUM_CLASSES)"
+            )
+        return scores
+
+    def _check_label(self, label: Any, video_id: str) -> int | list[int]:
+        # One class, several classes, or a multi-hot vector, which is a floating-point one.
+        values = torch.as_tensor(label)
+        if values.dim() == 1 and values.is_floating_point() and len(values) == self.num_classes:
+            values = values.nonzero().flatten()
+        plain = values.long().tolist()
+        classes = plain if isinstance(plain, list) else [plain]
+        if not all(0 <= value < self.num_classes for value in classes):
+            raise ValueError(f"label of {video_id!r}: got {plain}, allowed: 0 to {self.num_classes - 1}")
+        return plain
+
+    def evaluate(self) -> dict[str, dict[str, float]]:
+        """Gather the videos of all ranks and compute the metrics on rank 0; ``{}`` elsewhere.
+
+        Raises:
+            ValueError: there was no video at all.
+        """
+        gathered = comm.gather_object(self._videos)
+        if not comm.is_main_process():
+            return {}
+        # The order of arrival depends on the number of ranks; the file should not.
+        videos = sorted((video for part in gathered for video in part), key=lambda video: video.video_id)
+        if not videos:
+            raise ValueError(f"dataset {self.dataset_name!r}: no video was evaluated")
+        self._report_unusable(videos)
+        metrics = self.metrics(videos)
+        if self.output_dir is not None:
+            self._write(videos, metrics)
+        return {self.task: metrics}
+
+    def _report_unusable(self, videos: Sequence[VideoScores]) -> None:
+        failed = [video.video_id for video in videos if video.scores is None]
+        broken = [video.video_id for video in videos if video.scores is not None and not is_usable(video)]
+        for names, what in ((failed, "could not be decoded"), (broken, "have scores that are not finite")):
+            if names:
+                rest = f" and {len(names) - _MAX_LISTED} more" if len(names) > _MAX_LISTED else ""
+                share = f"{len(names)} of {len(videos)} videos"
+                listed = ", ".join(names[:_MAX_LISTED])
+                logger.warning("%s: %s %s and count as wrong: %s%s", self.dataset_name, share, what, listed, rest)
+
+    def _write(self, videos: Sequence[VideoScores], metrics: dict[str, float]) -> None:
+        folder = os.path.join(self.output_dir, "inference")
+        PathManager.mkdirs(folder)
+        # "list:some/file.txt" is a dataset name, too.
+        path = os.path.join(folder, re.sub(r"[^\w.-]+", "_", self.dataset_name).strip("_") + ".json")
+        rows = [
+            {
+                "video_id": video.video_id,
+                "label": video.label,
+                # JSON knows no NaN.
+                "scores": video.scores.astype(float).round(6).tolist() if is_usable(video) else None,
+            }
+            for video in videos
+        ]
+        content = {"dataset": self.dataset_name, self.task: metrics, "videos": rows}
+        atomic_write(path, lambda file: file.write(json.dumps(content).encode()))
+        logger.info("Wrote the scores of %d videos to %s", len(videos), path)
+
+
+def is_usable(video: VideoScores) -> bool:
+    """Return whether a video has scores and all of them are finite."""
+    return video.scores is not None and bool(np.isfinite(video.scores).all())

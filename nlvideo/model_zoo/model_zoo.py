@@ -1,0 +1,53 @@
+"""Look up the configurations of the repository by name."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from nlvideo.config import CfgNode, load_cfg
+from nlvideo.utils.errors import LookupFailed, did_you_mean
+
+CONFIG_DIR = Path(__file__).resolve().parents[2] / "configs"
+
+
+def list_configs() -> list[str]:
+    """Return the names of all configurations, e.g. ``"quickstart/c2d"``, sorted."""
+    return sorted(path.relative_to(CONFIG_DIR).with_suffix("").as_posix() for path in CONFIG_DIR.rglob("*.yaml"))
+
+
+def get_config_file(name: str) -> str:
+    """Return the path of a configuration.
+
+    Args:
+        name: path below ``configs/``, with or without ``.yaml``.
+
+    Raises:
+        LookupFailed: there is none; the message lists near matches. Configurations come with a clone of the repository.
+    """
+    known = list_configs()
+    stem = name.removesuffix(".yaml")
+    if stem in known:
+        return str(CONFIG_DIR / f"{stem}.yaml")
+    if not known:
+        where = f"no configs in {CONFIG_DIR}; they come with a clone of the repository"
+        raise LookupFailed(f"unknown config {name!r}: {where}")
+    # The right file in the wrong folder comes before a resemblance of whole names.
+    same_file = [other for other in known if Path(other).name == Path(stem).name]
+    hint = f"did you mean {' or '.join(map(repr, same_file))}?" if same_file else did_you_mean(stem, known)
+    raise LookupFailed(f"unknown config {name!r}: {hint or 'no name is close.'} There are: {', '.join(known)}")
+
+
+def get_config(name: str, opts: Sequence[str] = ()) -> CfgNode:
+    """Load a configuration.
+
+    Args:
+        name: as for :func:`get_config_file`.
+        opts: overrides ``[KEY, VALUE, ...]``.
+
+    Returns:
+        The frozen config.
+
+    Raises:
+        LookupFailed: no such configuration, or an unknown key.
+        ValueError: a wrong value.
+    """
+    return load_cfg(get_config_file(name), opts)

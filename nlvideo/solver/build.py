@@ -1,0 +1,126 @@
+"""Build optimizer, learning-rate schedule and gradient clipping from a configuration."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nlvideo.config import CfgNode
+from nlvideo.solver.lr_schedule import IterationLR, lr_factor
+
+# Each torch family has a common base class, but only under a private name.
+_NORMS = (
+    nn.BatchNorm1d,
+    nn.BatchNorm2d,
+    nn.BatchNorm3d,
+    nn.SyncBatchNorm,
+    nn.GroupNorm,
+    nn.RMSNorm,
+    nn.LayerNorm,
+    nn.InstanceNorm1d,
+    nn.InstanceNorm2d,
+    nn.InstanceNorm3d,
+)
+
+
+def parameter_groups(model: nn.Module, weight_decay: float, weight_decay_norm: float) -> list[dict[str, Any]]:
+    """Split the trainable parameters into those of normalisation layers and all others.
+
+    Biases of convolutions and of the classifier decay like their weights and only the parameters of norms are
+    special, as in the authors' code, where the decay is chosen by ``_bn`` in a parameter's name.
+
+    Args:
+        model: parameters that do not require gradients are left out; shared ones appear once.
+        weight_decay: of all parameters but those of norms.
+        weight_decay_norm: of weight and bias of batch, group, layer, RMS and instance norms.
+
+    Returns:
+        Groups ``{"params", "weight_decay"}`` as optimizers take them; no empty group.
+
+    Raises:
+        ValueError: nothing in the model is trainable.
+    """
+    norm: dict[int, nn.Parameter] = {}
+    other: dict[int, nn.Parameter] = {}
+    for module in model.modules():
+        group = norm if isinstance(module, _NORMS) else other
+        for parameter in module.parameters(recurse=False):
+            if parameter.requires_grad and id(parameter) not in norm and id(parameter) not in other:
+                group[id(parameter)] = parameter
+    if not norm and not other:
+        raise ValueError("no parameter of the model requires a gradient: nothing to train (MODEL.BACKBONE.FREEZE_AT?)")
+    groups = [
+        {"params": list(other.values()), "weight_decay": weight_decay},
+        {"params": list(norm.values()), "weight_decay": weight_decay_norm},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+    """Build ``SOLVER.OPTIMIZER`` over the trainable parameters of ``model``.
+
+    PyTorch's Nesterov SGD keeps the learning rate outside its momentum buffer, which is what the authors'
+    ``SCALE_MOMENTUM`` corrects for in Caffe2; their momentum needs no other handling here.
+
+    Raises:
+        ValueError: an unknown optimizer, or nothing to train.
+    """
+    solver = cfg.SOLVER
+    groups = parameter_groups(model, solver.WEIGHT_DECAY, solver.WEIGHT_DECAY_NORM)
+    if solver.OPTIMIZER == "SGD":
+        return torch.optim.SGD(groups, lr=solver.BASE_LR, momentum=solver.MOMENTUM, nesterov=solver.NESTEROV)
+    if solver.OPTIMIZER == "AdamW":
+        return torch.optim.AdamW(groups, lr=solver.BASE_LR, betas=tuple(solver.BETAS))
+    raise ValueError(f"SOLVER.OPTIMIZER: got {solver.OPTIMIZER!r}, allowed: 'SGD', 'AdamW'")
+
+
+def build_lr_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> IterationLR:
+    """Build the schedule of ``SOLVER``; call its ``step()`` after each optimizer step.
+
+    Raises:
+        ValueError: a schedule that does not fit into ``SOLVER.MAX_ITER``.
+    """
+    solver = cfg.SOLVER
+    factor = lr_factor(
+        solver.LR_SCHEDULE,
+        solver.MAX_ITER,
+        steps=solver.STEPS,
+        gamma=solver.GAMMA,
+        end_factor=solver.END_LR_FACTOR,
+        warmup_iters=solver.WARMUP_ITERS,
+        start_factor=solver.WARMUP_FACTOR,
+    )
+    return IterationLR(optimizer, factor)
+
+
+def build_gradient_clipper(cfg: CfgNode) -> Callable[[Iterable[nn.Parameter]], Tensor | None] | None:
+    """Build ``SOLVER.CLIP_GRADIENTS``; None when it is off.
+
+    Returns:
+        A function of the parameters that clips their gradients in place. ``"norm"`` returns the norm of all gradients
+        together before clipping, ``"value"`` returns None.
+
+    Raises:
+        ValueError: an unknown type, or a maximum that is not positive.
+    """
+    clip = cfg.SOLVER.CLIP_GRADIENTS
+    if not clip.ENABLED:
+        return None
+    maximum = clip.MAX
+    if maximum <= 0:
+        raise ValueError(f"SOLVER.CLIP_GRADIENTS.MAX: got {maximum}, allowed: above 0")
+
+    def by_norm(parameters: Iterable[nn.Parameter]) -> Tensor | None:
+        """Scale all gradients together so that their common norm is at most the maximum."""
+        return nn.utils.clip_grad_norm_(parameters, maximum)
+
+    def by_value(parameters: Iterable[nn.Parameter]) -> Tensor | None:
+        """Clamp each element of the gradients."""
+        nn.utils.clip_grad_value_(parameters, maximum)
+
+    if clip.TYPE == "norm":
+        return by_norm
+    if clip.TYPE == "value":
+        return by_value
+    raise ValueError(f"SOLVER.CLIP_GRADIENTS.TYPE: got {clip.TYPE!r}, allowed: 'norm', 'value'")

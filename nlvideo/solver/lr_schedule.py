@@ -1,0 +1,115 @@
+"""Learning-rate schedules: pure functions of the iteration, and the scheduler that applies them to an optimizer.
+
+A schedule returns a factor, never a rate: the rate is the optimizer's base rate times the factor. Iterations count
+optimizer steps from 0; iteration ``i`` trains with ``factor(i)``.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+
+def step_factor(iteration: int, steps: Sequence[int], gamma: float) -> float:
+    """Return ``gamma`` to the power of the number of ``steps`` that ``iteration`` has reached (paper, Sec. 4.1)."""
+    return gamma ** sum(iteration >= step for step in steps)
+
+
+def cosine_factor(iteration: int, max_iter: int, end_factor: float) -> float:
+    """Return half a cosine wave from 1 at iteration 0 to ``end_factor`` at ``max_iter`` and beyond."""
+    progress = min(iteration / max_iter, 1.0)
+    return end_factor + (1.0 - end_factor) * 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+def warmup_factor(iteration: int, warmup_iters: int, start_factor: float) -> float:
+    """Return a straight line from ``start_factor`` at iteration 0 to 1 at ``warmup_iters``, then 1."""
+    if iteration >= warmup_iters:
+        return 1.0
+    return start_factor + (1.0 - start_factor) * iteration / warmup_iters
+
+
+def lr_factor(
+    schedule: str,
+    max_iter: int,
+    *,
+    steps: Sequence[int] = (),
+    gamma: float = 0.1,
+    end_factor: float = 0.0,
+    warmup_iters: int = 0,
+    start_factor: float = 0.1,
+) -> Callable[[int], float]:
+    """Return the schedule as one function of the iteration; the warm-up multiplies whatever it overlaps.
+
+    Args:
+        schedule: ``"step"`` or ``"cosine"``.
+        max_iter: length of the run.
+        steps: iterations at which the rate is multiplied by ``gamma``; only for ``"step"``.
+        gamma: 0.1 in the paper (Sec. 4.1).
+        end_factor: where ``"cosine"`` ends.
+        warmup_iters: 0 is no warm-up, as in the authors' configurations.
+        start_factor: where the warm-up starts.
+
+    Raises:
+        ValueError: an unknown schedule, or one that does not fit into ``max_iter``; names the configuration key.
+    """
+    steps = tuple(steps)
+    _check(schedule, max_iter, steps, warmup_iters)
+
+    def factor(iteration: int) -> float:
+        """Return the factor of one iteration."""
+        warmup = warmup_factor(iteration, warmup_iters, start_factor)
+        if schedule == "step":
+            return warmup * step_factor(iteration, steps, gamma)
+        return warmup * cosine_factor(iteration, max_iter, end_factor)
+
+    return factor
+
+
+def _check(schedule: str, max_iter: int, steps: tuple[int, ...], warmup_iters: int) -> None:
+    if schedule not in ("step", "cosine"):
+        raise ValueError(f"SOLVER.LR_SCHEDULE: got {schedule!r}, allowed: 'step', 'cosine'")
+    if max_iter < 1:
+        raise ValueError(f"SOLVER.MAX_ITER: got {max_iter}, allowed: 1 or more")
+    if not 0 <= warmup_iters < max_iter:
+        raise ValueError(f"SOLVER.WARMUP_ITERS: got {warmup_iters}, allowed: 0 to SOLVER.MAX_ITER - 1 = {max_iter - 1}")
+    if schedule == "step":
+        increasing = all(before < after for before, after in zip(steps, steps[1:]))
+        if not increasing or any(not 0 < step < max_iter for step in steps):
+            raise ValueError(
+                f"SOLVER.STEPS: got {list(steps)}, allowed: increasing iterations above 0 and below "
+                f"SOLVER.MAX_ITER = {max_iter}"
+            )
+
+
+class IterationLR(LambdaLR):
+    """A ``LambdaLR`` whose checkpoint holds the position in the schedule and nothing of the schedule itself.
+
+    PyTorch's own schedulers also save their base rates, so that a run resumed with another ``BASE_LR`` or ``MAX_ITER``
+    silently goes on with the old ones. Here the configuration says what the schedule is and the checkpoint says where.
+    """
+
+    def __init__(self, optimizer: Optimizer, factor: Callable[[int], float]):
+        """Set the rate of iteration 0.
+
+        Args:
+            optimizer: its current rates are the base rates.
+            factor: function of the iteration, e.g. from :func:`lr_factor`.
+        """
+        super().__init__(optimizer, factor)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return ``{"last_epoch": iteration}`` (PyTorch's name for the position)."""
+        return {"last_epoch": self.last_epoch}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go to the saved iteration and set its rates. Load the optimizer first: it brings the old rates with it.
+
+        Args:
+            state_dict: what :meth:`state_dict` returned.
+        """
+        self.last_epoch = state_dict["last_epoch"]
+        self._last_lr = [base * factor(self.last_epoch) for base, factor in zip(self.base_lrs, self.lr_lambdas)]
+        for group, rate, base in zip(self.optimizer.param_groups, self._last_lr, self.base_lrs):
+            group["lr"], group["initial_lr"] = rate, base

@@ -1,0 +1,64 @@
+"""Look-up of configurations by name."""
+
+import pytest
+
+from nlvideo import model_zoo
+from nlvideo.model_zoo import model_zoo as module
+
+
+@pytest.fixture
+def configs(tmp_path, monkeypatch):
+    for name in ("quickstart/c2d", "quickstart/c2d_nl", "kinetics/i3d_r50_32x2_nl5"):
+        path = tmp_path / f"{name}.yaml"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("SOLVER:\n  BASE_LR: 0.5\n")
+    (tmp_path / "README.md").write_text("not a config")
+    monkeypatch.setattr(module, "CONFIG_DIR", tmp_path)
+    return tmp_path
+
+
+def test_names_are_paths_below_configs(configs):
+    assert model_zoo.list_configs() == ["kinetics/i3d_r50_32x2_nl5", "quickstart/c2d", "quickstart/c2d_nl"]
+
+
+@pytest.mark.parametrize("name", ["quickstart/c2d", "quickstart/c2d.yaml"])
+def test_the_path_of_a_config(configs, name):
+    assert model_zoo.get_config_file(name) == str(configs / "quickstart" / "c2d.yaml")
+
+
+def test_a_config_with_overrides(configs):
+    cfg = model_zoo.get_config("quickstart/c2d", ["SEED", "7"])
+    assert (cfg.SOLVER.BASE_LR, cfg.SEED, cfg.is_frozen()) == (0.5, 7, True)
+
+
+@pytest.mark.parametrize(
+    "name, hint",
+    [
+        ("quickstart/cd2", "did you mean 'quickstart/c2d'"),
+        ("c2d_nl", "did you mean 'quickstart/c2d_nl'?"),
+        ("charades/i3d_r50_32x2_nl5.yaml", "did you mean 'kinetics/i3d_r50_32x2_nl5'?"),
+        ("zzz", "no name is close. There are: kinetics/i3d_r50_32x2_nl5, quickstart/c2d, quickstart/c2d_nl"),
+        ("../configs/quickstart/c2d", "did you mean"),
+    ],
+)
+def test_unknown_names_get_near_matches(configs, name, hint):
+    with pytest.raises(KeyError) as error:
+        model_zoo.get_config_file(name)
+    assert str(error.value).startswith(f"unknown config {name!r}: ") and hint in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_without_a_clone_there_are_none(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "CONFIG_DIR", tmp_path / "nowhere")
+    with pytest.raises(KeyError, match="they come with a clone of the repository"):
+        model_zoo.get_config_file("quickstart/c2d")
+
+
+def test_the_real_folder_is_that_of_the_repository():
+    assert module.CONFIG_DIR.name == "configs"
+    assert (module.CONFIG_DIR.parent / "nlvideo" / "model_zoo").is_dir()
+
+
+@pytest.mark.parametrize("name", model_zoo.list_configs())
+def test_every_config_of_the_repository_loads(name):
+    assert model_zoo.get_config(name).is_frozen()

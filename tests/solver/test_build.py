@@ -1,0 +1,180 @@
+"""Optimizers, parameter groups and gradient clipping from a configuration."""
+
+import pytest
+import torch
+from torch import nn
+
+from nlvideo.config import get_cfg
+from nlvideo.layers.norm import FrozenBatchNorm, get_norm
+from nlvideo.solver import build_gradient_clipper, build_lr_scheduler, build_optimizer, parameter_groups
+
+
+class _Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv3d(2, 3, 1)
+        self.bn = nn.BatchNorm3d(3)
+        self.fc = nn.Linear(3, 4)
+
+    def forward(self, x):
+        return self.fc(self.bn(self.conv(x)).mean((2, 3, 4)))
+
+
+def _cfg(**solver):
+    cfg = get_cfg()
+    for key, value in solver.items():
+        node = cfg.SOLVER
+        *parents, last = key.split("__")
+        for parent in parents:
+            node = node[parent]
+        node[last] = value
+    return cfg
+
+
+def _decay_by_name(model, groups):
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return {names[id(p)]: group["weight_decay"] for group in groups for p in group["params"]}
+
+
+def test_only_norm_parameters_are_spared_from_decay():
+    model = _Net()
+    assert _decay_by_name(model, parameter_groups(model, 0.5, 0.25)) == {
+        "conv.weight": 0.5,
+        "conv.bias": 0.5,
+        "bn.weight": 0.25,
+        "bn.bias": 0.25,
+        "fc.weight": 0.5,
+        "fc.bias": 0.5,
+    }
+
+
+@pytest.mark.parametrize(
+    "norm",
+    [
+        get_norm("SyncBN", 4),
+        get_norm("BN", 4, dim=1),
+        nn.GroupNorm(2, 4),
+        nn.LayerNorm(4),
+        nn.RMSNorm(4),
+        nn.InstanceNorm3d(4, affine=True),
+    ],
+)
+def test_every_kind_of_norm_is_recognised(norm):
+    model = nn.Sequential(nn.Linear(2, 2), norm)
+    assert _decay_by_name(model, parameter_groups(model, 1.0, 0.0))["1.weight"] == 0.0
+
+
+def test_frozen_parameters_are_left_out_and_groups_are_not_empty():
+    model = _Net()
+    model.bn = FrozenBatchNorm(3)
+    model.conv.requires_grad_(False)
+    (group,) = parameter_groups(model, 1.0, 0.0)
+    assert [parameter.shape for parameter in group["params"]] == [model.fc.weight.shape, model.fc.bias.shape]
+
+
+def test_shared_parameters_appear_once():
+    layer = nn.Linear(2, 2)
+    (group,) = parameter_groups(nn.Sequential(layer, nn.ReLU(), nn.Sequential(layer)), 1.0, 0.0)
+    assert len(group["params"]) == 2
+
+
+def test_nothing_to_train_is_an_error():
+    with pytest.raises(ValueError, match="nothing to train"):
+        parameter_groups(_Net().requires_grad_(False), 1.0, 0.0)
+
+
+def test_sgd_takes_every_setting():
+    optimizer = build_optimizer(_cfg(BASE_LR=0.3, MOMENTUM=0.7, NESTEROV=True, WEIGHT_DECAY=0.01), _Net())
+    assert isinstance(optimizer, torch.optim.SGD)
+    group = optimizer.param_groups[0]
+    assert (group["lr"], group["momentum"], group["nesterov"], group["weight_decay"]) == (0.3, 0.7, True, 0.01)
+    assert optimizer.param_groups[1]["weight_decay"] == 0.0
+
+
+def test_adamw_takes_every_setting():
+    optimizer = build_optimizer(_cfg(OPTIMIZER="AdamW", BASE_LR=0.3, BETAS=[0.8, 0.9], WEIGHT_DECAY=0.2), _Net())
+    assert isinstance(optimizer, torch.optim.AdamW)
+    group = optimizer.param_groups[0]
+    assert (group["lr"], group["betas"], group["weight_decay"]) == (0.3, (0.8, 0.9), 0.2)
+
+
+def test_unknown_optimizer():
+    with pytest.raises(ValueError, match="SOLVER.OPTIMIZER: got 'Adam', allowed: 'SGD', 'AdamW'"):
+        build_optimizer(_cfg(OPTIMIZER="Adam"), _Net())
+
+
+def test_sgd_equals_the_authors_update_when_the_rate_changes():
+    """Caffe2 keeps the rate inside the momentum and corrects it at each change; PyTorch keeps it outside."""
+    weight = nn.Parameter(torch.tensor([1.0], dtype=torch.float64))
+    optimizer = torch.optim.SGD([weight], lr=1.0, momentum=0.9, nesterov=True, weight_decay=0.1)
+    value, velocity, old_rate = 1.0, 0.0, 0.1
+    for iteration, rate in enumerate([0.1, 0.1, 0.01, 0.01]):
+        gradient = 3.0 - iteration
+        optimizer.param_groups[0]["lr"] = rate
+        weight.grad = torch.tensor([gradient], dtype=torch.float64)
+        optimizer.step()
+        previous = velocity * rate / old_rate
+        velocity = 0.9 * previous + rate * (gradient + 0.1 * value)
+        value -= 1.9 * velocity - 0.9 * previous
+        old_rate = rate
+        assert weight.item() == pytest.approx(value, abs=1e-12)
+
+
+def test_scheduler_reads_the_configuration():
+    cfg = _cfg(BASE_LR=1.0, STEPS=[4], GAMMA=0.5, MAX_ITER=8, WARMUP_ITERS=2, WARMUP_FACTOR=0.1)
+    optimizer = build_optimizer(cfg, _Net())
+    scheduler = build_lr_scheduler(cfg, optimizer)
+    rates = []
+    for _ in range(6):
+        rates.append(scheduler.get_last_lr()[0])
+        optimizer.step()
+        scheduler.step()
+    assert rates == pytest.approx([0.1, 0.55, 1, 1, 0.5, 0.5])
+
+
+def test_scheduler_refuses_a_warmup_longer_than_the_run():
+    cfg = _cfg(MAX_ITER=10, STEPS=[], WARMUP_ITERS=34)
+    with pytest.raises(ValueError, match="SOLVER.WARMUP_ITERS: got 34"):
+        build_lr_scheduler(cfg, build_optimizer(cfg, _Net()))
+
+
+def _parameters(*gradients):
+    parameters = [nn.Parameter(torch.zeros(len(gradient))) for gradient in gradients]
+    for parameter, gradient in zip(parameters, gradients):
+        parameter.grad = torch.tensor(gradient)
+    return parameters
+
+
+def test_clipping_is_off_by_default():
+    assert build_gradient_clipper(get_cfg()) is None
+
+
+def test_clip_by_the_common_norm():
+    clip = build_gradient_clipper(_cfg(CLIP_GRADIENTS__ENABLED=True, CLIP_GRADIENTS__MAX=1.0))
+    parameters = _parameters([3.0, 0.0], [4.0])
+    assert clip(iter(parameters)).item() == pytest.approx(5.0)
+    assert parameters[0].grad.tolist() == pytest.approx([0.6, 0.0], abs=1e-5)
+    assert parameters[1].grad.tolist() == pytest.approx([0.8], abs=1e-5)
+
+
+def test_clip_leaves_small_gradients_alone():
+    clip = build_gradient_clipper(_cfg(CLIP_GRADIENTS__ENABLED=True, CLIP_GRADIENTS__MAX=10.0))
+    parameters = _parameters([3.0], [4.0])
+    clip(parameters)
+    assert [p.grad.item() for p in parameters] == [3.0, 4.0]
+
+
+def test_clip_by_value():
+    clip = build_gradient_clipper(
+        _cfg(CLIP_GRADIENTS__ENABLED=True, CLIP_GRADIENTS__TYPE="value", CLIP_GRADIENTS__MAX=1.0)
+    )
+    parameters = _parameters([3.0, -0.5, -2.0])
+    assert clip(iter(parameters)) is None
+    assert parameters[0].grad.tolist() == [1.0, -0.5, -1.0]
+
+
+@pytest.mark.parametrize("setting, named", [({"TYPE": "l1"}, "TYPE: got 'l1'"), ({"MAX": 0.0}, "MAX: got 0.0")])
+def test_clip_refusals(setting, named):
+    cfg = _cfg(CLIP_GRADIENTS__ENABLED=True, **{f"CLIP_GRADIENTS__{key}": value for key, value in setting.items()})
+    with pytest.raises(ValueError, match=f"SOLVER.CLIP_GRADIENTS.{named}"):
+        build_gradient_clipper(cfg)
