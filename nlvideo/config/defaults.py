@@ -155,7 +155,7 @@ _C.SOLVER.NESTEROV = True
 # AdamW.
 _C.SOLVER.BETAS = [0.9, 0.999]
 _C.SOLVER.WEIGHT_DECAY = 1e-4
-# Weight decay of norm weights and biases (authors: 0).
+# Weight decay of the weights and biases of norms (authors: 0); biases of convolutions decay like weights.
 _C.SOLVER.WEIGHT_DECAY_NORM = 0.0
 # The world size that CLIPS_PER_BATCH, BASE_LR, MAX_ITER, STEPS, ... were written for: with another number of ranks they are
 # scaled linearly. 0: never scale.

@@ -3,7 +3,6 @@
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from fvcore.nn.distributed import differentiable_all_reduce
 from torch import nn
 
 NORMS = ("BN", "SyncBN", "FrozenBN", "none")
@@ -65,6 +64,9 @@ class SyncBatchNorm(nn.SyncBatchNorm):
         return self._forward_over_processes(x)
 
     def _forward_over_processes(self, x: torch.Tensor) -> torch.Tensor:
+        # Here, because fvcore's module warns of deprecations in torch when it is imported.
+        from fvcore.nn.distributed import differentiable_all_reduce
+
         dtype, x = x.dtype, x.to(self.running_mean.dtype)  # half-precision sums would lose the statistics
         axes = [0, *range(2, x.dim())]
         per_channel = (1, -1) + (1,) * (x.dim() - 2)

@@ -1,0 +1,137 @@
+"""The residual blocks of 3D ResNets, with optional temporal kernels (Sec. 3.4 and Table 1 of the paper)."""
+
+from collections import OrderedDict
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from nlvideo.layers.norm import get_norm
+
+Triple = tuple[int, int, int]
+
+
+def conv3d(in_channels: int, out_channels: int, kernel_size: Triple, stride: Triple = (1, 1, 1)) -> nn.Conv3d:
+    """A bias-free convolution that keeps the size of its input at stride 1.
+
+    The weights start as in He et al. (2015) with fan_out, like the authors' code (MSRAFill).
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        kernel_size: odd lengths over (frames, height, width).
+        stride: steps over (frames, height, width).
+    """
+    padding = tuple(size // 2 for size in kernel_size)
+    conv = nn.Conv3d(in_channels, out_channels, kernel_size, stride, padding, bias=False)
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    return conv
+
+
+def _shortcut(in_channels: int, out_channels: int, stride: int, norm: str | None) -> nn.Module:
+    if in_channels == out_channels and stride == 1:
+        return nn.Identity()
+    conv = conv3d(in_channels, out_channels, (1, 1, 1), (1, stride, stride))
+    return nn.Sequential(OrderedDict(conv=conv, bn=get_norm(norm, out_channels)))
+
+
+def _zero_init(norm: nn.Module) -> None:
+    # A frozen norm holds buffers: a zero there would cut its branch off for good.
+    if isinstance(getattr(norm, "weight", None), nn.Parameter):
+        nn.init.zeros_(norm.weight)
+
+
+class BasicBlock3d(nn.Module):
+    """Two 3x3 convolutions and a shortcut (ResNet-18).
+
+    A temporal kernel goes into the first convolution, which then is 3x3x3.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        inner_channels: int,
+        out_channels: int,
+        *,
+        stride: int = 1,
+        temporal_kernels: tuple[int, int] = (1, 1),
+        norm: str | None = "BN",
+        zero_init: bool = True,
+    ) -> None:
+        """Build the block.
+
+        Args:
+            in_channels: channels of the input.
+            inner_channels: channels between the two convolutions.
+            out_channels: channels of the output.
+            stride: spatial stride of the first convolution and of the shortcut; time is never strided.
+            temporal_kernels: frames that each convolution spans.
+            norm: a name that `get_norm` knows.
+            zero_init: start the last norm with zero weight: the block is its shortcut (authors' BN_INIT_GAMMA 0).
+        """
+        super().__init__()
+        time1, time2 = temporal_kernels
+        self.conv1 = conv3d(in_channels, inner_channels, (time1, 3, 3), (1, stride, stride))
+        self.bn1 = get_norm(norm, inner_channels)
+        self.conv2 = conv3d(inner_channels, out_channels, (time2, 3, 3))
+        self.bn2 = get_norm(norm, out_channels)
+        self.shortcut = _shortcut(in_channels, out_channels, stride, norm)
+        if zero_init:
+            _zero_init(self.bn2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, C, T, H, W) -> (N, out_channels, T, ceil(H / stride), ceil(W / stride))."""
+        branch = F.relu(self.bn1(self.conv1(x)))
+        branch = self.bn2(self.conv2(branch))
+        return F.relu(branch + self.shortcut(x))
+
+
+class Bottleneck3d(nn.Module):
+    """1x1, 3x3 and 1x1 convolutions and a shortcut (ResNet-50 and deeper).
+
+    A temporal kernel goes into the first 1x1 (3x1x1) or into the 3x3 (3x3x3).
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        inner_channels: int,
+        out_channels: int,
+        *,
+        stride: int = 1,
+        temporal_kernels: tuple[int, int] = (1, 1),
+        stride_in_1x1: bool = False,
+        norm: str | None = "BN",
+        zero_init: bool = True,
+    ) -> None:
+        """Build the block.
+
+        Args:
+            in_channels: channels of the input.
+            inner_channels: channels of the first two convolutions.
+            out_channels: channels of the output.
+            stride: spatial stride of the block; time is never strided.
+            temporal_kernels: frames that the first two convolutions span.
+            stride_in_1x1: put the stride into the first 1x1 (MSRA's weights) and not the 3x3 (authors' code).
+            norm: a name that `get_norm` knows.
+            zero_init: start the last norm with zero weight: the block is its shortcut (authors' BN_INIT_GAMMA 0).
+        """
+        super().__init__()
+        time1, time2 = temporal_kernels
+        stride1, stride2 = (stride, 1) if stride_in_1x1 else (1, stride)
+        self.conv1 = conv3d(in_channels, inner_channels, (time1, 1, 1), (1, stride1, stride1))
+        self.bn1 = get_norm(norm, inner_channels)
+        self.conv2 = conv3d(inner_channels, inner_channels, (time2, 3, 3), (1, stride2, stride2))
+        self.bn2 = get_norm(norm, inner_channels)
+        self.conv3 = conv3d(inner_channels, out_channels, (1, 1, 1))
+        self.bn3 = get_norm(norm, out_channels)
+        self.shortcut = _shortcut(in_channels, out_channels, stride, norm)
+        if zero_init:
+            _zero_init(self.bn3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, C, T, H, W) -> (N, out_channels, T, ceil(H / stride), ceil(W / stride))."""
+        branch = F.relu(self.bn1(self.conv1(x)))
+        branch = F.relu(self.bn2(self.conv2(branch)))
+        branch = self.bn3(self.conv3(branch))
+        return F.relu(branch + self.shortcut(x))

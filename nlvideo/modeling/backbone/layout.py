@@ -1,0 +1,105 @@
+"""The numbers that make a ResNet: blocks per stage, stems, and which blocks hold a temporal kernel."""
+
+from dataclasses import dataclass
+
+STAGES = ("res2", "res3", "res4", "res5")
+
+NUM_BLOCKS = {18: (2, 2, 2, 2), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
+
+# Frames spanned by the first two convolutions of an inflated block: (bottleneck, basic block). A basic block has no 1x1
+# for the 3x1x1 style, so both styles turn its first 3x3 into 3x3x3.
+TEMPORAL_KERNELS = {
+    "c2d": ((1, 1), (1, 1)),
+    "i3d_3x1x1": ((3, 1), (3, 1)),
+    "i3d_3x3x3": ((1, 3), (3, 1)),
+}
+
+Triple = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Pool:
+    """A max pool over (frames, height, width)."""
+
+    kernel: Triple
+    stride: Triple
+    padding: Triple = (0, 0, 0)
+
+
+@dataclass(frozen=True)
+class StemLayout:
+    """The layers before res2, and the temporal pool between res2 and res3."""
+
+    conv_size: int
+    """Height and width of the first kernel."""
+    conv_frames: int
+    """Frames that the first kernel spans in I3D networks; in C2D it spans one."""
+    conv_stride: Triple
+    pool1: Pool | None
+    pool2: Pool
+
+    def conv_kernel(self, temporal: str) -> Triple:
+        """Kernel of the first convolution for a style of `TEMPORAL_KERNELS`."""
+        frames = 1 if temporal == "c2d" else self.conv_frames
+        return (frames, self.conv_size, self.conv_size)
+
+    def stride(self) -> Triple:
+        """Steps over (frames, height, width) between the input and the output of the stem."""
+        pool = self.pool1.stride if self.pool1 else (1, 1, 1)
+        return tuple(a * b for a, b in zip(self.conv_stride, pool))
+
+    def minimum_clip_size(self) -> Triple:
+        """The least frames, height and width that leave something behind every pool.
+
+        Convolutions are padded and keep at least one position; only pools without padding can run out.
+        """
+        pools = [pool for pool in (self.pool1, self.pool2) if pool]
+        return tuple(self._minimum(axis, pools) for axis in range(3))
+
+    def _minimum(self, axis: int, pools: list[Pool]) -> int:
+        # From the back: a layer that must give `size` outputs needs (size - 1) * stride + kernel - 2 * padding inputs.
+        size = 1
+        for pool in reversed(pools):
+            size = max(1, (size - 1) * pool.stride[axis] + pool.kernel[axis] - 2 * pool.padding[axis])
+        return (size - 1) * self.conv_stride[axis] + 1
+
+
+_TEMPORAL_POOL2 = Pool((2, 1, 1), (2, 1, 1))
+
+STEMS = {
+    # Table 1.
+    "paper": StemLayout(
+        7, 5, (2, 2, 2), Pool((3, 3, 3), (2, 2, 2), (1, 1, 1)), Pool((3, 1, 1), (2, 1, 1), (1, 0, 0))
+    ),
+    # Authors' code, 32x2 clips (`resnet_video_org`): its pools have no padding.
+    "authors_32x2": StemLayout(7, 5, (2, 2, 2), Pool((2, 3, 3), (2, 2, 2)), _TEMPORAL_POOL2),
+    # Authors' code, 8x8 clips (`resnet_video`): time is halved once, behind res2.
+    "authors_8x8": StemLayout(7, 5, (1, 2, 2), Pool((1, 3, 3), (1, 2, 2)), _TEMPORAL_POOL2),
+    # Frames below ~100 px.
+    "small": StemLayout(3, 3, (1, 2, 2), None, _TEMPORAL_POOL2),
+}
+
+
+def inflated_blocks(stage: str, num_blocks: int) -> list[bool]:
+    """Which blocks of a stage hold a temporal kernel in an I3D network.
+
+    One in two, as in the authors' code: every block of res2, the even ones of res3 and res4, the odd ones of res5.
+    """
+    if stage == "res2":
+        return [True] * num_blocks
+    first = 1 if stage == "res5" else 0
+    return [index % 2 == first for index in range(num_blocks)]
+
+
+def scale_channels(channels: int, width: float) -> int:
+    """`channels` times `width`, rounded to a multiple of 8 (at least 8)."""
+    return max(8, round(channels * width / 8) * 8)
+
+
+def stage_channels(depth: int, width: float) -> dict[str, tuple[int, int]]:
+    """Stage -> (inner, output) channels of its residual blocks; a bottleneck's output is four times as wide."""
+    expansion = 1 if depth == 18 else 4
+    bases = {stage: 64 * 2**number for number, stage in enumerate(STAGES)}
+    return {
+        stage: (scale_channels(base, width), scale_channels(base * expansion, width)) for stage, base in bases.items()
+    }

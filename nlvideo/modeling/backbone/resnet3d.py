@@ -1,0 +1,246 @@
+"""ResNets for video: C2D and the two inflated I3D styles, with optional non-local blocks (Table 1, Sec. 3.4)."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from nlvideo.config import CfgNode, configurable
+from nlvideo.layers.blocks import BasicBlock3d, Bottleneck3d, conv3d
+from nlvideo.layers.norm import freeze_norms, get_norm
+from nlvideo.layers.shape_spec import ShapeSpec
+from nlvideo.modeling.backbone.build import BACKBONE
+from nlvideo.modeling.backbone.layout import (
+    NUM_BLOCKS,
+    STAGES,
+    STEMS,
+    TEMPORAL_KERNELS,
+    Pool,
+    StemLayout,
+    inflated_blocks,
+    scale_channels,
+    stage_channels,
+)
+from nlvideo.modeling.nonlocal_block.block import NonLocalBlock
+from nlvideo.modeling.nonlocal_block.build import build_nonlocal_block, nonlocal_placement
+from nlvideo.utils.errors import one_of
+
+
+def _max_pool(pool: Pool | None) -> nn.Module:
+    return nn.MaxPool3d(pool.kernel, pool.stride, pool.padding) if pool else nn.Identity()
+
+
+def _check_choice(name: str, value: object, allowed: Iterable) -> None:
+    if value not in allowed:
+        raise one_of(name, value, allowed)
+
+
+def _check_arguments(depth: int, temporal: str, stem: str, freeze_at: int, stages: Iterable[str]) -> None:
+    _check_choice("depth", depth, NUM_BLOCKS)
+    _check_choice("temporal", temporal, TEMPORAL_KERNELS)
+    _check_choice("stem", stem, STEMS)
+    _check_choice("freeze_at", freeze_at, range(len(STAGES) + 2))
+    for stage in stages:
+        _check_choice("stage", stage, STAGES)
+
+
+def _block_factory(depth: int, stride_in_1x1: bool, **keywords: object) -> Callable[..., nn.Module]:
+    if depth != 18:
+        return partial(Bottleneck3d, stride_in_1x1=stride_in_1x1, **keywords)
+    if stride_in_1x1:
+        raise ValueError("stride_in_1x1: got True, but the basic blocks of depth 18 have no 1x1 convolution")
+    return partial(BasicBlock3d, **keywords)
+
+
+def _temporal_kernels(stage: str, num_blocks: int, depth: int, temporal: str) -> list[tuple[int, int]]:
+    bottleneck, basic = TEMPORAL_KERNELS[temporal]
+    inflated = basic if depth == 18 else bottleneck
+    return [inflated if chosen else (1, 1) for chosen in inflated_blocks(stage, num_blocks)]
+
+
+def _usual_nonlocal(channels: int, stage: str) -> nn.Module:
+    return NonLocalBlock(channels)
+
+
+class Stem(nn.Module):
+    """The first convolution, its norm, ReLU and pool1."""
+
+    def __init__(
+        self, layout: StemLayout, temporal: str, in_channels: int, out_channels: int, norm: str | None
+    ) -> None:
+        """Build the stem.
+
+        Args:
+            layout: one of `STEMS`.
+            temporal: a style of `TEMPORAL_KERNELS`.
+            in_channels: channels of the video.
+            out_channels: channels of the output.
+            norm: a name that `get_norm` knows.
+        """
+        super().__init__()
+        self.conv = conv3d(in_channels, out_channels, layout.conv_kernel(temporal), layout.conv_stride)
+        self.bn = get_norm(norm, out_channels)
+        self.pool1 = _max_pool(layout.pool1)
+
+    def forward(self, video: torch.Tensor) -> torch.Tensor:
+        """(N, C, T, H, W) -> (N, out_channels, T', H', W'), strided as the layout says."""
+        return self.pool1(F.relu(self.bn(self.conv(video))))
+
+
+class Stage(nn.Module):
+    """Residual blocks ``0``, ``1``, ... and a non-local block ``nl<i>`` behind block ``i`` where there is one."""
+
+    def __init__(self, blocks: Sequence[nn.Module], nonlocal_blocks: Mapping[int, nn.Module]) -> None:
+        """Chain the blocks.
+
+        Args:
+            blocks: the residual blocks.
+            nonlocal_blocks: index of a residual block -> the module behind it.
+
+        Raises:
+            ValueError: an index without a residual block.
+        """
+        super().__init__()
+        for index in nonlocal_blocks:
+            _check_choice("residual block of a non-local block", index, range(len(blocks)))
+        for index, block in enumerate(blocks):
+            self.add_module(str(index), block)
+            if index in nonlocal_blocks:
+                self.add_module(f"nl{index}", nonlocal_blocks[index])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, C, T, H, W) -> (N, C', T, H', W')."""
+        # Not children(): that skips a module which stands in two places, such as a shared non-local block.
+        for block in self._modules.values():
+            x = block(x)
+        return x
+
+
+@BACKBONE.register()
+class ResNet3d(nn.Module):
+    """ResNet over clips. Sub-modules ``stem``, ``res2``, ``pool2``, ``res3``, ``res4``, ``res5``, in this order."""
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        depth: int = 50,
+        temporal: str = "c2d",
+        stem: str = "paper",
+        width: float = 1.0,
+        in_channels: int = 3,
+        norm: str | None = "BN",
+        stride_in_1x1: bool = False,
+        zero_init_residual: bool = True,
+        freeze_at: int = 0,
+        nonlocal_places: Mapping[str, Sequence[int]] | None = None,
+        make_nonlocal: Callable[[int, str], nn.Module] | None = None,
+        out_features: Sequence[str] = ("res5",),
+    ) -> None:
+        """Build the network.
+
+        Args:
+            depth: 18 (basic blocks), 50, 101 or 152 (bottlenecks).
+            temporal: "c2d", "i3d_3x1x1" or "i3d_3x3x3" (Sec. 3.4). Depth 18 has no 1x1 convolution to inflate: both
+                I3D styles inflate the first 3x3 of a block.
+            stem: a name in `STEMS`.
+            width: factor on every channel count, rounded to a multiple of 8.
+            in_channels: channels of the video.
+            norm: a name that `get_norm` knows.
+            stride_in_1x1: put a bottleneck's stride into its first 1x1 and not into its 3x3 (authors' code).
+            zero_init_residual: start the last norm of each residual branch with zero weight (authors' BN_INIT_GAMMA 0).
+            freeze_at: how many of stem, res2, ... res5 do not train, non-local blocks in them included.
+            nonlocal_places: stage -> residual blocks that get a non-local block behind them.
+            make_nonlocal: called ``(channels, stage)`` for each of these places; None: a `NonLocalBlock` as it comes.
+            out_features: stages that `forward` returns.
+
+        Raises:
+            ValueError: an argument outside of what is allowed.
+        """
+        super().__init__()
+        nonlocal_places, make_nonlocal = nonlocal_places or {}, make_nonlocal or _usual_nonlocal
+        _check_arguments(depth, temporal, stem, freeze_at, (*out_features, *nonlocal_places))
+        self._stem_name, self._layout, self._in_channels = stem, STEMS[stem], in_channels
+        self._channels = stage_channels(depth, width)
+        self._out_features = [stage for stage in STAGES if stage in out_features]
+        make_block = _block_factory(depth, stride_in_1x1, norm=norm, zero_init=zero_init_residual)
+
+        channels = scale_channels(64, width)
+        self.stem = Stem(self._layout, temporal, in_channels, channels, norm)
+        for stage, num_blocks in zip(STAGES, NUM_BLOCKS[depth]):
+            inner, outer = self._channels[stage]
+            kernels = _temporal_kernels(stage, num_blocks, depth, temporal)
+            stride = 1 if stage == "res2" else 2
+            blocks = [make_block(channels, inner, outer, stride=stride, temporal_kernels=kernels[0])]
+            blocks += [make_block(outer, inner, outer, temporal_kernels=kernel) for kernel in kernels[1:]]
+            places = nonlocal_places.get(stage, ())
+            self.add_module(stage, Stage(blocks, {index: make_nonlocal(outer, stage) for index in places}))
+            if stage == "res2":
+                self.pool2 = _max_pool(self._layout.pool2)
+            channels = outer
+        self._freeze(freeze_at)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict:
+        """Keyword arguments of the constructor out of ``cfg.MODEL``."""
+        node = cfg.MODEL.BACKBONE
+        _check_choice("MODEL.BACKBONE.DEPTH", node.DEPTH, NUM_BLOCKS)
+        return {
+            "depth": node.DEPTH,
+            "temporal": node.TEMPORAL,
+            "stem": node.STEM,
+            "width": node.WIDTH,
+            "in_channels": input_shape.channels,
+            "norm": cfg.MODEL.NORM,
+            "stride_in_1x1": node.STRIDE_IN_1X1,
+            "zero_init_residual": node.ZERO_INIT_RESIDUAL,
+            "freeze_at": node.FREEZE_AT,
+            "nonlocal_places": nonlocal_placement(cfg, dict(zip(STAGES, NUM_BLOCKS[node.DEPTH]))),
+            "make_nonlocal": partial(build_nonlocal_block, cfg),
+        }
+
+    def output_shape(self) -> dict[str, ShapeSpec]:
+        """Channels and strides of what `forward` returns."""
+        frames, space, _ = self._layout.stride()
+        shapes = {}
+        for stage in STAGES:
+            if stage != "res2":
+                space *= 2
+            shapes[stage] = ShapeSpec(channels=self._channels[stage][1], stride=space, temporal_stride=frames)
+            if stage == "res2":
+                frames *= self._layout.pool2.stride[0]
+        return {stage: shapes[stage] for stage in self._out_features}
+
+    def forward(self, video: torch.Tensor) -> dict[str, torch.Tensor]:
+        """(N, C, T, H, W) -> stage: (N, C', T', H', W'), sizes divided by the strides of `output_shape` and rounded.
+
+        Raises:
+            ValueError: the video has other channels than the network, or is too small for the pools of the stem.
+        """
+        self._check_video(video)
+        features = {}
+        x = self.stem(video)
+        for stage in STAGES:
+            x = getattr(self, stage)(x)
+            if stage in self._out_features:
+                features[stage] = x
+            if stage == "res2":
+                x = self.pool2(x)
+        return features
+
+    def _check_video(self, video: torch.Tensor) -> None:
+        if video.dim() != 5 or video.shape[1] != self._in_channels:
+            raise ValueError(f"video: expected (N, {self._in_channels}, T, H, W), got {tuple(video.shape)}")
+        needed = self._layout.minimum_clip_size()
+        if any(have < need for have, need in zip(video.shape[2:], needed)):
+            have, need = ("x".join(map(str, size)) for size in (tuple(video.shape[2:]), needed))
+            size = f"clip of {have} (frames x height x width)"
+            raise ValueError(f"{size}: stem {self._stem_name!r} needs at least {need}")
+
+    def _freeze(self, freeze_at: int) -> None:
+        for name in ("stem", *STAGES)[:freeze_at]:
+            module = getattr(self, name)
+            freeze_norms(module)
+            module.requires_grad_(False)

@@ -1,0 +1,48 @@
+"""From a config to a model on its device."""
+
+import logging
+
+import torch
+from torch import nn
+
+from nlvideo.config import CfgNode
+from nlvideo.modeling.meta_arch import META_ARCH
+from nlvideo.modeling.nonlocal_block.summary import format_nonlocal_table, nonlocal_table
+
+_logger = logging.getLogger(__name__)
+
+
+def build_model(cfg: CfgNode) -> nn.Module:
+    """Build the model that ``cfg.MODEL`` describes, on ``cfg.MODEL.DEVICE``, and log its non-local blocks.
+
+    Raises:
+        KeyError: ``MODEL.META_ARCHITECTURE`` is not registered.
+        ValueError: a value of the config is outside of what is allowed, or the device is not there.
+    """
+    device = resolve_device(cfg.MODEL.DEVICE)
+    model = META_ARCH.get(cfg.MODEL.META_ARCHITECTURE)(cfg).to(device)
+    _log_nonlocal_blocks(cfg, model)
+    return model
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device that a value of MODEL.DEVICE stands for: "auto" is CUDA where there is one, and else the CPU.
+
+    Raises:
+        ValueError: a CUDA device that this machine does not have.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        found = torch.cuda.device_count() or "no"
+        raise ValueError(f"MODEL.DEVICE: got {name!r}, but this machine has {found} CUDA device(s)")
+    return device
+
+
+def _log_nonlocal_blocks(cfg: CfgNode, model: nn.Module) -> None:
+    # Said in every log, so that no reader has to guess whether the blocks were on.
+    frames, side = cfg.INPUT.NUM_FRAMES, cfg.INPUT.CROP_SIZE
+    clip = torch.zeros(1, 3, frames, side, side, device="meta")
+    rows = nonlocal_table(model.backbone, clip) if cfg.MODEL.NONLOCAL.ENABLED else []
+    _logger.info("For one clip of %dx%dx%d: %s", frames, side, side, format_nonlocal_table(rows))

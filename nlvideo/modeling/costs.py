@@ -1,0 +1,60 @@
+"""Parameters and multiply-adds of the model that a config describes, without memory or time for its weights."""
+
+import torch
+from torch import nn
+
+from nlvideo.config import CfgNode
+from nlvideo.modeling.meta_arch import META_ARCH
+from nlvideo.modeling.nonlocal_block.summary import nonlocal_table
+from nlvideo.utils.analysis import cost_table, count_gmacs, parameter_count
+
+
+def meta_model(cfg: CfgNode) -> tuple[nn.Module, torch.Tensor]:
+    """The model of a config on the meta device, and one clip of the size it is trained on.
+
+    Returns:
+        The model, in eval mode, whose ``forward`` takes the clip, and the clip, uint8 (1, 3, T, H, W).
+
+    Raises:
+        KeyError: a name in the config is not registered.
+        ValueError: a value in the config is outside of what is allowed.
+    """
+    side = cfg.INPUT.CROP_SIZE
+    with torch.device("meta"):
+        model = META_ARCH.get(cfg.MODEL.META_ARCHITECTURE)(cfg).eval()
+        clip = torch.zeros(1, 3, cfg.INPUT.NUM_FRAMES, side, side, dtype=torch.uint8)
+    # What is counted takes pixels to scores; the dicts around them hold names and labels, which cost nothing.
+    model.forward = model.forward_clips
+    return model, clip
+
+
+def model_costs(cfg: CfgNode) -> dict:
+    """Costs of the model of a config for one clip of ``INPUT.NUM_FRAMES`` frames of ``INPUT.CROP_SIZE`` pixels.
+
+    Non-local blocks count as ``"dense"``, whichever algorithm they use, so that numbers can be compared.
+
+    Returns:
+        ``{"params": int, "gmacs": float, "nonlocal_blocks": list[dict]}``; a multiply-add counts once, and each block
+        is a row of `nonlocal_table`.
+
+    Raises:
+        KeyError: a name in the config is not registered.
+        ValueError: a value in the config is outside of what is allowed.
+    """
+    model, clip = meta_model(cfg)
+    return {
+        "params": parameter_count(model),
+        "gmacs": count_gmacs(model, clip),
+        "nonlocal_blocks": nonlocal_table(model, clip),
+    }
+
+
+def stage_table(cfg: CfgNode) -> str:
+    """A table of parameters and multiply-adds of the model of a config, its stages and its head.
+
+    Raises:
+        KeyError: a name in the config is not registered.
+        ValueError: a value in the config is outside of what is allowed.
+    """
+    model, clip = meta_model(cfg)
+    return cost_table(model, clip, depth=2)

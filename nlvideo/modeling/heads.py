@@ -1,0 +1,118 @@
+"""Heads: from the last feature map to class scores and losses (Sec. 4.1)."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from nlvideo.config import CfgNode, configurable
+from nlvideo.layers.shape_spec import ShapeSpec
+from nlvideo.utils.errors import one_of
+from nlvideo.utils.registry import Registry
+
+HEAD = Registry(
+    "HEAD",
+    """Modules that turn the last feature map of the backbone into class scores.
+
+    Called with ``obj(cfg, input_shape: ShapeSpec)``; returns an ``nn.Module`` with ``forward(x: (N, C, T, H, W))``,
+    which gives logits (N, K) in training mode and probabilities (N, K) in eval mode, and
+    ``losses(logits, labels) -> dict[str, Tensor]``.
+    """,
+)
+
+LOSSES = ("softmax", "sigmoid")
+
+
+def build_head(cfg: CfgNode, input_shape: ShapeSpec) -> nn.Module:
+    """The head that ``cfg.MODEL.HEAD.NAME`` names, for feature maps of `input_shape`.
+
+    Raises:
+        KeyError: the name is not registered.
+    """
+    return HEAD.get(cfg.MODEL.HEAD.NAME)(cfg, input_shape)
+
+
+@HEAD.register()
+class PoolLinearHead(nn.Module):
+    """Average pooling, dropout and one linear classifier.
+
+    In eval mode the classifier is convolutional: it reads every average over a window of the size seen in training, and
+    the probabilities of these positions are averaged. On a 256 px frame the authors' 7x7 windows give 2x2 positions.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        in_channels: int,
+        num_classes: int,
+        dropout: float = 0.5,
+        loss: str = "softmax",
+        window: tuple[int, int, int] | None = None,
+        init_std: float = 0.01,
+    ) -> None:
+        """Build the head.
+
+        Args:
+            in_channels: channels of the feature map.
+            num_classes: number of classes K.
+            dropout: probability of dropping a pooled channel in training (Sec. 4.1: 0.5).
+            loss: "softmax" (one label) or "sigmoid" (any number of them; Sec. 5.2).
+            window: frames, height and width that are averaged in eval mode; None: the whole map.
+            init_std: standard deviation of the classifier's weights (authors' FC_INIT_STD 0.01); its biases start at 0.
+
+        Raises:
+            ValueError: an unknown loss.
+        """
+        super().__init__()
+        if loss not in LOSSES:
+            raise one_of("loss", loss, LOSSES)
+        self.loss = loss
+        self.window = window
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = nn.Linear(in_channels, num_classes)
+        nn.init.normal_(self.classifier.weight, std=init_std)
+        nn.init.zeros_(self.classifier.bias)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict:
+        """Keyword arguments of the constructor; the window is the feature map of a training clip."""
+        node = cfg.MODEL.HEAD
+        side = math.ceil(cfg.INPUT.CROP_SIZE / input_shape.stride)
+        return {
+            "in_channels": input_shape.channels,
+            "num_classes": node.NUM_CLASSES,
+            "dropout": node.DROPOUT,
+            "loss": node.LOSS,
+            "window": (math.ceil(cfg.INPUT.NUM_FRAMES / input_shape.temporal_stride), side, side),
+            "init_std": node.INIT_STD,
+        }
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, C, T, H, W) -> (N, K): logits in training mode, probabilities in eval mode."""
+        if self.training:
+            return self.classifier(self.dropout(x.mean(dim=(2, 3, 4))))
+        # A map smaller than the window is one position.
+        window = [min(size, have) for size, have in zip(self.window or x.shape[2:], x.shape[2:])]
+        positions = F.avg_pool3d(x, window, stride=1).flatten(2).transpose(1, 2)
+        logits = self.classifier(positions).float()
+        scores = logits.softmax(dim=-1) if self.loss == "softmax" else logits.sigmoid()
+        return scores.mean(dim=1)
+
+    def losses(self, logits: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The loss of a batch, averaged over clips (and over classes for "sigmoid").
+
+        Args:
+            logits: (N, K), what `forward` gave in training mode.
+            labels: int64 (N,) for "softmax", multi-hot float (N, K) for "sigmoid".
+
+        Raises:
+            ValueError: labels of another shape.
+        """
+        expected = (len(logits),) if self.loss == "softmax" else tuple(logits.shape)
+        if tuple(labels.shape) != expected:
+            raise ValueError(f"labels: loss {self.loss!r} expects shape {expected}, got {tuple(labels.shape)}")
+        if self.loss == "softmax":
+            return {"loss_cls": F.cross_entropy(logits.float(), labels)}
+        return {"loss_cls": F.binary_cross_entropy_with_logits(logits.float(), labels.float())}

@@ -1,0 +1,117 @@
+"""Meta-architectures: whole models, from the pixels of a batch to losses or scores."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from nlvideo.config import CfgNode, configurable
+from nlvideo.modeling.backbone.build import build_backbone
+from nlvideo.modeling.heads import build_head
+from nlvideo.utils.events import get_event_storage, has_event_storage
+from nlvideo.utils.registry import Registry
+
+META_ARCH = Registry(
+    "META_ARCH",
+    """Whole models.
+
+    Called with ``obj(cfg)``; returns an ``nn.Module``. In training mode ``forward`` takes one batch,
+    ``{"video": uint8 (N, C, T, H, W), "label": int64 (N,) or multi-hot float (N, K), "video_id": list[str]}``, and
+    returns ``dict[str, scalar loss]``. In eval mode it takes a list of videos,
+    ``{"video": uint8 (V, C, T, H, W), "video_id": str, ...}`` with V views each, and returns a list of
+    ``{"video_id": str, "scores": float32 (K,) on the CPU}`` in the same order.
+    """,
+)
+
+
+@META_ARCH.register()
+class VideoClassifier(nn.Module):
+    """Normalised pixels, a backbone and a head."""
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        backbone: nn.Module,
+        head: nn.Module,
+        pixel_mean: Sequence[float],
+        pixel_std: Sequence[float],
+        views_per_forward: int = 10,
+    ) -> None:
+        """Put the parts together.
+
+        Args:
+            backbone: as the `BACKBONE` registry describes; the head reads its last feature.
+            head: as the `HEAD` registry describes.
+            pixel_mean: one value for every channel or one per channel, on the 0..255 scale.
+            pixel_std: likewise.
+            views_per_forward: views that go through the network at once in eval mode.
+
+        Raises:
+            ValueError: `views_per_forward` below 1.
+        """
+        super().__init__()
+        if views_per_forward < 1:
+            raise ValueError(f"views_per_forward: got {views_per_forward}, allowed: 1 or more")
+        self.backbone = backbone
+        self.head = head
+        self.views_per_forward = views_per_forward
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).float().view(-1, 1, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(pixel_std).float().view(-1, 1, 1, 1), persistent=False)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict:
+        """Keyword arguments of the constructor."""
+        backbone = build_backbone(cfg)
+        last_shape = list(backbone.output_shape().values())[-1]
+        return {
+            "backbone": backbone,
+            "head": build_head(cfg, last_shape),
+            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+            "pixel_std": cfg.MODEL.PIXEL_STD,
+            "views_per_forward": cfg.TEST.VIEWS_PER_FORWARD,
+        }
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is; inputs are moved there."""
+        return self.pixel_mean.device
+
+    def forward(self, batch: dict | list[dict]) -> dict[str, torch.Tensor] | list[dict]:
+        """A batch -> losses in training mode, a list of videos -> scores in eval mode; see `META_ARCH`."""
+        if self.training:
+            return self._losses(batch)
+        return self._scores(batch)
+
+    def forward_clips(self, video: torch.Tensor) -> torch.Tensor:
+        """uint8 (N, C, T, H, W) -> (N, K): what the head makes of the clips, logits or probabilities."""
+        pixels = video.to(self.device, non_blocking=True).float()
+        features = self.backbone((pixels - self.pixel_mean) / self.pixel_std)
+        return self.head(list(features.values())[-1])
+
+    def _losses(self, batch: dict) -> dict[str, torch.Tensor]:
+        labels = batch["label"].to(self.device, non_blocking=True)
+        logits = self.forward_clips(batch["video"])
+        losses = self.head.losses(logits, labels)
+        if labels.dim() == 1 and has_event_storage():
+            correct = (logits.detach().argmax(dim=1) == labels).float()
+            get_event_storage().put_scalar("top1", 100 * correct.mean())
+        return losses
+
+    def _scores(self, videos: list[dict]) -> list[dict]:
+        # Views of one size share forward passes, whichever video they belong to: evaluating many short videos costs
+        # no more passes than evaluating a long one.
+        by_size = defaultdict(list)
+        for index, video in enumerate(videos):
+            by_size[video["video"].shape[1:]] += [(index, view) for view in video["video"]]
+        scores = [[] for _ in videos]
+        for views in by_size.values():
+            for start in range(0, len(views), self.views_per_forward):
+                indices, clips = zip(*views[start : start + self.views_per_forward])
+                for index, row in zip(indices, self.forward_clips(torch.stack(clips))):
+                    scores[index].append(row)
+        return [
+            {"video_id": video["video_id"], "scores": torch.stack(rows).float().mean(dim=0).cpu()}
+            for video, rows in zip(videos, scores)
+        ]

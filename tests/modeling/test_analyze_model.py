@@ -1,0 +1,98 @@
+"""tools/analyze_model.py: its output, its errors, and that help is instant."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nlvideo.engine.script import run_script
+
+ROOT = Path(__file__).resolve().parents[2]
+TOOL = ROOT / "tools" / "analyze_model.py"
+
+YAML = """
+MODEL:
+  BACKBONE: {DEPTH: 18, WIDTH: 0.25, STEM: small}
+  NONLOCAL: {ENABLED: True, BLOCKS: ["res4.0"]}
+  HEAD: {NUM_CLASSES: 8}
+INPUT: {NUM_FRAMES: 8, CROP_SIZE: 64, SHORT_SIDE_RANGE: [64, 80]}
+"""
+
+
+@pytest.fixture
+def config_file(tmp_path: Path) -> str:
+    """A small network with one non-local block."""
+    path = tmp_path / "small.yaml"
+    path.write_text(YAML)
+    return str(path)
+
+
+def _run(*arguments: str) -> None:
+    spec = importlib.util.spec_from_file_location("analyze_model", TOOL)
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    run_script(tool.main, tool.build_parser(), arguments)
+
+
+def test_json_is_one_object_with_three_keys(config_file: str, capsys: pytest.CaptureFixture) -> None:
+    _run("--config-file", config_file, "--json")
+    costs = json.loads(capsys.readouterr().out)
+    assert list(costs) == ["params", "gmacs", "nonlocal_blocks"]
+    assert isinstance(costs["params"], int) and isinstance(costs["gmacs"], float)
+    assert [row["name"].split(".", 1)[1] for row in costs["nonlocal_blocks"]] == ["res4.nl0"]
+
+
+def test_tables_show_stages_and_blocks(config_file: str, capsys: pytest.CaptureFixture) -> None:
+    _run("--config-file", config_file)
+    out = capsys.readouterr().out
+    assert "one clip of 8x64x64" in out
+    for name in ("backbone.stem", "backbone.res5", "head", "res4.nl0"):
+        assert name in out
+
+
+def test_overrides_reach_the_model(config_file: str, capsys: pytest.CaptureFixture) -> None:
+    _run("--config-file", config_file, "--json", "MODEL.NONLOCAL.ENABLED", "False", "INPUT.NUM_FRAMES", "16")
+    without = json.loads(capsys.readouterr().out)
+    _run("--config-file", config_file, "--json")
+    with_block = json.loads(capsys.readouterr().out)
+    assert without["nonlocal_blocks"] == []
+    assert without["params"] < with_block["params"] and without["gmacs"] > with_block["gmacs"]
+    _run("--config-file", config_file, "MODEL.NONLOCAL.ENABLED", "False")
+    assert "Non-local blocks: none" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["MODEL.BACKBONE.DEPTH", "34"], "MODEL.BACKBONE.DEPTH: got 34, allowed: 18, 50, 101, 152"),
+        (["MODEL.BACKBONE.NAME", "ResNet3"], "ResNet3d"),
+        (["MODEL.HEAD.NAME", "Head"], "unknown HEAD 'Head'"),
+        (["INPUT.NUM_FRAMES", "1"], "at least 2x1x1"),
+    ],
+)
+def test_a_wrong_value_is_one_line(
+    config_file: str, capsys: pytest.CaptureFixture, overrides: list, message: str
+) -> None:
+    with pytest.raises(SystemExit) as exit_info:
+        _run("--config-file", config_file, "--json", *overrides)
+    captured = capsys.readouterr()
+    assert exit_info.value.code == 2 and captured.out == ""
+    assert message in captured.err and captured.err.count("\n") == 1
+
+
+def test_help_does_not_import_torch() -> None:
+    code = (
+        "import runpy, sys\n"
+        f"sys.argv = ['analyze_model.py', '--help']\n"
+        "try:\n"
+        f"    runpy.run_path({str(TOOL)!r}, run_name='__main__')\n"
+        "except SystemExit as end:\n"
+        "    assert end.code in (0, None), end.code\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "--config-file" in done.stdout and "--json" in done.stdout
