@@ -1,0 +1,26 @@
+"""Data: datasets by name, exact video decoding, clip sampling, augmentation, and the loaders built from them."""
+
+from nlvideo.data.build import TestLoader, TrainLoader, build_test_loader, build_train_loader
+from nlvideo.data.catalog import DatasetCatalog, MetadataCatalog
+from nlvideo.data.clip_sampling import CLIP_SAMPLER, VideoTooShort
+from nlvideo.data.dataset_mapper import MAPPER, VideoMapper
+from nlvideo.data.datasets import get_dataset
+from nlvideo.data.samplers import SAMPLER
+from nlvideo.data.video_reader import VideoDecodeError, VideoReader
+
+__all__ = [
+    "CLIP_SAMPLER",
+    "MAPPER",
+    "SAMPLER",
+    "DatasetCatalog",
+    "MetadataCatalog",
+    "TestLoader",
+    "TrainLoader",
+    "VideoDecodeError",
+    "VideoMapper",
+    "VideoReader",
+    "VideoTooShort",
+    "build_test_loader",
+    "build_train_loader",
+    "get_dataset",
+]

@@ -1,0 +1,123 @@
+"""Spatial augmentation of clips: the same for all frames of a clip, on uint8 tensors (T, H, W, 3).
+
+Resizing is bilinear on uint8 without antialiasing, as in the authors' code (OpenCV). Against antialiasing it costs the
+same, gives the same pixels where frames grow and keeps published weights comparable.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+
+def resize_short_side(frames: torch.Tensor, short_side: int) -> torch.Tensor:
+    """Resize so that the short side is exactly ``short_side``; the long side keeps the aspect ratio, rounded down.
+
+    Args:
+        frames: uint8 (T, H, W, 3).
+        short_side: pixels.
+
+    Returns:
+        uint8 (T, H', W', 3); the input itself where its short side is right already.
+    """
+    height, width = frames.shape[1:3]
+    short = min(height, width)
+    if short == short_side:
+        return frames
+    # In integers: height * (short_side / height) in floats may end one pixel short.
+    size = (height * short_side // short, width * short_side // short)
+    # Torch's fast case, which comes out the same way.
+    channels_last = frames.permute(0, 3, 1, 2)
+    return F.interpolate(channels_last, size=size, mode="bilinear", align_corners=False).permute(0, 2, 3, 1)
+
+
+def jitter_short_side(frames: torch.Tensor, short_side_range: Sequence[int], rng: np.random.Generator) -> torch.Tensor:
+    """Resize to a short side drawn uniformly from the integers of ``[smallest, largest]`` (Sec. 4.1).
+
+    Args:
+        frames: uint8 (T, H, W, 3).
+        short_side_range: pixels, both ends included.
+        rng: source of chance.
+
+    Returns:
+        uint8 (T, H', W', 3).
+    """
+    return resize_short_side(frames, int(rng.integers(short_side_range[0], short_side_range[1], endpoint=True)))
+
+
+def random_crop(frames: torch.Tensor, size: int, rng: np.random.Generator) -> torch.Tensor:
+    """Cut a square out of a uniformly random place, the same for all frames.
+
+    Args:
+        frames: uint8 (T, H, W, 3).
+        size: pixels.
+        rng: source of chance.
+
+    Returns:
+        A view, uint8 (T, size, size, 3).
+
+    Raises:
+        ValueError: the frames are smaller than the crop.
+    """
+    height, width = _check_fits(frames, size)
+    top, left = (int(rng.integers(0, slack, endpoint=True)) for slack in (height - size, width - size))
+    return frames[:, top : top + size, left : left + size]
+
+
+def uniform_crops(frames: torch.Tensor, size: int, num_crops: int) -> list[torch.Tensor]:
+    """Cut the crops of a test: the centre, or the two ends of the long side and the centre between them.
+
+    ::
+
+        3 crops, landscape    +----+----+----+        portrait: top, centre, bottom
+                              | 0  | 1  | 2  |
+                              +----+----+----+
+
+    Args:
+        frames: uint8 (T, H, W, 3).
+        size: pixels; 0 for the whole frame, which is one crop.
+        num_crops: 1 or 3.
+
+    Returns:
+        Views, uint8 (T, size, size, 3), in the order left to right or top to bottom.
+
+    Raises:
+        ValueError: the frames are smaller than the crop, or another number of crops is asked for.
+    """
+    allowed = (1, 3) if size else (1,)
+    if num_crops not in allowed:
+        raise ValueError(f"num_crops: got {num_crops} for crop size {size}, allowed: {' or '.join(map(str, allowed))}")
+    if size == 0:
+        return [frames]
+    height, width = _check_fits(frames, size)
+    top, left = (height - size) // 2, (width - size) // 2
+    if num_crops == 1:
+        corners = [(top, left)]
+    elif width >= height:
+        corners = [(top, 0), (top, left), (top, width - size)]
+    else:
+        corners = [(0, left), (top, left), (height - size, left)]
+    return [frames[:, y : y + size, x : x + size] for y, x in corners]
+
+
+def flip(frames: torch.Tensor) -> torch.Tensor:
+    """Mirror the frames (T, H, W, 3), left to right."""
+    return frames.flip(2)
+
+
+def random_flip(frames: torch.Tensor, probability: float, rng: np.random.Generator) -> torch.Tensor:
+    """Mirror all frames (T, H, W, 3) of a clip, or none; the generator advances in either case."""
+    return flip(frames) if rng.random() < probability else frames
+
+
+def to_clip(frames: torch.Tensor) -> torch.Tensor:
+    """Turn frames (T, H, W, 3) into the contiguous (3, T, H, W) that a model takes."""
+    return frames.permute(3, 0, 1, 2).contiguous()
+
+
+def _check_fits(frames: torch.Tensor, size: int) -> tuple[int, int]:
+    height, width = frames.shape[1:3]
+    if min(height, width) < size:
+        raise ValueError(f"a crop of {size}x{size} px does not fit into frames of {height}x{width} px")
+    return height, width

@@ -1,0 +1,78 @@
+"""Datasets by name: a function that returns the records, and what is known about them.
+
+A record is ``{"file_name": absolute path, "label": int or list of int, "video_id": str}``, optionally with
+``start_sec`` and ``end_sec`` where the sample is a part of the file.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from nlvideo.utils.errors import LookupFailed, did_you_mean
+
+Record = dict[str, Any]
+
+
+@dataclass
+class Metadata:
+    """What is known about a dataset beyond its records.
+
+    Attributes:
+        classes: names of the classes, in the order of the labels; empty where they have no names.
+        evaluator_type: "classification" (one label) or "multilabel" (any number).
+    """
+
+    classes: list[str] = field(default_factory=list)
+    evaluator_type: str = "classification"
+
+
+class _DatasetCatalog:
+    """A table of names and functions that return lists of records."""
+
+    def __init__(self) -> None:
+        self._functions: dict[str, Callable[[], list[Record]]] = {}
+
+    def register(self, name: str, func: Callable[[], list[Record]]) -> None:
+        """Add a dataset. ``func`` is called without arguments, anew for every ``get``.
+
+        Raises:
+            LookupFailed: the name is taken.
+        """
+        if name in self._functions:
+            raise LookupFailed(f"dataset {name!r} is already registered")
+        self._functions[name] = func
+
+    def get(self, name: str) -> list[Record]:
+        """Return the records of a dataset.
+
+        Raises:
+            LookupFailed: no dataset has this name; the message lists what is close and what there is.
+        """
+        if name not in self._functions:
+            hint = did_you_mean(name, self._functions) or "no name is close."
+            raise LookupFailed(
+                f"unknown dataset {name!r}: {hint} Registered: {', '.join(sorted(self)) or 'none'}."
+                " Your own videos need no registration: 'list:FILE' or 'folder:DIR'"
+            )
+        return self._functions[name]()
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._functions
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._functions)
+
+
+class _MetadataCatalog:
+    """A table of names and ``Metadata``; an entry comes into being when it is first asked for."""
+
+    def __init__(self) -> None:
+        self._metadata: dict[str, Metadata] = {}
+
+    def get(self, name: str) -> Metadata:
+        """Return the metadata of a dataset, to read or to fill in by assignment."""
+        return self._metadata.setdefault(name, Metadata())
+
+
+DatasetCatalog = _DatasetCatalog()
+MetadataCatalog = _MetadataCatalog()

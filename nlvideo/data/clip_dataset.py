@@ -1,0 +1,144 @@
+"""The map-style datasets that the loader's workers run: a record and its place in the stream become a sample."""
+
+import pickle
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from nlvideo.data.catalog import Record
+from nlvideo.data.clip_sampling import VideoTooShort
+from nlvideo.data.video_reader import VideoDecodeError
+
+# Records tried in place of one that fails, before the dataset itself is taken to be broken.
+MAX_ATTEMPTS = 20
+
+
+class SerializedRecords(Sequence):
+    """Records in one block of memory, which all workers of a loader share.
+
+    A list of dicts would be copied into each forked worker bit by bit, because merely reading a Python object writes
+    its reference count; a spawned worker would copy it at once.
+    """
+
+    def __init__(self, records: Sequence[Record]):
+        blobs = [np.frombuffer(pickle.dumps(record, protocol=-1), np.uint8) for record in records]
+        self._ends = torch.from_numpy(np.cumsum([len(blob) for blob in blobs], dtype=np.int64))
+        self._data = torch.from_numpy(np.concatenate(blobs) if blobs else np.zeros(0, np.uint8))
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def __getitem__(self, index: int) -> Record:
+        if not 0 <= index < len(self):
+            raise IndexError(f"record {index} was asked for, there are {len(self)}")
+        start = int(self._ends[index - 1]) if index else 0
+        return pickle.loads(memoryview(self._data[start : int(self._ends[index])].numpy()))
+
+    def __iter__(self) -> Iterator[Record]:
+        return (self[index] for index in range(len(self)))
+
+
+class TrainDataset(Dataset):
+    """Samples for training, by (index of a record, position in the stream).
+
+    The chance of a sample comes from the seed and the position alone. A record that cannot be decoded, or is too short,
+    is replaced by another one drawn from the same chance; the sample's ``"failed"`` lists (path, reason) of such.
+
+    Args:
+        records: the dataset.
+        mapper: see ``MAPPER``.
+        seed: the run's, at least 0.
+    """
+
+    def __init__(self, records: Sequence[Record], mapper: Callable, seed: int):
+        self.records, self.mapper, self.seed = records, mapper, seed
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any] | ValueError:
+        """Return a sample, or the error to raise where no replacement works either.
+
+        The error is returned, so that it reaches the user without a worker's traceback around it.
+        """
+        index, position = key
+        rng = np.random.default_rng([self.seed, position])
+        failed: list[tuple[str, str]] = []
+        errors, tried = [], set()
+        while len(tried) < min(MAX_ATTEMPTS, len(self.records)):
+            tried.add(index)
+            record = self.records[index]
+            try:
+                return {**self.mapper(record, rng), "failed": failed}
+            except (VideoDecodeError, VideoTooShort) as error:
+                errors.append(error)
+                failed.append((record["file_name"], getattr(error, "reason", str(error))))
+            while index in tried and len(tried) < len(self.records):
+                index = int(rng.integers(len(self.records)))
+        return unusable_dataset(failed, errors)
+
+
+class TestDataset(Dataset):
+    """Samples for testing, by index; one that fails keeps its place with ``"video": None``.
+
+    Args:
+        records: the dataset.
+        mapper: see ``MAPPER``; it also has ``target(record)``, the label without decoding.
+    """
+
+    __test__ = False  # not a test class, whatever pytest makes of its name
+
+    def __init__(self, records: Sequence[Record], mapper: Callable):
+        self.records, self.mapper = records, mapper
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        record = self.records[index]
+        try:
+            return {**self.mapper(record, None), "failed": False}
+        except (VideoDecodeError, VideoTooShort) as error:
+            sample = {"video": None, "label": self.mapper.target(record), "video_id": record["video_id"]}
+            return {**sample, "failed": True, "file_name": record["file_name"], "error": error}
+
+
+def unusable_dataset(failed: list[tuple[str, str]], errors: list[Exception]) -> ValueError:
+    """Return the error, one line, for a dataset of which no video that was tried could be used."""
+    path, reason = failed[-1]
+    if all(isinstance(error, VideoTooShort) for error in errors):
+        needed, longest = errors[-1].needed, max(error.num_video_frames for error in errors)
+        return ValueError(
+            f"every video tried ({len(failed)}) is shorter than a clip: a clip needs {needed} frames, the longest video"
+            f" has {longest}; INPUT.SHORT_VIDEO 'error' refuses them, 'wrap' and 'clamp' do not"
+        )
+    return ValueError(f"none of {len(failed)} videos tried in a row could be used; the last: {path}: {reason}")
+
+
+def collate_train(samples: list[dict[str, Any] | ValueError]) -> dict[str, Any] | ValueError:
+    """Stack the samples of a training batch; an error among them becomes the batch.
+
+    Returns:
+        {"video": uint8 (N, C, T, H, W), "label": int64 (N,) or float32 (N, num_classes), "video_id": list of str,
+        "num_failed": int, "failed": list of (path, reason)}.
+    """
+    for sample in samples:
+        if isinstance(sample, ValueError):
+            return sample
+    labels = [sample["label"] for sample in samples]
+    failed = [failure for sample in samples for failure in sample["failed"]]
+    return {
+        "video": torch.stack([sample["video"] for sample in samples]),
+        "label": torch.stack(labels) if isinstance(labels[0], torch.Tensor) else torch.tensor(labels),
+        "video_id": [sample["video_id"] for sample in samples],
+        "num_failed": len(failed),
+        "failed": failed,
+    }
+
+
+def collate_test(samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Leave the samples as they are: videos at test may differ in size."""
+    return samples

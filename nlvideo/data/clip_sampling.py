@@ -1,0 +1,178 @@
+"""Which frames make a clip: pure functions of a video's length and a random generator.
+
+A clip of L frames with stride s covers ``(L - 1) * s + 1`` frames from its first to its last::
+
+    L = 4, s = 2      start
+    frame       0  1  2  3  4  5  6  7  8  9
+    clip              x  .  x  .  x  .  x
+                      |<-- 7 frames -->|
+
+What a clip does past the end of a video is its ``short_video`` policy, here for 5 frames and start 0::
+
+    "wrap"      0  2  4  1      start again (authors)
+    "clamp"     0  2  4  4      repeat the last frame
+    "error"     VideoTooShort
+"""
+
+import numpy as np
+
+from nlvideo.utils.errors import one_of
+from nlvideo.utils.registry import Registry
+
+CLIP_SAMPLER = Registry(
+    "CLIP_SAMPLER",
+    """Chooses the frames of the clips of a video.
+
+    Created as ``cls(num_frames=, frame_stride=, short_video=, num_clips=)`` and called as ``sampler(num_video_frames,
+    rng)``: ``rng`` is a numpy Generator in training and None at test, where a clip must not depend on chance. Returns
+    ``num_clips`` lists of ``num_frames`` indices in ``[0, num_video_frames)``. Raises ``VideoTooShort``.
+    """,
+)
+
+POLICIES = ("wrap", "clamp", "error")
+
+
+class VideoTooShort(ValueError):
+    """A video has fewer frames than a clip needs, and the policy for short videos is "error"."""
+
+    def __init__(self, num_video_frames: int, needed: int):
+        super().__init__(num_video_frames, needed)
+        self.num_video_frames = num_video_frames
+        self.needed = needed
+
+    def __str__(self) -> str:
+        return f"the video has {self.num_video_frames} frames, a clip needs {self.needed}"
+
+
+class ClipSampler:
+    """Base of the samplers of this file: holds the arguments and applies the policy for short videos.
+
+    Args:
+        num_frames: frames of a clip.
+        frame_stride: distance between them, in frames.
+        short_video: "wrap", "clamp" or "error"; see the top of this file.
+        num_clips: clips per video.
+
+    Raises:
+        ValueError: a number is below 1 or the policy is unknown.
+    """
+
+    def __init__(self, num_frames: int, frame_stride: int = 1, short_video: str = "wrap", num_clips: int = 1):
+        numbers = {"num_frames": num_frames, "frame_stride": frame_stride, "num_clips": num_clips}
+        for name, value in numbers.items():
+            if value < 1:
+                raise ValueError(f"{name}: got {value}, allowed: 1 or more")
+        if short_video not in POLICIES:
+            raise one_of("short_video", short_video, POLICIES)
+        self.num_frames, self.frame_stride, self.num_clips = num_frames, frame_stride, num_clips
+        self.short_video = short_video
+
+    @property
+    def span(self) -> int:
+        """Frames from the first to the last of a clip, both included."""
+        return (self.num_frames - 1) * self.frame_stride + 1
+
+    def expand(self, start: int, num_video_frames: int) -> list[int]:
+        """Return the indices of the clip that begins at ``start``.
+
+        Raises:
+            VideoTooShort: the policy is "error" and the video has fewer frames than the span of a clip.
+        """
+        self.check_length(num_video_frames, self.span)
+        indices = range(start, start + self.span, self.frame_stride)
+        if self.short_video == "clamp":
+            return [min(index, num_video_frames - 1) for index in indices]
+        return [index % num_video_frames for index in indices]
+
+    def check_length(self, num_video_frames: int, needed: int) -> None:
+        """Raise ``VideoTooShort`` where the policy is "error" and the video has fewer frames than ``needed``."""
+        if self.short_video == "error" and num_video_frames < needed:
+            raise VideoTooShort(num_video_frames, needed)
+
+
+@CLIP_SAMPLER.register()
+class RandomClip(ClipSampler):
+    """Clips from random places, for training (authors' code).
+
+    With S = L * s: the start is uniform among the integers 0 to n - S, both included, where the video has n > S
+    frames, and 0 otherwise.
+
+    Raises:
+        ValueError: called without a random generator.
+        VideoTooShort: see ``ClipSampler.expand``.
+    """
+
+    def __call__(self, num_video_frames: int, rng: np.random.Generator | None) -> list[list[int]]:
+        if rng is None:
+            raise ValueError(
+                "RandomClip needs a random generator and is for training; for test: 'UniformClips', 'AuthorsClips'"
+            )
+        last_start = max(0, num_video_frames - self.num_frames * self.frame_stride)
+        starts = rng.integers(0, last_start, size=self.num_clips, endpoint=True)
+        return [self.expand(int(start), num_video_frames) for start in starts]
+
+
+@CLIP_SAMPLER.register()
+class UniformClips(ClipSampler):
+    """Clips whose starts divide the video evenly, the first at its first frame and the last ending at its last.
+
+    With ``m = max(0, n - span)``, clip j of K starts at ``j * m / (K - 1)`` rounded half up; a single clip starts at
+    ``m // 2``, in the middle::
+
+        n = 10, L = 4, s = 1, K = 3        0 1 2 3 . . . . . .
+                                           . . . 3 4 5 6 . . .
+                                           . . . . . . 6 7 8 9
+
+    In videos shorter than a clip all clips start at 0.
+    """
+
+    def __call__(self, num_video_frames: int, rng: np.random.Generator | None = None) -> list[list[int]]:
+        slack, gaps = max(0, num_video_frames - self.span), self.num_clips - 1
+        # Rounded in integers, so that no float decides a frame.
+        starts = [(2 * j * slack + gaps) // (2 * gaps) for j in range(self.num_clips)] if gaps else [slack // 2]
+        return [self.expand(start, num_video_frames) for start in starts]
+
+
+@CLIP_SAMPLER.register()
+class AuthorsClips(ClipSampler):
+    """Test clips where the authors' code puts them: clip j of K starts at ``int(n / K * j)``.
+
+    The last clips run past the end and always wrap, whatever ``short_video`` says about videos shorter than a clip::
+
+        n = 10, L = 4, s = 1, K = 3        0 1 2 3 . . . . . .
+                                           . . . 3 4 5 6 . . .
+                                           . . . . . . 6 7 8 9
+        K = 4: starts 0 2 5 7, the last    0 . . . . . . 7 8 9
+    """
+
+    def __call__(self, num_video_frames: int, rng: np.random.Generator | None = None) -> list[list[int]]:
+        self.check_length(num_video_frames, self.span)
+        offsets = range(0, self.span, self.frame_stride)
+        starts = [j * num_video_frames // self.num_clips for j in range(self.num_clips)]
+        return [[(start + offset) % num_video_frames for offset in offsets] for start in starts]
+
+
+@CLIP_SAMPLER.register()
+class SegmentClip(ClipSampler):
+    """One frame from each of L equal segments of the whole video; the stride is not used.
+
+    In training the frame is uniform within its segment. At test clip j of K takes the frame at ``(2 j + 1) / (2 K)``
+    of every segment, so that a single clip takes the middles::
+
+        n = 12, L = 4        | 0  1  2 | 3  4  5 | 6  7  8 | 9 10 11 |
+        test, K = 1               x         x         x         x
+
+    A video with fewer frames than segments repeats frames in order, or is an error under the policy "error".
+    """
+
+    def __call__(self, num_video_frames: int, rng: np.random.Generator | None = None) -> list[list[int]]:
+        self.check_length(num_video_frames, self.num_frames)
+        n, length = num_video_frames, self.num_frames
+        if rng is None:
+            parts = 2 * self.num_clips
+            return [
+                [(parts * i + 2 * j + 1) * n // (parts * length) for i in range(length)] for j in range(self.num_clips)
+            ]
+        first = np.arange(length) * n // length
+        end = np.maximum(first + 1, (np.arange(length) + 1) * n // length)
+        return [rng.integers(first, end).tolist() for _ in range(self.num_clips)]

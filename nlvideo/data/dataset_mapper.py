@@ -1,0 +1,138 @@
+"""From a dataset record to what a model takes: decode, choose clips, augment."""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from nlvideo.config import CfgNode, configurable
+from nlvideo.data import augmentation
+from nlvideo.data.catalog import Record
+from nlvideo.data.clip_sampling import CLIP_SAMPLER, ClipSampler
+from nlvideo.data.video_reader import VideoDecodeError, VideoReader
+from nlvideo.utils.registry import Registry
+
+MAPPER = Registry(
+    "MAPPER",
+    """Turns a dataset record into a sample.
+
+    Created as ``cls(cfg, is_train)`` and called as ``mapper(record, rng)``: ``rng`` is a numpy Generator in training
+    and None at test. Returns {"video": uint8 (C, T, H, W) in training, (V, C, T, H, W) at test with V views, "label":
+    int, or float32 (num_classes,) with ones where there may be several, "video_id": str}. Raises ``VideoDecodeError``
+    or ``VideoTooShort``, which the loader handles. It is pickled into worker processes.
+    """,
+)
+
+
+@MAPPER.register()
+class VideoMapper:
+    """The mapper of Sec. 4.1: random clip, scale, crop and flip in training; clips x crops (x flips) at test.
+
+    At test all views are cut from one decode of the union of their frames, in the order clip, crop, flip.
+
+    Args:
+        is_train: which of the two.
+        clip_sampler: chooses the frames.
+        short_side_range: [smallest, largest] short side, pixels; the first is used at test.
+        crop_size: pixels; 0 at test for whole frames.
+        flip_prob: probability of a mirrored clip, in training.
+        num_crops: 1 or 3, at test.
+        flip_views: at test every view also mirrored.
+        num_classes: for samples with any number of labels the length of the label vector; None for one label.
+
+    Raises:
+        ValueError: at test, a clip sampler that needs a random generator.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        is_train: bool,
+        clip_sampler: ClipSampler,
+        short_side_range: tuple[int, int],
+        crop_size: int,
+        flip_prob: float = 0.5,
+        num_crops: int = 1,
+        flip_views: bool = False,
+        num_classes: int | None = None,
+    ):
+        self.is_train = is_train
+        self.clip_sampler = clip_sampler
+        self.short_side_range = tuple(short_side_range)
+        self.crop_size = crop_size
+        self.flip_prob = flip_prob
+        self.num_crops = num_crops
+        self.flip_views = flip_views
+        self.num_classes = num_classes
+        if not is_train:
+            # A sampler that cannot do without chance is found out here and not in a worker.
+            clip_sampler(clip_sampler.num_frames * clip_sampler.frame_stride, None)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, is_train: bool) -> dict[str, Any]:
+        """Return the constructor's arguments."""
+        name = cfg.INPUT.CLIP_SAMPLER if is_train else cfg.TEST.CLIP_SAMPLER
+        clip_sampler = CLIP_SAMPLER.get(name)(
+            num_frames=cfg.INPUT.NUM_FRAMES,
+            frame_stride=cfg.INPUT.FRAME_STRIDE,
+            short_video=cfg.INPUT.SHORT_VIDEO,
+            num_clips=1 if is_train else cfg.TEST.NUM_CLIPS,
+        )
+        return {
+            "is_train": is_train,
+            "clip_sampler": clip_sampler,
+            "short_side_range": cfg.INPUT.SHORT_SIDE_RANGE if is_train else (cfg.TEST.SHORT_SIDE,) * 2,
+            "crop_size": cfg.INPUT.CROP_SIZE if is_train else cfg.TEST.CROP_SIZE,
+            "flip_prob": cfg.INPUT.FLIP_PROB,
+            "num_crops": cfg.TEST.NUM_CROPS,
+            "flip_views": cfg.TEST.FLIP,
+            "num_classes": cfg.MODEL.HEAD.NUM_CLASSES if cfg.MODEL.HEAD.LOSS == "sigmoid" else None,
+        }
+
+    def __call__(self, record: Record, rng: np.random.Generator | None) -> dict[str, Any]:
+        clips, frames = self._decode(record, rng)
+        video = self._train_clip(frames[clips[0]], rng) if self.is_train else self._test_views(frames, clips)
+        return {"video": video, "label": self.target(record), "video_id": record["video_id"]}
+
+    def target(self, record: Record) -> int | torch.Tensor:
+        """Return the label as the model and the evaluators take it; needs no decoding."""
+        if self.num_classes is None:
+            return record["label"]
+        target = torch.zeros(self.num_classes)
+        target[record["label"]] = 1
+        return target
+
+    def _decode(self, record: Record, rng: np.random.Generator | None) -> tuple[list[list[int]], torch.Tensor]:
+        """Return the clips as rows of the frames, and the frames: each that any clip needs, once."""
+        with VideoReader(record["file_name"]) as video:
+            first, end = _interval(record, video)
+            clips = self.clip_sampler(end - first, rng)
+            needed = sorted(set().union(*clips))
+            frames = video.get_frames([first + index for index in needed])
+        row = {index: i for i, index in enumerate(needed)}
+        return [[row[index] for index in clip] for clip in clips], torch.from_numpy(frames)
+
+    def _train_clip(self, frames: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+        frames = augmentation.jitter_short_side(frames, self.short_side_range, rng)
+        frames = augmentation.random_crop(frames, self.crop_size, rng)
+        return augmentation.to_clip(augmentation.random_flip(frames, self.flip_prob, rng))
+
+    def _test_views(self, frames: torch.Tensor, clips: list[list[int]]) -> torch.Tensor:
+        frames = augmentation.resize_short_side(frames, self.short_side_range[0])
+        views = []
+        for clip in clips:
+            for crop in augmentation.uniform_crops(frames, self.crop_size, self.num_crops):
+                view = crop[clip]
+                views.extend([view, augmentation.flip(view)] if self.flip_views else [view])
+        return torch.stack([augmentation.to_clip(view) for view in views])
+
+
+def _interval(record: Record, video: VideoReader) -> tuple[int, int]:
+    """The frames [first, end) of a record: the whole video, or from its start_sec to before its end_sec."""
+    first = video.index_at(record["start_sec"]) if "start_sec" in record else 0
+    end = video.index_at(record["end_sec"]) if "end_sec" in record else video.num_frames
+    if first >= end:
+        interval = f"{record.get('start_sec', 0)} s to {record.get('end_sec', 'the end')}"
+        raise VideoDecodeError(video.path, f"no frames from {interval} among {video.num_frames} at {video.fps:.4g} fps")
+    return first, end

@@ -1,0 +1,239 @@
+"""The "beacon" data set: small videos that only a network relating far-apart positions can classify.
+
+A lamp glows in one colour and goes out; then agents of different colours enter, each performing another action. The
+label is the action of the agent that has the lamp's colour (``beacon_render`` draws this). The files are made on first
+use, so that "beacon_train" and "beacon_val" need no download: H.264 in MP4, lists that ``list:FILE`` reads as well, and
+``truth.jsonl`` with the places of lamp and agents.
+"""
+
+import json
+import logging
+import multiprocessing
+import os
+import shutil
+import signal
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import av
+import numpy as np
+from av.video.reformatter import VideoReformatter
+from iopath.common.file_io import file_lock
+from tqdm import tqdm
+
+from nlvideo.data.catalog import DatasetCatalog, MetadataCatalog
+from nlvideo.data.datasets.beacon_render import ACTIONS, COLOURS, Scene, render, sample_scene
+
+# Raised whenever the same spec would give other videos, so that an old folder is noticed.
+_GENERATOR_VERSION = 1
+_SPLITS = ("train", "val")
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class BeaconSpec:
+    """What to generate; two equal specs give the same files.
+
+    Attributes:
+        num_agents: agents in each clip; guessing among the actions shown is right once in ``num_agents``.
+        num_colours: colours that lamp and agents are drawn from, at least ``num_agents``.
+        num_frames: frames of a clip.
+        size: height and width in pixels.
+        overlap: agents enter while the lamp still glows, instead of after it went out.
+        num_train: clips of the training split.
+        num_val: clips of the validation split.
+        seed: of everything random.
+
+    Raises:
+        ValueError: if a value is out of range.
+    """
+
+    num_agents: int = 3
+    num_colours: int = 4
+    num_frames: int = 16
+    size: int = 64
+    overlap: bool = False
+    num_train: int = 4000
+    num_val: int = 800
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("num_agents", 2, 4),
+            ("num_colours", self.num_agents, len(COLOURS)),
+            ("num_frames", 8, 64),
+            ("size", 48, 256),
+            ("num_train", 1, 10**6),
+            ("num_val", 1, 10**6),
+            ("seed", 0, 2**32),
+        ):
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise ValueError(f"BeaconSpec.{name}: expected {low} to {high}, got {value}")
+        if self.size % 2:
+            raise ValueError(f"BeaconSpec.size: expected an even number (yuv420p halves the chroma), got {self.size}")
+
+
+def beacon_clip(spec: BeaconSpec, split: str, index: int) -> tuple[Scene, np.ndarray]:
+    """Return the scene and the frames, uint8 (T, H, W, 3), of one clip; labels take turns, so a split is balanced.
+
+    Raises:
+        ValueError: if ``split`` is neither "train" nor "val".
+    """
+    if split not in _SPLITS:
+        raise ValueError(f"split: expected one of {list(_SPLITS)}, got {split!r}")
+    rng = np.random.default_rng([spec.seed, _SPLITS.index(split), index])
+    scene = sample_scene(
+        rng, ACTIONS[index % len(ACTIONS)], num_agents=spec.num_agents, num_colours=spec.num_colours,
+        num_frames=spec.num_frames, size=spec.size, overlap=spec.overlap,
+    )
+    return scene, render(scene, rng)
+
+
+def generate_beacon(root: str | os.PathLike, spec: BeaconSpec, num_processes: int | None = None) -> Path:
+    """Make the data set in the folder ``root``, unless it is there already; returns the folder.
+
+    The work is done in a temporary folder that is renamed at the end: an interrupted run leaves nothing behind, and of
+    several processes that start together one generates while the others wait.
+
+    Args:
+        root: folder to make.
+        spec: what to generate.
+        num_processes: default: one for each core. The files do not depend on it.
+
+    Raises:
+        ValueError: if ``root`` holds another data set, or one of another spec; it is never overwritten.
+    """
+    root = Path(root).absolute()
+    if _is_complete(root, spec):
+        return root
+    root.parent.mkdir(parents=True, exist_ok=True)
+    with file_lock(str(root)):
+        if _is_complete(root, spec):
+            return root
+        partial_root = root.with_name(f".{root.name}.partial")
+        shutil.rmtree(partial_root, ignore_errors=True)
+        try:
+            _write_all(partial_root, spec, num_processes)
+            partial_root.rename(root)
+        finally:
+            shutil.rmtree(partial_root, ignore_errors=True)
+    return root
+
+
+def _is_complete(root: Path, spec: BeaconSpec) -> bool:
+    """Whether the data set of this spec is in ``root``; ValueError where something else is."""
+    if not root.exists():
+        return False
+    path = root / "spec.json"
+    if not path.is_file():
+        raise ValueError(f"{root} exists but is no beacon data set (it has no spec.json): name another folder")
+    found, wanted = json.loads(path.read_text(encoding="utf8")), _spec_as_dict(spec)
+    if found != wanted:
+        keys = sorted(k for k in found.keys() | wanted.keys() if found.get(k) != wanted.get(k))
+        differences = ", ".join(f"{k} is {found.get(k)}, not {wanted.get(k)}" for k in keys)
+        raise ValueError(f"{root} holds another beacon data set ({differences}): remove it or name another folder")
+    return True
+
+
+def _spec_as_dict(spec: BeaconSpec) -> dict[str, int | bool]:
+    return {"generator_version": _GENERATOR_VERSION, **asdict(spec)}
+
+
+def _write_all(root: Path, spec: BeaconSpec, num_processes: int | None) -> None:
+    jobs = [("train", i) for i in range(spec.num_train)] + [("val", i) for i in range(spec.num_val)]
+    for split in _SPLITS:
+        (root / "videos" / split).mkdir(parents=True)
+    logger.info("Generating %d beacon videos, once, into %s", len(jobs), root.parent)
+    truths = _map_in_processes(partial(_write_clip, str(root), spec), jobs, num_processes)
+    for split in _SPLITS:
+        rows = [f"{t['video']} {ACTIONS.index(t['label'])}\n" for t in truths if t["split"] == split]
+        (root / f"{split}.csv").write_text("".join(rows), encoding="utf8")
+    (root / "truth.jsonl").write_text("".join(json.dumps(t) + "\n" for t in truths), encoding="utf8")
+    (root / "classes.txt").write_text("".join(f"{a}\n" for a in ACTIONS), encoding="utf8")
+    (root / "spec.json").write_text(json.dumps(_spec_as_dict(spec), indent=1) + "\n", encoding="utf8")
+
+
+def _map_in_processes(function: Callable, jobs: list, num_processes: int | None) -> list:
+    """Results of ``function`` in the order of ``jobs``, with a progress bar."""
+    num_processes = num_processes or os.cpu_count() or 1
+    bar = partial(tqdm, total=len(jobs), desc="beacon", unit="video", leave=False)
+    # A worker costs a second or two to start, and a daemonic process may not have children.
+    if num_processes == 1 or len(jobs) < 64 or multiprocessing.current_process().daemon:
+        return [function(job) for job in bar(jobs)]
+    # Spawned, not forked: the caller may already run torch's threads.
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(num_processes, initializer=_leave_interrupts_to_the_parent) as pool:
+        return list(bar(pool.imap(function, jobs, chunksize=16)))
+
+
+def _leave_interrupts_to_the_parent() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _write_clip(root: str, spec: BeaconSpec, job: tuple[str, int]) -> dict:
+    """Write one video and return its line of truth.jsonl."""
+    split, index = job
+    scene, frames = beacon_clip(spec, split, index)
+    name = f"videos/{split}/{index:05d}.mp4"
+    _encode(os.path.join(root, name), frames)
+    lamp = scene.lamp
+    agents = [
+        {"colour": a.colour, "action": a.action, "shape": a.shape, "enter_frame": a.enter_frame,
+         "target": i == scene.target, "boxes": a.boxes()}
+        for i, a in enumerate(scene.agents)
+    ]
+    return {
+        "video": name, "split": split, "label": scene.label,
+        "lamp": {"colour": lamp.colour, "centre": [round(lamp.x, 2), round(lamp.y, 2)],
+                 "radius": round(lamp.radius, 2), "frames": [0, lamp.last_frame]},
+        "agents": agents,
+    }
+
+
+def _encode(path: str, frames: np.ndarray) -> None:
+    """Write frames (T, H, W, 3) as H.264 with one key frame and no B-frames, the cheapest to decode from the start."""
+    num_frames, height, width, _ = frames.shape
+    with av.open(path, "w") as container:
+        # One thread: the bits of a file do not depend on the machine's cores.
+        options = {"crf": "20", "preset": "veryfast", "tune": "fastdecode", "bf": "0", "threads": "1"}
+        stream = container.add_stream("libx264", rate=10, options=options)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.codec_context.gop_size = num_frames
+        # One scaler on one thread: for frames this small, setting up a scaler for each costs more than all the rest.
+        scaler = VideoReformatter()
+        for frame in frames:
+            planar = scaler.reformat(av.VideoFrame.from_ndarray(frame, "rgb24"), format="yuv420p", threads=1)
+            container.mux(stream.encode(planar))
+        container.mux(stream.encode())
+
+
+def beacon_root() -> Path:
+    """Return the folder of the default data set: ``$NLVIDEO_DATASETS/beacon``, or ``./datasets/beacon``."""
+    return Path(os.environ.get("NLVIDEO_DATASETS") or "datasets") / "beacon"
+
+
+def load_beacon(split: str, root: str | os.PathLike | None = None) -> list[dict]:
+    """Return the records of a split, generating the default data set on first use.
+
+    Args:
+        split: "train" or "val".
+        root: default: ``beacon_root()``.
+
+    Raises:
+        ValueError: if ``split`` is neither "train" nor "val", or the folder holds something else.
+    """
+    if split not in _SPLITS:
+        raise ValueError(f"split: expected one of {list(_SPLITS)}, got {split!r}")
+    root = generate_beacon(root or beacon_root(), BeaconSpec())
+    rows = (line.rsplit(" ", 1) for line in (root / f"{split}.csv").read_text(encoding="utf8").splitlines())
+    return [{"file_name": str(root / path), "label": int(label), "video_id": Path(path).stem} for path, label in rows]
+
+
+for _split in _SPLITS:
+    DatasetCatalog.register(f"beacon_{_split}", partial(load_beacon, _split))
+    MetadataCatalog.get(f"beacon_{_split}").classes = list(ACTIONS)
+    MetadataCatalog.get(f"beacon_{_split}").evaluator_type = "classification"

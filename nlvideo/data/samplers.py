@@ -1,0 +1,124 @@
+"""The order in which the records of a dataset are drawn, over epochs, ranks and resumed runs.
+
+A training sampler is a function of the position in one endless stream that all ranks share: position ``p`` goes to
+rank ``p % world_size``. Position alone decides record and chance, so a stream can be entered anywhere at once, and the
+number of workers or ranks changes nothing in it::
+
+    position    0  1  2  3 | 4  5  6  7 | ...
+    rank 0      x     x    | x     x    |
+    rank 1         x     x |    x     x |          two ranks, batches of two clips
+                iteration 0  iteration 1
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from nlvideo.data.catalog import Record
+from nlvideo.utils.registry import Registry
+
+SAMPLER = Registry(
+    "SAMPLER",
+    """Decides the order of the training records.
+
+    Created as ``cls(records, seed=, rank=, world_size=, start=)`` with ``start`` a position in the stream of all ranks.
+    Iterating it yields ``(index of a record, position)`` without end; the position seeds the chance of its sample.
+    """,
+)
+
+
+class StreamSampler(ABC):
+    """Base: subclasses say which record sits at a position of the endless stream.
+
+    Args:
+        records: the dataset.
+        seed: the same on all ranks; at least 0.
+        rank: this process.
+        world_size: number of processes that share the stream.
+        start: first position, counted over all ranks; a resumed run's iteration times its clips per batch.
+
+    Raises:
+        ValueError: the dataset is empty.
+    """
+
+    def __init__(self, records: Sequence[Record], *, seed: int = 0, rank: int = 0, world_size: int = 1, start: int = 0):
+        if len(records) == 0:
+            raise ValueError("a sampler needs at least one record, got an empty dataset")
+        self.size = len(records)
+        self.seed, self.rank, self.world_size, self.start = seed, rank, world_size, start
+        self._permutations: dict[int, tuple[int, np.ndarray]] = {}
+
+    @abstractmethod
+    def index_at(self, position: int) -> int:
+        """Return the index of the record at a position of the stream."""
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        position = self.start + self.rank
+        while True:
+            yield self.index_at(position), position
+            position += self.world_size
+
+    def permutation(self, size: int, epoch: int, purpose: int) -> np.ndarray:
+        """Return a permutation that depends on the seed, the epoch and the purpose; the last of each purpose is kept.
+
+        The purpose keeps permutations apart from each other and from the chance of clips, which is seeded alike.
+        """
+        if self._permutations.get(purpose, (None,))[0] != epoch:
+            shuffled = np.random.default_rng([self.seed, epoch, purpose]).permutation(size)
+            self._permutations[purpose] = (epoch, shuffled)
+        return self._permutations[purpose][1]
+
+
+@SAMPLER.register()
+class TrainingSampler(StreamSampler):
+    """Shuffled epochs, one after the other: every record once per epoch."""
+
+    def index_at(self, position: int) -> int:
+        """Return the index of the record at a position of the stream."""
+        epoch, offset = divmod(position, self.size)
+        return int(self.permutation(self.size, epoch, 1)[offset])
+
+
+@SAMPLER.register()
+class ClassBalancedSampler(StreamSampler):
+    """Every class equally often, however many videos it has.
+
+    The stream is rounds over all classes in shuffled order; each class runs through shuffled epochs of its own videos.
+    A video with several labels counts in each of its classes; a class without videos in none.
+    """
+
+    def __init__(self, records: Sequence[Record], **kwargs: int):
+        super().__init__(records, **kwargs)
+        by_class: dict[int, list[int]] = {}
+        for index, record in enumerate(records):
+            for label in np.atleast_1d(record["label"]).tolist():
+                by_class.setdefault(label, []).append(index)
+        self.members = [np.array(by_class[label]) for label in sorted(by_class)]
+
+    def index_at(self, position: int) -> int:
+        """Return the index of the record at a position of the stream."""
+        turn, offset = divmod(position, len(self.members))
+        chosen = int(self.permutation(len(self.members), turn, 2)[offset])
+        members = self.members[chosen]
+        epoch, offset = divmod(turn, len(members))
+        return int(members[self.permutation(len(members), epoch, 3 + chosen)[offset]])
+
+
+class InferenceSampler:
+    """The records of one rank at test: contiguous shards, each record exactly once over all ranks, no padding.
+
+    Args:
+        size: number of records in the dataset.
+        rank: this process.
+        world_size: number of processes.
+    """
+
+    def __init__(self, size: int, rank: int = 0, world_size: int = 1):
+        self.indices = range(size * rank // world_size, size * (rank + 1) // world_size)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.indices)
+
+    def __len__(self) -> int:
+        return len(self.indices)

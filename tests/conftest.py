@@ -1,0 +1,77 @@
+"""Fixtures shared by all tests: tiny lossless videos whose frames carry their own index, and the real test data."""
+
+import os
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+# An index is written as two base-32 digits, one in red and one in green, as levels 8 apart: a codec without RGB
+# support may be off by a few levels and the index can still be read.
+_BASE, _STEP = 32, 8
+
+
+def _write_frame(index: int, height: int, width: int) -> np.ndarray:
+    """Frame number ``index``: red and green say which frame it is, everywhere; blue grows from left to right."""
+    frame = np.empty((height, width, 3), np.uint8)
+    frame[..., 0] = _STEP // 2 + _STEP * (index % _BASE)
+    frame[..., 1] = _STEP // 2 + _STEP * (index // _BASE)
+    frame[..., 2] = np.linspace(0, 255, width).astype(np.uint8)
+    return frame
+
+
+def _make_video(
+    path: str | os.PathLike, num_frames: int = 16, height: int = 32, width: int = 48, fps: int = 10,
+    codec: str = "libx264rgb", gop: int = 12, pix_fmt: str | None = None, **extra: str,
+) -> str:
+    """Write a lossless video to ``path`` (folders are made) and return the path as a string.
+
+    ``pix_fmt`` defaults to the codec's first; ``extra`` are options of the encoder, e.g. ``bf="2"`` for B-frames.
+    """
+    import av
+
+    assert num_frames <= _BASE**2, f"{num_frames} frames: an index has only {_BASE**2} values"
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    quality = {"crf": "0", "preset": "ultrafast"} if "x264" in codec else {}
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=fps, options={**quality, **{k: str(v) for k, v in extra.items()}})
+        stream.width, stream.height = width, height
+        stream.gop_size = gop
+        stream.pix_fmt = pix_fmt or stream.codec.video_formats[0].name
+        stream.codec_context.thread_count = 1
+        stream.codec_context.time_base = Fraction(1, fps)
+        for index in range(num_frames):
+            frame = av.VideoFrame.from_ndarray(_write_frame(index, height, width), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return str(path)
+
+
+def _frame_index(frame: np.ndarray) -> int:
+    """The index that an RGB frame (H, W, 3) carries; it survives crops, flips and resizes."""
+    pixels = np.asarray(frame).reshape(-1, 3)
+    low, high = (int(np.median(pixels[:, channel])) // _STEP for channel in (0, 1))
+    return low + _BASE * high
+
+
+@pytest.fixture(scope="session")
+def make_video() -> Callable[..., str]:
+    """``make_video(path, num_frames=16, height=32, width=48, fps=10, codec="libx264rgb", gop=12, **extra) -> path``."""
+    return _make_video
+
+
+@pytest.fixture(scope="session")
+def frame_index() -> Callable[[np.ndarray], int]:
+    """``frame_index(frame) -> int``: which frame of a ``make_video`` file an RGB frame (H, W, 3) uint8 is."""
+    return _frame_index
+
+
+@pytest.fixture(scope="session")
+def test_data() -> Path:
+    """The folder of real videos that the environment variable NLVIDEO_TEST_DATA names; skips without it."""
+    folder = os.environ.get("NLVIDEO_TEST_DATA")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("NLVIDEO_TEST_DATA does not name the folder of real test videos")
+    return Path(folder).resolve()

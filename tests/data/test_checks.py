@@ -1,0 +1,71 @@
+"""Checks before a run: one clear line each."""
+
+import logging
+
+import pytest
+
+from nlvideo.data.catalog import MetadataCatalog
+from nlvideo.data.checks import check_files, check_records, find_bad_videos, fingerprint, log_dataset
+
+
+def make_records(labels, folder="/videos"):
+    """Records with these labels."""
+    return [{"file_name": f"{folder}/{i}.mp4", "label": label, "video_id": f"{i}"} for i, label in enumerate(labels)]
+
+
+@pytest.mark.parametrize(
+    "labels, multi_label, message",
+    [
+        ([], False, "mine: the dataset is empty"),
+        ([0, 3], False, r"mine: 1 has the label 3, allowed: 0 to 2 \(MODEL.HEAD.NUM_CLASSES = 3\)"),
+        ([-1], False, "mine: 0 has the label -1, allowed: 0 to 2"),
+        ([[0, 1], [2, 5]], True, r"mine: 1 has the label \[2, 5\], allowed: 0 to 2"),
+        ([0, [0, 1]], False, r"mine: 1 has the labels \[0, 1\], MODEL.HEAD.LOSS 'softmax' allows one; 'sigmoid' "),
+        ([0, 1, 2, 0, 1], False, "mine: 5 of 5 videos do not exist: /videos/0.mp4, /videos/1.mp4, /videos/2.mp4, ..."),
+    ],
+)
+def test_errors(labels, multi_label, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        check_records("mine", make_records(labels), 3, multi_label)
+    assert "\n" not in str(caught.value)
+
+
+def test_more_names_than_classes():
+    MetadataCatalog.get("five_names").classes = list("abcde")
+    with pytest.raises(ValueError, match="five_names: 5 classes are named, MODEL.HEAD.NUM_CLASSES = 3"):
+        check_records("five_names", make_records([0]), 3, False)
+
+
+def test_good_records_pass(tmp_path):
+    records = make_records([0, 2, 1], tmp_path)
+    for record in records:
+        open(record["file_name"], "w").close()
+    check_records("mine", records, 3, False)
+    check_records("mine", [record | {"label": [0, 2]} for record in records], 3, True)
+    (tmp_path / "1.mp4").unlink()
+    with pytest.raises(ValueError, match=f"mine: 1 of 3 videos do not exist: {tmp_path}/1.mp4$"):
+        check_files("mine", records)
+
+
+def test_bad_videos_are_found(tmp_path, make_video):
+    records = make_records([0, 0, 0, 0], tmp_path)
+    for record in records[:3]:
+        make_video(record["file_name"], num_frames=4)
+    (tmp_path / "1.mp4").write_bytes(b"nonsense" * 100)
+    for num_workers in (1, 3):
+        bad = find_bad_videos(records + records[:2], num_workers)
+        assert [path for path, _ in bad] == [f"{tmp_path}/1.mp4", f"{tmp_path}/3.mp4"]
+        assert bad[1][1] == "no such file"
+
+
+def test_fingerprint_depends_on_ids_labels_and_order_only():
+    records = make_records([0, 1, 2])
+    assert len(fingerprint(records)) == 8 and fingerprint(records) == fingerprint(make_records([0, 1, 2], "/elsewhere"))
+    others = [make_records([0, 1, 1]), records[::-1], records[:2], [records[0] | {"video_id": "x"}] + records[1:]]
+    assert len({fingerprint(r) for r in [records, *others]}) == 5
+
+
+def test_log_line(caplog):
+    with caplog.at_level(logging.INFO):
+        log_dataset("mine", make_records([0, 1, 1, [0, 1]]))
+    assert "mine: 4 videos, 2 classes, 2 to 3 per class, fingerprint " in caplog.text

@@ -1,0 +1,70 @@
+"""Orders of records: complete, disjoint over ranks, and the same wherever the stream is entered."""
+
+import itertools
+import pickle
+from collections import Counter
+
+import pytest
+
+from nlvideo.data.samplers import SAMPLER, ClassBalancedSampler, InferenceSampler, TrainingSampler
+
+RECORDS = [{"file_name": f"{i}.mp4", "label": 0 if i < 7 else 1 if i < 9 else 2, "video_id": str(i)} for i in range(10)]
+
+
+def take(sampler, count):
+    """The first ``count`` items of an endless sampler."""
+    return list(itertools.islice(sampler, count))
+
+
+@pytest.mark.parametrize("name", list(SAMPLER))
+def test_contract(name):
+    build = SAMPLER.get(name)
+    whole = take(build(RECORDS, seed=3), 200)
+    assert [position for _, position in whole] == list(range(200))
+    assert all(type(index) is int and 0 <= index < 10 for index, _ in whole)
+    assert take(build(RECORDS, seed=3), 200) == whole, "not a function of its arguments"
+    assert take(build(RECORDS, seed=4), 200) != whole, "does not depend on the seed"
+    assert take(build(RECORDS, seed=3, start=37), 100) == whole[37:137], "resuming changes the stream"
+    ranks = [take(build(RECORDS, seed=3, rank=rank, world_size=3, start=6), 20) for rank in range(3)]
+    assert [item for step in zip(*ranks) for item in step] == whole[6:66], "the ranks do not share one stream"
+    assert take(pickle.loads(pickle.dumps(build(RECORDS, seed=3))), 50) == whole[:50]
+
+
+@pytest.mark.parametrize("name", list(SAMPLER))
+def test_empty_dataset(name):
+    with pytest.raises(ValueError, match="at least one record"):
+        SAMPLER.get(name)([], seed=0)
+
+
+def test_training_sampler_shuffles_every_epoch_anew():
+    indices = [index for index, _ in take(TrainingSampler(RECORDS), 50)]
+    epochs = [indices[i : i + 10] for i in range(0, 50, 10)]
+    assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 5
+
+
+def test_training_sampler_enters_a_late_epoch_at_once():
+    assert take(TrainingSampler(RECORDS, start=10**15), 1)[0][1] == 10**15
+
+
+def test_class_balanced_sampler_is_exactly_balanced():
+    indices = [index for index, _ in take(ClassBalancedSampler(RECORDS), 3 * 14)]
+    labels = [RECORDS[index]["label"] for index in indices]
+    assert all(sorted(labels[i : i + 3]) == [0, 1, 2] for i in range(0, 42, 3))
+    counts = Counter(indices)
+    assert [counts[i] for i in range(10)] == [2] * 7 + [7] * 2 + [14]
+    assert len({tuple(labels[i : i + 3]) for i in range(0, 42, 3)}) > 1
+
+
+def test_class_balanced_sampler_with_several_labels():
+    records = [{"label": [0, 2]}, {"label": 2}, {"label": [0]}]
+    counts = Counter(index for index, _ in take(ClassBalancedSampler(records), 8))
+    assert counts == {0: 4, 1: 2, 2: 2}
+
+
+@pytest.mark.parametrize("size, world_size", [(10, 1), (10, 3), (2, 4), (7, 7)])
+def test_inference_sampler_shards_without_padding(size, world_size):
+    shards = [list(InferenceSampler(size, rank, world_size)) for rank in range(world_size)]
+    assert sum(shards, []) == list(range(size))
+    assert max(map(len, shards)) - min(map(len, shards)) <= 1
+    assert [len(InferenceSampler(size, rank, world_size)) for rank in range(world_size)] == list(map(len, shards))

@@ -1,0 +1,46 @@
+#!/usr/bin/env python3
+"""Make a "beacon" data set: small videos that only a network relating far-apart positions can classify.
+
+The default set makes itself the first time that "beacon_train" or "beacon_val" is used; this script makes it ahead of
+time, or makes harder and easier ones. Train on those with DATASETS.TRAIN "['list:OUT/train.csv']".
+"""
+
+import argparse
+import sys
+from dataclasses import fields
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse the command line; what is not given takes the default of ``BeaconSpec``."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", help="folder to make (default: $NLVIDEO_DATASETS/beacon or ./datasets/beacon)")
+    parser.add_argument("--agents", type=int, dest="num_agents", help="agents in each clip (default: 3)")
+    parser.add_argument("--colours", type=int, dest="num_colours", help="colours to draw from (default: 4)")
+    parser.add_argument("--frames", type=int, dest="num_frames", help="frames of a clip (default: 16)")
+    parser.add_argument("--size", type=int, help="height and width in pixels (default: 64)")
+    parser.add_argument("--overlap", action="store_true", default=None, help="agents enter before the lamp goes out")
+    parser.add_argument("--train", type=int, dest="num_train", help="clips of the training split (default: 4000)")
+    parser.add_argument("--val", type=int, dest="num_val", help="clips of the validation split (default: 800)")
+    parser.add_argument("--seed", type=int, help="of everything random (default: 0)")
+    parser.add_argument("--processes", type=int, help="processes that draw and encode (default: one for each core)")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Make the data set and say where it is; returns the exit status."""
+    args = parse_args(argv)
+    # Imported here so that --help answers at once.
+    from nlvideo.data.datasets.beacon import BeaconSpec, beacon_root, generate_beacon
+
+    given = {f.name: getattr(args, f.name) for f in fields(BeaconSpec) if getattr(args, f.name) is not None}
+    try:
+        root = generate_beacon(args.out or beacon_root(), BeaconSpec(**given), args.processes)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"{root}: train.csv, val.csv, classes.txt, truth.jsonl, spec.json, videos/")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
