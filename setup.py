@@ -33,6 +33,7 @@ setup(
         "tensorboard>=2.15",
         "numpy>=1.26",
         "pyyaml>=6.0",
+        "tqdm>=4.60",
     ],
     extras_require={
         "dev": ["pytest>=8.0", "matplotlib>=3.8"],

@@ -38,6 +38,7 @@ class VideoClassifier(nn.Module):
         pixel_mean: Sequence[float],
         pixel_std: Sequence[float],
         views_per_forward: int = 10,
+        channels_last: bool = True,
     ) -> None:
         """Put the parts together.
 
@@ -47,6 +48,7 @@ class VideoClassifier(nn.Module):
             pixel_mean: one value for every channel or one per channel, on the 0..255 scale.
             pixel_std: likewise.
             views_per_forward: views that go through the network at once in eval mode.
+            channels_last: keep weights and clips in ``torch.channels_last_3d``.
 
         Raises:
             ValueError: `views_per_forward` below 1.
@@ -57,6 +59,8 @@ class VideoClassifier(nn.Module):
         self.backbone = backbone
         self.head = head
         self.views_per_forward = views_per_forward
+        self.memory_format = torch.channels_last_3d if channels_last else torch.contiguous_format
+        self.to(memory_format=self.memory_format)
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).float().view(-1, 1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).float().view(-1, 1, 1, 1), persistent=False)
 
@@ -71,6 +75,7 @@ class VideoClassifier(nn.Module):
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
             "views_per_forward": cfg.TEST.VIEWS_PER_FORWARD,
+            "channels_last": cfg.MODEL.CHANNELS_LAST,
         }
 
     @property
@@ -86,7 +91,9 @@ class VideoClassifier(nn.Module):
 
     def forward_clips(self, video: torch.Tensor) -> torch.Tensor:
         """uint8 (N, C, T, H, W) -> (N, K): what the head makes of the clips, logits or probabilities."""
-        pixels = video.to(self.device, non_blocking=True).float()
+        # Rearranged while it is still bytes.
+        video = video.to(self.device, non_blocking=True).contiguous(memory_format=self.memory_format)
+        pixels = video.float()
         features = self.backbone((pixels - self.pixel_mean) / self.pixel_std)
         return self.head(list(features.values())[-1])
 

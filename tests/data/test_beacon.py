@@ -198,6 +198,16 @@ def test_label_is_balanced_and_independent_of_the_lamp(scenes):
     assert_independent([s.lamp.radius > 6 for s in scenes], labels, what="lamp's size")
 
 
+def test_training_clips_show_every_number_of_agents_equally_often_and_validation_clips_all():
+    spec = BeaconSpec(num_agents=3, min_agents=2)
+    shown = Counter()
+    for index in range(48):
+        scene, _ = beacon_clip(spec, "train", index)
+        shown[scene.label, len(scene.agents)] += 1
+        assert len(beacon_clip(spec, "val", index)[0].agents) == 3
+    assert set(shown.values()) == {3} and {number for _, number in shown} == {2, 3}
+
+
 def test_set_of_actions_tells_no_more_than_one_in_k(scenes):
     """Of two actions shown together, each is the answer as often as the other."""
     wins = Counter()
@@ -347,7 +357,7 @@ def test_callers_that_start_together_generate_once(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     "key, value",
-    [("num_agents", 1), ("num_agents", 5), ("num_colours", 2), ("num_colours", 7), ("num_frames", 7), ("size", 32),
+    [("num_agents", 0), ("num_agents", 5), ("min_agents", 0), ("min_agents", 4), ("num_colours", 2), ("num_colours", 7), ("num_frames", 7), ("size", 32),
      ("size", 65), ("num_train", 0), ("num_val", 0), ("seed", -1)],
 )
 def test_impossible_specs_name_the_field_and_the_value(key, value):
@@ -355,7 +365,7 @@ def test_impossible_specs_name_the_field_and_the_value(key, value):
         BeaconSpec(**{key: value})
 
 
-@pytest.mark.parametrize("num_agents", [2, 3, 4])
+@pytest.mark.parametrize("num_agents", [1, 2, 3, 4])
 def test_agents_of_every_allowed_number_fit(num_agents):
     for seed in range(30):
         assert len(draw(seed, "clockwise", num_agents=num_agents)[0].agents) == num_agents
@@ -366,7 +376,7 @@ def test_agents_of_every_allowed_number_fit(num_agents):
 
 def test_splits_are_registered_and_generated_on_first_use(tmp_path, monkeypatch):
     monkeypatch.setenv("NLVIDEO_DATASETS", str(tmp_path))
-    monkeypatch.setattr(beacon, "BeaconSpec", lambda: SMALL)
+    monkeypatch.setitem(beacon.PRESETS, "beacon", SMALL)
     for split, count in (("train", SMALL.num_train), ("val", SMALL.num_val)):
         records = DatasetCatalog.get(f"beacon_{split}")
         assert len(records) == count
@@ -397,7 +407,7 @@ def test_script_makes_a_folder_and_refuses_a_wrong_value(tmp_path):
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "b" / "spec.json").read_text())["num_agents"] == 2
     wrong = run("--out", str(tmp_path / "c"), "--agents", "9")
-    assert wrong.returncode == 1 and wrong.stderr.strip().endswith("num_agents: expected 2 to 4, got 9")
+    assert wrong.returncode == 1 and wrong.stderr.strip().endswith("num_agents: expected 1 to 4, got 9")
 
 
 def test_script_help_does_not_import_torch():

@@ -54,6 +54,24 @@ def test_pixels_are_normalised_per_channel() -> None:
         assert torch.allclose(seen[:, channel], (video[:, channel].float() - mean) / std)
 
 
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_the_memory_format_reaches_weights_and_clips_and_changes_no_score(channels_last: bool) -> None:
+    cfg = _tiny_cfg()
+    cfg.MODEL.CHANNELS_LAST = channels_last
+    model = build_model(cfg).eval()
+    reference = build_model(_tiny_cfg()).double().eval()
+    weight = model.backbone.res3._modules["1"].conv1.weight
+    assert weight.is_contiguous(memory_format=torch.channels_last_3d) == channels_last
+    reference.load_state_dict(model.state_dict())
+    clips, seen = _video(2, 3, 4, 32, 32), []
+    model.backbone.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    scores = model.forward_clips(clips)
+    assert seen[0].is_contiguous(memory_format=torch.channels_last_3d) == channels_last
+    pixels = ((clips.float() - reference.pixel_mean) / reference.pixel_std).double()
+    expected = reference.head(reference.backbone(pixels.contiguous())["res5"])
+    assert torch.allclose(scores.double(), expected, atol=1e-5)
+
+
 def test_one_statistic_serves_every_channel() -> None:
     model = _model()
     video = _video(1, 3, 2, 4, 4)

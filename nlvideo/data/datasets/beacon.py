@@ -38,7 +38,10 @@ class BeaconSpec:
     """What to generate; two equal specs give the same files.
 
     Attributes:
-        num_agents: agents in each clip; guessing among the actions shown is right once in ``num_agents``.
+        num_agents: agents in each validation clip; guessing among the actions shown is right once in ``num_agents``.
+        min_agents: training clips take turns in showing ``min_agents`` to ``num_agents`` agents. A clip of one agent
+            teaches what the actions are, before the others teach whom to watch; with ``num_agents`` here, training
+            needs several times as many clips.
         num_colours: colours that lamp and agents are drawn from, at least ``num_agents``.
         num_frames: frames of a clip.
         size: height and width in pixels.
@@ -52,17 +55,19 @@ class BeaconSpec:
     """
 
     num_agents: int = 3
-    num_colours: int = 4
-    num_frames: int = 16
+    min_agents: int = 1
+    num_colours: int = 3
+    num_frames: int = 8
     size: int = 64
     overlap: bool = False
-    num_train: int = 4000
+    num_train: int = 8000
     num_val: int = 800
     seed: int = 0
 
     def __post_init__(self) -> None:
         for name, low, high in (
-            ("num_agents", 2, 4),
+            ("num_agents", 1, 4),
+            ("min_agents", 1, self.num_agents),
             ("num_colours", self.num_agents, len(COLOURS)),
             ("num_frames", 8, 64),
             ("size", 48, 256),
@@ -78,7 +83,9 @@ class BeaconSpec:
 
 
 def beacon_clip(spec: BeaconSpec, split: str, index: int) -> tuple[Scene, np.ndarray]:
-    """Return the scene and the frames, uint8 (T, H, W, 3), of one clip; labels take turns, so a split is balanced.
+    """Return the scene and the frames, uint8 (T, H, W, 3), of one clip.
+
+    Labels take turns, and so do the numbers of agents for each label: a split is balanced.
 
     Raises:
         ValueError: if ``split`` is neither "train" nor "val".
@@ -86,8 +93,10 @@ def beacon_clip(spec: BeaconSpec, split: str, index: int) -> tuple[Scene, np.nda
     if split not in _SPLITS:
         raise ValueError(f"split: expected one of {list(_SPLITS)}, got {split!r}")
     rng = np.random.default_rng([spec.seed, _SPLITS.index(split), index])
+    fewest = spec.min_agents if split == "train" else spec.num_agents
+    num_agents = fewest + index // len(ACTIONS) % (spec.num_agents - fewest + 1)
     scene = sample_scene(
-        rng, ACTIONS[index % len(ACTIONS)], num_agents=spec.num_agents, num_colours=spec.num_colours,
+        rng, ACTIONS[index % len(ACTIONS)], num_agents=num_agents, num_colours=spec.num_colours,
         num_frames=spec.num_frames, size=spec.size, overlap=spec.overlap,
     )
     return scene, render(scene, rng)
@@ -160,7 +169,8 @@ def _write_all(root: Path, spec: BeaconSpec, num_processes: int | None) -> None:
 def _map_in_processes(function: Callable, jobs: list, num_processes: int | None) -> list:
     """Results of ``function`` in the order of ``jobs``, with a progress bar."""
     num_processes = num_processes or os.cpu_count() or 1
-    bar = partial(tqdm, total=len(jobs), desc="beacon", unit="video", leave=False)
+    # disable=None: no bar where nobody watches it, such as in a log file.
+    bar = partial(tqdm, total=len(jobs), desc="beacon", unit="video", leave=False, disable=None)
     # A worker costs a second or two to start, and a daemonic process may not have children.
     if num_processes == 1 or len(jobs) < 64 or multiprocessing.current_process().daemon:
         return [function(job) for job in bar(jobs)]
@@ -211,29 +221,35 @@ def _encode(path: str, frames: np.ndarray) -> None:
         container.mux(stream.encode())
 
 
-def beacon_root() -> Path:
-    """Return the folder of the default data set: ``$NLVIDEO_DATASETS/beacon``, or ``./datasets/beacon``."""
-    return Path(os.environ.get("NLVIDEO_DATASETS") or "datasets") / "beacon"
+# What is generated on first use: the data set of the quickstart, and one that is made in a second to try things on.
+PRESETS = {"beacon": BeaconSpec(), "beacon_tiny": BeaconSpec(num_train=32, num_val=16)}
 
 
-def load_beacon(split: str, root: str | os.PathLike | None = None) -> list[dict]:
-    """Return the records of a split, generating the default data set on first use.
+def beacon_root(name: str = "beacon") -> Path:
+    """Return the folder of a preset: ``$NLVIDEO_DATASETS/<name>``, or ``./datasets/<name>``."""
+    return Path(os.environ.get("NLVIDEO_DATASETS") or "datasets") / name
+
+
+def load_beacon(split: str, name: str = "beacon", root: str | os.PathLike | None = None) -> list[dict]:
+    """Return the records of a split, generating the data set on first use.
 
     Args:
         split: "train" or "val".
-        root: default: ``beacon_root()``.
+        name: a key of ``PRESETS``.
+        root: default: ``beacon_root(name)``.
 
     Raises:
         ValueError: if ``split`` is neither "train" nor "val", or the folder holds something else.
     """
     if split not in _SPLITS:
         raise ValueError(f"split: expected one of {list(_SPLITS)}, got {split!r}")
-    root = generate_beacon(root or beacon_root(), BeaconSpec())
+    root = generate_beacon(root or beacon_root(name), PRESETS[name])
     rows = (line.rsplit(" ", 1) for line in (root / f"{split}.csv").read_text(encoding="utf8").splitlines())
     return [{"file_name": str(root / path), "label": int(label), "video_id": Path(path).stem} for path, label in rows]
 
 
-for _split in _SPLITS:
-    DatasetCatalog.register(f"beacon_{_split}", partial(load_beacon, _split))
-    MetadataCatalog.get(f"beacon_{_split}").classes = list(ACTIONS)
-    MetadataCatalog.get(f"beacon_{_split}").evaluator_type = "classification"
+for _name in PRESETS:
+    for _split in _SPLITS:
+        DatasetCatalog.register(f"{_name}_{_split}", partial(load_beacon, _split, _name))
+        MetadataCatalog.get(f"{_name}_{_split}").classes = list(ACTIONS)
+        MetadataCatalog.get(f"{_name}_{_split}").evaluator_type = "classification"

@@ -122,7 +122,7 @@ def _sample_layout(rng, actions, last_frame, num_frames, size, overlap):
     bodies = []
     for action in actions:
         enter = int(rng.integers(0, 2)) if overlap else last_frame + 1 + int(rng.integers(0, num_frames // 8 + 1))
-        agent_radius = rng.uniform(4.5, 6.0) * unit
+        agent_radius = rng.uniform(5.0, 6.5) * unit
         # A clip of fewer frames shows the same paths, faster.
         offsets, shown = _motion(rng, action, num_frames - enter, unit, pace=16 / num_frames)
         low, high = offsets.min(0) - agent_radius, offsets.max(0) + agent_radius
@@ -142,18 +142,18 @@ def _motion(rng, action, steps, unit, pace):
     offsets = np.zeros((steps, 2))
     if action in ("left", "right", "up", "down"):
         direction = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}[action]
-        offsets = np.outer(t, direction) * rng.uniform(1.2, 2.4) * pace * unit
+        offsets = np.outer(t, direction) * rng.uniform(1.6, 2.4) * pace * unit
     elif action in ("clockwise", "counter_clockwise"):
         # y grows downwards, so a growing angle turns clockwise on the screen.
         turn = 1 if action == "clockwise" else -1
-        angle = rng.uniform(0, 2 * math.pi) + turn * t * 2 * math.pi * max(1.0, pace**0.5) / rng.uniform(7.0, 11.0)
-        offsets = np.stack([np.cos(angle), np.sin(angle)], 1) * rng.uniform(5.0, 8.0) * unit
+        angle = rng.uniform(0, 2 * math.pi) + turn * t * 2 * math.pi * max(1.0, pace**0.5) / rng.uniform(6.5, 9.0)
+        offsets = np.stack([np.cos(angle), np.sin(angle)], 1) * rng.uniform(6.5, 9.0) * unit
     elif action == "blink":
         on, off = rng.integers(1, 4), rng.integers(1, 3)
         shown = t % (on + off) < on
     elif action == "shake":
         axis = rng.uniform(0, 2 * math.pi)
-        swing = np.where(t // rng.integers(1, 3) % 2, 1, -1) * rng.uniform(2.5, 4.0) * unit
+        swing = np.where(t // rng.integers(1, 3) % 2, 1, -1) * rng.uniform(3.5, 5.5) * unit
         offsets = np.outer(swing, (math.cos(axis), math.sin(axis)))
     return offsets, shown
 
@@ -221,4 +221,4 @@ def _background(rng, size):
     rows = coarse[low] * (1 - part) + coarse[low + 1] * part
     part = part.reshape(1, -1, 1)
     texture = rows[:, low] * (1 - part) + rows[:, low + 1] * part
-    return (rng.uniform(60, 130) + rng.uniform(5, 20) * texture).astype(np.float32)
+    return (rng.uniform(60, 130) + rng.uniform(5, 15) * texture).astype(np.float32)

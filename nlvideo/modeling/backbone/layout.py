@@ -35,7 +35,7 @@ class StemLayout:
     conv_frames: int
     """Frames that the first kernel spans in I3D networks; in C2D it spans one."""
     conv_stride: Triple
-    pool1: Pool | None
+    pool1: Pool
     pool2: Pool
 
     def conv_kernel(self, temporal: str) -> Triple:
@@ -45,16 +45,14 @@ class StemLayout:
 
     def stride(self) -> Triple:
         """Steps over (frames, height, width) between the input and the output of the stem."""
-        pool = self.pool1.stride if self.pool1 else (1, 1, 1)
-        return tuple(a * b for a, b in zip(self.conv_stride, pool))
+        return tuple(a * b for a, b in zip(self.conv_stride, self.pool1.stride))
 
     def minimum_clip_size(self) -> Triple:
         """The least frames, height and width that leave something behind every pool.
 
         Convolutions are padded and keep at least one position; only pools without padding can run out.
         """
-        pools = [pool for pool in (self.pool1, self.pool2) if pool]
-        return tuple(self._minimum(axis, pools) for axis in range(3))
+        return tuple(self._minimum(axis, [self.pool1, self.pool2]) for axis in range(3))
 
     def _minimum(self, axis: int, pools: list[Pool]) -> int:
         # From the back: a layer that must give `size` outputs needs (size - 1) * stride + kernel - 2 * padding inputs.
@@ -75,8 +73,8 @@ STEMS = {
     "authors_32x2": StemLayout(7, 5, (2, 2, 2), Pool((2, 3, 3), (2, 2, 2)), _TEMPORAL_POOL2),
     # Authors' code, 8x8 clips (`resnet_video`): time is halved once, behind res2.
     "authors_8x8": StemLayout(7, 5, (1, 2, 2), Pool((1, 3, 3), (1, 2, 2)), _TEMPORAL_POOL2),
-    # Frames below ~100 px.
-    "small": StemLayout(3, 3, (1, 2, 2), None, _TEMPORAL_POOL2),
+    # Frames below ~100 px: kernels as small as what moves in them.
+    "small": StemLayout(3, 3, (1, 2, 2), Pool((1, 3, 3), (1, 2, 2), (0, 1, 1)), _TEMPORAL_POOL2),
 }
 
 

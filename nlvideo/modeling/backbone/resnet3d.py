@@ -28,8 +28,8 @@ from nlvideo.modeling.nonlocal_block.build import build_nonlocal_block, nonlocal
 from nlvideo.utils.errors import one_of
 
 
-def _max_pool(pool: Pool | None) -> nn.Module:
-    return nn.MaxPool3d(pool.kernel, pool.stride, pool.padding) if pool else nn.Identity()
+def _max_pool(pool: Pool) -> nn.Module:
+    return nn.MaxPool3d(pool.kernel, pool.stride, pool.padding)
 
 
 def _check_choice(name: str, value: object, allowed: Iterable) -> None:
