@@ -1,0 +1,142 @@
+#!/usr/bin/env python3
+"""Train a grid of models with several seeds and write the table: ``python benchmarks/trials.py beacon``.
+
+A trial is a list of rows (a name, a config of ``configs/quickstart``, overrides) that share one schedule. Every run is
+the stock ``tools/train_net.py`` in a process of its own, so the table shows what a user of that command gets. A finished
+run leaves a file in ``benchmarks/results/<trial>`` and is not repeated while that is there: stop at any time and start
+again; delete the folder to measure anew. ``--report`` prints the table of what has finished.
+"""
+
+import argparse
+import concurrent.futures
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+FOUR_MODELS = [("C2D", "c2d", []), ("C2D + non-local", "c2d_nl", []), ("I3D", "i3d", []), ("I3D + non-local", "i3d_nl", [])]
+ATTENDING = [
+    ("I3D + non-local, space only", "i3d_nl", ["MODEL.NONLOCAL.ATTEND", "space"]),
+    ("I3D + non-local, time only", "i3d_nl", ["MODEL.NONLOCAL.ATTEND", "time"]),
+]
+
+
+def thermal_overrides() -> list[str]:
+    """What turns a quickstart config into one for the thermal clips: the lists, the classes, the sampling.
+
+    Raises:
+        SystemExit: NLVIDEO_TEST_DATA is not set or holds no thermal clips.
+    """
+    folder = Path(os.environ.get("NLVIDEO_TEST_DATA", "")) / "thermal"
+    if not (folder / "train.csv").is_file():
+        sys.exit("set NLVIDEO_TEST_DATA to a folder with thermal/train.csv and thermal/val.csv")
+    return [
+        "DATASETS.TRAIN", f"['list:{folder.resolve()}/train.csv']",
+        "DATASETS.TEST", f"['list:{folder.resolve()}/val.csv']",
+        "MODEL.HEAD.NUM_CLASSES", "7", "MODEL.HEAD.DROPOUT", "0.5",
+        # A clip is the whole event, whatever its length; left and right mean nothing here.
+        "INPUT.CLIP_SAMPLER", "SegmentClip", "TEST.CLIP_SAMPLER", "SegmentClip", "INPUT.FLIP_PROB", "0.5",
+        "INPUT.SHORT_SIDE_RANGE", "[64, 76]", "SOLVER.MAX_ITER", "1000", "SOLVER.WEIGHT_DECAY", "0.05",
+    ]
+
+
+TRIALS = {
+    "beacon": {"rows": FOUR_MODELS + ATTENDING, "overrides": list},
+    "thermal": {"rows": FOUR_MODELS, "overrides": thermal_overrides},
+}
+
+
+def run(trial: str, config: str, overrides: list[str], seed: int, threads: int, result_file: Path, out: Path) -> dict:
+    """Train and test one model unless its result is there already; return the result."""
+    if result_file.is_file():
+        return json.loads(result_file.read_text())
+    out.mkdir(parents=True, exist_ok=True)
+    words = ["--config-file", f"configs/quickstart/{config}.yaml", *TRIALS[trial]["overrides"](), *overrides,
+             "TEST.EVAL_PERIOD", "0", "SEED", str(seed), "OUTPUT_DIR", str(out)]
+    start = time.time()
+    with open(out / "console.txt", "w") as console:
+        done = subprocess.run([sys.executable, "tools/train_net.py", *words], stdout=console, stderr=subprocess.STDOUT,
+                              cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": str(threads)})
+    if done.returncode:
+        raise RuntimeError(f"exit {done.returncode}: see {out / 'console.txt'}")
+    metrics = last_metrics(out / "metrics.json")
+    result = {"top1": metrics["classification/top1"], "top5": metrics["classification/top5"],
+              "num_videos": metrics["classification/num_videos"], "minutes": round((time.time() - start) / 60, 1),
+              "config": config, "overrides": overrides, "seed": seed, "threads": threads, "machine": machine()}
+    result_file.parent.mkdir(parents=True, exist_ok=True)
+    result_file.write_text(json.dumps(result, indent=2) + "\n")
+    return result
+
+
+def last_metrics(path: Path) -> dict:
+    """The newest value of every metric in a metrics.json."""
+    latest: dict = {}
+    for line in path.read_text().splitlines():
+        latest.update(json.loads(line))
+    return latest
+
+
+def report(trial: str, results: dict[tuple[str, int], dict], seeds: list[int]) -> str:
+    """The table in Markdown: mean and standard deviation over the seeds, every single result beside it."""
+    lines = ["| model | top-1 (mean ± std) | " + " | ".join(f"seed {s}" for s in seeds) + " | minutes a run |",
+             "|---|---|" + "---|" * len(seeds) + "---|"]
+    for name, _, _ in TRIALS[trial]["rows"]:
+        runs = [results[name, s] for s in seeds if (name, s) in results]
+        if not runs:
+            continue
+        top1 = [r["top1"] for r in runs]
+        spread = f"{statistics.mean(top1):.1f} ± {statistics.stdev(top1):.1f}" if len(top1) > 1 else f"{top1[0]:.1f} (one seed)"
+        cells = [f"{results[name, s]['top1']:.1f}" if (name, s) in results else "" for s in seeds]
+        minutes = statistics.median(r["minutes"] for r in runs)
+        lines.append(f"| {name} | {spread} | " + " | ".join(cells) + f" | {minutes:.1f} |")
+    return "\n".join(lines)
+
+
+def machine() -> str:
+    """Processor and versions, for the line under a table."""
+    import av
+    import torch
+
+    model = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")),
+                 platform.processor())
+    return (f"{os.cpu_count()} CPU cores ({model}), Python {platform.python_version()}, torch {torch.__version__}, PyAV {av.__version__}, "
+            f"{time.strftime('%Y-%m-%d')}")
+
+
+def main() -> None:
+    """Run a trial and print its table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("trial", choices=sorted(TRIALS))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--jobs", type=int, default=2, help="runs side by side")
+    parser.add_argument("--threads", type=int, default=1, help="threads of a run")
+    parser.add_argument("--out", type=Path, default=ROOT / "output/trials", help="folder of logs and checkpoints")
+    parser.add_argument("--report", action="store_true", help="only print the table of what has finished")
+    args = parser.parse_args()
+    results = {}
+    with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
+        futures = {}
+        for seed in args.seeds:  # Seeds outside, so that a grid cut short still compares all models.
+            for name, config, overrides in TRIALS[args.trial]["rows"]:
+                stem = f"{name.lower().replace(' + ', '_').replace(', ', '_').replace(' ', '_').replace('-', '')}_seed{seed}"
+                result_file = ROOT / "benchmarks/results" / args.trial / f"{stem}.json"
+                if args.report and not result_file.is_file():
+                    continue
+                out = args.out.resolve() / args.trial / stem
+                job = pool.submit(run, args.trial, config, overrides, seed, args.threads, result_file, out)
+                futures[job] = (name, seed)
+        for job in concurrent.futures.as_completed(futures):
+            name, seed = futures[job]
+            results[name, seed] = job.result()
+            print(f"{name}, seed {seed}: {results[name, seed]['top1']:.2f} %", flush=True)
+    print(report(args.trial, results, args.seeds))
+
+
+if __name__ == "__main__":
+    main()

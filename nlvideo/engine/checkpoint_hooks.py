@@ -1,0 +1,107 @@
+"""Hooks that save and evaluate the model while it trains."""
+
+import logging
+import math
+from collections.abc import Callable
+from typing import Any
+
+from nlvideo.engine.hooks import is_due
+from nlvideo.engine.train_loop import HookBase
+from nlvideo.utils import comm
+
+logger = logging.getLogger(__name__)
+
+# Saves a checkpoint of this name; called on every rank. The second argument: whether a resumed run starts from it.
+SaveFunction = Callable[[str, bool], None]
+Results = dict[str, dict[str, float]]
+
+
+class PeriodicCheckpointer(HookBase):
+    """Saves every ``period`` iterations, at the end and when training is stopped early."""
+
+    def __init__(self, save: SaveFunction, period: int):
+        self._save = save
+        self._period = period
+
+    def after_step(self) -> None:
+        """Save if it is time; the last checkpoint is called ``model_final``, others by their number of iterations."""
+        done = self.trainer.iter + 1
+        if self.trainer.is_last_step:
+            self._save("model_final", True)
+        elif is_due(done, self._period) or self.trainer.stop_reason:
+            self._save(f"model_{done:07d}", True)
+
+
+class EvalHook(HookBase):
+    """Evaluates every ``period`` iterations and at the end, on all ranks, and puts the results into the storage.
+
+    Attributes:
+        results: of the last evaluation, on every rank.
+        evaluated_iter: the iteration of that evaluation; -1 before the first.
+    """
+
+    def __init__(self, evaluate: Callable[[], Results], period: int):
+        """Set what to do and when.
+
+        Args:
+            evaluate: returns ``{task: {metric: value}}`` on rank 0; what it returns elsewhere does not matter.
+            period: iterations between evaluations. 0: only at the end.
+        """
+        self._evaluate = evaluate
+        self._period = period
+        self.results: Results = {}
+        self.evaluated_iter = -1
+
+    def after_step(self) -> None:
+        """Evaluate if it is time. A run that is being stopped evaluates after it is resumed, at its usual time."""
+        if not (self.trainer.is_last_step or is_due(self.trainer.iter + 1, self._period)):
+            return
+        self.results = comm.all_gather_object(self._evaluate())[0]
+        self.evaluated_iter = self.trainer.iter
+        for name, value in flatten_results(self.results).items():
+            self.trainer.storage.put_scalar(name, value, smoothing_hint=False)
+
+
+class BestCheckpointer(HookBase):
+    """Saves ``model_best`` whenever an evaluation beats the best one so far. Must come after the evaluation."""
+
+    def __init__(self, evaluation: EvalHook, save: SaveFunction):
+        """Set whose results to follow.
+
+        Args:
+            evaluation: its first metric, e.g. ``classification/top1``, decides; higher is better.
+            save: called with ``("model_best", False)``.
+        """
+        self._evaluation = evaluation
+        self._save = save
+        self._best: float | None = None
+
+    def after_step(self) -> None:
+        """Save if this iteration was evaluated and is the best."""
+        if self._evaluation.evaluated_iter != self.trainer.iter:
+            return
+        name, value = next(iter(flatten_results(self._evaluation.results).items()), ("", math.nan))
+        # Also false for NaN, the result of a set without a single video.
+        if value > (-math.inf if self._best is None else self._best):
+            logger.info("Best %s so far: %.4g after %d iterations", name, value, self.trainer.iter + 1)
+            self._best = value
+            self._save("model_best", False)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the best value so far."""
+        return {} if self._best is None else {"best": self._best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the best value back."""
+        self._best = state_dict["best"]
+
+
+def flatten_results(results: dict[str, Any]) -> dict[str, float]:
+    """Return ``{"classification/top1": 71.2, ...}`` of nested results; what is not a finite number is left out."""
+    flat: dict[str, float] = {}
+    for name, value in results.items():
+        if isinstance(value, dict):
+            flat.update({f"{name}/{inner}": number for inner, number in flatten_results(value).items()})
+        elif isinstance(value, (int, float)) and math.isfinite(value):
+            flat[name] = float(value)
+    return flat

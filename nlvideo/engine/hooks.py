@@ -1,0 +1,207 @@
+"""Hooks of every run: times, learning rate, weight average, unreadable videos, writers."""
+
+import datetime
+import logging
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from nlvideo.engine.errors import TooManyFailedVideos
+from nlvideo.engine.rng import get_rng_state, set_rng_state
+from nlvideo.engine.train_loop import HookBase
+from nlvideo.solver import ModelEma
+from nlvideo.utils import comm
+from nlvideo.utils.events import EventWriter
+
+logger = logging.getLogger(__name__)
+
+
+def total_over_ranks(count: int) -> int:
+    """Return the sum of ``count`` over all ranks, on every rank: how ranks agree on what to do next."""
+    return int(comm.reduce_dict({"count": torch.tensor(float(count))}, average=False)["count"])
+
+
+class IterationTimer(HookBase):
+    """Seconds per iteration, and at the end how much of them was waiting for data.
+
+    Must be the first hook: what the others do after a step does not count.
+    """
+
+    def __init__(self) -> None:
+        self._start = 0.0
+        self._training_time = 0.0
+        self._data_time = 0.0
+        self._iterations = 0
+
+    def before_step(self) -> None:
+        """Start the clock."""
+        self._start = time.perf_counter()
+
+    def after_step(self) -> None:
+        """Put ``time`` into the storage."""
+        seconds = time.perf_counter() - self._start
+        self.trainer.storage.put_scalar("time", seconds)
+        # The first iteration starts the loader's workers and chooses kernels.
+        if self.trainer.iter == self.trainer.start_iter and not self.trainer.is_last_step:
+            return
+        self._iterations += 1
+        self._training_time += seconds
+        self._data_time += self.trainer.storage.history("data_time").latest()
+
+    def after_train(self) -> None:
+        """Log the mean time of an iteration and the share of it that was waiting for data."""
+        if not self._iterations:
+            return
+        logger.info(
+            "%d iterations in %s (%.4f s each); waiting for data (data_time) took %.1f%% of the iteration time",
+            self._iterations,
+            datetime.timedelta(seconds=round(self._training_time)),
+            self._training_time / self._iterations,
+            100 * self._data_time / self._training_time,
+        )
+
+
+class LearningRate(HookBase):
+    """Records the learning rate of each step, then moves the schedule on."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer, scheduler: torch.optim.lr_scheduler.LRScheduler):
+        self._optimizer = optimizer
+        self._scheduler = scheduler
+
+    def after_step(self) -> None:
+        """Put ``lr`` into the storage and set the rate of the next step."""
+        self.trainer.storage.put_scalar("lr", self._optimizer.param_groups[0]["lr"], smoothing_hint=False)
+        self._scheduler.step()
+
+
+class WeightAverage(HookBase):
+    """Updates the moving average of the weights after each step."""
+
+    def __init__(self, ema: ModelEma):
+        self._ema = ema
+
+    def after_step(self) -> None:
+        """Move the average towards the model."""
+        self._ema.update()
+
+
+class FailureBudget(HookBase):
+    """Logs each training video that cannot be read once, and stops the run when there are too many.
+
+    Files are counted over all ranks, and each only once however often it is drawn.
+    """
+
+    # Listing more than these helps nobody.
+    MAX_LISTED = 20
+
+    def __init__(self, max_fraction: float):
+        """Set the budget: the fraction of the training videos that may fail (``DATALOADER.MAX_FAILED_FRACTION``)."""
+        self._max_fraction = max_fraction
+        self._num_videos = 0
+        self._failed: dict[str, str] = {}
+
+    def before_train(self) -> None:
+        """Count the training videos."""
+        self._num_videos = self.trainer.data_loader.dataset_size
+
+    def after_step(self) -> None:
+        """Take the step's failures from the trainer.
+
+        Raises:
+            TooManyFailedVideos: above the budget, on every rank at the same iteration.
+        """
+        new = {path: reason for path, reason in self.trainer.failed_files if path not in self._failed}
+        self.trainer.failed_files.clear()
+        # Objects are exchanged only when there is something to tell, which every rank learns from the sum.
+        if not total_over_ranks(len(new)):
+            return
+        for failed in comm.all_gather_object(new):
+            for path, reason in failed.items():
+                if path not in self._failed:
+                    logger.warning("Cannot read %s (%s): replaced by another video", path, reason)
+                    self._failed[path] = reason
+        if len(self._failed) > self._max_fraction * self._num_videos:
+            raise TooManyFailedVideos(self._message())
+
+    def _message(self) -> str:
+        listed = [f"{path} ({reason})" for path, reason in list(self._failed.items())[: self.MAX_LISTED]]
+        if len(self._failed) > self.MAX_LISTED:
+            listed.append(f"and {len(self._failed) - self.MAX_LISTED} more")
+        return (
+            f"{len(self._failed)} of {self._num_videos} training videos could not be read, more than"
+            f" DATALOADER.MAX_FAILED_FRACTION = {self._max_fraction:g} allows: {', '.join(listed)}"
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the failed files, so that a resumed run does not grant them again."""
+        return {"failed": dict(self._failed)} if self._failed else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the failed files back."""
+        self._failed = dict(state_dict["failed"])
+
+
+class PeriodicWriter(HookBase):
+    """Lets the writers write every ``period`` iterations, at evaluations and at the end. Must be the last hook."""
+
+    def __init__(self, writers: Sequence[EventWriter], period: int, eval_period: int = 0):
+        """Set when to write.
+
+        Args:
+            writers: none on ranks other than 0.
+            period: iterations between lines.
+            eval_period: iterations between evaluations, whose results must not wait for the next line: a run that
+                stopped in between would lose them. 0: none.
+        """
+        self._writers = writers
+        self._period = period
+        self._eval_period = eval_period
+
+    def after_step(self) -> None:
+        """Write if it is time."""
+        done = self.trainer.iter + 1
+        if done % self._period == 0 or self.trainer.is_last_step or is_due(done, self._eval_period):
+            for writer in self._writers:
+                writer.write()
+
+    def after_train(self) -> None:
+        """Close the writers."""
+        for writer in self._writers:
+            writer.close()
+
+
+def is_due(iterations_done: int, period: int) -> bool:
+    """Return whether something that happens every ``period`` iterations happens now; period 0 is never."""
+    return period > 0 and iterations_done % period == 0
+
+
+class RandomStates(HookBase):
+    """Carries the random generators of all ranks through checkpoints.
+
+    Must come after every hook that draws random numbers in ``before_train``: an uninterrupted run calls that once.
+    """
+
+    def __init__(self) -> None:
+        self._loaded: list[dict[str, Any]] = []
+
+    def before_train(self) -> None:
+        """Go on where the generators of this rank were."""
+        if len(self._loaded) == comm.get_world_size():
+            set_rng_state(self._loaded[comm.get_rank()])
+        elif self._loaded:
+            logger.warning(
+                "The checkpoint is of %d ranks, this run has %d: random states start anew, the results will differ"
+                " from those of an uninterrupted run",
+                len(self._loaded),
+                comm.get_world_size(),
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the states of all ranks, on rank 0; call it on every rank."""
+        return {"ranks": comm.gather_object(get_rng_state())}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keep the states until training begins."""
+        self._loaded = state_dict["ranks"]

@@ -1,0 +1,223 @@
+"""Start the ranks of a run: none to start for one process or under torchrun, else one process per GPU."""
+
+import datetime
+import logging
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from nlvideo.engine.errors import RankFailed
+from nlvideo.engine.script import INTERRUPTED, exit_code_of, one_line, traceback_to_show
+from nlvideo.utils.env import usable_cpus
+
+logger = logging.getLogger(__name__)
+
+TIMEOUT_VARIABLE = "NLVIDEO_DIST_TIMEOUT_MINUTES"
+# What the other ranks get to end by themselves after one has failed.
+_GRACE_SEC = 5.0
+
+
+def launch(
+    main: Callable[..., Any],
+    num_gpus: int = 1,
+    num_machines: int = 1,
+    machine_rank: int = 0,
+    dist_url: str = "auto",
+    args: tuple = (),
+    timeout_minutes: float | None = None,
+    device: str = "auto",
+) -> None:
+    """Call ``main(*args)`` on every rank and return when all are done.
+
+    Args:
+        main: defined at the top level of a module, so that it pickles.
+        num_gpus: ranks on this machine. Without GPUs, or with ``device="cpu"``, they are processes on the CPU.
+        num_machines: each runs this with its own ``machine_rank``.
+        machine_rank: from 0.
+        dist_url: ``tcp://HOST:PORT`` where rank 0 can be reached; ``"auto"`` finds a free port of one machine.
+        args: of ``main``; they must pickle.
+        timeout_minutes: after which a rank that waits for another one gives up. None: the environment variable
+            NLVIDEO_DIST_TIMEOUT_MINUTES, or 30.
+        device: ``MODEL.DEVICE``.
+
+    Raises:
+        ValueError: an argument that does not fit this machine.
+        RankFailed: the first error of a spawned rank.
+    """
+    minutes = _timeout_minutes(timeout_minutes)
+    if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
+        _run_under_torchrun(main, args, minutes, device)
+        return
+    world_size = num_gpus * num_machines
+    _check(num_gpus, num_machines, machine_rank, dist_url, device)
+    if world_size == 1:
+        main(*args)
+        return
+    if dist_url == "auto":
+        dist_url = f"tcp://127.0.0.1:{_free_port()}"
+    group = {"init_method": dist_url, "world_size": world_size}
+    first_rank = machine_rank * num_gpus
+    _spawn(main, args, group, first_rank, num_gpus, minutes, device)
+
+
+def uses_cuda(device: str) -> bool:
+    """Return whether ``MODEL.DEVICE`` means a GPU on this machine."""
+    return device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
+
+
+def _check(num_gpus: int, num_machines: int, machine_rank: int, dist_url: str, device: str) -> None:
+    for name, value in (("--num-gpus", num_gpus), ("--num-machines", num_machines)):
+        if value < 1:
+            raise ValueError(f"{name}: got {value}, allowed: 1 or more")
+    if not 0 <= machine_rank < num_machines:
+        raise ValueError(f"--machine-rank: got {machine_rank}, allowed: 0 to {num_machines - 1} (--num-machines - 1)")
+    if num_machines > 1 and dist_url == "auto":
+        raise ValueError("--dist-url: got 'auto', allowed with several machines: tcp://HOST:PORT of machine 0")
+    if num_gpus > 1 and ":" in device:
+        raise ValueError(f"MODEL.DEVICE: got {device!r}, allowed with several ranks: 'auto', 'cpu', 'cuda'")
+    if uses_cuda(device) and num_gpus > torch.cuda.device_count():
+        raise ValueError(
+            f"--num-gpus: got {num_gpus}, allowed: 1 to {torch.cuda.device_count()}, the visible GPUs"
+            " (MODEL.DEVICE cpu runs that many processes on the CPU)"
+        )
+
+
+def _timeout_minutes(argument: float | None) -> float:
+    text = os.environ.get(TIMEOUT_VARIABLE, "30") if argument is None else str(argument)
+    try:
+        minutes = float(text)
+    except ValueError:
+        minutes = 0.0
+    if minutes <= 0:
+        raise ValueError(f"{TIMEOUT_VARIABLE}: got {text!r}, allowed: minutes above 0")
+    return minutes
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _run_under_torchrun(main: Callable[..., Any], args: tuple, minutes: float, device: str) -> None:
+    if int(os.environ["WORLD_SIZE"]) == 1:
+        main(*args)
+        return
+    _with_process_group(main, args, {}, int(os.environ.get("LOCAL_RANK", 0)), minutes, device)
+
+
+def _with_process_group(
+    main: Callable[..., Any], args: tuple, group: dict[str, Any], local_rank: int, minutes: float, device: str
+) -> None:
+    cuda = uses_cuda(device)
+    if cuda:
+        torch.cuda.set_device(local_rank)
+    # The CPU side carries objects and the small agreements between ranks, which would make NCCL wait for the GPU.
+    backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
+    dist.init_process_group(backend, timeout=datetime.timedelta(minutes=minutes), **group)
+    main(*args)
+    # Only after success: on the way out of an error, waiting for other ranks would hang.
+    dist.destroy_process_group()
+
+
+def _rank_main(
+    main: Callable[..., Any],
+    args: tuple,
+    group: dict[str, Any],
+    local_rank: int,
+    minutes: float,
+    device: str,
+    start_method: str,
+    report: Connection,
+) -> None:
+    """Run one spawned rank, and tell the parent how it failed."""
+    # A spawned process would spawn its loaders' workers, too: each imports torch again and none knows of signals.
+    multiprocessing.set_start_method(start_method, force=True)
+    try:
+        _with_process_group(main, args, group, local_rank, minutes, device)
+    except BaseException as error:
+        report.send((f"rank {group['rank']}: {one_line(error)}", exit_code_of(error), traceback_to_show(error)))
+        sys.stdout.flush()
+        # Not sys.exit: threads of a broken process group may keep the interpreter from ending.
+        os._exit(exit_code_of(error))
+
+
+def _spawn(
+    main: Callable[..., Any],
+    args: tuple,
+    group: dict[str, Any],
+    first_rank: int,
+    num_ranks: int,
+    minutes: float,
+    device: str,
+) -> None:
+    if not uses_cuda(device):
+        # Or every rank would use all cores.
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cpus() // num_ranks)))
+    context = multiprocessing.get_context("spawn")
+    start_method = multiprocessing.get_start_method()
+    receiver, sender = context.Pipe(duplex=False)
+    ranks = [
+        context.Process(
+            target=_rank_main,
+            args=(main, args, {**group, "rank": first_rank + local}, local, minutes, device, start_method, sender),
+        )
+        for local in range(num_ranks)
+    ]
+    for rank in ranks:
+        rank.start()
+    previous = _pass_signals_on(ranks)
+    try:
+        _join(ranks, first_rank, receiver)
+    finally:
+        for rank in ranks:
+            if rank.is_alive():
+                rank.kill()
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _pass_signals_on(ranks: list[BaseProcess]) -> dict[int, Any]:
+    # The ranks decide what a signal means; this process only waits for them.
+    def forward(number: int, frame: Any) -> None:
+        """Send the signal to every rank."""
+        for rank in ranks:
+            if rank.is_alive():
+                os.kill(rank.pid, number)
+
+    return {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
+
+
+def _join(ranks: list[BaseProcess], first_rank: int, receiver: Connection) -> None:
+    running = dict(enumerate(ranks))
+    codes: dict[int, int] = {}
+    deadline = float("inf")
+    while running and time.monotonic() < deadline:
+        wait([rank.sentinel for rank in running.values()], timeout=0.5)
+        for local, rank in list(running.items()):
+            if rank.exitcode is None:
+                continue
+            del running[local]
+            if rank.exitcode != 0:
+                codes[local] = rank.exitcode
+                deadline = min(deadline, time.monotonic() + _GRACE_SEC)
+    # Who was killed could not say so, and the others only tell of a broken connection.
+    killed = {local: signal.Signals(-code) for local, code in codes.items() if code < 0}
+    if killed:
+        local, number = next(iter(killed.items()))
+        code = INTERRUPTED if number == signal.SIGINT else 1
+        raise RankFailed(f"rank {first_rank + local} was ended by {number.name}", code, "")
+    if codes:
+        # The first message is the cause; what other ranks sent is its consequence.
+        message, code, trace = receiver.recv() if receiver.poll() else (f"exit codes {codes}", 1, "")
+        raise RankFailed(message, code, trace)

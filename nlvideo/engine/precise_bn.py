@@ -1,0 +1,119 @@
+"""Statistics of batch norm over many batches of the final weights, instead of a moving average over changing ones."""
+
+import logging
+from collections.abc import Callable, Iterable
+from itertools import islice
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from nlvideo.engine.hooks import is_due
+from nlvideo.engine.rng import preserved_rng
+from nlvideo.engine.train_loop import HookBase
+from nlvideo.solver import ModelEma
+from nlvideo.utils import comm
+from nlvideo.utils.events import EventStorage
+
+logger = logging.getLogger(__name__)
+
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
+
+class _Moments:
+    """Mean and variance of all inputs that a layer has seen; used as its forward pre-hook."""
+
+    def __init__(self, layer: nn.Module):
+        # count, count * mean, count * mean of squares, per channel
+        self.sums = torch.zeros(3, layer.num_features, dtype=torch.float64, device=layer.running_mean.device)
+
+    def __call__(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        x = inputs[0]
+        variance, mean = torch.var_mean(x.float(), dim=[0, *range(2, x.dim())], correction=0)
+        mean, variance = mean.double(), variance.double()
+        self.sums += x.numel() // x.shape[1] * torch.stack([torch.ones_like(mean), mean, variance + mean.square()])
+
+    def copy_to(self, layer: nn.Module) -> None:
+        """Make them the statistics that the layer uses in evaluation."""
+        count, mean, square = self.sums / self.sums[0].clamp(min=1)
+        if count.all():
+            layer.running_mean.copy_(mean)
+            layer.running_var.copy_((square - mean.square()).clamp(min=0))
+
+
+@torch.no_grad()
+def recompute_bn_stats(model: nn.Module, batches: Iterable[Any], num_iters: int) -> None:
+    """Set the statistics of each active BN to those of all activations of ``num_iters`` batches, over all ranks.
+
+    Weights, random states and scalars of the run stay as they are. Frozen norms are left alone. The authors do the
+    same with 200 batches before a test.
+
+    Args:
+        model: in training mode, not wrapped; called with each batch.
+        batches: at least ``num_iters`` of them.
+        num_iters: batches per rank.
+    """
+    moments = {layer: _Moments(layer) for layer in model.modules() if isinstance(layer, _NORMS) and layer.training}
+    handles = [layer.register_forward_pre_hook(hook) for layer, hook in moments.items()]
+    try:
+        with preserved_rng(), EventStorage():
+            for batch in islice(batches, num_iters if moments else 0):
+                model(batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+    for layer, hook in moments.items():
+        if comm.get_world_size() > 1:
+            dist.all_reduce(hook.sums)
+        hook.copy_to(layer)
+
+
+class PreciseBN(HookBase):
+    """Recomputes the statistics of BN before checkpoints and evaluations; must come before their hooks.
+
+    It reads its own stream of batches, chosen by the iteration, so that the training stream is not disturbed and a
+    resumed run computes the same.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        build_loader: Callable[[int], Iterable[Any]],
+        num_iters: int,
+        periods: Iterable[int],
+        ema: ModelEma | None = None,
+    ):
+        """Set what to do and when.
+
+        Args:
+            model: not wrapped.
+            build_loader: called with the iteration, returns a stream of training batches.
+            num_iters: batches per rank (``TEST.PRECISE_BN.NUM_ITERS``).
+            periods: iterations between checkpoints, between evaluations, ... 0: never but at the end.
+            ema: its average gets statistics of its own.
+        """
+        self._model = model
+        self._build_loader = build_loader
+        self._num_iters = num_iters
+        self._periods = tuple(periods)
+        self._ema = ema
+
+    def after_step(self) -> None:
+        """Recompute if a checkpoint or an evaluation follows.
+
+        Not when a run is stopped early: an uninterrupted run would not do it at that iteration.
+        """
+        done = self.trainer.iter + 1
+        if not (self.trainer.is_last_step or any(is_due(done, period) for period in self._periods)):
+            return
+        logger.info("Precise BN: statistics of %d batches per rank", self._num_iters)
+        self._recompute()
+        if self._ema is not None:
+            with self._ema.apply():
+                self._recompute()
+                self._ema.load_state_dict(self._model.state_dict())
+
+    def _recompute(self) -> None:
+        with preserved_rng():
+            recompute_bn_stats(self._model, self._build_loader(self.trainer.iter), self._num_iters)

@@ -1,0 +1,108 @@
+"""What every script does around its work: its arguments, and an error in one line instead of a traceback.
+
+Nothing here imports torch, so that ``--help`` answers at once.
+"""
+
+import argparse
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from nlvideo.engine.errors import RankFailed, TooManyFailedVideos, TrainingInterrupted, UnexpectedResults
+
+DEBUG_VARIABLE = "NLVIDEO_DEBUG"
+INTERRUPTED = 130
+
+# Mistakes in what the user gave, and runs that failed; subclasses count.
+_USER_ERRORS = (ValueError, KeyError, OSError, ImportError)
+_RUN_ERRORS = (FloatingPointError, TooManyFailedVideos, UnexpectedResults)
+# By name: the modules that define these import torch.
+_NAMED_ERRORS = {"VideoDecodeError": 2, "OutOfMemoryError": 1}
+
+
+def default_argument_parser(description: str | None = None) -> argparse.ArgumentParser:
+    """Return the parser that all scripts with a config share."""
+    parser = argparse.ArgumentParser(
+        description=description,
+        epilog=f"With {DEBUG_VARIABLE}=1 in the environment, errors show where they happened.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--config-file", metavar="FILE", help="YAML, see configs/")
+    parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint in OUTPUT_DIR")
+    parser.add_argument("--eval-only", action="store_true", help="test MODEL.WEIGHTS and do not train")
+    parser.add_argument("--num-gpus", type=int, default=1, metavar="N", help="ranks on this machine (default: 1)")
+    parser.add_argument("--num-machines", type=int, default=1, metavar="N", help="(default: 1)")
+    parser.add_argument("--machine-rank", type=int, default=0, metavar="R", help="number of this machine, from 0")
+    parser.add_argument(
+        "--dist-url", default="auto", metavar="URL", help="tcp://HOST:PORT of machine 0; needed with several machines"
+    )
+    parser.add_argument(
+        "--plugin", action="append", default=[], metavar="P", help="project folder, module or entry point; repeatable"
+    )
+    # Not REMAINDER: that would take the flags behind the first override for more of them.
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides of the config, all in one place")
+    return parser
+
+
+def run_script(
+    main: Callable[[argparse.Namespace], Any], parser: argparse.ArgumentParser, argv: Sequence[str] | None = None
+) -> None:
+    """Parse the arguments, call ``main`` with them and exit: with 0, or with one line of what went wrong.
+
+    Exit codes: 0 done, 2 a mistake in arguments, config or files, 1 a failed run, 130 stopped by a signal. Errors that
+    nobody foresaw keep their traceback.
+    """
+    args = parser.parse_args(argv)
+    try:
+        main(args)
+    except (Exception, KeyboardInterrupt) as error:
+        sys.stderr.write(traceback_to_show(error))
+        print(f"{Path(sys.argv[0]).name}: {one_line(error)}", file=sys.stderr, flush=True)
+        sys.exit(exit_code_of(error))
+
+
+def one_line(error: BaseException) -> str:
+    """Return what an error says, on one line."""
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted"
+    # A plain KeyError prints its text in quotes.
+    message = error.args[0] if type(error) is KeyError and error.args else error
+    text = " ".join(str(message).split())
+    return text if text and is_foreseen(error) else f"{type(error).__name__}: {text}"
+
+
+def exit_code_of(error: BaseException) -> int:
+    """Return the exit code that an error ends a script with."""
+    if isinstance(error, RankFailed):
+        return error.exit_code
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else int(error.code is not None)
+    if isinstance(error, (TrainingInterrupted, KeyboardInterrupt)):
+        return INTERRUPTED
+    if isinstance(error, _RUN_ERRORS):
+        return 1
+    if isinstance(error, _USER_ERRORS):
+        return 2
+    return next((_NAMED_ERRORS[name] for name in _class_names(error) if name in _NAMED_ERRORS), 1)
+
+
+def is_foreseen(error: BaseException) -> bool:
+    """Return whether the message of an error is all that a user needs."""
+    foreseen = (*_RUN_ERRORS, *_USER_ERRORS, RankFailed, TrainingInterrupted, KeyboardInterrupt, SystemExit)
+    return isinstance(error, foreseen) or any(name in _NAMED_ERRORS for name in _class_names(error))
+
+
+def traceback_to_show(error: BaseException) -> str:
+    """Return the traceback of an error that needs one, or of any with NLVIDEO_DEBUG=1; else an empty string."""
+    if isinstance(error, RankFailed):
+        return error.trace
+    if is_foreseen(error) and os.environ.get(DEBUG_VARIABLE, "0") in ("", "0"):
+        return ""
+    return "".join(traceback.format_exception(error))
+
+
+def _class_names(error: BaseException) -> list[str]:
+    return [cls.__name__ for cls in type(error).__mro__]

@@ -1,0 +1,72 @@
+"""The start of a run: its folder, logs, seeds, and a record of what was started."""
+
+import argparse
+import logging
+import os
+import shlex
+import sys
+import tempfile
+
+import yaml
+
+from nlvideo.config import CfgNode
+from nlvideo.utils import comm
+from nlvideo.utils.env import collect_env, seed_everything
+from nlvideo.utils.file_io import atomic_write
+from nlvideo.utils.logger import setup_logger
+from nlvideo.utils.plugins import load_plugin
+
+logger = logging.getLogger(__name__)
+
+
+def default_setup(cfg: CfgNode, args: argparse.Namespace) -> CfgNode:
+    """Prepare a run: folder, logs, seeds, and a record of what was started.
+
+    Args:
+        cfg: left as it is.
+        args: from :func:`default_argument_parser`.
+
+    Returns:
+        The config of the run, also written to ``OUTPUT_DIR/config.yaml``: ``cfg`` with a random ``SEED`` filled in.
+
+    Raises:
+        ValueError: ``OUTPUT_DIR`` cannot be written.
+    """
+    _make_writable(cfg.OUTPUT_DIR)
+    dump = os.path.join(cfg.OUTPUT_DIR, "config.yaml")
+    cfg = _with_seed(cfg, dump if args.resume else None)
+    # Loggers go by package: those of plugins are not below ours.
+    for name in ["nlvideo", *(load_plugin(spec).module.__name__ for spec in cfg.PLUGINS)]:
+        setup_logger(cfg.OUTPUT_DIR, comm.get_rank(), name=name)
+    logger.info("Environment:\n%s", collect_env())
+    logger.info("Command line: %s", shlex.join(sys.argv))
+    logger.info("Ranks: %d", comm.get_world_size())
+    if comm.is_main_process():
+        atomic_write(dump, lambda file: file.write(cfg.dump().encode()))
+        logger.info("Full config: %s", dump)
+    # Nobody reads the dump, or trains, before it is there.
+    comm.synchronize()
+    return cfg
+
+
+def _make_writable(folder: str) -> None:
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(f"OUTPUT_DIR: got {folder!r}, allowed: a folder that can be written ({error})") from error
+
+
+def _with_seed(cfg: CfgNode, earlier_dump: str | None) -> CfgNode:
+    """Return ``cfg`` with its SEED, drawn if it is negative, and seed everything with it."""
+    seed = cfg.SEED
+    if seed < 0 and earlier_dump and os.path.isfile(earlier_dump):
+        # The run that is resumed drew one already.
+        with open(earlier_dump, encoding="utf8") as file:
+            seed = yaml.safe_load(file)["SEED"]
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.SEED = seed_everything(seed)
+    cfg.freeze()
+    return cfg

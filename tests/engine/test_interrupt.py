@@ -1,0 +1,120 @@
+"""Signals end a run between iterations."""
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from nlvideo.engine import interrupt
+from nlvideo.engine.errors import TrainingInterrupted
+from nlvideo.engine.interrupt import StopOnSignal, resume_command
+from nlvideo.engine.train_loop import TrainerBase
+
+
+class Trainer(TrainerBase):
+    """Sends itself a signal in its third step, in the middle of it."""
+
+    def __init__(self, number: int, times: int = 1):
+        super().__init__()
+        self.number, self.times, self.finished = number, times, 0
+
+    def run_step(self) -> None:
+        if self.iter == 2:
+            for _ in range(self.times):
+                os.kill(os.getpid(), self.number)
+        self.finished += 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_iteration_is_finished_and_handlers_go_back(number: int) -> None:
+    before = signal.getsignal(number)
+    trainer = Trainer(number)
+    trainer.register_hooks([StopOnSignal()])
+    with pytest.raises(TrainingInterrupted, match=f"^{number.name}: stopped after 3 of 10 iterations"):
+        trainer.train(0, 10)
+    assert trainer.finished == 3
+    assert signal.getsignal(number) == before
+
+
+def test_one_keypress_that_arrives_twice_is_one() -> None:
+    trainer = Trainer(signal.SIGINT, times=2)
+    trainer.register_hooks([StopOnSignal()])
+    with pytest.raises(TrainingInterrupted):
+        trainer.train(0, 10)
+
+
+def test_handlers_go_back_after_an_error() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    trainer = Trainer(signal.SIGINT)
+    trainer.run_step = lambda: 1 / 0
+    trainer.register_hooks([StopOnSignal()])
+    with pytest.raises(ZeroDivisionError):
+        trainer.train(0, 10)
+    assert signal.getsignal(signal.SIGINT) == before
+
+
+def test_outside_the_main_thread_nothing_is_installed() -> None:
+    trainer = Trainer(signal.SIGINT, times=0)
+    trainer.register_hooks([StopOnSignal()])
+    thread = threading.Thread(target=trainer.train, args=(0, 4))
+    thread.start()
+    thread.join()
+    assert trainer.finished == 4
+
+
+SCRIPT = """
+import os, signal, time
+from nlvideo.engine import interrupt
+from nlvideo.engine.train_loop import TrainerBase
+
+interrupt._ONE_KEYPRESS_SEC = 0.01
+
+class Trainer(TrainerBase):
+    def run_step(self):
+        print("step", flush=True)
+        time.sleep(60)
+
+trainer = Trainer()
+trainer.register_hooks([interrupt.StopOnSignal()])
+trainer.train(0, 10)
+"""
+
+
+def test_the_second_ctrl_c_ends_the_process_at_once() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ}
+    )
+    assert process.stdout.readline() == b"step\n"
+    process.send_signal(signal.SIGINT)
+    while b"Stopping after this iteration" not in process.stderr.readline():
+        pass
+    assert process.poll() is None
+    time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=20) == -signal.SIGINT
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (["tools/train_net.py", "--config-file", "a b.yaml"], ["tools/train_net.py", "--resume", "--config-file", "a b.yaml"]),
+        (["t.py", "--resume", "SEED", "1"], ["t.py", "--resume", "SEED", "1"]),
+        (["t.py", "A.B", "['x']"], ["t.py", "--resume", "A.B", "['x']"]),
+    ],
+)
+def test_resume_command(argv: list[str], expected: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    monkeypatch.setattr(sys, "argv", argv)
+    assert shlex.split(resume_command()) == [sys.executable, *expected]
+
+
+def test_resume_command_under_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["t.py"])
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert interrupt.resume_command() == "torchrun --nproc-per-node 4 t.py --resume"

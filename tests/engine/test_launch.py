@@ -1,0 +1,195 @@
+"""Ranks start, agree and end together."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from nlvideo.engine.launch import launch, uses_cuda
+
+ROOT = Path(__file__).resolve().parents[2]
+
+SCRIPT = """
+import json, os, signal, sys, time
+import torch
+from nlvideo.engine.errors import RankFailed, TooManyFailedVideos, TrainingInterrupted
+from nlvideo.engine.hooks import FailureBudget, total_over_ranks
+from nlvideo.engine.interrupt import StopOnSignal
+from nlvideo.engine.launch import launch
+from nlvideo.engine.script import run_script
+from nlvideo.engine.train_loop import SimpleTrainer
+from nlvideo.utils import comm
+
+def say(text):
+    os.write(1, (text + "\\n").encode())  # in one piece, whoever else writes
+
+class Model(torch.nn.Linear):
+    bad = False
+    def forward(self, batch):
+        time.sleep(0.01)
+        return {"loss": super().forward(torch.ones(1, 1)).mean() + (float("nan") if self.bad else 0.0)}
+
+class Batches:
+    dataset_size = 10
+    def __iter__(self):
+        yield {}
+        yield {"failed": [(f"{comm.get_rank()}.mp4", "broken")]}
+        while True:
+            yield {}
+
+def trainer(*hooks):
+    model = Model(1, 1)
+    made = SimpleTrainer(model, Batches(), torch.optim.SGD(model.parameters(), 0.1))
+    made.register_hooks(hooks)
+    return made
+
+def agree():
+    rank = comm.get_rank()
+    assert comm.get_world_size() == 2 and torch.distributed.get_backend() == "gloo"
+    say(f"rank {rank}: total {total_over_ranks(rank + 1)}")
+    run = trainer()
+    run.model.bad = rank == 1
+    try:
+        run.train(0, 3)
+    except FloatingPointError as error:
+        say(f"rank {rank}: {error}")
+    try:
+        trainer(FailureBudget(0.1)).train(0, 4)
+    except TooManyFailedVideos as error:
+        say(f"rank {rank}: {error}")
+
+def fail(how):
+    if comm.get_rank() == 1:
+        if how == "error":
+            raise ValueError("MODEL.X: got 1, allowed: 2")
+        os.kill(os.getpid(), signal.SIGKILL)
+    comm.synchronize()
+
+def train():
+    run = trainer(StopOnSignal())
+    say("ready")
+    try:
+        run.train(0, 100000)
+    except TrainingInterrupted:
+        say(f"stopped after {run.iter}")
+        raise
+
+def start(args):
+    options = {"num_gpus": 2, "device": "cpu", "timeout_minutes": 1}
+    if sys.argv[1] == "train":
+        launch(train, **options)
+    else:
+        launch(agree, **options)
+    if sys.argv[1] == "all":
+        for how in ("error", "kill"):
+            try:
+                launch(fail, args=(how,), **options)
+            except RankFailed as error:
+                say(json.dumps([how, str(error), error.exit_code, error.trace]))
+
+class Parser:
+    def parse_args(self, argv):
+        return None
+
+if __name__ == "__main__":
+    run_script(start, Parser())
+"""
+
+
+@pytest.fixture(scope="module")
+def script(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The script above in a file."""
+    path = tmp_path_factory.mktemp("launch") / "work.py"
+    path.write_text(SCRIPT)
+    return str(path)
+
+
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+def _run(*command: str) -> list[str]:
+    done = subprocess.run(
+        [sys.executable, *command], env=ENVIRONMENT, capture_output=True, text=True, timeout=240, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout.splitlines()
+
+
+def _assert_agreement(lines: list[str]) -> None:
+    for rank in (0, 1):
+        total, loss, budget = [line for line in lines if line.startswith(f"rank {rank}: ")]
+        assert total.endswith("total 3")
+        # Only rank 1 had a bad loss, and each rank failed on a video of its own.
+        assert "iteration 0: the loss is not finite (loss = nan, total_loss = nan)" in loss
+        assert "2 of 10 training videos could not be read" in budget and "0.mp4 (broken), 1.mp4 (broken)" in budget
+
+
+def test_ranks_agree_and_the_first_error_ends_them_all(script: str) -> None:
+    *lines, error, kill = _run(script, "all")
+    _assert_agreement(lines)
+    assert json.loads(error) == ["error", "rank 1: MODEL.X: got 1, allowed: 2", 2, ""]
+    # What the rank that is left says of its broken connection is not the cause.
+    assert json.loads(kill) == ["kill", "rank 1 was ended by SIGKILL", 1, ""]
+
+
+def test_under_torchrun_nothing_is_spawned(script: str) -> None:
+    _assert_agreement(_run("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", script, "agree"))
+
+
+@pytest.mark.parametrize("whom", ["parent", "everyone"])
+def test_a_signal_stops_all_ranks_after_the_same_iteration(script: str, whom: str) -> None:
+    process = subprocess.Popen(
+        [sys.executable, script, "train"], env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+    assert [process.stdout.readline() for _ in range(2)] == ["ready\n"] * 2
+    time.sleep(0.5)
+    if whom == "parent":
+        process.send_signal(signal.SIGINT)
+    else:  # what a terminal does
+        os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 130, err
+    assert len(out.splitlines()) == 2 and len(set(out.splitlines())) == 1, out
+    assert "stopped after" in err.splitlines()[-1] and "Traceback" not in err
+
+
+def test_one_rank_runs_here() -> None:
+    calls: list = []
+    launch(lambda *args: calls.append((os.getpid(), args)), args=(1, 2))
+    assert calls == [(os.getpid(), (1, 2))]
+    assert not torch.distributed.is_initialized()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_gpus": 0}, "--num-gpus: got 0, allowed: 1 or more"),
+        ({"num_machines": 0}, "--num-machines: got 0"),
+        ({"num_machines": 2, "machine_rank": 2, "dist_url": "tcp://a:1"}, "--machine-rank: got 2, allowed: 0 to 1"),
+        ({"num_machines": 2}, "--dist-url: got 'auto', allowed with several machines: tcp://HOST:PORT"),
+        ({"num_gpus": 2, "device": "cuda:1"}, "MODEL.DEVICE: got 'cuda:1', allowed with several ranks"),
+        ({"num_gpus": 999, "device": "cuda"}, "--num-gpus: got 999, allowed: 1 to"),
+        ({"timeout_minutes": 0}, "NLVIDEO_DIST_TIMEOUT_MINUTES: got '0', allowed: minutes above 0"),
+    ],
+)
+def test_wrong_arguments(arguments: dict, message: str) -> None:
+    with pytest.raises(ValueError, match="^" + message):
+        launch(lambda: pytest.fail("must not run"), **arguments)
+
+
+def test_timeout_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NLVIDEO_DIST_TIMEOUT_MINUTES", "soon")
+    with pytest.raises(ValueError, match="NLVIDEO_DIST_TIMEOUT_MINUTES: got 'soon'"):
+        launch(lambda: None)
+
+
+def test_uses_cuda() -> None:
+    assert uses_cuda("cuda") and uses_cuda("cuda:1") and not uses_cuda("cpu")
+    assert uses_cuda("auto") == torch.cuda.is_available()

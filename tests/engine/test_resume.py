@@ -1,0 +1,163 @@
+"""A run that is stopped and resumed equals one that never stopped, to the bit."""
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from nlvideo.config import CfgNode
+from nlvideo.engine.defaults import DefaultTrainer, default_setup
+from nlvideo.engine.errors import TrainingInterrupted
+from nlvideo.engine.train_loop import HookBase
+
+ROOT = Path(__file__).resolve().parents[2]
+MAX_ITER, STOP_AFTER = 12, 7
+
+# Everything that has a state, with periods that do not meet at the place where the run stops.
+OPTS = [
+    "SOLVER.MAX_ITER", str(MAX_ITER), "SOLVER.STEPS", "[6, 9]", "SOLVER.CHECKPOINT_PERIOD", "5",
+    "SOLVER.LOG_PERIOD", "4", "SOLVER.EMA.ENABLED", "True", "SOLVER.EMA.DECAY", "0.7", "SOLVER.ACCUMULATE", "2",
+    "MODEL.HEAD.DROPOUT", "0.5", "MODEL.NONLOCAL.ENABLED", "True", "MODEL.NONLOCAL.STAGES", "['res4']",
+    "TEST.EVAL_PERIOD", "6", "TEST.PRECISE_BN.ENABLED", "True", "TEST.PRECISE_BN.NUM_ITERS", "2",
+]  # fmt: skip
+
+
+class SignalIn(HookBase):
+    """Sends this process a signal during an iteration."""
+
+    def __init__(self, iteration: int, number: int):
+        self.iteration, self.number = iteration, number
+
+    def before_step(self) -> None:
+        if self.trainer.iter == self.iteration:
+            os.kill(os.getpid(), self.number)
+
+
+def _run(cfg: CfgNode, resume: bool = False, stop: int | None = None) -> None:
+    """Train; ``stop`` is a signal that arrives in the seventh iteration."""
+    default_setup(cfg, argparse.Namespace(resume=resume, eval_only=False))
+    trainer = DefaultTrainer(cfg)
+    if stop is not None:
+        trainer.register_hooks([SignalIn(STOP_AFTER - 1, stop)])
+    trainer.resume_or_load(resume)
+    assert trainer.start_iter == (STOP_AFTER if resume else 0)
+    trainer.train()
+
+
+def _metrics(folder: Path) -> list[dict]:
+    lines = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name not in ("time", "data_time")} for line in lines]
+
+
+def _differences(one: object, other: object, where: str = "") -> list[str]:
+    """Places where two checkpoints are not equal to the bit; times apart."""
+    if where.endswith(("/time", "/data_time")):
+        return []
+    if isinstance(one, torch.Tensor):
+        return [] if isinstance(other, torch.Tensor) and torch.equal(one, other) else [where]
+    if isinstance(one, dict) and one.keys() == other.keys():
+        return [place for key in one for place in _differences(one[key], other[key], f"{where}/{key}")]
+    if isinstance(one, (list, tuple)) and len(one) == len(other):
+        return [place for i, pair in enumerate(zip(one, other)) for place in _differences(*pair, f"{where}/{i}")]
+    return [] if one == other else [where]
+
+
+def _assert_equal_runs(one: Path, other: Path) -> None:
+    checkpoints = [torch.load(folder / "model_final.pth", weights_only=True) for folder in (one, other)]
+    assert {"model", "optimizer", "scheduler", "scaler", "ema", "trainer"} == checkpoints[0].keys()
+    assert {"RandomStates", "BestCheckpointer"} <= checkpoints[0]["trainer"]["hooks"].keys()
+    assert _differences(*checkpoints) == []
+    assert _metrics(one) == _metrics(other)
+    assert [line["iteration"] for line in _metrics(one)] == [3, 5, 7, 11]
+
+
+@pytest.mark.parametrize(("workers", "number"), [(0, signal.SIGINT), (2, signal.SIGTERM)])
+def test_one_process(
+    tiny_cfg: Callable[..., CfgNode], tmp_path: Path, workers: int, number: int, capfd: pytest.CaptureFixture
+) -> None:
+    folders = [tmp_path / "whole", tmp_path / "stopped"]
+    cfgs = [tiny_cfg(*OPTS, "DATALOADER.NUM_WORKERS", str(workers), "OUTPUT_DIR", str(folder)) for folder in folders]
+    before = signal.getsignal(number)
+    _run(cfgs[0])
+    with pytest.raises(TrainingInterrupted, match=f"{number.name}: stopped after 7 of 12 .* To go on: .*--resume"):
+        _run(cfgs[1], stop=number)
+    assert signal.getsignal(number) == before
+    assert "Stopping after this iteration" in capfd.readouterr().err
+    assert (folders[1] / "last_checkpoint").read_text().strip() == "model_0000007.pth"
+    _run(cfgs[1], resume=True)
+    _assert_equal_runs(*folders)
+
+
+def test_a_killed_run_goes_on_from_its_last_checkpoint(tiny_cfg: Callable[..., CfgNode], tmp_path: Path) -> None:
+    whole, killed = (tiny_cfg(*OPTS, "OUTPUT_DIR", str(tmp_path / name)) for name in ("whole", "killed"))
+    _run(whole)
+    _run(killed)
+    # As a kill in the tenth iteration leaves it: lines after the checkpoint, one of them half written.
+    folder = Path(killed.OUTPUT_DIR)
+    (folder / "last_checkpoint").write_text("model_0000005.pth\n")
+    with open(folder / "metrics.json", "a") as file:
+        file.write('{"iteration": 9, "total_')
+    trainer = DefaultTrainer(killed)
+    trainer.resume_or_load(resume=True)
+    trainer.train()
+    _assert_equal_runs(Path(whole.OUTPUT_DIR), folder)
+
+
+def test_a_finished_run_only_tests(tiny_cfg: Callable[..., CfgNode]) -> None:
+    cfg = tiny_cfg()
+    first = DefaultTrainer(cfg)
+    first.resume_or_load()
+    results = first.train()
+    again = DefaultTrainer(cfg)
+    again.resume_or_load(resume=True)
+    assert again.train() == results and results["classification"]["num_videos"] == 5
+
+
+SCRIPT = """
+import os, sys
+sys.path.insert(0, {tests!r})
+import test_resume
+from nlvideo.config import load_cfg
+from nlvideo.engine.errors import TrainingInterrupted
+from nlvideo.engine.launch import launch
+from nlvideo.utils import comm
+
+def main(opts, folder):
+    assert comm.get_world_size() == 2
+    for workers in ("0", "2"):
+        cfgs = [load_cfg(None, [*opts, "DATALOADER.NUM_WORKERS", workers, "OUTPUT_DIR", f"{{folder}}/{{name}}{{workers}}"])
+                for name in ("whole", "stopped")]
+        test_resume._run(cfgs[0])
+        try:
+            # Only one rank gets the signal.
+            test_resume._run(cfgs[1], stop=2 if comm.get_rank() == 1 else 0)
+        except TrainingInterrupted as stop:
+            print(f"rank {{comm.get_rank()}}: {{stop}}", flush=True)
+        test_resume._run(cfgs[1], resume=True)
+
+if __name__ == "__main__":
+    launch(main, num_gpus=2, device="cpu", args=({opts!r}, {folder!r}), timeout_minutes=2)
+"""
+
+
+def test_two_ranks(tiny_opts: list[str], tmp_path: Path) -> None:
+    script = tmp_path / "two_ranks.py"
+    opts = [*tiny_opts, *OPTS]
+    script.write_text(SCRIPT.format(tests=str(Path(__file__).parent), opts=opts, folder=str(tmp_path)))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, str(script)], env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    for workers in (0, 2):
+        _assert_equal_runs(tmp_path / f"whole{workers}", tmp_path / f"stopped{workers}")
+    # The stream of clips does not depend on the number of workers.
+    _assert_equal_runs(tmp_path / "whole0", tmp_path / "whole2")
+    assert done.stdout.count("stopped after 7 of 12 iterations") >= 4

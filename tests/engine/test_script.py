@@ -1,0 +1,127 @@
+"""Arguments, one-line errors and exit codes of scripts."""
+
+import argparse
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from nlvideo.data import VideoDecodeError
+from nlvideo.engine.errors import RankFailed, TooManyFailedVideos, TrainingInterrupted, UnexpectedResults
+from nlvideo.engine.script import default_argument_parser, exit_code_of, one_line, run_script
+from nlvideo.utils.errors import LookupFailed
+
+
+def test_flags_are_frozen() -> None:
+    """A new flag is a decision: a key of the config does the same and is recorded with the run."""
+    flags = {option for action in default_argument_parser()._actions for option in action.option_strings}
+    assert flags == {
+        "-h", "--help", "--config-file", "--resume", "--eval-only", "--num-gpus", "--num-machines", "--machine-rank",
+        "--dist-url", "--plugin",
+    }  # fmt: skip
+
+
+def test_defaults() -> None:
+    assert vars(default_argument_parser().parse_args([])) == {
+        "config_file": None, "resume": False, "eval_only": False, "num_gpus": 1, "num_machines": 1, "machine_rank": 0,
+        "dist_url": "auto", "plugin": [], "opts": [],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "--config-file a.yaml --plugin p --plugin q --resume --num-gpus 2 SEED -1 OUTPUT_DIR out",
+        "--config-file a.yaml SEED -1 OUTPUT_DIR out --plugin p --plugin q --resume --num-gpus 2",
+        "SEED -1 OUTPUT_DIR out --plugin p --plugin q --resume --num-gpus 2 --config-file a.yaml",
+    ],
+)
+def test_overrides_and_flags_in_any_order(line: str) -> None:
+    args = default_argument_parser().parse_args(line.split())
+    assert (args.config_file, args.plugin, args.resume, args.num_gpus) == ("a.yaml", ["p", "q"], True, 2)
+    assert args.opts == ["SEED", "-1", "OUTPUT_DIR", "out"]
+
+
+CASES = [
+    (ValueError("SOLVER.MAX_ITER: got 0"), 2, "SOLVER.MAX_ITER: got 0"),
+    (ValueError("two\n  lines"), 2, "two lines"),
+    (LookupFailed("unknown key 'A'"), 2, "unknown key 'A'"),
+    (KeyError("no such thing"), 2, "no such thing"),
+    (FileNotFoundError("no config file 'a.yaml'"), 2, "no config file 'a.yaml'"),
+    (ImportError("plugin 'x' could not be imported"), 2, "plugin 'x' could not be imported"),
+    (VideoDecodeError("a.mp4", "broken"), 2, "a.mp4: broken"),
+    (FloatingPointError("iteration 3: the loss is not finite"), 1, "iteration 3: the loss is not finite"),
+    (TooManyFailedVideos("2 of 10"), 1, "2 of 10"),
+    (UnexpectedResults("off"), 1, "off"),
+    (torch.OutOfMemoryError("CUDA out of memory"), 1, "CUDA out of memory"),
+    (RankFailed("rank 1: off", 1, ""), 1, "rank 1: off"),
+    (TrainingInterrupted("SIGINT: stopped"), 130, "SIGINT: stopped"),
+    (KeyboardInterrupt(), 130, "interrupted"),
+]
+
+
+@pytest.mark.parametrize(("error", "code", "line"), CASES, ids=lambda case: type(case).__name__)
+def test_foreseen_errors_end_in_one_line(
+    error: BaseException, code: int, line: str, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NLVIDEO_DEBUG", raising=False)
+    monkeypatch.setattr(sys, "argv", ["/some/where/tool.py"])
+
+    def fail(args: argparse.Namespace) -> None:
+        raise error
+
+    with pytest.raises(SystemExit) as caught:
+        run_script(fail, default_argument_parser(), [])
+    assert caught.value.code == code
+    assert capsys.readouterr().err == f"tool.py: {line}\n"
+
+
+def _run(error: BaseException) -> None:
+    def fail(args: argparse.Namespace) -> None:
+        raise error
+
+    with pytest.raises(SystemExit):
+        run_script(fail, default_argument_parser(), [])
+
+
+def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NLVIDEO_DEBUG", "1")
+    _run(ValueError("bad value"))
+    error = capsys.readouterr().err
+    assert "Traceback" in error and "in fail" in error and error.endswith(": bad value\n")
+
+
+def test_errors_that_nobody_foresaw_keep_their_traceback(capsys: pytest.CaptureFixture) -> None:
+    _run(AttributeError("None has no attribute x"))
+    error = capsys.readouterr().err
+    assert "Traceback" in error and error.endswith(": AttributeError: None has no attribute x\n")
+    assert exit_code_of(AttributeError()) == 1
+
+
+def test_the_traceback_of_a_rank_is_passed_on(capsys: pytest.CaptureFixture) -> None:
+    _run(RankFailed("rank 1: TypeError: x", 1, "Traceback of rank 1\n"))
+    assert capsys.readouterr().err.startswith("Traceback of rank 1\n")
+
+
+def test_an_error_without_a_message_has_a_name() -> None:
+    assert one_line(ValueError()).strip() == "ValueError:"
+
+
+@pytest.mark.parametrize(("code", "expected"), [(0, 0), (3, 3), (None, 0), ("text", 1)])
+def test_exit_codes_of_exits(code: object, expected: int) -> None:
+    assert exit_code_of(SystemExit(code)) == expected
+
+
+def test_arguments_do_not_import_torch() -> None:
+    code = "import sys, nlvideo.engine.script, nlvideo.engine.errors; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_names_of_the_package_exist() -> None:
+    import nlvideo.engine
+
+    for name in nlvideo.engine.__all__:
+        assert getattr(nlvideo.engine, name).__name__ == name
+    with pytest.raises(AttributeError, match="Trainer"):
+        _ = nlvideo.engine.Trainer

@@ -1,0 +1,65 @@
+"""The start of a run."""
+
+import argparse
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from nlvideo.config import CfgNode, load_cfg
+from nlvideo.engine.setup import default_setup
+
+TRAIN = argparse.Namespace(resume=False)
+RESUME = argparse.Namespace(resume=True)
+
+
+def test_folder_logs_and_config(tiny_cfg: Callable[..., CfgNode], tmp_path: Path) -> None:
+    cfg = tiny_cfg("OUTPUT_DIR", str(tmp_path / "a" / "b"))
+    assert default_setup(cfg, TRAIN) == cfg
+    folder = Path(cfg.OUTPUT_DIR)
+    assert load_cfg(str(folder / "config.yaml")) == cfg
+    log = (folder / "log.txt").read_text()
+    assert "Command line:" in log and "torch" in log and "Ranks: 1" in log
+    logging.getLogger("nlvideo.somewhere").info("a message")
+    assert "a message" in (folder / "log.txt").read_text()
+
+
+def test_an_output_dir_that_cannot_be_written_is_one_line(tiny_cfg: Callable[..., CfgNode], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match=r"^OUTPUT_DIR: got '.*/file/out', allowed: a folder that can be written"):
+        default_setup(tiny_cfg("OUTPUT_DIR", str(tmp_path / "file" / "out")), TRAIN)
+    with pytest.raises(ValueError, match="OUTPUT_DIR: got '/proc/nlvideo'"):
+        default_setup(tiny_cfg("OUTPUT_DIR", "/proc/nlvideo"), TRAIN)
+
+
+def test_the_seed_decides_what_is_drawn(tiny_cfg: Callable[..., CfgNode]) -> None:
+    draws = []
+    for seed in ("3", "3", "4"):
+        default_setup(tiny_cfg("SEED", seed), TRAIN)
+        draws.append(torch.rand(()).item())
+    assert draws[0] == draws[1] != draws[2]
+
+
+def test_a_drawn_seed_is_written_down_and_kept_by_a_resume(tiny_cfg: Callable[..., CfgNode]) -> None:
+    cfg = tiny_cfg("SEED", "-1")
+    first = default_setup(cfg, TRAIN)
+    assert first.SEED >= 0 and first.is_frozen() and cfg.SEED == -1
+    assert load_cfg(f"{cfg.OUTPUT_DIR}/config.yaml").SEED == first.SEED
+    assert default_setup(cfg, RESUME).SEED == first.SEED
+    assert default_setup(cfg, TRAIN).SEED != first.SEED
+
+
+def test_plugins_log_to_the_same_file(tiny_opts: list[str], tmp_path: Path) -> None:
+    package = tmp_path / "project" / "logging_plugin_of_a_test"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    cfg = load_cfg(None, tiny_opts, [str(package)])
+    default_setup(cfg, TRAIN)
+    logger = logging.getLogger("logging_plugin_of_a_test.module")
+    logger.info("from the plugin")
+    assert "from the plugin" in (Path(cfg.OUTPUT_DIR) / "log.txt").read_text()
+    for handler in logger.parent.handlers:
+        handler.close()
+    logger.parent.handlers.clear()

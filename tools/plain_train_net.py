@@ -1,0 +1,133 @@
+#!/usr/bin/env python3
+"""Train and test as tools/train_net.py does, without a trainer and hooks: one loop to read from top to bottom and to edit.
+
+What it leaves out: averaging of weights, precise BN, gradient accumulation, mixed precision, the failure budget, stopping
+on Ctrl-C, hooks of projects, and a resumed run that equals an uninterrupted one to the bit.
+
+Example:
+    tools/plain_train_net.py --config-file configs/quickstart/instant_test.yaml
+"""
+
+import argparse
+import os
+
+from nlvideo.engine.errors import UnexpectedResults
+from nlvideo.engine.script import default_argument_parser, run_script
+
+
+def do_test(cfg, model) -> dict:
+    """Evaluate the model on each test set; results are on rank 0."""
+    from nlvideo.data import build_test_loader
+    from nlvideo.evaluation import build_evaluator, inference_on_dataset, print_results
+    from nlvideo.utils import comm
+
+    results = {}
+    for name in cfg.DATASETS.TEST:
+        loader = build_test_loader(cfg, name)
+        results[name] = inference_on_dataset(model, loader, build_evaluator(cfg, name))
+    results = results.popitem()[1] if len(results) == 1 else results
+    if comm.is_main_process():
+        print_results(results)
+    return results
+
+
+def do_train(cfg, model, resume: bool) -> None:
+    """Train the model, in place, to SOLVER.MAX_ITER."""
+    import time
+
+    import torch
+
+    from nlvideo.checkpoint import Checkpointer
+    from nlvideo.data import build_train_loader
+    from nlvideo.engine.defaults import distribute
+    from nlvideo.modeling.backbone import inflate_2d_weights
+    from nlvideo.solver import build_gradient_clipper, build_lr_scheduler, build_optimizer
+    from nlvideo.utils import comm
+    from nlvideo.utils.events import ConsoleWriter, EventStorage, JSONWriter, TensorBoardWriter
+
+    solver, folder = cfg.SOLVER, cfg.OUTPUT_DIR
+    optimizer = build_optimizer(cfg, model)
+    scheduler = build_lr_scheduler(cfg, optimizer)
+    clip = build_gradient_clipper(cfg)
+    checkpointer = Checkpointer(
+        model, folder, adapt_weights=inflate_2d_weights, optimizer=optimizer, scheduler=scheduler
+    )
+    start_iter = checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume).get("iteration", 0)
+    writers = []
+    if comm.is_main_process():
+        metrics = os.path.join(folder, "metrics.json")
+        writers = [ConsoleWriter(solver.MAX_ITER, solver.LOG_PERIOD), JSONWriter(metrics), TensorBoardWriter(folder)]
+    # One stream over all ranks, entered where the last run left it.
+    batches = iter(build_train_loader(cfg, start_iter))
+    wrapped = distribute(model.train())
+
+    with EventStorage(start_iter) as storage:
+        for iteration in range(start_iter, solver.MAX_ITER):
+            start = time.perf_counter()
+            batch = next(batches)
+            storage.put_scalar("data_time", time.perf_counter() - start)
+
+            losses = wrapped(batch)
+            total = sum(losses.values())
+            reduced = comm.reduce_dict({**losses, "total_loss": total})
+            if not torch.isfinite(reduced["total_loss"]):
+                raise FloatingPointError(f"iteration {iteration}: the loss is not finite: {reduced}")
+            optimizer.zero_grad()
+            total.backward()
+            if clip is not None:
+                clip(model.parameters())
+            optimizer.step()
+            storage.put_scalars(**reduced)
+            storage.put_scalar("lr", optimizer.param_groups[0]["lr"], smoothing_hint=False)
+            scheduler.step()
+            storage.put_scalar("time", time.perf_counter() - start)
+
+            done = iteration + 1
+            if done % solver.CHECKPOINT_PERIOD == 0 or done == solver.MAX_ITER:
+                name = "model_final" if done == solver.MAX_ITER else f"model_{done:07d}"
+                checkpointer.save(name, iteration=done)
+            # After the last iteration the caller tests.
+            if cfg.TEST.EVAL_PERIOD and done % cfg.TEST.EVAL_PERIOD == 0 and done != solver.MAX_ITER:
+                do_test(cfg, model)
+            if done % solver.LOG_PERIOD == 0 or done == solver.MAX_ITER:
+                for writer in writers:
+                    writer.write()
+            storage.step()
+    for writer in writers:
+        writer.close()
+
+
+def main(args: argparse.Namespace) -> None:
+    """Train and test on one rank."""
+    from nlvideo.config import load_cfg
+    from nlvideo.engine import default_setup, load_model_for_test
+    from nlvideo.evaluation import verify_results
+    from nlvideo.modeling import build_model
+    from nlvideo.solver import scale_to_world_size
+    from nlvideo.utils import comm
+
+    cfg = default_setup(load_cfg(args.config_file, args.opts, args.plugin), args)
+    if args.eval_only:
+        model = load_model_for_test(cfg, args.resume)
+    else:
+        cfg = scale_to_world_size(cfg, comm.get_world_size())
+        model = build_model(cfg)
+        do_train(cfg, model, args.resume)
+    if not verify_results(cfg, do_test(cfg, model)):
+        raise UnexpectedResults("the results are not those of TEST.EXPECTED_RESULTS, see the lines MISMATCH in the log")
+
+
+def start(args: argparse.Namespace) -> None:
+    """Start the ranks."""
+    # Only now, so that --help does not wait for torch.
+    from nlvideo.config import load_cfg
+    from nlvideo.engine.launch import launch
+
+    cfg = load_cfg(args.config_file, args.opts, args.plugin)
+    launch(
+        main, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url, args=(args,), device=cfg.MODEL.DEVICE
+    )
+
+
+if __name__ == "__main__":
+    run_script(start, default_argument_parser(__doc__))
