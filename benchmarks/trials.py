@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Train a grid of models with several seeds and write the table: ``python benchmarks/trials.py beacon``.
 
-A trial is a list of rows (a name, a config of ``configs/quickstart``, overrides) that share one schedule. Every run is
-the stock ``tools/train_net.py`` in a process of its own, so the table shows what a user of that command gets. A finished
-run leaves a file in ``benchmarks/results/<trial>`` and is not repeated while that is there: stop at any time and start
+A trial is a list of rows (a name, a config of ``configs/quickstart``, overrides) that share one schedule. Every run
+is the stock ``tools/train_net.py`` in a process of its own, so the table shows what a user of that command gets. A
+finished run leaves a file in ``benchmarks/results/<trial>`` and is not repeated while that is there: stop at any time and start
 again; delete the folder to measure anew. ``--report`` prints the table of what has finished.
 """
 
@@ -12,6 +12,7 @@ import concurrent.futures
 import json
 import os
 import platform
+import re
 import statistics
 import subprocess
 import sys
@@ -20,7 +21,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 
-FOUR_MODELS = [("C2D", "c2d", []), ("C2D + non-local", "c2d_nl", []), ("I3D", "i3d", []), ("I3D + non-local", "i3d_nl", [])]
+FOUR_MODELS = [
+    ("C2D", "c2d", []), ("C2D + non-local", "c2d_nl", []), ("I3D", "i3d", []), ("I3D + non-local", "i3d_nl", []),
+]
 ATTENDING = [
     ("I3D + non-local, space only", "i3d_nl", ["MODEL.NONLOCAL.ATTEND", "space"]),
     ("I3D + non-local, time only", "i3d_nl", ["MODEL.NONLOCAL.ATTEND", "time"]),
@@ -42,7 +45,8 @@ def thermal_overrides() -> list[str]:
         "MODEL.HEAD.NUM_CLASSES", "7", "MODEL.HEAD.DROPOUT", "0.5",
         # A clip is the whole event, whatever its length; left and right mean nothing here.
         "INPUT.CLIP_SAMPLER", "SegmentClip", "TEST.CLIP_SAMPLER", "SegmentClip", "INPUT.FLIP_PROB", "0.5",
-        "INPUT.SHORT_SIDE_RANGE", "[64, 76]", "SOLVER.MAX_ITER", "1000", "SOLVER.WEIGHT_DECAY", "0.05",
+        "INPUT.SHORT_SIDE_RANGE", "[64, 76]", "SOLVER.MAX_ITER", "1000", "SOLVER.STEPS", "[800]",
+        "SOLVER.WEIGHT_DECAY", "0.05",
     ]
 
 
@@ -91,7 +95,8 @@ def report(trial: str, results: dict[tuple[str, int], dict], seeds: list[int]) -
         if not runs:
             continue
         top1 = [r["top1"] for r in runs]
-        spread = f"{statistics.mean(top1):.1f} ± {statistics.stdev(top1):.1f}" if len(top1) > 1 else f"{top1[0]:.1f} (one seed)"
+        spread = f"{statistics.mean(top1):.1f}"
+        spread += f" ± {statistics.stdev(top1):.1f}" if len(top1) > 1 else " (one seed)"
         cells = [f"{results[name, s]['top1']:.1f}" if (name, s) in results else "" for s in seeds]
         minutes = statistics.median(r["minutes"] for r in runs)
         lines.append(f"| {name} | {spread} | " + " | ".join(cells) + f" | {minutes:.1f} |")
@@ -103,10 +108,9 @@ def machine() -> str:
     import av
     import torch
 
-    model = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")),
-                 platform.processor())
-    return (f"{os.cpu_count()} CPU cores ({model}), Python {platform.python_version()}, torch {torch.__version__}, PyAV {av.__version__}, "
-            f"{time.strftime('%Y-%m-%d')}")
+    names = [line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
+    return (f"{os.cpu_count()} cores of {(names or [platform.processor()])[0]}, Python {platform.python_version()}, "
+            f"torch {torch.__version__}, PyAV {av.__version__}, {time.strftime('%Y-%m-%d')}")
 
 
 def main() -> None:
@@ -114,6 +118,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("trial", choices=sorted(TRIALS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--rows", nargs="+", help="names of the rows to run (default: all)")
     parser.add_argument("--jobs", type=int, default=2, help="runs side by side")
     parser.add_argument("--threads", type=int, default=1, help="threads of a run")
     parser.add_argument("--out", type=Path, default=ROOT / "output/trials", help="folder of logs and checkpoints")
@@ -124,7 +129,9 @@ def main() -> None:
         futures = {}
         for seed in args.seeds:  # Seeds outside, so that a grid cut short still compares all models.
             for name, config, overrides in TRIALS[args.trial]["rows"]:
-                stem = f"{name.lower().replace(' + ', '_').replace(', ', '_').replace(' ', '_').replace('-', '')}_seed{seed}"
+                if args.rows and name not in args.rows:
+                    continue
+                stem = f"{re.sub('[^a-z0-9]+', '_', name.lower())}_seed{seed}"
                 result_file = ROOT / "benchmarks/results" / args.trial / f"{stem}.json"
                 if args.report and not result_file.is_file():
                     continue

@@ -85,9 +85,9 @@ _C.MODEL.NONLOCAL.POOL_FIRST = True
 _C.MODEL.NONLOCAL.SCALE = True
 # Norm behind the output convolution: "same" as MODEL.NORM, "BN", "SyncBN", "FrozenBN" or "none" (the 128-frame recipe).
 _C.MODEL.NONLOCAL.NORM = "same"
-# The block starts as the identity: zero norm weight, or a zero output convolution where there is no norm (Sec. 3.3).
+# The block starts as the identity: zero norm weight, or a zero output convolution where there is no norm (Sec. 4.1).
 _C.MODEL.NONLOCAL.ZERO_INIT = True
-# Standard deviation of the block's convolutions (authors 0.01); 0: the He et al. initialisation (Sec. 3.3).
+# Standard deviation of the block's convolutions (authors 0.01); 0: the He et al. initialisation (Sec. 4.1).
 _C.MODEL.NONLOCAL.INIT_STD = 0.01
 # "auto", "dense", or the exact algorithm of the form: "fused" (softmax), "reordered" (dot product), "sorted"
 # (concatenation).

@@ -198,14 +198,18 @@ def test_label_is_balanced_and_independent_of_the_lamp(scenes):
     assert_independent([s.lamp.radius > 6 for s in scenes], labels, what="lamp's size")
 
 
-def test_training_clips_show_every_number_of_agents_equally_often_and_validation_clips_all():
-    spec = BeaconSpec(num_agents=3, min_agents=2)
+def test_half_of_the_training_clips_show_the_fewest_agents_and_validation_clips_all():
+    spec = BeaconSpec(num_agents=3, min_agents=1)
     shown = Counter()
-    for index in range(48):
+    for index in range(64):
         scene, _ = beacon_clip(spec, "train", index)
         shown[scene.label, len(scene.agents)] += 1
         assert len(beacon_clip(spec, "val", index)[0].agents) == 3
-    assert set(shown.values()) == {3} and {number for _, number in shown} == {2, 3}
+    assert {number: {count for (_, n), count in shown.items() if n == number} for number in (1, 2, 3)} == {
+        1: {4}, 2: {2}, 3: {2}
+    }
+    only = BeaconSpec(num_agents=2, min_agents=2)
+    assert {len(beacon_clip(only, "train", index)[0].agents) for index in range(32)} == {2}
 
 
 def test_set_of_actions_tells_no_more_than_one_in_k(scenes):

@@ -34,7 +34,7 @@ def test_trains_tests_and_leaves_its_files(tiny_cfg: Callable[..., CfgNode]) -> 
     assert lines[2]["classification/top1"] == pytest.approx(results["classification"]["top1"])
     assert [line["lr"] for line in lines] == pytest.approx([0.01, 0.01, 0.001])
     log = (folder / "log.txt").read_text()
-    for text in ("eta: ", "iter: 2", "top1: ", "data_time: ", "lr: 0.001", "no non-local block", "% of the iteration time"):
+    for text in ("eta: ", "iter: 2", "top1: ", "data_time: ", "lr: 0.001", "Non-local blocks: none", "% of the iteration time"):
         assert text in log, text
     names = {path.name for path in folder.iterdir()}
     assert {"config.yaml", "model_final.pth", "model_best.pth", "last_checkpoint", "inference"} <= names
@@ -78,7 +78,8 @@ def test_hooks_of_a_plugin_run_before_the_writers(tiny_opts: list[str], tmp_path
     trainer, results = _train(cfg)
     names = [hook.name for hook in trainer.hooks]
     assert names.index("FailureBudget") < names.index("Marker") < names.index("PeriodicWriter")
-    assert '"marker": 2.0' in (Path(cfg.OUTPUT_DIR) / "metrics.json").read_text()
+    assert json.loads((Path(cfg.OUTPUT_DIR) / "metrics.json").read_text().splitlines()[-1])["marker"] == 1.0  # the median of 0, 1, 2
+    assert "marker" in (Path(cfg.OUTPUT_DIR) / "metrics.json").read_text()
     assert results == {}
     logging.getLogger("hook_plugin_of_a_test").handlers.clear()
 
