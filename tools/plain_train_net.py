@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Train and test as tools/train_net.py does, without a trainer and hooks: one loop to read from top to bottom and to edit.
+"""Train and test as tools/train_net.py does, without a trainer and hooks: one loop to read and to edit.
 
-What it leaves out: averaging of weights, precise BN, gradient accumulation, mixed precision, the failure budget, stopping
-on Ctrl-C, hooks of projects, and a resumed run that equals an uninterrupted one to the bit.
+What it leaves out: averaging of weights, precise BN, gradient accumulation, mixed precision, the failure budget,
+stopping on Ctrl-C, hooks of projects, and a resumed run that equals an uninterrupted one to the bit.
 
 Example:
     tools/plain_train_net.py --config-file configs/quickstart/instant_test.yaml

@@ -195,6 +195,8 @@ class DefaultTrainer(SimpleTrainer):
     def save(self, name: str, tag_last: bool = True) -> None:
         """Save a checkpoint; call it on every rank."""
         self.checkpointer.save(name, tag_last=tag_last)
+        # A rank that ends now must not take the one that writes with it.
+        comm.synchronize()
 
     def evaluate(self) -> Results:
         """Test the current weights, or their average where there is one, without disturbing the training."""

@@ -7,11 +7,12 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -127,26 +128,30 @@ def _with_process_group(
     dist.init_process_group(backend, timeout=datetime.timedelta(minutes=minutes), **group)
     main(*args)
     # Only after success: on the way out of an error, waiting for other ranks would hang.
+    dist.barrier()
     dist.destroy_process_group()
 
 
-def _rank_main(
-    main: Callable[..., Any],
-    args: tuple,
-    group: dict[str, Any],
-    local_rank: int,
-    minutes: float,
-    device: str,
-    start_method: str,
-    report: Connection,
-) -> None:
-    """Run one spawned rank, and tell the parent how it failed."""
+class _Outcome(NamedTuple):
+    """How a rank ended; the earliest failure is the cause of the others."""
+
+    time: float
+    exit_code: int = 0
+    line: str = ""
+    trace: str = ""
+
+
+def _rank_main(arguments: tuple, start_method: str, report: Connection) -> None:
+    """Run one spawned rank with the arguments of ``_with_process_group``, and tell the parent how it ended."""
     # A spawned process would spawn its loaders' workers, too: each imports torch again and none knows of signals.
     multiprocessing.set_start_method(start_method, force=True)
     try:
-        _with_process_group(main, args, group, local_rank, minutes, device)
+        _with_process_group(*arguments)
+        report.send(_Outcome(time.time()))
     except BaseException as error:
-        report.send((f"rank {group['rank']}: {one_line(error)}", exit_code_of(error), traceback_to_show(error)))
+        # Short enough for the pipe to take it whole, whether the parent reads or not.
+        trace = traceback_to_show(error)[-16000:]
+        report.send(_Outcome(time.time(), exit_code_of(error), one_line(error)[:4000], trace))
         sys.stdout.flush()
         # Not sys.exit: threads of a broken process group may keep the interpreter from ending.
         os._exit(exit_code_of(error))
@@ -166,58 +171,65 @@ def _spawn(
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cpus() // num_ranks)))
     context = multiprocessing.get_context("spawn")
     start_method = multiprocessing.get_start_method()
-    receiver, sender = context.Pipe(duplex=False)
-    ranks = [
-        context.Process(
-            target=_rank_main,
-            args=(main, args, {**group, "rank": first_rank + local}, local, minutes, device, start_method, sender),
-        )
-        for local in range(num_ranks)
-    ]
-    for rank in ranks:
-        rank.start()
-    previous = _pass_signals_on(ranks)
+    ranks: dict[int, tuple[BaseProcess, Connection]] = {}
+    for local in range(num_ranks):
+        receiver, sender = context.Pipe(duplex=False)
+        arguments = (main, args, {**group, "rank": first_rank + local}, local, minutes, device)
+        process = context.Process(target=_rank_main, args=(arguments, start_method, sender))
+        process.start()
+        ranks[first_rank + local] = process, receiver
+        sender.close()
+    processes = [process for process, _ in ranks.values()]
+    previous = _pass_signals_on(processes)
     try:
-        _join(ranks, first_rank, receiver)
+        _join(ranks)
     finally:
-        for rank in ranks:
-            if rank.is_alive():
-                rank.kill()
+        for process in processes:
+            if process.is_alive():
+                process.kill()
         for number, handler in previous.items():
             signal.signal(number, handler)
 
 
-def _pass_signals_on(ranks: list[BaseProcess]) -> dict[int, Any]:
+def _pass_signals_on(processes: list[BaseProcess]) -> dict[int, Any]:
     # The ranks decide what a signal means; this process only waits for them.
     def forward(number: int, frame: Any) -> None:
         """Send the signal to every rank."""
-        for rank in ranks:
-            if rank.is_alive():
-                os.kill(rank.pid, number)
+        for process in processes:
+            if process.is_alive():
+                os.kill(process.pid, number)
 
+    if threading.current_thread() is not threading.main_thread():
+        return {}
     return {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
 
 
-def _join(ranks: list[BaseProcess], first_rank: int, receiver: Connection) -> None:
-    running = dict(enumerate(ranks))
-    codes: dict[int, int] = {}
+def _join(ranks: dict[int, tuple[BaseProcess, Connection]]) -> None:
+    running = dict(ranks)
+    failures: list[tuple[_Outcome, int]] = []
     deadline = float("inf")
     while running and time.monotonic() < deadline:
-        wait([rank.sentinel for rank in running.values()], timeout=0.5)
-        for local, rank in list(running.items()):
-            if rank.exitcode is None:
+        wait([process.sentinel for process, _ in running.values()], timeout=0.5)
+        for rank, (process, receiver) in list(running.items()):
+            if process.exitcode is None:
                 continue
-            del running[local]
-            if rank.exitcode != 0:
-                codes[local] = rank.exitcode
+            del running[rank]
+            outcome = _outcome_of(process.exitcode, receiver)
+            if outcome.exit_code:
+                failures.append((outcome, rank))
+            # Ranks that stop on a signal all end by themselves; one of them may still be saving.
+            if outcome.exit_code not in (0, INTERRUPTED):
                 deadline = min(deadline, time.monotonic() + _GRACE_SEC)
-    # Who was killed could not say so, and the others only tell of a broken connection.
-    killed = {local: signal.Signals(-code) for local, code in codes.items() if code < 0}
-    if killed:
-        local, number = next(iter(killed.items()))
-        code = INTERRUPTED if number == signal.SIGINT else 1
-        raise RankFailed(f"rank {first_rank + local} was ended by {number.name}", code, "")
-    if codes:
-        # The first message is the cause; what other ranks sent is its consequence.
-        message, code, trace = receiver.recv() if receiver.poll() else (f"exit codes {codes}", 1, "")
-        raise RankFailed(message, code, trace)
+    if failures:
+        cause, rank = min(failures)
+        raise RankFailed(f"rank {rank}: {cause.line}", cause.exit_code, cause.trace)
+
+
+def _outcome_of(exit_code: int, receiver: Connection) -> _Outcome:
+    """What a rank reported. Its own exit code does not count then: some backends abort when their process ends."""
+    try:
+        return receiver.recv()
+    except EOFError:
+        # Killed: the cause, whatever the others tell of broken connections before anyone notices.
+        how = f"ended by {signal.Signals(-exit_code).name}" if exit_code < 0 else f"exit code {exit_code}"
+        return _Outcome(0.0, INTERRUPTED if exit_code == -signal.SIGINT else int(exit_code != 0), how)

@@ -23,9 +23,17 @@ _RUN_ERRORS = (FloatingPointError, TooManyFailedVideos, UnexpectedResults)
 _NAMED_ERRORS = {"VideoDecodeError": 2, "OutOfMemoryError": 1}
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser that takes flags and overrides in any order, however often they take turns."""
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse the arguments."""
+        return self.parse_intermixed_args(args, namespace)
+
+
 def default_argument_parser(description: str | None = None) -> argparse.ArgumentParser:
     """Return the parser that all scripts with a config share."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         description=description,
         epilog=f"With {DEBUG_VARIABLE}=1 in the environment, errors show where they happened.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -42,8 +50,8 @@ def default_argument_parser(description: str | None = None) -> argparse.Argument
     parser.add_argument(
         "--plugin", action="append", default=[], metavar="P", help="project folder, module or entry point; repeatable"
     )
-    # Not REMAINDER: that would take the flags behind the first override for more of them.
-    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides of the config, all in one place")
+    # Not REMAINDER: that would take the flags behind the first override for more overrides.
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides of the config")
     return parser
 
 

@@ -151,7 +151,7 @@ def test_blinking_agents_stay_and_come_and_go():
 def test_shaking_agents_go_back_and_forth_about_their_place():
     for seed in range(20):
         _, places = track_of("shake", seed)
-        assert len(np.unique(places.round(6), axis=0)) == 2 and 4.9 < np.linalg.norm(np.ptp(places, axis=0)) < 8.1
+        assert len(np.unique(places.round(6), axis=0)) == 2 and 6.9 < np.linalg.norm(np.ptp(places, axis=0)) < 11.1
 
 
 def test_only_the_lamp_shows_its_colour_before_it_goes_out_and_is_dark_after():
@@ -198,18 +198,14 @@ def test_label_is_balanced_and_independent_of_the_lamp(scenes):
     assert_independent([s.lamp.radius > 6 for s in scenes], labels, what="lamp's size")
 
 
-def test_half_of_the_training_clips_show_the_fewest_agents_and_validation_clips_all():
-    spec = BeaconSpec(num_agents=3, min_agents=1)
+def test_training_clips_show_every_number_of_agents_equally_often_and_validation_clips_all():
+    spec = BeaconSpec(num_agents=3, min_agents=2)
     shown = Counter()
-    for index in range(64):
+    for index in range(48):
         scene, _ = beacon_clip(spec, "train", index)
         shown[scene.label, len(scene.agents)] += 1
         assert len(beacon_clip(spec, "val", index)[0].agents) == 3
-    assert {number: {count for (_, n), count in shown.items() if n == number} for number in (1, 2, 3)} == {
-        1: {4}, 2: {2}, 3: {2}
-    }
-    only = BeaconSpec(num_agents=2, min_agents=2)
-    assert {len(beacon_clip(only, "train", index)[0].agents) for index in range(32)} == {2}
+    assert set(shown.values()) == {3} and {number for _, number in shown} == {2, 3}
 
 
 def test_set_of_actions_tells_no_more_than_one_in_k(scenes):
@@ -263,7 +259,7 @@ def test_videos_are_yuv420p_h264_that_keep_the_frames(folder):
             assert (context.name, context.pix_fmt) == ("h264", "yuv420p")
         scene, frames = beacon_clip(SMALL, "val", index)
         decoded = read_frames(path).astype(int)
-        assert decoded.shape == frames.shape == (16, 64, 64, 3)
+        assert decoded.shape == frames.shape == (8, 64, 64, 3)
         assert np.abs(decoded - frames).mean() < 12
         # Colours survive the halved chroma: the middle of every agent is nearest to its own colour.
         for agent in scene.agents:
@@ -361,7 +357,7 @@ def test_callers_that_start_together_generate_once(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     "key, value",
-    [("num_agents", 0), ("num_agents", 5), ("min_agents", 0), ("min_agents", 4), ("num_colours", 2), ("num_colours", 7), ("num_frames", 7), ("size", 32),
+    [("num_agents", 0), ("num_agents", 4), ("min_agents", 0), ("min_agents", 4), ("num_colours", 2), ("num_colours", 7), ("num_frames", 7), ("size", 32),
      ("size", 65), ("num_train", 0), ("num_val", 0), ("seed", -1)],
 )
 def test_impossible_specs_name_the_field_and_the_value(key, value):
@@ -369,7 +365,7 @@ def test_impossible_specs_name_the_field_and_the_value(key, value):
         BeaconSpec(**{key: value})
 
 
-@pytest.mark.parametrize("num_agents", [1, 2, 3, 4])
+@pytest.mark.parametrize("num_agents", [1, 2, 3])
 def test_agents_of_every_allowed_number_fit(num_agents):
     for seed in range(30):
         assert len(draw(seed, "clockwise", num_agents=num_agents)[0].agents) == num_agents
@@ -411,7 +407,7 @@ def test_script_makes_a_folder_and_refuses_a_wrong_value(tmp_path):
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "b" / "spec.json").read_text())["num_agents"] == 2
     wrong = run("--out", str(tmp_path / "c"), "--agents", "9")
-    assert wrong.returncode == 1 and wrong.stderr.strip().endswith("num_agents: expected 1 to 4, got 9")
+    assert wrong.returncode == 1 and wrong.stderr.strip().endswith("num_agents: expected 1 to 3, got 9")
 
 
 def test_script_help_does_not_import_torch():

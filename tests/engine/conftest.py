@@ -29,7 +29,8 @@ def tiny_opts(video_lists: tuple[str, str], tmp_path: Path) -> list[str]:
         "DATASETS.TRAIN", str([video_lists[0]]), "DATASETS.TEST", str([video_lists[1]]), "DATALOADER.NUM_WORKERS", "0",
         "MODEL.DEVICE", "cpu", "MODEL.BACKBONE.DEPTH", "18", "MODEL.BACKBONE.WIDTH", "0.125",
         "MODEL.BACKBONE.STEM", "small", "MODEL.HEAD.NUM_CLASSES", "4",
-        "INPUT.NUM_FRAMES", "4", "INPUT.FRAME_STRIDE", "1", "INPUT.SHORT_SIDE_RANGE", "[32, 34]", "INPUT.CROP_SIZE", "32",
+        "INPUT.NUM_FRAMES", "4", "INPUT.FRAME_STRIDE", "1", "INPUT.SHORT_SIDE_RANGE", "[32, 34]",
+        "INPUT.CROP_SIZE", "32",
         "SOLVER.CLIPS_PER_BATCH", "4", "SOLVER.MAX_ITER", "3", "SOLVER.STEPS", "[2]", "SOLVER.LOG_PERIOD", "1",
         "TEST.NUM_CLIPS", "2", "TEST.NUM_CROPS", "1", "TEST.SHORT_SIDE", "32", "TEST.CROP_SIZE", "32",
     ]  # fmt: skip

@@ -34,7 +34,7 @@ def test_trains_tests_and_leaves_its_files(tiny_cfg: Callable[..., CfgNode]) -> 
     assert lines[2]["classification/top1"] == pytest.approx(results["classification"]["top1"])
     assert [line["lr"] for line in lines] == pytest.approx([0.01, 0.01, 0.001])
     log = (folder / "log.txt").read_text()
-    for text in ("eta: ", "iter: 2", "top1: ", "data_time: ", "lr: 0.001", "Non-local blocks: none", "% of the iteration time"):
+    for text in ("eta: ", "iter: 2", "top1: ", "data_time: ", "lr: 0.001", "Non-local blocks: none", "iteration time"):
         assert text in log, text
     names = {path.name for path in folder.iterdir()}
     assert {"config.yaml", "model_final.pth", "model_best.pth", "last_checkpoint", "inference"} <= names
@@ -58,8 +58,8 @@ def test_evaluation_does_not_disturb_training(tiny_cfg: Callable[..., CfgNode], 
 def test_hooks_are_in_the_order_that_their_comments_explain(tiny_cfg: Callable[..., CfgNode]) -> None:
     cfg = tiny_cfg("SOLVER.EMA.ENABLED", "True", "TEST.PRECISE_BN.ENABLED", "True")
     assert [hook.name for hook in DefaultTrainer(cfg).hooks] == [
-        "IterationTimer", "LearningRate", "WeightAverage", "StopOnSignal", "PreciseBN", "PeriodicCheckpointer", "EvalHook",
-        "BestCheckpointer", "FailureBudget", "RandomStates", "PeriodicWriter",
+        "IterationTimer", "LearningRate", "WeightAverage", "StopOnSignal", "PreciseBN", "PeriodicCheckpointer",
+        "EvalHook", "BestCheckpointer", "FailureBudget", "RandomStates", "PeriodicWriter",
     ]  # fmt: skip
 
 
@@ -78,8 +78,8 @@ def test_hooks_of_a_plugin_run_before_the_writers(tiny_opts: list[str], tmp_path
     trainer, results = _train(cfg)
     names = [hook.name for hook in trainer.hooks]
     assert names.index("FailureBudget") < names.index("Marker") < names.index("PeriodicWriter")
-    assert json.loads((Path(cfg.OUTPUT_DIR) / "metrics.json").read_text().splitlines()[-1])["marker"] == 1.0  # the median of 0, 1, 2
-    assert "marker" in (Path(cfg.OUTPUT_DIR) / "metrics.json").read_text()
+    last_line = (Path(cfg.OUTPUT_DIR) / "metrics.json").read_text().splitlines()[-1]
+    assert json.loads(last_line)["marker"] == 1.0  # the median of 0, 1, 2
     assert results == {}
     logging.getLogger("hook_plugin_of_a_test").handlers.clear()
 
@@ -121,7 +121,9 @@ def test_mixed_precision_and_clipping_by_config(tiny_cfg: Callable[..., CfgNode]
     assert trainer.storage.history("grad_norm").latest() > 0
 
 
-def test_unreadable_videos_are_counted(tiny_cfg: Callable[..., CfgNode], video_lists: tuple[str, str], tmp_path: Path) -> None:
+def test_unreadable_videos_are_counted(
+    tiny_cfg: Callable[..., CfgNode], video_lists: tuple[str, str], tmp_path: Path
+) -> None:
     lines = Path(video_lists[0].removeprefix("list:")).read_text().splitlines()
     (tmp_path / "broken.mp4").write_bytes(b"no video")
     (tmp_path / "list.txt").write_text("\n".join([*lines, f"{tmp_path / 'broken.mp4'} 0"]) + "\n")
@@ -144,7 +146,8 @@ def test_metrics_are_cut_at_an_iteration(tmp_path: Path) -> None:
 
 
 def test_a_schedule_for_more_ranks_is_scaled(tiny_cfg: Callable[..., CfgNode]) -> None:
-    opts = ("SOLVER.REFERENCE_WORLD_SIZE", "2", "SOLVER.CLIPS_PER_BATCH", "8", "SOLVER.MAX_ITER", "10", "SOLVER.STEPS", "[5]")
+    opts = ("SOLVER.CLIPS_PER_BATCH", "8", "SOLVER.MAX_ITER", "10", "SOLVER.STEPS", "[5]")
+    opts = ("SOLVER.REFERENCE_WORLD_SIZE", "2", *opts)
     solver = DefaultTrainer(tiny_cfg(*opts)).cfg.SOLVER
     assert (solver.CLIPS_PER_BATCH, solver.MAX_ITER, list(solver.STEPS), solver.BASE_LR) == (4, 20, [10], 0.005)
 

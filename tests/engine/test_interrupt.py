@@ -102,7 +102,7 @@ def test_the_second_ctrl_c_ends_the_process_at_once() -> None:
 @pytest.mark.parametrize(
     ("argv", "expected"),
     [
-        (["tools/train_net.py", "--config-file", "a b.yaml"], ["tools/train_net.py", "--resume", "--config-file", "a b.yaml"]),
+        (["t.py", "--config-file", "a b.yaml"], ["t.py", "--resume", "--config-file", "a b.yaml"]),
         (["t.py", "--resume", "SEED", "1"], ["t.py", "--resume", "SEED", "1"]),
         (["t.py", "A.B", "['x']"], ["t.py", "--resume", "A.B", "['x']"]),
     ],

@@ -135,7 +135,7 @@ def test_ranks_agree_and_the_first_error_ends_them_all(script: str) -> None:
     _assert_agreement(lines)
     assert json.loads(error) == ["error", "rank 1: MODEL.X: got 1, allowed: 2", 2, ""]
     # What the rank that is left says of its broken connection is not the cause.
-    assert json.loads(kill) == ["kill", "rank 1 was ended by SIGKILL", 1, ""]
+    assert json.loads(kill) == ["kill", "rank 1: ended by SIGKILL", 1, ""]
 
 
 def test_under_torchrun_nothing_is_spawned(script: str) -> None:

@@ -48,7 +48,9 @@ def test_predictor_gives_the_scores_of_the_test(
         assert torch.equal(predicted, scores)
 
 
-def test_predictor_of_several_labels(tiny_cfg: Callable[..., CfgNode], weights: str, video_lists: tuple[str, str]) -> None:
+def test_predictor_of_several_labels(
+    tiny_cfg: Callable[..., CfgNode], weights: str, video_lists: tuple[str, str]
+) -> None:
     predictor = DefaultPredictor(tiny_cfg("MODEL.WEIGHTS", weights, "MODEL.HEAD.LOSS", "sigmoid"))
     scores = predictor(Path(video_lists[1].removeprefix("list:")).read_text().split()[0])
     assert scores.shape == (4,) and all(0 < score < 1 for score in scores.tolist())
@@ -67,7 +69,9 @@ def test_weights_are_needed(tiny_cfg: Callable[..., CfgNode], tmp_path: Path) ->
         DefaultPredictor(tiny_cfg("MODEL.WEIGHTS", str(tmp_path / "nowhere.pth")))
 
 
-def test_the_average_is_tested_where_there_is_one(tiny_cfg: Callable[..., CfgNode], weights: str, tmp_path: Path) -> None:
+def test_the_average_is_tested_where_there_is_one(
+    tiny_cfg: Callable[..., CfgNode], weights: str, tmp_path: Path
+) -> None:
     opts = ("MODEL.WEIGHTS", weights)
     model = load_model_for_test(tiny_cfg(*opts))
     assert math.isclose(_bias(model), 1.0) and not model.training

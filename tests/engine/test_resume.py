@@ -132,8 +132,8 @@ from nlvideo.utils import comm
 def main(opts, folder):
     assert comm.get_world_size() == 2
     for workers in ("0", "2"):
-        cfgs = [load_cfg(None, [*opts, "DATALOADER.NUM_WORKERS", workers, "OUTPUT_DIR", f"{{folder}}/{{name}}{{workers}}"])
-                for name in ("whole", "stopped")]
+        more = ["DATALOADER.NUM_WORKERS", workers, "OUTPUT_DIR"]
+        cfgs = [load_cfg(None, [*opts, *more, f"{{folder}}/{{name}}{{workers}}"]) for name in ("whole", "stopped")]
         test_resume._run(cfgs[0])
         try:
             # Only one rank gets the signal.

@@ -35,6 +35,7 @@ def test_defaults() -> None:
         "--config-file a.yaml --plugin p --plugin q --resume --num-gpus 2 SEED -1 OUTPUT_DIR out",
         "--config-file a.yaml SEED -1 OUTPUT_DIR out --plugin p --plugin q --resume --num-gpus 2",
         "SEED -1 OUTPUT_DIR out --plugin p --plugin q --resume --num-gpus 2 --config-file a.yaml",
+        "SEED -1 --plugin p --resume OUTPUT_DIR out --plugin q --num-gpus 2 --config-file a.yaml",
     ],
 )
 def test_overrides_and_flags_in_any_order(line: str) -> None:

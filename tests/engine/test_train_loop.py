@@ -140,7 +140,8 @@ def _batches(size: int, count: int) -> list[dict]:
 
 
 def _halves(batches: list[dict]) -> list[dict]:
-    return [{key: value[part] for key, value in batch.items()} for batch in batches for part in (slice(0, 4), slice(4, 8))]
+    parts = slice(0, 4), slice(4, 8)
+    return [{key: value[part] for key, value in batch.items()} for batch in batches for part in parts]
 
 
 def _train(batches: list[dict], steps: int = 3, **arguments: object) -> SimpleTrainer:
@@ -182,7 +183,8 @@ def test_gradients_are_exchanged_in_the_last_batch_only() -> None:
             return torch.enable_grad()
 
     model = Wrapped()
-    trainer = SimpleTrainer(model, itertools.cycle(_batches(2, 1)), torch.optim.SGD(model.parameters(), 0.1), accumulate=3)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    trainer = SimpleTrainer(model, itertools.cycle(_batches(2, 1)), optimizer, accumulate=3)
     trainer.train(0, 2)
     assert calls == ["no_sync"] * 4
 
@@ -215,7 +217,8 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_change(bad: float) -
     good = _train(batches, steps=2)
     model = Regression()
     trainer = SimpleTrainer(model, itertools.cycle(batches), torch.optim.SGD(model.parameters(), 0.1, momentum=0.9))
-    with pytest.raises(FloatingPointError, match=rf"iteration 2: .*loss_a = {bad}, loss_b = 0\.\d+, total_loss = {bad}"):
+    losses = rf"loss_a = {bad}, loss_b = 0\.\d+, total_loss = {bad}"
+    with pytest.raises(FloatingPointError, match=f"iteration 2: .*{losses}"):
         trainer.train(0, 3)
     assert torch.equal(model.linear.weight, good.model.linear.weight)
 

@@ -59,7 +59,7 @@ def test_the_memory_format_reaches_weights_and_clips_and_changes_no_score(channe
     cfg = _tiny_cfg()
     cfg.MODEL.CHANNELS_LAST = channels_last
     model = build_model(cfg).eval()
-    reference = build_model(_tiny_cfg()).double().eval()
+    reference = build_model(_tiny_cfg()).to(memory_format=torch.contiguous_format).eval()
     weight = model.backbone.res3._modules["1"].conv1.weight
     assert weight.is_contiguous(memory_format=torch.channels_last_3d) == channels_last
     reference.load_state_dict(model.state_dict())
@@ -67,9 +67,9 @@ def test_the_memory_format_reaches_weights_and_clips_and_changes_no_score(channe
     model.backbone.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     scores = model.forward_clips(clips)
     assert seen[0].is_contiguous(memory_format=torch.channels_last_3d) == channels_last
-    pixels = ((clips.float() - reference.pixel_mean) / reference.pixel_std).double()
-    expected = reference.head(reference.backbone(pixels.contiguous())["res5"])
-    assert torch.allclose(scores.double(), expected, atol=1e-5)
+    pixels = (clips.float() - reference.pixel_mean) / reference.pixel_std
+    expected = reference.head(reference.backbone(pixels)["res5"])
+    assert torch.allclose(scores, expected, atol=1e-5)
 
 
 def test_one_statistic_serves_every_channel() -> None:

@@ -260,7 +260,7 @@ def test_non_local_blocks_sit_behind_their_residual_blocks() -> None:
     assert [name for name, _ in model.res5.named_children()] == ["0", "nl0", "1", "2", "nl2"]
     out = model(torch.rand(1, 3, 4, 32, 32))["res5"]
     block = model.res3.nl1
-    assert (block.channels, block.stage, block.shapes) == (64, "res3", [(1, 64, 2, 8, 8)])
+    assert (block.channels, block.stage, block.shapes) == (64, "res3", [(1, 64, 2, 4, 4)])
     assert out.min() >= 1  # behind the last ReLU comes the block that adds one
 
 

@@ -76,15 +76,15 @@ def test_there_is_a_project() -> None:
 
 
 MISTAKES = [
-    (["--config-file", "configs/quickstart/instant_tets.yaml"], "no config file 'configs/quickstart/instant_tets.yaml'; did"),
-    (["--config-file", INSTANT, "SOLVER.MAX_ITERS", "3"], "unknown key 'SOLVER.MAX_ITERS'. Did you mean 'SOLVER.MAX_ITER'"),
+    (["--config-file", "configs/instant_tets.yaml"], "no config file 'configs/instant_tets.yaml'; did you mean"),
+    (["--config-file", INSTANT, "SOLVER.MAX_ITERS", "3"], "unknown key 'SOLVER.MAX_ITERS'. Did you mean"),
     (["--config-file", INSTANT, "SOLVER.MAX_ITER", "many"], "SOLVER.MAX_ITER: expected int, got str 'many'"),
-    (["--config-file", INSTANT, "MODEL.BACKBONE.NAME", "ResNet3"], "unknown BACKBONE 'ResNet3': did you mean 'ResNet3d'?"),
+    (["--config-file", INSTANT, "MODEL.BACKBONE.NAME", "ResNet3"], "unknown BACKBONE 'ResNet3': did you mean"),
     (["--config-file", INSTANT, "DATASETS.TRAIN", "['beacon_trian']"], "unknown dataset 'beacon_trian'"),
     (["--config-file", INSTANT, "MODEL.WEIGHTS", "nowhere.pth"], "no checkpoint nowhere.pth"),
     (["--config-file", INSTANT, "--plugin", "projects/example_projekt"], "no such folder"),
     (["--config-file", INSTANT, "--num-gpus", "0"], "--num-gpus: got 0, allowed: 1 or more"),
-    (["--config-file", INSTANT, "OUTPUT_DIR", "/proc/nlvideo"], "OUTPUT_DIR: got '/proc/nlvideo', allowed: a folder that can"),
+    (["--config-file", INSTANT, "OUTPUT_DIR", "/proc/nlvideo"], "OUTPUT_DIR: got '/proc/nlvideo', allowed: a folder"),
     (["--config-file", INSTANT, "--eval-only"], "MODEL.WEIGHTS: got '', allowed for a test: a checkpoint"),
 ]
 

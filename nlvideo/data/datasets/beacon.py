@@ -39,9 +39,9 @@ class BeaconSpec:
 
     Attributes:
         num_agents: agents in each validation clip; guessing among the actions shown is right once in ``num_agents``.
-        min_agents: half of the training clips show this many agents, half of the others one more, and so on up to
-            ``num_agents``. Clips of one agent teach what the actions are before the others can teach whom to watch;
-            with ``min_agents`` equal to ``num_agents``, training needs several times as many clips.
+        min_agents: training clips take turns in showing ``min_agents`` to ``num_agents`` agents. Clips of one agent
+            teach what the actions are before the others can teach whom to watch; with ``min_agents`` equal to
+            ``num_agents``, training needs several times as many clips.
         num_colours: colours that lamp and agents are drawn from, at least ``num_agents``.
         num_frames: frames of a clip.
         size: height and width in pixels.
@@ -66,7 +66,7 @@ class BeaconSpec:
 
     def __post_init__(self) -> None:
         for name, low, high in (
-            ("num_agents", 1, 4),
+            ("num_agents", 1, 3),
             ("min_agents", 1, self.num_agents),
             ("num_colours", self.num_agents, len(COLOURS)),
             ("num_frames", 8, 64),
@@ -93,20 +93,13 @@ def beacon_clip(spec: BeaconSpec, split: str, index: int) -> tuple[Scene, np.nda
     if split not in _SPLITS:
         raise ValueError(f"split: expected one of {list(_SPLITS)}, got {split!r}")
     rng = np.random.default_rng([spec.seed, _SPLITS.index(split), index])
-    num_agents = _training_agents(spec, index // len(ACTIONS)) if split == "train" else spec.num_agents
+    fewest = spec.min_agents if split == "train" else spec.num_agents
+    num_agents = fewest + index // len(ACTIONS) % (spec.num_agents - fewest + 1)
     scene = sample_scene(
         rng, ACTIONS[index % len(ACTIONS)], num_agents=num_agents, num_colours=spec.num_colours,
         num_frames=spec.num_frames, size=spec.size, overlap=spec.overlap,
     )
     return scene, render(scene, rng)
-
-
-def _training_agents(spec: BeaconSpec, turn: int) -> int:
-    """How many agents the training clips of a turn show: every second turn the fewest, every fourth one more, ..."""
-    num_agents = spec.min_agents
-    while num_agents < spec.num_agents and turn % 2:
-        num_agents, turn = num_agents + 1, turn // 2
-    return num_agents
 
 
 def generate_beacon(root: str | os.PathLike, spec: BeaconSpec, num_processes: int | None = None) -> Path:
