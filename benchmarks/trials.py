@@ -124,6 +124,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "output/trials", help="folder of logs and checkpoints")
     parser.add_argument("--report", action="store_true", help="only print the table of what has finished")
     args = parser.parse_args()
+    if not args.report:
+        TRIALS[args.trial]["overrides"]()  # Says what is missing before anything starts.
     results = {}
     with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
         futures = {}
