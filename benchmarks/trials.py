@@ -45,7 +45,7 @@ def thermal_overrides() -> list[str]:
         "MODEL.HEAD.NUM_CLASSES", "7", "MODEL.HEAD.DROPOUT", "0.5",
         # A clip is the whole event, whatever its length; left and right mean nothing here.
         "INPUT.CLIP_SAMPLER", "SegmentClip", "TEST.CLIP_SAMPLER", "SegmentClip", "INPUT.FLIP_PROB", "0.5",
-        "INPUT.SHORT_SIDE_RANGE", "[64, 76]", "SOLVER.MAX_ITER", "1000", "SOLVER.STEPS", "[800]",
+        "INPUT.SHORT_SIDE_RANGE", "[64, 76]", "SOLVER.MAX_ITER", "1000",
         "SOLVER.WEIGHT_DECAY", "0.05",
     ]
 
