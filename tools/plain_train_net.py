@@ -46,6 +46,8 @@ def do_train(cfg, model, resume: bool) -> None:
     from nlvideo.utils.events import ConsoleWriter, EventStorage, JSONWriter, TensorBoardWriter
 
     solver, folder = cfg.SOLVER, cfg.OUTPUT_DIR
+    if solver.ACCUMULATE != 1:
+        raise ValueError(f"SOLVER.ACCUMULATE: got {solver.ACCUMULATE}, allowed in this script: 1; use train_net.py")
     optimizer = build_optimizer(cfg, model)
     scheduler = build_lr_scheduler(cfg, optimizer)
     clip = build_gradient_clipper(cfg)

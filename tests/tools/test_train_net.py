@@ -56,6 +56,12 @@ def test_plain_train_net_trains_alike(run_tool: Callable, data_opts: list[str], 
     assert [line["iteration"] for line in _metrics(tmp_path / "plain")] == [0, 1, 2, 3]
 
 
+def test_plain_train_net_refuses_what_it_leaves_out(run_tool: Callable, data_opts: list[str], tmp_path: Path) -> None:
+    opts = [*data_opts, "SOLVER.ACCUMULATE", "2", "OUTPUT_DIR", str(tmp_path)]
+    done = run_tool("plain_train_net.py", "--config-file", INSTANT, *opts, code=2)
+    assert "SOLVER.ACCUMULATE: got 2, allowed in this script: 1" in done.stderr.splitlines()[-1]
+
+
 @pytest.mark.parametrize("config", PROJECT_CONFIGS, ids=lambda path: path.parent.parent.name)
 def test_every_project_trains(run_tool: Callable, data_opts: list[str], tmp_path: Path, config: Path) -> None:
     opts = [*data_opts, "MODEL.DEVICE", "cpu", "SOLVER.MAX_ITER", "3"]
