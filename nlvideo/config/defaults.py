@@ -42,14 +42,14 @@ _C.MODEL.CHANNELS_LAST = True
 _C.MODEL.BACKBONE = CN()
 # A name in BACKBONE.
 _C.MODEL.BACKBONE.NAME = "ResNet3d"
-# 18 (basic blocks), 50, 101 or 152 (bottlenecks).
+# 10, 18 (basic blocks), 50, 101 or 152 (bottlenecks).
 _C.MODEL.BACKBONE.DEPTH = 50
 # Every channel count is multiplied by this and rounded to a multiple of 8; below 1 for small machines.
 _C.MODEL.BACKBONE.WIDTH = 1.0
 # "c2d" (no temporal kernels, Table 1), "i3d_3x1x1" or "i3d_3x3x3" (Sec. 3.4, one inflated kernel in two blocks).
 _C.MODEL.BACKBONE.TEMPORAL = "c2d"
 # "paper" (Table 1: strides 2,2,2 and 2,2,2), "authors_32x2" (the same without padding in the pools), "authors_8x8" (no
-# temporal stride before res2), "small" (as authors_8x8, with a 3x3 instead of the 7x7: for frames below ~100 px).
+# temporal stride before res2), "small" (3x3 instead of 7x7, time halved by the first pool: for frames below ~100 px).
 _C.MODEL.BACKBONE.STEM = "paper"
 # Number of stages, counted from the stem, that do not train: 0 none, 1 the stem, 2 stem and res2, ... 5 all.
 _C.MODEL.BACKBONE.FREEZE_AT = 0

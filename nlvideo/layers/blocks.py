@@ -42,7 +42,7 @@ def _zero_init(norm: nn.Module) -> None:
 
 
 class BasicBlock3d(nn.Module):
-    """Two 3x3 convolutions and a shortcut (ResNet-18).
+    """Two 3x3 convolutions and a shortcut (ResNet-10 and -18).
 
     A temporal kernel goes into the first convolution, which then is 3x3x3.
     """

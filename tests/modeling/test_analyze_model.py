@@ -67,7 +67,7 @@ def test_overrides_reach_the_model(config_file: str, capsys: pytest.CaptureFixtu
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["MODEL.BACKBONE.DEPTH", "34"], "MODEL.BACKBONE.DEPTH: got 34, allowed: 18, 50, 101, 152"),
+        (["MODEL.BACKBONE.DEPTH", "34"], "MODEL.BACKBONE.DEPTH: got 34, allowed: 10, 18, 50, 101, 152"),
         (["MODEL.BACKBONE.NAME", "ResNet3"], "ResNet3d"),
         (["MODEL.HEAD.NAME", "Head"], "unknown HEAD 'Head'"),
         (["INPUT.NUM_FRAMES", "1"], "at least 2x1x1"),

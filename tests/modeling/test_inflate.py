@@ -78,7 +78,7 @@ def test_i3d_on_a_still_video_is_the_image_network_away_from_the_ends(
     model.load_state_dict(inflate_2d_weights(state, model))
     image = torch.rand(1, 3, 1, 32, 32, dtype=torch.float64)
     with torch.no_grad():
-        # Two equal frames: pool2 of the small stem needs them, and C2D mixes them by maxima only.
+        # Two equal frames: pool1 of the small stem needs them, and C2D mixes them by maxima only.
         expected = image_network(image.expand(-1, -1, 2, -1, -1))["res5"][:, :, 0]
         video = model(image.expand(-1, -1, frames, -1, -1))["res5"]
     assert torch.allclose(video[:, :, video.shape[2] // 2], expected, rtol=1e-9, atol=1e-9)

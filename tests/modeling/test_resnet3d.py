@@ -41,7 +41,7 @@ def test_table_1_at_32x224x224() -> None:
         ("authors_32x2", 128, 224, (256, 32, 55, 55), (2048, 16, 7, 7)),
         ("authors_8x8", 8, 224, (256, 8, 55, 55), (2048, 4, 7, 7)),
         ("authors_8x8", 32, 224, (256, 32, 55, 55), (2048, 16, 7, 7)),
-        ("small", 16, 64, (256, 16, 16, 16), (2048, 8, 2, 2)),
+        ("small", 16, 64, (256, 8, 16, 16), (2048, 8, 2, 2)),
     ],
 )
 def test_stems_give_the_maps_of_their_recipes(stem: str, frames: int, side: int, res2: tuple, res5: tuple) -> None:
@@ -91,10 +91,15 @@ def test_i3d_inflates_one_kernel_in_two_blocks(temporal: str, conv: str, kernel:
 
 
 @pytest.mark.parametrize("temporal", ["i3d_3x1x1", "i3d_3x3x3"])
-def test_basic_blocks_inflate_their_first_convolution_in_both_styles(temporal: str) -> None:
-    places = ["res2.0", "res2.1", "res3.0", "res4.0", "res5.1"]
+@pytest.mark.parametrize(
+    ("depth", "places"),
+    [(10, ["res2.0", "res3.0", "res4.0"]), (18, ["res2.0", "res2.1", "res3.0", "res4.0", "res5.1"])],
+)
+def test_basic_blocks_inflate_their_first_convolution_in_both_styles(
+    temporal: str, depth: int, places: list[str]
+) -> None:
     expected = {"stem.conv": (3, 3, 3)} | {f"{place}.conv1": (3, 3, 3) for place in places}
-    assert _temporal_kernels(_on_meta(depth=18, temporal=temporal, stem="small")) == expected
+    assert _temporal_kernels(_on_meta(depth=depth, temporal=temporal, stem="small")) == expected
 
 
 def test_r101_inflates_twelve_of_the_blocks_of_res4() -> None:
@@ -311,7 +316,7 @@ def test_non_local_blocks_start_as_the_identity() -> None:
 @pytest.mark.parametrize(
     ("keywords", "message"),
     [
-        ({"depth": 34}, "depth: got 34, allowed: 18, 50, 101, 152"),
+        ({"depth": 34}, "depth: got 34, allowed: 10, 18, 50, 101, 152"),
         ({"temporal": "3d"}, "temporal: got '3d', allowed: 'c2d'"),
         ({"stem": "big"}, "stem: got 'big', allowed: 'paper'"),
         ({"freeze_at": 6}, "freeze_at: got 6, allowed: 0, 1, 2, 3, 4, 5"),

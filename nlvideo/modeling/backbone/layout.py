@@ -4,7 +4,10 @@ from dataclasses import dataclass
 
 STAGES = ("res2", "res3", "res4", "res5")
 
-NUM_BLOCKS = {18: (2, 2, 2, 2), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
+NUM_BLOCKS = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
+
+# Depths whose residual blocks are two 3x3 convolutions; the others' are bottlenecks.
+BASIC_DEPTHS = (10, 18)
 
 # Frames spanned by the first two convolutions of an inflated block: (bottleneck, basic block). A basic block has no 1x1
 # for the 3x1x1 style, so both styles turn its first 3x3 into 3x3x3.
@@ -28,7 +31,7 @@ class Pool:
 
 @dataclass(frozen=True)
 class StemLayout:
-    """The layers before res2, and the temporal pool between res2 and res3."""
+    """The layers before res2, and the temporal pool between res2 and res3 (none with a kernel of 1x1x1)."""
 
     conv_size: int
     """Height and width of the first kernel."""
@@ -73,8 +76,9 @@ STEMS = {
     "authors_32x2": StemLayout(7, 5, (2, 2, 2), Pool((2, 3, 3), (2, 2, 2)), _TEMPORAL_POOL2),
     # Authors' code, 8x8 clips (`resnet_video`): time is halved once, behind res2.
     "authors_8x8": StemLayout(7, 5, (1, 2, 2), Pool((1, 3, 3), (1, 2, 2)), _TEMPORAL_POOL2),
-    # Frames below ~100 px: kernels as small as what moves in them.
-    "small": StemLayout(3, 3, (1, 2, 2), Pool((1, 3, 3), (1, 2, 2), (0, 1, 1)), _TEMPORAL_POOL2),
+    # Frames below ~100 px: kernels as small as what moves in them. Time is halved at once, so that res2 is cheap enough
+    # for non-local blocks on its fine map.
+    "small": StemLayout(3, 3, (1, 2, 2), Pool((2, 3, 3), (2, 2, 2), (0, 1, 1)), Pool((1, 1, 1), (1, 1, 1))),
 }
 
 
@@ -96,7 +100,7 @@ def scale_channels(channels: int, width: float) -> int:
 
 def stage_channels(depth: int, width: float) -> dict[str, tuple[int, int]]:
     """Stage -> (inner, output) channels of its residual blocks; a bottleneck's output is four times as wide."""
-    expansion = 1 if depth == 18 else 4
+    expansion = 1 if depth in BASIC_DEPTHS else 4
     bases = {stage: 64 * 2**number for number, stage in enumerate(STAGES)}
     return {
         stage: (scale_channels(base, width), scale_channels(base * expansion, width)) for stage, base in bases.items()

@@ -13,6 +13,7 @@ from nlvideo.layers.norm import freeze_norms, get_norm
 from nlvideo.layers.shape_spec import ShapeSpec
 from nlvideo.modeling.backbone.build import BACKBONE
 from nlvideo.modeling.backbone.layout import (
+    BASIC_DEPTHS,
     NUM_BLOCKS,
     STAGES,
     STEMS,
@@ -29,6 +30,8 @@ from nlvideo.utils.errors import one_of
 
 
 def _max_pool(pool: Pool) -> nn.Module:
+    if pool.kernel == pool.stride == (1, 1, 1):
+        return nn.Identity()
     return nn.MaxPool3d(pool.kernel, pool.stride, pool.padding)
 
 
@@ -47,16 +50,16 @@ def _check_arguments(depth: int, temporal: str, stem: str, freeze_at: int, stage
 
 
 def _block_factory(depth: int, stride_in_1x1: bool, **keywords: object) -> Callable[..., nn.Module]:
-    if depth != 18:
+    if depth not in BASIC_DEPTHS:
         return partial(Bottleneck3d, stride_in_1x1=stride_in_1x1, **keywords)
     if stride_in_1x1:
-        raise ValueError("stride_in_1x1: got True, but the basic blocks of depth 18 have no 1x1 convolution")
+        raise ValueError(f"stride_in_1x1: got True, but the basic blocks of depth {depth} have no 1x1 convolution")
     return partial(BasicBlock3d, **keywords)
 
 
 def _temporal_kernels(stage: str, num_blocks: int, depth: int, temporal: str) -> list[tuple[int, int]]:
     bottleneck, basic = TEMPORAL_KERNELS[temporal]
-    inflated = basic if depth == 18 else bottleneck
+    inflated = basic if depth in BASIC_DEPTHS else bottleneck
     return [inflated if chosen else (1, 1) for chosen in inflated_blocks(stage, num_blocks)]
 
 
@@ -142,8 +145,8 @@ class ResNet3d(nn.Module):
         """Build the network.
 
         Args:
-            depth: 18 (basic blocks), 50, 101 or 152 (bottlenecks).
-            temporal: "c2d", "i3d_3x1x1" or "i3d_3x3x3" (Sec. 3.4). Depth 18 has no 1x1 convolution to inflate: both
+            depth: 10, 18 (basic blocks), 50, 101 or 152 (bottlenecks).
+            temporal: "c2d", "i3d_3x1x1" or "i3d_3x3x3" (Sec. 3.4). A basic block has no 1x1 convolution to inflate: both
                 I3D styles inflate the first 3x3 of a block.
             stem: a name in `STEMS`.
             width: factor on every channel count, rounded to a multiple of 8.
