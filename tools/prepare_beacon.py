@@ -14,15 +14,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line; what is not given takes the default of ``BeaconSpec``."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", help="folder to make (default: $NLVIDEO_DATASETS/beacon or ./datasets/beacon)")
-    parser.add_argument("--agents", type=int, dest="num_agents", help="agents in each validation clip (default: 3)")
-    parser.add_argument(
-        "--min-agents", type=int, help="training clips show this many agents to AGENTS of them (default: 1)"
-    )
+    parser.add_argument("--agents", type=int, dest="num_agents", help="agents in each clip (default: 3)")
     parser.add_argument("--colours", type=int, dest="num_colours", help="colours to draw from (default: 3)")
     parser.add_argument("--frames", type=int, dest="num_frames", help="frames of a clip (default: 8)")
     parser.add_argument("--size", type=int, help="height and width in pixels (default: 64)")
     parser.add_argument("--overlap", action="store_true", default=None, help="agents enter before the lamp goes out")
-    parser.add_argument("--train", type=int, dest="num_train", help="clips of the training split (default: 8000)")
+    parser.add_argument("--train", type=int, dest="num_train", help="clips of the training split (default: 4000)")
     parser.add_argument("--val", type=int, dest="num_val", help="clips of the validation split (default: 800)")
     parser.add_argument("--seed", type=int, help="of everything random (default: 0)")
     parser.add_argument("--processes", type=int, help="processes that draw and encode (default: one for each core)")

@@ -27,7 +27,7 @@ from nlvideo.data.catalog import DatasetCatalog, MetadataCatalog
 from nlvideo.data.datasets.beacon_render import ACTIONS, COLOURS, Scene, render, sample_scene
 
 # Raised whenever the same spec would give other videos, so that an old folder is noticed.
-_GENERATOR_VERSION = 1
+_GENERATOR_VERSION = 2
 _SPLITS = ("train", "val")
 
 logger = logging.getLogger(__name__)
@@ -38,10 +38,7 @@ class BeaconSpec:
     """What to generate; two equal specs give the same files.
 
     Attributes:
-        num_agents: agents in each validation clip; guessing among the actions shown is right once in ``num_agents``.
-        min_agents: training clips take turns in showing ``min_agents`` to ``num_agents`` agents. Clips of one agent
-            teach what the actions are before the others can teach whom to watch; with ``min_agents`` equal to
-            ``num_agents``, training needs several times as many clips.
+        num_agents: agents in each clip; guessing among the actions shown is right once in ``num_agents``.
         num_colours: colours that lamp and agents are drawn from, at least ``num_agents``.
         num_frames: frames of a clip.
         size: height and width in pixels.
@@ -55,19 +52,17 @@ class BeaconSpec:
     """
 
     num_agents: int = 3
-    min_agents: int = 1
     num_colours: int = 3
     num_frames: int = 8
     size: int = 64
     overlap: bool = False
-    num_train: int = 8000
+    num_train: int = 4000
     num_val: int = 800
     seed: int = 0
 
     def __post_init__(self) -> None:
         for name, low, high in (
             ("num_agents", 1, 3),
-            ("min_agents", 1, self.num_agents),
             ("num_colours", self.num_agents, len(COLOURS)),
             ("num_frames", 8, 64),
             ("size", 48, 256),
@@ -85,7 +80,7 @@ class BeaconSpec:
 def beacon_clip(spec: BeaconSpec, split: str, index: int) -> tuple[Scene, np.ndarray]:
     """Return the scene and the frames, uint8 (T, H, W, 3), of one clip.
 
-    Labels take turns, and so do the numbers of agents for each label: a split is balanced.
+    Labels take turns: a split is balanced.
 
     Raises:
         ValueError: if ``split`` is neither "train" nor "val".
@@ -93,10 +88,8 @@ def beacon_clip(spec: BeaconSpec, split: str, index: int) -> tuple[Scene, np.nda
     if split not in _SPLITS:
         raise ValueError(f"split: expected one of {list(_SPLITS)}, got {split!r}")
     rng = np.random.default_rng([spec.seed, _SPLITS.index(split), index])
-    fewest = spec.min_agents if split == "train" else spec.num_agents
-    num_agents = fewest + index // len(ACTIONS) % (spec.num_agents - fewest + 1)
     scene = sample_scene(
-        rng, ACTIONS[index % len(ACTIONS)], num_agents=num_agents, num_colours=spec.num_colours,
+        rng, ACTIONS[index % len(ACTIONS)], num_agents=spec.num_agents, num_colours=spec.num_colours,
         num_frames=spec.num_frames, size=spec.size, overlap=spec.overlap,
     )
     return scene, render(scene, rng)
