@@ -9,7 +9,7 @@ from torch import nn
 from nlvideo.layers.nonlocal_ops import choose_algorithm
 from nlvideo.modeling.nonlocal_block.block import PAIRWISE, NonLocalBlock
 from nlvideo.modeling.nonlocal_block.build import NONLOCAL
-from nlvideo.utils.analysis import count_gmacs, parameter_count
+from nlvideo.utils.analysis import count_gmacs, parameter_count, without_norms
 from nlvideo.utils.logger import create_table
 
 
@@ -32,7 +32,7 @@ def nonlocal_table(model: nn.Module, inputs: torch.Tensor | tuple) -> list[dict[
     classes = tuple(NONLOCAL.get(name) for name in NONLOCAL if isinstance(NONLOCAL.get(name), type))
     blocks = {name: module for name, module in model.named_modules() if isinstance(module, classes)}
     seen: dict[str, torch.Tensor] = {}
-    on_meta = copy.deepcopy(model).to("meta").eval()
+    on_meta = without_norms(copy.deepcopy(model).to("meta").eval())
     for name in blocks:
         on_meta.get_submodule(name).register_forward_hook(_remember(seen, name))
     with torch.no_grad():
