@@ -5,21 +5,45 @@ Examples:
     tools/train_net.py --config-file configs/quickstart/instant_test.yaml
     tools/train_net.py --config-file configs/quickstart/instant_test.yaml --num-gpus 2 SOLVER.MAX_ITER 6
     tools/train_net.py --config-file configs/quickstart/instant_test.yaml --resume SOLVER.MAX_ITER 9
+    tools/train_net.py --config-file configs/kinetics/i3d_r50_32x2_nl5.yaml --reduced
 """
 
 import argparse
+from typing import TYPE_CHECKING
 
 from nlvideo.engine.errors import UnexpectedResults
 from nlvideo.engine.script import default_argument_parser, run_script
 
+if TYPE_CHECKING:
+    from nlvideo.config import CfgNode
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = default_argument_parser(__doc__)
+    parser.add_argument(
+        "--reduced",
+        action="store_true",
+        help="one iteration at a size for the CPU, on the embedded data set, without weights: does this config run?",
+    )
+    return parser
+
+
+def read_config(args: argparse.Namespace) -> "CfgNode":
+    """The config that the arguments describe."""
+    # Only now, so that --help does not wait for torch.
+    from nlvideo.config import load_cfg, reduced
+
+    cfg = load_cfg(args.config_file, args.opts, args.plugin)
+    return reduced(cfg, args.opts) if args.reduced else cfg
+
 
 def main(args: argparse.Namespace) -> None:
     """Train or test on one rank."""
-    from nlvideo.config import load_cfg
     from nlvideo.engine import DefaultTrainer, default_setup, load_model_for_test
     from nlvideo.evaluation import verify_results
 
-    cfg = default_setup(load_cfg(args.config_file, args.opts, args.plugin), args)
+    cfg = default_setup(read_config(args), args)
     if args.eval_only:
         results = DefaultTrainer.test(cfg, load_model_for_test(cfg, args.resume))
     else:
@@ -32,16 +56,14 @@ def main(args: argparse.Namespace) -> None:
 
 def start(args: argparse.Namespace) -> None:
     """Start the ranks."""
-    # Only now, so that --help does not wait for torch.
-    from nlvideo.config import load_cfg
     from nlvideo.engine.launch import launch
 
     # Here too, so that a mistake in the config is reported once and before anything starts.
-    cfg = load_cfg(args.config_file, args.opts, args.plugin)
+    cfg = read_config(args)
     launch(
         main, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url, args=(args,), device=cfg.MODEL.DEVICE
     )
 
 
 if __name__ == "__main__":
-    run_script(start, default_argument_parser(__doc__))
+    run_script(start, build_parser())

@@ -1,0 +1,60 @@
+"""Any config at a size that takes seconds on a CPU: does it run at all?"""
+
+from collections.abc import Sequence
+
+from nlvideo.config.node import CfgNode
+from nlvideo.config.validate import validate
+
+# How often the stems halve time, up to res3: 8 where it is not said here.
+_TEMPORAL_STRIDE = {"authors_8x8": 2, "small": 2}
+# The smallest side at which res5 keeps more than one position for its non-local blocks to pool.
+_SIDE = 48
+
+
+def reduced(cfg: CfgNode, opts: Sequence[str] = ()) -> CfgNode:
+    """Shrink frames, crop, width, batch and schedule: one iteration on ``beacon_tiny``, from random weights.
+
+    Depth, kinds of layers, non-local blocks, norms, head, loss, optimizer and samplers stay what they are, so that a
+    config which trains like this is one whose parts fit together.
+
+    Args:
+        cfg: a complete config; left as it is.
+        opts: overrides ``[KEY, VALUE, ...]``, the last word.
+
+    Returns:
+        A config of its own, frozen, that writes to ``output/reduced``.
+
+    Raises:
+        LookupFailed: an unknown key among the overrides.
+        ValueError: a wrong value among them.
+    """
+    cfg = cfg.clone()
+    cfg.defrost()
+    # Two frames are left in res3, or one for each group that attention is kept in.
+    num_frames = _TEMPORAL_STRIDE.get(cfg.MODEL.BACKBONE.STEM, 8) * max(2, cfg.MODEL.NONLOCAL.TEMPORAL_GROUPS)
+    sections = {
+        "DATASETS": {"TRAIN": ["beacon_tiny_train"], "TEST": ["beacon_tiny_val"]},
+        # On the CPU, wherever it runs: nothing here is worth a GPU.
+        "MODEL": {
+            "DEVICE": "cpu", "WEIGHTS": "", "BACKBONE": {"WIDTH": 0.125}, "HEAD": {"NUM_CLASSES": 8},
+        },
+        "INPUT": {
+            "NUM_FRAMES": min(cfg.INPUT.NUM_FRAMES, num_frames), "SHORT_SIDE_RANGE": [_SIDE, _SIDE + 4],
+            "CROP_SIZE": _SIDE,
+        },
+        "DATALOADER": {"NUM_WORKERS": 0},
+        "SOLVER": {
+            "CLIPS_PER_BATCH": 2 * cfg.SOLVER.ACCUMULATE, "REFERENCE_WORLD_SIZE": 0, "MAX_ITER": 1, "STEPS": [],
+            "WARMUP_ITERS": 0, "CHECKPOINT_PERIOD": 1, "LOG_PERIOD": 1,
+        },
+        "TEST": {
+            "NUM_CLIPS": 1, "NUM_CROPS": 1, "SHORT_SIDE": _SIDE, "CROP_SIZE": min(cfg.TEST.CROP_SIZE, _SIDE),
+            "EVAL_PERIOD": 0, "EXPECTED_RESULTS": [], "PRECISE_BN": {"NUM_ITERS": 1},
+        },
+        "OUTPUT_DIR": "output/reduced",
+    }  # fmt: skip
+    cfg.merge_from_other_cfg(sections)
+    cfg.merge_from_list(list(opts))
+    validate(cfg)
+    cfg.freeze()
+    return cfg
