@@ -14,6 +14,11 @@ def list_configs() -> list[str]:
     return sorted(path.relative_to(CONFIG_DIR).with_suffix("").as_posix() for path in CONFIG_DIR.rglob("*.yaml"))
 
 
+def list_networks() -> list[str]:
+    """Return the names of the configurations that are meant to be trained: no base files and no instant tests."""
+    return [name for name in list_configs() if not Path(name).name.startswith(("base", "instant_test"))]
+
+
 def get_config_file(name: str) -> str:
     """Return the path of a configuration.
 

@@ -1,0 +1,127 @@
+"""The ledger: what the paper and the authors' release report for each config, and what was measured with nlvideo."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from nlvideo.model_zoo.model_zoo import CONFIG_DIR, list_networks
+from nlvideo.utils.errors import LookupFailed, did_you_mean
+
+LEDGER_FILE = CONFIG_DIR.parent / "model_zoo" / "ledger.yaml"
+
+# Section of an entry -> the keys it must have, and those it may have.
+_KEYS = {
+    "paper": (("source", "figures"), ("costs",)),
+    "release": (("model", "figures"), ()),
+    "measured": (("figures", "num_videos", "command", "hardware", "date"), ()),
+}
+_FIGURES = (("map",), ("top1", "top5"))
+_COSTS = ("params_m", "gmacs", "params_ratio", "gmacs_ratio")
+
+_HEADINGS = {
+    "kinetics": ("Kinetics-400: the paper", "Top-1 / top-5 on the validation videos, percent."),
+    "kinetics/authors": (
+        "Kinetics-400: the authors' release",
+        "The settings of the released code, whose networks have other pools than Table 1. Top-1 / top-5, percent; where "
+        "the release pairs a model with a row of the paper, the row stands beside it.",
+    ),
+    "charades": ("Charades: the paper", "Mean average precision on the validation videos, percent."),
+    "quickstart": (
+        "Quickstart",
+        "Small networks on the embedded data set; [benchmarks/beacon.md](benchmarks/beacon.md) has their measurements.",
+    ),
+}
+_INTRODUCTION = """# Model zoo
+
+What the paper and the authors' release report for each config, and what was measured with nlvideo: an empty cell has not been
+measured, and no weights are published here. Names are paths under `configs/`. Parameters and multiply-adds of all of them:
+`python tools/analyze_model.py --all`.
+
+This file is made of [model_zoo/ledger.yaml](model_zoo/ledger.yaml) by `python tools/make_model_zoo.py`.
+"""
+
+
+def read_ledger(path: str | Path = LEDGER_FILE) -> dict[str, dict[str, Any]]:
+    """Read the ledger and check every entry.
+
+    Returns:
+        Name of a config -> its sections ``paper``, ``release``, ``measured`` and its ``note``, where it has them.
+
+    Raises:
+        FileNotFoundError: there is no such file; it comes with a clone of the repository.
+        LookupFailed: an entry of no config.
+        ValueError: a section that lacks something or has something unknown; one line.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no ledger {path}")
+    try:
+        ledger = yaml.safe_load(path.read_text(encoding="utf8")) or {}
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: not safe YAML: {' '.join(str(error).split())}") from None
+    networks = list_networks()
+    for name, entry in ledger.items():
+        if name not in networks:
+            raise LookupFailed(f"{path}: {name!r} is no config. {did_you_mean(name, networks)}")
+        for section, content in entry.items():
+            if section != "note":
+                _check_section(f"{path}: {name}: {section}", section, content)
+    return ledger
+
+
+def _check_section(where: str, section: str, content: Mapping[str, Any]) -> None:
+    if section not in _KEYS:
+        raise ValueError(f"{where}: unknown section, allowed: {', '.join(_KEYS)}, note")
+    required, optional = _KEYS[section]
+    missing = [key for key in required if content.get(key) in (None, "")]
+    unknown = [key for key in content if key not in (*required, *optional)]
+    if missing or unknown:
+        raise ValueError(f"{where}: lacks {missing}, does not know {unknown}; allowed: {', '.join(required + optional)}")
+    if not any(set(content["figures"]) == set(names) for names in _FIGURES):
+        raise ValueError(f"{where}: figures: got {sorted(content['figures'])}, allowed: top1 and top5, or map")
+    if not set(content.get("costs", {})) <= set(_COSTS):
+        raise ValueError(f"{where}: costs: got {sorted(content['costs'])}, allowed: {', '.join(_COSTS)}")
+
+
+def format_model_zoo(ledger: Mapping[str, Mapping[str, Any]], networks: Sequence[str]) -> str:
+    """Return MODEL_ZOO.md: a table for each folder of configs, and a row for each of ``networks``."""
+    folders: dict[str, list[str]] = {}
+    for name in sorted(networks, key=_order):
+        folders.setdefault(name.rpartition("/")[0], []).append(name)
+    known = [folder for folder in _HEADINGS if folder in folders]
+    parts = [_INTRODUCTION]
+    for folder in [*known, *sorted(folders.keys() - set(known))]:
+        title, text = _HEADINGS.get(folder, (folder, ""))
+        parts.append(f"## {title}\n\n{text}\n\n{_table(folders[folder], ledger)}")
+    return "\n".join(parts)
+
+
+def _order(name: str) -> list[Any]:
+    # Numbers by their value: 8x8 before 32x2, nl5 before nl10.
+    words = name.replace("/", "_").replace(".", "_")
+    spaced = "".join(c if c.isdigit() else f" {c} " for c in words)
+    return [(0, int(word), "") if word.isdigit() else (1, 0, word) for word in spaced.split()]
+
+
+def _table(names: Sequence[str], ledger: Mapping[str, Mapping[str, Any]]) -> str:
+    rows = [["config", "paper", "authors' release", "measured with nlvideo"], ["---"] * 4]
+    for name in names:
+        entry = ledger.get(name, {})
+        cells = [_cell(section, entry.get(section)) for section in _KEYS]
+        rows.append([f"[{name.rpartition('/')[2]}](configs/{name}.yaml)", *cells])
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def _cell(section: str, content: Mapping[str, Any] | None) -> str:
+    if content is None:
+        return ""
+    figures = content["figures"]
+    text = f"{figures['map']:.1f} mAP" if "map" in figures else f"{figures['top1']:.1f} / {figures['top5']:.1f}"
+    if section == "paper":
+        return f"{text} ({content['source']})"
+    if section == "release":
+        return f"{text} (`{content['model']}`)"
+    videos = f"{content['num_videos']:,} videos"
+    return f"{text} ({videos}; `{content['command']}`; {content['hardware']}; {content['date']})"
