@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Print the parameters and multiply-adds of a config's model, stage by stage, and its non-local blocks."""
+"""Print parameters and multiply-adds: of one model, stage by stage and with its non-local blocks, or of all configs."""
 
 import argparse
 import json
@@ -13,7 +13,9 @@ def build_parser() -> argparse.ArgumentParser:
         description="Parameters and multiply-adds of a model, for one training clip. Nothing is loaded or computed: "
         "the model lives on the meta device. Non-local blocks count as their dense algorithm."
     )
-    parser.add_argument("--config-file", required=True, metavar="FILE", help="YAML file of the model")
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--config-file", metavar="FILE", help="YAML file of the model")
+    which.add_argument("--all", action="store_true", help="one row for each config under configs/, beside the paper's")
     parser.add_argument("--json", action="store_true", help="print params, gmacs and nonlocal_blocks, as JSON")
     parser.add_argument(
         "opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="overrides of the config, after all flags"
@@ -24,6 +26,9 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: argparse.Namespace) -> None:
     """Print the costs as tables or as JSON."""
     # Only now: --help answers without loading torch.
+    if arguments.all:
+        print_all(arguments)
+        return
     from nlvideo.config import load_cfg
     from nlvideo.modeling.costs import model_costs, stage_table
     from nlvideo.modeling.nonlocal_block.summary import format_nonlocal_table
@@ -37,6 +42,16 @@ def main(arguments: argparse.Namespace) -> None:
     print(f"{costs['params'] / 1e6:.2f} M parameters, {costs['gmacs']:.2f} GMACs for one clip of {size}\n")
     print(stage_table(cfg))
     print(f"\n{format_nonlocal_table(costs['nonlocal_blocks'])}")
+
+
+def print_all(arguments: argparse.Namespace) -> None:
+    """Print a row for each config of the repository."""
+    from nlvideo.model_zoo import list_networks
+    from nlvideo.model_zoo.cost_table import cost_rows, format_cost_rows
+    from nlvideo.model_zoo.ledger import read_ledger
+
+    rows = list(cost_rows(list_networks(), read_ledger(), arguments.opts))
+    print(json.dumps(rows) if arguments.json else format_cost_rows(rows))
 
 
 if __name__ == "__main__":

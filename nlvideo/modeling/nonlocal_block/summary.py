@@ -13,6 +13,12 @@ from nlvideo.utils.analysis import count_gmacs, parameter_count, without_norms
 from nlvideo.utils.logger import create_table
 
 
+def nonlocal_modules(model: nn.Module) -> dict[str, nn.Module]:
+    """The non-local blocks of any network, by name; they are found by their registered classes."""
+    classes = tuple(NONLOCAL.get(name) for name in NONLOCAL if isinstance(NONLOCAL.get(name), type))
+    return {name: module for name, module in model.named_modules() if isinstance(module, classes)}
+
+
 def nonlocal_table(model: nn.Module, inputs: torch.Tensor | tuple) -> list[dict[str, Any]]:
     """One row for each non-local block, in the order in which they run.
 
@@ -29,8 +35,7 @@ def nonlocal_table(model: nn.Module, inputs: torch.Tensor | tuple) -> list[dict[
         plugin does not tell is "-".
     """
     inputs = inputs if isinstance(inputs, tuple) else (inputs,)
-    classes = tuple(NONLOCAL.get(name) for name in NONLOCAL if isinstance(NONLOCAL.get(name), type))
-    blocks = {name: module for name, module in model.named_modules() if isinstance(module, classes)}
+    blocks = nonlocal_modules(model)
     seen: dict[str, torch.Tensor] = {}
     on_meta = without_norms(copy.deepcopy(model).to("meta").eval())
     for name in blocks:
