@@ -96,3 +96,33 @@ def test_help_does_not_import_torch() -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert "--config-file" in done.stdout and "--json" in done.stdout
+
+
+def test_all_prints_a_row_for_each_config(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    monkeypatch.setattr("nlvideo.model_zoo.list_networks", lambda: ["quickstart/c2d", "quickstart/i3d_nl"])
+    _run("--all", "--json")
+    first, second = json.loads(capsys.readouterr().out)
+    assert list(first) == [
+        "config", "input", "params", "gmacs", "nonlocal_blocks", "params_ratio", "gmacs_ratio", "paper", "note",
+    ]  # fmt: skip
+    assert (first["config"], first["input"], first["nonlocal_blocks"]) == ("quickstart/c2d", "8x64x64", 0)
+    assert first["params_ratio"] == first["gmacs_ratio"] == 1
+    assert second["nonlocal_blocks"] == 1 and second["params_ratio"] > 1
+    assert second["params"] == round(first["params"] * second["params_ratio"])
+    _run("--all")
+    table = capsys.readouterr().out
+    assert "quickstart/c2d " in table and f"{second['params'] / 1e6:.2f}" in table and "Ratios are to" in table
+
+
+def test_all_takes_overrides(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    monkeypatch.setattr("nlvideo.model_zoo.list_networks", lambda: ["quickstart/i3d_nl"])
+    _run("--all", "--json", "MODEL.NONLOCAL.ENABLED", "False", "MODEL.BACKBONE.TEMPORAL", "c2d")
+    (row,) = json.loads(capsys.readouterr().out)
+    assert (row["nonlocal_blocks"], row["params_ratio"]) == (0, 1)
+
+
+@pytest.mark.parametrize("arguments", [[], ["--all", "--config-file", "F"]])
+def test_one_config_or_all_of_them(arguments: list, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as exit_info:
+        _run(*arguments)
+    assert exit_info.value.code == 2 and "--config-file" in capsys.readouterr().err

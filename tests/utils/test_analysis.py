@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from nlvideo.utils.analysis import cost_table, count_gmacs, parameter_count
+from nlvideo.utils.analysis import cost_table, count_gmacs, parameter_count, without_norms
 
 
 class Attention(nn.Module):
@@ -52,6 +52,15 @@ def test_linear_layers_with_and_without_bias():
 def test_norms_activations_and_pools_do_not_count():
     module = nn.Sequential(nn.BatchNorm3d(4), nn.ReLU(), nn.MaxPool3d(2), nn.AdaptiveAvgPool3d(1))
     assert count_gmacs(module, torch.rand(1, 4, 4, 4, 4)) == 0
+
+
+@pytest.mark.parametrize("norm", [nn.BatchNorm3d, nn.SyncBatchNorm])
+def test_norms_that_are_left_out_change_no_shape(norm):
+    module = nn.Sequential(nn.Conv3d(3, 4, 1), norm(4), nn.GroupNorm(2, 4)).to("meta")
+    x = torch.zeros(2, 3, 2, 5, 5, device="meta")
+    assert without_norms(module) is module and module(x).shape == (2, 4, 2, 5, 5)
+    # Its input is handed on as it is, in training mode too; a norm without statistics is no concern.
+    assert module[1](x) is x and module[2](module[0](x)).shape == (2, 4, 2, 5, 5)
 
 
 def test_the_module_is_left_as_it_is():

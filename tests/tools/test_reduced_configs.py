@@ -1,0 +1,54 @@
+"""Every config takes one optimisation step and is tested, through the training script, at a reduced size."""
+
+import importlib.util
+import json
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from nlvideo.config import load_cfg
+from nlvideo.model_zoo import get_config_file, list_networks
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def train_net() -> ModuleType:
+    """The script as a module: importing torch once serves all configs."""
+    spec = importlib.util.spec_from_file_location("train_net", ROOT / "tools" / "train_net.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def datasets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the embedded data set is made once."""
+    return tmp_path_factory.mktemp("datasets")
+
+
+@pytest.mark.parametrize("name", [*list_networks(), "quickstart/instant_test"])
+def test_one_step(
+    name: str, train_net: ModuleType, datasets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NLVIDEO_DATASETS", str(datasets))
+    out = tmp_path / "out"
+    arguments = ["--config-file", get_config_file(name), "--reduced", "OUTPUT_DIR", str(out)]
+    train_net.start(train_net.build_parser().parse_args(arguments))
+    (line,) = [json.loads(line) for line in (out / "metrics.json").read_text().splitlines()]
+    assert line["iteration"] == 0 and 0 < line["total_loss"] < 100
+    trained = load_cfg(str(out / "config.yaml"))
+    task, metric = ("multilabel", "mAP") if trained.MODEL.HEAD.LOSS == "sigmoid" else ("classification", "top1")
+    assert 0 <= line[f"{task}/{metric}"] <= 100
+    assert (out / "model_final.pth").is_file()
+    # What was trained is the config's network: depth and kinds, not a stand-in.
+    cfg = load_cfg(get_config_file(name))
+    assert trained.MODEL.BACKBONE.DEPTH == cfg.MODEL.BACKBONE.DEPTH
+    assert trained.MODEL.NONLOCAL == cfg.MODEL.NONLOCAL
+
+
+def test_a_mistake_among_the_overrides_is_one_line(run_tool) -> None:
+    done = run_tool("train_net.py", "--config-file", get_config_file("kinetics/c2d_r50_32x2"), "--reduced",
+                    "SOLVER.MAX_ITERS", "3", code=2)  # fmt: skip
+    assert "unknown key 'SOLVER.MAX_ITERS'" in done.stderr.splitlines()[-1]
