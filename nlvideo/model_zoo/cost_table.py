@@ -73,22 +73,22 @@ def format_cost_rows(rows: Sequence[Mapping[str, Any]]) -> str:
     """The rows of ``cost_rows`` as text, with the notes below."""
     notes = list(dict.fromkeys(row["note"] for row in rows if row["note"]))
     table = create_table([_shown(row, notes) for row in rows])
-    legend = "Ratios are to the same network without non-local blocks and temporal kernels (C2D)."
+    legend = "Ratios of parameters and multiply-adds: to the same network without non-local blocks and temporal kernels (C2D)."
     return "\n".join([table, "", legend, *(f"[{number}] {note}" for number, note in enumerate(notes, start=1))])
 
 
 def _shown(row: Mapping[str, Any], notes: Sequence[str]) -> dict[str, str]:
     paper = row["paper"]
     said = [f"{paper[key]} {unit}" for key, unit in (("params_m", "M"), ("gmacs", "G")) if key in paper]
-    said += [f"x {paper[key]}" for key in ("params_ratio", "gmacs_ratio") if key in paper]
+    said += [f"{paper[key]}x" for key in ("params_ratio", "gmacs_ratio") if key in paper]
+    # With their units: of bare numbers the table would keep fewer digits.
     return {
         "config": row["config"],
         "input": row["input"],
         "blocks": str(row["nonlocal_blocks"]),
-        "params (M)": f"{row['params'] / 1e6:.2f}",
-        "GMACs": f"{row['gmacs']:.2f}",
-        "x params": f"{row['params_ratio']:.2f}",
-        "x GMACs": f"{row['gmacs_ratio']:.2f}",
+        "parameters": f"{row['params'] / 1e6:.2f} M",
+        "multiply-adds": f"{row['gmacs']:.2f} G",
+        "ratios": f"{row['params_ratio']:.2f}x, {row['gmacs_ratio']:.2f}x",
         "paper": ", ".join(said),
         "note": f"[{notes.index(row['note']) + 1}]" if row["note"] else "",
     }

@@ -36,8 +36,8 @@ def test_enough_frames_are_left_for_the_groups(stem: str, groups: int, frames: i
 
 
 def test_overrides_have_the_last_word() -> None:
-    small = reduced(load_cfg(None, ["SOLVER.ACCUMULATE", "3"]), ["SOLVER.MAX_ITER", "4", "OUTPUT_DIR", "here"])
-    assert (small.SOLVER.MAX_ITER, small.SOLVER.CLIPS_PER_BATCH, small.OUTPUT_DIR) == (4, 6, "here")
+    small = reduced(load_cfg(None, ["SOLVER.ACCUMULATE", "4"]), ["SOLVER.MAX_ITER", "4", "OUTPUT_DIR", "here"])
+    assert (small.SOLVER.MAX_ITER, small.SOLVER.CLIPS_PER_BATCH, small.OUTPUT_DIR) == (4, 8, "here")
     with pytest.raises(ValueError, match="SOLVER.MAX_ITER: got 0, allowed: 1 or more"):
         reduced(get_cfg(), ["SOLVER.MAX_ITER", "0"])
 

@@ -175,10 +175,11 @@ def test_the_table_has_a_line_for_each_config_and_its_notes(rows: dict) -> None:
     lines = format_cost_rows(list(rows.values())).splitlines()
     for name, row in rows.items():
         (line,) = [line for line in lines if line.split()[:1] == [name]]
-        assert f"{row['params'] / 1e6:.2f}" in line and f"{row['gmacs']:.2f}" in line
+        assert f" {row['params'] / 1e6:.2f} M " in line and f" {row['gmacs']:.2f} G " in line
+        assert f" {row['params_ratio']:.2f}x, {row['gmacs_ratio']:.2f}x" in line
     (line,) = [line for line in lines if line.startswith("kinetics/c2d_r101_32x2 ")]
     assert "43.2 M, 34.2 G" in line
     number = re.search(r"\[\d\]$", line)[0]
     assert any(line.startswith(f"{number} ") and "34.17 G" in line for line in lines)
     (line,) = [line for line in lines if line.startswith("kinetics/i3d_r101_32x2_3x3x3 ")]
-    assert "x 1.5, x 1.8" in line and "1.46" in line and "1.76" in line
+    assert "1.46x, 1.76x" in line and "1.5x, 1.8x" in line

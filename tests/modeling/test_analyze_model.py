@@ -111,7 +111,7 @@ def test_all_prints_a_row_for_each_config(monkeypatch: pytest.MonkeyPatch, capsy
     assert second["params"] == round(first["params"] * second["params_ratio"])
     _run("--all")
     table = capsys.readouterr().out
-    assert "quickstart/c2d " in table and f"{second['params'] / 1e6:.2f}" in table and "Ratios are to" in table
+    assert "quickstart/c2d " in table and f"{second['params'] / 1e6:.2f}" in table and "Ratios of parameters" in table
 
 
 def test_all_takes_overrides(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
