@@ -73,7 +73,7 @@ def format_cost_rows(rows: Sequence[Mapping[str, Any]]) -> str:
     """The rows of ``cost_rows`` as text, with the notes below."""
     notes = list(dict.fromkeys(row["note"] for row in rows if row["note"]))
     table = create_table([_shown(row, notes) for row in rows])
-    legend = "Ratios of parameters and multiply-adds: to the same network without non-local blocks and temporal kernels (C2D)."
+    legend = "Ratios of parameters and multiply-adds: to the same network without blocks and temporal kernels (C2D)."
     return "\n".join([table, "", legend, *(f"[{number}] {note}" for number, note in enumerate(notes, start=1))])
 
 

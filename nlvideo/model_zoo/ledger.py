@@ -24,8 +24,8 @@ _HEADINGS = {
     "kinetics": ("Kinetics-400: the paper", "Top-1 / top-5 on the validation videos, percent."),
     "kinetics/authors": (
         "Kinetics-400: the authors' release",
-        "The settings of the released code, whose networks have other pools than Table 1. Top-1 / top-5, percent; where "
-        "the release pairs a model with a row of the paper, the row stands beside it.",
+        "The settings of the released code, whose networks have other pools than Table 1. Top-1 / top-5, percent; "
+        "where the release pairs a model with a row of the paper, the row stands beside it.",
     ),
     "charades": ("Charades: the paper", "Mean average precision on the validation videos, percent."),
     "quickstart": (
@@ -35,9 +35,9 @@ _HEADINGS = {
 }
 _INTRODUCTION = """# Model zoo
 
-What the paper and the authors' release report for each config, and what was measured with nlvideo: an empty cell has not been
-measured, and no weights are published here. Names are paths under `configs/`. Parameters and multiply-adds of all of them:
-`python tools/analyze_model.py --all`.
+What the paper and the authors' release report for each config, and what was measured with nlvideo: an empty cell has not
+been measured, and no weights are published here. Names are paths under `configs/`. Parameters and multiply-adds of all of
+them: `python tools/analyze_model.py --all`.
 
 This file is made of [model_zoo/ledger.yaml](model_zoo/ledger.yaml) by `python tools/make_model_zoo.py`.
 """
@@ -78,7 +78,8 @@ def _check_section(where: str, section: str, content: Mapping[str, Any]) -> None
     missing = [key for key in required if content.get(key) in (None, "")]
     unknown = [key for key in content if key not in (*required, *optional)]
     if missing or unknown:
-        raise ValueError(f"{where}: lacks {missing}, does not know {unknown}; allowed: {', '.join(required + optional)}")
+        allowed = ", ".join(required + optional)
+        raise ValueError(f"{where}: lacks {missing}, does not know {unknown}; allowed: {allowed}")
     if not any(set(content["figures"]) == set(names) for names in _FIGURES):
         raise ValueError(f"{where}: figures: got {sorted(content['figures'])}, allowed: top1 and top5, or map")
     if not set(content.get("costs", {})) <= set(_COSTS):

@@ -1,4 +1,4 @@
-"""The paths from one network's weights to another's that the configs use, with the configs' own networks made narrow."""
+"""The paths from one network's weights to another's that the configs use, with their own networks made narrow."""
 
 import logging
 

@@ -1,6 +1,6 @@
-"""Parameters and multiply-adds of every config, against a count by hand from Table 1 and Fig. 2, and the paper's figures.
+"""Parameters and multiply-adds of every config, against a count by hand and the paper's figures.
 
-The count knows nothing of the network's code: it goes through the layer table of the paper and of the authors' code.
+The count knows nothing of the network's code: it goes through Table 1 (or the layers of the authors' code) and Fig. 2.
 """
 
 import re
@@ -14,7 +14,7 @@ from nlvideo.model_zoo.ledger import read_ledger
 
 # The paper's networks; those of quickstart have another stem.
 NAMES = [name for name in list_networks() if not name.startswith("quickstart/")]
-# (temporal stride of conv1, kernel, stride and padding of pool1, kernel and padding of pool2 in time, padding in space).
+# In time: stride of conv1; kernel, stride and padding of pool1; kernel and padding of pool2. In space: padding of pool1.
 STEMS = {
     "paper": (2, (3, 2, 1), (3, 1), 1),
     "authors_32x2": (2, (2, 2, 0), (2, 0), 0),

@@ -48,7 +48,8 @@ def test_a_name_says_what_the_config_holds(name: str) -> None:
     assert (cfg.INPUT.NUM_FRAMES, cfg.INPUT.FRAME_STRIDE) == (int(parts["frames"]), int(parts["stride"]))
     assert node.ENABLED == bool(parts["blocks"])
     if node.ENABLED:
-        assert (node.PAIRWISE, node.ATTEND) == (parts["pairwise"] or "embedded_gaussian", parts["attend"] or "spacetime")
+        form = parts["pairwise"] or "embedded_gaussian", parts["attend"] or "spacetime"
+        assert (node.PAIRWISE, node.ATTEND) == form
         if parts["blocks"] == "1":
             last = {"res2": 3, "res3": 4, "res4": 6 if parts["depth"] == "50" else 23, "res5": 3}
             stage = parts["stage"] or "res4"
@@ -64,7 +65,8 @@ def test_a_name_says_what_the_config_holds(name: str) -> None:
 def test_the_first_comment_names_the_source_and_its_figures(name: str) -> None:
     line, entry = first_line(name), read_ledger()[name]
     section = "release" if name in RELEASE else "paper"
-    assert re.match(r"# Release: run_\w+\.sh" if section == "release" else r"# (Table \d|The R101 baseline of Tab)", line)
+    start = r"# Release: run_\w+\.sh" if section == "release" else r"# (Table \d|The R101 baseline of Tables)"
+    assert re.match(start, line)
     for value in entry[section]["figures"].values():
         assert f"{value:.1f}" in line
     for table in re.findall(r"Table (\d\w?)", line):
