@@ -35,9 +35,9 @@ _HEADINGS = {
 }
 _INTRODUCTION = """# Model zoo
 
-What the paper and the authors' release report for each config, and what was measured with nlvideo: an empty cell has not
-been measured, and no weights are published here. Names are paths under `configs/`. Parameters and multiply-adds of all of
-them: `python tools/analyze_model.py --all`.
+What the paper and the authors' release report for each config, and what was measured with nlvideo: an empty cell has
+not been measured, and no weights are published here. Names are paths under `configs/`. Parameters and multiply-adds of
+all of them: `python tools/analyze_model.py --all`.
 
 This file is made of [model_zoo/ledger.yaml](model_zoo/ledger.yaml) by `python tools/make_model_zoo.py`.
 """

@@ -14,7 +14,7 @@ from nlvideo.model_zoo.ledger import read_ledger
 
 # The paper's networks; those of quickstart have another stem.
 NAMES = [name for name in list_networks() if not name.startswith("quickstart/")]
-# In time: stride of conv1; kernel, stride and padding of pool1; kernel and padding of pool2. In space: padding of pool1.
+# In time: stride of conv1; kernel, stride, padding of pool1; kernel, padding of pool2. In space: padding of pool1.
 STEMS = {
     "paper": (2, (3, 2, 1), (3, 1), 1),
     "authors_32x2": (2, (2, 2, 0), (2, 0), 0),

@@ -56,6 +56,8 @@ def test_a_name_says_what_the_config_holds(name: str) -> None:
             assert list(node.BLOCKS) == [f"{stage}.{last[stage] - 2}"]
         else:
             assert (list(node.STAGES), node.EVERY) == (["res3", "res4"], 2 if parts["blocks"] == "5" else 1)
+    # The authors' order of pooling and scale of the logits, everywhere.
+    assert node.SUBSAMPLE and node.POOL_FIRST and node.SCALE and node.ZERO_INIT
     if parts["schedule"]:
         assert cfg.SOLVER.MAX_ITER == 1000 * int(parts["schedule"][:-1])
     assert cfg.SOLVER.REFERENCE_WORLD_SIZE == int(parts["gpus"] or 8)
