@@ -49,6 +49,24 @@ def _make_video(
     return str(path)
 
 
+def _make_frames(
+    folder: str | os.PathLike, num_frames: int = 16, height: int = 32, width: int = 48, name: str = "{:05d}.jpg",
+    first: int = 1,
+) -> str:
+    """Write the frames that ``make_video`` encodes into a folder, one image each, and return its path.
+
+    ``name`` is the format of the images' names, whose numbers count from ``first``.
+    """
+    from PIL import Image
+
+    assert num_frames <= _BASE**2, f"{num_frames} frames: an index has only {_BASE**2} values"
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    for index in range(num_frames):
+        image = Image.fromarray(_write_frame(index, height, width))
+        image.save(Path(folder) / name.format(first + index), quality=95)
+    return str(folder)
+
+
 def _frame_index(frame: np.ndarray) -> int:
     """The index that an RGB frame (H, W, 3) carries; it survives crops, flips and resizes."""
     pixels = np.asarray(frame).reshape(-1, 3)
@@ -60,6 +78,12 @@ def _frame_index(frame: np.ndarray) -> int:
 def make_video() -> Callable[..., str]:
     """``make_video(path, num_frames=16, height=32, width=48, fps=10, codec="libx264rgb", gop=12, **extra) -> path``."""
     return _make_video
+
+
+@pytest.fixture(scope="session")
+def make_frames() -> Callable[..., str]:
+    """``make_frames(folder, num_frames=16, height=32, width=48, name="{:05d}.jpg", first=1) -> folder``."""
+    return _make_frames
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ from nlvideo.data.catalog import DatasetCatalog, MetadataCatalog
 from nlvideo.data.clip_sampling import CLIP_SAMPLER, VideoTooShort
 from nlvideo.data.dataset_mapper import MAPPER, VideoMapper
 from nlvideo.data.datasets import get_dataset
+from nlvideo.data.frame_folder import FrameFolder, open_video
 from nlvideo.data.samplers import SAMPLER
 from nlvideo.data.video_reader import VideoDecodeError, VideoReader
 
@@ -13,6 +14,7 @@ __all__ = [
     "MAPPER",
     "SAMPLER",
     "DatasetCatalog",
+    "FrameFolder",
     "MetadataCatalog",
     "TestLoader",
     "TrainLoader",
@@ -23,4 +25,5 @@ __all__ = [
     "build_test_loader",
     "build_train_loader",
     "get_dataset",
+    "open_video",
 ]

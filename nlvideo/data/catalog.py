@@ -1,7 +1,12 @@
 """Datasets by name: a function that returns the records, and what is known about them.
 
-A record is ``{"file_name": absolute path, "label": int or list of int, "video_id": str}``, optionally with
-``start_sec`` and ``end_sec`` where the sample is a part of the file.
+A record is ``{"file_name": absolute path, "label": int or list of int, "video_id": str}``. The path is a video file or
+a folder of frames. Optional are
+
+- ``start_sec``, ``end_sec``: the sample is this part of the video;
+- ``fps``: frames per second of a folder of frames, which any seconds need;
+- ``label_spans``: list of (class, start, end), seconds from the start of the file, of a video whose labels change. A
+  training clip then has the labels that are active in it, possibly none; at test the video has those of ``label``.
 """
 
 from collections.abc import Callable, Iterator

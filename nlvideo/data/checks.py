@@ -10,7 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from nlvideo.data.catalog import MetadataCatalog, Record
-from nlvideo.data.video_reader import VideoDecodeError, VideoReader
+from nlvideo.data.frame_folder import open_video
+from nlvideo.data.video_reader import VideoDecodeError
 
 _logger = logging.getLogger(__name__)
 _NAMED = 3
@@ -46,12 +47,19 @@ def check_files(name: str, records: Sequence[Record]) -> None:
     """Check that the video of every record exists.
 
     Raises:
-        ValueError: how many do not, and the first few of them.
+        ValueError: how many do not, and the first few of them; or a folder of frames lacks the rate it needs.
     """
     missing = [record["file_name"] for record in records if not os.path.exists(record["file_name"])]
     if missing:
         some = ", ".join(missing[:_NAMED]) + (", ..." if len(missing) > _NAMED else "")
         raise ValueError(f"{name}: {len(missing)} of {len(records)} videos do not exist: {some}")
+    for record in records:
+        timed = record.keys() & {"start_sec", "end_sec", "label_spans"}
+        if timed and not record.get("fps") and os.path.isdir(record["file_name"]):
+            raise ValueError(
+                f"{name}: {record['video_id']} is a folder of frames with {min(timed)} but without fps, allowed:"
+                " frames per second above 0"
+            )
 
 
 def find_bad_videos(records: Sequence[Record], num_workers: int = 1) -> list[tuple[str, str]]:
@@ -73,7 +81,7 @@ def find_bad_videos(records: Sequence[Record], num_workers: int = 1) -> list[tup
 
 def _reason_bad(path: str) -> str | None:
     try:
-        with VideoReader(path) as video:
+        with open_video(path) as video:
             video.check()
     except VideoDecodeError as error:
         return error.reason

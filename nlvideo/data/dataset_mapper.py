@@ -9,6 +9,7 @@ from nlvideo.config import CfgNode, configurable
 from nlvideo.data import augmentation
 from nlvideo.data.catalog import Record
 from nlvideo.data.clip_sampling import CLIP_SAMPLER, ClipSampler
+from nlvideo.data.frame_folder import FrameFolder, open_video
 from nlvideo.data.video_reader import VideoDecodeError, VideoReader
 from nlvideo.utils.registry import Registry
 
@@ -91,9 +92,9 @@ class VideoMapper:
         }
 
     def __call__(self, record: Record, rng: np.random.Generator | None) -> dict[str, Any]:
-        clips, frames = self._decode(record, rng)
+        clips, frames, label = self._decode(record, rng)
         video = self._train_clip(frames[clips[0]], rng) if self.is_train else self._test_views(frames, clips)
-        return {"video": video, "label": self.target(record), "video_id": record["video_id"]}
+        return {"video": video, "label": self.target(record | {"label": label}), "video_id": record["video_id"]}
 
     def target(self, record: Record) -> int | torch.Tensor:
         """Return the label as the model and the evaluators take it; needs no decoding."""
@@ -103,15 +104,20 @@ class VideoMapper:
         target[record["label"]] = 1
         return target
 
-    def _decode(self, record: Record, rng: np.random.Generator | None) -> tuple[list[list[int]], torch.Tensor]:
-        """Return the clips as rows of the frames, and the frames: each that any clip needs, once."""
-        with VideoReader(record["file_name"]) as video:
+    def _decode(
+        self, record: Record, rng: np.random.Generator | None
+    ) -> tuple[list[list[int]], torch.Tensor, int | list[int]]:
+        """Return the clips as rows of the frames, the frames (each that any clip needs, once), and the label."""
+        with open_video(record["file_name"], record.get("fps")) as video:
             first, end = _interval(record, video)
             clips = self.clip_sampler(end - first, rng)
             needed = sorted(set().union(*clips))
             frames = video.get_frames([first + index for index in needed])
+            label = record["label"]
+            if self.is_train and "label_spans" in record:
+                label = _active_labels(record, video, first + needed[0], first + needed[-1])
         row = {index: i for i, index in enumerate(needed)}
-        return [[row[index] for index in clip] for clip in clips], torch.from_numpy(frames)
+        return [[row[index] for index in clip] for clip in clips], torch.from_numpy(frames), label
 
     def _train_clip(self, frames: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
         frames = augmentation.jitter_short_side(frames, self.short_side_range, rng)
@@ -128,7 +134,19 @@ class VideoMapper:
         return torch.stack([augmentation.to_clip(view) for view in views])
 
 
-def _interval(record: Record, video: VideoReader) -> tuple[int, int]:
+def _active_labels(record: Record, video: VideoReader | FrameFolder, first: int, last: int) -> list[int]:
+    """The labels of ``label_spans`` that are active at any time from frame ``first`` to frame ``last``."""
+    active = set()
+    for label, start_sec, end_sec in record["label_spans"]:
+        begin = video.index_at(start_sec)
+        # A span between two frames counts as one frame.
+        end = max(begin + 1, video.index_at(end_sec))
+        if begin <= last and first < end:
+            active.add(label)
+    return sorted(active)
+
+
+def _interval(record: Record, video: VideoReader | FrameFolder) -> tuple[int, int]:
     """The frames [first, end) of a record: the whole video, or from its start_sec to before its end_sec."""
     first = video.index_at(record["start_sec"]) if "start_sec" in record else 0
     end = video.index_at(record["end_sec"]) if "end_sec" in record else video.num_frames

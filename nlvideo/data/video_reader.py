@@ -72,15 +72,7 @@ class VideoReader:
             IndexError: an index is outside ``[0, num_frames)``.
             VideoDecodeError: a wanted frame cannot be decoded.
         """
-        if len(indices) == 0:
-            raise ValueError(f"{self.path}: get_frames needs at least one index")
-        for index in (min(indices), max(indices)):
-            if not 0 <= index < self.num_frames:
-                has = f"the video has frames 0 to {self.num_frames - 1}"
-                raise IndexError(f"{self.path}: frame {index} was asked for, {has}")
-        rows: dict[int, list[int]] = {}
-        for row, index in enumerate(indices):
-            rows.setdefault(int(index), []).append(row)
+        rows = rows_by_index(self.path, indices, self.num_frames)
         frames = None
         with self._errors():
             for index, frame in self._decode(sorted(rows)):
@@ -247,6 +239,24 @@ class VideoReader:
         except (av.FFmpegError, OSError) as error:
             reason = "the file is empty" if _is_empty(self.path) else getattr(error, "strerror", None) or str(error)
             raise VideoDecodeError(self.path, reason) from error
+
+
+def rows_by_index(path: str, indices: Sequence[int], num_frames: int) -> dict[int, list[int]]:
+    """Return where in ``indices`` each index occurs.
+
+    Raises:
+        ValueError: there are no indices.
+        IndexError: an index is outside ``[0, num_frames)``; ``path`` is for the message.
+    """
+    if len(indices) == 0:
+        raise ValueError(f"{path}: get_frames needs at least one index")
+    for index in (min(indices), max(indices)):
+        if not 0 <= index < num_frames:
+            raise IndexError(f"{path}: frame {index} was asked for, the video has frames 0 to {num_frames - 1}")
+    rows: dict[int, list[int]] = {}
+    for row, index in enumerate(indices):
+        rows.setdefault(int(index), []).append(row)
+    return rows
 
 
 def _is_empty(path: str) -> bool:

@@ -58,6 +58,20 @@ def test_bad_videos_are_found(tmp_path, make_video):
         assert bad[1][1] == "no such file"
 
 
+def test_folders_of_frames_are_videos(tmp_path, make_frames):
+    records = make_records([0, 0, 0], tmp_path)
+    for record in records:
+        make_frames(record["file_name"], num_frames=3)
+    check_records("mine", records, 3, False)
+    (tmp_path / "1.mp4/00002.jpg").write_bytes(b"nonsense")
+    assert find_bad_videos(records, 2) == [(f"{tmp_path}/1.mp4", "00002.jpg: cannot identify image file")]
+    records[1] |= {"fps": 24.0, "start_sec": 1.0}
+    check_files("mine", records)
+    for key, value in (("end_sec", 2.0), ("label_spans", [])):
+        with pytest.raises(ValueError, match=f"mine: 2 is a folder of frames with {key} but without fps, allowed: fr"):
+            check_files("mine", [*records[:2], records[2] | {key: value}])
+
+
 def test_fingerprint_depends_on_ids_labels_and_order_only():
     records = make_records([0, 1, 2])
     assert len(fingerprint(records)) == 8 and fingerprint(records) == fingerprint(make_records([0, 1, 2], "/elsewhere"))

@@ -100,6 +100,43 @@ def test_interval_of_a_video(record, frame_index):
     assert indices_of(test_mapper(clip_sampler=SegmentClip(3))(record, None)["video"][0], frame_index) == [15, 25, 35]
 
 
+def test_interval_of_a_folder_of_frames(tmp_path, make_frames, frame_index):
+    folder = make_frames(tmp_path / "v", num_frames=40)
+    record = {"file_name": folder, "label": 2, "video_id": "v", "fps": 10.0, "start_sec": 1.0, "end_sec": 2.0}
+    video = test_mapper(clip_sampler=SegmentClip(5))(record, None)["video"]
+    assert indices_of(video[0], frame_index) == [11, 13, 15, 17, 19]
+    with pytest.raises(VideoDecodeError, match="seconds need the frame rate"):
+        test_mapper()({**record, "fps": None}, None)
+
+
+def test_a_folder_of_frames_gives_the_samples_of_the_video(record, tmp_path, make_frames, frame_index):
+    folder = record | {"file_name": make_frames(tmp_path / "v", num_frames=40)}
+    for seed in range(5):
+        samples = [train_mapper()(r, np.random.default_rng(seed)) for r in (record, folder)]
+        (first, second), video = [indices_of(sample["video"], frame_index) for sample in samples], samples[1]["video"]
+        assert first == second and video.shape == (3, 4, 24, 24) and video.dtype == torch.uint8
+
+
+@pytest.mark.parametrize("as_folder", [False, True])
+def test_labels_of_a_training_clip_are_those_active_in_it(record, tmp_path, make_frames, frame_index, as_folder):
+    spans = [(0, 0.0, 1.0), (1, 1.5, 2.5), (3, 3.95, 9.0), (4, 2.01, 2.02)]
+    record = {**record, "label": [0, 1, 3, 4], "label_spans": spans}
+    if as_folder:
+        record |= {"file_name": make_frames(tmp_path / "v", num_frames=40), "fps": 10}
+    mapper, seen = train_mapper(clip_sampler=RandomClip(2, 2), num_classes=5), set()
+    # Frames, at 10 fps, in which each label is active. The last span lies between two frames and counts as one.
+    active = {0: range(0, 10), 1: range(15, 25), 3: range(40, 41), 4: range(21, 22)}
+    for seed in range(60):
+        sample = mapper(record, np.random.default_rng(seed))
+        first, last = indices_of(sample["video"], frame_index)
+        expected = {label for label, frames in active.items() if set(frames) & set(range(first, last + 1))}
+        assert set(sample["label"].nonzero().flatten().tolist()) == expected
+        seen.add(frozenset(expected))
+    assert {frozenset(), frozenset({0}), frozenset({1}), frozenset({1, 4})} <= seen
+    tested = test_mapper(num_classes=5)(record, None)
+    assert tested["label"].tolist() == [1, 1, 0, 1, 1]
+
+
 def test_interval_without_frames(record):
     with pytest.raises(VideoDecodeError, match="no frames from 9 s to the end among 40 at 10 fps"):
         test_mapper()(record | {"start_sec": 9}, None)

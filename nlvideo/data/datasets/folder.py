@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from nlvideo.data.catalog import MetadataCatalog, Record
+from nlvideo.data.frame_folder import IMAGE_EXTENSIONS
 
 VIDEO_EXTENSIONS = (".avi", ".flv", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv")
 
@@ -10,7 +11,8 @@ VIDEO_EXTENSIONS = (".avi", ".flv", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mp
 def load_folder(name: str) -> list[Record]:
     """Return the records of ``folder:DIR`` and note its classes in the ``MetadataCatalog``.
 
-    Videos are found at any depth below a class folder; hidden files and folders are skipped.
+    Videos are found at any depth below a class folder, and so are folders of frames; hidden files and folders are
+    skipped, and images that lie in the class folder itself belong to no video.
 
     Raises:
         ValueError: the folder does not exist or has no folders for classes in it.
@@ -23,9 +25,20 @@ def load_folder(name: str) -> list[Record]:
         raise ValueError(f"{name}: expected one folder per class in {root}, found no folders")
     records = []
     for label, class_name in enumerate(classes):
-        for path in sorted((root / class_name).rglob("*")):
+        videos = _find_videos(root / class_name)
+        for path in sorted(videos):
             inside = path.relative_to(root)
-            if path.suffix.lower() in VIDEO_EXTENSIONS and not any(part.startswith(".") for part in inside.parts):
+            if not any(part.startswith(".") for part in inside.parts):
                 records.append({"file_name": str(path), "label": label, "video_id": inside.as_posix()})
     MetadataCatalog.get(name).classes = classes
     return records
+
+
+def _find_videos(folder: Path) -> set[Path]:
+    videos = set()
+    for path in folder.rglob("*"):
+        if path.suffix.lower() in VIDEO_EXTENSIONS:
+            videos.add(path)
+        elif path.suffix.lower() in IMAGE_EXTENSIONS and path.parent != folder and not path.name.startswith("."):
+            videos.add(path.parent)
+    return videos

@@ -3,7 +3,11 @@
 Two layouts, told apart by the first line. Plain lines are ``path label``; the label is the last word, so a path may
 hold spaces. A csv file starts with a header that names at least the columns ``path`` and ``label``; quoted values may
 hold commas and spaces. ``3,7`` is a video with two labels. Paths are relative to the file. Blank lines and lines that
-start with ``#`` are skipped. The csv columns ``start_sec`` and ``end_sec`` cut a sample out of a longer file.
+start with ``#`` are skipped. A path may name a video file or a folder of frames.
+
+More columns of a csv file, all optional: ``start_sec`` and ``end_sec`` cut a sample out of a longer video, ``fps`` is
+the frame rate of a folder of frames, and ``label_spans`` says when the labels of a training video are active, as
+``class start end`` in seconds: ``3 0.0 4.5;7 2.1 9.8``. A list with ``label_spans`` may hold videos without any label.
 """
 
 import csv
@@ -41,7 +45,7 @@ def load_list(name: str) -> list[Record]:
         records.append(record)
     metadata = MetadataCatalog.get(name)
     metadata.classes = read_classes(path.parent / "classes.txt")
-    multi_label = any(isinstance(record["label"], list) for record in records)
+    multi_label = any(isinstance(record["label"], list) or "label_spans" in record for record in records)
     metadata.evaluator_type = "multilabel" if multi_label else "classification"
     return records
 
@@ -73,13 +77,16 @@ def _read_csv(path: Path, lines: list[tuple[int, str]], columns: list[str]) -> I
         if len(values) != len(columns):
             raise _malformed(path, number, line, f"expected {len(columns)} values: {','.join(columns)}")
         row = dict(zip(columns, (value.strip() for value in values)))
-        times = {key: row[key] for key in ("start_sec", "end_sec") if row.get(key)}
-        yield {"number": number, "line": line, "video": row["path"], "label": row["label"], **times}
+        times = {key: row[key] for key in ("start_sec", "end_sec", "fps") if row.get(key)}
+        spans = {"spans": row["label_spans"]} if "label_spans" in row else {}
+        yield {"number": number, "line": line, "video": row["path"], "label": row["label"], **spans, **times}
 
 
-def _to_record(path: Path, number: int, line: str, video: str, label: str, **times: str) -> Record:
+def _to_record(
+    path: Path, number: int, line: str, video: str, label: str, spans: str | None = None, **times: str
+) -> Record:
     try:
-        labels = [int(part) for part in label.split(",")]
+        labels = [int(part) for part in label.split(",")] if label or spans is None else []
     except ValueError:
         raise _malformed(path, number, line, f"the label {label!r} is not an integer or a list like 3,7") from None
     if not video:
@@ -87,9 +94,29 @@ def _to_record(path: Path, number: int, line: str, video: str, label: str, **tim
     try:
         seconds = {key: float(value) for key, value in times.items()}
     except ValueError:
-        raise _malformed(path, number, line, "start_sec and end_sec are numbers") from None
-    label_value = labels if "," in label else labels[0]
-    return {"file_name": str(path.parent / video), "label": label_value, "video_id": video, **seconds}
+        raise _malformed(path, number, line, "start_sec, end_sec and fps are numbers") from None
+    record = {"file_name": str(path.parent / video), "label": labels, "video_id": video, **seconds}
+    if spans is None:
+        record["label"] = labels if "," in label else labels[0]
+        return record
+    try:
+        record["label_spans"] = parse_spans(spans)
+    except ValueError:
+        raise _malformed(path, number, line, f"label_spans {spans!r} are not like '3 0.0 4.5;7 2.1 9.8'") from None
+    return record
+
+
+def parse_spans(text: str) -> list[tuple[int, float, float]]:
+    """Return the (class, start, end) in ``3 0.0 4.5;7 2.1 9.8``; seconds.
+
+    Raises:
+        ValueError: the text is not of that form.
+    """
+    spans = []
+    for part in filter(None, (part.strip() for part in text.split(";"))):
+        label, start_sec, end_sec = part.split()
+        spans.append((int(label), float(start_sec), float(end_sec)))
+    return spans
 
 
 def _malformed(path: Path, number: int, line: str, reason: str) -> ValueError:

@@ -27,3 +27,15 @@ def test_errors(tmp_path):
     (tmp_path / "a.mp4").touch()
     with pytest.raises(ValueError, match="expected one folder per class in .*, found no folders"):
         get_dataset(f"folder:{tmp_path}")
+
+
+def test_folders_of_frames_are_videos(tmp_path, make_frames, make_video):
+    make_frames(tmp_path / "run/a", num_frames=3)
+    make_frames(tmp_path / "run/deep/b", num_frames=3, name="{}.png")
+    make_frames(tmp_path / "walk/.thumbnails", num_frames=1)
+    make_frames(tmp_path / "walk", num_frames=1)
+    make_video(tmp_path / "walk/c.mp4", num_frames=3)
+    records = get_dataset(f"folder:{tmp_path}")
+    assert [(record["video_id"], record["label"]) for record in records] == [
+        ("run/a", 0), ("run/deep/b", 0), ("walk/c.mp4", 1),
+    ]  # fmt: skip

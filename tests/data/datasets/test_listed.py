@@ -38,6 +38,17 @@ def test_several_labels_make_a_multilabel_dataset(tmp_path):
     assert MetadataCatalog.get(single).evaluator_type == "classification"
 
 
+def test_spans_of_labels_and_videos_without_any(tmp_path):
+    name = write(tmp_path, 'path,label,label_spans,fps\na,"3,7",3 0 4.5; 7 2.1 9.8,24\nb,,,24\nc.mp4,3,3 1 2,\n')
+    assert get_dataset(name) == [
+        {"file_name": f"{tmp_path}/a", "label": [3, 7], "video_id": "a", "fps": 24.0,
+         "label_spans": [(3, 0.0, 4.5), (7, 2.1, 9.8)]},
+        {"file_name": f"{tmp_path}/b", "label": [], "video_id": "b", "fps": 24.0, "label_spans": []},
+        {"file_name": f"{tmp_path}/c.mp4", "label": [3], "video_id": "c.mp4", "label_spans": [(3, 1.0, 2.0)]},
+    ]
+    assert MetadataCatalog.get(name).evaluator_type == "multilabel"
+
+
 def test_class_names_come_from_the_file_beside_it(tmp_path):
     name = write(tmp_path, "a.mp4 0\n")
     get_dataset(name)
@@ -61,7 +72,10 @@ def test_repeated_videos_get_ids_of_their_own(tmp_path):
         ("a.mp4 3,\n", 1, "the label '3,' is not an integer"),
         ("path,label\na.mp4,0\nb.mp4\n", 3, "expected 2 values: path,label, got 'b.mp4'"),
         ("path,label\n,0\n", 2, "the path is empty"),
-        ("path,label,start_sec\na.mp4,0,soon\n", 2, "start_sec and end_sec are numbers"),
+        ("path,label,start_sec\na.mp4,0,soon\n", 2, "start_sec, end_sec and fps are numbers"),
+        ("path,label,fps\na,0,24\nb,0,many\n", 3, "start_sec, end_sec and fps are numbers"),
+        ("path,label,label_spans\na,0,0 1.0\n", 2, "label_spans '0 1.0' are not like '3 0.0 4.5;7 2.1 9.8'"),
+        ("path,label\na,\n", 2, "the label '' is not an integer"),
         ("a.mp4,0\n", 1, "expected 'path label', or a csv"),
     ],
 )

@@ -1,0 +1,159 @@
+"""``FrameFolder``: a video stored as a folder of images, behind the interface of ``VideoReader``."""
+
+import contextlib
+import math
+import os
+import re
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from PIL import Image
+
+from nlvideo.data.video_reader import VideoDecodeError, VideoReader, rows_by_index
+
+IMAGE_EXTENSIONS = (".jpeg", ".jpg", ".png")
+
+
+class FrameFolder:
+    """Random access to the frames of a video that was extracted into a folder, one JPEG or PNG for each frame.
+
+    Frame k is the k-th image in natural order (``2.jpg`` before ``10.jpg``): names may count from 0 or 1 and may or may
+    not be padded with zeros, and a gap in the numbers closes. Hidden files and files of other kinds are not frames.
+    Only the images asked for are opened.
+
+    Args:
+        path: the folder.
+        fps: frames per second; images carry none. None: seconds cannot be turned into frames.
+
+    Attributes:
+        num_frames: images in the folder.
+        fps: as given; 0.0 where unknown.
+        height, width: size of the frames, pixels.
+        rotation: 0; extracted frames are upright.
+
+    Raises:
+        VideoDecodeError: the folder is missing, is not a folder or holds no image.
+    """
+
+    rotation = 0
+
+    def __init__(self, path: str | os.PathLike, fps: float | None = None):
+        self.path = os.fspath(path)
+        self.fps = float(fps or 0)
+        with self._errors("the folder"):
+            self._names = sorted(filter(_is_frame, os.listdir(self.path)), key=_natural_key)
+        self.num_frames = len(self._names)
+        self._size: tuple[int, int] | None = None
+        if not self._names:
+            raise VideoDecodeError(self.path, f"no frames in the folder ({', '.join(IMAGE_EXTENSIONS)})")
+
+    def get_frames(self, indices: Sequence[int]) -> np.ndarray:
+        """Return frames by index, in the order given; an index may occur several times and is decoded once.
+
+        Returns:
+            uint8 (T, H, W, 3), RGB.
+
+        Raises:
+            IndexError: an index is outside ``[0, num_frames)``.
+            VideoDecodeError: a wanted frame cannot be decoded, or its size differs from the first one's.
+        """
+        frames = None
+        for index, rows in rows_by_index(self.path, indices, self.num_frames).items():
+            image = self._decode(index)
+            if frames is None:
+                frames = np.empty((len(indices), *image.shape), np.uint8)
+            if image.shape != frames.shape[1:]:
+                sizes = f"from {frames.shape[1:3]} to {image.shape[:2]}"
+                raise VideoDecodeError(self.path, f"the frame size changes {sizes} in {self._names[index]}")
+            frames[rows] = image
+        return frames
+
+    def index_at(self, seconds: float) -> int:
+        """Return the index of the first frame shown at or after ``seconds`` from the start of the video.
+
+        Past the end it is ``num_frames``.
+
+        Raises:
+            VideoDecodeError: the frame rate is not known.
+        """
+        if self.fps <= 0:
+            raise VideoDecodeError(self.path, "seconds need the frame rate, and images carry none: add 'fps'")
+        # Seconds are rounded to some decimals: what is within a millionth of a frame is that frame.
+        return min(self.num_frames, max(0, math.ceil(seconds * self.fps - 1e-6)))
+
+    def check(self) -> None:
+        """Decode every image.
+
+        Raises:
+            VideoDecodeError: some image cannot be decoded, or sizes differ.
+        """
+        for index in range(self.num_frames):
+            if self._decode(index).shape[:2] != (self.height, self.width):
+                raise VideoDecodeError(self.path, f"the frame size changes in {self._names[index]}")
+
+    @property
+    def height(self) -> int:
+        """Height of the frames, pixels."""
+        return self._get_size()[0]
+
+    @property
+    def width(self) -> int:
+        """Width of the frames, pixels."""
+        return self._get_size()[1]
+
+    def close(self) -> None:
+        """Do nothing: no file stays open."""
+
+    def __enter__(self) -> "FrameFolder":
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def _decode(self, index: int) -> np.ndarray:
+        name = self._names[index]
+        with self._errors(name), Image.open(os.path.join(self.path, name)) as image:
+            return np.asarray(image.convert("RGB"))
+
+    def _get_size(self) -> tuple[int, int]:
+        if self._size is None:
+            # Opening reads the header only.
+            with self._errors(self._names[0]), Image.open(os.path.join(self.path, self._names[0])) as image:
+                self._size = (image.height, image.width)
+        return self._size
+
+    @contextlib.contextmanager
+    def _errors(self, what: str) -> Iterator[None]:
+        """Turn whatever Pillow or the file system raises into a ``VideoDecodeError``."""
+        try:
+            yield
+        except FileNotFoundError:
+            raise VideoDecodeError(self.path, "no such file") from None
+        # Pillow's decoders raise SyntaxError for some damaged PNG files.
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            reason = getattr(error, "strerror", None) or str(error).split(" '")[0]
+            raise VideoDecodeError(self.path, f"{what}: {reason}") from error
+
+
+def open_video(path: str | os.PathLike, fps: float | None = None) -> VideoReader | FrameFolder:
+    """Open a video file, or a folder of frames; the two are read alike.
+
+    Args:
+        path: file or folder.
+        fps: frames per second of a folder; a file knows its own.
+
+    Raises:
+        VideoDecodeError: see ``VideoReader`` and ``FrameFolder``.
+    """
+    return FrameFolder(path, fps) if os.path.isdir(path) else VideoReader(path)
+
+
+def _is_frame(name: str) -> bool:
+    return name.lower().endswith(IMAGE_EXTENSIONS) and not name.startswith(".")
+
+
+def _natural_key(name: str) -> tuple[list[tuple[int, str]], str]:
+    """Order numbers in names by their value; the name itself decides between ``1.jpg`` and ``01.jpg``."""
+    parts = re.split(r"(\d+)", name)
+    # Text and numbers alternate, from text on, so that like is compared with like.
+    return [(int(part), "") if place % 2 else (0, part) for place, part in enumerate(parts)], name
