@@ -1,7 +1,9 @@
 """Datasets by name: those of the catalog, ``list:FILE`` and ``folder:DIR``."""
 
 from nlvideo.data.catalog import DatasetCatalog, Record
-from nlvideo.data.datasets import beacon  # noqa: F401  (registers its splits)
+from nlvideo.data.datasets import (  # noqa: F401  (each registers its splits)
+    beacon, charades, diving48, kinetics, something, ucf_hmdb,
+)
 from nlvideo.data.datasets.folder import load_folder
 from nlvideo.data.datasets.listed import load_list
 

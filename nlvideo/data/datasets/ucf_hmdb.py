@@ -1,0 +1,88 @@
+"""UCF101 (Soomro et al., 2012) and HMDB51 (Kuehne et al., 2011): three official splits each, as text files."""
+
+from pathlib import PurePosixPath
+
+from nlvideo.data.datasets.annotations import AnnotationError, Sample, check_label, class_index, read_lines
+from nlvideo.data.datasets.official import Files, OfficialFormat, register_format, single_file
+
+_USES = {"0": None, "1": "train", "2": "test"}
+
+
+def read_ucf101(spec: OfficialFormat, split: str, files: Files) -> tuple[list[Sample], list[str]]:
+    """Read a split: lines ``Class/video.avi label`` for training, without the label for test; labels count from 1.
+
+    Raises:
+        AnnotationError: a file is missing, damaged or of another dataset.
+    """
+    path, index = single_file(spec, files, split), single_file(spec, files, "classes")
+    labels: dict[str, int] = {}
+    for number, line in read_lines(index):
+        words = line.split()
+        if len(words) != 2 or words[0] != str(len(labels) + 1):
+            raise AnnotationError(f"{index}:{number}: expected '{len(labels) + 1} Class', found {line!r:.80}")
+        labels[words[1]] = len(labels)
+    samples = []
+    for number, line in read_lines(path):
+        where, words = f"{path}:{number}", line.split()
+        video = PurePosixPath(words[0])
+        if len(words) != (2 if split == "train" else 1) or len(video.parts) != 2:
+            form = "Class/video.avi label" if split == "train" else "Class/video.avi"
+            raise AnnotationError(f"{where}: expected '{form}' of {spec.title}, found {line!r:.80}")
+        label = class_index(video.parts[0], labels, where, index.name)
+        if len(words) == 2 and check_label(words[1], len(labels), where, first=1) != label:
+            raise AnnotationError(f"{where}: the label is {words[1]}, but {index.name} has {label + 1} {video.parts[0]}")
+        samples.append(Sample(video.stem, label, where))
+    return samples, list(labels)
+
+
+def read_hmdb51(spec: OfficialFormat, split: str, files: Files) -> tuple[list[Sample], list[str]]:
+    """Read a split: one file for each class, with lines ``video.avi use``; 1 is training, 2 test, 0 neither.
+
+    Classes are labelled in alphabetical order.
+
+    Raises:
+        AnnotationError: a file is missing, damaged or of another dataset.
+    """
+    (pattern,) = spec.files[split]
+    paths = sorted(files[split])
+    classes = [path.name[: -len(pattern.lstrip("*"))] for path in paths]
+    samples = []
+    for label, (path, name) in enumerate(zip(paths, classes)):
+        for number, line in read_lines(path):
+            where, words = f"{path}:{number}", line.rsplit(maxsplit=1)
+            if len(words) != 2 or words[1] not in _USES:
+                raise AnnotationError(f"{where}: expected 'video.avi 0', 1 or 2 of {spec.title}, found {line!r:.80}")
+            if _USES[words[1]] == split:
+                # With its class: other sources name their videos more freely than this dataset does.
+                samples.append(Sample(f"{name}/{PurePosixPath(words[0]).stem}", label, where))
+    return samples, classes
+
+
+for _number in (1, 2, 3):
+    register_format(
+        OfficialFormat(
+            name=f"ucf101_split{_number}",
+            title="UCF101",
+            num_classes=101,
+            splits=("train", "test"),
+            files={
+                "train": (f"trainlist{_number:02d}.txt",),
+                "test": (f"testlist{_number:02d}.txt",),
+                "classes": ("classind.txt",),
+            },
+            read=read_ucf101,
+            folder="ucf101",
+            video_folders=("videos", "UCF-101"),
+        )
+    )
+    register_format(
+        OfficialFormat(
+            name=f"hmdb51_split{_number}",
+            title="HMDB51",
+            num_classes=51,
+            splits=("train", "test"),
+            files={split: (f"*_test_split{_number}.txt",) for split in ("train", "test")},
+            read=read_hmdb51,
+            folder="hmdb51",
+        )
+    )
