@@ -30,8 +30,9 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write into")
     parser.add_argument(
-        "--max-missing", type=float, metavar="F", help="fraction of a split that may be missing (Kinetics 0.1, others 0)"
-    )
+        "--max-missing", type=float, metavar="F",
+        help="fraction of a split that may be missing (default: Kinetics 0.1, else 0)",
+    )  # fmt: skip
     return parser
 
 

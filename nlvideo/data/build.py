@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader
 
 from nlvideo.config import CfgNode
 from nlvideo.data.catalog import MetadataCatalog, Record
-from nlvideo.data.checks import check_records, log_dataset
+from nlvideo.data.checks import check_pair, check_records, log_dataset
 from nlvideo.data.clip_dataset import (
     SerializedRecords, TestDataset, TrainDataset, collate_test, collate_train, unusable_dataset,
 )
@@ -96,6 +96,11 @@ def build_train_loader(cfg: CfgNode, start_iter: int = 0) -> TrainLoader:
         raise ValueError("DATASETS.TRAIN: got an empty list, allowed: names in the catalog, 'list:FILE', 'folder:DIR'")
     records = [record for name in cfg.DATASETS.TRAIN for record in load_dataset(cfg, name)]
     _check_same_classes(cfg.DATASETS.TRAIN)
+    for name in cfg.DATASETS.TEST:
+        # Named datasets come with their classes; what somebody made is checked now and not after the training.
+        if name.startswith(("list:", "folder:")):
+            multi_label = cfg.MODEL.HEAD.LOSS == "sigmoid"
+            check_pair(cfg.DATASETS.TRAIN, records, name, get_dataset(name), multi_label)
     clips = cfg.SOLVER.CLIPS_PER_BATCH
     shares = comm.get_world_size() * cfg.SOLVER.ACCUMULATE
     if clips % shares:

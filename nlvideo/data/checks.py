@@ -4,8 +4,9 @@ import hashlib
 import logging
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import zip_longest
 
 import numpy as np
 
@@ -60,6 +61,43 @@ def check_files(name: str, records: Sequence[Record]) -> None:
                 f"{name}: {record['video_id']} is a folder of frames with {min(timed)} but without fps, allowed:"
                 " frames per second above 0"
             )
+
+
+def check_pair(
+    train: Sequence[str], train_records: Sequence[Record], test: str, test_records: Sequence[Record], multi_label: bool
+) -> None:
+    """Check that what a model is tested on can have been learned: the same classes, in the same order.
+
+    Args:
+        train: names of the training datasets.
+        train_records: all their records.
+        test: name of the test dataset.
+        test_records: its records.
+        multi_label: whether videos have any number of labels. Rare classes may then occur in the test alone.
+
+    Raises:
+        ValueError: the names of the classes differ, or the test has a class that training lacks; one line.
+    """
+    tested = MetadataCatalog.get(test).classes
+    for name in train if tested else ():
+        trained = MetadataCatalog.get(name).classes
+        for label, (one, other) in enumerate(zip_longest(trained, tested)) if trained else ():
+            if one != other:
+                raise ValueError(f"{test}: class {label} is {other!r}, but {one!r} in {name}")
+    if multi_label:
+        return
+    known = {label for _, label in _labels(train_records)}
+    for record, label in _labels(test_records):
+        if label not in known:
+            of = f" ({tested[label]})" if label in range(len(tested)) else ""
+            lacking = f"which no video of {', '.join(train)} has"
+            raise ValueError(f"{test}: {record['video_id']} has the label {label}{of}, {lacking}")
+
+
+def _labels(records: Sequence[Record]) -> Iterator[tuple[Record, int]]:
+    for record in records:
+        for label in np.atleast_1d(record["label"]).tolist():
+            yield record, label
 
 
 def find_bad_videos(records: Sequence[Record], num_workers: int = 1) -> list[tuple[str, str]]:

@@ -173,6 +173,31 @@ def test_several_datasets_are_joined(folder):
     assert build_train_loader(make_cfg(folder, "DATASETS.TRAIN", names)).dataset_size == 16
 
 
+def test_the_test_list_must_suit_the_training_list(folder, tmp_path):
+    (tmp_path / "val.csv").write_text(f"{folder}/0.mp4 0\n{folder}/1.mp4 1\n{folder}/2.mp4 2\n")
+    name = f"list:{tmp_path}/val.csv"
+    build_train_loader(make_cfg(folder, "DATASETS.TEST", [name]))
+    (tmp_path / "train.csv").write_text(f"{folder}/0.mp4 0\n{folder}/1.mp4 1\n")
+    cfg = make_cfg(tmp_path, "DATASETS.TEST", [name])
+    with pytest.raises(ValueError, match="val.csv: .*/2.mp4 has the label 2, which no video of list:.*/train.csv has$"):
+        build_train_loader(cfg)
+    # A test alone needs no training videos.
+    assert len(build_test_loader(cfg, name)) == 3
+
+
+def test_labels_that_change_within_a_video(tmp_path, make_frames):
+    for video in "ab":
+        make_frames(tmp_path / video, num_frames=20)
+    spans = "0 0.0 0.9;2 1.0 3.0"
+    (tmp_path / "train.csv").write_text(f'path,label,fps,label_spans\na,"0,2",10,{spans}\nb,,10,\n')
+    cfg = make_cfg(tmp_path, "MODEL.HEAD.LOSS", "sigmoid", "INPUT.FRAME_STRIDE", 1, "SEED", 1)
+    batches = take(build_train_loader(cfg), 20)
+    targets = {(v, *label.tolist()) for batch in batches for v, label in zip(batch["video_id"], batch["label"])}
+    assert targets == {("b", 0, 0, 0), ("a", 1, 0, 0), ("a", 0, 0, 1), ("a", 1, 0, 1)}
+    tested = [sample[0] for sample in build_test_loader(cfg, cfg.DATASETS.TEST[0])]
+    assert [sample["label"].tolist() for sample in tested] == [[1, 0, 1], [0, 0, 0]]
+
+
 def test_datasets_must_agree_on_their_classes(folder, tmp_path):
     for name in ("x", "y"):
         (tmp_path / name).mkdir()

@@ -5,7 +5,7 @@ import logging
 import pytest
 
 from nlvideo.data.catalog import MetadataCatalog
-from nlvideo.data.checks import check_files, check_records, find_bad_videos, fingerprint, log_dataset
+from nlvideo.data.checks import check_files, check_pair, check_records, find_bad_videos, fingerprint, log_dataset
 
 
 def make_records(labels, folder="/videos"):
@@ -45,6 +45,35 @@ def test_good_records_pass(tmp_path):
     (tmp_path / "1.mp4").unlink()
     with pytest.raises(ValueError, match=f"mine: 1 of 3 videos do not exist: {tmp_path}/1.mp4$"):
         check_files("mine", records)
+
+
+@pytest.mark.parametrize(
+    "trained, tested, labels, message",
+    [
+        ("ab", "ab", [0, 1], None),
+        ("", "ab", [0, 1], None),
+        ("ab", "", [1], None),
+        ("abc", "ac", [0, 1], "mine: class 1 is 'c', but 'b' in theirs"),
+        ("ab", "abc", [0, 1], "mine: class 2 is 'c', but None in theirs"),
+        ("ba", "ab", [0, 1], "mine: class 0 is 'a', but 'b' in theirs"),
+        ("", "", [0, 2], "mine: 1 has the label 2, which no video of theirs has"),
+        ("abc", "abc", [0, 2], r"mine: 1 has the label 2 \(c\), which no video of theirs has"),
+    ],
+)
+def test_classes_of_a_test_are_those_of_training(monkeypatch, trained, tested, labels, message):
+    monkeypatch.setattr(MetadataCatalog.get("theirs"), "classes", list(trained))
+    monkeypatch.setattr(MetadataCatalog.get("mine"), "classes", list(tested))
+    arguments = (["theirs"], make_records([0, 1, 1]), "mine", make_records(labels))
+    if message is None:
+        check_pair(*arguments, False)
+        return
+    with pytest.raises(ValueError, match=message) as caught:
+        check_pair(*arguments, False)
+    assert "\n" not in str(caught.value)
+
+
+def test_rare_classes_may_occur_in_a_multilabel_test_alone():
+    check_pair(["theirs"], make_records([[0, 1], []]), "mine", make_records([[2], []]), True)
 
 
 def test_bad_videos_are_found(tmp_path, make_video):

@@ -59,14 +59,15 @@ def read_table(path: Path, columns: Sequence[str], of: str) -> Iterator[tuple[st
         try:
             header = [name.strip() for name in next(reader, [])]
             if not set(columns) <= set(header):
-                found = ",".join(header) if len(header) < 20 else f"{len(header)} columns"
-                raise AnnotationError(f"{path}:1: expected the columns {','.join(columns)} of {of}, found {found[:200]}")
+                found = ",".join(header)[:200]
+                raise AnnotationError(f"{path}:1: expected the columns {','.join(columns)} of {of}, found {found}")
             for values in reader:
                 if not values:
                     continue
                 where = f"{path}:{reader.line_num}"
                 if len(values) != len(header):
-                    raise AnnotationError(f"{where}: expected {len(header)} values, found {len(values)}: {values!r:.80}")
+                    found = f"{len(values)}: {str(values)[:80]}"
+                    raise AnnotationError(f"{where}: expected {len(header)} values, found {found}")
                 yield where, dict(zip(header, (value.strip() for value in values)))
         except (csv.Error, UnicodeDecodeError) as error:
             raise AnnotationError(f"{path}:{reader.line_num}: not a csv file of {of}: {error}") from None
@@ -100,7 +101,7 @@ def read_entries(path: Path, keys: Sequence[str], of: str) -> Iterator[tuple[str
     for number, entry in enumerate(read_json(path, list, of), start=1):
         where = f"{path}: entry {number}"
         if not isinstance(entry, dict) or not set(keys) <= entry.keys():
-            found = f"{entry!r:.80}" if not isinstance(entry, dict) else f"the keys {','.join(map(str, entry))[:200]}"
+            found = repr(entry)[:80] if not isinstance(entry, dict) else f"the keys {','.join(map(str, entry))[:200]}"
             raise AnnotationError(f"{where}: expected the keys {','.join(keys)} of {of}, found {found}")
         yield where, entry
 

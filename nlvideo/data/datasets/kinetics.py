@@ -15,7 +15,7 @@ MAX_MISSING = 0.1
 
 
 def read_kinetics(spec: OfficialFormat, split: str, files: Files) -> tuple[list[Sample], list[str]]:
-    """Read a split, from the official csv file or from a text file of lines ``path label`` as the non-local network's authors use.
+    """Read a split, from the official csv file or from the text file ``path label`` of the non-local network's authors.
 
     Labels are the alphabetical order of the names in the training file. Where that is not at hand, a file
     ``classes.txt`` (one name a line) or the authors' ``classids.json`` names the classes; a list needs one of these.

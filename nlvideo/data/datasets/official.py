@@ -227,7 +227,7 @@ def find_videos(root: Path, wanted: set[str]) -> dict[str, Path]:
     """
     found: dict[str, Path] = {}
 
-    def look_into(folder: Path, depth: int) -> None:
+    def walk(folder: Path, depth: int) -> None:
         with os.scandir(folder) as scan:
             entries = sorted(scan, key=lambda entry: entry.name)
         for entry in entries:
@@ -239,9 +239,9 @@ def find_videos(root: Path, wanted: set[str]) -> dict[str, Path]:
                 found.setdefault(hit, folder / entry.name)
             # A folder of frames is not entered: only its name is asked for.
             if not hits and not is_file and depth < _MAX_DEPTH and entry.is_dir():
-                look_into(folder / entry.name, depth + 1)
+                walk(folder / entry.name, depth + 1)
 
-    look_into(root.absolute(), 0)
+    walk(root.absolute(), 0)
     return found
 
 

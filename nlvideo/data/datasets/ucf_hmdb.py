@@ -30,7 +30,8 @@ def read_ucf101(spec: OfficialFormat, split: str, files: Files) -> tuple[list[Sa
             raise AnnotationError(f"{where}: expected '{form}' of {spec.title}, found {line!r:.80}")
         label = class_index(video.parts[0], labels, where, index.name)
         if len(words) == 2 and check_label(words[1], len(labels), where, first=1) != label:
-            raise AnnotationError(f"{where}: the label is {words[1]}, but {index.name} has {label + 1} {video.parts[0]}")
+            line = f"{label + 1} {video.parts[0]}"
+            raise AnnotationError(f"{where}: the label is {words[1]}, but {index.name} has {line}")
         samples.append(Sample(video.stem, label, where))
     return samples, list(labels)
 

@@ -38,7 +38,8 @@ class Official:
 
 def write_kinetics(root: Path, size: int) -> Official:
     """A video for each class in train, one for every tenth in val; some in class folders, some flat."""
-    made = Official(root / f"kinetics{size}", sorted(["passing American football", *(f"act {i}" for i in range(1, size))]))
+    names = sorted(["passing American football", *(f"act {i}" for i in range(1, size))])
+    made = Official(root / f"kinetics{size}", names)
     for split, official_split, step in (("train", "train", 1), ("val", "validate", 10)):
         rows, made.videos[split] = ["label,youtube_id,time_start,time_end,split,is_cc"], []
         for label in reversed(range(0, size, step)):
@@ -55,7 +56,8 @@ def write_kinetics(root: Path, size: int) -> Official:
 
 def write_ssv1(root: Path) -> Official:
     """Folders of frames and files with semicolons."""
-    made = Official(root / "ssv1", ["Turning something upside down", *(f"Doing [x], {i} of something" for i in range(173))])
+    names = ["Turning something upside down", *(f"Doing [x], {i} of something" for i in range(173))]
+    made = Official(root / "ssv1", names)
     made.write("something-something-v1-labels.csv", "\n".join(made.classes) + "\n")
     for split, name, first in (("train", "train", 100), ("val", "validation", 900)):
         made.videos[split] = [(str(first + 7 * k), k * 25, str(first + 7 * k)) for k in range(6)]
@@ -68,7 +70,8 @@ def write_ssv1(root: Path) -> Official:
 def write_ssv2(root: Path) -> Official:
     """WebM videos, JSON files, templates with brackets."""
     made = Official(root / "ssv2", [f"Putting something {i} on something" for i in range(174)])
-    made.write("something-something-v2-labels.json", {name: str(made.classes.index(name)) for name in made.classes[::-1]})
+    labels = {name: str(made.classes.index(name)) for name in made.classes[::-1]}
+    made.write("something-something-v2-labels.json", labels)
     for split, name, first in (("train", "train", 1), ("val", "validation", 500)):
         made.videos[split] = [(str(first + k), 29 * k, f"{first + k}.webm") for k in range(6)]
         made.write(

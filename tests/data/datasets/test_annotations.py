@@ -36,8 +36,8 @@ CHARADES = "Charades_v1_{}".format
     [
         # Kinetics
         ("kinetics400", "val", VAL, "youtube_id,time_start,time_end,split\nx,0,10,val\n",
-         f"{VAL}:1: expected the columns label,youtube_id,time_start,time_end of Kinetics-400, found youtube_id,time_st"),
-        ("kinetics400", "val", VAL, "", f"{VAL}:1: expected the columns label,youtube_id,time_start,time_end of Kinet"),
+         f"{VAL}:1: expected the columns label,youtube_id,time_start,time_end of Kinetics-400, found youtube_id,"),
+        ("kinetics400", "val", VAL, "", f"{VAL}:1: expected the columns label,youtube_id,"),
         ("kinetics400", "val", VAL, KINETICS + "act 1,x,0,10,val\nact 2,y\n",
          f"{VAL}:3: expected 5 values, found 2: ['act 2', 'y']"),
         ("kinetics400", "val", VAL, KINETICS + "act 1,x,0,10,val\njuggling fire,y,0,10,val\n",
@@ -55,16 +55,19 @@ CHARADES = "Charades_v1_{}".format
          f"{SSV1('validation')}:1: the class 'Turning nothing' is not among the 174 of {SSV1('labels')}"),
         ("ssv1", "val", SSV1("labels"), "Turning something upside down\nB\n",
          f"{SSV1('validation')}:2: the class 'Doing [x], 24 of something' is not among the 2 of"),
-        ("ssv2", "train", SSV2("train"), "[1, 2", f"{SSV2('train')}:1: expected JSON of Something-Something v2: Expec"),
+        ("ssv2", "train", SSV2("train"), "[1, 2", f"{SSV2('train')}:1: expected JSON of Something-Something v2: "),
         ("ssv2", "train", SSV2("train"), '{"database": {}}',
          f"{SSV2('train')}: expected a list of Something-Something v2, found an object with the keys database"),
         ("ssv2", "train", SSV2("train"), '[{"vid_name": "a", "label": 3}]',
-         f"{SSV2('train')}: entry 1: expected the keys id,template of Something-Something v2, found the keys vid_name,"),
+         f"{SSV2('train')}: entry 1: expected the keys id,template of Something-Something v2, found the keys vid"),
         ("ssv2", "val", SSV2("validation"), '[{"id": "1", "template": "Juggling [fire]"}]',
          f"{SSV2('validation')}: entry 1: the class 'Juggling fire' is not among the 174 of {SSV2('labels')}"),
-        ("ssv2", "val", SSV2("labels"), '{"A": "0", "B": "0"}', f"{SSV2('labels')}: expected the labels 0 to 1, each once"),
-        ("ssv2", "val", SSV2("labels"), '{"A": "0", "B": "x"}', f"{SSV2('labels')}: 'B': the label 'x' is not an integer"),
-        ("ssv2", "val", SSV2("labels"), "[]", f"{SSV2('labels')}: expected an object of Something-Something v2, found a l"),
+        ("ssv2", "val", SSV2("labels"), '{"A": "0", "B": "0"}',
+         f"{SSV2('labels')}: expected the labels 0 to 1, each once"),
+        ("ssv2", "val", SSV2("labels"), '{"A": "0", "B": "x"}',
+         f"{SSV2('labels')}: 'B': the label 'x' is not an integer"),
+        ("ssv2", "val", SSV2("labels"), "[]",
+         f"{SSV2('labels')}: expected an object of Something-Something v2, found a list"),
         # UCF101
         ("ucf101_split1", "train", "trainlist01.txt", "Class000/v_a.avi 1\nClass001/v_b.avi\n",
          "trainlist01.txt:2: expected 'Class/video.avi label' of UCF101, found 'Class001/v_b.avi'"),
@@ -72,17 +75,18 @@ CHARADES = "Charades_v1_{}".format
          "testlist01.txt:1: expected 'Class/video.avi' of UCF101, found 'Class000/v_a.avi 1'"),
         ("ucf101_split1", "train", "trainlist01.txt", "Class000/v_a.avi 2\n",
          "trainlist01.txt:1: the label is 2, but classInd.txt has 1 Class000"),
-        ("ucf101_split1", "train", "trainlist01.txt", "Class000/v_a.avi 0\n", "trainlist01.txt:1: the label 0 is out of "
-         "range, allowed: 1 to 101"),
+        ("ucf101_split1", "train", "trainlist01.txt", "Class000/v_a.avi 0\n",
+         "trainlist01.txt:1: the label 0 is out of range, allowed: 1 to 101"),
         ("ucf101_split1", "test", "testlist01.txt", "Juggling/v_a.avi\n",
          "testlist01.txt:1: the class 'Juggling' is not among the 101 of classInd.txt"),
-        ("ucf101_split1", "test", "classInd.txt", "1 Class000\n3 Class001\n", "classInd.txt:2: expected '2 Class', found '3"),
+        ("ucf101_split1", "test", "classInd.txt", "1 Class000\n3 Class001\n",
+         "classInd.txt:2: expected '2 Class', found '3"),
         # HMDB51
         ("hmdb51_split2", "train", "sit_03_test_split2.txt", "a.avi 1\nb.avi 3\n",
          "sit_03_test_split2.txt:2: expected 'video.avi 0', 1 or 2 of HMDB51, found 'b.avi 3'"),
         # Charades
         ("charades", "val", CHARADES("test.csv"), KINETICS,
-         "Charades_v1_test.csv:1: expected the columns id,actions of Charades, found label,youtube_id,time_start,time_en"),
+         "Charades_v1_test.csv:1: expected the columns id,actions of Charades, found label,youtube_id,"),
         ("charades", "val", CHARADES("test.csv"), "id,actions\nA,c001 1.0\n",
          "Charades_v1_test.csv:2: expected an action like 'c092 11.90 21.20', found 'c001 1.0'"),
         ("charades", "val", CHARADES("test.csv"), "id,actions\nA,c157 1 2\n",
@@ -119,7 +123,7 @@ def test_files_are_told_apart_by_name(make_official, tmp_path):
     assert {role: [path.name for path in paths] for role, paths in files.items()} == {
         "train": ["trainlist01.txt"], "test": ["testlist01.txt"], "classes": ["classInd.txt"],
     }  # fmt: skip
-    with pytest.raises(AnnotationError, match="02.txt: expected a file of UCF101 with a name like trainlist01.txt, test"):
+    with pytest.raises(AnnotationError, match="02.txt: expected a file of UCF101 with a name like trainlist01"):
         find_annotations(spec, [made.annotations / "trainlist02.txt"])
     with pytest.raises(ValueError, match=f"ucf101_split1: there is no file or folder {tmp_path}/nothing"):
         find_annotations(spec, [tmp_path / "nothing"])
@@ -127,13 +131,16 @@ def test_files_are_told_apart_by_name(make_official, tmp_path):
 
 def test_a_role_needs_exactly_one_file(make_official):
     made, spec = make_official("diving48"), get_format("diving48")
-    read = lambda: read_split(spec, "train", find_annotations(spec, [made.annotations]), made.root / "videos")  # noqa: E731
+
+    def read():
+        return read_split(spec, "train", find_annotations(spec, [made.annotations]), made.root / "videos")
+
     made.write("Diving48_train.json", "[]")
-    with pytest.raises(AnnotationError, match=r"diving48: expected one annotation file \*train\*.json \(train\), found .*"):
+    with pytest.raises(AnnotationError, match=r"diving48: expected one annotation file \*train\*.json \(train\)"):
         read()
     for name in ("Diving48_train.json", "Diving48_V2_train.json"):
         (made.annotations / name).unlink()
-    with pytest.raises(AnnotationError, match=r"\(train\), found none beside Diving48_V2_test.json, Diving48_vocab.json"):
+    with pytest.raises(AnnotationError, match=r"\(train\), found none beside Diving48_V2_test.json, D"):
         read()
 
 
@@ -160,7 +167,10 @@ def test_the_authors_lists_of_kinetics(make_official, monkeypatch, tmp_path):
 def test_validation_alone_names_its_classes(make_official):
     made, spec = make_official("kinetics600"), get_format("kinetics600")
     (made.annotations / TRAIN).unlink()
-    read = lambda: read_split(spec, "val", find_annotations(spec, [made.annotations]), made.root / "videos")  # noqa: E731
+
+    def read():
+        return read_split(spec, "val", find_annotations(spec, [made.annotations]), made.root / "videos")
+
     with pytest.raises(AnnotationError, match="Kinetics-600 has 600 classes, 60 are named in"):
         read()
     made.write("classes.txt", "\n".join(made.classes))
@@ -175,7 +185,9 @@ def test_rows_over_several_lines_keep_their_number(tmp_path):
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("read", [read_lines, lambda p: list(read_table(p, ["id"], "X")), lambda p: read_json(p, list, "X")])
+@pytest.mark.parametrize(
+    "read", [read_lines, lambda path: list(read_table(path, ["id"], "X")), lambda path: read_json(path, list, "X")]
+)
 def test_binary_files(tmp_path, read):
     path = tmp_path / "a.csv"
     path.write_bytes(b"id\n\xff\xfe\x00\n" * 30)

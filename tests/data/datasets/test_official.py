@@ -51,7 +51,7 @@ def test_a_missing_root_is_one_line(root, name):
         with pytest.raises(ValueError) as caught:
             get_dataset(f"{name}_{split}")
         message, folder = str(caught.value), root / name.partition("_")[0]
-        assert message.startswith(f"{name}_{split}: there is no folder {folder}; {spec.title} is looked for in {folder}")
+        assert message.startswith(f"{name}_{split}: there is no folder {folder}; {spec.title} is looked for in ")
         assert "annotations/" in message and "videos/" in message and "datasets/README.md" in message
         assert "$NLVIDEO_DATASETS" in message and "tools/prepare_dataset.py" in message and "\n" not in message
 
