@@ -226,23 +226,23 @@ def find_videos(root: Path, wanted: set[str]) -> dict[str, Path]:
         wanted: names, ``video`` or ``folder/video``. Of several that match the first in alphabetical order is taken.
     """
     found: dict[str, Path] = {}
-
-    def walk(folder: Path, depth: int) -> None:
-        with os.scandir(folder) as scan:
-            entries = sorted(scan, key=lambda entry: entry.name)
-        for entry in entries:
-            stem, extension = os.path.splitext(entry.name)
-            is_file = extension.lower() in VIDEO_EXTENSIONS
-            name = stem if is_file else entry.name
-            hits = {name, f"{folder.name}/{name}"} & wanted
-            for hit in hits:
-                found.setdefault(hit, folder / entry.name)
-            # A folder of frames is not entered: only its name is asked for.
-            if not hits and not is_file and depth < _MAX_DEPTH and entry.is_dir():
-                walk(folder / entry.name, depth + 1)
-
-    walk(root.absolute(), 0)
+    _walk(root.absolute(), wanted, found, 0)
     return found
+
+
+def _walk(folder: Path, wanted: set[str], found: dict[str, Path], depth: int) -> None:
+    with os.scandir(folder) as scan:
+        entries = sorted(scan, key=lambda entry: entry.name)
+    for entry in entries:
+        stem, extension = os.path.splitext(entry.name)
+        is_file = extension.lower() in VIDEO_EXTENSIONS
+        name = stem if is_file else entry.name
+        hits = {name, f"{folder.name}/{name}"} & wanted
+        for hit in hits:
+            found.setdefault(hit, folder / entry.name)
+        # A folder of frames is not entered: only its name is asked for.
+        if not hits and not is_file and depth < _MAX_DEPTH and entry.is_dir():
+            _walk(folder / entry.name, wanted, found, depth + 1)
 
 
 def _to_record(spec: OfficialFormat, sample: Sample, path: Path) -> Record:
