@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from nlvideo.data.datasets.official import FORMATS
 from nlvideo.engine.script import run_script
 
 SCRIPT = Path(__file__).resolve().parents[2] / "tools" / "prepare_dataset.py"
@@ -95,3 +96,10 @@ def test_files_of_another_dataset(prepare: Callable, diving: list[str], tmp_path
 def test_mistakes_are_one_line(prepare: Callable, diving: list[str], change: Callable, message: str) -> None:
     out, err = prepare(*change(diving), code=2)
     assert out == "" and message in err and err.count("\n") == 1
+
+
+def test_help_names_every_dataset(prepare: Callable) -> None:
+    out, _ = prepare("--help")
+    assert {spec.name.replace("_split2", "_split1").replace("_split3", "_split1") for spec in FORMATS.values()} <= set(
+        out.replace(",", " ").split()
+    )
