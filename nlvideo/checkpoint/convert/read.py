@@ -1,0 +1,88 @@
+"""Read weights from any file, whatever its ending, into one flat dict of tensors."""
+
+import os
+import pickle
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nlvideo.checkpoint.convert.unpickle import safe_unpickle
+from nlvideo.checkpoint.weights import read_checkpoint, some
+from nlvideo.utils.file_io import PathManager
+
+# Where frameworks keep the weights in a file: Caffe2, PySlowFast and PyTorchVideo, OpenMMLab and Lightning, detectron2.
+WRAPPERS = ("blobs", "model_state", "state_dict", "model")
+
+# torch.save writes a zip archive; before PyTorch 1.6 it wrote pickles, the first of which is this number.
+_TORCH_STARTS = (b"PK", pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2))
+
+
+def read_file(path: str) -> dict[str, Any]:
+    """Read a PyTorch file or a pickle of arrays, told apart by their content. Nothing in the file is executed.
+
+    Args:
+        path: a file or an address that iopath reads.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: neither of both, cut short, or holding other objects.
+    """
+    local = PathManager.get_local_path(path)
+    if not os.path.isfile(local):
+        raise FileNotFoundError(f"no checkpoint {path}")
+    with open(local, "rb") as file:
+        start = file.read(max(map(len, _TORCH_STARTS)))
+        if start.startswith(_TORCH_STARTS):
+            return read_checkpoint(path)
+        # Protocols from 2 on begin with this byte; 0 and 1 with the opening of a dict.
+        if not start.startswith((b"\x80", b"(", b"}")):
+            raise ValueError(f"{path}: neither a PyTorch file nor a pickle of arrays; it starts with {start[:8]!r}")
+        file.seek(0)
+        content = safe_unpickle(file, path)
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: expected a dict, got {type(content).__name__}")
+    return content
+
+
+def flatten(content: Mapping[str, Any], path: str) -> dict[str, Tensor]:
+    """Find the weights in what a file holds.
+
+    Args:
+        content: from `read_file`.
+        path: for the error.
+
+    Returns:
+        Name -> tensor on the CPU; numbers beside the weights, such as Caffe2's ``model_iter``, are tensors without axes.
+        The prefix ``module.`` of DistributedDataParallel is gone.
+
+    Raises:
+        ValueError: there are none.
+    """
+    inner: Mapping[str, Any] = content
+    for wrapper in WRAPPERS:
+        if isinstance(content.get(wrapper), Mapping):
+            inner = content[wrapper]
+            break
+    weights = {str(name): _tensor(value) for name, value in inner.items() if _is_numeric(value)}
+    if not any(tensor.dim() for tensor in weights.values()):
+        raise ValueError(f"{path}: found no weights; the file holds {some(list(map(str, content)))}")
+    if all(name.startswith("module.") for name in weights):
+        weights = {name.removeprefix("module."): tensor for name, tensor in weights.items()}
+    return weights
+
+
+def _is_numeric(value: Any) -> bool:
+    if isinstance(value, (np.ndarray, np.generic)):
+        return value.dtype.kind in "fiub"
+    return isinstance(value, (Tensor, int, float))
+
+
+def _tensor(value: Any) -> Tensor:
+    if isinstance(value, Tensor):
+        return value
+    # A copy: arrays out of a pickle may be read-only, of another byte order, or views.
+    array = np.array(value)
+    return torch.from_numpy(array.astype(array.dtype.newbyteorder("=")))
