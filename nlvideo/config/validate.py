@@ -9,8 +9,10 @@ from nlvideo.utils.errors import did_you_mean
 # The values of keys that choose among a few. Names in registries are checked where the registry is.
 _ALLOWED: dict[str, tuple] = {
     "MODEL.NORM": ("BN", "SyncBN", "FrozenBN"),
-    "MODEL.BACKBONE.TEMPORAL": ("c2d", "i3d_3x1x1", "i3d_3x3x3"),
-    "MODEL.BACKBONE.STEM": ("paper", "authors_32x2", "authors_8x8", "small"),
+    "MODEL.BACKBONE.TEMPORAL": ("c2d", "i3d_3x1x1", "i3d_3x3x3", "i3d_3x1x1_all", "slow"),
+    "MODEL.BACKBONE.STEM": (
+        "paper", "authors_32x2", "authors_8x8", "small", "slowfast_8x8", "slow", "mmaction2_32x2"
+    ),
     "MODEL.BACKBONE.FREEZE_AT": (0, 1, 2, 3, 4, 5),
     "MODEL.NONLOCAL.PAIRWISE": ("gaussian", "embedded_gaussian", "dot_product", "concatenation"),
     "MODEL.NONLOCAL.ATTEND": ("space", "time", "spacetime"),

@@ -42,6 +42,9 @@ def test_table_1_at_32x224x224() -> None:
         ("authors_8x8", 8, 224, (256, 8, 55, 55), (2048, 4, 7, 7)),
         ("authors_8x8", 32, 224, (256, 32, 55, 55), (2048, 16, 7, 7)),
         ("small", 16, 64, (256, 8, 16, 16), (2048, 8, 2, 2)),
+        ("slowfast_8x8", 8, 224, (256, 8, 56, 56), (2048, 4, 7, 7)),
+        ("slow", 8, 256, (256, 8, 64, 64), (2048, 8, 8, 8)),
+        ("mmaction2_32x2", 32, 224, (256, 8, 56, 56), (2048, 4, 7, 7)),
     ],
 )
 def test_stems_give_the_maps_of_their_recipes(stem: str, frames: int, side: int, res2: tuple, res5: tuple) -> None:
@@ -88,6 +91,19 @@ def test_i3d_inflates_one_kernel_in_two_blocks(temporal: str, conv: str, kernel:
     places = ["res2.0", "res2.1", "res2.2", "res3.0", "res3.2", "res4.0", "res4.2", "res4.4", "res5.1"]
     expected = {"stem.conv": (5, 7, 7)} | {f"{place}.{conv}": kernel for place in places}
     assert _temporal_kernels(_on_meta(depth=50, temporal=temporal)) == expected
+
+
+def test_slow_inflates_every_block_of_res4_and_res5_and_not_the_stem() -> None:
+    places = [f"res4.{index}" for index in range(6)] + [f"res5.{index}" for index in range(3)]
+    assert _temporal_kernels(_on_meta(depth=50, temporal="slow", stem="slow")) == {
+        f"{place}.conv1": (3, 1, 1) for place in places
+    }
+
+
+def test_i3d_3x1x1_all_inflates_the_stem_and_every_block() -> None:
+    kernels = _temporal_kernels(_on_meta(depth=50, temporal="i3d_3x1x1_all", stem="slowfast_8x8"))
+    assert kernels.pop("stem.conv") == (5, 7, 7)
+    assert list(kernels.values()) == [(3, 1, 1)] * sum(NUM_BLOCKS[50])
 
 
 @pytest.mark.parametrize("temporal", ["i3d_3x1x1", "i3d_3x3x3"])
@@ -168,7 +184,8 @@ def test_sub_modules_come_in_the_order_of_the_network() -> None:
 
 @pytest.mark.parametrize(
     ("stem", "minimum"),
-    [("paper", (1, 1, 1)), ("authors_32x2", (7, 5, 5)), ("authors_8x8", (2, 5, 5)), ("small", (2, 1, 1))],
+    [("paper", (1, 1, 1)), ("authors_32x2", (7, 5, 5)), ("authors_8x8", (2, 5, 5)), ("small", (2, 1, 1)),
+     ("slowfast_8x8", (2, 1, 1)), ("slow", (1, 1, 1)), ("mmaction2_32x2", (5, 1, 1))],
 )
 def test_the_minimum_size_works_and_one_less_does_not(stem: str, minimum: tuple[int, int, int]) -> None:
     model = ResNet3d(depth=18, width=0.125, stem=stem).eval()

@@ -15,7 +15,12 @@ TEMPORAL_KERNELS = {
     "c2d": ((1, 1), (1, 1)),
     "i3d_3x1x1": ((3, 1), (3, 1)),
     "i3d_3x3x3": ((1, 3), (3, 1)),
+    "i3d_3x1x1_all": ((3, 1), (3, 1)),
+    "slow": ((3, 1), (3, 1)),
 }
+
+# Styles whose first convolution spans one frame, whatever the stem: time is first looked at further up, or never.
+FLAT_STEM = ("c2d", "slow")
 
 Triple = tuple[int, int, int]
 
@@ -36,14 +41,14 @@ class StemLayout:
     conv_size: int
     """Height and width of the first kernel."""
     conv_frames: int
-    """Frames that the first kernel spans in I3D networks; in C2D it spans one."""
+    """Frames that the first kernel spans in I3D networks; in C2D and Slow it spans one."""
     conv_stride: Triple
     pool1: Pool
     pool2: Pool
 
     def conv_kernel(self, temporal: str) -> Triple:
         """Kernel of the first convolution for a style of `TEMPORAL_KERNELS`."""
-        frames = 1 if temporal == "c2d" else self.conv_frames
+        frames = 1 if temporal in FLAT_STEM else self.conv_frames
         return (frames, self.conv_size, self.conv_size)
 
     def stride(self) -> Triple:
@@ -66,6 +71,9 @@ class StemLayout:
 
 
 _TEMPORAL_POOL2 = Pool((2, 1, 1), (2, 1, 1))
+_NO_POOL = Pool((1, 1, 1), (1, 1, 1))
+# PySlowFast, PyTorchVideo and mmaction2 pad it in space: their res2 is 56 x 56 for 224 pixels, the authors' 55 x 55.
+_PADDED_POOL1 = Pool((1, 3, 3), (1, 2, 2), (0, 1, 1))
 
 STEMS = {
     # Table 1.
@@ -78,15 +86,27 @@ STEMS = {
     "authors_8x8": StemLayout(7, 5, (1, 2, 2), Pool((1, 3, 3), (1, 2, 2)), _TEMPORAL_POOL2),
     # Frames below ~100 px: kernels as small as what moves in them. Time is halved at once, so that res2 is cheap enough
     # for non-local blocks on its fine map.
-    "small": StemLayout(3, 3, (1, 2, 2), Pool((2, 3, 3), (2, 2, 2), (0, 1, 1)), Pool((1, 1, 1), (1, 1, 1))),
+    "small": StemLayout(3, 3, (1, 2, 2), Pool((2, 3, 3), (2, 2, 2), (0, 1, 1)), _NO_POOL),
+    # C2D and I3D of PySlowFast and PyTorchVideo.
+    "slowfast_8x8": StemLayout(7, 5, (1, 2, 2), _PADDED_POOL1, _TEMPORAL_POOL2),
+    # Slow (SlowOnly), and the "nopool" networks of PySlowFast: time is never halved.
+    "slow": StemLayout(7, 5, (1, 2, 2), _PADDED_POOL1, _NO_POOL),
+    # I3D of mmaction2 on 32x2 clips: pool1 skips every other frame.
+    "mmaction2_32x2": StemLayout(7, 5, (2, 2, 2), Pool((1, 3, 3), (2, 2, 2), (0, 1, 1)), _TEMPORAL_POOL2),
 }
 
 
-def inflated_blocks(stage: str, num_blocks: int) -> list[bool]:
-    """Which blocks of a stage hold a temporal kernel in an I3D network.
+def inflated_blocks(stage: str, num_blocks: int, temporal: str = "i3d_3x1x1") -> list[bool]:
+    """Which blocks of a stage hold a temporal kernel in a network of a style other than "c2d".
 
-    One in two, as in the authors' code: every block of res2, the even ones of res3 and res4, the odd ones of res5.
+    In I3D one in two, as in the authors' code: every block of res2, the even ones of res3 and res4, the odd ones of
+    res5. In "slow" those of res4 and res5 (SlowFast, Table 1: slow pathway), in "i3d_3x1x1_all" every one (mmaction2's
+    "heavy" I3D).
     """
+    if temporal == "slow":
+        return [stage in ("res4", "res5")] * num_blocks
+    if temporal == "i3d_3x1x1_all":
+        return [True] * num_blocks
     if stage == "res2":
         return [True] * num_blocks
     first = 1 if stage == "res5" else 0

@@ -1,4 +1,4 @@
-"""ResNets for video: C2D and the two inflated I3D styles, with optional non-local blocks (Table 1, Sec. 3.4)."""
+"""ResNets for video: C2D, the inflated I3D styles and Slow, with optional non-local blocks (Table 1, Sec. 3.4)."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -60,7 +60,7 @@ def _block_factory(depth: int, stride_in_1x1: bool, **keywords: object) -> Calla
 def _temporal_kernels(stage: str, num_blocks: int, depth: int, temporal: str) -> list[tuple[int, int]]:
     bottleneck, basic = TEMPORAL_KERNELS[temporal]
     inflated = basic if depth in BASIC_DEPTHS else bottleneck
-    return [inflated if chosen else (1, 1) for chosen in inflated_blocks(stage, num_blocks)]
+    return [inflated if chosen else (1, 1) for chosen in inflated_blocks(stage, num_blocks, temporal)]
 
 
 def _usual_nonlocal(channels: int, stage: str) -> nn.Module:
@@ -146,8 +146,8 @@ class ResNet3d(nn.Module):
 
         Args:
             depth: 10, 18 (basic blocks), 50, 101 or 152 (bottlenecks).
-            temporal: "c2d", "i3d_3x1x1" or "i3d_3x3x3" (Sec. 3.4). A basic block has no 1x1 convolution to inflate: both
-                I3D styles inflate the first 3x3 of a block.
+            temporal: "c2d", "i3d_3x1x1" or "i3d_3x3x3" (Sec. 3.4), "i3d_3x1x1_all" (in every block) or "slow" (in res4
+                and res5 alone). A basic block has no 1x1 convolution to inflate: all styles inflate its first 3x3.
             stem: a name in `STEMS`.
             width: factor on every channel count, rounded to a multiple of 8.
             in_channels: channels of the video.
