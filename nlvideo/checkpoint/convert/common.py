@@ -1,5 +1,6 @@
 """What a converter of foreign weights takes and gives, and the register of converters."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,6 +31,12 @@ class Converted:
     undecided: dict[str, list[Any]] = field(default_factory=dict)
     #: config key -> values besides that of `overrides` that training may start with
     tolerated: dict[str, list[Any]] = field(default_factory=dict)
+
+    def summary(self) -> str:
+        """Return in one line how many tensors were taken over, how many were dropped, and why."""
+        reasons = Counter(reason for _, reason in self.dropped)
+        why = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
+        return f"{len(self.mapped)} tensors taken over, {len(self.dropped)} dropped{f' ({why})' if why else ''}"
 
 
 @dataclass(frozen=True)

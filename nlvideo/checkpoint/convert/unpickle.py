@@ -7,7 +7,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-_BUILTINS = ("dict", "list", "tuple", "set", "frozenset", "int", "float", "bool", "str", "bytes", "bytearray", "complex")
+_BUILTINS = (
+    "dict", "list", "tuple", "set", "frozenset", "int", "float", "bool", "str", "bytes", "bytearray", "complex"
+)  # fmt: skip
 _PYTHON2 = {"unicode": str, "long": int}
 
 
@@ -43,6 +45,7 @@ _ALLOWED = _allowed()
 
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
+        """Look up what the pickle names, among what is allowed."""
         try:
             return _ALLOWED[module, name]
         except KeyError:
@@ -51,6 +54,7 @@ class _Unpickler(pickle.Unpickler):
             ) from None
 
     def persistent_load(self, pid: Any) -> Any:
+        """Refuse: there is nothing outside of the file."""
         raise pickle.UnpicklingError(f"it refers to an object outside of the file, {pid!r}")
 
 

@@ -1,0 +1,94 @@
+"""Files are read by what is in them, and flattened to one dict of tensors."""
+
+import io
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+from nlvideo.checkpoint.convert.read import WRAPPERS, flatten, read_file
+
+STATE = {"a.weight": torch.arange(6.0).view(2, 3), "b": torch.ones(2)}
+ARRAYS = {name: tensor.numpy() for name, tensor in STATE.items()}
+
+
+def write(path, content, form):
+    """Write ``content`` in one of the forms, and return the path."""
+    if form == "pickle":
+        path.write_bytes(pickle.dumps(content, protocol=2))
+    else:
+        torch.save(content, path, _use_new_zipfile_serialization=form == "zip")
+    return str(path)
+
+
+# The ending says nothing: any form comes under any of them.
+@pytest.mark.parametrize("ending", ["pkl", "pth"])
+@pytest.mark.parametrize(("form", "state"), [("zip", STATE), ("legacy", STATE), ("pickle", ARRAYS)])
+@pytest.mark.parametrize("wrapper", [None, *WRAPPERS])
+def test_every_form_and_wrapper(tmp_path, ending, form, state, wrapper):
+    path = write(tmp_path / f"w.{ending}", state if wrapper is None else {wrapper: state, "epoch": 3}, form)
+    flat = flatten(read_file(path), path)
+    assert flat.keys() == STATE.keys()
+    assert all(isinstance(flat[name], torch.Tensor) and torch.equal(flat[name], STATE[name]) for name in STATE)
+
+
+def test_numbers_become_tensors_and_other_things_vanish():
+    content = {"a": np.ones((2, 2)), "lr": np.float32(0.5), "model_iter": 7}
+    flat = flatten({**content, "author": "x", "names": ["a"], "none": None}, "w")
+    assert set(flat) == {"a", "lr", "model_iter"}
+    assert flat["lr"] == 0.5 and flat["model_iter"] == 7 and flat["lr"].dim() == 0
+
+
+def test_arrays_that_torch_cannot_wrap():
+    array = np.arange(6, dtype=">f4").reshape(2, 3)[:, ::-1]
+    array.flags.writeable = False
+    assert flatten({"a": array}, "w")["a"].tolist() == [[2, 1, 0], [5, 4, 3]]
+
+
+def test_the_prefix_of_ddp_is_gone():
+    assert set(flatten({"state_dict": {f"module.{name}": t for name, t in STATE.items()}}, "w")) == set(STATE)
+    # One tensor without it: then it is part of the names.
+    mixed = {"module.a": torch.ones(1), "b": torch.ones(1)}
+    assert set(flatten(mixed, "w")) == set(mixed)
+
+
+@pytest.mark.parametrize("content", [{}, {"epoch": 3}, {"blobs": {"lr": 0.1}}, {"model": {"names": ["a"]}}])
+def test_no_weights(content):
+    with pytest.raises(ValueError, match="w.pkl: found no weights; the file holds"):
+        flatten(content, "w.pkl")
+
+
+def test_a_missing_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no checkpoint .*nowhere.pkl"):
+        read_file(str(tmp_path / "nowhere.pkl"))
+
+
+@pytest.mark.parametrize("data", [b"", b"#!/bin/sh", b"\x1f\x8b zipped"])
+def test_other_files(tmp_path, data):
+    (tmp_path / "w.pkl").write_bytes(data)
+    with pytest.raises(ValueError, match="w.pkl: neither a PyTorch file nor a pickle of arrays; it starts with"):
+        read_file(str(tmp_path / "w.pkl"))
+
+
+def test_not_a_dict(tmp_path):
+    with pytest.raises(ValueError, match="w.pkl: expected a dict, got list"):
+        read_file(write(tmp_path / "w.pkl", [1, 2], "pickle"))
+
+
+@pytest.mark.parametrize("form", ["zip", "legacy", "pickle"])
+def test_truncated_files_are_one_line(tmp_path, form):
+    path = write(tmp_path / "w.bin", {"model": ARRAYS if form == "pickle" else STATE}, form)
+    data = (tmp_path / "w.bin").read_bytes()
+    (tmp_path / "w.bin").write_bytes(data[: len(data) // 2])
+    with pytest.raises(ValueError, match="w.bin: not a ") as error:
+        read_file(path)
+    assert "\n" not in str(error.value)
+
+
+def test_foreign_objects_in_a_torch_file(tmp_path):
+    file = io.BytesIO()
+    torch.save({"model": STATE, "args": pytest.param(1)}, file)
+    (tmp_path / "w.pth").write_bytes(file.getvalue())
+    with pytest.raises(ValueError, match="not a complete PyTorch file of tensors and plain types"):
+        read_file(str(tmp_path / "w.pth"))
