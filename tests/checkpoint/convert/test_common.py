@@ -1,0 +1,67 @@
+"""The register of sources, and how a file finds its own."""
+
+import pytest
+import torch
+
+from nlvideo.checkpoint.convert import SOURCES, Converted, Source, convert, get_source, recognise, register
+from nlvideo.checkpoint.convert.architecture import DEPTHS, USUAL_PLACES, architecture_of
+from nlvideo.config import load_cfg
+from nlvideo.modeling.backbone.layout import BASIC_DEPTHS, NUM_BLOCKS, STAGES
+from nlvideo.modeling.nonlocal_block.build import nonlocal_placement
+
+
+def test_every_source_is_registered_under_its_name():
+    assert {"caffe2", "detectron", "torchvision"} <= set(SOURCES)
+    assert all(source.name == name for name, source in SOURCES.items())
+
+
+def test_a_name_is_given_once():
+    with pytest.raises(ValueError, match="source 'caffe2' is registered twice"):
+        register(Source("caffe2", bool, Converted))
+
+
+def test_an_unknown_source():
+    with pytest.raises(ValueError, match="source of weights: got 'keras', allowed: 'auto', 'caffe2'"):
+        get_source("keras")
+    with pytest.raises(ValueError, match="got 'keras'"):
+        convert({}, "keras")
+
+
+def test_several_claims(monkeypatch):
+    for name in ("one", "two"):
+        monkeypatch.setitem(SOURCES, name, Source(name, lambda content: "strange" in content, Converted))
+    with pytest.raises(ValueError, match="the names strange, ... may be of one or two: say which"):
+        recognise({"strange": torch.zeros(1)})
+
+
+def test_auto_takes_the_one_that_claims(monkeypatch):
+    chosen = Source("one", lambda content: "strange" in content, lambda content: Converted(dict(content)))
+    monkeypatch.setitem(SOURCES, "one", chosen)
+    content = {"strange": torch.zeros(1)}
+    assert convert(content).weights == content == convert(content, "one").weights
+
+
+def test_depths_are_those_of_our_networks():
+    assert {depth: (blocks, depth not in BASIC_DEPTHS) for depth, blocks in NUM_BLOCKS.items()} == {
+        depth: key for key, depth in DEPTHS.items()
+    }
+
+
+@pytest.mark.parametrize("depth", USUAL_PLACES)
+def test_usual_places_are_those_of_our_defaults(depth):
+    cfg = load_cfg(None, ["MODEL.NONLOCAL.ENABLED", True])
+    places = nonlocal_placement(cfg, dict(zip(STAGES, NUM_BLOCKS[depth])))
+    assert USUAL_PLACES[depth] == [f"{stage}.{index}" for stage, indices in places.items() for index in indices]
+
+
+def test_other_places_are_listed(authors):
+    shapes = authors.blob_shapes(base=8, classes=7)
+    content = {n: torch.zeros(1).expand(s) for n, s in shapes.items() if not n.startswith("nonlocal_conv3")}
+    overrides = convert(content).overrides
+    assert overrides["MODEL.NONLOCAL.BLOCKS"] == ["res4.1", "res4.3", "res4.5"]
+    assert overrides["MODEL.BACKBONE.WIDTH"] == 0.125 and overrides["MODEL.HEAD.NUM_CLASSES"] == 7
+
+
+def test_weights_without_a_first_convolution():
+    with pytest.raises(ValueError, match="the first convolution is missing"):
+        architecture_of({"head.classifier.weight": torch.zeros(2, 2)})
