@@ -1,0 +1,98 @@
+"""torchvision's ResNets of images become ours; its video networks and other ResNets are refused with a reason."""
+
+import pytest
+import torch
+import torchvision
+
+from nlvideo.checkpoint.convert import convert, recognise
+from nlvideo.config import load_cfg
+from nlvideo.modeling import META_ARCH, inflate_2d_weights
+
+
+def state_of(name, **keywords):
+    """State dict of a network of torchvision's that takes no memory."""
+    with torch.device("meta"):
+        return torchvision.models.get_model(name, weights=None, **keywords).state_dict()
+
+
+def model_of(converted, opts=(), device="cpu"):
+    """Our network for converted weights."""
+    words = [word for item in converted.overrides.items() for word in item]
+    with torch.device(device):
+        return META_ARCH.get("VideoClassifier")(load_cfg(None, [*words, *opts]))
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnet101", "resnet152"])
+def test_every_tensor_has_its_place(name):
+    state = state_of(name)
+    assert recognise(state) == "torchvision"
+    converted = convert(state)
+    assert [theirs for theirs, _ in converted.mapped] == list(state) and converted.dropped == []
+    model = model_of(converted, device="meta")
+    inflated = inflate_2d_weights(converted.weights, model)
+    assert {k: t.shape for k, t in inflated.items()} == {k: t.shape for k, t in model.state_dict().items()}
+    assert converted.overrides["MODEL.BACKBONE.DEPTH"] == int(name.removeprefix("resnet"))
+    assert converted.overrides["MODEL.BACKBONE.STRIDE_IN_1X1"] is False
+    assert converted.overrides["MODEL.HEAD.NUM_CLASSES"] == 1000
+    assert "MODEL.BACKBONE.TEMPORAL" not in converted.overrides and "image network" in converted.notes[0]
+
+
+@torch.no_grad()
+def test_one_frame_scores_like_the_image():
+    torch.manual_seed(0)
+    network = torchvision.models.resnet50(weights=None, num_classes=5).eval()
+    for name, tensor in network.state_dict().items():
+        if name.endswith(("running_mean", "bias")):
+            tensor.normal_(std=0.1)
+        elif name.endswith("running_var"):
+            tensor.uniform_(0.5, 1.5)
+    converted = convert(network.state_dict())
+    model = model_of(converted).eval()
+    model.load_state_dict(inflate_2d_weights(converted.weights, model))
+    image = torch.randint(0, 256, (1, 3, 64, 96), dtype=torch.uint8)
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    expected = network((image / 255 - mean.view(3, 1, 1)) / std.view(3, 1, 1))
+    assert expected.std() > 0.05
+    torch.testing.assert_close(model.forward_clips(image[:, :, None]), expected.softmax(1), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("resnet34", r"a ResNet of \[3, 4, 6, 3\] basic blocks, allowed: .*DEPTH \[10, 18, 50, 101, 152\]"),
+        ("resnext50_32x4d", r"grouped convolutions \(ResNeXt\) in res2: ours are ungrouped"),
+        ("wide_resnet50_2", "res2 has 128 inner and 256 outer channels, allowed: 64 and 256 behind a stem of 64"),
+        ("r3d_18", r"torchvision's r3d_18 \(no pool behind the first convolution.*ours has no such network"),
+        ("mc3_18", r"torchvision's mc3_18 \(no pool behind the first convolution.*ours has no such network"),
+        ("r2plus1d_18", r"torchvision's r2plus1d_18 \(kernels split into space and time\): ours has no such network"),
+    ],
+)
+def test_networks_that_ours_cannot_express(name, message):
+    state = state_of(name)
+    assert recognise(state) == "torchvision"
+    with pytest.raises(ValueError, match=message) as error:
+        convert(state)
+    assert "\n" not in str(error.value)
+
+
+def test_a_detector_around_a_resnet_is_not_a_resnet():
+    state = {**state_of("resnet18"), "rpn.conv.weight": torch.zeros(1)}
+    with pytest.raises(ValueError, match="tensors of another network than a ResNet: rpn.conv.weight"):
+        convert(state)
+
+
+def test_kernels_with_a_time_axis():
+    state = state_of("resnet18")
+    state["conv1.weight"] = torch.zeros(64, 3, 5, 7, 7)
+    with pytest.raises(ValueError, match="the first kernel has a time axis"):
+        convert(state)
+
+
+def test_without_a_classifier():
+    state = {name: tensor for name, tensor in state_of("resnet18").items() if not name.startswith("fc.")}
+    assert "MODEL.HEAD.NUM_CLASSES" not in convert(state).overrides
+
+
+def test_other_networks_are_not_recognised():
+    with pytest.raises(ValueError, match="weights with the names features.0.weight, .* are of no known source: caffe2"):
+        recognise(state_of("alexnet"))
