@@ -52,7 +52,7 @@ def do_train(cfg, model, resume: bool) -> None:
     scheduler = build_lr_scheduler(cfg, optimizer)
     clip = build_gradient_clipper(cfg)
     checkpointer = Checkpointer(
-        model, folder, adapt_weights=inflate_2d_weights, optimizer=optimizer, scheduler=scheduler
+        model, folder, adapt_weights=inflate_2d_weights, cfg=cfg, optimizer=optimizer, scheduler=scheduler
     )
     start_iter = checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume).get("iteration", 0)
     writers = []

@@ -1,6 +1,16 @@
-"""Saving, resuming and loading weights."""
+"""Saving, resuming and loading weights, of our own and of other frameworks."""
 
+from nlvideo.checkpoint.catalog import resolve_weights
 from nlvideo.checkpoint.checkpointer import Checkpointer
+from nlvideo.checkpoint.convert.read import read_file
 from nlvideo.checkpoint.weights import LoadReport, load_weights_into, read_checkpoint, weights_of
 
-__all__ = ["Checkpointer", "LoadReport", "load_weights_into", "read_checkpoint", "weights_of"]
+__all__ = [
+    "Checkpointer",
+    "LoadReport",
+    "load_weights_into",
+    "read_checkpoint",
+    "read_file",
+    "resolve_weights",
+    "weights_of",
+]

@@ -9,8 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from nlvideo.checkpoint.catalog import resolve_weights
+from nlvideo.checkpoint.convert.read import read_file
+from nlvideo.checkpoint.foreign import check_fit, foreign_weights
 from nlvideo.checkpoint.plain import to_plain
 from nlvideo.checkpoint.weights import LoadReport, load_weights_into, read_checkpoint, some, weights_of
+from nlvideo.config import CfgNode
 from nlvideo.utils import comm
 from nlvideo.utils.file_io import PathManager, atomic_write
 
@@ -37,6 +41,7 @@ class Checkpointer:
         save_dir: str,
         *,
         adapt_weights: Callable[[Mapping[str, Tensor], nn.Module], Mapping[str, Tensor]] | None = None,
+        cfg: CfgNode | None = None,
         **checkpointables: Any,
     ):
         """Name what a checkpoint holds.
@@ -46,6 +51,7 @@ class Checkpointer:
             save_dir: created at the first save.
             adapt_weights: called with the weights of a file and the model before :meth:`load_weights` compares them, to
                 change names or shapes, e.g. ``nlvideo.modeling.backbone.inflate_2d_weights``. Never used by a resume.
+            cfg: what the model was built from; weights of other frameworks are refused where they mean another network.
             **checkpointables: anything with ``state_dict()`` and ``load_state_dict()``, loaded in this order; a
                 scheduler goes after its optimizer.
 
@@ -54,7 +60,7 @@ class Checkpointer:
         """
         self.model = model.module if isinstance(model, DistributedDataParallel) else model
         self.save_dir = save_dir
-        self._adapt_weights = adapt_weights
+        self._adapt_weights, self._cfg = adapt_weights, cfg
         for name, item in checkpointables.items():
             if not (hasattr(item, "state_dict") and hasattr(item, "load_state_dict")):
                 kind = type(item).__name__
@@ -127,18 +133,27 @@ class Checkpointer:
     def load_weights(self, path: str, *, entry: str = "model") -> LoadReport:
         """Load the weights that fit from a checkpoint or a plain state dict, and log what did not.
 
+        Weights of other frameworks are converted; those must fit, but for the classifier and new non-local blocks.
+
         Args:
-            path: a file or a URL that iopath reads.
+            path: as MODEL.WEIGHTS: a file, a URL, ``torchvision://NAME`` or a network of the authors' release.
             entry: ``"ema"`` reads the averaged weights of our own checkpoints instead.
 
         Raises:
-            ValueError: unreadable, no such entry, or less than half of the backbone fits.
+            ValueError: unreadable, no such entry, less than half of the backbone fits, or weights of another framework
+                that mean another network.
             FileNotFoundError: the file is missing.
+            LookupFailed: torchvision has no such weights.
         """
-        weights: Mapping[str, Tensor] = weights_of(read_checkpoint(path), path, entry)
+        content = read_file(resolve_weights(path))
+        current = self.model.state_dict()
+        converted = foreign_weights(content, path, current, self._cfg) if entry == "model" else None
+        weights: Mapping[str, Tensor] = weights_of(content, path, entry) if converted is None else converted.weights
         shapes = {name: tensor.shape for name, tensor in weights.items()}
         if self._adapt_weights is not None:
             weights = self._adapt_weights(weights, self.model)
+        if converted is not None:
+            check_fit(current, weights, path)
         report = load_weights_into(self.model, weights, path)
         report.num_reshaped = sum(name in shapes and shapes[name] != weights[name].shape for name in report.loaded)
         logger.log(logging.INFO if report.is_complete else logging.WARNING, "%s", report.format())

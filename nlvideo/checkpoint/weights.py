@@ -139,13 +139,14 @@ def load_weights_into(model: nn.Module, weights: Mapping[str, Tensor], path: str
         ValueError: less than half of the backbone's tensors fit, new non-local blocks aside; nothing is loaded then.
     """
     current = model.state_dict()
-    report = _compare(current, weights, path)
+    report = compare_weights(current, weights, path)
     _check_backbone(current, weights, report)
     model.load_state_dict({name: weights[name] for name in report.loaded}, strict=False)
     return report
 
 
-def _compare(current: Mapping[str, Tensor], weights: Mapping[str, Tensor], path: str) -> LoadReport:
+def compare_weights(current: Mapping[str, Tensor], weights: Mapping[str, Tensor], path: str) -> LoadReport:
+    """Say which tensors of a file fit a model's state dict, without loading any."""
     report = LoadReport(path, num_model_tensors=len(current))
     blocks_in_file = {block[1] for block in map(_NONLOCAL.match, weights) if block}
     for name, tensor in current.items():

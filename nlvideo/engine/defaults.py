@@ -93,6 +93,7 @@ class DefaultTrainer(SimpleTrainer):
             self.bare_model,
             cfg.OUTPUT_DIR,
             adapt_weights=inflate_2d_weights,
+            cfg=cfg,
             optimizer=optimizer,
             scheduler=self.scheduler,
             scaler=self.scaler,

@@ -5,7 +5,7 @@ import os
 import torch
 from torch import nn
 
-from nlvideo.checkpoint import Checkpointer, read_checkpoint
+from nlvideo.checkpoint import Checkpointer, read_file, resolve_weights
 from nlvideo.config import CfgNode
 from nlvideo.data.dataset_mapper import MAPPER
 from nlvideo.modeling import build_model
@@ -24,14 +24,14 @@ def load_model_for_test(cfg: CfgNode, resume: bool = False) -> nn.Module:
         FileNotFoundError: the file is missing.
     """
     model = build_model(cfg)
-    checkpointer = Checkpointer(model, cfg.OUTPUT_DIR, adapt_weights=inflate_2d_weights)
+    checkpointer = Checkpointer(model, cfg.OUTPUT_DIR, adapt_weights=inflate_2d_weights, cfg=cfg)
     path = (checkpointer.last_checkpoint() if resume else None) or cfg.MODEL.WEIGHTS
     if not path:
         raise ValueError(
             "MODEL.WEIGHTS: got '', allowed for a test: a checkpoint, or --resume for the last one in OUTPUT_DIR"
             f" (now {cfg.OUTPUT_DIR!r})"
         )
-    averaged = cfg.SOLVER.EMA.ENABLED and "ema" in read_checkpoint(path)
+    averaged = cfg.SOLVER.EMA.ENABLED and "ema" in read_file(resolve_weights(path))
     checkpointer.load_weights(path, entry="ema" if averaged else "model")
     return model.eval()
 

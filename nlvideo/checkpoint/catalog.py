@@ -1,0 +1,103 @@
+"""Addresses of weights: ``torchvision://resnet50``, and the authors' released networks by name."""
+
+import os
+import re
+from typing import Any
+from urllib.error import URLError
+
+import torch
+from iopath.common.file_io import PathHandler, get_cache_dir
+
+from nlvideo.checkpoint.convert.release import RELEASES, release_url
+from nlvideo.utils.errors import LookupFailed, did_you_mean
+from nlvideo.utils.file_io import PathManager
+
+_TORCHVISION = "torchvision://"
+# The first recipe of ImageNet, as in the years of the paper; the later ones are asked for by name.
+_DEFAULT_ENTRY = "IMAGENET1K_V1"
+
+
+def resolve_weights(name: str) -> str:
+    """Return the path or address that a value of MODEL.WEIGHTS stands for.
+
+    Args:
+        name: a path, a URL, ``torchvision://NAME``, or a name in `RELEASES`; a file that is there goes first.
+
+    Raises:
+        FileNotFoundError: no file, and a name that resembles a released one; the message lists near matches.
+    """
+    if not name or "://" in name or PathManager.exists(name):
+        return name
+    url = release_url(os.path.splitext(name)[0] if name.endswith(".pkl") else name)
+    if url is None and not os.path.dirname(name) and not os.path.splitext(name)[1]:
+        hint = did_you_mean(name, RELEASES)
+        raise FileNotFoundError(f"no checkpoint {name}{f'; {hint}' if hint else ''}")
+    return url or name
+
+
+def torchvision_url(name: str) -> str:
+    """Return the address of weights that torchvision knows.
+
+    Args:
+        name: ``resnet50`` (its IMAGENET1K_V1) or ``resnet50/IMAGENET1K_V2``.
+
+    Raises:
+        LookupFailed: torchvision has no such model or weights; the message lists what it has.
+    """
+    from torchvision.models import get_model_weights, list_models
+
+    model, _, entry = name.partition("/")
+    try:
+        entries = get_model_weights(model)
+    except ValueError as error:
+        hint = did_you_mean(model, list_models())
+        raise LookupFailed(f"{_TORCHVISION}{name}: torchvision has no model {model!r}. {hint}".strip()) from error
+    entry = entry or _DEFAULT_ENTRY
+    if entry not in entries.__members__:
+        allowed = ", ".join(entries.__members__) or "none"
+        raise LookupFailed(f"{_TORCHVISION}{name}: torchvision has no weights {entry!r} of it. There are: {allowed}")
+    return entries[entry].url
+
+
+class TorchvisionHandler(PathHandler):
+    """Lets iopath read ``torchvision://NAME``: downloaded once, its checksum compared with that in the file's name."""
+
+    def _get_supported_prefixes(self) -> list[str]:
+        return [_TORCHVISION]
+
+    def _get_local_path(self, path: str, force: bool = False, **kwargs: Any) -> str:
+        url = torchvision_url(path.removeprefix(_TORCHVISION))
+        name = os.path.basename(url)
+        local = os.path.join(get_cache_dir(), "torchvision", name)
+        if not os.path.isfile(local) or force:
+            os.makedirs(os.path.dirname(local), exist_ok=True)
+            _download(path, url, local)
+        return local
+
+    def _open(self, path: str, mode: str = "r", buffering: int = -1, **kwargs: Any) -> Any:
+        return open(self._get_local_path(path), mode, buffering=buffering)
+
+    def _exists(self, path: str, **kwargs: Any) -> bool:
+        try:
+            torchvision_url(path.removeprefix(_TORCHVISION))
+        except LookupFailed:
+            return False
+        return True
+
+    _isfile = _exists
+
+
+def _download(path: str, url: str, local: str) -> None:
+    # torchvision names its files NAME-HASH.pth; the hash is the start of the SHA-256.
+    found = re.search(r"-([0-9a-f]{8,})\.\w+$", url)
+    if not found:
+        raise ValueError(f"{path}: {url} does not carry a checksum in its name")
+    try:
+        torch.hub.download_url_to_file(url, local, hash_prefix=found[1], progress=False)
+    except URLError as error:
+        raise OSError(f"{path}: cannot download {url}: {error.reason}") from error
+    except RuntimeError as error:
+        raise ValueError(f"{path}: {url} is damaged: {error}") from error
+
+
+PathManager.register_handler(TorchvisionHandler())

@@ -1,0 +1,175 @@
+"""Foreign weights for a model of ours: converted when they are loaded, and refused where they mean another network."""
+
+import logging
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from nlvideo.checkpoint.convert import SOURCES, Converted, convert, recognise
+from nlvideo.checkpoint.convert.read import flatten
+from nlvideo.checkpoint.convert.release import release_overrides, settle
+from nlvideo.checkpoint.weights import LoadReport, compare_weights, some, weights_of
+from nlvideo.config import CfgNode
+
+logger = logging.getLogger(__name__)
+
+#: entry of a file of ours that was converted: its source, overrides and tolerated values
+ORIGIN = "converted_from"
+
+# Keys that change neither what given weights compute nor where they go: how blocks start, how they are evaluated, where
+# they stand (names and shapes tell), which norm holds the same numbers, how clips are cut.
+_FREE = (
+    "INPUT.", "TEST.", "MODEL.HEAD.", "MODEL.NORM", "MODEL.BACKBONE.FREEZE_AT", "MODEL.BACKBONE.ZERO_INIT_RESIDUAL",
+    "MODEL.NONLOCAL.STAGES", "MODEL.NONLOCAL.EVERY", "MODEL.NONLOCAL.BLOCKS", "MODEL.NONLOCAL.ZERO_INIT",
+    "MODEL.NONLOCAL.INIT_STD", "MODEL.NONLOCAL.ALGORITHM",
+)  # fmt: skip
+_ENABLED = "MODEL.NONLOCAL.ENABLED"
+_NONLOCAL_NORM = "MODEL.NONLOCAL.NORM"
+_GROUP_STAGES = "MODEL.NONLOCAL.TEMPORAL_GROUP_STAGES"
+
+
+def convert_content(content: Mapping[str, Any], path: str, source: str = "auto") -> tuple[str, Converted]:
+    """Convert what a file holds, and add what a released file's name says.
+
+    Args:
+        content: from `read_file`.
+        path: for errors, and for the name.
+        source: a name in `SOURCES`, or "auto".
+
+    Returns:
+        The name of the source, and the weights.
+
+    Raises:
+        ValueError: no weights, not recognised, or a network that ours cannot express; in one line.
+    """
+    flat = flatten(content, path)
+    try:
+        source = recognise(flat) if source == "auto" else source
+        converted = convert(flat, source)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    if source == "caffe2":
+        settle(converted, release_overrides(path))
+    return source, converted
+
+
+def foreign_weights(
+    content: Mapping[str, Any], path: str, current: Mapping[str, Tensor], cfg: CfgNode | None
+) -> Converted | None:
+    """Convert foreign weights for a model; None where a file holds our own names, or names that nobody knows.
+
+    Args:
+        content: from `read_file`.
+        path: for messages.
+        current: state dict of the model.
+        cfg: what the model was built from; None: nothing is compared with it, which the log says.
+
+    Raises:
+        ValueError: as `convert_content`, or the file means another network than `cfg`.
+    """
+    if ORIGIN in content:
+        origin = content[ORIGIN]
+        converted = Converted(weights_of(content, path), origin["overrides"], tolerated=origin["tolerated"])
+    else:
+        flat = flatten(content, path)
+        if not current.keys().isdisjoint(flat):
+            return None
+        is_torch = any(isinstance(value, Tensor) for value in _values(content))
+        if is_torch and not any(source.recognise(flat) for source in SOURCES.values()):
+            return None
+        source, converted = convert_content(content, path)
+        logger.info("%s: weights of %s: %s", path, source, converted.summary())
+        for note in converted.notes:
+            logger.info("%s: %s", path, note)
+    if cfg is None:
+        logger.warning("%s: no config to compare its settings with: %s", path, converted.overrides)
+    else:
+        check_config(converted, cfg, path)
+    return converted
+
+
+def _values(content: Mapping[str, Any]) -> list[Any]:
+    return [item for value in content.values() for item in (value.values() if isinstance(value, Mapping) else [value])]
+
+
+def check_config(converted: Converted, cfg: CfgNode, path: str) -> None:
+    """Refuse weights that another config than `cfg` belongs to.
+
+    Raises:
+        ValueError: naming each key with its value in the file and in the config.
+    """
+    found = []
+    in_file, in_config = converted.overrides.get(_ENABLED, False), cfg.MODEL.NONLOCAL.ENABLED
+    for key, wanted in converted.overrides.items():
+        # A baseline may be loaded into a network with blocks, which are new then.
+        of_blocks = key.startswith("MODEL.NONLOCAL.")
+        if of_blocks and not (in_file and (in_config or key == _ENABLED)):
+            continue
+        if key.startswith(_FREE) or (key == _GROUP_STAGES and cfg.MODEL.NONLOCAL.TEMPORAL_GROUPS == 1):
+            continue
+        given = get_value(cfg, key)
+        same = _same_norm(wanted, given) if key == _NONLOCAL_NORM else _equal(wanted, given)
+        if not same and not any(_equal(value, given) for value in converted.tolerated.get(key, [])):
+            found.append(f"{key}: file {_plain(wanted)!r}, config {_plain(given)!r}")
+        elif not same:
+            logger.warning("%s: %s: file %r, config %r; training may start with it", path, key, wanted, _plain(given))
+    for key, allowed in converted.undecided.items():
+        if get_value(cfg, key) not in allowed:
+            either = " or ".join(map(repr, allowed))
+            found.append(f"{key}: file {either}, config {get_value(cfg, key)!r}")
+        else:
+            logger.warning("%s does not say which %s it is for; it loads as %r", path, key, get_value(cfg, key))
+    if found:
+        raise ValueError(f"{path} is of another network than the config's: {'; '.join(found)}")
+
+
+def check_fit(current: Mapping[str, Tensor], weights: Mapping[str, Tensor], path: str) -> None:
+    """Refuse converted weights that leave a gap in the backbone, or have no place in the model.
+
+    The classifier may be absent or of other classes, and whole non-local blocks may be new.
+
+    Raises:
+        ValueError: naming some tensors.
+    """
+    report: LoadReport = compare_weights(current, weights, path)
+    reshaped = [f"{name} (file {a}, model {b})" for name, (a, b) in report.mismatched.items()]
+    missing = [name for name in report.missing if not name.startswith("head.")]
+    found = {"other shapes": reshaped, "only in the model": missing, "only in the file": report.unexpected}
+    differences = [f"{what}: {some(names, 3)}" for what, names in found.items() if names]
+    if differences:
+        raise ValueError(f"{path} is of another network than the config's: {'; '.join(differences)}")
+
+
+def get_value(cfg: CfgNode, key: str) -> Any:
+    """Return the value of a full key such as ``MODEL.BACKBONE.STEM``.
+
+    Raises:
+        KeyError: there is none.
+    """
+    node: Any = cfg
+    for part in key.split("."):
+        node = node[part]
+    return node
+
+
+def _same_norm(wanted: str, given: str) -> bool:
+    return (wanted == "none") == (given == "none")
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, (list, tuple)) else value
+
+
+def _equal(wanted: Any, given: Any) -> bool:
+    if not isinstance(wanted, (list, tuple)) or not isinstance(given, (list, tuple)):
+        return wanted == given
+    # Pixel statistics: one value stands for every channel.
+    length = max(len(wanted), len(given))
+    a, b = (list(values) * (length if len(values) == 1 else 1) for values in (wanted, given))
+    return len(a) == len(b) and all(x == y or _close(x, y) for x, y in zip(a, b))
+
+
+def _close(a: Any, b: Any) -> bool:
+    return isinstance(a, float) and isinstance(b, (int, float)) and math.isclose(a, b, rel_tol=1e-5)
