@@ -23,7 +23,7 @@ _RUN_ERRORS = (FloatingPointError, TooManyFailedVideos, UnexpectedResults)
 _NAMED_ERRORS = {"VideoDecodeError": 2, "OutOfMemoryError": 1}
 
 
-class _Parser(argparse.ArgumentParser):
+class ScriptParser(argparse.ArgumentParser):
     """A parser that takes flags and overrides in any order, however often they take turns."""
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
@@ -33,7 +33,7 @@ class _Parser(argparse.ArgumentParser):
 
 def default_argument_parser(description: str | None = None) -> argparse.ArgumentParser:
     """Return the parser that all scripts with a config share."""
-    parser = _Parser(
+    parser = ScriptParser(
         description=description,
         epilog=f"With {DEBUG_VARIABLE}=1 in the environment, errors show where they happened.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
