@@ -1,0 +1,85 @@
+"""PyTorchVideo's ResNets: ``c2d_r50``, ``i3d_r50`` and ``slow_r50`` of its hub, and deeper ones of the same layout."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from nlvideo.checkpoint.convert.bottleneck import check_network, describe
+from nlvideo.checkpoint.convert.common import Converted, Source, register
+from nlvideo.checkpoint.convert.names import ModuleNames, rename
+
+NAME = "pytorchvideo"
+
+_BLOCK, _OUR_BLOCK = "blocks.{stage}.res_blocks.{block}", "backbone.res{stage}.{block}"
+
+
+def _names(stages: Mapping[int, int], head: int) -> ModuleNames:
+    modules = {
+        "blocks.0.conv": "backbone.stem.conv",
+        "blocks.0.norm": "backbone.stem.bn",
+        f"{_BLOCK}.branch1_conv": f"{_OUR_BLOCK}.shortcut.conv",
+        f"{_BLOCK}.branch1_norm": f"{_OUR_BLOCK}.shortcut.bn",
+        f"blocks.{head}.proj": "head.classifier",
+    }
+    for number, letter in enumerate("abc", 1):
+        modules[f"{_BLOCK}.branch2.conv_{letter}"] = f"{_OUR_BLOCK}.conv{number}"
+        modules[f"{_BLOCK}.branch2.norm_{letter}"] = f"{_OUR_BLOCK}.bn{number}"
+    return ModuleNames(modules, stages)
+
+
+# The temporal pool behind res2 is a block of its own, without weights: it moves the numbers of those behind it.
+_POOLED = _names({1: 2, 3: 3, 4: 4, 5: 5}, head=6)
+_UNPOOLED = _names({1: 2, 2: 3, 3: 4, 4: 5}, head=5)
+
+# What PySlowFast puts before the names of a PyTorchVideo network that it trains.
+_PREFIX = "model."
+
+
+def convert(content: Mapping[str, Any]) -> Converted:
+    """Bring the weights of a C2D, I3D or Slow network under our names.
+
+    Args:
+        content: name -> tensor.
+
+    Raises:
+        ValueError: a network that ours cannot express.
+    """
+    prefixed = {name.removeprefix(_PREFIX): name for name in content}
+    pooled = not any(name.startswith("blocks.2.") for name in prefixed)
+    plain = {name: content[original] for name, original in prefixed.items()}
+    converted = rename(NAME, plain, _POOLED if pooled else _UNPOOLED, _explain)
+    converted.mapped = [(prefixed[theirs], ours) for theirs, ours in converted.mapped]
+    settings = describe(converted.weights, NAME)
+    check_network(converted.weights, settings, NAME)
+    settings |= {
+        "MODEL.BACKBONE.STEM": "slowfast_8x8" if pooled else "slow",
+        "MODEL.BACKBONE.STRIDE_IN_1X1": False,
+        # 0.45 and 0.225 of pixels from 0 to 1.
+        "MODEL.PIXEL_MEAN": [114.75] * 3,
+        "MODEL.PIXEL_STD": [57.375] * 3,
+        "INPUT.NUM_FRAMES": 8,
+        "INPUT.FRAME_STRIDE": 8,
+    }
+    converted.overrides = settings
+    converted.notes = [
+        "the clip is taken to be 8 frames with stride 8, as in their hub",
+        "their head averages logits over positions, ours probabilities: the same on crops of INPUT.CROP_SIZE",
+    ]
+    return converted
+
+
+def _explain(name: str) -> str | None:
+    if "multipathway" in name:
+        return "a SlowFast network has two pathways, ours have one"
+    if ".conv.conv_t." in name or ".norm_b.1." in name:
+        return "an X3D network is not one of our ResNets"
+    if ".attn." in name:
+        return "a vision transformer is not one of our ResNets"
+    return None
+
+
+def _recognise(content: Mapping[str, Any]) -> bool:
+    stems = ("blocks.0.conv.weight", "blocks.0.conv.conv_t.weight", "blocks.0.multipathway_blocks.0.conv.weight")
+    return any(prefix + stem in content for prefix in ("", _PREFIX) for stem in stems)
+
+
+register(Source(NAME, _recognise, convert))
