@@ -9,6 +9,7 @@ from nlvideo.checkpoint.convert.bottleneck import check_network, describe
 from nlvideo.checkpoint.convert.common import Converted, Source, register
 from nlvideo.checkpoint.convert.mmaction2_recipe import read_recipe
 from nlvideo.checkpoint.convert.names import ModuleNames, rename
+from nlvideo.checkpoint.convert.read import CONFIG_TEXT
 
 NAME = "mmaction2"
 
@@ -44,16 +45,16 @@ def names(subsample: bool) -> ModuleNames:
 def convert(content: Mapping[str, Any]) -> Converted:
     """Bring the weights of an I3D, SlowOnly or C2D network under our names.
 
-    Their training checkpoints carry the config as text; where `content` has it as ``"cfg"``, it decides what names and
+    Their training checkpoints carry the config as text; where `content` has it as `CONFIG_TEXT`, it decides what names and
     shapes cannot show. Elsewhere the values are those of their published recipes, and `undecided` lists the others.
 
     Args:
-        content: name -> tensor, and possibly ``"cfg"``, the text of their config.
+        content: name -> tensor, and possibly `CONFIG_TEXT`.
 
     Raises:
         ValueError: a network that ours cannot express.
     """
-    recipe = read_recipe(content.get("cfg"), NAME)
+    recipe = read_recipe(content.get(CONFIG_TEXT), NAME)
     subsample = any(".non_local_block.g.0." in name for name in content)
     converted = rename(NAME, content, names(subsample), _explain)
     _add_time_axis(converted.weights, recipe)

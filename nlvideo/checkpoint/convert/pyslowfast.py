@@ -6,6 +6,7 @@ from typing import Any
 from nlvideo.checkpoint.convert.bottleneck import check_network, describe
 from nlvideo.checkpoint.convert.common import Converted, Source, register
 from nlvideo.checkpoint.convert.names import ModuleNames, rename
+from nlvideo.checkpoint.convert.read import CONFIG_TEXT
 from nlvideo.utils.errors import one_of
 
 NAME = "pyslowfast"
@@ -53,11 +54,11 @@ _ONLY = {
 def convert(content: Mapping[str, Any]) -> Converted:
     """Bring the weights of a C2D, I3D or Slow network under our names.
 
-    A training checkpoint carries its config as text; where `content` has it as ``"cfg"``, it decides what names and
+    A training checkpoint carries its config as text; where `content` has it as `CONFIG_TEXT`, it decides what names and
     shapes cannot show. Elsewhere the values are those of their published recipes, and `undecided` lists the others.
 
     Args:
-        content: name -> tensor, and possibly ``"cfg"``, the text of their config.
+        content: name -> tensor, and possibly `CONFIG_TEXT`.
 
     Raises:
         ValueError: a network that ours cannot express.
@@ -65,7 +66,7 @@ def convert(content: Mapping[str, Any]) -> Converted:
     converted = rename(NAME, content, NAMES, _explain)
     settings = describe(converted.weights, NAME)
     settings["MODEL.NONLOCAL.NORM"] = _norm(converted)
-    recipe = _recipe(content.get("cfg"))
+    recipe = _recipe(content.get(CONFIG_TEXT))
     if recipe is None:
         _assume(converted, settings)
     else:

@@ -47,7 +47,11 @@ def read_file(path: str) -> dict[str, Any]:
     return content
 
 
-def flatten(content: Mapping[str, Any], path: str) -> dict[str, Tensor]:
+#: name under which `flatten` hands on the text of the config that a file carries
+CONFIG_TEXT = "cfg"
+
+
+def flatten(content: Mapping[str, Any], path: str) -> dict[str, Any]:
     """Find the weights in what a file holds.
 
     Args:
@@ -56,7 +60,8 @@ def flatten(content: Mapping[str, Any], path: str) -> dict[str, Tensor]:
 
     Returns:
         Name -> tensor on the CPU; numbers beside the weights, such as Caffe2's ``model_iter``, are tensors without axes.
-        The prefix ``module.`` of DistributedDataParallel is gone.
+        The prefix ``module.`` of DistributedDataParallel is gone. Where PySlowFast or OpenMMLab left the text of their
+        config beside the weights, it is there as `CONFIG_TEXT`.
 
     Raises:
         ValueError: there are none.
@@ -71,7 +76,16 @@ def flatten(content: Mapping[str, Any], path: str) -> dict[str, Tensor]:
         raise ValueError(f"{path}: found no weights; the file holds {some(list(map(str, content)))}")
     if all(name.startswith("module.") for name in weights):
         weights = {name.removeprefix("module."): tensor for name, tensor in weights.items()}
-    return weights
+    text = _config_text(content)
+    return {**weights, CONFIG_TEXT: text} if text else weights
+
+
+def _config_text(content: Mapping[str, Any]) -> str | None:
+    """The config of PySlowFast, or of OpenMMLab's MMEngine or, before it, mmcv."""
+    meta = content.get("meta")
+    meta = meta if isinstance(meta, Mapping) else {}
+    texts = (content.get("cfg"), meta.get("cfg"), meta.get("config"))
+    return next((text for text in texts if isinstance(text, str) and text), None)
 
 
 def _is_numeric(value: Any) -> bool:
