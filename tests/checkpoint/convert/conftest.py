@@ -47,7 +47,7 @@ def config(converted, **settled):
 
 
 def logits(converted, clip, **settled):
-    """uint8 (N, 3, T, H, W) -> (N, K), with the network of `config`; every one of its tensors comes from the weights."""
+    """uint8 (N, 3, T, H, W) -> (N, K), with the network of `config`, every tensor of which is among the weights."""
     model = build_model(config(converted, **settled)).eval()
     current = {name for name in model.state_dict() if not name.endswith("num_batches_tracked")}
     assert current <= set(converted.weights) <= set(model.state_dict())

@@ -182,7 +182,8 @@ def test_what_their_config_says_of_clips_and_scores(peers):
     text = text.replace("ARCH: slow", "ARCH: slow, HEAD_ACT: sigmoid")
     overrides = convert({**peers.fill(shapes_of(peers, "slow")), "cfg": text}).overrides
     assert (overrides["INPUT.NUM_FRAMES"], overrides["INPUT.FRAME_STRIDE"]) == (4, 16)
-    assert overrides["MODEL.PIXEL_MEAN"] == [102.0, 127.5, 153.0] and overrides["MODEL.PIXEL_STD"] == [51.0, 51.0, 63.75]
+    assert overrides["MODEL.PIXEL_MEAN"] == [102.0, 127.5, 153.0]
+    assert overrides["MODEL.PIXEL_STD"] == [51.0, 51.0, 63.75]
     assert overrides["MODEL.HEAD.LOSS"] == "sigmoid"
 
 
@@ -234,7 +235,7 @@ def test_networks_that_ours_cannot_express_are_refused(peers, change, message):
     [
         (recipe("x3d"), "MODEL.ARCH: got 'x3d', allowed: '2d', 'c2d'"),
         (recipe("i3d"), "MODEL.ARCH is 'i3d', but the kernels are those of 'c2d'"),
-        (recipe("c2d", RESNET="{SPATIAL_DILATIONS: [[1], [1], [1], [2]]}"), "SPATIAL_DILATIONS: got [[1], [1], [1], [2]]"),
+        (recipe("c2d", RESNET="{SPATIAL_DILATIONS: [[1], [1], [1], [2]]}"), "SPATIAL_DILATIONS: got [[1]"),
         (recipe("c2d", RESNET="{SPATIAL_STRIDES: [[1], [2], [2], [1]]}"), "RESNET.SPATIAL_STRIDES"),
         (recipe("c2d", DETECTION="{ENABLE: true}"), "DETECTION.ENABLE: got True"),
         (recipe("c2d", DATA="{REVERSE_INPUT_CHANNEL: true}"), "DATA.REVERSE_INPUT_CHANNEL"),
