@@ -44,8 +44,9 @@ def test_every_style_is_told_and_every_shape_known(temporal, depth, width):
 def test_blocks_are_found_and_every_shape_known(pairwise, norm):
     places = ["res2.2", "res4.0", "res4.5", "res5.1"]
     block = {"PAIRWISE": pairwise, "NORM": norm}
-    weights = on_meta(**{"MODEL.BACKBONE.WIDTH": 0.125, "MODEL.NONLOCAL.ENABLED": True, "MODEL.NONLOCAL.BLOCKS": places},
-                      **{f"MODEL.NONLOCAL.{key}": value for key, value in block.items()})  # fmt: skip
+    node = {**block, "ENABLED": True, "BLOCKS": places}
+    nonlocal_keys = {f"MODEL.NONLOCAL.{key}": value for key, value in node.items()}
+    weights = on_meta(**{"MODEL.BACKBONE.WIDTH": 0.125}, **nonlocal_keys)
     settings = settings_of(weights, **block)
     assert settings["MODEL.NONLOCAL.BLOCKS"] == places
     check_network(weights, settings, "file")

@@ -25,7 +25,8 @@ def test_both_directions(theirs, ours):
 
 
 @pytest.mark.parametrize(
-    "name", ["layer3.0.conv.weight", "layer1.x.conv.weight", "layer1.0.conv", "xtop.fc.bias", "topxfc.bias", "top.fc.scale"]
+    "name",
+    ["layer3.0.conv.weight", "layer1.x.conv.weight", "layer1.0.conv", "xtop.fc.bias", "topxfc.bias", "top.fc.scale"],
 )
 def test_unknown_names_have_no_translation(name):
     assert TABLE.to_ours(name) is None
