@@ -52,16 +52,17 @@ CONFIG_TEXT = "cfg"
 
 
 def flatten(content: Mapping[str, Any], path: str) -> dict[str, Any]:
-    """Find the weights in what a file holds.
+    """Find the weights in what a file holds, and the text of the config that PySlowFast and OpenMMLab put beside them.
+
+    The text is handed on as `CONFIG_TEXT`.
 
     Args:
         content: from `read_file`.
         path: for the error.
 
     Returns:
-        Name -> tensor on the CPU; numbers beside the weights, such as Caffe2's ``model_iter``, are tensors without axes.
-        The prefix ``module.`` of DistributedDataParallel is gone. Where PySlowFast or OpenMMLab left the text of their
-        config beside the weights, it is there as `CONFIG_TEXT`.
+        Name -> tensor on the CPU; numbers beside the weights, such as Caffe2's ``model_iter``, are tensors without
+        axes. The prefix ``module.`` of DistributedDataParallel is gone.
 
     Raises:
         ValueError: there are none.
