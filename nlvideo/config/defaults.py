@@ -197,8 +197,9 @@ _C.SOLVER.EMA.DECAY = 0.999
 # ---------------------------------------------------------------------------------------------------------------------
 _C.TEST = CN()
 # Views of a video: NUM_CLIPS evenly spaced clips times NUM_CROPS crops, their scores averaged (authors: 10 x 3 at 256).
+# docs/testing.md has the protocols of the authors and of others in these keys.
 _C.TEST.NUM_CLIPS = 10
-# 1 (centre) or 3 (both ends of the long side and the centre).
+# 1 (centre), 3 (both ends of the long side and the centre) or 10 (four corners, centre and their mirror images).
 _C.TEST.NUM_CROPS = 3
 _C.TEST.SHORT_SIDE = 256
 # 0: the whole frame, fully convolutional (Sec. 4.1); it needs NUM_CROPS 1.
@@ -207,7 +208,8 @@ _C.TEST.CROP_SIZE = 256
 _C.TEST.FLIP = False
 # Views that go through the network at once: the peak of memory at test.
 _C.TEST.VIEWS_PER_FORWARD = 10
-# A name in CLIP_SAMPLER.
+# A name in CLIP_SAMPLER: "UniformClips", "AuthorsClips", "SlowFastClips", "SlowFastOffsetClips", "MMActionClips" or
+# "SegmentClip".
 _C.TEST.CLIP_SAMPLER = "UniformClips"
 # A name in EVALUATOR. "": by MODEL.HEAD.LOSS.
 _C.TEST.EVALUATOR = ""

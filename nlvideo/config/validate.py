@@ -23,7 +23,7 @@ _ALLOWED: dict[str, tuple] = {
     "SOLVER.LR_SCHEDULE": ("step", "cosine"),
     "SOLVER.AMP.DTYPE": ("bfloat16", "float16"),
     "SOLVER.CLIP_GRADIENTS.TYPE": ("norm", "value"),
-    "TEST.NUM_CROPS": (1, 3),
+    "TEST.NUM_CROPS": (1, 3, 10),
 }
 
 _AT_LEAST: dict[str, float] = {
@@ -166,6 +166,8 @@ def _check_test(cfg: CfgNode) -> None:
     test = cfg.TEST
     if test.CROP_SIZE == 0 and test.NUM_CROPS != 1:
         raise _wrong("TEST.NUM_CROPS", test.NUM_CROPS, "allowed: 1 where TEST.CROP_SIZE = 0 (whole frames)")
+    if test.FLIP and test.NUM_CROPS == 10:
+        raise _wrong("TEST.FLIP", True, "allowed: False where TEST.NUM_CROPS = 10, which has mirror images already")
     if test.CROP_SIZE > test.SHORT_SIDE:
         raise _wrong("TEST.CROP_SIZE", test.CROP_SIZE, f"allowed: up to TEST.SHORT_SIDE = {test.SHORT_SIDE}")
     for row in test.EXPECTED_RESULTS:

@@ -6,6 +6,7 @@ from nlvideo.data.clip_sampling import CLIP_SAMPLER, VideoTooShort
 from nlvideo.data.dataset_mapper import MAPPER, VideoMapper
 from nlvideo.data.datasets import get_dataset
 from nlvideo.data.frame_folder import FrameFolder, open_video
+from nlvideo.data.peer_clips import MMActionClips, SlowFastClips, SlowFastOffsetClips
 from nlvideo.data.samplers import SAMPLER
 from nlvideo.data.video_reader import VideoDecodeError, VideoReader
 
@@ -15,7 +16,10 @@ __all__ = [
     "SAMPLER",
     "DatasetCatalog",
     "FrameFolder",
+    "MMActionClips",
     "MetadataCatalog",
+    "SlowFastClips",
+    "SlowFastOffsetClips",
     "TestLoader",
     "TrainLoader",
     "VideoDecodeError",

@@ -10,6 +10,11 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from nlvideo.utils.errors import one_of
+
+# Crops per clip at test: the centre, three along the long side, or ten-crop.
+NUM_CROPS = (1, 3, 10)
+
 
 def resize_short_side(frames: torch.Tensor, short_side: int) -> torch.Tensor:
     """Resize so that the short side is exactly ``short_side``; the long side keeps the aspect ratio, rounded down.
@@ -66,7 +71,7 @@ def random_crop(frames: torch.Tensor, size: int, rng: np.random.Generator) -> to
 
 
 def uniform_crops(frames: torch.Tensor, size: int, num_crops: int) -> list[torch.Tensor]:
-    """Cut the crops of a test: the centre, or the two ends of the long side and the centre between them.
+    """Cut the crops of a test: the centre; or the two ends of the long side and the centre between them; or ten-crop.
 
     ::
 
@@ -74,31 +79,38 @@ def uniform_crops(frames: torch.Tensor, size: int, num_crops: int) -> list[torch
                               | 0  | 1  | 2  |
                               +----+----+----+
 
+        10 crops              0 --------- 2           1, 3, 5, 7, 9: the mirror images of the crops before them
+                              |     8     |
+                              4 --------- 6
+
     Args:
         frames: uint8 (T, H, W, 3).
         size: pixels; 0 for the whole frame, which is one crop.
-        num_crops: 1 or 3.
+        num_crops: 1, 3 or 10.
 
     Returns:
-        Views, uint8 (T, size, size, 3), in the order left to right or top to bottom.
+        Views, uint8 (T, size, size, 3), in the order left to right and top to bottom, the centre of ten-crop last.
 
     Raises:
         ValueError: the frames are smaller than the crop, or another number of crops is asked for.
     """
-    allowed = (1, 3) if size else (1,)
+    allowed = NUM_CROPS if size else (1,)
     if num_crops not in allowed:
-        raise ValueError(f"num_crops: got {num_crops} for crop size {size}, allowed: {' or '.join(map(str, allowed))}")
+        raise one_of(f"num_crops for crop size {size}", num_crops, allowed)
     if size == 0:
         return [frames]
-    height, width = _check_fits(frames, size)
-    top, left = (height - size) // 2, (width - size) // 2
+    bottom, right = (side - size for side in _check_fits(frames, size))
+    top, left = bottom // 2, right // 2
     if num_crops == 1:
         corners = [(top, left)]
-    elif width >= height:
-        corners = [(top, 0), (top, left), (top, width - size)]
+    elif num_crops == 10:
+        corners = [(0, 0), (0, right), (bottom, 0), (bottom, right), (top, left)]
+    elif right >= bottom:
+        corners = [(top, 0), (top, left), (top, right)]
     else:
-        corners = [(0, left), (top, left), (height - size, left)]
-    return [frames[:, y : y + size, x : x + size] for y, x in corners]
+        corners = [(0, left), (top, left), (bottom, left)]
+    crops = [frames[:, y : y + size, x : x + size] for y, x in corners]
+    return [view for crop in crops for view in (crop, flip(crop))] if num_crops == 10 else crops
 
 
 def flip(frames: torch.Tensor) -> torch.Tensor:

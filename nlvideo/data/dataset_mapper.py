@@ -37,7 +37,7 @@ class VideoMapper:
         short_side_range: [smallest, largest] short side, pixels; the first is used at test.
         crop_size: pixels; 0 at test for whole frames.
         flip_prob: probability of a mirrored clip, in training.
-        num_crops: 1 or 3, at test.
+        num_crops: 1, 3 or 10, at test; see ``augmentation.uniform_crops``.
         flip_views: at test every view also mirrored.
         num_classes: for samples with any number of labels the length of the label vector; None for one label.
 

@@ -21,7 +21,7 @@ def error(*opts):
         (["VERSION", "2"], "VERSION: got 2, allowed: 1; the keys have changed, compare with defaults.py"),
         (["MODEL.NORM", "bn"], "MODEL.NORM: got 'bn', allowed: 'BN', 'SyncBN', 'FrozenBN'; did you mean 'BN'?"),
         (["SOLVER.OPTIMIZER", "Lion"], "SOLVER.OPTIMIZER: got 'Lion', allowed: 'SGD', 'AdamW'"),
-        (["TEST.NUM_CROPS", "2"], "TEST.NUM_CROPS: got 2, allowed: 1, 3"),
+        (["TEST.NUM_CROPS", "2"], "TEST.NUM_CROPS: got 2, allowed: 1, 3, 10"),
         (["INPUT.NUM_FRAMES", "0"], "INPUT.NUM_FRAMES: got 0, allowed: 1 or more"),
         (["MODEL.HEAD.DROPOUT", "1.5"], "MODEL.HEAD.DROPOUT: got 1.5, allowed: 0 to 1"),
         (["SOLVER.BASE_LR", ".nan"], "SOLVER.BASE_LR: got nan, allowed: 0 or more"),
@@ -54,6 +54,10 @@ def error(*opts):
         (["SOLVER.BETAS", "[0.9, 1]"], "SOLVER.BETAS: got [0.9, 1.0], allowed: two values from 0 to below 1"),
         (["SOLVER.MOMENTUM", "0"], "SOLVER.NESTEROV: got True, allowed: False where SOLVER.MOMENTUM = 0"),
         (["TEST.CROP_SIZE", "0"], "TEST.NUM_CROPS: got 3, allowed: 1 where TEST.CROP_SIZE = 0 (whole frames)"),
+        (
+            ["TEST.NUM_CROPS", "10", "TEST.FLIP", "True"],
+            "TEST.FLIP: got True, allowed: False where TEST.NUM_CROPS = 10, which has mirror images already",
+        ),
         (["TEST.CROP_SIZE", "300"], "TEST.CROP_SIZE: got 300, allowed: up to TEST.SHORT_SIDE = 256"),
         (
             ["TEST.EXPECTED_RESULTS", "[[classification, top1, 50]]"],

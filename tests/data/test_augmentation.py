@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from torchvision.transforms.functional import ten_crop
 
 from nlvideo.data import augmentation as aug
 
@@ -70,12 +71,33 @@ def test_random_crop_reaches_every_place_and_is_one_for_all_frames():
 @pytest.mark.parametrize(
     "size, num_crops, corners",
     [((8, 13), 1, [(0, 2)]), ((8, 13), 3, [(0, 0), (0, 2), (0, 5)]), ((13, 8), 3, [(0, 0), (2, 0), (5, 0)]),
-     ((10, 13), 3, [(1, 0), (1, 2), (1, 5)]), ((8, 8), 3, [(0, 0)] * 3)],
+     ((10, 13), 3, [(1, 0), (1, 2), (1, 5)]), ((8, 8), 3, [(0, 0)] * 3),
+     # Ten-crop: corner() reads the top left pixel, of a mirror image the top right one of its crop.
+     ((10, 13), 10, [(0, 0), (0, 7), (0, 5), (0, 12), (2, 0), (2, 7), (2, 5), (2, 12), (1, 2), (1, 9)]),
+     ((13, 8), 10, [(0, 0), (0, 7), (0, 0), (0, 7), (5, 0), (5, 7), (5, 0), (5, 7), (2, 0), (2, 7)])],
 )
 def test_uniform_crops(size, num_crops, corners):
     crops = aug.uniform_crops(grid(*size), 8, num_crops)
     assert [corner(crop) for crop in crops] == corners
     assert all(crop.shape == (2, 8, 8, 3) for crop in crops)
+
+
+def test_ten_crop_alternates_crops_and_their_mirror_images():
+    crops = aug.uniform_crops(grid(20, 31), 16, 10)
+    for crop, mirrored in zip(crops[::2], crops[1::2]):
+        assert torch.equal(mirrored, crop.flip(2))
+    boxes = [(y, x, int(c[0, -1, 0, 0]) + 1, int(c[0, 0, -1, 1]) + 1) for c in crops[::2] for y, x in [corner(c)]]
+    assert boxes == [(0, 0, 16, 16), (0, 15, 16, 31), (4, 0, 20, 16), (4, 15, 20, 31), (2, 7, 18, 23)]
+
+
+def test_ten_crop_is_that_of_torchvision():
+    frames = grid(20, 30)
+    theirs = [crop.permute(0, 2, 3, 1) for crop in ten_crop(frames.permute(0, 3, 1, 2), 16)]
+    ours = aug.uniform_crops(frames, 16, 10)
+    # They list crops first, then crops of the mirrored frame, whose left is our right.
+    expected = [*theirs[:5], *(theirs[5 + k] for k in (1, 0, 3, 2, 4))]
+    for crop, other in zip([*ours[::2], *ours[1::2]], expected, strict=True):
+        assert torch.equal(crop, other)
 
 
 def test_crop_size_zero_is_the_whole_frame():
@@ -88,9 +110,9 @@ def test_clear_errors():
         aug.random_crop(grid(8, 13), 9, np.random.default_rng(0))
     with pytest.raises(ValueError, match="a crop of 9x9 px does not fit into frames of 8x13 px"):
         aug.uniform_crops(grid(8, 13), 9, 3)
-    with pytest.raises(ValueError, match="num_crops: got 2 for crop size 8, allowed: 1 or 3"):
+    with pytest.raises(ValueError, match="num_crops for crop size 8: got 2, allowed: 1, 3, 10"):
         aug.uniform_crops(grid(8, 13), 8, 2)
-    with pytest.raises(ValueError, match="num_crops: got 3 for crop size 0, allowed: 1"):
+    with pytest.raises(ValueError, match="num_crops for crop size 0: got 3, allowed: 1"):
         aug.uniform_crops(grid(8, 13), 0, 3)
 
 
