@@ -206,6 +206,12 @@ _C.TEST.SHORT_SIDE = 256
 _C.TEST.CROP_SIZE = 256
 # Every view also mirrored.
 _C.TEST.FLIP = False
+# What is averaged over the views: "softmax", the probabilities of the head (Sec. 4.1; sigmoids where MODEL.HEAD.LOSS is
+# "sigmoid"), or "logits", of whose mean the probabilities are then taken.
+_C.TEST.AVERAGE = "softmax"
+# Save what was averaged, per view, in the results file: tools/score.py can then average it in another way. The file
+# grows by the number of views.
+_C.TEST.KEEP_VIEWS = False
 # Views that go through the network at once: the peak of memory at test.
 _C.TEST.VIEWS_PER_FORWARD = 10
 # A name in CLIP_SAMPLER: "UniformClips", "AuthorsClips", "SlowFastClips", "SlowFastOffsetClips", "MMActionClips" or

@@ -24,6 +24,7 @@ _ALLOWED: dict[str, tuple] = {
     "SOLVER.AMP.DTYPE": ("bfloat16", "float16"),
     "SOLVER.CLIP_GRADIENTS.TYPE": ("norm", "value"),
     "TEST.NUM_CROPS": (1, 3, 10),
+    "TEST.AVERAGE": ("softmax", "logits"),
 }
 
 _AT_LEAST: dict[str, float] = {

@@ -17,7 +17,8 @@ HEAD = Registry(
 
     Called with ``obj(cfg, input_shape: ShapeSpec)``; returns an ``nn.Module`` with ``forward(x: (N, C, T, H, W))``,
     which gives logits (N, K) in training mode and probabilities (N, K) in eval mode, and
-    ``losses(logits, labels) -> dict[str, Tensor]``.
+    ``losses(logits, labels) -> dict[str, Tensor]``. For TEST.AVERAGE "logits" it also has ``logits(x) -> (N, P, K)``,
+    of the P positions of a map, and ``activate(logits)``, which makes probabilities of them.
     """,
 )
 
@@ -93,12 +94,18 @@ class PoolLinearHead(nn.Module):
         """(N, C, T, H, W) -> (N, K): logits in training mode, probabilities in eval mode."""
         if self.training:
             return self.classifier(self.dropout(x.mean(dim=(2, 3, 4))))
+        return self.activate(self.logits(x)).mean(dim=1)
+
+    def logits(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, C, T, H, W) -> float32 (N, P, K): the logits of the P positions of the window on the map."""
         # A map smaller than the window is one position.
         window = [min(size, have) for size, have in zip(self.window or x.shape[2:], x.shape[2:])]
         positions = F.avg_pool3d(x, window, stride=1).flatten(2).transpose(1, 2)
-        logits = self.classifier(positions).float()
-        scores = logits.softmax(dim=-1) if self.loss == "softmax" else logits.sigmoid()
-        return scores.mean(dim=1)
+        return self.classifier(positions).float()
+
+    def activate(self, logits: torch.Tensor) -> torch.Tensor:
+        """Logits (..., K) -> probabilities (..., K), of the kind that the loss assumes."""
+        return logits.softmax(dim=-1) if self.loss == "softmax" else logits.sigmoid()
 
     def losses(self, logits: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
         """The loss of a batch, averaged over clips (and over classes for "sigmoid").

@@ -9,8 +9,11 @@ from torch import nn
 from nlvideo.config import CfgNode, configurable
 from nlvideo.modeling.backbone.build import build_backbone
 from nlvideo.modeling.heads import build_head
+from nlvideo.utils.errors import one_of
 from nlvideo.utils.events import get_event_storage, has_event_storage
 from nlvideo.utils.registry import Registry
+
+AVERAGES = ("softmax", "logits")
 
 META_ARCH = Registry(
     "META_ARCH",
@@ -20,7 +23,8 @@ META_ARCH = Registry(
     ``{"video": uint8 (N, C, T, H, W), "label": int64 (N,) or multi-hot float (N, K), "video_id": list[str]}``, and
     returns ``dict[str, scalar loss]``. In eval mode it takes a list of videos,
     ``{"video": uint8 (V, C, T, H, W), "video_id": str, ...}`` with V views each, and returns a list of
-    ``{"video_id": str, "scores": float32 (K,) on the CPU}`` in the same order.
+    ``{"video_id": str, "scores": float32 (K,) on the CPU}`` in the same order, with "views": float32 (V, K) where
+    TEST.KEEP_VIEWS asks for the scores of each view.
     """,
 )
 
@@ -39,6 +43,8 @@ class VideoClassifier(nn.Module):
         pixel_std: Sequence[float],
         views_per_forward: int = 10,
         channels_last: bool = True,
+        average: str = "softmax",
+        keep_views: bool = False,
     ) -> None:
         """Put the parts together.
 
@@ -49,16 +55,25 @@ class VideoClassifier(nn.Module):
             pixel_std: likewise.
             views_per_forward: views that go through the network at once in eval mode.
             channels_last: keep weights and clips in ``torch.channels_last_3d``.
+            average: what is averaged over positions and views: "softmax", the probabilities of the head (Sec. 4.1), or
+                "logits", of whose mean the probabilities are then taken.
+            keep_views: also return what was averaged, per view.
 
         Raises:
-            ValueError: `views_per_forward` below 1.
+            ValueError: `views_per_forward` below 1, an unknown average, or a head that has no logits to average.
         """
         super().__init__()
         if views_per_forward < 1:
             raise ValueError(f"views_per_forward: got {views_per_forward}, allowed: 1 or more")
+        if average not in AVERAGES:
+            raise one_of("average", average, AVERAGES)
+        if average == "logits" and not hasattr(head, "logits"):
+            raise ValueError(f"average: got 'logits', allowed with {type(head).__name__}, which has none: 'softmax'")
         self.backbone = backbone
         self.head = head
         self.views_per_forward = views_per_forward
+        self.average = average
+        self.keep_views = keep_views
         self.memory_format = torch.channels_last_3d if channels_last else torch.contiguous_format
         self.to(memory_format=self.memory_format)
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).float().view(-1, 1, 1, 1), persistent=False)
@@ -76,6 +91,8 @@ class VideoClassifier(nn.Module):
             "pixel_std": cfg.MODEL.PIXEL_STD,
             "views_per_forward": cfg.TEST.VIEWS_PER_FORWARD,
             "channels_last": cfg.MODEL.CHANNELS_LAST,
+            "average": cfg.TEST.AVERAGE,
+            "keep_views": cfg.TEST.KEEP_VIEWS,
         }
 
     @property
@@ -91,11 +108,20 @@ class VideoClassifier(nn.Module):
 
     def forward_clips(self, video: torch.Tensor) -> torch.Tensor:
         """uint8 (N, C, T, H, W) -> (N, K): what the head makes of the clips, logits or probabilities."""
+        return self.head(self._last_feature(video))
+
+    def _last_feature(self, video: torch.Tensor) -> torch.Tensor:
         # Rearranged while it is still bytes.
         video = video.to(self.device, non_blocking=True).contiguous(memory_format=self.memory_format)
         pixels = video.float()
         features = self.backbone((pixels - self.pixel_mean) / self.pixel_std)
-        return self.head(list(features.values())[-1])
+        return list(features.values())[-1]
+
+    def _view_scores(self, clips: torch.Tensor) -> torch.Tensor:
+        """uint8 (N, C, T, H, W) -> (N, K): what is averaged over the views."""
+        if self.average == "softmax":
+            return self.forward_clips(clips)
+        return self.head.logits(self._last_feature(clips)).mean(dim=1)
 
     def _losses(self, batch: dict) -> dict[str, torch.Tensor]:
         labels = batch["label"].to(self.device, non_blocking=True)
@@ -116,9 +142,12 @@ class VideoClassifier(nn.Module):
         for views in by_size.values():
             for start in range(0, len(views), self.views_per_forward):
                 indices, clips = zip(*views[start : start + self.views_per_forward])
-                for index, row in zip(indices, self.forward_clips(torch.stack(clips))):
+                for index, row in zip(indices, self._view_scores(torch.stack(clips))):
                     scores[index].append(row)
-        return [
-            {"video_id": video["video_id"], "scores": torch.stack(rows).float().mean(dim=0).cpu()}
-            for video, rows in zip(videos, scores)
-        ]
+        return [self._result(video["video_id"], torch.stack(rows).float()) for video, rows in zip(videos, scores)]
+
+    def _result(self, video_id: str, views: torch.Tensor) -> dict:
+        mean = views.mean(dim=0)
+        scores = self.head.activate(mean) if self.average == "logits" else mean
+        result = {"video_id": video_id, "scores": scores.cpu()}
+        return {**result, "views": views.cpu()} if self.keep_views else result

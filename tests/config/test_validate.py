@@ -22,6 +22,7 @@ def error(*opts):
         (["MODEL.NORM", "bn"], "MODEL.NORM: got 'bn', allowed: 'BN', 'SyncBN', 'FrozenBN'; did you mean 'BN'?"),
         (["SOLVER.OPTIMIZER", "Lion"], "SOLVER.OPTIMIZER: got 'Lion', allowed: 'SGD', 'AdamW'"),
         (["TEST.NUM_CROPS", "2"], "TEST.NUM_CROPS: got 2, allowed: 1, 3, 10"),
+        (["TEST.AVERAGE", "logit"], "TEST.AVERAGE: got 'logit', allowed: 'softmax', 'logits'; did you mean 'logits'?"),
         (["INPUT.NUM_FRAMES", "0"], "INPUT.NUM_FRAMES: got 0, allowed: 1 or more"),
         (["MODEL.HEAD.DROPOUT", "1.5"], "MODEL.HEAD.DROPOUT: got 1.5, allowed: 0 to 1"),
         (["SOLVER.BASE_LR", ".nan"], "SOLVER.BASE_LR: got nan, allowed: 0 or more"),

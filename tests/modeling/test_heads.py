@@ -51,6 +51,17 @@ def test_a_larger_map_averages_the_probabilities_of_its_windows(loss: str) -> No
     assert not torch.allclose(head(x), torch.softmax(head.classifier(x.mean(dim=(2, 3, 4))), dim=1), atol=1e-4)
 
 
+@pytest.mark.parametrize("loss", ["softmax", "sigmoid"])
+def test_scores_are_the_mean_of_the_activated_logits_of_all_positions(loss: str) -> None:
+    head = _head(loss=loss, window=(2, 7, 7)).eval()
+    x = torch.randn(3, 6, 3, 8, 9)
+    logits = head.logits(x)
+    assert logits.shape == (3, 2 * 2 * 3, 5) and logits.dtype == torch.float32
+    corner = head.classifier(x[:, :, 1:, 1:, 2:].mean(dim=(2, 3, 4)))
+    assert torch.allclose(logits[:, -1], corner, atol=1e-6)
+    assert torch.allclose(head(x), head.activate(logits).mean(dim=1))
+
+
 def test_windows_slide_over_time_too() -> None:
     head = _head(window=(2, 3, 3)).eval()
     x = torch.randn(1, 6, 4, 3, 3)

@@ -128,6 +128,51 @@ def test_scores_are_the_mean_over_views_however_they_are_cut(loss: str, views_pe
         assert result["scores"].dtype == torch.float32 and result["scores"].device.type == "cpu"
 
 
+@pytest.mark.parametrize("loss", ["softmax", "sigmoid"])
+def test_logits_are_averaged_before_they_become_probabilities(loss: str) -> None:
+    model = _model(loss=loss, average="logits", views_per_forward=2).eval()
+    model.head.window = (2, 3, 3)  # four positions on 4 x 4 pixels
+    video = _video(3, 3, 2, 4, 4)
+    with torch.no_grad():
+        result = model([{"video": video, "video_id": "a"}])[0]
+        logits = model.head.logits((video.float() - 114.75) / 57.375)
+    assert logits.shape == (3, 4, 4) and list(result) == ["video_id", "scores"]
+    mean = logits.mean(dim=(0, 1))
+    expected = mean.softmax(dim=0) if loss == "softmax" else mean.sigmoid()
+    assert torch.allclose(result["scores"], expected, atol=1e-6)
+    model.average = "softmax"
+    with torch.no_grad():
+        assert not torch.allclose(model([{"video": video, "video_id": "a"}])[0]["scores"], expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("average", ["softmax", "logits"])
+def test_the_scores_of_each_view_are_kept_in_the_order_of_the_views(average: str) -> None:
+    model = _model(average=average, keep_views=True, views_per_forward=2).eval()
+    video = _video(5, 3, 2, 4, 4)
+    with torch.no_grad():
+        result = model([{"video": video, "video_id": "a"}])[0]
+        singles = torch.cat([model([{"video": view[None], "video_id": "a"}])[0]["views"] for view in video])
+    assert result["views"].shape == (5, 4) and result["views"].dtype == torch.float32
+    assert torch.allclose(result["views"], singles, atol=1e-6)
+    mean = result["views"].mean(dim=0)
+    assert torch.allclose(result["scores"], mean if average == "softmax" else mean.softmax(dim=0), atol=1e-6)
+
+
+def test_what_to_average_is_checked() -> None:
+    with pytest.raises(ValueError, match="average: got 'scores', allowed: 'softmax', 'logits'"):
+        _model(average="scores")
+    with pytest.raises(ValueError, match="average: got 'logits', allowed with Identity, which has none: 'softmax'"):
+        _model(average="logits", head=nn.Identity())
+
+
+def test_average_and_views_come_out_of_a_config() -> None:
+    cfg = _tiny_cfg()
+    assert (build_model(cfg).average, build_model(cfg).keep_views) == ("softmax", False)
+    cfg.TEST.AVERAGE, cfg.TEST.KEEP_VIEWS = "logits", True
+    model = build_model(cfg)
+    assert (model.average, model.keep_views) == ("logits", True)
+
+
 def test_no_forward_sees_more_views_than_allowed() -> None:
     model = _model(views_per_forward=4).eval()
     with torch.no_grad():
