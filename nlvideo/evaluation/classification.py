@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from nlvideo.evaluation.evaluator import EVALUATOR
-from nlvideo.evaluation.per_video import PerVideoEvaluator, VideoScores, is_usable
+from nlvideo.evaluation.per_video import PerVideoEvaluator
+from nlvideo.evaluation.results_file import VideoScores, is_usable
 
 
 def rank_of_label(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -32,6 +33,7 @@ class ClassificationEvaluator(PerVideoEvaluator):
     """
 
     task = "classification"
+    per_class_metric = "accuracy"
 
     def metrics(self, videos: Sequence[VideoScores]) -> dict[str, float]:
         """Return ``{"top1", "top5", "mean_class", "num_videos", "num_failed"}``.
@@ -42,6 +44,28 @@ class ClassificationEvaluator(PerVideoEvaluator):
         Raises:
             ValueError: a video has another number of labels.
         """
+        _, ranks = self._labels_and_ranks(videos)
+        return {
+            "top1": 100.0 * float((ranks < 1).mean()),
+            # With fewer than five classes every video that has scores is in the top 5.
+            "top5": 100.0 * float((ranks < min(5, self.num_classes)).mean()),
+            "mean_class": float(np.nanmean(self.per_class(videos))),
+            "num_videos": len(videos),
+            "num_failed": sum(video.scores is None for video in videos),
+        }
+
+    def per_class(self, videos: Sequence[VideoScores]) -> np.ndarray:
+        """Return the top-1 accuracy of each class, (num_classes,) percent, NaN for a class that does not occur.
+
+        Raises:
+            ValueError: a video has another number of labels than one.
+        """
+        labels, ranks = self._labels_and_ranks(videos)
+        counts = np.bincount(labels, minlength=self.num_classes)
+        correct = np.bincount(labels, weights=ranks < 1, minlength=self.num_classes)
+        return 100.0 * np.divide(correct, counts, out=np.full(self.num_classes, np.nan), where=counts > 0)
+
+    def _labels_and_ranks(self, videos: Sequence[VideoScores]) -> tuple[np.ndarray, np.ndarray]:
         for video in videos:
             if isinstance(video.label, list):
                 raise ValueError(
@@ -55,15 +79,4 @@ class ClassificationEvaluator(PerVideoEvaluator):
         if usable.any():
             scores = np.stack([video.scores for video in videos if is_usable(video)])
             ranks[usable] = rank_of_label(scores, labels[usable])
-        top1 = (ranks < 1).astype(float)
-        # With fewer than five classes every video that has scores is in the top 5.
-        top5 = (ranks < min(5, self.num_classes)).astype(float)
-        counts = np.bincount(labels)
-        per_class = np.bincount(labels, weights=top1)[counts > 0] / counts[counts > 0]
-        return {
-            "top1": 100.0 * float(top1.mean()),
-            "top5": 100.0 * float(top5.mean()),
-            "mean_class": 100.0 * float(per_class.mean()),
-            "num_videos": len(videos),
-            "num_failed": sum(video.scores is None for video in videos),
-        }
+        return labels, ranks

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from nlvideo.evaluation.evaluator import EVALUATOR
-from nlvideo.evaluation.per_video import PerVideoEvaluator, VideoScores, is_usable
+from nlvideo.evaluation.per_video import PerVideoEvaluator
+from nlvideo.evaluation.results_file import VideoScores, is_usable
 
 logger = logging.getLogger(__name__)
 
@@ -40,13 +41,14 @@ def average_precision(scores: np.ndarray, positive: np.ndarray) -> float:
 
 @EVALUATOR.register()
 class MultiLabelEvaluator(PerVideoEvaluator):
-    """Mean average precision (Charades, Sec. 5.2) in percent.
+    """Mean average precision in percent, as PySlowFast and scikit-learn compute it.
 
-    Classes without a positive video are left out of the mean, as in the Charades evaluation; videos without any label
-    stay in as negatives of every class. The positives of an undecodable video are never retrieved.
+    Classes without a positive video are left out of the mean; videos without any label stay in as negatives of every
+    class. The positives of an undecodable video are never retrieved.
     """
 
     task = "multilabel"
+    per_class_metric = "AP"
 
     def metrics(self, videos: Sequence[VideoScores]) -> dict[str, float]:
         """Return ``{"mAP", "num_classes", "num_videos", "num_failed"}``; ``num_classes`` are those in the mean.
@@ -57,21 +59,44 @@ class MultiLabelEvaluator(PerVideoEvaluator):
         Raises:
             ValueError: no video has a label.
         """
-        scores = np.full((len(videos), self.num_classes), -np.inf)
-        positive = np.zeros((len(videos), self.num_classes), dtype=bool)
-        for row, video in enumerate(videos):
-            positive[row, video.label] = True
-            if is_usable(video):
-                scores[row] = video.scores
-        precisions = np.array([average_precision(scores[:, k], positive[:, k]) for k in range(self.num_classes)])
+        precisions = self.per_class(videos)
         valid = ~np.isnan(precisions)
         if not valid.any():
             raise ValueError(f"dataset {self.dataset_name!r}: got no label in {len(videos)} videos, allowed: 1 or more")
         if not valid.all():
             logger.info("%s: %d classes without a positive are not in the mAP", self.dataset_name, (~valid).sum())
         return {
-            "mAP": 100.0 * float(precisions[valid].mean()),
+            "mAP": float(precisions[valid].mean()),
             "num_classes": int(valid.sum()),
             "num_videos": len(videos),
             "num_failed": sum(video.scores is None for video in videos),
         }
+
+    def per_class(self, videos: Sequence[VideoScores]) -> np.ndarray:
+        """Return the average precision of each class, (num_classes,) percent, NaN for a class without a positive."""
+        scores = np.full((len(videos), self.num_classes), -np.inf)
+        positive = np.zeros((len(videos), self.num_classes), dtype=bool)
+        for row, video in enumerate(videos):
+            positive[row, video.label] = True
+            if is_usable(video) and self.is_ranked(video):
+                scores[row] = video.scores
+        return 100.0 * np.array([average_precision(scores[:, k], positive[:, k]) for k in range(self.num_classes)])
+
+    def is_ranked(self, video: VideoScores) -> bool:
+        """Return whether the scores of a video count; without them it comes after all others, in every class."""
+        return True
+
+
+@EVALUATOR.register()
+class CharadesEvaluator(MultiLabelEvaluator):
+    """The mean average precision of the official Charades script, ``Charades_v1_classify.m`` (Sec. 5.2).
+
+    The script ranks videos without any label last, whatever their scores, so that they never count as false positives.
+    Differences remain where the script depends on the order of its files: it breaks ties by that order, and ranks the
+    positives of videos that it has no scores of last instead of missing them. Where some class has no positive, its
+    mean is NaN; here the class is left out.
+    """
+
+    def is_ranked(self, video: VideoScores) -> bool:
+        """Return whether a video has a label."""
+        return not isinstance(video.label, list) or len(video.label) > 0

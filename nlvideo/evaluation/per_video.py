@@ -1,69 +1,91 @@
 """What evaluators of whole videos share: collect scores, gather them from the ranks, write them to a file."""
 
-import json
 import logging
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
 from nlvideo.config import CfgNode, configurable
+from nlvideo.data import MetadataCatalog
 from nlvideo.evaluation.evaluator import Evaluator
+from nlvideo.evaluation.results_file import Results, VideoScores, is_usable, write_results
 from nlvideo.utils import comm
-from nlvideo.utils.file_io import PathManager, atomic_write
+from nlvideo.utils.file_io import PathManager
+from nlvideo.utils.logger import create_table
 
 logger = logging.getLogger(__name__)
 
 _MAX_LISTED = 20
-
-
-@dataclass(frozen=True)
-class VideoScores:
-    """The outcome for one video."""
-
-    video_id: str
-    #: a class index, or the indices of all classes that apply
-    label: int | list[int]
-    #: (num_classes,) float32; None where the video could not be decoded
-    scores: np.ndarray | None
+# Tables of more classes than this show the best and the worst.
+_MAX_CLASSES = 20
 
 
 class PerVideoEvaluator(Evaluator):
     """Base of evaluators that need the scores of each video, in one place and exactly once.
 
-    Subclasses set ``task`` and define :meth:`metrics`.
+    Subclasses set ``task`` and define :meth:`metrics`; those that set ``per_class_metric`` also define
+    :meth:`per_class`.
     """
 
     task = ""
+    per_class_metric = ""
 
     @configurable
-    def __init__(self, dataset_name: str, num_classes: int, output_dir: str | None = None):
+    def __init__(
+        self,
+        dataset_name: str,
+        num_classes: int,
+        output_dir: str | None = None,
+        average: str = "softmax",
+        activation: str = "softmax",
+    ):
         """Start empty.
 
         Args:
             dataset_name: names the results file.
             num_classes: length of each score vector.
             output_dir: scores go to ``<output_dir>/inference/<dataset_name>.json``. None: no file.
+            average: what the model averages over views, for the file; see ``Results``.
+            activation: what makes probabilities of its logits, for the file.
         """
         self.dataset_name = dataset_name
         self.num_classes = num_classes
         self.output_dir = output_dir
+        self.average = average
+        self.activation = activation
         self._videos: list[VideoScores] = []
 
     @classmethod
     def from_config(cls, cfg: CfgNode, dataset_name: str, num_classes: int) -> dict[str, Any]:
         """Return the arguments of the constructor."""
-        return {"dataset_name": dataset_name, "num_classes": num_classes, "output_dir": cfg.OUTPUT_DIR}
+        return {
+            "dataset_name": dataset_name,
+            "num_classes": num_classes,
+            "output_dir": cfg.OUTPUT_DIR,
+            "average": cfg.TEST.AVERAGE,
+            "activation": cfg.MODEL.HEAD.LOSS,
+        }
 
     def metrics(self, videos: Sequence[VideoScores]) -> dict[str, float]:
         """Compute the metrics of all videos of the dataset.
 
         Args:
             videos: sorted by id.
+        """
+        raise NotImplementedError
+
+    def per_class(self, videos: Sequence[VideoScores]) -> np.ndarray:
+        """Compute ``per_class_metric`` of each class.
+
+        Args:
+            videos: as for :meth:`metrics`.
+
+        Returns:
+            (num_classes,) percent; NaN for a class that no video has.
         """
         raise NotImplementedError
 
@@ -83,9 +105,12 @@ class PerVideoEvaluator(Evaluator):
             raise ValueError(f"outputs: got scores of {answered}, allowed: those of the readable videos {readable}")
         remaining = iter(outputs)
         for video in inputs:
-            scores = None if video.get("failed") else self._check_scores(next(remaining))
+            output = {} if video.get("failed") else next(remaining)
+            scores = None if video.get("failed") else self._check_scores(output)
+            views = output.get("views")
+            views = None if views is None else torch.as_tensor(views).detach().float().cpu().numpy()
             label = self._check_label(video["label"], video["video_id"])
-            self._videos.append(VideoScores(video["video_id"], label, scores))
+            self._videos.append(VideoScores(video["video_id"], label, scores, views))
 
     def _check_scores(self, output: dict[str, Any]) -> np.ndarray:
         scores = torch.as_tensor(output["scores"]).detach().float().cpu().numpy()
@@ -122,9 +147,32 @@ class PerVideoEvaluator(Evaluator):
             raise ValueError(f"dataset {self.dataset_name!r}: no video was evaluated")
         self._report_unusable(videos)
         metrics = self.metrics(videos)
+        rows = self.per_class_rows(videos)
+        if rows:
+            logger.info("%s of each class of %s:\n%s", self.per_class_metric, self.dataset_name, format_per_class(rows))
         if self.output_dir is not None:
-            self._write(videos, metrics)
+            self._write(videos, metrics, rows)
         return {self.task: metrics}
+
+    def per_class_rows(self, videos: Sequence[VideoScores]) -> list[dict[str, Any]]:
+        """Return a row per class: "class", "name", "num_videos", and the metric or None where no video has the class.
+
+        Args:
+            videos: as for :meth:`metrics`.
+        """
+        if not self.per_class_metric:
+            return []
+        counts = np.bincount([k for video in videos for k in np.unique(video.label)], minlength=self.num_classes)
+        names = MetadataCatalog.get(self.dataset_name).classes
+        return [
+            {
+                "class": k,
+                "name": names[k] if k < len(names) else "",
+                "num_videos": int(counts[k]),
+                self.per_class_metric: None if np.isnan(value) else round(float(value), 4),
+            }
+            for k, value in enumerate(self.per_class(videos))
+        ]
 
     def _report_unusable(self, videos: Sequence[VideoScores]) -> None:
         failed = [video.video_id for video in videos if video.scores is None]
@@ -136,25 +184,25 @@ class PerVideoEvaluator(Evaluator):
                 listed = ", ".join(names[:_MAX_LISTED])
                 logger.warning("%s: %s %s and count as wrong: %s%s", self.dataset_name, share, what, listed, rest)
 
-    def _write(self, videos: Sequence[VideoScores], metrics: dict[str, float]) -> None:
+    def _write(self, videos: Sequence[VideoScores], metrics: dict[str, float], rows: list[dict[str, Any]]) -> None:
         folder = os.path.join(self.output_dir, "inference")
         PathManager.mkdirs(folder)
         # "list:some/file.txt" is a dataset name, too.
         path = os.path.join(folder, re.sub(r"[^\w.-]+", "_", self.dataset_name).strip("_") + ".json")
-        rows = [
-            {
-                "video_id": video.video_id,
-                "label": video.label,
-                # JSON knows no NaN.
-                "scores": video.scores.astype(float).round(6).tolist() if is_usable(video) else None,
-            }
-            for video in videos
-        ]
-        content = {"dataset": self.dataset_name, self.task: metrics, "videos": rows}
-        atomic_write(path, lambda file: file.write(json.dumps(content).encode()))
+        results = Results(
+            self.dataset_name, type(self).__name__, self.num_classes, videos, self.average, self.activation,
+            {self.task: metrics}, rows,
+        )  # fmt: skip
+        write_results(path, results)
         logger.info("Wrote the scores of %d videos to %s", len(videos), path)
 
 
-def is_usable(video: VideoScores) -> bool:
-    """Return whether a video has scores and all of them are finite."""
-    return video.scores is not None and bool(np.isfinite(video.scores).all())
+def format_per_class(rows: Sequence[dict[str, Any]]) -> str:
+    """Return the rows of the classes that occur as a table; of many classes the best and the worst."""
+    metric = list(rows[0])[-1]
+    present = sorted((row for row in rows if row[metric] is not None), key=lambda row: (-row[metric], row["class"]))
+    half = _MAX_CLASSES // 2
+    if len(present) <= _MAX_CLASSES:
+        return create_table(present)
+    left_out = len(present) - 2 * half
+    return f"{create_table(present[:half])}\n... {left_out} more ...\n{create_table(present[-half:])}"

@@ -127,10 +127,15 @@ def test_results_file(tmp_path):
     content = json.loads(path.read_text(), parse_constant=pytest.fail)
     assert content["dataset"] == "toy" and content["classification"] == metrics
     assert content["videos"] == [
-        {"video_id": "video000", "label": 3, "scores": _FALLING},
+        {"video_id": "video000", "label": 3, "scores": pytest.approx(_FALLING, rel=1e-6)},
         {"video_id": "video001", "label": 1, "scores": None},
         {"video_id": "video002", "label": 0, "scores": None},
     ]
+    assert content["per_class"][:2] == [
+        {"class": 0, "name": "", "num_videos": 1, "accuracy": 0.0},
+        {"class": 1, "name": "", "num_videos": 1, "accuracy": 0.0},
+    ]
+    assert content["per_class"][2] == {"class": 2, "name": "", "num_videos": 0, "accuracy": None}
 
 
 @pytest.mark.parametrize("name, file", [("list:a/b.csv", "list_a_b.csv.json"), ("folder:/x y/", "folder_x_y.json")])
@@ -154,7 +159,7 @@ def test_a_failed_write_keeps_the_earlier_results(tmp_path, monkeypatch):
     _metrics([(0, _FALLING)], output_dir=str(tmp_path))
     path = tmp_path / "inference" / "toy.json"
     before = path.read_text()
-    monkeypatch.setattr("nlvideo.evaluation.per_video.json.dumps", lambda content: 1 / 0)
+    monkeypatch.setattr("nlvideo.evaluation.results_file.json.dumps", lambda content: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         _metrics([(1, _FALLING)], output_dir=str(tmp_path))
     assert path.read_text() == before and len(list(path.parent.iterdir())) == 1

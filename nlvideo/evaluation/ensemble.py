@@ -1,0 +1,156 @@
+"""Average scores again without running the model: the views of a results file, and several results files."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from nlvideo.evaluation.evaluator import EVALUATOR
+from nlvideo.evaluation.results_file import Results, VideoScores, is_usable
+from nlvideo.utils.errors import one_of
+
+AVERAGES = ("softmax", "logits")
+_NAMED = 3
+
+
+def average_scores(
+    rows: np.ndarray, average: str, *, given: str, activation: str, weights: Sequence[float] | None = None
+) -> np.ndarray:
+    """Average the scores of several views or models.
+
+    Args:
+        rows: (R, K).
+        average: "softmax", the mean of the probabilities, or "logits", the probabilities of the mean logits. From
+            probabilities the latter is their normalised geometric mean, since a softmax forgets no more of its logits
+            than a constant.
+        given: what the rows are: "softmax" (probabilities) or "logits".
+        activation: what makes probabilities of logits: "softmax" or "sigmoid".
+        weights: one per row, with a sum above 0; None: equal.
+
+    Returns:
+        (K,) float32 probabilities.
+
+    Raises:
+        ValueError: an unknown average.
+    """
+    for name, value in (("average", average), ("given", given)):
+        if value not in AVERAGES:
+            raise one_of(name, value, AVERAGES)
+    rows = np.asarray(rows, np.float64)
+    if given != average:
+        rows = _probabilities(rows, activation) if average == "softmax" else _logits(rows, activation)
+    mean = np.average(rows, axis=0, weights=weights)
+    return (_probabilities(mean, activation) if average == "logits" else mean).astype(np.float32)
+
+
+def _probabilities(logits: np.ndarray, activation: str) -> np.ndarray:
+    if activation == "sigmoid":
+        # exp never overflows here.
+        small = np.exp(-np.abs(logits))
+        return np.where(logits >= 0, 1 / (1 + small), small / (1 + small))
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return powers / powers.sum(axis=-1, keepdims=True)
+
+
+def _logits(probabilities: np.ndarray, activation: str) -> np.ndarray:
+    # A float32 probability that has become 0 or 1 stands for one that is as close to it as float32 can tell.
+    logs = np.log(np.maximum(probabilities, np.finfo(np.float32).tiny))
+    if activation == "softmax":
+        return logs
+    return logs - np.log(np.maximum(1 - probabilities, np.finfo(np.float32).epsneg / 2))
+
+
+def rescore(results: Results, average: str) -> Results:
+    """Average the views of every video anew; a video without saved views keeps its scores.
+
+    Raises:
+        ValueError: an unknown average.
+    """
+
+    def again(video: VideoScores) -> VideoScores:
+        if video.views is None:
+            return video
+        options = {"given": results.average, "activation": results.activation}
+        return replace(video, scores=average_scores(video.views, average, **options))
+
+    kept = all(video.views is not None for video in results.videos if is_usable(video))
+    return replace(results, videos=[again(video) for video in results.videos],
+                   average=average if kept else results.average)  # fmt: skip
+
+
+def ensemble(
+    parts: Sequence[Results], weights: Sequence[float], average: str = "softmax", names: Sequence[str] | None = None
+) -> Results:
+    """Average the scores of several models per video.
+
+    Args:
+        parts: tests of the same videos.
+        weights: one per part, none below 0 and their sum above 0. A video that some models have no scores of is
+            averaged over the others.
+        average: "softmax" or "logits", see ``average_scores``.
+        names: what the parts are called in errors; None: their numbers.
+
+    Returns:
+        The results without metrics; the evaluator is that of the first part.
+
+    Raises:
+        ValueError: the parts differ in videos, labels or classes, or the weights do not fit; one line.
+    """
+    if len(weights) != len(parts) or min(weights) < 0 or not 0 < sum(weights) < float("inf"):
+        raise ValueError(f"weights: got {list(weights)}, allowed: one number for each of {len(parts)}, 0 or more, not all 0")
+    check_same_videos(parts, names or [str(k) for k in range(len(parts))])
+    first = parts[0]
+    by_id = [{video.video_id: video for video in part.videos} for part in parts]
+    videos = []
+    for video in first.videos:
+        own = [(table[video.video_id], w) for table, w in zip(by_id, weights) if w > 0]
+        usable = [(other.scores, w) for other, w in own if is_usable(other)]
+        scores = None
+        if usable:
+            rows, kept = zip(*usable)
+            scores = average_scores(rows, average, given="softmax", activation=first.activation, weights=kept)
+        videos.append(VideoScores(video.video_id, video.label, scores))
+    return Results(first.dataset, first.evaluator, first.num_classes, videos, average, first.activation)
+
+
+def evaluate_results(results: Results, evaluator: str = "") -> dict[str, float]:
+    """Return the metrics of saved or averaged scores.
+
+    Args:
+        results: what to score.
+        evaluator: a name in ``EVALUATOR``; "": the one that the results name.
+
+    Raises:
+        LookupFailed: the evaluator is not registered.
+        ValueError: the results do not suit it.
+    """
+    return EVALUATOR.get(evaluator or results.evaluator)(results.dataset, results.num_classes).metrics(results.videos)
+
+
+def check_same_videos(parts: Sequence[Results], names: Sequence[str]) -> None:
+    """Check that all parts hold the same videos with the same labels.
+
+    Raises:
+        ValueError: naming two parts and how they differ; one line.
+    """
+    first = parts[0]
+    labels = {video.video_id: video.label for video in first.videos}
+    for part, name in zip(parts[1:], names[1:]):
+        where = f"{names[0]} and {name} are not tests of the same videos"
+        for what in ("num_classes", "activation"):
+            if getattr(part, what) != getattr(first, what):
+                raise ValueError(f"{where}: {what} {getattr(first, what)!r} and {getattr(part, what)!r}")
+        theirs = {video.video_id: video.label for video in part.videos}
+        differing = [key for key in labels if key in theirs and labels[key] != theirs[key]]
+        found = [
+            _some(f"only in {names[0]}", [key for key in labels if key not in theirs]),
+            _some(f"only in {name}", [key for key in theirs if key not in labels]),
+            _some("other labels", differing),
+        ]
+        if any(found):
+            raise ValueError(f"{where}: {'; '.join(filter(None, found))}")
+
+
+def _some(what: str, keys: Sequence[str]) -> str:
+    rest = ", ..." if len(keys) > _NAMED else ""
+    return f"{what}: {len(keys)} ({', '.join(keys[:_NAMED])}{rest})" if keys else ""

@@ -1,0 +1,133 @@
+"""The results file: the scores of every video of a test, to score again and to average with others. docs/testing.md."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from nlvideo.utils.file_io import PathManager, atomic_write
+
+FORMAT, VERSION = "nlvideo results", 1
+
+
+@dataclass(frozen=True)
+class VideoScores:
+    """The outcome for one video."""
+
+    video_id: str
+    #: a class index, or the indices of all classes that apply
+    label: int | list[int]
+    #: (num_classes,) float32 probabilities; None where the video could not be decoded
+    scores: np.ndarray | None
+    #: (num_views, num_classes) float32, what was averaged (see ``Results.average``); None where it was not kept
+    views: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Results:
+    """A test of one dataset."""
+
+    dataset: str
+    #: a name in ``EVALUATOR``
+    evaluator: str
+    num_classes: int
+    videos: Sequence[VideoScores]
+    #: what the scores are the mean of: "softmax" (probabilities) or "logits"
+    average: str = "softmax"
+    #: what makes probabilities of logits: "softmax" or "sigmoid"
+    activation: str = "softmax"
+    #: ``{task: {metric: value}}``
+    metrics: dict[str, dict[str, float]] = field(default_factory=dict)
+    #: one row per class: "class", "name", "num_videos" and the metric, which is None without a video
+    per_class: list[dict[str, Any]] = field(default_factory=list)
+
+
+def is_usable(video: VideoScores) -> bool:
+    """Return whether a video has scores and all of them are finite."""
+    return video.scores is not None and bool(np.isfinite(video.scores).all())
+
+
+def write_results(path: str, results: Results) -> None:
+    """Write a results file: JSON, with one line per video.
+
+    Args:
+        path: a local file, replaced as a whole; its folder must exist.
+        results: scores that are not finite become ``null``, since JSON knows no NaN.
+    """
+    header = {
+        "format": FORMAT, "version": VERSION, "dataset": results.dataset, "evaluator": results.evaluator,
+        "num_classes": results.num_classes, "average": results.average, "activation": results.activation,
+        **results.metrics, "per_class": results.per_class,
+    }  # fmt: skip
+
+    def write(file: Any) -> None:
+        # Row by row: with all views of a large test set the text is larger than the arrays.
+        file.write(f'{json.dumps(header)[:-1]}, "videos": ['.encode())
+        for index, video in enumerate(results.videos):
+            file.write(f"{',' if index else ''}\n{json.dumps(_row(video))}".encode())
+        file.write(b"\n]}\n")
+
+    atomic_write(path, write)
+
+
+def read_results(path: str) -> Results:
+    """Read a results file.
+
+    Raises:
+        ValueError: the file is not one, or is of another version; one line.
+        OSError: it cannot be read.
+    """
+    try:
+        with PathManager.open(path, "r") as file:
+            content = json.load(file, object_hook=_compact)
+    except ValueError as error:
+        raise ValueError(f"{path}: not a results file: {error}") from None
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise ValueError(f"{path}: not a results file: 'format' is not {FORMAT!r}")
+    if content.get("version") != VERSION:
+        raise ValueError(f"{path}: version: got {content.get('version')!r}, allowed: {VERSION}")
+    names = ("dataset", "evaluator", "num_classes", "average", "activation", "per_class")
+    try:
+        head = {name: content[name] for name in names}
+        videos = [VideoScores(row["video_id"], row["label"], row["scores"], row.get("views")) for row in content["videos"]]
+    except KeyError as error:
+        raise ValueError(f"{path}: not a results file: {error} is missing") from None
+    for video in videos:
+        _check_shapes(path, video, head["num_classes"])
+    known = {*names, "format", "version", "videos"}
+    return Results(**head, videos=videos, metrics={k: v for k, v in content.items() if k not in known})
+
+
+def _row(video: VideoScores) -> dict[str, Any]:
+    row = {"video_id": video.video_id, "label": video.label, "scores": None}
+    if is_usable(video):
+        row["scores"] = _numbers(video.scores)
+        if video.views is not None:
+            row["views"] = _numbers(video.views)
+    return row
+
+
+def _numbers(values: np.ndarray) -> list:
+    # Nine significant digits: reading them gives the same float32 back, so that no new ties change a metric.
+    exact = values.astype(np.float64)
+    with np.errstate(divide="ignore"):
+        magnitude = np.floor(np.log10(np.abs(exact)))
+    scale = 10.0 ** (8 - np.where(np.isfinite(magnitude), magnitude, 0))
+    return (np.round(exact * scale) / scale).tolist()
+
+
+def _compact(row: dict[str, Any]) -> dict[str, Any]:
+    # As soon as a row is read: Python's lists of floats take eight times the memory.
+    if "video_id" in row:
+        for name in ("scores", "views"):
+            if row.get(name) is not None:
+                row[name] = np.array(row[name], np.float32)
+    return row
+
+
+def _check_shapes(path: str, video: VideoScores, num_classes: int) -> None:
+    for name, array, dims in (("scores", video.scores, 1), ("views", video.views, 2)):
+        if array is not None and (array.ndim != dims or array.shape[-1] != num_classes):
+            raise ValueError(f"{path}: {name} of {video.video_id!r}: got shape {array.shape}, num_classes {num_classes}")

@@ -1,0 +1,65 @@
+#!/usr/bin/env python3
+"""Score saved results again, and the average of several models, without running a network.
+
+Examples:
+    score.py output/rgb/inference/kinetics_val.json
+    score.py output/rgb/inference/kinetics_val.json output/flow/inference/kinetics_val.json --weights 1 1.5
+    score.py output/rgb/inference/kinetics_val.json --average logits --json scores.json
+"""
+
+import argparse
+import json
+
+from nlvideo.engine.script import run_script
+
+ENSEMBLE = "ensemble"
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog="The files are those that a test writes to OUTPUT_DIR/inference; docs/testing.md describes them.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("results", nargs="+", metavar="FILE", help="results of tests on the same videos")
+    parser.add_argument("--weights", nargs="+", type=float, metavar="W", help="one per file (default: 1 each)")
+    parser.add_argument(
+        "--average", choices=("softmax", "logits"),
+        help="average files, and within a file the views that TEST.KEEP_VIEWS has saved, by their probabilities or by "
+        "their logits (default: views as they were averaged, files by probabilities)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--evaluator", default="", metavar="NAME", help="score with this one, e.g. CharadesEvaluator (default: the file's)"
+    )
+    parser.add_argument("--json", metavar="OUT", help="also write the metrics to this file: {FILE: {METRIC: VALUE}}")
+    return parser
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Print the metrics of each file, and of all together where there are several."""
+    # Only now: --help answers without loading torch.
+    from nlvideo.evaluation import ensemble, evaluate_results, read_results, rescore
+    from nlvideo.utils.file_io import atomic_write
+    from nlvideo.utils.logger import create_table
+
+    names, average = arguments.results, arguments.average
+    parts = [read_results(name) for name in names]
+    if average is not None:
+        parts = [rescore(part, average) for part in parts]
+        for name, part in zip(names, parts):
+            if part.average != average:
+                print(f"{name}: no views were saved, its scores stay averaged by {part.average!r}")
+    metrics = {name: evaluate_results(part, arguments.evaluator) for name, part in zip(names, parts)}
+    if len(parts) > 1 or arguments.weights:
+        weights = arguments.weights or [1.0] * len(parts)
+        together = ensemble(parts, weights, average or "softmax", names)
+        metrics[ENSEMBLE] = evaluate_results(together, arguments.evaluator)
+    texts = {name: {k: v if isinstance(v, int) else f"{v:.2f}" for k, v in own.items()} for name, own in metrics.items()}
+    print(create_table([{"results": name, **own} for name, own in texts.items()]))
+    if arguments.json:
+        atomic_write(arguments.json, lambda file: file.write(json.dumps(metrics, indent=1).encode()))
+
+
+if __name__ == "__main__":
+    run_script(main, build_parser())
