@@ -37,7 +37,7 @@ setup(
         "tqdm>=4.60",
     ],
     extras_require={
-        "dev": ["pytest>=8.0", "matplotlib>=3.8"],
+        "dev": ["pytest>=8.0", "matplotlib>=3.8", "scikit-learn>=1.3"],
         "plot": ["matplotlib>=3.8"],
         "peers": ["mmcv-lite>=2.1"],
     },
