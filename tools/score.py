@@ -30,8 +30,9 @@ def build_parser() -> argparse.ArgumentParser:
         "their logits (default: views as they were averaged, files by probabilities)",
     )  # fmt: skip
     parser.add_argument(
-        "--evaluator", default="", metavar="NAME", help="score with this one, e.g. CharadesEvaluator (default: the file's)"
-    )
+        "--evaluator", default="", metavar="NAME",
+        help="score with this one, e.g. CharadesEvaluator (default: the one that each file names)",
+    )  # fmt: skip
     parser.add_argument("--json", metavar="OUT", help="also write the metrics to this file: {FILE: {METRIC: VALUE}}")
     return parser
 
@@ -55,8 +56,8 @@ def main(arguments: argparse.Namespace) -> None:
         weights = arguments.weights or [1.0] * len(parts)
         together = ensemble(parts, weights, average or "softmax", names)
         metrics[ENSEMBLE] = evaluate_results(together, arguments.evaluator)
-    texts = {name: {k: v if isinstance(v, int) else f"{v:.2f}" for k, v in own.items()} for name, own in metrics.items()}
-    print(create_table([{"results": name, **own} for name, own in texts.items()]))
+    rows = [{"results": name, **own} for name, own in metrics.items()]
+    print(create_table([{k: f"{v:.2f}" if isinstance(v, float) else v for k, v in row.items()} for row in rows]))
     if arguments.json:
         atomic_write(arguments.json, lambda file: file.write(json.dumps(metrics, indent=1).encode()))
 

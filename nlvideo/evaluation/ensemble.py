@@ -68,6 +68,7 @@ def rescore(results: Results, average: str) -> Results:
     """
 
     def again(video: VideoScores) -> VideoScores:
+        """Average one."""
         if video.views is None:
             return video
         options = {"given": results.average, "activation": results.activation}
@@ -97,7 +98,8 @@ def ensemble(
         ValueError: the parts differ in videos, labels or classes, or the weights do not fit; one line.
     """
     if len(weights) != len(parts) or min(weights) < 0 or not 0 < sum(weights) < float("inf"):
-        raise ValueError(f"weights: got {list(weights)}, allowed: one number for each of {len(parts)}, 0 or more, not all 0")
+        allowed = f"one number for each of {len(parts)}, 0 or more, not all 0"
+        raise ValueError(f"weights: got {list(weights)}, allowed: {allowed}")
     check_same_videos(parts, names or [str(k) for k in range(len(parts))])
     first = parts[0]
     by_id = [{video.video_id: video for video in part.videos} for part in parts]

@@ -63,6 +63,7 @@ def write_results(path: str, results: Results) -> None:
     }  # fmt: skip
 
     def write(file: Any) -> None:
+        """Write the text."""
         # Row by row: with all views of a large test set the text is larger than the arrays.
         file.write(f'{json.dumps(header)[:-1]}, "videos": ['.encode())
         for index, video in enumerate(results.videos):
@@ -91,7 +92,8 @@ def read_results(path: str) -> Results:
     names = ("dataset", "evaluator", "num_classes", "average", "activation", "per_class")
     try:
         head = {name: content[name] for name in names}
-        videos = [VideoScores(row["video_id"], row["label"], row["scores"], row.get("views")) for row in content["videos"]]
+        rows = content["videos"]
+        videos = [VideoScores(row["video_id"], row["label"], row["scores"], row.get("views")) for row in rows]
     except KeyError as error:
         raise ValueError(f"{path}: not a results file: {error} is missing") from None
     for video in videos:
@@ -130,4 +132,5 @@ def _compact(row: dict[str, Any]) -> dict[str, Any]:
 def _check_shapes(path: str, video: VideoScores, num_classes: int) -> None:
     for name, array, dims in (("scores", video.scores, 1), ("views", video.views, 2)):
         if array is not None and (array.ndim != dims or array.shape[-1] != num_classes):
-            raise ValueError(f"{path}: {name} of {video.video_id!r}: got shape {array.shape}, num_classes {num_classes}")
+            shape = f"got shape {array.shape}, num_classes {num_classes}"
+            raise ValueError(f"{path}: {name} of {video.video_id!r}: {shape}")

@@ -75,7 +75,10 @@ def test_no_videos(tmp_path):
         (lambda text: text.replace('"version": 1', '"version": 2'), "version: got 2, allowed: 1"),
         (lambda text: text.replace('"average"', '"mean"'), "not a results file: 'average' is missing"),
         (lambda text: text.replace('"label"', '"class_"'), "not a results file: 'label' is missing"),
-        (lambda text: text.replace('"num_classes": 7', '"num_classes": 6'), "scores of 'v0': got shape (7,), num_classes 6"),
+        (
+            lambda text: text.replace('"num_classes": 7', '"num_classes": 6'),
+            "scores of 'v0': got shape (7,), num_classes 6",
+        ),
     ],
 )
 def test_other_files_are_refused_in_one_line(tmp_path, change, message):
@@ -102,7 +105,9 @@ def _evaluate(tmp_path, loss, average, labels, keep_views=True):
 
 
 @pytest.mark.parametrize("average", ["softmax", "logits"])
-@pytest.mark.parametrize("loss, labels", [("softmax", [0, 1, 2, 3, 4, 5, 5, 5]), ("sigmoid", [[0, 6], [1], [], [2, 3]])])
+@pytest.mark.parametrize(
+    "loss, labels", [("softmax", [0, 1, 2, 3, 4, 5, 5, 5]), ("sigmoid", [[0, 6], [1], [], [2, 3]])]
+)
 def test_the_file_of_a_test_scores_the_same(tmp_path, loss, labels, average):
     metrics, results = _evaluate(tmp_path, loss, average, labels)
     assert evaluate_results(results) == metrics == next(iter(results.metrics.values()))
