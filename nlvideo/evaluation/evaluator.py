@@ -28,8 +28,9 @@ class Evaluator:
 
         Args:
             inputs: what the test loader gave, ``{"video", "label", "video_id", "failed"}`` each.
-            outputs: what the model gave, ``{"video_id", "scores": (num_classes,)}`` each, in the order of the inputs
-                that did not fail; the model never sees those that did.
+            outputs: what the model gave, ``{"video_id", "scores": (num_classes,)}`` each, maybe with "views":
+                (num_views, num_classes), in the order of the inputs that did not fail; the model never sees those that
+                did.
         """
         raise NotImplementedError
 
