@@ -47,7 +47,7 @@ _C.MODEL.BACKBONE.NAME = "ResNet3d"
 _C.MODEL.BACKBONE.DEPTH = 50
 # Every channel count is multiplied by this and rounded to a multiple of 8; below 1 for small machines.
 _C.MODEL.BACKBONE.WIDTH = 1.0
-# "c2d" (no temporal kernels, Table 1), "i3d_3x1x1" or "i3d_3x3x3" (Sec. 3.4, one inflated kernel in two blocks); of
+# "c2d" (no temporal kernels, Table 1), "i3d_3x1x1" or "i3d_3x3x3" (Sec. 4, one inflated kernel in two blocks); of
 # other zoos: "i3d_3x1x1_all" (in every block) and "slow" (in those of res4 and res5, and none in the stem).
 _C.MODEL.BACKBONE.TEMPORAL = "c2d"
 # "paper" (Table 1: strides 2,2,2 and 2,2,2), "authors_32x2" (the same without padding in the pools), "authors_8x8" (no

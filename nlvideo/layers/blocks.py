@@ -1,4 +1,4 @@
-"""The residual blocks of 3D ResNets, with optional temporal kernels (Sec. 3.4 and Table 1 of the paper)."""
+"""The residual blocks of 3D ResNets, with optional temporal kernels (Sec. 4 and Table 1 of the paper)."""
 
 from collections import OrderedDict
 

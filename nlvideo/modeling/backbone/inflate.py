@@ -1,4 +1,4 @@
-"""2D weights for a 3D network (Sec. 3.4)."""
+"""2D weights for a 3D network (Sec. 4)."""
 
 from collections.abc import Mapping
 
@@ -21,7 +21,7 @@ def inflate_2d_weights(
         state_2d: weights under the names of `model`.
         model: the network that gives the temporal lengths.
         how: "average": each of the T slices is the kernel / T, so that a still video gives what its frame gives
-            (Sec. 3.4); "center": the kernel in the middle slice and zeros around it.
+            (Sec. 4); "center": the kernel in the middle slice and zeros around it.
 
     Raises:
         ValueError: `how` is neither, or a kernel differs from its place in more than the time axis.

@@ -1,4 +1,4 @@
-"""ResNets for video: C2D, the inflated I3D styles and Slow, with optional non-local blocks (Table 1, Sec. 3.4)."""
+"""ResNets for video: C2D, the inflated I3D styles and Slow, with optional non-local blocks (Table 1, Sec. 4)."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -146,7 +146,7 @@ class ResNet3d(nn.Module):
 
         Args:
             depth: 10, 18 (basic blocks), 50, 101 or 152 (bottlenecks).
-            temporal: "c2d", "i3d_3x1x1" or "i3d_3x3x3" (Sec. 3.4), "i3d_3x1x1_all" (in every block) or "slow" (in res4
+            temporal: "c2d", "i3d_3x1x1" or "i3d_3x3x3" (Sec. 4), "i3d_3x1x1_all" (in every block) or "slow" (in res4
                 and res5 alone). A basic block has no 1x1 convolution to inflate: all styles inflate its first 3x3.
             stem: a name in `STEMS`.
             width: factor on every channel count, rounded to a multiple of 8.
