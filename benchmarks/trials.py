@@ -28,6 +28,13 @@ ATTENDING = [
     ("I3D + non-local, space only", "i3d_nl", ["MODEL.NONLOCAL.ATTEND", "space"]),
     ("I3D + non-local, time only", "i3d_nl", ["MODEL.NONLOCAL.ATTEND", "time"]),
 ]
+FORMS = [
+    ("I3D + embedded Gaussian", "i3d_nl", ["MODEL.NONLOCAL.PAIRWISE", "embedded_gaussian"]),
+    ("I3D + embedded Gaussian, He et al.", "i3d_nl",
+     ["MODEL.NONLOCAL.PAIRWISE", "embedded_gaussian", "MODEL.NONLOCAL.INIT_STD", "0.0"]),
+    ("I3D + dot product", "i3d_nl", ["MODEL.NONLOCAL.PAIRWISE", "dot_product"]),
+    ("I3D + concatenation", "i3d_nl", ["MODEL.NONLOCAL.PAIRWISE", "concatenation"]),
+]
 
 
 def thermal_overrides() -> list[str]:
@@ -54,6 +61,7 @@ def thermal_overrides() -> list[str]:
 
 TRIALS = {
     "beacon": {"rows": FOUR_MODELS + ATTENDING, "overrides": list},
+    "forms": {"rows": FORMS, "overrides": list},
     "thermal": {"rows": FOUR_MODELS, "overrides": thermal_overrides},
 }
 
