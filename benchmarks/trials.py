@@ -54,7 +54,7 @@ def thermal_overrides() -> list[str]:
         "MODEL.BACKBONE.DEPTH", "18", "MODEL.NONLOCAL.BLOCKS", "['res2.1']",
         # A clip is the whole event, whatever its length; left and right mean nothing here.
         "INPUT.CLIP_SAMPLER", "SegmentClip", "TEST.CLIP_SAMPLER", "SegmentClip", "INPUT.FLIP_PROB", "0.5",
-        "INPUT.SHORT_SIDE_RANGE", "[64, 76]", "SOLVER.MAX_ITER", "1000",
+        "INPUT.SHORT_SIDE_RANGE", "[64, 76]", "SOLVER.MAX_ITER", "2000",
         "SOLVER.WEIGHT_DECAY", "0.05",
     ]
 
