@@ -109,18 +109,18 @@ def check_config(converted: Converted, cfg: CfgNode, path: str) -> None:
             continue
         if key.startswith(_FREE) or (key == _GROUP_STAGES and cfg.MODEL.NONLOCAL.TEMPORAL_GROUPS == 1):
             continue
-        given = get_value(cfg, key)
+        given = cfg.value_at(key)
         same = _same_norm(wanted, given) if key == _NONLOCAL_NORM else _equal(wanted, given)
         if not same and not any(_equal(value, given) for value in converted.tolerated.get(key, [])):
             found.append(f"{key}: file {_plain(wanted)!r}, config {_plain(given)!r}")
         elif not same:
             logger.warning("%s: %s: file %r, config %r; training may start with it", path, key, wanted, _plain(given))
     for key, allowed in converted.undecided.items():
-        if get_value(cfg, key) not in allowed:
+        if cfg.value_at(key) not in allowed:
             either = " or ".join(map(repr, allowed))
-            found.append(f"{key}: file {either}, config {get_value(cfg, key)!r}")
+            found.append(f"{key}: file {either}, config {cfg.value_at(key)!r}")
         else:
-            logger.warning("%s does not say which %s it is for; it loads as %r", path, key, get_value(cfg, key))
+            logger.warning("%s does not say which %s it is for; it loads as %r", path, key, cfg.value_at(key))
     if found:
         raise ValueError(f"{path} is of another network than the config's: {'; '.join(found)}")
 
@@ -140,18 +140,6 @@ def check_fit(current: Mapping[str, Tensor], weights: Mapping[str, Tensor], path
     differences = [f"{what}: {some(names, 3)}" for what, names in found.items() if names]
     if differences:
         raise ValueError(f"{path} is of another network than the config's: {'; '.join(differences)}")
-
-
-def get_value(cfg: CfgNode, key: str) -> Any:
-    """Return the value of a full key such as ``MODEL.BACKBONE.STEM``.
-
-    Raises:
-        KeyError: there is none.
-    """
-    node: Any = cfg
-    for part in key.split("."):
-        node = node[part]
-    return node
 
 
 def _same_norm(wanted: str, given: str) -> bool:

@@ -78,6 +78,17 @@ class CfgNode(_CfgNode):
             else:
                 yield f"{prefix}{key}"
 
+    def value_at(self, key: str) -> Any:
+        """Return the value of a full key such as ``MODEL.BACKBONE.STEM``.
+
+        Raises:
+            KeyError: there is none.
+        """
+        value: Any = self
+        for part in key.split("."):
+            value = value[part]
+        return value
+
     def _check_mutable(self) -> None:
         # yacs lets a merge through a frozen config.
         if self.is_frozen():

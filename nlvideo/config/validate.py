@@ -90,32 +90,26 @@ def _wrong(key: str, given: Any, allowed: str) -> ValueError:
     return ValueError(f"{key}: got {given!r}, {allowed}")
 
 
-def _value(cfg: CfgNode, key: str) -> Any:
-    for part in key.split("."):
-        cfg = cfg[part]
-    return cfg
-
-
 def _check_single_values(cfg: CfgNode) -> None:
     if cfg.VERSION != _C.VERSION:
         raise _wrong("VERSION", cfg.VERSION, f"allowed: {_C.VERSION}; the keys have changed, compare with defaults.py")
     for key, allowed in _ALLOWED.items():
-        value = _value(cfg, key)
+        value = cfg.value_at(key)
         if value not in allowed:
             hint = did_you_mean(value, allowed) if isinstance(value, str) else ""
             raise _wrong(key, value, f"allowed: {', '.join(map(repr, allowed))}{'; ' if hint else ''}{hint}")
     for key, least in _AT_LEAST.items():
-        if not _value(cfg, key) >= least:
-            raise _wrong(key, _value(cfg, key), f"allowed: {least} or more")
+        if not cfg.value_at(key) >= least:
+            raise _wrong(key, cfg.value_at(key), f"allowed: {least} or more")
     for key in _FRACTIONS:
-        if not 0 <= _value(cfg, key) <= 1:
-            raise _wrong(key, _value(cfg, key), "allowed: 0 to 1")
+        if not 0 <= cfg.value_at(key) <= 1:
+            raise _wrong(key, cfg.value_at(key), "allowed: 0 to 1")
     for key in _POSITIVE:
-        if not _value(cfg, key) > 0:
-            raise _wrong(key, _value(cfg, key), "allowed: more than 0")
+        if not cfg.value_at(key) > 0:
+            raise _wrong(key, cfg.value_at(key), "allowed: more than 0")
     for key in _LISTS_OF_TEXT:
-        if not all(isinstance(element, str) for element in _value(cfg, key)):
-            raise _wrong(key, _value(cfg, key), "allowed: a list of text")
+        if not all(isinstance(element, str) for element in cfg.value_at(key)):
+            raise _wrong(key, cfg.value_at(key), "allowed: a list of text")
 
 
 def _check_model(cfg: CfgNode) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from nlvideo.checkpoint import read_file, resolve_weights, weights_of
 from nlvideo.checkpoint.convert import Converted
 from nlvideo.checkpoint.convert.release import settle
-from nlvideo.checkpoint.foreign import ORIGIN, check_config, check_fit, convert_content, get_value
+from nlvideo.checkpoint.foreign import ORIGIN, check_config, check_fit, convert_content
 from nlvideo.checkpoint.weights import some
 from nlvideo.config import CfgNode, get_cfg, load_cfg
 from nlvideo.config.validate import validate
@@ -37,6 +37,11 @@ class Conversion:
     def report(self) -> str:
         """Return what was taken over, noted and dropped, as text."""
         lines = [f"{self.path}: weights of {self.source}: {self.converted.summary()}", *self.converted.notes]
+        modules: dict[str, list[str]] = {}
+        for theirs, ours in self.converted.mapped:
+            modules.setdefault(".".join(ours.split(".")[:2]), []).append(theirs)
+        lines.append(create_table([{"ours": module, "tensors": len(names), "from": some(names, 2)} for module, names in
+                                   modules.items()]))  # fmt: skip
         reasons: dict[str, list[str]] = {}
         for name, reason in self.converted.dropped:
             reasons.setdefault(reason, []).append(name)
@@ -69,7 +74,7 @@ def convert_checkpoint(
     cfg.defrost()
     cfg.merge_from_list([word for item in converted.overrides.items() for word in item])
     cfg.merge_from_list(list(opts))
-    settle(converted, {key: get_value(cfg, key) for key in opts[::2] if key in converted.undecided})
+    settle(converted, {key: cfg.value_at(key) for key in opts[::2] if key in converted.undecided})
     if converted.undecided:
         rest = "; ".join(f"{key} {' or '.join(map(str, values))}" for key, values in converted.undecided.items())
         raise ValueError(f"{path} does not say what it was trained with; add to the command line: {rest}")
@@ -129,8 +134,8 @@ def differences(cfg: CfgNode) -> dict[str, Any]:
     tree: dict[str, Any] = {}
     defaults = get_cfg()
     for key in cfg.keys_with_path():
-        value = get_value(cfg, key)
-        if value != get_value(defaults, key):
+        value = cfg.value_at(key)
+        if value != defaults.value_at(key):
             *parents, last = key.split(".")
             node = tree
             for parent in parents:

@@ -54,23 +54,16 @@ def export_weights(weights: Mapping[str, Tensor], cfg: CfgNode, to: str) -> dict
     if to not in _EXPORTERS:
         raise one_of("framework to export to", to, _EXPORTERS)
     for key, allowed in _PARTS.items():
-        _check(to, key, _value(cfg, key), (allowed,))
+        _check(to, key, cfg.value_at(key), (allowed,))
     _check(to, "MODEL.BACKBONE.DEPTH", cfg.MODEL.BACKBONE.DEPTH, NUM_BLOCKS)
     settings = describe(weights, to)
     for key in ("MODEL.BACKBONE.DEPTH", "MODEL.BACKBONE.TEMPORAL", "MODEL.NONLOCAL.ENABLED", "MODEL.HEAD.NUM_CLASSES"):
-        if settings[key] != _value(cfg, key):
-            raise ValueError(f"{key}: the config says {_value(cfg, key)!r}, the weights are of {settings[key]!r}")
+        if settings[key] != cfg.value_at(key):
+            raise ValueError(f"{key}: the config says {cfg.value_at(key)!r}, the weights are of {settings[key]!r}")
     node = cfg.MODEL.NONLOCAL
     block = {"MODEL.NONLOCAL.PAIRWISE": node.PAIRWISE, "MODEL.NONLOCAL.NORM": node.NORM}
     check_network(weights, settings | block, "weights to export")
     return _EXPORTERS[to](weights, cfg)
-
-
-def _value(cfg: CfgNode, key: str) -> Any:
-    value: Any = cfg
-    for part in key.split("."):
-        value = value[part]
-    return value
 
 
 def _check(to: str, key: str, value: object, allowed: Sequence | Mapping) -> None:
