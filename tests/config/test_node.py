@@ -2,6 +2,7 @@
 
 import pytest
 
+from nlvideo.config import get_cfg
 from nlvideo.config import CfgNode
 from nlvideo.utils.errors import LookupFailed
 
@@ -209,3 +210,11 @@ def test_merge_from_file_follows_bases(tmp_path, cfg):
     (tmp_path / "leaf.yaml").write_text("_BASE_: base.yaml\nNAME: leaf\n")
     cfg.merge_from_file(str(tmp_path / "leaf.yaml"))
     assert (cfg.COUNT, cfg.NAME) == (4, "leaf")
+
+
+def test_a_value_is_found_by_its_full_key():
+    cfg = get_cfg()
+    assert all(cfg.value_at(key) is not None for key in cfg.keys_with_path())
+    assert cfg.value_at("MODEL.BACKBONE.DEPTH") == cfg.MODEL.BACKBONE.DEPTH
+    with pytest.raises(KeyError):
+        cfg.value_at("MODEL.BACKBONE.DEEP")
