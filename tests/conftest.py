@@ -1,9 +1,11 @@
-"""Fixtures shared by all tests: tiny lossless videos whose frames carry their own index, and the real test data."""
+"""Fixtures shared by all tests: tiny lossless videos with numbered frames, the real test data, scripts of tools/."""
 
+import importlib.util
 import os
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -99,3 +101,36 @@ def test_data() -> Path:
     if not folder or not Path(folder).is_dir():
         pytest.skip("NLVIDEO_TEST_DATA does not name the folder of real test videos")
     return Path(folder).resolve()
+
+
+@pytest.fixture(scope="session")
+def load_tool() -> Callable[[str], ModuleType]:
+    """``load_tool("train_net")``: a script of tools/ as a module."""
+
+    def load(name: str) -> ModuleType:
+        path = Path(__file__).resolve().parents[1] / "tools" / f"{name}.py"
+        spec = importlib.util.spec_from_file_location(name, path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    return load
+
+
+@pytest.fixture()
+def call_tool(load_tool: Callable, capsys: pytest.CaptureFixture) -> Callable[..., tuple[int, str, str]]:
+    """``call_tool("score", *arguments) -> (exit code, output, errors)``: a script as a user runs it, in this process."""
+    from nlvideo.engine.script import run_script
+
+    def call(name: str, *arguments: str) -> tuple[int, str, str]:
+        tool = load_tool(name)
+        status, error = 0, ""
+        try:
+            run_script(tool.main, tool.build_parser(), arguments)
+        except SystemExit as stop:
+            # The interpreter prints a text and exits with 1.
+            status, error = (1, f"{stop.code}\n") if isinstance(stop.code, str) else (stop.code or 0, "")
+        out, err = capsys.readouterr()
+        return status, out, err + error
+
+    return call

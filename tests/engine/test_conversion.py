@@ -1,10 +1,10 @@
 """Conversion of whole files: what is written, what is refused, and the script around it."""
 
-import importlib.util
 import pickle
 import re
 import sys
 import types
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,6 @@ from nlvideo.checkpoint import read_checkpoint
 from nlvideo.checkpoint.convert import SOURCES, Converted
 from nlvideo.config import load_cfg
 from nlvideo.engine.conversion import Conversion, convert_checkpoint, differences, write_conversion, write_export
-from nlvideo.engine.script import run_script
 from nlvideo.modeling import META_ARCH
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -50,21 +49,9 @@ def msra(tmp_path_factory):
 
 
 @pytest.fixture()
-def tool(capsys):
-    """Run the script in this process: ``tool(*arguments) -> (exit code, output, errors)``."""
-    spec = importlib.util.spec_from_file_location("convert_checkpoint", ROOT / "tools/convert_checkpoint.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-
-    def run(*arguments):
-        status = 0
-        try:
-            run_script(module.main, module.build_parser(), arguments)
-        except SystemExit as stop:
-            status = stop.code or 0
-        return status, *capsys.readouterr()
-
-    return run
+def tool(call_tool):
+    """``tool(*arguments) -> (exit code, output, errors)``."""
+    return partial(call_tool, "convert_checkpoint")
 
 
 def test_the_script_writes_weights_and_config(tool, msra, tmp_path):

@@ -1,35 +1,21 @@
 """tools/check_dataset.py lists bad videos and exits accordingly."""
 
-import importlib.util
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
-
-from nlvideo.engine.script import run_script
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "tools/check_dataset.py"
 
 
 @pytest.fixture()
-def check(capsys):
-    """Run the tool in this process: ``check(*arguments) -> (exit code, output, errors)``."""
-    spec = importlib.util.spec_from_file_location("check_dataset", SCRIPT)
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
-
-    def run(*arguments):
-        status = 0
-        try:
-            run_script(tool.main, tool.build_parser(), arguments)
-        except SystemExit as stop:
-            status = stop.code or 0
-        return status, *capsys.readouterr()
-
-    return run
+def check(call_tool):
+    """``check(*arguments) -> (exit code, output, errors)``."""
+    return partial(call_tool, "check_dataset")
 
 
 def test_good_and_bad_datasets(tmp_path, make_video, check):

@@ -1,6 +1,5 @@
 """tools/prepare_dataset.py from the command line."""
 
-import importlib.util
 import json
 import sys
 from collections.abc import Callable
@@ -9,30 +8,18 @@ from pathlib import Path
 import pytest
 
 from nlvideo.data.datasets.official import FORMATS
-from nlvideo.engine.script import run_script
-
-SCRIPT = Path(__file__).resolve().parents[2] / "tools" / "prepare_dataset.py"
 
 
 @pytest.fixture()
-def prepare(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[str, str]]:
-    """Run the tool in this process: ``prepare(*arguments, code=0) -> (output, errors)``."""
-    spec = importlib.util.spec_from_file_location("prepare_dataset", SCRIPT)
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
-    monkeypatch.setattr(sys, "argv", [str(SCRIPT)])
+def prepare(call_tool: Callable, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[str, str]]:
+    """``prepare(*arguments, code=0) -> (output, errors)``."""
+    monkeypatch.setattr(sys, "argv", ["tools/prepare_dataset.py"])
 
     def run(*arguments: str, code: int = 0) -> tuple[str, str]:
         """Run it."""
-        status, error = 0, ""
-        try:
-            run_script(tool.main, tool.build_parser(), arguments)
-        except SystemExit as stop:
-            # The interpreter prints a text and exits with 1.
-            status, error = (1, f"{stop.code}\n") if isinstance(stop.code, str) else (stop.code or 0, "")
-        out, err = capsys.readouterr()
+        status, out, err = call_tool("prepare_dataset", *arguments)
         assert status == code, err
-        return out, err + error
+        return out, err
 
     return run
 

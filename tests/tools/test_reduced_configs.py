@@ -1,7 +1,7 @@
 """Every config takes one optimisation step and is tested, through the training script, at a reduced size."""
 
-import importlib.util
 import json
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -10,16 +10,11 @@ import pytest
 from nlvideo.config import load_cfg
 from nlvideo.model_zoo import get_config_file, list_networks
 
-ROOT = Path(__file__).resolve().parents[2]
-
 
 @pytest.fixture(scope="module")
-def train_net() -> ModuleType:
+def train_net(load_tool: Callable[[str], ModuleType]) -> ModuleType:
     """The script as a module: importing torch once serves all configs."""
-    spec = importlib.util.spec_from_file_location("train_net", ROOT / "tools" / "train_net.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_tool("train_net")
 
 
 @pytest.fixture(scope="module")

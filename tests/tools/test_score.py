@@ -1,34 +1,18 @@
 """tools/score.py as a user runs it."""
 
-import importlib.util
 import json
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 import pytest
 
-from nlvideo.engine.script import run_script
 from nlvideo.evaluation import Results, VideoScores, write_results
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture()
-def score(capsys):
-    """Run the tool in this process: ``score(*arguments) -> (exit code, output, errors)``."""
-    spec = importlib.util.spec_from_file_location("score", ROOT / "tools/score.py")
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
-
-    def run(*arguments):
-        status = 0
-        try:
-            run_script(tool.main, tool.build_parser(), arguments)
-        except SystemExit as stop:
-            status = stop.code or 0
-        return status, *capsys.readouterr()
-
-    return run
+def score(call_tool):
+    """``score(*arguments) -> (exit code, output, errors)``."""
+    return partial(call_tool, "score")
 
 
 @pytest.fixture()
