@@ -1,8 +1,9 @@
 """Files: paths and URLs through iopath, and writes that are whole or not there."""
 
+import json
 import os
 from collections.abc import Callable
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from iopath.common.file_io import HTTPURLHandler
 from iopath.common.file_io import PathManager as _PathManager
@@ -36,6 +37,18 @@ def atomic_write(path: str, write: Callable[[BinaryIO], object]) -> None:
             os.unlink(temporary)
         raise
     _sync_folder(folder)
+
+
+def write_json(path: str, content: Any) -> None:
+    """Write plain data as indented JSON, whole or not at all; folders are made.
+
+    Raises:
+        OSError: the file cannot be written.
+        TypeError: the content is more than dicts, lists, texts, numbers, booleans and None.
+    """
+    text = json.dumps(content, indent=1) + "\n"
+    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+    atomic_write(path, lambda file: file.write(text.encode()))
 
 
 def _sync_folder(folder: str) -> None:

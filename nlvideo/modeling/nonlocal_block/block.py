@@ -14,6 +14,7 @@ from torch import nn
 from nlvideo.config import CfgNode, configurable
 from nlvideo.layers.nonlocal_ops import (
     ALGORITHMS,
+    choose_algorithm,
     concatenation_aggregate,
     dot_product_aggregate,
     softmax_aggregate,
@@ -170,6 +171,18 @@ class NonLocalBlock(nn.Module):
         x = torch.empty(1, 1, *size, device="meta")
         query, key = (fold(u, self.attend, self.temporal_groups) for u in (x, self._pool(x)))
         return query.shape[0], query.shape[1], key.shape[1]
+
+    def algorithm_for(self, size: Sequence[int]) -> str:
+        """The algorithm that runs for a map of these axes: what "auto" stands for there.
+
+        Raises:
+            ValueError: for frames that do not split into the temporal groups.
+        """
+        if self.algorithm != "auto":
+            return self.algorithm
+        _, P, Q = self.attention_size(size)
+        key_dim = self.in_channels if self.pairwise == "gaussian" else self.inner_channels
+        return choose_algorithm(PAIRWISE[self.pairwise], P, Q, key_dim, self.inner_channels, device=self.g.weight.device)
 
     def extra_repr(self) -> str:
         """What the sub-modules do not show, for ``print(model)``."""

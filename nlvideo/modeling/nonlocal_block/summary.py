@@ -6,8 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from nlvideo.layers.nonlocal_ops import choose_algorithm
-from nlvideo.modeling.nonlocal_block.block import PAIRWISE, NonLocalBlock
+from nlvideo.modeling.nonlocal_block.block import NonLocalBlock
 from nlvideo.modeling.nonlocal_block.build import NONLOCAL
 from nlvideo.utils.analysis import count_gmacs, parameter_count, without_norms
 from nlvideo.utils.logger import create_table
@@ -73,10 +72,7 @@ def _describe(block: nn.Module, x: torch.Tensor) -> dict[str, Any]:
     if isinstance(block, NonLocalBlock):
         num_sets, P, Q = block.attention_size(x.shape[2:])
         pairs = f"{P} x {Q}" if num_sets == 1 else f"{num_sets} x ({P} x {Q})"
-        if algorithm == "auto":
-            device = next(block.parameters()).device
-            channels = block.in_channels if block.pairwise == "gaussian" else block.inner_channels
-            algorithm = choose_algorithm(PAIRWISE[block.pairwise], P, Q, channels, block.inner_channels, device=device)
+        algorithm = block.algorithm_for(x.shape[2:])
     return {
         "T x H x W": " x ".join(str(n) for n in x.shape[2:]),
         "P x Q": pairs,
