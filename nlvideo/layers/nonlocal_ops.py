@@ -5,7 +5,7 @@ algorithm, which builds the P x Q matrix of f, and an exact one that never does:
 
 | function | f | C(x) | without the matrix |
 |---|---|---|---|
-| ``softmax_aggregate`` | exp(scale q_i . k_j), Eqs. 2 and 3 | sum_j f | "fused": an attention kernel or row blocks |
+| ``softmax_aggregate`` | exp(scale q_i . k_j), Eqs. 2 and 3 | sum_j f | "fused": an attention kernel, row blocks, or half of the symmetric matrix |
 | ``dot_product_aggregate`` | q_i . k_j, Eq. 4 | Q | "reordered": q_i (sum_j k_j v_j^T) |
 | ``concatenation_aggregate`` | relu(a_i + b_j), Eq. 5 | Q | "sorted": prefix sums over the sorted keys |
 
@@ -23,6 +23,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from nlvideo.layers.precision import accumulation_dtype, without_autocast
 from nlvideo.layers.row_block_softmax import row_block_softmax
 from nlvideo.layers.sorted_relu import sorted_relu
+from nlvideo.layers.symmetric_softmax import symmetric_softmax
 
 ALGORITHMS = {
     "softmax": ("dense", "fused"),
@@ -34,6 +35,8 @@ ALGORITHMS = {
 SORTED_COST = {"cpu": 150, "cuda": 200}
 # A row of the matrix this many times shorter than a value is nothing beside the tensors that are kept in any case.
 SHORT_ROW = 4
+# Below it the panels of the symmetric algorithm are too small to be worth their launches.
+SYMMETRIC_POSITIONS = 512
 _FUSED_BACKENDS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.CUDNN_ATTENTION]
 
 
@@ -47,7 +50,8 @@ def softmax_aggregate(
         key_NQD: (N, Q, D).
         value_NQE: (N, Q, E).
         scale: factor of the logits: 1 in the paper, D ** -0.5 in the authors' code.
-        algorithm: "dense", "fused" or "auto".
+        algorithm: "dense", "fused" or "auto". Where queries and keys are one and the same tensor, as in the Gaussian form
+            without pooling, "fused" computes half of the symmetric logits.
 
     Returns:
         (N, P, E).
@@ -61,6 +65,8 @@ def softmax_aggregate(
         with without_autocast(query_NPD):
             logits_NPQ = query_NPD.to(dtype) @ key_NQD.to(dtype).transpose(1, 2) * scale
             return (logits_NPQ.softmax(dim=2) @ value_NQE.to(dtype)).to(value_NQE.dtype)
+    if query_NPD is key_NQD and query_NPD.shape[1] >= SYMMETRIC_POSITIONS:
+        return symmetric_softmax(query_NPD, value_NQE, scale=scale)
     # The kernels want one dtype. They sum in float32 themselves, so half-precision inputs may stay as they are.
     dtype = torch.promote_types(torch.promote_types(query_NPD.dtype, key_NQD.dtype), value_NQE.dtype)
     # One head, and contiguous: with channels that are not adjacent in memory PyTorch falls back, silently, to the

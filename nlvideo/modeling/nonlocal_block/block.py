@@ -119,7 +119,10 @@ class NonLocalBlock(nn.Module):
         Raises:
             ValueError: for another number of axes or channels, or frames that do not split into the temporal groups.
         """
-        theta_BPD, phi_BQD, g_BQE = (fold(u, self.attend, self.temporal_groups) for u in self._embed(x))
+        theta, phi, g = self._embed(x)
+        theta_BPD, g_BQE = (fold(u, self.attend, self.temporal_groups) for u in (theta, g))
+        # In the Gaussian form without pooling queries are keys, which halves the work where it is known.
+        phi_BQD = theta_BPD if phi is theta else fold(phi, self.attend, self.temporal_groups)
         if self.pairwise == "concatenation":
             y_BPE = concatenation_aggregate(theta_BPD[..., 0], phi_BQD[..., 0], g_BQE, algorithm=self.algorithm)
         elif self.pairwise == "dot_product":

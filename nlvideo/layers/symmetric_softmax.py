@@ -1,0 +1,133 @@
+"""softmax(scale * x x^T) value: the Gaussian form over all positions, where queries and keys are the same.
+
+The matrix of logits is symmetric, so half of it is enough: a panel of rows I with the keys from I's first on gives,
+read by rows, what the queries of I need of those keys, and, read by columns, what the queries behind I need of the keys
+of I. Backward likewise, and dx takes one product with x, not one for the queries and one for the keys:
+
+    dx_i = scale sum_j (dL_ij + dL_ji) x_j.
+
+A row of weights is met in parts here, so the softmax is the running one: the largest logit so far and the sum, with
+what was summed before scaled down whenever a larger one comes.
+
+Legend of shape suffixes: N batch, P positions, D channels of x, E value channels; i a panel's rows, r the rows from the
+panel's first on, b those behind the panel.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch.autograd.function import once_differentiable
+
+from nlvideo.layers.precision import accumulation_dtype, without_autocast
+from nlvideo.layers.row_block_softmax import tile_logits
+
+# Fewer panels save less of the symmetric half.
+_MIN_PANELS = 4
+
+
+def panels(num_positions: int, max_logits: int) -> Iterator[tuple[slice, slice, slice]]:
+    """Cut P rows into panels: (the panel, the rows from its first on, the rows behind it).
+
+    Args:
+        num_positions: P.
+        max_logits: bound on the logits of a panel.
+    """
+    P = num_positions
+    size = max(1, min(-(-P // _MIN_PANELS), max_logits // P))
+    for first in range(0, P, size):
+        yield slice(first, min(P, first + size)), slice(first, P), slice(min(P, first + size), P)
+
+
+class _RunningSoftmax:
+    """sum_j softmax_j(logits) v_j, from parts of the rows."""
+
+    def __init__(self, value_NPE: torch.Tensor):
+        N, P, _ = value_NPE.shape
+        self.sum_NPE = torch.zeros_like(value_NPE)
+        self.top_NP1 = value_NPE.new_full((N, P, 1), float("-inf"))
+        self.total_NP1 = value_NPE.new_zeros(N, P, 1)
+
+    def add(self, rows: slice, logits_Npk: torch.Tensor, value_NkE: torch.Tensor) -> None:
+        """Add the part of some rows that belongs to some keys."""
+        before_Np1 = self.top_NP1[:, rows]
+        top_Np1 = torch.maximum(before_Np1, logits_Npk.amax(2, keepdim=True))
+        shrink_Np1 = (before_Np1 - top_Np1).exp_()
+        weights_Npk = (logits_Npk - top_Np1).exp_()
+        self.total_NP1[:, rows] = self.total_NP1[:, rows] * shrink_Np1 + weights_Npk.sum(2, keepdim=True)
+        self.sum_NPE[:, rows].mul_(shrink_Np1).baddbmm_(weights_Npk, value_NkE)
+        self.top_NP1[:, rows] = top_Np1
+
+    def finish(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The weighted means (N, P, E), and the logarithm of each row's sum of exponentials (N, P, 1)."""
+        return self.sum_NPE.div_(self.total_NP1), self.top_NP1 + self.total_NP1.log_()
+
+
+class _SymmetricSoftmax(torch.autograd.Function):
+    """Keeps x, the values, the output and the log-sum-exp of each row for backward: O(N P (D + E))."""
+
+    @staticmethod
+    def forward(ctx: Any, x_NPD: torch.Tensor, value_NPE: torch.Tensor, scale: float, max_logits: int) -> torch.Tensor:
+        """(N, P, D), (N, P, E) -> (N, P, E), in the accumulation dtype."""
+        dtype = accumulation_dtype(x_NPD, value_NPE)
+        saved = (x_NPD, value_NPE)
+        x_NPD, value_NPE = x_NPD.to(dtype), value_NPE.to(dtype)
+        running = _RunningSoftmax(value_NPE)
+        for i, r, b in panels(x_NPD.shape[1], max_logits):
+            logits_Nir = torch.bmm(x_NPD[:, i] * scale, x_NPD[:, r].transpose(1, 2))
+            running.add(i, logits_Nir, value_NPE[:, r])
+            if b.start < b.stop:
+                running.add(b, logits_Nir[:, :, b.start - i.start :].transpose(1, 2), value_NPE[:, i])
+        out_NPE, logsumexp_NP1 = running.finish()
+        ctx.save_for_backward(*saved, out_NPE, logsumexp_NP1)
+        ctx.scale, ctx.max_logits = scale, max_logits
+        return out_NPE
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_NPE: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """(N, P, E) -> gradients of x and the values."""
+        x_NPD, value_NPE, out_NPE, logsumexp_NP1 = ctx.saved_tensors
+        dtypes = x_NPD.dtype, value_NPE.dtype
+        x_NPD, value_NPE = x_NPD.to(out_NPE.dtype), value_NPE.to(out_NPE.dtype)
+        grad_x, grad_value = torch.zeros_like(x_NPD), torch.zeros_like(value_NPE)
+        with without_autocast(x_NPD):
+            # Row i of the softmax's Jacobian needs sum_j weight_ij (grad_i . value_j), which is grad_i . out_i.
+            dot_NP1 = (grad_NPE * out_NPE).sum(2, keepdim=True)
+            for i, r, b in panels(x_NPD.shape[1], ctx.max_logits):
+                size = i.stop - i.start
+                logits_Nir = torch.bmm(x_NPD[:, i] * ctx.scale, x_NPD[:, r].transpose(1, 2))
+                # By rows: the queries of the panel, all keys from its first on.
+                weights_Nir = (logits_Nir - logsumexp_NP1[:, i]).exp_()
+                grad_value[:, r].baddbmm_(weights_Nir.transpose(1, 2), grad_NPE[:, i])
+                both_Nir = torch.bmm(grad_NPE[:, i], value_NPE[:, r].transpose(1, 2))
+                both_Nir.sub_(dot_NP1[:, i]).mul_(weights_Nir)
+                # The panel's own square holds both directions: dL + dL^T.
+                both_Nir[:, :, :size] += both_Nir[:, :, :size].transpose(1, 2).clone()
+                if b.start < b.stop:
+                    # By columns: the queries behind the panel, the keys of the panel.
+                    weights_Nib = logits_Nir[:, :, size:].sub_(logsumexp_NP1[:, b].transpose(1, 2)).exp_()
+                    grad_value[:, i].baddbmm_(weights_Nib, grad_NPE[:, b])
+                    grad_logits_Nib = torch.bmm(value_NPE[:, i], grad_NPE[:, b].transpose(1, 2))
+                    both_Nir[:, :, size:] += grad_logits_Nib.sub_(dot_NP1[:, b].transpose(1, 2)).mul_(weights_Nib)
+                    grad_x[:, b].baddbmm_(both_Nir[:, :, size:].transpose(1, 2), x_NPD[:, i], alpha=ctx.scale)
+                grad_x[:, i].baddbmm_(both_Nir, x_NPD[:, r], alpha=ctx.scale)
+        return grad_x.to(dtypes[0]), grad_value.to(dtypes[1]), None, None
+
+
+def symmetric_softmax(
+    x_NPD: torch.Tensor, value_NPE: torch.Tensor, *, scale: float, max_logits: int | None = None
+) -> torch.Tensor:
+    """softmax over j of scale * (x_i . x_j), times the values: (N, P, E), in the values' dtype.
+
+    Args:
+        x_NPD: (N, P, D), queries and keys in one.
+        value_NPE: (N, P, E).
+        scale: factor of the logits.
+        max_logits: logits of one sample held at a time. None: by device.
+    """
+    if max_logits is None:
+        max_logits = tile_logits(x_NPD.device)
+    with without_autocast(x_NPD):
+        out_NPE = _SymmetricSoftmax.apply(x_NPD, value_NPE, scale, max_logits)
+    return out_NPE.to(value_NPE.dtype)
