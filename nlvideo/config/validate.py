@@ -17,7 +17,7 @@ _ALLOWED: dict[str, tuple] = {
     "MODEL.NONLOCAL.PAIRWISE": ("gaussian", "embedded_gaussian", "dot_product", "concatenation"),
     "MODEL.NONLOCAL.ATTEND": ("space", "time", "spacetime"),
     "MODEL.NONLOCAL.NORM": ("same", "BN", "SyncBN", "FrozenBN", "none"),
-    "MODEL.NONLOCAL.ALGORITHM": ("auto", "dense", "fused", "reordered", "sorted"),
+    "MODEL.NONLOCAL.ALGORITHM": ("auto", "dense", "fused", "reordered", "folded", "sorted"),
     "INPUT.SHORT_VIDEO": ("wrap", "clamp", "error"),
     "SOLVER.OPTIMIZER": ("SGD", "AdamW"),
     "SOLVER.LR_SCHEDULE": ("step", "cosine"),

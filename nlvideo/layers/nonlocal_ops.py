@@ -63,17 +63,17 @@ def softmax_aggregate(
     if algorithm == "dense":
         dtype = accumulation_dtype(query_NPD, key_NQD, value_NQE)
         with without_autocast(query_NPD):
-            logits_NPQ = query_NPD.to(dtype) @ key_NQD.to(dtype).transpose(1, 2) * scale
+            logits_NPQ = (query_NPD.to(dtype) * scale) @ key_NQD.to(dtype).transpose(1, 2)
             return (logits_NPQ.softmax(dim=2) @ value_NQE.to(dtype)).to(value_NQE.dtype)
     if query_NPD is key_NQD and query_NPD.shape[1] >= SYMMETRIC_POSITIONS:
         return symmetric_softmax(query_NPD, value_NQE, scale=scale)
     # The kernels want one dtype. They sum in float32 themselves, so half-precision inputs may stay as they are.
     dtype = torch.promote_types(torch.promote_types(query_NPD.dtype, key_NQD.dtype), value_NQE.dtype)
+    if not _has_fused_kernel(query_NPD, key_NQD, value_NQE, dtype):
+        return row_block_softmax(query_NPD, key_NQD, value_NQE, scale=scale)
     # One head, and contiguous: with channels that are not adjacent in memory PyTorch falls back, silently, to the
     # implementation that builds the matrix.
     query, key, value = (t.to(dtype).contiguous()[:, None] for t in (query_NPD, key_NQD, value_NQE))
-    if not _has_fused_kernel(query, key, value):
-        return row_block_softmax(query_NPD, key_NQD, value_NQE, scale=scale)
     with without_autocast(query), sdpa_kernel(_FUSED_BACKENDS):
         return F.scaled_dot_product_attention(query, key, value, scale=scale)[:, 0].to(value_NQE.dtype)
 
@@ -180,7 +180,8 @@ def _resolve(form: str, algorithm: str, query: torch.Tensor, key: torch.Tensor, 
     shapes = [tuple(t.shape) for t in (query, key, value)]
     if any(len(shape) != 3 for shape in shapes):
         raise ValueError(f"query, key and value must be (batch, positions, channels), got {shapes}")
-    if len({shape[0] for shape in shapes}) > 1 or key.shape[1] != value.shape[1] or query.shape[2] != key.shape[2]:
+    # No set of the sizes: an exported batch size cannot be hashed.
+    if not shapes[0][0] == shapes[1][0] == shapes[2][0] or key.shape[1] != value.shape[1] or query.shape[2] != key.shape[2]:
         raise ValueError(f"query (N, P, D), key (N, Q, D) and value (N, Q, E) do not fit: {shapes}")
     if key.shape[1] == 0:
         raise ValueError(f"there are no keys: {shapes}")
@@ -193,16 +194,18 @@ def _resolve(form: str, algorithm: str, query: torch.Tensor, key: torch.Tensor, 
     return algorithm
 
 
-def _has_fused_kernel(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> bool:
-    """Whether PyTorch has an attention kernel without the matrix for (N, 1, positions, channels) tensors like these."""
+def _has_fused_kernel(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, dtype: torch.dtype) -> bool:
+    """Whether PyTorch has an attention kernel without the matrix that is best for tensors like these in this dtype."""
     if query.is_cuda:
         from torch.backends import cuda
 
-        params = cuda.SDPAParams(query, key, value, None, 0.0, False, False)
+        one_head = [t.to(dtype)[:, None] for t in (query[:, :1], key[:, :1], value[:, :1])]
+        params = cuda.SDPAParams(*one_head, None, 0.0, False, False)
         return (
             cuda.can_use_flash_attention(params)
             or cuda.can_use_efficient_attention(params)
             or cuda.can_use_cudnn_attention(params)
         )
-    # The CPU kernel (checked with PyTorch 2.15) takes any floating dtype, but one size for keys and values.
-    return query.device.type == "cpu" and key.shape[3] == value.shape[3]
+    # On the CPU (checked with PyTorch 2.15) row blocks are as fast, keep less for backward and need no copy of a map whose
+    # channels are apart; but they widen half-precision tensors. The kernel wants one size of keys and values.
+    return query.device.type == "cpu" and dtype.itemsize < 4 and key.shape[2] == value.shape[2]

@@ -17,6 +17,7 @@ Legend of shape suffixes: N batch, P queries, Q keys, E value channels.
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
 from nlvideo.layers.precision import accumulation_dtype, without_autocast
@@ -34,10 +35,7 @@ def _take(source_NQE: torch.Tensor, index_NP: torch.Tensor) -> torch.Tensor:
 
 def _prefix_sums(rows_NQE: torch.Tensor) -> torch.Tensor:
     """Sums of the first 0, 1, ..., Q rows: (N, Q + 1, E)."""
-    N, Q, E = rows_NQE.shape
-    sums = rows_NQE.new_zeros(N, Q + 1, E)
-    torch.cumsum(rows_NQE, 1, out=sums[:, 1:])
-    return sums
+    return F.pad(rows_NQE, (0, 0, 1, 0)).cumsum_(1)
 
 
 class _SortedRelu(torch.autograd.Function):

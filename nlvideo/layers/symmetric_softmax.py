@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
-from nlvideo.layers.precision import accumulation_dtype, without_autocast
-from nlvideo.layers.row_block_softmax import tile_logits
+from nlvideo.layers.precision import without_autocast
+from nlvideo.layers.row_block_softmax import tile_logits, widened_rows
 
 # Fewer panels save less of the symmetric half.
 _MIN_PANELS = 4
@@ -69,9 +69,8 @@ class _SymmetricSoftmax(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_NPD: torch.Tensor, value_NPE: torch.Tensor, scale: float, max_logits: int) -> torch.Tensor:
         """(N, P, D), (N, P, E) -> (N, P, E), in the accumulation dtype."""
-        dtype = accumulation_dtype(x_NPD, value_NPE)
         saved = (x_NPD, value_NPE)
-        x_NPD, value_NPE = x_NPD.to(dtype), value_NPE.to(dtype)
+        x_NPD, value_NPE = widened_rows(x_NPD, value_NPE)
         running = _RunningSoftmax(value_NPE)
         for i, r, b in panels(x_NPD.shape[1], max_logits):
             logits_Nir = torch.bmm(x_NPD[:, i] * scale, x_NPD[:, r].transpose(1, 2))
@@ -89,7 +88,8 @@ class _SymmetricSoftmax(torch.autograd.Function):
         """(N, P, E) -> gradients of x and the values."""
         x_NPD, value_NPE, out_NPE, logsumexp_NP1 = ctx.saved_tensors
         dtypes = x_NPD.dtype, value_NPE.dtype
-        x_NPD, value_NPE = x_NPD.to(out_NPE.dtype), value_NPE.to(out_NPE.dtype)
+        x_NPD, value_NPE = widened_rows(x_NPD, value_NPE)
+        grad_NPE = grad_NPE.contiguous()
         grad_x, grad_value = torch.zeros_like(x_NPD), torch.zeros_like(value_NPE)
         with without_autocast(x_NPD):
             # Row i of the softmax's Jacobian needs sum_j weight_ij (grad_i . value_j), which is grad_i . out_i.

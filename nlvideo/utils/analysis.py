@@ -16,7 +16,7 @@ from nlvideo.utils.logger import create_table
 
 # The algorithms of a non-local block besides the dense one. How many multiply-adds they save depends on shape and
 # device, so that the agreed count of a network is that of the dense products.
-_ALGORITHMS = ("auto", "fused", "reordered", "sorted")
+_ALGORITHMS = ("auto", "fused", "reordered", "folded", "sorted")
 
 
 def parameter_count(module: nn.Module) -> int:

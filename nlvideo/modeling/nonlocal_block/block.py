@@ -10,8 +10,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint as recomputed
 
 from nlvideo.config import CfgNode, configurable
+from nlvideo.layers.folded_dot_product import Linear, folded_dot_product, folding_pays
 from nlvideo.layers.nonlocal_ops import (
     ALGORITHMS,
     choose_algorithm,
@@ -32,6 +34,11 @@ PAIRWISE = {
     "embedded_gaussian": "softmax",
     "dot_product": "dot_product",
     "concatenation": "concatenation",
+}
+# What a block may do: an algorithm of its sum, or one that includes the projections.
+BLOCK_ALGORITHMS = {
+    pairwise: (*ALGORITHMS[form], "folded") if form == "dot_product" else ALGORITHMS[form]
+    for pairwise, form in PAIRWISE.items()
 }
 
 
@@ -60,8 +67,10 @@ class NonLocalBlock(nn.Module):
         norm: norm behind W_z: "BN" (Sec. 4.1), "SyncBN", "FrozenBN" or "none".
         zero_init: start as the identity (Sec. 4.1): the norm's weight is zero, or W_z where the norm does not train.
         init_std: standard deviation of the convolutions' weights (authors' code: 0.01); None: He et al. (Sec. 4.1).
-        algorithm: "dense", "auto", or the exact one without the P x Q matrix: "fused" (both Gaussians), "reordered"
-            (dot product), "sorted" (concatenation). A plain attribute, which may be changed at any time.
+        algorithm: "dense", "auto", or an exact one without the P x Q matrix: "fused" (both Gaussians), "reordered"
+            (dot product), "folded" (dot product, where nothing is pooled behind a projection), "sorted" (concatenation).
+            A plain attribute, which may be changed at any time.
+        checkpoint: keep nothing for backward but x and the norm's input, and compute the rest once more there.
 
     Raises:
         ValueError: for a value that is not allowed.
@@ -73,6 +82,7 @@ class NonLocalBlock(nn.Module):
         pairwise: str = "embedded_gaussian", attend: str = "spacetime", temporal_groups: int = 1,
         subsample: bool = True, pool_first: bool = True, scale: bool = True, norm: str | None = "BN",
         zero_init: bool = True, init_std: float | None = 0.01, algorithm: str = "auto",
+        checkpoint: bool = False,
     ):
         super().__init__()
         _check_arguments(dim, pairwise, attend, temporal_groups, algorithm)
@@ -81,7 +91,7 @@ class NonLocalBlock(nn.Module):
         self.dim, self.pairwise, self.attend, self.temporal_groups = dim, pairwise, attend, temporal_groups
         self.subsample, self.pool_first = subsample and attend != "time", pool_first
         self.scale = self.inner_channels**-0.5 if scale else 1.0
-        self.algorithm = algorithm
+        self.algorithm, self.checkpoint = algorithm, checkpoint
 
         conv = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[dim - 1]
         embedded = pairwise != "gaussian"
@@ -111,6 +121,7 @@ class NonLocalBlock(nn.Module):
             "zero_init": node.ZERO_INIT,
             "init_std": node.INIT_STD or None,
             "algorithm": node.ALGORITHM,
+            "checkpoint": node.CHECKPOINT,
         }
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -119,6 +130,19 @@ class NonLocalBlock(nn.Module):
         Raises:
             ValueError: for another number of axes or channels, or frames that do not split into the temporal groups.
         """
+        self._check_map(x)
+        if self.checkpoint and torch.is_grad_enabled():
+            # The norm stays outside: it must see the batch once.
+            y = recomputed(self._weighted_sum, x, use_reentrant=False, preserve_rng_state=False)
+        else:
+            y = self._weighted_sum(x)
+        return x + self.bn(y)
+
+    def _weighted_sum(self, x: torch.Tensor) -> torch.Tensor:
+        """W_z y: (N, C, T, H, W) -> (N, C, T, H, W)."""
+        lowered = x.dtype.itemsize < 4 or x.device.type != "meta" and torch.is_autocast_enabled(x.device.type)
+        if self.algorithm_for(x.shape[2:], lowered=lowered) == "folded":
+            return self._folded(x)
         theta, phi, g = self._embed(x)
         theta_BPD, g_BQE = (fold(u, self.attend, self.temporal_groups) for u in (theta, g))
         # In the Gaussian form without pooling queries are keys, which halves the work where it is known.
@@ -129,8 +153,21 @@ class NonLocalBlock(nn.Module):
             y_BPE = dot_product_aggregate(theta_BPD, phi_BQD, g_BQE, algorithm=self.algorithm)
         else:
             y_BPE = softmax_aggregate(theta_BPD, phi_BQD, g_BQE, scale=self.scale, algorithm=self.algorithm)
-        y = unfold(y_BPE, x, self.attend, self.temporal_groups)
-        return x + self.bn(self.out(y))
+        return self.out(unfold(y_BPE, x, self.attend, self.temporal_groups))
+
+    def _folded(self, x: torch.Tensor) -> torch.Tensor:
+        """W_z y of the dot-product form by one C x C matrix per set of positions."""
+        if self._pools_embeddings:
+            raise ValueError("algorithm 'folded': keys are pooled behind phi and g, allowed: pool_first or no subsample")
+        dtype = accumulation_dtype(x, self.out.weight)
+        with without_autocast(x):
+            theta, phi, g, out = (
+                Linear(conv.weight.flatten(1).to(dtype), conv.bias.to(dtype))
+                for conv in (self.theta, self.phi, self.g, self.out)
+            )
+            x_BPC, keys_BQC = (fold(u.to(dtype), self.attend, self.temporal_groups) for u in (x, self._pool(x)))
+            z_BPC = folded_dot_product(x_BPC, keys_BQC, theta=theta, phi=phi, g=g, out=out)
+        return unfold(z_BPC, x, self.attend, self.temporal_groups).to(x.dtype)
 
     @torch.no_grad()
     def attention(self, x: torch.Tensor, positions: Sequence[int | Sequence[int]]) -> torch.Tensor:
@@ -148,6 +185,7 @@ class NonLocalBlock(nn.Module):
         Raises:
             ValueError: for a position outside the map, and as in ``forward``.
         """
+        self._check_map(x)
         theta, phi, _ = self._embed(x)
         flat_K = locate(positions, x.shape[2:]).to(x.device)
         mask = attended(flat_K, video_size(x), video_size(phi), self.attend, self.temporal_groups)
@@ -175,8 +213,13 @@ class NonLocalBlock(nn.Module):
         query, key = (fold(u, self.attend, self.temporal_groups) for u in (x, self._pool(x)))
         return query.shape[0], query.shape[1], key.shape[1]
 
-    def algorithm_for(self, size: Sequence[int]) -> str:
+    def algorithm_for(self, size: Sequence[int], lowered: bool = False) -> str:
         """The algorithm that runs for a map of these axes: what "auto" stands for there.
+
+        Args:
+            size: T, H, W, or fewer axes.
+            lowered: x is in half precision or autocast is on. The folded form would make its sums in float32, and lose
+                to projections in half precision.
 
         Raises:
             ValueError: for frames that do not split into the temporal groups.
@@ -184,6 +227,9 @@ class NonLocalBlock(nn.Module):
         if self.algorithm != "auto":
             return self.algorithm
         _, P, Q = self.attention_size(size)
+        may_fold = self.pairwise == "dot_product" and not lowered and not self._pools_embeddings
+        if may_fold and folding_pays(P, Q, self.in_channels, self.inner_channels):
+            return "folded"
         key_dim = self.in_channels if self.pairwise == "gaussian" else self.inner_channels
         return choose_algorithm(PAIRWISE[self.pairwise], P, Q, key_dim, self.inner_channels, device=self.g.weight.device)
 
@@ -200,9 +246,6 @@ class NonLocalBlock(nn.Module):
 
         For the concatenation form theta and phi are what Eq. 5 needs of them, w_theta . theta and w_phi . phi.
         """
-        if x.dim() != self.dim + 2 or x.shape[1] != self.in_channels:
-            axes = ("(N, {}, L)", "(N, {}, H, W)", "(N, {}, T, H, W)")[self.dim - 1].format(self.in_channels)
-            raise ValueError(f"expected a map {axes}, got {tuple(x.shape)}")
         x_hat = self._pool(x) if self.pool_first else x
         g = self.g(x_hat)
         if self.pairwise == "concatenation":
@@ -212,6 +255,16 @@ class NonLocalBlock(nn.Module):
             phi = phi if self.pool_first else self._pool(phi)
         return theta, phi, g if self.pool_first else self._pool(g)
 
+    def _check_map(self, x: torch.Tensor) -> None:
+        if x.dim() != self.dim + 2 or x.shape[1] != self.in_channels:
+            axes = ("(N, {}, L)", "(N, {}, H, W)", "(N, {}, T, H, W)")[self.dim - 1].format(self.in_channels)
+            raise ValueError(f"expected a map {axes}, got {tuple(x.shape)}")
+
+    @property
+    def _pools_embeddings(self) -> bool:
+        """Whether the max lies behind phi and g, so that these are not linear in x any more."""
+        return self.subsample and not self.pool_first
+
     def _pool(self, u: torch.Tensor) -> torch.Tensor:
         return max_pool_space(u) if self.subsample else u
 
@@ -219,7 +272,7 @@ class NonLocalBlock(nn.Module):
         """w_theta . theta(x) and w_phi . phi(x_hat), (N, 1, T, H, W) and (N, 1, T, H', W'), in float32 or wider."""
         w_theta, w_phi = self.concat.weight.flatten().chunk(2)
         theta = project_conv(x, self.theta, w_theta)
-        if self.subsample and not self.pool_first:  # the max lies between phi and w_phi, which cannot be folded then
+        if self._pools_embeddings:  # the max lies between phi and w_phi, which cannot be folded then
             return theta, project(self._pool(self.phi(x_hat)), w_phi)
         return theta, project_conv(x_hat, self.phi, w_phi)
 
@@ -250,6 +303,6 @@ def _check_arguments(dim: int, pairwise: str, attend: str, temporal_groups: int,
         raise ValueError(f"temporal_groups: got {temporal_groups}, allowed: 1 or more")
     if temporal_groups > 1 and (dim != 3 or attend == "space"):
         raise ValueError(f"temporal_groups: got {temporal_groups}, allowed: 1 with dim={dim} and attend={attend!r}")
-    algorithms = ("auto", *ALGORITHMS[PAIRWISE[pairwise]])
+    algorithms = ("auto", *BLOCK_ALGORITHMS[pairwise])
     if algorithm not in algorithms:
         raise one_of(f"algorithm with pairwise={pairwise!r}", algorithm, algorithms)
