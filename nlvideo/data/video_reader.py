@@ -1,69 +1,85 @@
 """``VideoReader``: frames of a video file by their exact index."""
 
-import bisect
 import contextlib
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from fractions import Fraction
+from typing import TypeVar
 
 import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
+from nlvideo.data.frame_decoder import FrameDecoder
+from nlvideo.data.video_errors import VideoDecodeError
+from nlvideo.data.video_index import IndexCache, VideoIndex
+from nlvideo.utils.time_limit import TimeLimit, TimeLimitExceeded
 
-class VideoDecodeError(RuntimeError):
-    """A video that cannot be read; ``path`` says which one and ``reason`` why. It pickles across workers."""
+__all__ = ["DEFAULT_TIMEOUT_SEC", "VideoDecodeError", "VideoReader", "rows_by_index"]
 
-    def __init__(self, path: str, reason: str):
-        super().__init__(path, reason)
-        self.path = path
-        self.reason = reason
+# A sound file of any size opens, and any frame decodes, in less, also from a slow network disk.
+DEFAULT_TIMEOUT_SEC = 60.0
 
-    def __str__(self) -> str:
-        return f"{self.path}: {self.reason}"
-
-
-class _TimestampMismatch(Exception):
-    """The decoder's timestamps are not those of the packets, so frames must be found by counting."""
+Result = TypeVar("Result")
 
 
 class VideoReader:
     """Random access to the frames of one video, exact to the frame; a context manager that always closes the file.
 
-    Opening reads the packets without decoding them: their sorted timestamps number the frames, and the key-frames
-    among them are the places where decoding can start. ``get_frames`` starts from the last key-frame at or before a
-    wanted frame, decodes on one thread (the loader's workers are the parallelism), and converts to RGB only what is
-    wanted. A file whose decoded timestamps disagree with its packets, as in some AVI files, is decoded from its
-    beginning and counted instead. A frame that the decoder had to conceal because its data is damaged is returned as
-    the decoder made it.
+    Opening reads the packets without decoding them, or their index from a cache: their sorted timestamps number the
+    frames, and the key-frames among them are the places where decoding can start. ``get_frames`` decodes, on one thread,
+    what the wanted frames need (``FrameDecoder``) and converts to RGB only what is wanted. Where packets have no
+    timestamps of their own, as in raw H.264, opening decodes the file once to count its frames, and reading starts from
+    its beginning. A frame that the decoder had to conceal because its data is damaged is returned as the decoder made
+    it.
+
+    A reader may be used again after a fork: it then opens the file anew.
+
+    Args:
+        path: the file.
+        timeout_sec: a file that takes longer to open, or to give its next frame, is given up, even where it hangs
+            inside FFmpeg; 0: never. Default: see ``DEFAULT_TIMEOUT_SEC``.
+        index_dir: folder where indices are kept, so that later openings need not read all packets; None: nowhere.
 
     Attributes:
         num_frames: frames in the video stream (FFmpeg's "best" one where there are several).
         fps: average frames per second, for display; time intervals are looked up in the timestamps.
         height, width: size of the returned frames, pixels.
         rotation: counter-clockwise degrees by which the file's metadata turns the stored frames: 0, 90, 180 or 270.
+        num_decoded: frames decoded so far.
 
     Raises:
-        VideoDecodeError: the file is missing, empty, truncated, not a video or damaged.
+        VideoDecodeError: the file is missing, empty, truncated, not a video or damaged, or it takes too long.
     """
 
-    def __init__(self, path: str | os.PathLike):
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        timeout_sec: float = DEFAULT_TIMEOUT_SEC,
+        index_dir: str | os.PathLike | None = None,
+    ):
         self.path = os.fspath(path)
+        self._timeout_sec = timeout_sec
         # One scaler for all frames: a frame's own conversion sets up a scaler, and its threads, every time.
         self._reformatter = VideoReformatter()
-        self._count_frames = False
         self._geometry: tuple[int, int, int] | None = None
-        self._container = None
-        with self._errors():
-            try:
-                self._open()
-                self._read_packets()
-            except BaseException:
-                self.close()
-                raise
+        cache = IndexCache(index_dir) if index_dir else None
+        index = cache.load(self.path) if cache else None
+        self._open(index)
+        if index:
+            self._geometry = index.geometry
+        elif cache:
+            self._keep_index(cache)
 
-    def get_frames(self, indices: Sequence[int]) -> np.ndarray:
+    def get_frames(self, indices: Sequence[int], short_side: int | None = None) -> np.ndarray:
         """Return frames by index, in the order given; an index may occur several times.
+
+        Args:
+            indices: of the frames.
+            short_side: scale frames to this short side, pixels, bilinearly, while they are converted: faster than
+                afterwards, and not the same to the last bit. None: as they are.
 
         Returns:
             uint8 (T, H, W, 3), RGB, with the file's rotation applied.
@@ -73,28 +89,47 @@ class VideoReader:
             VideoDecodeError: a wanted frame cannot be decoded.
         """
         rows = rows_by_index(self.path, indices, self.num_frames)
-        frames = None
-        with self._errors():
-            for index, frame in self._decode(sorted(rows)):
-                image = self._to_rgb(frame)
+
+        def read() -> np.ndarray:
+            frames = None
+            for index, frame in self._decoder.frames(sorted(rows)):
+                image = self._to_rgb(frame, short_side)
                 if frames is None:
                     frames = np.empty((len(indices), *image.shape), np.uint8)
                 if image.shape != frames.shape[1:]:
                     sizes = f"from {frames.shape[1:3]} to {image.shape[:2]}"
                     raise VideoDecodeError(self.path, f"the frame size changes {sizes}")
                 frames[rows[index]] = image
-        return frames
+            return frames
+
+        return self._run(read)
 
     def index_at(self, seconds: float) -> int:
         """Return the index of the first frame shown at or after ``seconds`` from the start of the video.
 
         Past the end it is ``num_frames``.
         """
-        if not self._pts:
+        pts = self._index.frame_pts
+        if not len(pts):
             return min(self.num_frames, max(0, int(np.ceil(seconds * self.fps - 1e-6))))
         # Timestamps are rounded to the time base: half a tick decides no frame.
-        ticks = self._pts[0] + Fraction(seconds).limit_denominator(10**6) / self._stream.time_base - Fraction(1, 2)
-        return bisect.bisect_left(self._pts, ticks)
+        ticks = int(pts[0]) + Fraction(seconds).limit_denominator(10**6) / self._index.time_base - Fraction(1, 2)
+        return int(np.searchsorted(pts, math.ceil(ticks)))
+
+    def get_frames_at(self, seconds: Sequence[float], short_side: int | None = None) -> np.ndarray:
+        """Return the frames that are on the screen at some times, counted from the start of the video.
+
+        Before the start it is the first frame, and past the end the last.
+
+        Returns:
+            as ``get_frames``.
+
+        Raises:
+            VideoDecodeError: a wanted frame cannot be decoded.
+        """
+        # The frame on the screen is the one before the first that is shown later.
+        tick = float(self._index.time_base)
+        return self.get_frames([max(0, self.index_at(time + tick) - 1) for time in seconds], short_side)
 
     def check(self) -> None:
         """Decode the whole video without converting it.
@@ -102,9 +137,22 @@ class VideoReader:
         Raises:
             VideoDecodeError: some frame cannot be decoded.
         """
-        with self._errors():
-            for _ in self._decode(range(self.num_frames)):
+
+        def read() -> None:
+            for _ in self._decoder.frames(range(self.num_frames)):
                 pass
+
+        self._run(read)
+
+    @property
+    def num_frames(self) -> int:
+        """Frames in the video stream."""
+        return self._index.num_frames
+
+    @property
+    def fps(self) -> float:
+        """Average frames per second; 0.0 where unknown."""
+        return self._index.fps
 
     @property
     def height(self) -> int:
@@ -121,11 +169,15 @@ class VideoReader:
         """Counter-clockwise degrees by which the file's metadata turns the stored frames."""
         return self._get_geometry()[2]
 
+    @property
+    def num_decoded(self) -> int:
+        """Frames that came out of the decoder so far."""
+        return self._decoder.num_decoded
+
     def close(self) -> None:
         """Close the file; may be called more than once."""
-        if self._container is not None:
-            self._container.close()
-            self._container = None
+        if not self._limit.abandoned:
+            self._decoder.close()
 
     def __enter__(self) -> "VideoReader":
         return self
@@ -133,93 +185,47 @@ class VideoReader:
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
-    def _open(self) -> None:
-        self.close()
-        self._container = av.open(self.path)
-        self._stream = self._container.streams.best("video")
-        if self._stream is None:
-            raise VideoDecodeError(self.path, "no video stream")
-        self._stream.codec_context.thread_count = 1
-        self._stream.codec_context.thread_type = "NONE"
+    def _open(self, index: VideoIndex | None) -> None:
+        self._pid = os.getpid()
+        self._limit = TimeLimit(self._timeout_sec)
+        self._decoder = FrameDecoder(self.path, self._limit)
+        try:
+            self._run(lambda: self._decoder.open(index))
+        except BaseException:
+            self.close()
+            raise
+        self._index = self._decoder.index
 
-    def _read_packets(self) -> None:
-        """Number the frames by the timestamps of their packets and find the key-frames."""
-        pts, key_pts, num_packets = [], [], 0
-        for packet in self._container.demux(self._stream):
-            if packet.size == 0:  # the demuxer's way to say that this is the end
-                continue
-            num_packets += 1
-            if packet.is_discard:  # cut off by an edit list
-                continue
-            pts.append(packet.pts)
-            if packet.is_keyframe:
-                key_pts.append(packet.pts)
-        if not pts:
-            raise VideoDecodeError(self.path, "no frames in the video stream")
-        # Only this family of containers counts its frames reliably in the header.
-        if "mp4" in self._container.format.name and num_packets < self._stream.frames:
-            raise VideoDecodeError(self.path, f"truncated: {num_packets} of {self._stream.frames} frames")
-        self.num_frames = len(pts)
-        self.fps = float(self._stream.average_rate or self._stream.guessed_rate or 0)
-        self._count_frames = None in pts or len(set(pts)) < len(pts)
-        self._pts = [] if self._count_frames else sorted(pts)
-        self._keys = [] if self._count_frames else sorted({0, *(bisect.bisect_left(self._pts, p) for p in key_pts)})
+    def _run(self, work: Callable[[], Result]) -> Result:
+        """Return what ``work`` returns, within the time limit and with one kind of error."""
+        if self._limit.abandoned:
+            raise VideoDecodeError(self.path, "given up before")
+        if self._pid != os.getpid():
+            # The parent's file shares its position with ours.
+            self._open(self._index)
+        with self._errors():
+            return self._limit.run(work, cleanup=self._decoder.close)
 
-    def _decode(self, wanted: Sequence[int]) -> Iterator[tuple[int, av.VideoFrame]]:
-        """Yield (index, decoded frame) for increasing indices; again from the start if it must count frames instead."""
-        if not self._count_frames:
-            try:
-                yield from self._pick(wanted, self._key_before, self._run_from)
-                return
-            except _TimestampMismatch:
-                self._count_frames = True
-        self._open()
-        yield from self._pick(wanted, lambda index: 0, lambda first: enumerate(self._container.decode(self._stream)))
+    def _keep_index(self, cache: IndexCache) -> None:
+        # A full or read-only disk costs time, not the video.
+        with contextlib.suppress(OSError):
+            cache.save(self.path, replace(self._index, geometry=self._get_geometry()))
 
-    def _pick(
-        self,
-        wanted: Sequence[int],
-        start_of: Callable[[int], int],
-        run_from: Callable[[int], Iterator[tuple[int, av.VideoFrame]]],
-    ) -> Iterator[tuple[int, av.VideoFrame]]:
-        """Yield the wanted frames out of runs of decoded ones, with a new run wherever that skips frames."""
-        run, position = iter(()), -1
-        for target in wanted:
-            first = start_of(target)
-            if first > position:
-                run, position = run_from(first), first
-            for index, frame in run:
-                position = index + 1
-                if index == target:
-                    yield index, frame
-                    break
-            else:
-                raise VideoDecodeError(self.path, f"frame {target} of {self.num_frames} could not be decoded")
-
-    def _key_before(self, index: int) -> int:
-        return self._keys[bisect.bisect_right(self._keys, index) - 1]
-
-    def _run_from(self, first: int) -> Iterator[tuple[int, av.VideoFrame]]:
-        """Yield (index, frame) from key-frame ``first`` on, checking that the timestamps are the expected ones."""
-        self._container.seek(self._pts[first], stream=self._stream)
-        index = first
-        for frame in self._container.decode(self._stream):
-            # Behind an open-GOP key-frame come frames that are shown before it and lack their references.
-            if index == first and frame.pts is not None and frame.pts < self._pts[first]:
-                continue
-            if index >= self.num_frames or frame.pts != self._pts[index]:
-                raise _TimestampMismatch
-            yield index, frame
-            index += 1
-        if index < self.num_frames:  # a seek that lands too late, as in MPEG transport streams
-            raise _TimestampMismatch
-
-    def _to_rgb(self, frame: av.VideoFrame) -> np.ndarray:
-        # Not frame.to_ndarray(format=...): it sets up a scaler with threads for every frame, slower than the decoding.
-        image = self._reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
+    def _to_rgb(self, frame: av.VideoFrame, short_side: int | None = None) -> np.ndarray:
+        width, height = frame.width, frame.height
+        if short_side:
+            # As torch's own resize rounds.
+            width, height = (max(short_side, length * short_side // min(width, height)) for length in (width, height))
         turns = round(frame.rotation / 90) % 4
+        # Not frame.to_ndarray(format=...): it sets up a scaler with threads for every frame, slower than the decoding.
+        options = {"width": width, "height": height, "interpolation": "BILINEAR"} if short_side else {}
+        frame = self._reformatter.reformat(frame, format="rgb24", threads=1, **options)
+        plane = frame.planes[0]
+        lines = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[:height, : 3 * width]
+        image = lines.reshape(height, width, 3)
         image = np.rot90(image, turns) if turns else image
-        self._geometry = (image.shape[0], image.shape[1], 90 * turns)
+        if not short_side:
+            self._geometry = (image.shape[0], image.shape[1], 90 * turns)
         return image
 
     def _get_geometry(self) -> tuple[int, int, int]:
@@ -236,9 +242,12 @@ class VideoReader:
             raise
         except FileNotFoundError:
             raise VideoDecodeError(self.path, "no such file") from None
-        except (av.FFmpegError, OSError) as error:
+        except (TimeLimitExceeded, av.error.ExitError):
+            raise VideoDecodeError(self.path, f"no progress in {self._timeout_sec:g} s, given up") from None
+        # PyAV raises ValueError and others of Python's for values in a file that it cannot make sense of.
+        except (av.FFmpegError, OSError, ValueError, OverflowError, MemoryError) as error:
             reason = "the file is empty" if _is_empty(self.path) else getattr(error, "strerror", None) or str(error)
-            raise VideoDecodeError(self.path, reason) from error
+            raise VideoDecodeError(self.path, reason or type(error).__name__) from error
 
 
 def rows_by_index(path: str, indices: Sequence[int], num_frames: int) -> dict[int, list[int]]:
