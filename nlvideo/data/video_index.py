@@ -12,36 +12,41 @@ import hashlib
 import json
 import os
 import tempfile
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
 
 import numpy as np
 
 # Stands for a timestamp that the file does not give.
-NO_PTS = np.iinfo(np.int64).min
+NO_STAMP = np.iinfo(np.int64).min
 _FORMAT = 1
+# What a file of the cache holds behind its header, in this order.
+_ARRAYS = {"stamps": "<i8", "sizes": "<i4", "keys": "?", "position": "<i8"}
 
 
 @dataclass(frozen=True, eq=False)
 class VideoIndex:
-    """The packets of the video stream of one file, in the order of the file, and what follows from them.
+    """The packets of the video stream of one file, in the order of the file, and the frames they hold.
 
     Attributes:
-        pts: int64 (P,), timestamps, in units of ``time_base``. With ``counted``: (num_frames,), of the decoded frames.
+        stamps: int64 (P,), what tells packets apart, in units of ``time_base``; ``NO_STAMP`` where there is none.
+        stamp_kind: "pts", presentation timestamps, or "dts", decoding ones, in AVI, which has no others.
         sizes: int32 (P,), bytes.
         keys: bool (P,), where decoding can start.
-        hidden: bool (P,), packets that are decoded and not shown: cut off by an edit list, or VP8's hidden references.
+        position: int64 (num_frames,), the packet of each frame that is shown, in the order of showing.
         time_base: seconds.
         fps: average frames per second; 0.0 where the file does not say.
         counted: packets and frames do not correspond; frame k is the k-th that decoding from the start gives.
         geometry: height and width of the upright frames, pixels, and rotation, degrees; None: not looked at.
     """
 
-    pts: np.ndarray
+    stamps: np.ndarray
+    stamp_kind: str
     sizes: np.ndarray
     keys: np.ndarray
-    hidden: np.ndarray
+    position: np.ndarray
     time_base: Fraction
     fps: float
     counted: bool = False
@@ -53,57 +58,57 @@ class VideoIndex:
         return len(self.position)
 
     @cached_property
-    def position(self) -> np.ndarray:
-        """The packet of each frame: int64 (num_frames,)."""
-        if self.counted:
-            return np.arange(len(self.pts))
-        shown = np.flatnonzero(~self.hidden)
-        return shown[np.argsort(self.pts[shown], kind="stable")]
+    def can_seek(self) -> bool:
+        """Whether packets can be found by their stamps, and frames by packets."""
+        return not self.counted and _are_unique(self._sorted_stamps)
 
     @cached_property
-    def frame_pts(self) -> np.ndarray:
-        """The timestamp of each frame, increasing: int64 (num_frames,); empty where timestamps are missing."""
-        pts = self.pts[self.position]
-        return pts if len(pts) and (np.diff(pts) > 0).all() and pts[0] != NO_PTS else pts[:0]
+    def frame_stamps(self) -> np.ndarray:
+        """The time of each frame, increasing: int64 (num_frames,); empty where timestamps are missing."""
+        return np.sort(self.stamps[self.position]) if self.can_seek else self.stamps[:0]
 
     @cached_property
     def frame_at(self) -> np.ndarray:
-        """The frame of each packet, -1 for a hidden one: int64 (P,)."""
-        frames = np.full(len(self.pts), -1)
-        frames[self.position] = np.arange(self.num_frames)
+        """The frame of each packet, -1 for one that is not shown: int64 (P,)."""
+        frames = np.full(len(self.stamps), -1)
+        if not self.counted:
+            frames[self.position] = np.arange(self.num_frames)
         return frames
 
     def start_of(self, frame: int) -> int:
-        """Return the position of the last key packet from which a frame can be decoded.
+        """Return the position of the last key packet from which a frame can be decoded; 0 where seeking is no use.
 
         It is stored before the frame and shown no later: what an open GOP's key packet is followed by, and shown
         before it, needs the GOP before.
         """
-        keys = self._key_positions
-        for key in keys[: np.searchsorted(keys, self.position[frame], side="right")][::-1]:
-            if self.pts[key] <= self.frame_pts[frame]:
-                return int(key)
+        keys, first_shown = self._keys
+        for place in range(np.searchsorted(keys, self.position[frame], side="right") - 1, -1, -1):
+            if first_shown[place] <= frame:
+                return int(keys[place])
         return 0
 
-    def find(self, pts: int | None) -> int:
-        """Return the position of the packet with a timestamp, or -1."""
-        if pts is None:
+    def find(self, stamp: int | None) -> int:
+        """Return the position of the packet with a stamp, or -1."""
+        if stamp is None:
             return -1
-        place = np.searchsorted(self._sorted_pts, pts)
-        found = place < len(self._sorted_pts) and self._sorted_pts[place] == pts
-        return int(self._by_pts[place]) if found else -1
+        place = np.searchsorted(self._sorted_stamps, stamp)
+        found = place < len(self._sorted_stamps) and self._sorted_stamps[place] == stamp
+        return int(self._by_stamp[place]) if found else -1
 
     @cached_property
-    def _key_positions(self) -> np.ndarray:
-        return np.flatnonzero(self.keys)
+    def _keys(self) -> tuple[np.ndarray, np.ndarray]:
+        """The positions of the key packets, and for each the first frame that is shown no earlier."""
+        keys = np.flatnonzero(self.keys) if self.can_seek else np.zeros(0, int)
+        frames = self.frame_at[keys]
+        return keys, np.where(frames < 0, np.searchsorted(self.frame_stamps, self.stamps[keys]), frames)
 
     @cached_property
-    def _by_pts(self) -> np.ndarray:
-        return np.argsort(self.pts, kind="stable")
+    def _by_stamp(self) -> np.ndarray:
+        return np.argsort(self.stamps, kind="stable")
 
     @cached_property
-    def _sorted_pts(self) -> np.ndarray:
-        return self.pts[self._by_pts]
+    def _sorted_stamps(self) -> np.ndarray:
+        return self.stamps[self._by_stamp]
 
 
 class IndexCache:
@@ -138,14 +143,15 @@ class IndexCache:
         """
         target = self.file_of(path)
         os.makedirs(os.path.dirname(target), exist_ok=True)
-        header = {"format": _FORMAT, "key": _key(path), "packets": len(index.pts), "counted": index.counted}
-        header |= {"time_base": str(index.time_base), "fps": index.fps, "geometry": index.geometry}
+        header = {"format": _FORMAT, "key": _key(path), "packets": len(index.stamps), "frames": index.num_frames}
+        header |= {"stamp_kind": index.stamp_kind, "counted": index.counted, "time_base": str(index.time_base)}
+        header |= {"fps": index.fps, "geometry": index.geometry}
         handle, temporary = tempfile.mkstemp(dir=os.path.dirname(target))
         try:
             with open(handle, "wb") as file:
                 file.write(json.dumps(header).encode() + b"\n")
-                for array, dtype in ((index.pts, "<i8"), (index.sizes, "<i4"), (_flags(index), "u1")):
-                    file.write(array.astype(dtype).tobytes())
+                for name, dtype in _ARRAYS.items():
+                    file.write(getattr(index, name).astype(dtype).tobytes())
             os.replace(temporary, target)
         except BaseException:
             os.unlink(temporary)
@@ -157,25 +163,22 @@ class IndexCache:
         return os.path.join(self.folder, name[:2], name + ".index")
 
 
-def make_index(
-    pts: list[int | None], sizes: list[int], keys: list[bool], hidden: list[bool], time_base: Fraction, fps: float
-) -> VideoIndex:
-    """Return the index of packets; ``counted`` is set where they lack timestamps, or several have the same."""
-    counted = None in pts or len(set(pts)) < len(pts)
-    times = np.array([NO_PTS if time is None else time for time in pts], np.int64)
-    arrays = np.array(sizes, np.int32), np.array(keys, bool), np.array(hidden, bool)
-    return VideoIndex(times, *arrays, time_base=time_base, fps=fps, counted=counted)
+def to_stamps(timestamps: Sequence[int | None]) -> np.ndarray:
+    """Return timestamps as int64, ``NO_STAMP`` where there is none."""
+    return np.array([NO_STAMP if stamp is None else stamp for stamp in timestamps], np.int64)
 
 
-def counted_index(index: VideoIndex, pts: list[int | None]) -> VideoIndex:
-    """Return the index of a video by the timestamps of the frames that decoding it gave."""
-    times = np.array([NO_PTS if time is None else time for time in pts], np.int64)
-    none = np.zeros(len(times), bool)
-    return replace(index, pts=times, sizes=np.zeros(len(times), np.int32), keys=none, hidden=none, counted=True)
+def shown_order(pts: np.ndarray, hidden: Sequence[bool]) -> np.ndarray | None:
+    """Return the packets that are shown, ordered by presentation timestamp; None where those do not order them."""
+    if not _are_unique(np.sort(pts)):
+        return None
+    shown = np.flatnonzero(~np.array(hidden, bool))
+    return shown[np.argsort(pts[shown])]
 
 
-def _flags(index: VideoIndex) -> np.ndarray:
-    return index.keys + 2 * index.hidden.astype(np.uint8)
+def _are_unique(ordered: np.ndarray) -> bool:
+    """Whether increasing stamps are all there and all different."""
+    return len(ordered) > 0 and ordered[0] != NO_STAMP and bool((np.diff(ordered) > 0).all())
 
 
 def _key(path: str) -> list:
@@ -185,15 +188,16 @@ def _key(path: str) -> list:
 
 
 def _unpack(header: dict, data: bytes) -> VideoIndex:
-    count = header["packets"]
-    if len(data) != 13 * count:
-        raise ValueError(f"{len(data)} bytes for {count} packets")
-    flags = np.frombuffer(data, "u1", count, 12 * count)
+    arrays, start = {}, 0
+    for name, dtype in _ARRAYS.items():
+        count = header["frames" if name == "position" else "packets"]
+        arrays[name] = np.frombuffer(data, dtype, count, start)
+        start += arrays[name].nbytes
+    if start != len(data):
+        raise ValueError(f"{len(data)} bytes, expected: {start}")
     return VideoIndex(
-        pts=np.frombuffer(data, "<i8", count),
-        sizes=np.frombuffer(data, "<i4", count, 8 * count),
-        keys=(flags & 1).astype(bool),
-        hidden=(flags & 2).astype(bool),
+        **arrays,
+        stamp_kind=header["stamp_kind"],
         time_base=Fraction(header["time_base"]),
         fps=header["fps"],
         counted=header["counted"],

@@ -109,12 +109,12 @@ class VideoReader:
 
         Past the end it is ``num_frames``.
         """
-        pts = self._index.frame_pts
-        if not len(pts):
+        stamps = self._index.frame_stamps
+        if not len(stamps):
             return min(self.num_frames, max(0, int(np.ceil(seconds * self.fps - 1e-6))))
         # Timestamps are rounded to the time base: half a tick decides no frame.
-        ticks = int(pts[0]) + Fraction(seconds).limit_denominator(10**6) / self._index.time_base - Fraction(1, 2)
-        return int(np.searchsorted(pts, math.ceil(ticks)))
+        ticks = int(stamps[0]) + Fraction(seconds).limit_denominator(10**6) / self._index.time_base - Fraction(1, 2)
+        return int(np.searchsorted(stamps, math.ceil(ticks)))
 
     def get_frames_at(self, seconds: Sequence[float], short_side: int | None = None) -> np.ndarray:
         """Return the frames that are on the screen at some times, counted from the start of the video.
