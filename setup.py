@@ -40,5 +40,6 @@ setup(
         "dev": ["pytest>=8.0", "matplotlib>=3.8", "scikit-learn>=1.3"],
         "plot": ["matplotlib>=3.8"],
         "peers": ["mmcv-lite>=2.1"],
+        "torchcodec": ["torchcodec>=0.7"],
     },
 )

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Measure speed and memory on this machine: of the non-local block, of a training step."""
+"""Measure speed and memory on this machine: of the non-local block, of a training step, of reading video."""
 
 import argparse
 
@@ -20,6 +20,15 @@ def build_parser() -> argparse.ArgumentParser:
     block.add_argument("--keys", nargs="+", metavar="K", help="all positions, those of the pooled map, or both (default)")
     block.add_argument("--max-seconds", type=float, default=60, metavar="S", help="for one form at one shape (%(default)s)")
     block.add_argument("--peer", choices=["mmcv"], help="also time mmcv's NonLocal3d (pip install mmcv-lite)")
+    data = kinds.add_parser("data", help="reading training clips: ours, torchcodec, and decoding the whole file")
+    data.add_argument("videos", nargs="*", metavar="VIDEO", help="files (default: one that is generated)")
+    data.add_argument("--num-frames", type=int, default=32, metavar="N", help="of a clip (%(default)s)")
+    data.add_argument("--frame-stride", type=int, default=2, metavar="N", help="(%(default)s)")
+    data.add_argument("--num-clips", type=int, default=8, metavar="N", help="clips of a round (%(default)s)")
+    data.add_argument("--rounds", type=int, default=5, metavar="N", help="how often each case runs (%(default)s)")
+    data.add_argument("--step-seconds", type=float, default=0, metavar="S", help="a training step to be kept fed")
+    data.add_argument("--clips-per-step", type=int, default=8, metavar="N", help="that it takes (%(default)s)")
+    data.add_argument("--json", metavar="OUT", help="write all figures to this file")
     for sub in (block,):
         sub.add_argument("--device", default="cpu", help="cpu or cuda (%(default)s)")
         sub.add_argument("--dtype", default="float32", help="float32, bfloat16 or float16 (%(default)s)")
@@ -31,6 +40,17 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: argparse.Namespace) -> None:
     """Measure, print a table, write the figures."""
     # Only now: --help answers without loading torch.
+    if arguments.kind == "data":
+        from nlvideo.benchmarking import data
+
+        print(
+            data.run(
+                arguments.videos, arguments.json, num_frames=arguments.num_frames, frame_stride=arguments.frame_stride,
+                num_clips=arguments.num_clips, rounds=arguments.rounds, step_seconds=arguments.step_seconds,
+                clips_per_step=arguments.clips_per_step,
+            )
+        )
+        return
     from nlvideo.benchmarking import nonlocal_block
 
     print(

@@ -140,6 +140,12 @@ _C.DATALOADER.NUM_WORKERS = 4
 _C.DATALOADER.SAMPLER = "TrainingSampler"
 # A name in MAPPER.
 _C.DATALOADER.MAPPER = "VideoMapper"
+# What reads video files: "pyav", or "torchcodec" (its own package, which needs FFmpeg's libraries on the machine).
+_C.DATALOADER.READER = "pyav"
+# A video that takes longer than this to open, or to give its next frame, counts as one that does not decode. 0: never.
+_C.DATALOADER.VIDEO_TIMEOUT_SEC = 60.0
+# Folder that keeps what opening finds out about each video, so that it is not read anew every time. "": nowhere.
+_C.DATALOADER.INDEX_DIR = ""
 # A training run stops, listing them, once more than this fraction of the videos could not be decoded.
 _C.DATALOADER.MAX_FAILED_FRACTION = 0.01
 

@@ -8,6 +8,8 @@ from nlvideo.data.datasets import get_dataset
 from nlvideo.data.frame_folder import FrameFolder, open_video
 from nlvideo.data.peer_clips import MMActionClips, SlowFastClips, SlowFastOffsetClips
 from nlvideo.data.samplers import SAMPLER
+from nlvideo.data.torchcodec_reader import TorchCodecReader
+from nlvideo.data.video_index import IndexCache, VideoIndex
 from nlvideo.data.video_reader import VideoDecodeError, VideoReader
 
 __all__ = [
@@ -16,13 +18,16 @@ __all__ = [
     "SAMPLER",
     "DatasetCatalog",
     "FrameFolder",
+    "IndexCache",
     "MMActionClips",
     "MetadataCatalog",
     "SlowFastClips",
     "SlowFastOffsetClips",
     "TestLoader",
+    "TorchCodecReader",
     "TrainLoader",
     "VideoDecodeError",
+    "VideoIndex",
     "VideoMapper",
     "VideoReader",
     "VideoTooShort",

@@ -10,6 +10,7 @@ from nlvideo.data import augmentation
 from nlvideo.data.catalog import Record
 from nlvideo.data.clip_sampling import CLIP_SAMPLER, ClipSampler
 from nlvideo.data.frame_folder import FrameFolder, open_video
+from nlvideo.data.torchcodec_reader import load_video_decoder
 from nlvideo.data.video_reader import VideoDecodeError, VideoReader
 from nlvideo.utils.registry import Registry
 
@@ -40,9 +41,11 @@ class VideoMapper:
         num_crops: 1, 3 or 10, at test; see ``augmentation.uniform_crops``.
         flip_views: at test every view also mirrored.
         num_classes: for samples with any number of labels the length of the label vector; None for one label.
+        reading: how video files are read, the keyword arguments of ``open_video``.
 
     Raises:
         ValueError: at test, a clip sampler that needs a random generator.
+        ImportError: torchcodec is to read the files and does not load.
     """
 
     @configurable
@@ -57,6 +60,7 @@ class VideoMapper:
         num_crops: int = 1,
         flip_views: bool = False,
         num_classes: int | None = None,
+        reading: dict[str, Any] | None = None,
     ):
         self.is_train = is_train
         self.clip_sampler = clip_sampler
@@ -66,6 +70,9 @@ class VideoMapper:
         self.num_crops = num_crops
         self.flip_views = flip_views
         self.num_classes = num_classes
+        self.reading = reading or {}
+        if self.reading.get("reader") == "torchcodec":
+            load_video_decoder()  # what is missing is found out here and not in a worker
         if not is_train:
             # A sampler that cannot do without chance is found out here and not in a worker.
             clip_sampler(clip_sampler.num_frames * clip_sampler.frame_stride, None)
@@ -89,6 +96,7 @@ class VideoMapper:
             "num_crops": cfg.TEST.NUM_CROPS,
             "flip_views": cfg.TEST.FLIP,
             "num_classes": cfg.MODEL.HEAD.NUM_CLASSES if cfg.MODEL.HEAD.LOSS == "sigmoid" else None,
+            "reading": reading_options(cfg),
         }
 
     def __call__(self, record: Record, rng: np.random.Generator | None) -> dict[str, Any]:
@@ -108,7 +116,7 @@ class VideoMapper:
         self, record: Record, rng: np.random.Generator | None
     ) -> tuple[list[list[int]], torch.Tensor, int | list[int]]:
         """Return the clips as rows of the frames, the frames (each that any clip needs, once), and the label."""
-        with open_video(record["file_name"], record.get("fps")) as video:
+        with open_video(record["file_name"], record.get("fps"), **self.reading) as video:
             first, end = _interval(record, video)
             clips = self.clip_sampler(end - first, rng)
             needed = sorted(set().union(*clips))
@@ -132,6 +140,12 @@ class VideoMapper:
                 view = crop[clip]
                 views.extend([view, augmentation.flip(view)] if self.flip_views else [view])
         return torch.stack([augmentation.to_clip(view) for view in views])
+
+
+def reading_options(cfg: CfgNode) -> dict[str, Any]:
+    """Return the keyword arguments of ``open_video`` that a config asks for."""
+    loader = cfg.DATALOADER
+    return {"reader": loader.READER, "timeout_sec": loader.VIDEO_TIMEOUT_SEC, "index_dir": loader.INDEX_DIR or None}
 
 
 def _active_labels(record: Record, video: VideoReader | FrameFolder, first: int, last: int) -> list[int]:

@@ -100,6 +100,8 @@ class FrameDecoder:
             if stream is not self._stream:
                 stream.discard = av.stream.Discard.all
         self._codec = self._stream.codec_context
+        if self._codec is None:
+            raise VideoDecodeError(self.path, "FFmpeg has no decoder for the video stream")
         # The loader's workers are the parallelism.
         self._codec.thread_count, self._codec.thread_type = 1, "NONE"
         self._skips = self._codec.name in _SKIP_UNREFERENCED

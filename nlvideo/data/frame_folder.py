@@ -9,8 +9,12 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from PIL import Image
 
-from nlvideo.data.video_reader import VideoDecodeError, VideoReader, rows_by_index
+from nlvideo.data.torchcodec_reader import TorchCodecReader
+from nlvideo.data.video_reader import DEFAULT_TIMEOUT_SEC, VideoDecodeError, VideoReader, rows_by_index
+from nlvideo.utils.errors import one_of
 
+# What can read the files: the values of DATALOADER.READER.
+READERS = ("pyav", "torchcodec")
 IMAGE_EXTENSIONS = (".jpeg", ".jpg", ".png")
 
 
@@ -47,8 +51,12 @@ class FrameFolder:
         if not self._names:
             raise VideoDecodeError(self.path, f"no frames in the folder ({', '.join(IMAGE_EXTENSIONS)})")
 
-    def get_frames(self, indices: Sequence[int]) -> np.ndarray:
+    def get_frames(self, indices: Sequence[int], short_side: int | None = None) -> np.ndarray:
         """Return frames by index, in the order given; an index may occur several times and is decoded once.
+
+        Args:
+            indices: of the frames.
+            short_side: scale frames to this short side, pixels, bilinearly. None: as they are.
 
         Returns:
             uint8 (T, H, W, 3), RGB.
@@ -59,7 +67,7 @@ class FrameFolder:
         """
         frames = None
         for index, rows in rows_by_index(self.path, indices, self.num_frames).items():
-            image = self._decode(index)
+            image = self._decode(index, short_side)
             if frames is None:
                 frames = np.empty((len(indices), *image.shape), np.uint8)
             if image.shape != frames.shape[1:]:
@@ -80,6 +88,19 @@ class FrameFolder:
             raise VideoDecodeError(self.path, "seconds need the frame rate, and images carry none: add 'fps'")
         # Seconds are rounded to some decimals: what is within a millionth of a frame is that frame.
         return min(self.num_frames, max(0, math.ceil(seconds * self.fps - 1e-6)))
+
+    def get_frames_at(self, seconds: Sequence[float], short_side: int | None = None) -> np.ndarray:
+        """Return the frames that are on the screen at some times; before the start the first, past the end the last.
+
+        Returns:
+            as ``get_frames``.
+
+        Raises:
+            VideoDecodeError: the frame rate is not known, or a wanted frame cannot be decoded.
+        """
+        # A millionth of a frame is not before it; see index_at.
+        ends = [self.index_at(time + 2e-6 / self.fps if self.fps else time) for time in seconds]
+        return self.get_frames([max(0, end - 1) for end in ends], short_side)
 
     def check(self) -> None:
         """Decode every image.
@@ -110,10 +131,14 @@ class FrameFolder:
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
-    def _decode(self, index: int) -> np.ndarray:
+    def _decode(self, index: int, short_side: int | None = None) -> np.ndarray:
         name = self._names[index]
         with self._errors(name), Image.open(os.path.join(self.path, name)) as image:
-            return np.asarray(image.convert("RGB"))
+            image = image.convert("RGB")
+            if short_side:
+                size = [max(short_side, length * short_side // min(image.size)) for length in image.size]
+                image = image.resize(size, Image.Resampling.BILINEAR)
+            return np.asarray(image)
 
     def _get_size(self) -> tuple[int, int]:
         if self._size is None:
@@ -135,17 +160,32 @@ class FrameFolder:
             raise VideoDecodeError(self.path, f"{what}: {reason}") from error
 
 
-def open_video(path: str | os.PathLike, fps: float | None = None) -> VideoReader | FrameFolder:
+def open_video(
+    path: str | os.PathLike,
+    fps: float | None = None,
+    *,
+    reader: str = "pyav",
+    timeout_sec: float = DEFAULT_TIMEOUT_SEC,
+    index_dir: str | os.PathLike | None = None,
+) -> VideoReader | FrameFolder:
     """Open a video file, or a folder of frames; the two are read alike.
 
     Args:
         path: file or folder.
         fps: frames per second of a folder; a file knows its own.
+        reader: of files, "pyav" or "torchcodec".
+        timeout_sec, index_dir: of files, see ``VideoReader``.
 
     Raises:
+        ValueError: an unknown reader.
+        ImportError: torchcodec is asked for and missing.
         VideoDecodeError: see ``VideoReader`` and ``FrameFolder``.
     """
-    return FrameFolder(path, fps) if os.path.isdir(path) else VideoReader(path)
+    if reader not in READERS:
+        raise one_of("reader", reader, READERS)
+    if os.path.isdir(path):
+        return FrameFolder(path, fps)
+    return (TorchCodecReader if reader == "torchcodec" else VideoReader)(path, timeout_sec, index_dir)
 
 
 def _is_frame(name: str) -> bool:

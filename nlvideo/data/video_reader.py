@@ -245,7 +245,7 @@ class VideoReader:
         except (TimeLimitExceeded, av.error.ExitError):
             raise VideoDecodeError(self.path, f"no progress in {self._timeout_sec:g} s, given up") from None
         # PyAV raises ValueError and others of Python's for values in a file that it cannot make sense of.
-        except (av.FFmpegError, OSError, ValueError, OverflowError, MemoryError) as error:
+        except (av.FFmpegError, OSError, ValueError, LookupError, ArithmeticError, MemoryError) as error:
             reason = "the file is empty" if _is_empty(self.path) else getattr(error, "strerror", None) or str(error)
             raise VideoDecodeError(self.path, reason or type(error).__name__) from error
 

@@ -62,20 +62,10 @@ def test_frames_are_contiguous_rgb_and_lossless(tmp_path, make_video):
 
 def test_decodes_only_from_the_key_frame(tmp_path, make_video):
     with VideoReader(make_video(tmp_path / "a.mp4", num_frames=60, gop=12)) as video:
-        decoded = []
-        run_from = video._run_from
-
-        def spy(first):
-            for index, frame in run_from(first):
-                decoded.append(index)
-                yield index, frame
-
-        video._run_from = spy
         video.get_frames([26, 28])
-        assert decoded == [24, 25, 26, 27, 28]
-        decoded.clear()
+        assert video.num_decoded == len([24, 25, 26, 27, 28])
         video.get_frames([0, 13, 50])
-        assert decoded == [0, 12, 13, 48, 49, 50]
+        assert video.num_decoded == 5 + len([0, 12, 13, 48, 49, 50])
 
 
 def test_rotation_metadata_is_applied(tmp_path, make_video):

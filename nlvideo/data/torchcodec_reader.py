@@ -1,0 +1,122 @@
+"""``TorchCodecReader``: the frames of ``VideoReader``, decoded by torchcodec."""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from nlvideo.data.video_errors import VideoDecodeError
+from nlvideo.data.video_index import VideoIndex
+from nlvideo.data.video_reader import DEFAULT_TIMEOUT_SEC, VideoReader, rows_by_index
+
+# Frames held at once when a whole video is checked.
+_CHUNK = 64
+
+
+class TorchCodecReader(VideoReader):
+    """A ``VideoReader`` whose frames torchcodec decodes, on the CPU or by NVDEC; ``pip install 'nlvideo[torchcodec]'``.
+
+    Numbers, times and errors are those of ``VideoReader``, whose index it uses, and frames are the same to the byte
+    where both use the same conversion: 8 bits per channel on the CPU. Deeper formats and NVDEC differ by rounding and
+    by how chroma is interpolated. A file whose frames torchcodec counts otherwise is refused.
+
+    Args:
+        path: the file.
+        timeout_sec: see ``VideoReader``; here for all frames of one call.
+        index_dir: see ``VideoReader``.
+        device: "cpu", or "cuda" for NVDEC; frames are returned on the CPU all the same.
+
+    Raises:
+        ImportError: torchcodec is missing or finds no FFmpeg.
+        VideoDecodeError: see ``VideoReader``.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        timeout_sec: float = DEFAULT_TIMEOUT_SEC,
+        index_dir: str | os.PathLike | None = None,
+        device: str = "cpu",
+    ):
+        self._device = device
+        self._torchcodec: Any = None
+        self._video_decoder = load_video_decoder()
+        super().__init__(path, timeout_sec, index_dir)
+
+    def get_frames(self, indices: Sequence[int], short_side: int | None = None) -> np.ndarray:
+        """Return frames by index, in the order given; see ``VideoReader``, also for what it raises.
+
+        Raises:
+            ValueError: a short side is given; only ``VideoReader`` scales.
+        """
+        if short_side:
+            raise ValueError(f"short_side: got {short_side}, allowed: None, as torchcodec does not scale here")
+        rows_by_index(self.path, indices, self.num_frames)
+
+        def read() -> np.ndarray:
+            if self._torchcodec is None:
+                self._torchcodec = self._open_torchcodec()
+            try:
+                return self._torchcodec.get_frames_at([int(index) for index in indices]).data.cpu().numpy()
+            # torchcodec has one kind of error for everything.
+            except (RuntimeError, IndexError) as error:
+                raise VideoDecodeError(self.path, _first_line(error)) from error
+
+        frames = self._run(read)
+        self._geometry = self._geometry or (*frames.shape[1:3], -int(self._torchcodec.metadata.rotation or 0) % 360)
+        return frames
+
+    def check(self) -> None:
+        """Decode the whole video.
+
+        Raises:
+            VideoDecodeError: some frame cannot be decoded.
+        """
+        for first in range(0, self.num_frames, _CHUNK):
+            self.get_frames(range(first, min(first + _CHUNK, self.num_frames)))
+
+    def close(self) -> None:
+        """Close the file; may be called more than once."""
+        super().close()
+        if not self._limit.abandoned:
+            self._torchcodec = None
+
+    def _open(self, index: VideoIndex | None) -> None:
+        super()._open(index)
+        # The index is all that is needed from here.
+        self._decoder.close()
+        self._torchcodec = None
+
+    def _open_torchcodec(self) -> Any:
+        try:
+            decoder = self._video_decoder(
+                self.path, dimension_order="NHWC", num_ffmpeg_threads=1, device=self._device, seek_mode="exact"
+            )
+        except (RuntimeError, ValueError) as error:
+            raise VideoDecodeError(self.path, _first_line(error)) from error
+        if len(decoder) != self.num_frames:
+            counts = f"torchcodec counts {len(decoder)} frames instead of {self.num_frames}"
+            raise VideoDecodeError(self.path, f"{counts}: use DATALOADER.READER 'pyav'")
+        return decoder
+
+
+def load_video_decoder() -> type:
+    """Return torchcodec's class.
+
+    Raises:
+        ImportError: one line that says what is missing.
+    """
+    try:
+        from torchcodec.decoders import VideoDecoder
+    except ImportError as error:
+        raise ImportError(f"DATALOADER.READER 'torchcodec' needs: pip install 'nlvideo[torchcodec]' ({error})") from None
+    # Where its own libraries do not load: long, with a traceback for each version of FFmpeg.
+    except (RuntimeError, OSError) as error:
+        needs = "torchcodec is installed but does not load: it needs FFmpeg's shared libraries (apt install ffmpeg) and"
+        raise ImportError(f"{needs} a release that fits this torch; {_first_line(error)}") from None
+    return VideoDecoder
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -1,0 +1,218 @@
+"""Whatever PyAV can write: every frame by random access is, to the byte, that of a plain decode from the start."""
+
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+
+from nlvideo.data import VideoReader
+
+NUM_FRAMES = 30
+# Name of the file: encoder and options; "pix_fmt", "size", "times" (ticks of 1/100 s between frames) are ours.
+KINDS = {
+    "b_pyramid.mp4": ("libx264", {"bf": "3", "b-pyramid": "normal", "g": "11"}),
+    "open_gop.mkv": ("libx264", {"bf": "3", "x264-params": "open-gop=1:keyint=9:min-keyint=9"}),
+    "intra_refresh.mkv": ("libx264", {"x264-params": "intra-refresh=1:keyint=8", "bf": "0"}),
+    "interlaced.ts": ("libx264", {"x264-params": "interlaced=1:keyint=8", "bf": "2"}),
+    "variable_rate.mkv": ("libx264", {"bf": "2", "g": "8", "times": (4, 9, 1, 30)}),
+    "variable_rate.mp4": ("libx264", {"bf": "2", "g": "8", "times": (4, 9, 1, 30)}),
+    "starts_late.mp4": ("libx264", {"bf": "2", "g": "8", "first": 700}),
+    "starts_early.mkv": ("libx264", {"bf": "0", "g": "8", "first": -50}),
+    "raw.h264": ("libx264", {"bf": "2", "g": "8"}),
+    "raw.hevc": ("libx265", {"g": "8", "x265-params": "log-level=none:keyint=8"}),
+    "hevc_open_gop.mp4": ("libx265", {"x265-params": "log-level=none:keyint=8:open-gop=1"}),
+    "temporal_layers.mp4": ("libx265", {"x265-params": "log-level=none:keyint=16:temporal-layers=1"}),
+    "transport.ts": ("libx264", {"bf": "3", "g": "8"}),
+    "mpeg2.ts": ("mpeg2video", {"bf": "2", "g": "8"}),
+    "mpeg2.mpg": ("mpeg2video", {"bf": "2", "g": "8"}),
+    "vp8_hidden_frames.webm": ("libvpx", {"auto-alt-ref": "1", "lag-in-frames": "12", "g": "15"}),
+    "vp9.webm": ("libvpx-vp9", {"auto-alt-ref": "1", "lag-in-frames": "12", "g": "15", "cpu-used": "8"}),
+    "av1.mkv": ("libsvtav1", {"preset": "12", "g": "10", "svtav1-params": "lp=1"}),
+    "reordered.avi": ("mpeg4", {"bf": "2", "g": "8"}),
+    "h264.avi": ("libx264", {"bf": "2", "g": "8"}),
+    "plain.avi": ("mpeg4", {"bf": "0", "g": "8"}),
+    "mpeg4.mp4": ("mpeg4", {"bf": "2", "g": "8"}),
+    "motion.avi": ("mjpeg", {"pix_fmt": "yuvj420p"}),
+    "animation.gif": ("gif", {"pix_fmt": "rgb8", "times": (10, 3, 20)}),
+    "ten_bits.mp4": ("libx264", {"pix_fmt": "yuv420p10le", "g": "8"}),
+    "full_range.mp4": ("libx264", {"pix_fmt": "yuvj420p", "g": "8"}),
+    "every_chroma.mp4": ("libx264", {"pix_fmt": "yuv444p", "g": "8"}),
+    "odd_size.mp4": ("libx264", {"pix_fmt": "yuv444p", "size": (35, 51), "g": "8"}),
+    "odd_size.avi": ("ffv1", {"pix_fmt": "bgr0", "size": (35, 51)}),
+    "fragments.mp4": ("libx264", {"bf": "2", "g": "8", "movflags": "frag_keyframe+empty_moov"}),
+}
+
+
+@pytest.fixture(scope="module")
+def write(tmp_path_factory):
+    """``write(name, num_frames=30) -> path``: a video of moving noise of one of the kinds; skips without its encoder."""
+    folder = tmp_path_factory.mktemp("kinds")
+
+    def make(name, num_frames=NUM_FRAMES):
+        codec, options = KINDS[name][0], dict(KINDS[name][1])
+        try:
+            av.codec.Codec(codec, "w")
+        except av.codec.codec.UnknownCodecError:
+            pytest.skip(f"this PyAV has no encoder {codec}")
+        pix_fmt, (height, width) = options.pop("pix_fmt", "yuv420p"), options.pop("size", (48, 64))
+        times, time = options.pop("times", (4,)), options.pop("first", 0)
+        noise = np.random.default_rng(0).integers(0, 256, (height, width + num_frames, 3), np.uint8)
+        path, movflags = str(folder / name), {"movflags": options.pop("movflags", "")}
+        with av.open(path, "w", options=movflags if movflags["movflags"] else {}) as container:
+            stream = container.add_stream(codec, rate=25, options=options)
+            stream.width, stream.height, stream.pix_fmt = width, height, pix_fmt
+            stream.codec_context.thread_count, stream.codec_context.time_base = 1, Fraction(1, 100)
+            for index in range(num_frames):
+                frame = av.VideoFrame.from_ndarray(noise[:, index : index + width].copy(), format="rgb24")
+                frame.pts, frame.time_base = time, Fraction(1, 100)
+                time += times[index % len(times)]
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode(None))
+        return path
+
+    return make
+
+
+def plain_decode(path):
+    with av.open(path) as container:
+        stream = container.streams.best("video")
+        stream.codec_context.thread_type = "NONE"
+        return [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_every_frame_equals_that_of_a_plain_decode(write, name):
+    path = write(name)
+    expected = plain_decode(path)
+    rng = np.random.default_rng(0)
+    forward = list(range(len(expected)))
+    with VideoReader(path) as video:
+        assert video.num_frames == len(expected) >= NUM_FRAMES - 1
+        for order in (forward, forward[::-1], rng.permutation(forward).tolist()):
+            assert all((video.get_frames([i])[0] == expected[i]).all() for i in order)
+        for _ in range(4):
+            some = np.sort(rng.choice(forward, 9, replace=False)).tolist()
+            assert (video.get_frames(some) == np.stack([expected[i] for i in some])).all()
+            video.get_frames([int(rng.integers(len(expected)))])  # go on from anywhere
+
+
+@pytest.mark.parametrize("name", ["b_pyramid.mp4", "mpeg2.ts", "mpeg4.mp4"])
+def test_frames_that_nothing_needs_are_not_decoded(write, name):
+    path = write(name)
+    with VideoReader(path) as every, VideoReader(path) as last:
+        every.get_frames(range(8))
+        last.get_frames([7])
+        assert last.num_decoded < every.num_decoded
+
+
+@pytest.mark.parametrize("name", ["one.mp4", "one.mkv", "one.gif", "one.ts"])
+def test_a_single_frame(write, name, monkeypatch):
+    monkeypatch.setitem(KINDS, name, KINDS["animation.gif" if name.endswith("gif") else "transport.ts"])
+    path = write(name, num_frames=1)
+    with VideoReader(path) as video:
+        assert video.num_frames == 1 and (video.get_frames([0, 0])[1] == plain_decode(path)[0]).all()
+        assert (video.index_at(0), video.index_at(60)) == (0, 1)
+
+
+def test_times_of_a_variable_rate(write):
+    with VideoReader(write("variable_rate.mkv")) as video:
+        starts = np.cumsum([0] + [4, 9, 1, 30] * 8)[:NUM_FRAMES] / 100
+        assert [video.index_at(second) for second in starts] == list(range(NUM_FRAMES))
+        frames = video.get_frames([0, 0, 1, 1, 3, NUM_FRAMES - 1])
+        assert (video.get_frames_at([-1, 0.03, 0.04, 0.12, 0.43, 1000]) == frames).all()
+
+
+@pytest.mark.parametrize("name, first_sec", [("starts_late.mp4", 7), ("starts_early.mkv", -0.5)])
+def test_times_count_from_the_first_frame(write, name, first_sec):
+    path = write(name)
+    with VideoReader(path) as video:
+        assert [video.index_at(second) for second in (0, 0.04, 0.4)] == [0, 1, 10]
+
+
+def remux(source, target, options=None, keep=lambda packet: True):
+    """Copy the packets of a video stream to another file."""
+    with av.open(source) as reader, av.open(target, "w", options=options or {}) as writer:
+        stream = writer.add_stream_from_template(reader.streams.video[0])
+        for packet in reader.demux(video=0):
+            if packet.dts is not None and keep(packet):
+                packet.stream = stream
+                writer.mux(packet)
+    return target
+
+
+def test_edit_list_hides_the_frames_before_the_cut(write, tmp_path):
+    source, cut = write("b_pyramid.mp4"), str(tmp_path / "cut.mp4")
+
+    with av.open(source) as reader, av.open(cut, "w") as writer:
+        stream = writer.add_stream_from_template(reader.streams.video[0])
+        for packet in reader.demux(video=0):
+            if packet.dts is not None:
+                # Negative times: the muxer writes an edit list that starts at 0.
+                packet.pts -= round(Fraction(20, 100) / packet.time_base)
+                packet.dts -= round(Fraction(20, 100) / packet.time_base)
+                packet.stream = stream
+                writer.mux(packet)
+    expected = plain_decode(cut)
+    assert len(expected) < NUM_FRAMES
+    with VideoReader(cut) as video:
+        assert video.num_frames == len(expected)
+        assert all((video.get_frames([i])[0] == expected[i]).all() for i in reversed(range(len(expected))))
+        assert video.index_at(0) == 0
+
+
+def test_best_of_several_streams_and_longer_audio(write, tmp_path):
+    path = str(tmp_path / "several.mp4")
+    with av.open(write("b_pyramid.mp4")) as reader, av.open(path, "w") as writer:
+        stream = writer.add_stream_from_template(reader.streams.video[0])
+        small, sound = writer.add_stream("mpeg4", rate=25), writer.add_stream("aac", rate=16000)
+        small.width = small.height = 16
+        small.pix_fmt = "yuv420p"
+        writer.mux(small.encode(av.VideoFrame(16, 16, "yuv420p")))
+        writer.mux(small.encode(None))
+        for packet in reader.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                writer.mux(packet)
+        for _ in range(100):
+            samples = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+            samples.sample_rate = 16000
+            writer.mux(sound.encode(samples))
+        writer.mux(sound.encode(None))
+    expected = plain_decode(path)
+    with VideoReader(path) as video:
+        assert video.num_frames == len(expected) and (video.height, video.width) == expected[0].shape[:2]
+        assert (video.get_frames([17])[0] == expected[17]).all()
+        assert video.index_at(6) == video.num_frames
+
+
+def test_no_seeking_where_a_seek_misses(write, monkeypatch):
+    path = write("transport.ts")
+    expected = plain_decode(path)
+    with VideoReader(path) as video:
+        real = av.container.InputContainer
+
+        class Late:
+            """Lands behind the wanted key-frame, as transport streams may."""
+
+            def __init__(self, container):
+                self.container = container
+
+            def __getattr__(self, name):
+                return getattr(self.container, name)
+
+            def seek(self, offset, **options):
+                self.container.seek(2**40, backward=True, stream=options["stream"])
+
+        assert isinstance(video._decoder._container, real)
+        video._decoder._container = Late(video._decoder._container)
+        assert (video.get_frames([12, 20])[0] == expected[12]).all()
+
+
+def test_scaled_while_converted(write):
+    with VideoReader(write("odd_size.mp4")) as video:
+        frames = video.get_frames([3, 4], short_side=20)
+        assert frames.shape == (2, 20, 51 * 20 // 35, 3)
+        full = video.get_frames([3, 4])
+        assert (video.height, video.width) == (35, 51)
+        assert abs(float(frames.mean()) - float(full.mean())) < 3
