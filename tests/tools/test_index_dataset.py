@@ -1,0 +1,21 @@
+"""tools/index_dataset.py."""
+
+import os
+
+
+def test_indexes_once_and_lists_what_fails(tmp_path, make_video, run_tool):
+    make_video(tmp_path / "jump" / "a.mp4")
+    make_video(tmp_path / "run" / "b.mp4")
+    name, index = f"folder:{tmp_path}", str(tmp_path / "index")
+    status, out, _ = run_tool("index_dataset", name, "--index-dir", index)
+    assert status == 0 and "2 videos indexed, 0 known before, 0 to be read from their beginning, 0 failed" in out
+    assert sum(len(names) for _, _, names in os.walk(index)) == 2
+    (tmp_path / "run" / "c.mp4").write_text("not a video")
+    status, out, _ = run_tool("index_dataset", name, "--index-dir", index)
+    assert status == 1 and "c.mp4: " in out and "0 videos indexed, 2 known before" in out
+
+
+def test_wrong_number_of_workers(tmp_path, make_video, run_tool):
+    make_video(tmp_path / "jump" / "a.mp4")
+    status, _, errors = run_tool("index_dataset", f"folder:{tmp_path}", "--index-dir", "x", "--num-workers", "0")
+    assert status == 2 and "--num-workers: got 0" in errors
