@@ -56,7 +56,7 @@ def read_clip_torchcodec(path: str, clip: Clip) -> None:
 def make_cases(path: str, clips: Sequence[Clip], index_dir: str) -> dict[str, Callable[[], Any]]:
     """Return what is timed: each case reads the same clips, the whole-file one each from a decode of its own."""
 
-    def each(read: Callable[[Clip], Any]) -> Callable[[], Any]:
+    def _each(read: Callable[[Clip], Any]) -> Callable[[], Any]:
         return lambda: [read(clip) for clip in clips]
 
     def decode_only(clip: Clip) -> None:
@@ -72,17 +72,17 @@ def make_cases(path: str, clips: Sequence[Clip], index_dir: str) -> dict[str, Ca
     cases = {
         # The same for every clip: once is enough.
         FULL: lambda: read_all(path),
-        OURS: each(lambda clip: read_clip(path, clip)),
-        f"{OURS}, indexed": each(lambda clip: read_clip(path, clip, index_dir)),
-        "open": each(lambda clip: VideoReader(path).close()),
-        "open, decode": each(decode_only),
+        OURS: _each(lambda clip: read_clip(path, clip)),
+        f"{OURS}, indexed": _each(lambda clip: read_clip(path, clip, index_dir)),
+        "open": _each(lambda clip: VideoReader(path).close()),
+        "open, decode": _each(decode_only),
     }
     try:
         load_video_decoder()
         TorchCodecReader(path).get_frames([0])
     except (ImportError, VideoDecodeError):
         return cases
-    return cases | {TORCHCODEC: each(lambda clip: read_clip_torchcodec(path, clip))}
+    return cases | {TORCHCODEC: _each(lambda clip: read_clip_torchcodec(path, clip))}
 
 
 def memory_over(work: Sequence[Callable[[], Any]]) -> list[float]:

@@ -43,7 +43,7 @@ def index_videos(paths: Sequence[str], index_dir: str | os.PathLike, num_workers
     cache, result = IndexCache(index_dir), IndexingResult()
     files = [path for path in dict.fromkeys(paths) if not os.path.isdir(path)]
 
-    def work(path: str) -> tuple[VideoIndex | None, str]:
+    def _work(path: str) -> tuple[VideoIndex | None, str]:
         known = cache.load(path)
         if known:
             return known, ""
@@ -58,7 +58,7 @@ def index_videos(paths: Sequence[str], index_dir: str | os.PathLike, num_workers
 
     # Threads do: FFmpeg reads without holding Python's lock.
     with ThreadPoolExecutor(num_workers) as pool:
-        for path, (index, note) in zip(files, tqdm(pool.map(work, files), total=len(files), unit="video", disable=None)):
+        for path, (index, note) in zip(files, tqdm(pool.map(_work, files), total=len(files), unit="video", disable=None)):
             if index is None:
                 result.failed.append((path, note))
                 continue

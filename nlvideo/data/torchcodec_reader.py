@@ -54,7 +54,7 @@ class TorchCodecReader(VideoReader):
             raise ValueError(f"short_side: got {short_side}, allowed: None, as torchcodec does not scale here")
         rows_by_index(self.path, indices, self.num_frames)
 
-        def read() -> np.ndarray:
+        def _read() -> np.ndarray:
             if self._torchcodec is None:
                 self._torchcodec = self._open_torchcodec()
             try:
@@ -63,7 +63,7 @@ class TorchCodecReader(VideoReader):
             except (RuntimeError, IndexError) as error:
                 raise VideoDecodeError(self.path, _first_line(error)) from error
 
-        frames = self._run(read)
+        frames = self._run(_read)
         self._geometry = self._geometry or (*frames.shape[1:3], -int(self._torchcodec.metadata.rotation or 0) % 360)
         return frames
 

@@ -90,7 +90,7 @@ class VideoReader:
         """
         rows = rows_by_index(self.path, indices, self.num_frames)
 
-        def read() -> np.ndarray:
+        def _read() -> np.ndarray:
             frames = None
             for index, frame in self._decoder.frames(sorted(rows)):
                 image = self._to_rgb(frame, short_side)
@@ -102,7 +102,7 @@ class VideoReader:
                 frames[rows[index]] = image
             return frames
 
-        return self._run(read)
+        return self._run(_read)
 
     def index_at(self, seconds: float) -> int:
         """Return the index of the first frame shown at or after ``seconds`` from the start of the video.
@@ -138,11 +138,11 @@ class VideoReader:
             VideoDecodeError: some frame cannot be decoded.
         """
 
-        def read() -> None:
+        def _read() -> None:
             for _ in self._decoder.frames(range(self.num_frames)):
                 pass
 
-        self._run(read)
+        self._run(_read)
 
     @property
     def num_frames(self) -> int:

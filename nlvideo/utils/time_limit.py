@@ -66,7 +66,7 @@ class TimeLimit:
         errors: list[BaseException] = []
         done = threading.Event()
 
-        def target() -> None:
+        def _target() -> None:
             try:
                 outcome.append(work())
             except BaseException as error:
@@ -76,7 +76,7 @@ class TimeLimit:
             if self.abandoned:
                 cleanup()
 
-        threading.Thread(target=target, daemon=True, name="nlvideo-time-limit").start()
+        threading.Thread(target=_target, daemon=True, name="nlvideo-time-limit").start()
         try:
             while not done.wait(max(0.0, self._deadline - time.monotonic())):
                 if time.monotonic() >= self._deadline:

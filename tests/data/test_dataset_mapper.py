@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from nlvideo.config import get_cfg
+from nlvideo.config import get_cfg, load_cfg
 from nlvideo.data.clip_sampling import RandomClip, SegmentClip, UniformClips, VideoTooShort
 from nlvideo.data.dataset_mapper import MAPPER, VideoMapper
 from nlvideo.data.video_reader import VideoDecodeError, VideoReader
@@ -170,3 +170,10 @@ def test_from_config():
     assert (test.short_side_range, test.crop_size, test.num_crops, test.flip_views) == ((300, 300), 256, 3, True)
     cfg.MODEL.HEAD.LOSS = "sigmoid"
     assert VideoMapper(cfg, True).num_classes == 400
+
+
+def test_config_says_how_files_are_read(tmp_path):
+    options = ["DATALOADER.VIDEO_TIMEOUT_SEC", "7", "DATALOADER.INDEX_DIR", str(tmp_path / "index")]
+    mapper = VideoMapper(load_cfg(None, options), True)
+    assert mapper.reading == {"reader": "pyav", "timeout_sec": 7.0, "index_dir": str(tmp_path / "index")}
+    assert VideoMapper(load_cfg(None, []), False).reading["index_dir"] is None

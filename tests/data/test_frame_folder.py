@@ -128,3 +128,11 @@ def test_frames_of_different_sizes(tmp_path, make_frames):
 def test_a_file_is_opened_as_a_video(tmp_path, make_video):
     with open_video(make_video(tmp_path / "a.mp4", fps=10), fps=3) as video:
         assert isinstance(video, VideoReader) and video.fps == pytest.approx(10)
+
+
+def test_frames_at_times_and_scaled(tmp_path, make_frames, frame_index):
+    with FrameFolder(make_frames(tmp_path / "v", num_frames=20), fps=10) as video:
+        frames = video.get_frames_at([-1, 0, 0.1, 0.19, 1.9, 60])
+        assert [frame_index(frame) for frame in frames] == [0, 0, 1, 1, 19, 19]
+        small = video.get_frames([4, 7], short_side=16)
+        assert small.shape == (2, 16, 24, 3) and [frame_index(frame) for frame in small] == [4, 7]
