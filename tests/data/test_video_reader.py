@@ -1,9 +1,9 @@
 """The reader returns exactly the frames asked for, and one kind of error for everything that goes wrong."""
 
-import hashlib
 import os
 import pickle
 import resource
+import zlib
 from pathlib import Path
 
 import av
@@ -179,7 +179,7 @@ def test_real_video_equals_its_full_decode(test_data, name):
         for frame in container.decode(stream):
             expected.append(digest(scaler.reformat(frame, format="rgb24", threads=1).to_ndarray()))
     rng = np.random.default_rng(0)
-    num_random = 3 if len(expected) > 100 else 12
+    num_random = 1 if len(expected) > 100 else 6
     with VideoReader(path) as video:
         assert video.num_frames == len(expected)
         turns = -video.rotation // 90
@@ -194,12 +194,12 @@ def test_real_video_equals_its_full_decode(test_data, name):
 
 
 def digest(image):
-    return hashlib.sha1(np.ascontiguousarray(image).tobytes()).hexdigest()
+    return zlib.crc32(np.ascontiguousarray(image))
 
 
 def test_frames_decoded_for_training_clips_and_for_test_views(test_data):
     decoded, path = [], test_data / "videos/mmaction2_test.mp4"
-    for start in range(0, 237, 12):
+    for start in range(0, 237, 13):
         with VideoReader(path) as video:
             video.get_frames(range(start, start + 64, 2))
             decoded.append(video.num_decoded)
