@@ -1,0 +1,19 @@
+"""Pictures of what a network does. Reads files and tensors; nothing in the library imports it."""
+
+from nlvideo.visualization.attention import AttentionMaps, TopKeys, attend, chosen_positions, top_keys
+from nlvideo.visualization.blocks import find_block
+from nlvideo.visualization.film_strip import draw_film_strip
+from nlvideo.visualization.overlay import overlay_frames
+from nlvideo.visualization.video_file import write_video
+
+__all__ = [
+    "AttentionMaps",
+    "TopKeys",
+    "attend",
+    "chosen_positions",
+    "draw_film_strip",
+    "find_block",
+    "overlay_frames",
+    "top_keys",
+    "write_video",
+]

@@ -1,0 +1,184 @@
+"""Where chosen positions of a clip attend: rows of a non-local block's matrix, on the frames that the network saw."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from nlvideo.visualization.blocks import Preprocess, block_input, evaluating, find_block, query_grid
+from nlvideo.visualization.grid import Grid, Point, pooled
+
+# Fig. 3: "the 20 highest weighted arrows for each x_i".
+NUM_ARROWS = 20
+
+
+@dataclass(frozen=True)
+class AttentionMaps:
+    """Weights f(x_i, x_j) / C(x) of chosen query positions i over all keys j of a clip.
+
+    Attributes:
+        block: short name of the block, e.g. "res3.1".
+        pairwise: its pairwise function; "" for a block that has none of that name.
+        positions: float (K, 3), the queries' (t, y, x): sampled frame, and pixels of ``frames``.
+        weights: float32 (K, T', H', W') on the grid of the keys; 0 where a query does not attend. Of the Gaussian forms
+            they sum to 1; of the dot product they may be negative.
+        frames: uint8 (T, H, W, 3), as the network saw them.
+        queries: grid of the block's input.
+        keys: grid of the (pooled) keys.
+    """
+
+    block: str
+    pairwise: str
+    positions: torch.Tensor
+    weights: torch.Tensor
+    frames: np.ndarray
+    queries: Grid
+    keys: Grid
+
+
+@dataclass(frozen=True)
+class TopKeys:
+    """The keys of one query with the highest weights, highest first.
+
+    Attributes:
+        cells: int64 (n, 3), (t', h', w') on the grid of the keys.
+        centres: float (n, 3), (t, y, x) of the centres of their windows in the clip.
+        weights: float32 (n,), all above 0.
+    """
+
+    cells: torch.Tensor
+    centres: torch.Tensor
+    weights: torch.Tensor
+
+
+def attend(
+    model: nn.Module, sample_video: torch.Tensor, block: str | None, positions: Sequence[Sequence[float]], *,
+    preprocess: Preprocess | None = None,
+) -> AttentionMaps:
+    """Where positions of a clip attend. Only their rows of the P x Q matrix are computed.
+
+    Args:
+        model: a `VideoClassifier`, or any network with non-local blocks that takes one tensor. It runs in eval mode, on
+            its own device, as far as the block.
+        sample_video: (C, T, H, W), C = 3 or 1, uint8: the clip as the model gets it, cropped and resized. Or floats
+            that are already what the network takes, which are shown from their least to their largest value.
+        block: name of the block, see `find_block`; None: the first.
+        positions: (t, y, x) for each query: sampled frame, and pixels of the frame.
+        preprocess: what makes of uint8 (1, C, T, H, W) the input of a network that is no `VideoClassifier`; None: a
+            division by 255. A network of images (blocks with ``dim=2``) gets the frames as a batch, (T, C, H, W).
+
+    Raises:
+        ValueError: a position outside the clip, or a network or block that cannot be shown.
+        LookupFailed: there is no such block.
+    """
+    name, module = find_block(model, block)
+    frames = _as_frames(sample_video)
+    x = block_input(model, module, sample_video, preprocess)
+    queries = query_grid(model, module, sample_video, x, preprocess)
+    cells = [queries.cell(position) for position in positions]
+    with evaluating(model):
+        weights = _rows(module, x, cells).float().cpu()
+    return AttentionMaps(
+        block=name,
+        pairwise=getattr(module, "pairwise", ""),
+        positions=torch.tensor([list(position) for position in positions], dtype=torch.float32).view(-1, 3),
+        weights=weights,
+        frames=frames,
+        queries=queries,
+        keys=pooled(queries, tuple(weights.shape[1:])),
+    )
+
+
+def top_keys(maps: AttentionMaps, k: int = NUM_ARROWS) -> list[TopKeys]:
+    """The ``k`` keys of every query with the highest weights (Fig. 3), wherever they are in space and time.
+
+    Only weights above 0 count: a key of weight 0 adds nothing to the response, and one of negative weight (dot product)
+    is subtracted from it. So there may be fewer than ``k``.
+
+    Raises:
+        ValueError: ``k`` below 1.
+    """
+    if k < 1:
+        raise ValueError(f"k: got {k}, allowed: 1 or more")
+    found = []
+    for row in maps.weights:
+        weights, flat = row.flatten().sort(descending=True, stable=True)
+        count = min(k, int((weights > 0).sum()))
+        cells = torch.stack(torch.unravel_index(flat[:count], row.shape), dim=1)
+        centres = torch.tensor([maps.keys.centre(cell) for cell in cells.tolist()]).view(-1, 3)
+        found.append(TopKeys(cells, centres, weights[:count]))
+    return found
+
+
+def chosen_positions(
+    model: nn.Module, video: torch.Tensor, block: str | None, count: int, *, preprocess: Preprocess | None = None
+) -> list[Point]:
+    """The positions where a block responds most: where what it adds to its input, z_i - x_i (Eq. 6), is longest.
+
+    Longest comes first. Positions in or beside a place that was chosen before, within a quarter of the map's short
+    side and in whichever frame, come after all others, so that several queries show several things.
+
+    Args:
+        model: as in ``attend``.
+        video: as in ``attend``.
+        block: as in ``attend``.
+        count: how many.
+        preprocess: as in ``attend``.
+
+    Returns:
+        (t, y, x) in the clip, of whole frames and pixels: the middles of cells.
+
+    Raises:
+        ValueError: ``count`` is not between 1 and the cells of the map, or the block adds nothing anywhere.
+        LookupFailed: there is no such block.
+    """
+    name, module = find_block(model, block)
+    x = block_input(model, module, video, preprocess)
+    grid = query_grid(model, module, video, x, preprocess)
+    with torch.no_grad(), evaluating(model):
+        added = (module(x) - x).float().norm(dim=1).reshape(grid.size)
+    if not 1 <= count <= added.numel():
+        raise ValueError(f"count: got {count}, allowed: 1 to {added.numel()}, the positions of {name}")
+    if not added.any():
+        raise ValueError(f"the non-local block {name} adds nothing to its input: the weights do not hold it")
+    cells = torch.stack(torch.unravel_index(added.flatten().argsort(descending=True, stable=True), grid.size), dim=1)
+    reach = min(grid.size[1:]) / 4
+    chosen: list[tuple[int, ...]] = []
+    late: list[tuple[int, ...]] = []
+    for cell in map(tuple, cells.tolist()):
+        near = any(max(abs(a - b) for a, b in zip(cell[1:], other[1:])) <= reach for other in chosen)
+        (late if near else chosen).append(cell)
+    return [_middle(grid, cell) for cell in (chosen + late)[:count]]
+
+
+def _middle(grid: Grid, cell: tuple[int, ...]) -> Point:
+    _, y, x = grid.centre(cell)
+    # A window of 8 pixels has its centre between two of them.
+    return (grid.shown_frame(cell[0]), int(y), int(x))
+
+
+def _rows(block: nn.Module, x: torch.Tensor, cells: list[tuple[int, int, int]]) -> torch.Tensor:
+    """Weights (K, T', H', W') of query cells."""
+    if not hasattr(block, "attention"):
+        raise ValueError(f"{type(block).__name__} has no attention(x, positions): its weights cannot be shown")
+    if x.dim() == 5:
+        return block.attention(x, cells)[0]
+    # Frames are a batch: a query attends to its own.
+    rows = []
+    for t, h, w in cells:
+        row = block.attention(x[t : t + 1], [(h, w)])[0, 0]
+        rows.append(row.new_zeros(x.shape[0], *row.shape).index_copy(0, torch.tensor([t], device=x.device), row[None]))
+    return torch.stack(rows)
+
+
+def _as_frames(video: torch.Tensor) -> np.ndarray:
+    """(C, T, H, W) -> uint8 (T, H, W, 3)."""
+    if video.dim() != 4 or video.shape[0] not in (1, 3):
+        raise ValueError(f"sample_video: got {tuple(video.shape)}, allowed: (C, T, H, W) with C = 3 or 1")
+    frames = video.detach().cpu().permute(1, 2, 3, 0)
+    if frames.is_floating_point():
+        low, high = frames.min(), frames.max()
+        frames = (255 * (frames - low) / (high - low).clamp(min=1e-12)).round()
+    return np.ascontiguousarray(frames.to(torch.uint8).expand(*frames.shape[:3], 3).numpy())

@@ -1,0 +1,167 @@
+"""Non-local blocks of a network: finding one by name, what goes into it, and the stride of its map."""
+
+import contextlib
+import copy
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import nn
+
+from nlvideo.modeling.nonlocal_block.summary import nonlocal_modules
+from nlvideo.utils.analysis import without_norms
+from nlvideo.utils.errors import LookupFailed
+from nlvideo.visualization.grid import Grid, Point
+
+Preprocess = Callable[[torch.Tensor], torch.Tensor]
+
+# A length that every usual stride divides: the map of a clip that is longer by it is longer by LONGER / stride.
+_LONGER = 192
+
+
+class _Reached(Exception):
+    """The block has been reached; nothing behind it needs to run."""
+
+
+def short_name(name: str) -> str:
+    """A block's name as configs give places: ``backbone.res3.nl1`` -> ``res3.1``.
+
+    A block of ``insert_nonlocal`` goes by the module that it follows: ``layer3.4.nonlocal_block`` -> ``layer3.4``.
+    """
+    stage, _, last = name.removeprefix("backbone.").rpartition(".")
+    if last == "nonlocal_block":
+        return stage
+    return f"{stage}.{last[2:]}" if last.startswith("nl") and last[2:].isdecimal() else f"{stage}.{last}".lstrip(".")
+
+
+def find_block(model: nn.Module, name: str | None = None) -> tuple[str, nn.Module]:
+    """A non-local block of a network, and its short name.
+
+    Args:
+        model: any network.
+        name: as in ``model.named_modules()``, or its short name (``res3.1``). None: the first block, whose map is the
+            finest.
+
+    Raises:
+        LookupFailed: there is no such block.
+        ValueError: the network has no block at all.
+    """
+    blocks = nonlocal_modules(model)
+    if not blocks:
+        raise ValueError(f"{type(model).__name__} has no non-local block: there is no attention to show")
+    if name is None:
+        name = next(iter(blocks))
+    for full, block in blocks.items():
+        if name in (full, short_name(full)):
+            return short_name(full), block
+    raise LookupFailed(f"no non-local block {name!r} in the network. Allowed: {', '.join(map(short_name, blocks))}")
+
+
+@torch.no_grad()
+def block_input(model: nn.Module, block: nn.Module, video: torch.Tensor, preprocess: Preprocess | None) -> torch.Tensor:
+    """What a block gets to see of a clip: its input, (1, C', T', H', W') or (T, C', H', W') in a network of images.
+
+    Args:
+        model: run in eval mode as far as the block; modules keep the mode that they have.
+        block: a block of it.
+        video: (C, T, H, W).
+        preprocess: as in ``attend``.
+
+    Raises:
+        ValueError: the block looks at sequences, or does not run in the network's forward pass.
+    """
+    seen = _run_to(model, block, _network_input(model, block, video, preprocess))
+    if seen is None:
+        raise ValueError("the non-local block does not run when the network sees this clip")
+    return seen
+
+
+def query_grid(
+    model: nn.Module, block: nn.Module, video: torch.Tensor, x: torch.Tensor, preprocess: Preprocess | None
+) -> Grid:
+    """The grid of a block's queries.
+
+    The stride is measured, which is exact for whatever convolutions, pools and paddings lie before the block: a copy of
+    the network on the meta device (no memory, no arithmetic) tells by how much the map grows where the clip does. A
+    network that only takes clips of one size gets clip / map for a stride.
+
+    Args:
+        model: any network.
+        block: a block of it.
+        video: (C, T, H, W).
+        x: the block's input for this video.
+        preprocess: as in ``attend``.
+    """
+    images = x.dim() == 4
+    size, clip = _size(x), tuple(video.shape[1:])
+    longer = _longer_map(model, block, video, preprocess)
+    strides = []
+    for axis, (cells, length) in enumerate(zip(size, clip)):
+        growth = longer[axis] - cells if longer else 0
+        frames_of_images = images and axis == 0
+        strides.append(1.0 if frames_of_images else _LONGER / growth if growth > 0 else length / cells)
+    return Grid(size, _as_point(strides), clip)
+
+
+def _longer_map(
+    model: nn.Module, block: nn.Module, video: torch.Tensor, preprocess: Preprocess | None
+) -> tuple[int, int, int] | None:
+    name = next(name for name, module in model.named_modules() if module is block)
+    try:
+        on_meta = without_norms(copy.deepcopy(model).to("meta"))
+        channels, *clip = video.shape
+        longer = torch.empty(channels, *(length + _LONGER for length in clip), dtype=video.dtype, device="meta")
+        there = on_meta.get_submodule(name)
+        x = _run_to(on_meta, there, _network_input(on_meta, there, longer, preprocess))
+    except Exception:  # noqa: BLE001 - whatever a network of somebody else raises, it does not take this clip
+        return None
+    return None if x is None else _size(x)
+
+
+def _network_input(
+    model: nn.Module, block: nn.Module, video: torch.Tensor, preprocess: Preprocess | None
+) -> torch.Tensor:
+    dim = getattr(block, "dim", 3)
+    if dim == 1:
+        raise ValueError("the non-local block looks at sequences: there are no frames to draw its attention on")
+    clips = video[None] if dim == 3 else video.transpose(0, 1)
+    if preprocess is not None:
+        return preprocess(clips)
+    return clips if hasattr(model, "forward_clips") or clips.is_floating_point() else clips.float() / 255
+
+
+def _run_to(model: nn.Module, block: nn.Module, inputs: torch.Tensor) -> torch.Tensor | None:
+    seen = []
+
+    def stop(module: nn.Module, args: tuple) -> None:
+        """Keep the block's input and end the forward pass; a forward pre-hook."""
+        seen.append(args[0])
+        raise _Reached
+
+    parameter = next(model.parameters(), None)
+    handle = block.register_forward_pre_hook(stop)
+    try:
+        with torch.no_grad(), evaluating(model), contextlib.suppress(_Reached):
+            getattr(model, "forward_clips", model)(inputs if parameter is None else inputs.to(parameter.device))
+    finally:
+        handle.remove()
+    return seen[0] if seen else None
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode for a while; every module gets back the mode that it had."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def _size(x: torch.Tensor) -> tuple[int, int, int]:
+    return tuple(x.shape[2:]) if x.dim() == 5 else (x.shape[0], *x.shape[2:])
+
+
+def _as_point(strides: list[float]) -> Point:
+    return tuple(float(stride) for stride in strides)

@@ -1,0 +1,112 @@
+"""What the pictures share: text, enlarged frames, heat colours, arrows."""
+
+import math
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+Box = tuple[float, float, float, float]
+RGB = tuple[int, int, int]
+
+QUERY_COLOUR: RGB = (255, 255, 255)
+ARROW_COLOUR: RGB = (255, 196, 0)
+DARK: RGB = (16, 16, 20)
+# Lines are drawn this much larger and made smaller afterwards: Pillow draws without antialiasing.
+SUPERSAMPLE = 3
+
+# Weight 0 to the largest, and 0 to the most negative one: red, yellow, pale; blue, cyan, pale.
+_WARM = np.array([(215, 25, 0), (255, 150, 0), (255, 240, 130)], np.float32)
+_COOL = np.array([(20, 50, 255), (0, 150, 255), (150, 240, 255)], np.float32)
+_MOST_OPAQUE = 0.8
+
+
+def font(size: int) -> ImageFont.FreeTypeFont:
+    """Pillow's own scalable font, in pixels."""
+    return ImageFont.load_default(size)
+
+
+def enlargement(height: int, width: int, short_side: int) -> int:
+    """The whole factor by which a frame grows so that its short side comes closest to ``short_side`` pixels; 1 or more."""
+    return max(1, round(short_side / min(height, width)))
+
+
+def enlarge(frame: np.ndarray, factor: int) -> np.ndarray:
+    """Pixels become squares: (H, W, ...) -> (factor H, factor W, ...)."""
+    return frame.repeat(factor, axis=0).repeat(factor, axis=1)
+
+
+def heat_colours(share: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Colour and opacity of weights.
+
+    Args:
+        share: weights over the largest absolute one, -1 to 1; of any shape.
+
+    Returns:
+        float32 (..., 3), 0 to 255, and (..., 1), 0 (weight 0) to 0.8.
+    """
+    strength = np.abs(share).clip(0, 1).astype(np.float32)
+    stops = np.linspace(0, 1, len(_WARM))
+    ramps = [np.stack([np.interp(strength, stops, ramp[:, c]) for c in range(3)], -1) for ramp in (_WARM, _COOL)]
+    colour = np.where((share < 0)[..., None], ramps[1], ramps[0])
+    # Rising fast, so that half of the largest weight can be told from none on any background.
+    return colour.astype(np.float32), _MOST_OPAQUE * np.sqrt(strength)[..., None]
+
+
+def add_heat(frame: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """Blend heat over a frame: uint8 (H, W, 3) and (H, W) from -1 to 1 -> uint8 (H, W, 3)."""
+    colour, opacity = heat_colours(share)
+    return (frame * (1 - opacity) + colour * opacity).round().astype(np.uint8)
+
+
+class LineLayer:
+    """Antialiased lines over an image; what is drawn later covers what was drawn before."""
+
+    def __init__(self, size: tuple[int, int]):
+        """Begin an empty layer of ``size`` (width, height), pixels."""
+        self._image = Image.new("RGBA", (size[0] * SUPERSAMPLE, size[1] * SUPERSAMPLE), (*DARK, 0))
+        self._draw = ImageDraw.Draw(self._image)
+
+    def box(self, box: Box, colour: RGB, width: float, opacity: float = 1.0) -> None:
+        """Outline of (x0, y0, x1, y1), inside of it, with a dark line around."""
+        x0, y0, x1, y1 = (v * SUPERSAMPLE for v in box)
+        edge = SUPERSAMPLE
+        self._draw.rectangle((x0 - edge, y0 - edge, x1 + edge - 1, y1 + edge - 1), outline=_ink(DARK, 0.8 * opacity),
+                             width=round((width + 2) * SUPERSAMPLE))  # fmt: skip
+        self._draw.rectangle((x0, y0, x1 - 1, y1 - 1), outline=_ink(colour, opacity), width=round(width * SUPERSAMPLE))
+
+    def dot(self, x: float, y: float, radius: float, colour: RGB) -> None:
+        """A disc with a dark rim."""
+        for r, ink in ((radius + 1.5, DARK), (radius, colour)):
+            self._draw.ellipse([v * SUPERSAMPLE for v in (x - r, y - r, x + r, y + r)], fill=_ink(ink, 1.0))
+
+    def arrow(self, start: tuple[float, float], end: tuple[float, float], width: float, opacity: float) -> None:
+        """An arrow with a dark rim, from ``start`` to ``end`` (x, y); nothing where they are one point."""
+        length = math.dist(start, end)
+        if length < 1:
+            return
+        along = ((end[0] - start[0]) / length, (end[1] - start[1]) / length)
+        head = min(length, 5 + 2.2 * width)
+        for rim, ink in ((1.2, _ink(DARK, 0.55 * opacity)), (0.0, _ink(ARROW_COLOUR, opacity))):
+            neck = (end[0] - along[0] * head, end[1] - along[1] * head)
+            self._line(start, neck, width + 2 * rim, ink)
+            half = 0.4 * head + rim
+            tip = (end[0] + along[0] * rim, end[1] + along[1] * rim)
+            corners = [(neck[0] - s * along[1] * half, neck[1] + s * along[0] * half) for s in (1, -1)]
+            self._draw.polygon([_scaled(p) for p in (tip, *corners)], fill=ink)
+
+    def over(self, image: Image.Image) -> Image.Image:
+        """The image (RGB) with the layer over it."""
+        # Pillow weighs colours by their opacity when it makes RGBA smaller.
+        layer = self._image.resize(image.size, Image.Resampling.BOX)
+        return Image.alpha_composite(image.convert("RGBA"), layer).convert("RGB")
+
+    def _line(self, start: tuple[float, float], end: tuple[float, float], width: float, ink: tuple) -> None:
+        self._draw.line([_scaled(start), _scaled(end)], fill=ink, width=max(1, round(width * SUPERSAMPLE)))
+
+
+def _scaled(point: tuple[float, float]) -> tuple[float, float]:
+    return (point[0] * SUPERSAMPLE, point[1] * SUPERSAMPLE)
+
+
+def _ink(colour: RGB, opacity: float) -> tuple[int, int, int, int]:
+    return (*colour, round(255 * opacity))
