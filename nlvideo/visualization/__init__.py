@@ -4,15 +4,20 @@ from nlvideo.visualization.attention import AttentionMaps, TopKeys, attend, chos
 from nlvideo.visualization.blocks import find_block
 from nlvideo.visualization.film_strip import draw_film_strip
 from nlvideo.visualization.overlay import overlay_frames
+from nlvideo.visualization.places import describe
 from nlvideo.visualization.video_file import write_video
+from nlvideo.visualization.view import View, load_view
 
 __all__ = [
     "AttentionMaps",
     "TopKeys",
+    "View",
     "attend",
     "chosen_positions",
+    "describe",
     "draw_film_strip",
     "find_block",
+    "load_view",
     "overlay_frames",
     "top_keys",
     "write_video",

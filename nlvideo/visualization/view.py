@@ -1,0 +1,74 @@
+"""One view of a video as a test shows it to a network, and where its pixels lie in the video."""
+
+import os
+from dataclasses import dataclass
+
+import torch
+
+from nlvideo.config import CfgNode
+from nlvideo.data import VideoDecodeError, VideoMapper, augmentation, open_video
+
+
+@dataclass(frozen=True)
+class View:
+    """A clip, cropped and resized, and the way back to the file it is from.
+
+    Attributes:
+        video: uint8 (C, T, H, W), what a model takes.
+        frames: index in the file of each of the T frames.
+        scale: pixels of the view per pixel of the file, (vertical, horizontal).
+        corner: (y, x) of the crop in the resized frame, pixels.
+    """
+
+    video: torch.Tensor
+    frames: tuple[int, ...]
+    scale: tuple[float, float]
+    corner: tuple[int, int]
+
+    def to_view(self, y: float, x: float) -> tuple[float, float]:
+        """A point of the file's frames in the view: both count from the corner of the frame, in pixels."""
+        return y * self.scale[0] - self.corner[0], x * self.scale[1] - self.corner[1]
+
+    def to_file(self, y: float, x: float) -> tuple[float, float]:
+        """A point of the view in the file's frames: the inverse of ``to_view``."""
+        return (y + self.corner[0]) / self.scale[0], (x + self.corner[1]) / self.scale[1]
+
+
+def load_view(
+    cfg: CfgNode, path: str | os.PathLike, start_sec: float | None = None, end_sec: float | None = None
+) -> View:
+    """The clip of a test with one clip and one crop: the middle of the video, the centre of the frame.
+
+    Frames, resizing and crop are those of `VideoMapper` with the config's ``TEST`` keys. Only the frames of the clip are
+    decoded, however long the video is.
+
+    Args:
+        cfg: the model's config.
+        path: a video, or a folder of frames.
+        start_sec: begin of the part to look at; None: of the video.
+        end_sec: its end; None: that of the video.
+
+    Raises:
+        VideoDecodeError: the file cannot be read, or has no frames between ``start_sec`` and ``end_sec``.
+        ValueError: the video is too short and ``INPUT.SHORT_VIDEO`` is "error", or too small for the crop.
+    """
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.TEST.NUM_CLIPS, cfg.TEST.NUM_CROPS, cfg.TEST.FLIP = 1, 1, False
+    mapper = VideoMapper(cfg, False)
+    with open_video(path) as video:
+        first = 0 if start_sec is None else video.index_at(start_sec)
+        end = video.num_frames if end_sec is None else video.index_at(end_sec)
+        if first >= end:
+            raise VideoDecodeError(video.path, f"no frames from {start_sec or 0} s to {end_sec or 'the end'}")
+        indices = [first + index for index in mapper.clip_sampler(end - first, None)[0]]
+        frames = torch.from_numpy(video.get_frames(indices))
+    resized = augmentation.resize_short_side(frames, mapper.short_side_range[0])
+    crop = augmentation.uniform_crops(resized, mapper.crop_size, 1)[0]
+    sides = list(zip(frames.shape[1:3], resized.shape[1:3], crop.shape[1:3]))
+    return View(
+        video=augmentation.to_clip(crop),
+        frames=tuple(indices),
+        scale=tuple(after / before for before, after, _ in sides),
+        corner=tuple((after - cropped) // 2 for _, after, cropped in sides),
+    )
