@@ -27,10 +27,9 @@ def short_name(name: str) -> str:
 
     A block of ``insert_nonlocal`` goes by the module that it follows: ``layer3.4.nonlocal_block`` -> ``layer3.4``.
     """
-    stage, _, last = name.removeprefix("backbone.").rpartition(".")
-    if last == "nonlocal_block":
-        return stage
-    return f"{stage}.{last[2:]}" if last.startswith("nl") and last[2:].isdecimal() else f"{stage}.{last}".lstrip(".")
+    name = name.removeprefix("backbone.").removesuffix(".nonlocal_block")
+    stage, _, last = name.rpartition(".")
+    return f"{stage}.{last[2:]}" if stage and last.startswith("nl") and last[2:].isdecimal() else name
 
 
 def find_block(model: nn.Module, name: str | None = None) -> tuple[str, nn.Module]:
@@ -108,13 +107,20 @@ def _longer_map(
     name = next(name for name, module in model.named_modules() if module is block)
     try:
         on_meta = without_norms(copy.deepcopy(model).to("meta"))
+        for residual in nonlocal_modules(on_meta).values():
+            # They keep the shape, and take their time over many positions even where nothing is computed.
+            residual.forward = _as_it_is
         channels, *clip = video.shape
         longer = torch.empty(channels, *(length + _LONGER for length in clip), dtype=video.dtype, device="meta")
         there = on_meta.get_submodule(name)
         x = _run_to(on_meta, there, _network_input(on_meta, there, longer, preprocess))
-    except Exception:  # noqa: BLE001 - whatever a network of somebody else raises, it does not take this clip
+    except Exception:  # Whatever a network of somebody else raises, it does not take a longer clip.
         return None
     return None if x is None else _size(x)
+
+
+def _as_it_is(x: torch.Tensor) -> torch.Tensor:
+    return x
 
 
 def _network_input(

@@ -17,7 +17,7 @@ from nlvideo.visualization.drawing import (
 
 _SHORT_SIDE = 224
 _MAX_WIDTH = 1900
-_GAP, _MARGIN, _TEXT = 8, 12, 17
+_GAP, _MARGIN, _TEXT = 8, 12, 19
 _PAPER = (255, 255, 255)
 
 
@@ -78,7 +78,7 @@ def draw_film_strip(maps: AttentionMaps, index: int, k: int = NUM_ARROWS) -> Ima
     layout = _Layout(maps, query, int(position[0]))
     texts = _texts(maps, index, keys)
     width = max(layout.frames_width, *(int(font(_TEXT).getlength(text)) for text in texts)) + 2 * _MARGIN
-    strip = Image.new("RGB", (width, layout.bottom + 2 * _TEXT + _MARGIN), _PAPER)
+    strip = Image.new("RGB", (width, layout.bottom + _TEXT + 2 * _MARGIN), _PAPER)
     _draw_frames(strip, maps, layout)
     layer = LineLayer(strip.size)
     _draw_arrows(layer, maps, layout, position, query, keys)
@@ -102,9 +102,9 @@ def _texts(maps: AttentionMaps, index: int, keys: TopKeys) -> tuple[str, str]:
     if not len(keys.weights):
         return title, "no key has a weight above 0"
     row = maps.weights[index]
-    share = keys.weights.sum() / row.clamp(min=0).sum()
-    weights = f"weights {keys.weights[-1]:.3g} to {keys.weights[0]:.3g}"
-    return title, f"the {len(keys.weights)} highest of {row.numel()} keys: {weights}, {100 * share:.0f} % of the sum"
+    weights = f"weights {keys.weights[0]:.2g} to {keys.weights[-1]:.2g}"
+    above = f"{int((keys.weights > row.mean()).sum())} above the mean"
+    return title, f"white: query; yellow: its {len(keys.weights)} highest of {row.numel()} keys, {weights}, {above}"
 
 
 def _draw_frames(strip: Image.Image, maps: AttentionMaps, layout: _Layout) -> None:
@@ -115,7 +115,7 @@ def _draw_frames(strip: Image.Image, maps: AttentionMaps, layout: _Layout) -> No
         strip.paste(Image.fromarray(np.ascontiguousarray(pixels)), (x, y))
         first, behind = (int(point[0]) for point in maps.queries.window((t, 0, 0)))
         label = f"frame {frame}" if behind - first <= 1 else f"frame {frame} (of {first} to {behind - 1})"
-        draw.text((x, y + layout.height + 2), label, fill=DARK, font=font(_TEXT - 2))
+        draw.text((x, y + layout.height + 2), label, fill=DARK, font=font(_TEXT - 3))
 
 
 def _draw_arrows(
@@ -126,8 +126,8 @@ def _draw_arrows(
     largest = float(keys.weights[0]) if len(keys.weights) else 1.0
     found = list(zip(keys.cells.tolist(), keys.centres.tolist(), (keys.weights / largest).tolist()))
     for cell, _, share in reversed(found):
-        layer.box(layout.box(cell[0], maps.keys.window(cell)), ARROW_COLOUR, 1, 0.3 + 0.7 * share)
+        layer.box(layout.box(cell[0], maps.keys.window(cell)), ARROW_COLOUR, 1, 0.4 + 0.6 * share)
     for cell, (_, y, x), share in reversed(found):
-        layer.arrow(start, layout.point(cell[0], y, x), 1 + 2.5 * share, 0.3 + 0.7 * share)
+        layer.arrow(start, layout.point(cell[0], y, x), 1 + 2.5 * share, 0.4 + 0.6 * share)
     layer.box(layout.box(query[0], maps.queries.window(query)), QUERY_COLOUR, 2)
     layer.dot(*start, 3.5, QUERY_COLOUR)

@@ -53,8 +53,8 @@ def overlay_frames(maps: AttentionMaps, index: int) -> np.ndarray:
         image.paste(Image.fromarray(heated))
         if query[0][0] <= t < query[1][0]:
             image = _with_query(image, query, position, factor, t == int(position[0]))
-        _caption(image, H * factor, [f"frame {t} of {T}, query in frame {position[0]:g}", _scale_text(maps, index)],
-                 largest, bool((row < 0).any()))  # fmt: skip
+        text = f"{maps.block}: frame {t} of {T}, query in frame {position[0]:g}"
+        _caption(image, H * factor, text, largest, bool((row < 0).any()))
         pictures.append(np.asarray(image))
     return np.stack(pictures)
 
@@ -68,13 +68,9 @@ def _with_query(image: Image.Image, window: tuple, position: list[float], factor
     return layer.over(image)
 
 
-def _scale_text(maps: AttentionMaps, index: int) -> str:
-    return f"{maps.block}"
-
-
-def _caption(image: Image.Image, top: int, texts: list[str], largest: float, negative: bool) -> None:
+def _caption(image: Image.Image, top: int, text: str, largest: float, negative: bool) -> None:
     draw = ImageDraw.Draw(image)
-    draw.text((8, top + 4), f"{texts[1]}: {texts[0]}", fill=QUERY_COLOUR, font=font(_TEXT))
+    draw.text((8, top + 4), text, fill=QUERY_COLOUR, font=font(_TEXT))
     low, high = f"{-largest:.2g}" if negative else "0", f"{largest:.2g}"
     y, left = top + 8 + _TEXT + 4, 8 + round(font(_TEXT).getlength(low)) + 6
     right = image.width - 8 - round(font(_TEXT).getlength(high)) - 6

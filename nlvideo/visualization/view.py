@@ -60,7 +60,8 @@ def load_view(
         first = 0 if start_sec is None else video.index_at(start_sec)
         end = video.num_frames if end_sec is None else video.index_at(end_sec)
         if first >= end:
-            raise VideoDecodeError(video.path, f"no frames from {start_sec or 0} s to {end_sec or 'the end'}")
+            to = "the end" if end_sec is None else f"{end_sec:g} s"
+            raise VideoDecodeError(video.path, f"no frames from {start_sec or 0:g} s to {to}")
         indices = [first + index for index in mapper.clip_sampler(end - first, None)[0]]
         frames = torch.from_numpy(video.get_frames(indices))
     resized = augmentation.resize_short_side(frames, mapper.short_side_range[0])

@@ -1,0 +1,130 @@
+"""Rows of the matrix on the frames of a clip."""
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+
+from nlvideo.modeling import NonLocalBlock, insert_nonlocal
+from nlvideo.modeling.nonlocal_block.block import PAIRWISE
+from nlvideo.utils.errors import LookupFailed
+from nlvideo.visualization import attend, chosen_positions, top_keys
+
+
+@pytest.mark.parametrize("pairwise", PAIRWISE)
+@pytest.mark.parametrize("attend_to", ["spacetime", "space", "time"])
+def test_rows_are_those_of_the_block(pool_net, clip, pairwise, attend_to):
+    network = pool_net(pairwise, attend=attend_to)
+    maps = attend(network, clip, None, [(0, 0, 0), (5, 30, 17)])
+    x = network.pool(clip[None].float() / 255)
+    expected = network.nl.attention(x, [(0, 0, 0), (2, 7, 4)])[0]
+    torch.testing.assert_close(maps.weights, expected)
+    assert maps.queries.size == (4, 8, 12) and maps.queries.stride == (2, 4, 4)
+    pool = 1 if attend_to == "time" else 2
+    assert maps.keys.size == (4, 8 // pool, 12 // pool) == maps.weights.shape[1:]
+    assert maps.keys.stride == (2, 4 * pool, 4 * pool)
+    assert (maps.block, maps.pairwise) == ("nl", pairwise) and maps.positions.tolist() == [[0, 0, 0], [5, 30, 17]]
+    assert maps.frames.shape == (8, 32, 48, 3) and np.array_equal(maps.frames[3, 2, 1], clip[:, 3, 2, 1])
+
+
+@pytest.mark.parametrize("place", [(0, 0, 0), (7, 31, 47), (4, 17, 30)])
+def test_a_bright_pixel_is_found_where_it_is(pool_net, place):
+    # Gaussian attention on the pixels themselves: whoever is bright attends to the brightest.
+    video = torch.full((3, 8, 32, 48), 40, dtype=torch.uint8)
+    video[(slice(None), *place)] = 255
+    network = pool_net(scale=False)
+    network.nl.theta = torch.nn.Conv3d(3, 3, 1, bias=False)
+    torch.nn.init.constant_(network.nl.theta.weight, 10.0)
+    maps = attend(network, video, None, [(2, 3, 4)])
+    best = top_keys(maps)[0]
+    first, behind = maps.keys.window(best.cells[0].tolist())
+    assert all(a <= p < b for a, p, b in zip(first, place, behind))
+    assert best.centres[0].tolist() == [(a + b) / 2 for a, b in zip(first, behind)]
+
+
+def test_the_highest_keys_come_first(make_maps):
+    weights = torch.zeros(2, 4, 4, 4)
+    weights[0, 3, 2, 1], weights[0, 0, 0, 0], weights[0, 1, 1, 1] = 0.5, 0.2, 0.3
+    weights[1] = -1.0
+    weights[1, 2, 2, 2] = 0.1
+    first, second = top_keys(make_maps(weights, [(0, 0, 0), (1, 1, 1)]), k=2)
+    assert first.cells.tolist() == [[3, 2, 1], [1, 1, 1]] and first.weights.tolist() == pytest.approx([0.5, 0.3])
+    assert first.centres.tolist() == [[3.5, 10, 6], [1.5, 6, 6]]
+    # Zeros and negative weights are no arrows.
+    assert second.cells.tolist() == [[2, 2, 2]]
+    everything = top_keys(make_maps(weights, [(0, 0, 0), (1, 1, 1)]))
+    assert [len(keys.weights) for keys in everything] == [3, 1]
+    with pytest.raises(ValueError, match="k: got 0, allowed: 1 or more"):
+        top_keys(make_maps(weights, [(0, 0, 0), (1, 1, 1)]), 0)
+
+
+def test_no_key_above_zero(make_maps):
+    keys = top_keys(make_maps(-torch.ones(1, 4, 4, 4), [(0, 0, 0)]))[0]
+    assert keys.cells.shape == (0, 3) and keys.centres.shape == (0, 3) and keys.weights.shape == (0,)
+
+
+def test_queries_are_where_the_block_adds_most(pool_net, clip):
+    network = pool_net()
+    x = network.pool(clip[None].float() / 255)
+    added = (network.nl(x) - x)[0].norm(dim=0)
+    positions = chosen_positions(network, clip, None, 3)
+    cells = [(t // 2, y // 4, x // 4) for t, y, x in positions]
+    assert added[cells[0]] == added.max()
+    assert added[cells[1]] <= added[cells[0]]
+    for one, other in [(0, 1), (0, 2), (1, 2)]:
+        assert max(abs(a - b) for a, b in zip(cells[one][1:], cells[other][1:])) > 2  # a quarter of 8 cells
+    assert all(isinstance(value, int) for position in positions for value in position)
+    # All of them: those near a chosen one come last.
+    assert sorted(chosen_positions(network, clip, None, 384)) == sorted(
+        (2 * t, 4 * h + 2, 4 * w + 2) for t in range(4) for h in range(8) for w in range(12)
+    )
+
+
+def test_queries_of_a_block_that_does_nothing(pool_net, clip):
+    with pytest.raises(ValueError, match="the non-local block nl adds nothing to its input: the weights do not hold"):
+        chosen_positions(pool_net(zero_init=True), clip, None, 1)
+    for count in (0, 385):
+        with pytest.raises(ValueError, match=f"count: got {count}, allowed: 1 to 384"):
+            chosen_positions(pool_net(), clip, None, count)
+
+
+def test_networks_of_others(clip):
+    video = insert_nonlocal(torchvision.models.video.r3d_18(), {"layer1.1": NonLocalBlock(64)})
+    seen = []
+    maps = attend(video, clip, "layer1.1", [(7, 31, 47)], preprocess=lambda clips: seen.append(clips) or clips / 128.0)
+    assert maps.weights.shape == (1, 8, 8, 12) and torch.isclose(maps.weights.sum(), torch.tensor(1.0))
+    assert seen[0].shape == (1, 3, 8, 32, 48) and seen[0].dtype == torch.uint8
+    images = insert_nonlocal(torchvision.models.resnet18(), {"layer1.1": NonLocalBlock(64, dim=2)})
+    maps = attend(images, clip, None, [(6, 31, 47), (2, 0, 0)])
+    # A frame attends to itself alone.
+    assert maps.weights.shape == (2, 8, 4, 6) and maps.weights.sum((2, 3)).nonzero().tolist() == [[0, 6], [1, 2]]
+
+
+def test_floats_go_to_the_network_as_they_are(pool_net, clip):
+    network = pool_net()
+    maps = attend(network, clip.float() / 255, None, [(0, 0, 0)])
+    torch.testing.assert_close(maps.weights, attend(network, clip, None, [(0, 0, 0)]).weights)
+    assert np.array_equal(maps.frames, attend(network, clip, None, [(0, 0, 0)]).frames)
+    assert attend(network, torch.zeros(3, 8, 32, 48), None, [(0, 0, 0)]).frames.max() == 0
+
+
+def test_grey_video(pool_net):
+    network = pool_net()
+    network.nl = NonLocalBlock(1, pairwise="dot_product")
+    assert attend(network, torch.rand(1, 2, 8, 8), None, [(0, 0, 0)]).frames.shape == (2, 8, 8, 3)
+
+
+def test_mistakes(pool_net, clip):
+    network = pool_net()
+    with pytest.raises(ValueError, match="position 0,32,0 is outside the clip"):
+        attend(network, clip, None, [(0, 32, 0)])
+    with pytest.raises(LookupFailed, match="Allowed: nl$"):
+        attend(network, clip, "res3.1", [(0, 0, 0)])
+    with pytest.raises(ValueError, match=r"sample_video: got \(8, 32, 48\), allowed: \(C, T, H, W\)"):
+        attend(network, clip[0], None, [(0, 0, 0)])
+
+
+def test_a_block_without_attention(pool_net, clip, monkeypatch):
+    monkeypatch.delattr(NonLocalBlock, "attention")
+    with pytest.raises(ValueError, match=r"NonLocalBlock has no attention\(x, positions\)"):
+        attend(pool_net(), clip, None, [(0, 0, 0)])

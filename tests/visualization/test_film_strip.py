@@ -1,0 +1,101 @@
+"""The film strip: what is drawn, and where."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from nlvideo.visualization import draw_film_strip
+from nlvideo.visualization.drawing import ARROW_COLOUR, LineLayer, enlarge, enlargement
+from nlvideo.visualization.film_strip import _GAP, _MARGIN, _Layout
+
+
+def yellow(strip):
+    """Where a strip is the colour of arrows: (y, x) of every such pixel."""
+    difference = np.abs(np.asarray(strip).astype(int) - ARROW_COLOUR).max(-1)
+    return np.argwhere(difference < 12)
+
+
+def test_an_arrow_ends_at_the_key(make_maps):
+    weights = torch.zeros(1, 4, 4, 4)
+    weights[0, 3, 1, 2] = 0.9
+    maps = make_maps(weights, [(0, 9, 5)])
+    strip = draw_film_strip(maps, 0)
+    layout = _Layout(maps, (0, 2, 1), 0)
+    tip = layout.point(3, 6, 10)  # the centre of the key's window
+    marks = yellow(strip)
+    assert np.abs(marks - (tip[1], tip[0])).max(1).min() <= 2
+    start = layout.point(0, 9.5, 5.5)
+    # All of it between the query and the window of the key, across all frames.
+    x0, x1 = marks[:, 1].min(), marks[:, 1].max()
+    assert start[0] <= x0 < start[0] + 20 and tip[0] < x1 <= layout.point(3, 8, 12)[0]
+    for t in (1, 2):
+        left, _ = layout.corner(t)
+        assert ((marks[:, 1] >= left) & (marks[:, 1] < left + layout.width)).sum() > layout.width
+
+
+def test_a_higher_weight_is_a_wider_arrow(make_maps):
+    def area(weight):
+        """Yellow pixels with an arrow of weight 1 and one of ``weight``."""
+        weights = torch.zeros(1, 4, 4, 4)
+        weights[0, 1, 3, 0], weights[0, 3, 0, 3] = 1.0, weight
+        return len(yellow(draw_film_strip(make_maps(weights, [(0, 0, 0)]), 0)))
+
+    assert area(0.9) > 1.2 * area(0.01)
+
+
+def test_no_arrows(make_maps):
+    negative = make_maps(-torch.ones(1, 4, 4, 4), [(1, 8, 8)])
+    strip = draw_film_strip(negative, 0)
+    assert len(yellow(strip)) == 0
+    # The query is marked all the same: white in the grey frame.
+    left, top = _Layout(negative, (1, 2, 2), 1).corner(1)
+    frame = np.asarray(strip)[top : top + 200, left : left + 200]
+    assert (frame == 255).all(-1).any()
+
+
+def test_an_arrow_to_itself_is_no_arrow():
+    layer = LineLayer((10, 10))
+    layer.arrow((5, 5), (5.5, 5), 2, 1.0)
+    assert np.asarray(layer.over(Image.new("RGB", (10, 10), "white"))).min() == 255
+    layer.arrow((5, 5), (8, 5), 2, 1.0)
+    assert np.asarray(layer.over(Image.new("RGB", (10, 10), "white"))).min() < 255
+
+
+def test_frames_are_those_of_the_map_and_the_query(make_maps):
+    frames = np.zeros((8, 16, 16, 3), np.uint8)
+    frames[..., 0] = 20 * np.arange(8)[:, None, None]
+    maps = make_maps(torch.zeros(1, 4, 4, 4), [(5, 0, 0)], clip=(8, 16, 16), frames=frames)
+    maps = type(maps)(**{**maps.__dict__, "queries": maps.keys})
+    layout = _Layout(maps, maps.queries.cell((5, 0, 0)), 5)
+    assert layout.shown == [0, 2, 5, 6]
+    strip = np.asarray(draw_film_strip(maps, 0))
+    for t, frame in enumerate(layout.shown):
+        x, y = layout.corner(t)
+        assert strip[y + 100, x + 150].tolist() == [20 * frame, 0, 0]
+
+
+@pytest.mark.parametrize("num_frames, rows", [(4, 1), (8, 1), (10, 2), (16, 2)])
+def test_many_frames_are_several_rows(make_maps, num_frames, rows):
+    clip = (num_frames, 224, 224)
+    maps = make_maps(torch.zeros(1, num_frames, 7, 7), [(0, 0, 0)], clip=clip)
+    layout = _Layout(maps, (0, 0, 0), 0)
+    assert layout.factor == 1 and len({layout.corner(t)[1] for t in range(num_frames)}) == rows
+    assert draw_film_strip(maps, 0).size == (layout.per_row * (224 + _GAP) - _GAP + 2 * _MARGIN, layout.bottom + 43)
+
+
+def test_a_frame_wider_than_the_strip(make_maps):
+    maps = make_maps(torch.zeros(1, 2, 5, 50), [(0, 0, 0)], clip=(2, 240, 2400))
+    assert draw_film_strip(maps, 0).width == 2400 + 2 * _MARGIN
+
+
+def test_small_frames_grow_by_whole_factors():
+    assert [enlargement(side, 99, 224) for side in (16, 64)] == [14, 4] and enlargement(1080, 1920, 224) == 1
+    frame = np.arange(6).reshape(2, 3)
+    assert enlarge(frame, 2).tolist() == [[0, 0, 1, 1, 2, 2]] * 2 + [[3, 3, 4, 4, 5, 5]] * 2
+
+
+def test_a_query_that_is_not_there(make_maps):
+    for index in (-1, 1):
+        with pytest.raises(ValueError, match=f"index: got {index}, allowed: 0 to 0, the queries of the maps"):
+            draw_film_strip(make_maps(torch.zeros(1, 4, 4, 4), [(0, 0, 0)]), index)
