@@ -61,12 +61,15 @@ def main(arguments: argparse.Namespace) -> None:
     from nlvideo.utils.file_io import atomic_write
     from nlvideo.visualization import attend, chosen_positions, describe, find_block, load_view
 
+    if arguments.fps <= 0:
+        raise ValueError(f"--fps: got {arguments.fps:g}, allowed: above 0")
     cfg = load_cfg(arguments.config_file, [*arguments.opts, "MODEL.WEIGHTS", arguments.weights], arguments.plugin)
     view = load_view(cfg, arguments.input, arguments.start_sec, arguments.end_sec)
     model = load_model_for_test(cfg)
     block, _ = find_block(model, arguments.block)
-    positions = arguments.position or chosen_positions(model, view.video, block, arguments.num_queries)
-    maps = attend(model, view.video, block, positions)
+    # Also where positions are given: it says so where the weights do not hold the block.
+    chosen = chosen_positions(model, view.video, block, 1 if arguments.position else arguments.num_queries)
+    maps = attend(model, view.video, block, arguments.position or chosen)
     report = describe(maps, view, arguments.num_arrows)
     output = Path(arguments.output or Path("output/attention") / Path(os.path.abspath(arguments.input)).stem)
     output.mkdir(parents=True, exist_ok=True)

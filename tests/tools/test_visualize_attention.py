@@ -1,0 +1,156 @@
+"""tools/visualize_attention.py as a user runs it."""
+
+import json
+from functools import partial
+
+import pytest
+import torch
+from PIL import Image
+
+from nlvideo.checkpoint import Checkpointer
+from nlvideo.config import load_cfg
+from nlvideo.data import VideoReader
+from nlvideo.modeling import build_model
+
+CONFIG = """
+DATASETS: {TEST: ["beacon_val"]}
+MODEL:
+  DEVICE: cpu
+  BACKBONE: {DEPTH: 10, WIDTH: 0.125, STEM: small, TEMPORAL: i3d_3x1x1}
+  NONLOCAL: {ENABLED: True, BLOCKS: ["res2.0", "res3.0"], PAIRWISE: embedded_gaussian, ZERO_INIT: False, INIT_STD: 0.0}
+  HEAD: {NUM_CLASSES: 8}
+INPUT: {NUM_FRAMES: 4, FRAME_STRIDE: 2, CROP_SIZE: 32, SHORT_SIDE_RANGE: [32, 32]}
+TEST: {SHORT_SIDE: 32, CROP_SIZE: 32, NUM_CLIPS: 2, NUM_CROPS: 3}
+"""
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """Paths of a config and of weights for it."""
+    folder = tmp_path_factory.mktemp("model")
+    return str(folder / "config.yaml"), save_weights(folder)
+
+
+def save_weights(folder, *opts):
+    """Write weights for the config, with biases that keep the weights of attention above 0; returns their path."""
+    (folder / "config.yaml").write_text(CONFIG)
+    torch.manual_seed(0)
+    network = build_model(load_cfg(str(folder / "config.yaml"), opts))
+    for block in (network.backbone.res2.nl0, network.backbone.res3.nl0):
+        for conv in (block.theta, block.phi):
+            if block.pairwise != "gaussian":
+                torch.nn.init.constant_(conv.bias, 3.0)
+        if block.pairwise == "concatenation":
+            torch.nn.init.constant_(block.concat.weight, 0.5)
+    return Checkpointer(network, str(folder)).save("weights")
+
+
+@pytest.fixture()
+def visualize(call_tool, model, make_video, tmp_path):
+    """``visualize(*arguments, weights=..., input=...) -> (exit code, output, errors)``, into ``tmp_path / "out"``."""
+    video = make_video(tmp_path / "clip.mp4", num_frames=12, height=40, width=56, fps=10)
+
+    def run(*arguments, weights=model[1], input=video):
+        given = ("--config-file", model[0], "--weights", weights, "--input", input, "--output", str(tmp_path / "out"))
+        return call_tool("visualize_attention", *given, *arguments)
+
+    return run
+
+
+def test_pictures_of_given_positions(visualize, tmp_path):
+    status, text, _ = visualize("--position", "0,3,4", "--position", "3,31,31", "--block", "res3.0", "--num-arrows", "5")
+    assert status == 0 and "frames 2, 4, 6, 8; predicted: " in text
+    out = tmp_path / "out"
+    assert f"{out}/query_1.png, .mp4: res3.0 from frame 3, y 31, x 31" in text
+    names = [f"query_{i}.{kind}" for i in (0, 1) for kind in ("mp4", "png")]
+    assert sorted(path.name for path in out.iterdir()) == ["attention.json", *names]
+    for i in (0, 1):
+        with VideoReader(out / f"query_{i}.mp4") as video:
+            assert (video.num_frames, video.fps) == (4, 4.0) and min(video.height, video.width) >= 320
+        with Image.open(out / f"query_{i}.png") as strip:
+            assert strip.size[0] > 2 * 32 * 7
+    report = json.loads((out / "attention.json").read_text())
+    assert (report["block"], report["pairwise"], report["num_keys"]) == ("res3.0", "embedded_gaussian", 2 * 2 * 2)
+    first, second = report["queries"]
+    assert first["shown"] == [0, 3, 4] and second["video"][0] == 8
+    # From 40 x 56 pixels to 32 x 44, and the 32 in the middle of those.
+    assert first["video"][1:] == pytest.approx([3 * 40 / 32, (4 + 6) * 56 / 44], abs=1e-3)
+    weights = [key["weight"] for key in first["keys"]]
+    assert 1 <= len(weights) <= 5 and weights == sorted(weights, reverse=True)
+
+
+def test_queries_of_its_own_choice(visualize, tmp_path):
+    status, text, _ = visualize("--num-queries", "2", "--fps", "2", "--start-sec", "0.4",
+                                "TEST.CROP_SIZE", "0", "TEST.NUM_CROPS", "1")  # fmt: skip
+    assert status == 0 and text.count("res2.0 from frame") == 2
+    # Whole frames now.
+    report = json.loads((tmp_path / "out/attention.json").read_text())
+    assert report["num_keys"] == 2 * 4 * 5 and len(report["queries"]) == 2
+    with VideoReader(tmp_path / "out/query_0.mp4") as video:
+        assert video.fps == 2
+
+
+def test_default_folder(call_tool, model, make_video, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make_video(tmp_path / "my clip.mp4")
+    given = ("--config-file", model[0], "--weights", model[1], "--input", "my clip.mp4", "--num-queries", "1")
+    assert call_tool("visualize_attention", *given)[0] == 0
+    assert (tmp_path / "output/attention/my clip/query_0.png").is_file()
+
+
+@pytest.mark.parametrize("pairwise", ["gaussian", "embedded_gaussian", "dot_product", "concatenation"])
+@pytest.mark.parametrize("attend", ["space", "time", "spacetime"])
+def test_every_form(visualize, tmp_path, pairwise, attend):
+    opts = ["MODEL.NONLOCAL.PAIRWISE", pairwise, "MODEL.NONLOCAL.ATTEND", attend]
+    status, _, err = visualize("--num-queries", "1", *opts, weights=save_weights(tmp_path, *opts))
+    assert status == 0, err
+    report = json.loads((tmp_path / "out/attention.json").read_text())
+    assert report["pairwise"] == pairwise
+    (query,) = report["queries"]
+    # An I3D of this stem has 2 frames of 8 x 8 positions behind res2.
+    allowed = {"space": 16, "time": 2, "spacetime": 20}[attend]
+    assert 1 <= len(query["keys"]) <= allowed
+    if attend != "spacetime":
+        frame = query["shown"][0] // 2
+        assert attend == "time" or {key["shown"][0] // 2 for key in query["keys"]} == {frame}
+        if attend == "time":
+            assert {tuple(key["shown"][1:]) for key in query["keys"]} == {tuple(query["shown"][1:])}
+
+
+def test_mistakes_are_one_line(visualize, model, tmp_path):
+    (tmp_path / "text.mp4").write_text("no video")
+    other = load_cfg(None, ["MODEL.DEVICE", "cpu", "MODEL.BACKBONE.DEPTH", "18", "MODEL.BACKBONE.WIDTH", "0.25"])
+    other_weights = Checkpointer(build_model(other), str(tmp_path)).save("other")
+    mistakes = [
+        (["--position", "0,32,0"], {}, "position 0,32,0 is outside the clip, allowed: t,y,x with t 0 to 3"),
+        (["--block", "res3.1"], {}, "no non-local block 'res3.1' in the network. Allowed: res2.0, res3.0"),
+        (["MODEL.NONLOCAL.ENABLED", "False"], {}, "has no non-local block"),
+        ([], {"weights": other_weights}, "tensors fit"),
+        ([], {"weights": str(tmp_path / "nowhere.pth")}, "nowhere.pth"),
+        ([], {"input": str(tmp_path / "text.mp4")}, "text.mp4: "),
+        ([], {"input": str(tmp_path / "nowhere.mp4")}, "nowhere.mp4: no such file"),
+        (["--num-arrows", "0"], {}, "k: got 0, allowed: 1 or more"),
+        (["--num-queries", "0"], {}, "count: got 0, allowed: 1 to 128"),
+        (["--fps", "0"], {}, "--fps: got 0, allowed: above 0"),
+        (["--start-sec", "5"], {}, "clip.mp4: no frames from 5 s to the end"),
+    ]
+    for arguments, keywords, message in mistakes:
+        status, _, err = visualize(*arguments, **keywords)
+        assert status == 2 and message in err and err.count("\n") == 1, (arguments, keywords, err)
+        assert not list(tmp_path.glob("out/query*"))
+
+
+def test_weights_without_the_block(visualize, tmp_path):
+    """A baseline's weights in a network with blocks: they are the identity and have nothing to show."""
+    (tmp_path / "config.yaml").write_text(CONFIG)
+    baseline = build_model(load_cfg(str(tmp_path / "config.yaml"), ["MODEL.NONLOCAL.ENABLED", "False"]))
+    weights = Checkpointer(baseline, str(tmp_path)).save("baseline")
+    for position in ([], ["--position", "0,0,0"]):
+        status, _, err = visualize(*position, "MODEL.NONLOCAL.ZERO_INIT", "True", weights=weights)
+        assert status == 2 and "adds nothing to its input: it is untrained, or the weights lack it" in err, err
+
+
+@pytest.mark.parametrize("text", ["1,2", "1,2,3,4", "a,b,c", "-1,2,3", "1.5,2,3", ""])
+def test_positions_are_three_whole_numbers(visualize, text):
+    status, _, err = visualize(f"--position={text}")
+    assert status == 2 and f"got {text!r}, allowed: T,Y,X, three whole numbers from 0" in err
