@@ -3,8 +3,8 @@
 
 On the validation clips of beacon that a network gets right: is the lamp among the 20 keys of the highest weights of a
 query on the agent of the lamp's colour, and is it for a query on another agent? Arguments are folders of trained runs
-(``config.yaml``, ``model_final.pth``); the figures of each go to ``benchmarks/results/beacon_attention``, the table to the
-console. ``beacon_attention.md`` has the definitions.
+(``config.yaml``, ``model_final.pth``); the figures of each go to ``benchmarks/results/beacon_attention``, the table
+to the console. ``beacon_attention.md`` has the definitions.
 """
 
 import argparse
@@ -20,7 +20,7 @@ RESULTS = ROOT / "benchmarks/results/beacon_attention"
 
 
 def lamp_keys(lamp: dict, view, keys) -> set[tuple[int, int, int]]:
-    """Cells of the keys on the glowing lamp: their windows' centres are in its disc, their frames begin while it glows."""
+    """Keys on the glowing lamp: their windows' centres are in its disc, their frames begin while it glows."""
     _, last_frame = lamp["frames"]
     found = set()
     for t in range(keys.size[0]):
@@ -56,7 +56,7 @@ def chance(num_keys: int, num_lamp: int) -> float:
 
 
 def measure_query(row, found, lamp: set) -> dict[str, float]:
-    """Figures of one query: is the lamp among its arrows, is it among those above its mean weight, its share of weight."""
+    """Of one query: is the lamp among its arrows, and among those above its mean weight; its share of weight."""
     hits = [weight for cell, weight in zip(map(tuple, found.cells.tolist()), found.weights.tolist()) if cell in lamp]
     positive = row.clamp(min=0)
     return {
@@ -129,7 +129,8 @@ def summarise(pairs: dict) -> dict:
 
 def means(queries: list[dict]) -> dict[str, float]:
     """Mean of each figure in percent, and the number of queries."""
-    figures = {key: round(100 * sum(q[key] for q in queries) / len(queries), 1) for key in queries[0]} if queries else {}
+    keys = queries[0] if queries else ()
+    figures = {key: round(100 * sum(query[key] for query in queries) / len(queries), 1) for key in keys}
     return {**figures, "num_queries": len(queries)}
 
 

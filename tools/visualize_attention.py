@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Draw what a non-local block attends to in a video, as in Figure 3 of the paper.
 
-For each query: OUTPUT/query_0.png, a film strip with arrows to the 20 keys of the highest weights in space and time, and
-OUTPUT/query_0.mp4, all weights as heat over the frames. OUTPUT/attention.json has the same in numbers.
+For each query: OUTPUT/query_0.png, a film strip with arrows to the 20 keys of the highest weights in space and time,
+and OUTPUT/query_0.mp4, all weights as heat over the frames. OUTPUT/attention.json has the same in numbers.
 
 Example:
     visualize_attention.py --config-file output/config.yaml --weights output/model_final.pth --input clip.mp4 \\

@@ -142,7 +142,7 @@ def chosen_positions(
     if not 1 <= count <= added.numel():
         raise ValueError(f"count: got {count}, allowed: 1 to {added.numel()}, the positions of {name}")
     if not added.any():
-        raise ValueError(f"the non-local block {name} adds nothing to its input: it is untrained, or the weights lack it")
+        raise ValueError(f"non-local block {name} adds nothing to its input: it is untrained, or the weights lack it")
     cells = torch.stack(torch.unravel_index(added.flatten().argsort(descending=True, stable=True), grid.size), dim=1)
     reach = min(grid.size[1:]) / 4
     chosen: list[tuple[int, ...]] = []

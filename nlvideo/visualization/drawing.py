@@ -26,7 +26,7 @@ def font(size: int) -> ImageFont.FreeTypeFont:
 
 
 def enlargement(height: int, width: int, short_side: int) -> int:
-    """The whole factor by which a frame grows so that its short side comes closest to ``short_side`` pixels; 1 or more."""
+    """The whole factor, 1 or more, that brings a frame's short side closest to ``short_side`` pixels."""
     return max(1, round(short_side / min(height, width)))
 
 

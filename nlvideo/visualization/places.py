@@ -17,7 +17,7 @@ def describe(maps: AttentionMaps, view: View, k: int = NUM_ARROWS) -> dict[str, 
     Returns:
         ``{"block", "pairwise", "num_keys", "queries": [{**place, "keys": [{"weight", **place}]}]}``. A place is
         ``"shown": [t, y, x]`` in sampled frames and pixels of the view, of a key the centre of its window, and
-        ``"video": [frame, y, x]``: the index in the file of the frame that stands for it, and pixels of the file's frame.
+        ``"video": [frame, y, x]``: the index in the file of the frame that stands for it, and pixels there.
     """
     queries = []
     for position, found in zip(maps.positions.tolist(), top_keys(maps, k)):

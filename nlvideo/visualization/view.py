@@ -39,8 +39,8 @@ def load_view(
 ) -> View:
     """The clip of a test with one clip and one crop: the middle of the video, the centre of the frame.
 
-    Frames, resizing and crop are those of `VideoMapper` with the config's ``TEST`` keys. Only the frames of the clip are
-    decoded, however long the video is.
+    Frames, resizing and crop are those of `VideoMapper` with the config's ``TEST`` keys. Only the frames of the clip
+    are decoded, however long the video is.
 
     Args:
         cfg: the model's config.

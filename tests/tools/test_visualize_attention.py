@@ -58,7 +58,8 @@ def visualize(call_tool, model, make_video, tmp_path):
 
 
 def test_pictures_of_given_positions(visualize, tmp_path):
-    status, text, _ = visualize("--position", "0,3,4", "--position", "3,31,31", "--block", "res3.0", "--num-arrows", "5")
+    positions = ("--position", "0,3,4", "--position", "3,31,31")
+    status, text, _ = visualize(*positions, "--block", "res3.0", "--num-arrows", "5")
     assert status == 0 and "frames 2, 4, 6, 8; predicted: " in text
     out = tmp_path / "out"
     assert f"{out}/query_1.png, .mp4: res3.0 from frame 3, y 31, x 31" in text

@@ -43,7 +43,7 @@ def clip() -> torch.Tensor:
 
 @pytest.fixture()
 def make_maps() -> Callable[..., AttentionMaps]:
-    """``make_maps(weights (K, T', H', W'), positions, clip=(4, 16, 16), frames=None)``: queries on a map of stride 4."""
+    """``make_maps(weights (K, T', H', W'), positions, clip=(4, 16, 16), frames=None)``: of stride 4."""
 
     def build(weights, positions, clip=(4, 16, 16), frames=None) -> AttentionMaps:
         weights = torch.as_tensor(weights, dtype=torch.float32)

@@ -81,7 +81,7 @@ def test_queries_are_where_the_block_adds_most(pool_net, clip):
 
 
 def test_queries_of_a_block_that_does_nothing(pool_net, clip):
-    with pytest.raises(ValueError, match="the non-local block nl adds nothing to its input: it is untrained, or the weights lack"):
+    with pytest.raises(ValueError, match="block nl adds nothing to its input: it is untrained, or the weights"):
         chosen_positions(pool_net(zero_init=True), clip, None, 1)
     for count in (0, 385):
         with pytest.raises(ValueError, match=f"count: got {count}, allowed: 1 to 384"):

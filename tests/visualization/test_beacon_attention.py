@@ -38,8 +38,8 @@ def test_keys_of_the_lamp(bench):
 
 
 def test_queries_on_an_agent(bench):
-    agent = {"boxes": [None, None, [20, 30, 30, 40], None, [-4, 0, 2, 10], [60, 60, 68, 68], [0, 0, 8, 8], [0, 0, 4, 4]]}
-    assert bench.agent_queries(agent, VIEW) == [
+    boxes = [None, None, [20, 30, 30, 40], None, [-4, 0, 2, 10], [60, 60, 68, 68], [0, 0, 8, 8], [0, 0, 4, 4]]
+    assert bench.agent_queries({"boxes": boxes}, VIEW) == [
         (2, pytest.approx(35 * 68 / 64 - 2), pytest.approx(25 * 68 / 64 - 2)), (6, 2.25, 2.25), (7, 0.125, 0.125),
     ]  # fmt: skip
 
@@ -70,7 +70,8 @@ def test_the_table_shows_the_block_that_tells_them_apart(bench):
 
     blocks = {"res2.0": {"chosen": figures(100.0, 50.0, 40.0), "other": figures(70.0, 45.0, 30.0)},
               "res3.0": {"chosen": figures(90.0, 45.0, 30.0), "other": figures(20.0, 5.0, 2.0)}}  # fmt: skip
-    result = {"run": "a", "pairwise": "dot_product", "attend": "spacetime", "num_right": 7, "num_clips": 8, "blocks": blocks}
+    result = {"run": "a", "pairwise": "dot_product", "attend": "spacetime", "num_right": 7, "num_clips": 8,
+              "blocks": blocks}  # fmt: skip
     assert bench.best_block(result) == "res3.0"
     assert bench.table([result]).splitlines()[2] == (
         "| a | dot product | spacetime | res3.0 | 7 of 8 | 90 / 20 % (16 %) | 45 / 5 % | 30 / 2 % |"

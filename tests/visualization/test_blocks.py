@@ -28,7 +28,8 @@ def test_short_names():
 
 def test_blocks_are_found_by_short_and_by_full_name():
     cfg = load_cfg(None, ["MODEL.BACKBONE.DEPTH", "18", "MODEL.NONLOCAL.ENABLED", "True", "MODEL.DEVICE", "cpu",
-                          "MODEL.BACKBONE.WIDTH", "0.125", "MODEL.NONLOCAL.BLOCKS", "['res3.1', 'res4.0']"])  # fmt: skip
+                          "MODEL.BACKBONE.WIDTH", "0.125",
+                          "MODEL.NONLOCAL.BLOCKS", "['res3.1', 'res4.0']"])  # fmt: skip
     model = build_model(cfg)
     assert find_block(model)[0] == "res3.1"
     assert find_block(model, "res4.0") == ("res4.0", model.backbone.res4.nl0)
