@@ -1,7 +1,7 @@
 """From a config to loaders of training batches and of test videos."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from torch.utils.data import DataLoader
@@ -9,12 +9,11 @@ from torch.utils.data import DataLoader
 from nlvideo.config import CfgNode
 from nlvideo.data.catalog import MetadataCatalog, Record
 from nlvideo.data.checks import check_pair, check_records, log_dataset
-from nlvideo.data.clip_dataset import (
-    SerializedRecords, TestDataset, TrainDataset, collate_test, collate_train, unusable_dataset,
-)
+from nlvideo.data.clip_dataset import TestDataset, TrainDataset, collate_test, collate_train, unusable_dataset
 from nlvideo.data.clip_sampling import VideoTooShort
 from nlvideo.data.dataset_mapper import MAPPER
 from nlvideo.data.datasets import get_dataset
+from nlvideo.data.records import chain_records, compact_records
 from nlvideo.data.samplers import SAMPLER, InferenceSampler
 from nlvideo.utils import comm
 
@@ -94,7 +93,7 @@ def build_train_loader(cfg: CfgNode, start_iter: int = 0) -> TrainLoader:
     """
     if not cfg.DATASETS.TRAIN:
         raise ValueError("DATASETS.TRAIN: got an empty list, allowed: names in the catalog, 'list:FILE', 'folder:DIR'")
-    records = [record for name in cfg.DATASETS.TRAIN for record in load_dataset(cfg, name)]
+    records = chain_records([load_dataset(cfg, name) for name in cfg.DATASETS.TRAIN])
     _check_same_classes(cfg.DATASETS.TRAIN)
     for name in cfg.DATASETS.TEST:
         # Named datasets come with their classes; what somebody made is checked now and not after the training.
@@ -113,7 +112,7 @@ def build_train_loader(cfg: CfgNode, start_iter: int = 0) -> TrainLoader:
         records, seed=seed, rank=comm.get_rank(), world_size=comm.get_world_size(), start=start_iter * clips
     )
     mapper = MAPPER.get(cfg.DATALOADER.MAPPER)(cfg, True)
-    dataset = TrainDataset(SerializedRecords(records), mapper, seed)
+    dataset = TrainDataset(compact_records(records), mapper, seed)
     # Torch runs each worker on one thread and keeps two batches per worker ready.
     workers = cfg.DATALOADER.NUM_WORKERS
     batch_size = clips // shares
@@ -135,13 +134,13 @@ def build_test_loader(cfg: CfgNode, name: str) -> TestLoader:
     records = load_dataset(cfg, name)
     mapper = MAPPER.get(cfg.DATALOADER.MAPPER)(cfg, False)
     sampler = InferenceSampler(len(records), comm.get_rank(), comm.get_world_size())
-    dataset = TestDataset(SerializedRecords(records), mapper)
+    dataset = TestDataset(compact_records(records), mapper)
     workers = cfg.DATALOADER.NUM_WORKERS
     loader = DataLoader(dataset, batch_size=1, sampler=sampler, collate_fn=collate_test, num_workers=workers)
     return TestLoader(loader, len(records))
 
 
-def load_dataset(cfg: CfgNode, name: str) -> list[Record]:
+def load_dataset(cfg: CfgNode, name: str) -> Sequence[Record]:
     """Return the records of a dataset, checked against the config and logged.
 
     Raises:

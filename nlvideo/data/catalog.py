@@ -9,7 +9,7 @@ a folder of frames. Optional are
   training clip then has the labels that are active in it, possibly none; at test the video has those of ``label``.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,12 +32,12 @@ class Metadata:
 
 
 class _DatasetCatalog:
-    """A table of names and functions that return lists of records."""
+    """A table of names and functions that return sequences of records, such as lists."""
 
     def __init__(self) -> None:
-        self._functions: dict[str, Callable[[], list[Record]]] = {}
+        self._functions: dict[str, Callable[[], Sequence[Record]]] = {}
 
-    def register(self, name: str, func: Callable[[], list[Record]]) -> None:
+    def register(self, name: str, func: Callable[[], Sequence[Record]]) -> None:
         """Add a dataset. ``func`` is called without arguments, anew for every ``get``.
 
         Raises:
@@ -47,7 +47,7 @@ class _DatasetCatalog:
             raise LookupFailed(f"dataset {name!r} is already registered")
         self._functions[name] = func
 
-    def get(self, name: str) -> list[Record]:
+    def get(self, name: str) -> Sequence[Record]:
         """Return the records of a dataset.
 
         Raises:

@@ -3,19 +3,25 @@
 import hashlib
 import logging
 import os
-from collections import Counter
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import zip_longest
 
 import numpy as np
+from tqdm import tqdm
 
 from nlvideo.data.catalog import MetadataCatalog, Record
-from nlvideo.data.frame_folder import open_video
-from nlvideo.data.video_reader import VideoDecodeError
+from nlvideo.data.records import id_hashes, labels_of
+from nlvideo.utils.file_io import file_exists
 
 _logger = logging.getLogger(__name__)
 _NAMED = 3
+# Of a dataset as large as Kinetics-400 every file is looked for, of a larger one so many, evenly spread.
+MAX_ALL_CHECKED, NUM_CHECKED = 300_000, 50_000
+_CHUNK = 1000
+# A look at one file: microseconds on a local disk, a fraction of a millisecond over a network.
+_NUM_THREADS, _SLOW_SEC = 16, 3e-4
 
 
 def check_records(name: str, records: Sequence[Record], num_classes: int, multi_label: bool) -> None:
@@ -26,18 +32,20 @@ def check_records(name: str, records: Sequence[Record], num_classes: int, multi_
     """
     if len(records) == 0:
         raise ValueError(f"{name}: the dataset is empty")
-    for record in records:
-        labels = np.atleast_1d(record["label"]).tolist()
-        if not multi_label and isinstance(record["label"], list):
-            raise ValueError(
-                f"{name}: {record['video_id']} has the labels {labels}, MODEL.HEAD.LOSS 'softmax' allows one;"
-                " 'sigmoid' allows any number"
-            )
-        if not all(0 <= label < num_classes for label in labels):
-            raise ValueError(
-                f"{name}: {record['video_id']} has the label {record['label']},"
-                f" allowed: 0 to {num_classes - 1} (MODEL.HEAD.NUM_CLASSES = {num_classes})"
-            )
+    labels = labels_of(records)
+    if not multi_label and labels.any_lists:
+        index = int(np.argmax(labels.are_lists))
+        raise ValueError(
+            f"{name}: {records[index]['video_id']} has the labels {labels[index]}, MODEL.HEAD.LOSS 'softmax' allows one;"
+            " 'sigmoid' allows any number"
+        )
+    wrong = (labels.values < 0) | (labels.values >= num_classes)
+    if wrong.any():
+        index = int(labels.owners[np.argmax(wrong)])
+        raise ValueError(
+            f"{name}: {records[index]['video_id']} has the label {labels[index]},"
+            f" allowed: 0 to {num_classes - 1} (MODEL.HEAD.NUM_CLASSES = {num_classes})"
+        )
     num_names = len(MetadataCatalog.get(name).classes)
     if num_names > num_classes:
         raise ValueError(f"{name}: {num_names} classes are named, MODEL.HEAD.NUM_CLASSES = {num_classes}")
@@ -45,22 +53,44 @@ def check_records(name: str, records: Sequence[Record], num_classes: int, multi_
 
 
 def check_files(name: str, records: Sequence[Record]) -> None:
-    """Check that the video of every record exists.
+    """Check that the video of every record exists; of very many records, that of every so many.
 
     Raises:
         ValueError: how many do not, and the first few of them; or a folder of frames lacks the rate it needs.
     """
-    missing = [record["file_name"] for record in records if not os.path.exists(record["file_name"])]
+    step = 1 if len(records) <= MAX_ALL_CHECKED else -(-len(records) // NUM_CHECKED)
+    indices = range(0, len(records), step)
+    if step > 1:
+        _logger.info("%s: looking for %d of the %d videos, every %d.", name, len(indices), len(records), step)
+    chunks = [indices[i : i + _CHUNK] for i in range(0, len(indices), _CHUNK)]
+    begin = time.perf_counter()
+    missing = _missing_files(name, records, chunks[0])
+    slow = time.perf_counter() - begin > _SLOW_SEC * len(chunks[0])
+    progress = tqdm(total=len(chunks) - 1, desc=f"{name}: files", delay=5, leave=False)
+    # A file system that takes its time is waited for by several threads; on a fast one they would wait for each other.
+    with ThreadPoolExecutor(_NUM_THREADS if slow else 1) as pool, progress:
+        for paths in pool.map(lambda chunk: _missing_files(name, records, chunk), chunks[1:]):
+            missing.extend(paths)
+            progress.update()
     if missing:
         some = ", ".join(missing[:_NAMED]) + (", ..." if len(missing) > _NAMED else "")
-        raise ValueError(f"{name}: {len(missing)} of {len(records)} videos do not exist: {some}")
-    for record in records:
+        of = f"{len(indices)} videos" if step == 1 else f"{len(indices)} videos looked for (there are {len(records)})"
+        raise ValueError(f"{name}: {len(missing)} of {of} do not exist: {some}")
+
+
+def _missing_files(name: str, records: Sequence[Record], indices: range) -> list[str]:
+    missing = []
+    for record in (records[index] for index in indices):
+        path = record["file_name"]
+        if not file_exists(path):
+            missing.append(path)
         timed = record.keys() & {"start_sec", "end_sec", "label_spans"}
-        if timed and not record.get("fps") and os.path.isdir(record["file_name"]):
+        if timed and not record.get("fps") and os.path.isdir(path):
             raise ValueError(
                 f"{name}: {record['video_id']} is a folder of frames with {min(timed)} but without fps, allowed:"
                 " frames per second above 0"
             )
+    return missing
 
 
 def check_pair(
@@ -86,56 +116,27 @@ def check_pair(
                 raise ValueError(f"{test}: class {label} is {other!r}, but {one!r} in {name}")
     if multi_label:
         return
-    known = {label for _, label in _labels(train_records)}
-    for record, label in _labels(test_records):
-        if label not in known:
-            of = f" ({tested[label]})" if label in range(len(tested)) else ""
-            lacking = f"which no video of {', '.join(train)} has"
-            raise ValueError(f"{test}: {record['video_id']} has the label {label}{of}, {lacking}")
-
-
-def _labels(records: Sequence[Record]) -> Iterator[tuple[Record, int]]:
-    for record in records:
-        for label in np.atleast_1d(record["label"]).tolist():
-            yield record, label
-
-
-def find_bad_videos(records: Sequence[Record], num_workers: int = 1) -> list[tuple[str, str]]:
-    """Decode every file of a dataset completely.
-
-    Args:
-        records: the dataset; a file that several records share is decoded once.
-        num_workers: videos decoded at once.
-
-    Returns:
-        (path, reason) of each file that cannot be decoded, in the order of the records.
-    """
-    paths = list(dict.fromkeys(record["file_name"] for record in records))
-    # Threads do: FFmpeg decodes without holding Python's lock.
-    with ThreadPoolExecutor(num_workers) as pool:
-        reasons = list(pool.map(_reason_bad, paths))
-    return [(path, reason) for path, reason in zip(paths, reasons) if reason is not None]
-
-
-def _reason_bad(path: str) -> str | None:
-    try:
-        with open_video(path) as video:
-            video.check()
-    except VideoDecodeError as error:
-        return error.reason
-    return None
+    labels = labels_of(test_records)
+    lacking = ~np.isin(labels.values, labels_of(train_records).values)
+    if lacking.any():
+        index = int(labels.owners[np.argmax(lacking)])
+        label = int(labels.values[np.argmax(lacking)])
+        of = f" ({tested[label]})" if label in range(len(tested)) else ""
+        video = test_records[index]["video_id"]
+        raise ValueError(f"{test}: {video} has the label {label}{of}, which no video of {', '.join(train)} has")
 
 
 def fingerprint(records: Sequence[Record]) -> str:
     """Return eight hex digits that depend on the ids and labels of the records and on their order."""
+    labels = labels_of(records)
     digest = hashlib.sha256()
-    for record in records:
-        digest.update(f"{record['video_id']}\t{record['label']}\n".encode())
+    for column in (id_hashes(records), labels.values, labels.counts, labels.are_lists):
+        digest.update(np.ascontiguousarray(column, column.dtype.newbyteorder("<")))
     return digest.hexdigest()[:8]
 
 
 def log_dataset(name: str, records: Sequence[Record]) -> None:
     """Log how many videos a dataset has, how they spread over the classes, and its fingerprint."""
-    counts = Counter(label for record in records for label in np.atleast_1d(record["label"]).tolist())
-    spread = f"{len(counts)} classes, {min(counts.values())} to {max(counts.values())} per class"
+    _, counts = np.unique(labels_of(records).values, return_counts=True)
+    spread = f"{len(counts)} classes, {min(counts)} to {max(counts)} per class" if len(counts) else "no labels"
     _logger.info("%s: %d videos, %s, fingerprint %s", name, len(records), spread, fingerprint(records))

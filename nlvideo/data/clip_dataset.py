@@ -1,7 +1,6 @@
 """The map-style datasets that the loader's workers run: a record and its place in the stream become a sample."""
 
-import pickle
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,31 +13,6 @@ from nlvideo.data.video_reader import VideoDecodeError
 
 # Records tried in place of one that fails, before the dataset itself is taken to be broken.
 MAX_ATTEMPTS = 20
-
-
-class SerializedRecords(Sequence):
-    """Records in one block of memory, which all workers of a loader share.
-
-    A list of dicts would be copied into each forked worker bit by bit, because merely reading a Python object writes
-    its reference count; a spawned worker would copy it at once.
-    """
-
-    def __init__(self, records: Sequence[Record]):
-        blobs = [np.frombuffer(pickle.dumps(record, protocol=-1), np.uint8) for record in records]
-        self._ends = torch.from_numpy(np.cumsum([len(blob) for blob in blobs], dtype=np.int64))
-        self._data = torch.from_numpy(np.concatenate(blobs) if blobs else np.zeros(0, np.uint8))
-
-    def __len__(self) -> int:
-        return len(self._ends)
-
-    def __getitem__(self, index: int) -> Record:
-        if not 0 <= index < len(self):
-            raise IndexError(f"record {index} was asked for, there are {len(self)}")
-        start = int(self._ends[index - 1]) if index else 0
-        return pickle.loads(memoryview(self._data[start : int(self._ends[index])].numpy()))
-
-    def __iter__(self) -> Iterator[Record]:
-        return (self[index] for index in range(len(self)))
 
 
 class TrainDataset(Dataset):

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from nlvideo.data.catalog import Record
+from nlvideo.data.records import labels_of
 from nlvideo.utils.registry import Registry
 
 SAMPLER = Registry(
@@ -90,11 +91,10 @@ class ClassBalancedSampler(StreamSampler):
 
     def __init__(self, records: Sequence[Record], **kwargs: int):
         super().__init__(records, **kwargs)
-        by_class: dict[int, list[int]] = {}
-        for index, record in enumerate(records):
-            for label in np.atleast_1d(record["label"]).tolist():
-                by_class.setdefault(label, []).append(index)
-        self.members = [np.array(by_class[label]) for label in sorted(by_class)]
+        labels = labels_of(records)
+        order = np.argsort(labels.values, kind="stable")
+        firsts = np.flatnonzero(np.diff(labels.values[order])) + 1
+        self.members = np.split(labels.owners[order], firsts)
 
     def index_at(self, position: int) -> int:
         """Return the index of the record at a position of the stream."""

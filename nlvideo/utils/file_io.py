@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, BinaryIO
 
 from iopath.common.file_io import HTTPURLHandler
@@ -11,6 +13,51 @@ from iopath.common.file_io import PathManager as _PathManager
 # Opens local paths, and http(s) URLs through a local cache. Projects may register more handlers.
 PathManager = _PathManager()
 PathManager.register_handler(HTTPURLHandler())
+
+_SCHEME = re.compile(r"[A-Za-z][\w+.-]*://")
+
+
+def is_remote(path: str) -> bool:
+    """Return whether a path starts with a scheme such as ``s3://``, and so is the business of a path handler."""
+    return _SCHEME.match(path) is not None
+
+
+def join_path(folder: str, path: str) -> str:
+    """Return a path that is relative to a folder; absolute and remote paths stay as they are."""
+    if is_remote(path):
+        return path
+    if is_remote(folder):
+        return path if path.startswith("/") else f"{folder.rstrip('/')}/{path}"
+    return str(Path(folder, path))
+
+
+def absolute_path(path: str) -> str:
+    """Return a local path absolute, with ``~`` expanded, and a remote one as it is."""
+    return path if is_remote(path) else str(Path(path).expanduser().absolute())
+
+
+def local_path(path: str) -> str:
+    """Return the local path of a file; its handler fetches a remote one, usually into a cache.
+
+    Raises:
+        OSError: it cannot be fetched, or no handler is registered for its scheme.
+    """
+    if not is_remote(path):
+        return path
+    local = PathManager.get_local_path(path)
+    if local == path:  # the handler of last resort takes it for a local path
+        raise FileNotFoundError(f"{path}: no path handler is registered for {path.partition('://')[0]}://")
+    return local
+
+
+def file_exists(path: str) -> bool:
+    """Return whether a file or folder exists; a remote one whose handler cannot tell is taken to."""
+    if not is_remote(path):
+        return os.path.exists(path)
+    try:
+        return PathManager.exists(path)
+    except NotImplementedError:
+        return True
 
 
 def atomic_write(path: str, write: Callable[[BinaryIO], object]) -> None:

@@ -1,11 +1,15 @@
 """Checks before a run: one clear line each."""
 
 import logging
+import threading
+import time
 
 import pytest
 
+from nlvideo.data import checks
 from nlvideo.data.catalog import MetadataCatalog
-from nlvideo.data.checks import check_files, check_pair, check_records, find_bad_videos, fingerprint, log_dataset
+from nlvideo.data.checks import check_files, check_pair, check_records, fingerprint, log_dataset
+from nlvideo.data.records import SerializedRecords
 
 
 def make_records(labels, folder="/videos"):
@@ -76,24 +80,11 @@ def test_rare_classes_may_occur_in_a_multilabel_test_alone():
     check_pair(["theirs"], make_records([[0, 1], []]), "mine", make_records([[2], []]), True)
 
 
-def test_bad_videos_are_found(tmp_path, make_video):
-    records = make_records([0, 0, 0, 0], tmp_path)
-    for record in records[:3]:
-        make_video(record["file_name"], num_frames=4)
-    (tmp_path / "1.mp4").write_bytes(b"nonsense" * 100)
-    for num_workers in (1, 3):
-        bad = find_bad_videos(records + records[:2], num_workers)
-        assert [path for path, _ in bad] == [f"{tmp_path}/1.mp4", f"{tmp_path}/3.mp4"]
-        assert bad[1][1] == "no such file"
-
-
 def test_folders_of_frames_are_videos(tmp_path, make_frames):
     records = make_records([0, 0, 0], tmp_path)
     for record in records:
         make_frames(record["file_name"], num_frames=3)
     check_records("mine", records, 3, False)
-    (tmp_path / "1.mp4/00002.jpg").write_bytes(b"nonsense")
-    assert find_bad_videos(records, 2) == [(f"{tmp_path}/1.mp4", "00002.jpg: cannot identify image file")]
     records[1] |= {"fps": 24.0, "start_sec": 1.0}
     check_files("mine", records)
     for key, value in (("end_sec", 2.0), ("label_spans", [])):
@@ -112,3 +103,46 @@ def test_log_line(caplog):
     with caplog.at_level(logging.INFO):
         log_dataset("mine", make_records([0, 1, 1, [0, 1]]))
     assert "mine: 4 videos, 2 classes, 2 to 3 per class, fingerprint " in caplog.text
+
+
+def test_fingerprint_does_not_depend_on_the_representation():
+    records = [record | {"label": [record["label"]]} for record in make_records([0, 1, 2])] + make_records([1])
+    assert fingerprint(records) == fingerprint(SerializedRecords(records))
+    assert fingerprint(records) != fingerprint([record | {"label": 1} for record in records])
+
+
+def test_of_many_files_some_are_looked_for(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(checks, "MAX_ALL_CHECKED", 20)
+    monkeypatch.setattr(checks, "NUM_CHECKED", 7)
+    records = make_records([0] * 21, tmp_path)
+    for record in records[::3]:
+        open(record["file_name"], "w").close()
+    with caplog.at_level(logging.INFO):
+        check_files("mine", records)
+    assert "mine: looking for 7 of the 21 videos, every 3." in caplog.text
+    (tmp_path / "6.mp4").unlink()
+    with pytest.raises(ValueError, match=r"mine: 1 of 7 videos looked for \(there are 21\) do not exist: .*/6.mp4$"):
+        check_files("mine", records)
+    with pytest.raises(ValueError, match="mine: 14 of 20 videos do not exist"):
+        check_files("mine", records[:20])
+
+
+@pytest.mark.parametrize("slow_sec", [0, 1e9])
+def test_slow_file_systems_are_asked_by_several_threads(tmp_path, monkeypatch, slow_sec):
+    monkeypatch.setattr(checks, "_SLOW_SEC", slow_sec)
+    monkeypatch.setattr(checks, "_CHUNK", 2)
+    threads = set()
+    exists = checks.file_exists
+
+    def look(path):
+        threads.add(threading.get_ident())
+        time.sleep(0.01)
+        return exists(path)
+
+    monkeypatch.setattr(checks, "file_exists", look)
+    records = make_records([0] * 40, tmp_path)
+    for record in records[1:]:
+        open(record["file_name"], "w").close()
+    with pytest.raises(ValueError, match="mine: 1 of 40 videos do not exist: .*/0.mp4"):
+        check_files("mine", records)
+    assert len(threads) > 2 if slow_sec == 0 else len(threads) == 2

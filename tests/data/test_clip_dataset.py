@@ -1,11 +1,9 @@
 """Records in shared memory, replacement of failures, collation."""
 
-import pickle
-
 import pytest
 import torch
 
-from nlvideo.data.clip_dataset import SerializedRecords, TestDataset, TrainDataset, collate_test, collate_train
+from nlvideo.data.clip_dataset import TestDataset, TrainDataset, collate_test, collate_train
 from nlvideo.data.clip_sampling import VideoTooShort
 from nlvideo.data.video_reader import VideoDecodeError
 
@@ -29,15 +27,6 @@ class FakeMapper:
     def target(self, record):
         """The label."""
         return record["label"]
-
-
-def test_serialized_records_are_the_records():
-    records = SerializedRecords(RECORDS)
-    assert list(records) == RECORDS and records[3] == RECORDS[3] and len(records) == 6
-    assert list(pickle.loads(pickle.dumps(records))) == RECORDS
-    assert list(SerializedRecords([])) == []
-    with pytest.raises(IndexError, match="record 6 was asked for, there are 6"):
-        records[6]
 
 
 def test_chance_comes_from_seed_and_position():

@@ -1,5 +1,7 @@
 """Datasets by name: those of the catalog, ``list:FILE`` and ``folder:DIR``."""
 
+from collections.abc import Sequence
+
 from nlvideo.data.catalog import DatasetCatalog, Record
 from nlvideo.data.datasets import (  # noqa: F401  (each registers its splits)
     beacon, charades, diving48, kinetics, something, ucf_hmdb,
@@ -8,7 +10,7 @@ from nlvideo.data.datasets.folder import load_folder
 from nlvideo.data.datasets.listed import load_list
 
 
-def get_dataset(name: str) -> list[Record]:
+def get_dataset(name: str) -> Sequence[Record]:
     """Return the records of a dataset; its metadata is in the ``MetadataCatalog`` afterwards.
 
     Args:

@@ -1,14 +1,20 @@
 """``folder:DIR``: one folder of videos per class, labelled in the alphabetical order of the folders."""
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
-from nlvideo.data.catalog import MetadataCatalog, Record
+import numpy as np
+
+from nlvideo.data.catalog import MetadataCatalog
 from nlvideo.data.frame_folder import IMAGE_EXTENSIONS
+from nlvideo.data.records import Labels, TableRecords
+from nlvideo.data.string_block import StringBlock
 
 VIDEO_EXTENSIONS = (".avi", ".flv", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv")
 
 
-def load_folder(name: str) -> list[Record]:
+def load_folder(name: str) -> TableRecords:
     """Return the records of ``folder:DIR`` and note its classes in the ``MetadataCatalog``.
 
     Videos are found at any depth below a class folder, and so are folders of frames; hidden files and folders are
@@ -23,22 +29,27 @@ def load_folder(name: str) -> list[Record]:
     classes = sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
     if not classes:
         raise ValueError(f"{name}: expected one folder per class in {root}, found no folders")
-    records = []
-    for label, class_name in enumerate(classes):
-        videos = _find_videos(root / class_name)
-        for path in sorted(videos):
-            inside = path.relative_to(root)
-            if not any(part.startswith(".") for part in inside.parts):
-                records.append({"file_name": str(path), "label": label, "video_id": inside.as_posix()})
+    videos, counts = [], []
+    for class_name in classes:
+        # A folder comes before what is in it, whatever character its name ends with.
+        found = sorted(set(_find_videos(root, class_name)), key=lambda video: video.split("/"))
+        videos.append(StringBlock.from_strings(found))
+        counts.append(len(found))
+    labels = np.repeat(np.arange(len(classes)), counts)
     MetadataCatalog.get(name).classes = classes
-    return records
+    return TableRecords(str(root), StringBlock.concatenate(videos), Labels(labels))
 
 
-def _find_videos(folder: Path) -> set[Path]:
-    videos = set()
-    for path in folder.rglob("*"):
-        if path.suffix.lower() in VIDEO_EXTENSIONS:
-            videos.add(path)
-        elif path.suffix.lower() in IMAGE_EXTENSIONS and path.parent != folder and not path.name.startswith("."):
-            videos.add(path.parent)
-    return videos
+def _find_videos(root: Path, class_name: str) -> Iterator[str]:
+    """Yield the videos of a class, relative to the root."""
+    for folder, folders, files in os.walk(root / class_name):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        inside = Path(folder).relative_to(root).as_posix()
+        for name in [*folders, *files]:
+            extension = os.path.splitext(name)[1].lower()
+            if name.startswith("."):
+                continue
+            if extension in VIDEO_EXTENSIONS:
+                yield f"{inside}/{name}"
+            elif extension in IMAGE_EXTENSIONS and inside != class_name:
+                yield inside

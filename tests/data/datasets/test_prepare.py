@@ -95,6 +95,6 @@ def test_every_record_survives_its_list(tmp_path):
         {"file_name": "/elsewhere/v", "label": 0, "fps": 29.97, "end_sec": 2.25},
     ]
     (tmp_path / "a.csv").write_text(format_list(records, tmp_path))
-    listed = get_dataset(f"list:{tmp_path}/a.csv")
+    listed = list(get_dataset(f"list:{tmp_path}/a.csv"))
     assert [record.pop("video_id") for record in listed] == ['#1, "a" b.mp4', "/elsewhere/v"]
     assert listed == records
