@@ -129,15 +129,18 @@ _C.INPUT.SHORT_VIDEO = "wrap"
 # Data
 # ---------------------------------------------------------------------------------------------------------------------
 _C.DATASETS = CN()
-# Names in the catalog, or "list:FILE" (lines "path label", or csv), or "folder:DIR" (one folder per class).
+# Names in the catalog, or "list:FILE" (lines "path label", or csv), or "folder:DIR" (one folder per class), or
+# "wds:PATTERN" (shards, as "wds:train-{000000..000099}.tar").
 _C.DATASETS.TRAIN = []
 _C.DATASETS.TEST = []
 
 _C.DATALOADER = CN()
 # Processes that decode, per rank. 0: in the training process.
 _C.DATALOADER.NUM_WORKERS = 4
-# A name in SAMPLER: "TrainingSampler" or "ClassBalancedSampler".
+# A name in SAMPLER: "TrainingSampler" or "ClassBalancedSampler"; for shards "TrainingSampler" means "ShardSampler".
 _C.DATALOADER.SAMPLER = "TrainingSampler"
+# ShardSampler: records over which those that follow each other in a shard are shuffled.
+_C.DATALOADER.SHUFFLE_BUFFER = 4096
 # A name in MAPPER.
 _C.DATALOADER.MAPPER = "VideoMapper"
 # What reads video files: "pyav", or "torchcodec" (its own package, which needs FFmpeg's libraries on the machine).

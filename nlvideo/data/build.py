@@ -1,7 +1,8 @@
 """From a config to loaders of training batches and of test videos."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from torch.utils.data import DataLoader
@@ -92,12 +93,12 @@ def build_train_loader(cfg: CfgNode, start_iter: int = 0) -> TrainLoader:
         LookupFailed: an unknown dataset, sampler or mapper.
     """
     if not cfg.DATASETS.TRAIN:
-        raise ValueError("DATASETS.TRAIN: got an empty list, allowed: names in the catalog, 'list:FILE', 'folder:DIR'")
+        raise ValueError("DATASETS.TRAIN: got an empty list, allowed: names in the catalog, 'list:FILE', 'folder:DIR', ...")
     records = chain_records([load_dataset(cfg, name) for name in cfg.DATASETS.TRAIN])
     _check_same_classes(cfg.DATASETS.TRAIN)
     for name in cfg.DATASETS.TEST:
         # Named datasets come with their classes; what somebody made is checked now and not after the training.
-        if name.startswith(("list:", "folder:")):
+        if name.startswith(("list:", "folder:", "wds:")):
             multi_label = cfg.MODEL.HEAD.LOSS == "sigmoid"
             check_pair(cfg.DATASETS.TRAIN, records, name, get_dataset(name), multi_label)
     clips = cfg.SOLVER.CLIPS_PER_BATCH
@@ -108,7 +109,7 @@ def build_train_loader(cfg: CfgNode, start_iter: int = 0) -> TrainLoader:
             f" ({comm.get_world_size()} ranks x SOLVER.ACCUMULATE {cfg.SOLVER.ACCUMULATE})"
         )
     seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
-    sampler = SAMPLER.get(cfg.DATALOADER.SAMPLER)(
+    sampler = _sampler_class(cfg)(
         records, seed=seed, rank=comm.get_rank(), world_size=comm.get_world_size(), start=start_iter * clips
     )
     mapper = MAPPER.get(cfg.DATALOADER.MAPPER)(cfg, True)
@@ -151,6 +152,15 @@ def load_dataset(cfg: CfgNode, name: str) -> Sequence[Record]:
     check_records(name, records, cfg.MODEL.HEAD.NUM_CLASSES, multi_label=cfg.MODEL.HEAD.LOSS == "sigmoid")
     log_dataset(name, records)
     return records
+
+
+def _sampler_class(cfg: CfgNode) -> Callable:
+    """The sampler of the config; shards are read one after the other unless it says otherwise."""
+    name = cfg.DATALOADER.SAMPLER
+    if name == "TrainingSampler" and all(dataset.startswith("wds:") for dataset in cfg.DATASETS.TRAIN):
+        name = "ShardSampler"
+    cls = SAMPLER.get(name)
+    return partial(cls, buffer=cfg.DATALOADER.SHUFFLE_BUFFER) if name == "ShardSampler" else cls
 
 
 def _check_same_classes(names: list[str]) -> None:

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from nlvideo.data.catalog import MetadataCatalog, Record
 from nlvideo.data.records import id_hashes, labels_of
+from nlvideo.data.shard_files import split_member_path
 from nlvideo.utils.file_io import file_exists
 
 _logger = logging.getLogger(__name__)
@@ -81,7 +82,8 @@ def check_files(name: str, records: Sequence[Record]) -> None:
 def _missing_files(name: str, records: Sequence[Record], indices: range) -> list[str]:
     missing = []
     for record in (records[index] for index in indices):
-        path = record["file_name"]
+        member = split_member_path(record["file_name"])
+        path = record["file_name"] if member is None else member[0]
         if not file_exists(path):
             missing.append(path)
         timed = record.keys() & {"start_sec", "end_sec", "label_spans"}

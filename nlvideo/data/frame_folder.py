@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from PIL import Image
 
+from nlvideo.data.shard_files import local_video_path
 from nlvideo.data.torchcodec_reader import TorchCodecReader
 from nlvideo.data.video_reader import DEFAULT_TIMEOUT_SEC, VideoDecodeError, VideoReader, rows_by_index
 from nlvideo.utils.errors import one_of
@@ -171,7 +172,7 @@ def open_video(
     """Open a video file, or a folder of frames; the two are read alike.
 
     Args:
-        path: file or folder.
+        path: file or folder; a remote file is fetched by its path handler.
         fps: frames per second of a folder; a file knows its own.
         reader: of files, "pyav" or "torchcodec".
         timeout_sec, index_dir: of files, see ``VideoReader``.
@@ -183,6 +184,10 @@ def open_video(
     """
     if reader not in READERS:
         raise one_of("reader", reader, READERS)
+    try:
+        path = local_video_path(os.fspath(path))
+    except OSError as error:
+        raise VideoDecodeError(os.fspath(path), f"not fetched: {error}") from None
     if os.path.isdir(path):
         return FrameFolder(path, fps)
     return (TorchCodecReader if reader == "torchcodec" else VideoReader)(path, timeout_sec, index_dir)

@@ -258,6 +258,13 @@ def labels_of(records: Sequence[Record]) -> Labels:
     return Labels.from_values(record["label"] for record in records)
 
 
+def shard_sizes(records: Sequence[Record]) -> np.ndarray:
+    """Return the number of records in each shard, int64 (S,); all that come from no shard count as one."""
+    if isinstance(records, ChainedRecords):
+        return np.concatenate([shard_sizes(part) for part in records.parts])
+    return getattr(records, "shard_sizes", np.array([len(records)], np.int64))
+
+
 def id_hashes(records: Sequence[Record]) -> np.ndarray:
     """Return a 64-bit hash of each video id of any sequence of records, uint64 (N,)."""
     if isinstance(records, CompactRecords):

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from nlvideo.data.catalog import Record
-from nlvideo.data.records import labels_of
+from nlvideo.data.records import labels_of, shard_sizes
 from nlvideo.utils.registry import Registry
 
 SAMPLER = Registry(
@@ -79,6 +79,38 @@ class TrainingSampler(StreamSampler):
         """Return the index of the record at a position of the stream."""
         epoch, offset = divmod(position, self.size)
         return int(self.permutation(self.size, epoch, 1)[offset])
+
+
+@SAMPLER.register()
+class ShardSampler(TrainingSampler):
+    """Shuffled epochs that read shards one after the other: every record once per epoch.
+
+    The shards come in shuffled order, and records are shuffled over a distance of about ``buffer`` records, as a buffer
+    filled by a reader of the stream would. What is read at a time lies in few shards, in the caches of the file system.
+    The order is worked out on numbers before anything is read, so it depends neither on workers nor on ranks.
+    Records that come from elsewhere count as one shard.
+
+    Args:
+        buffer: records; 1 for those of a shard in their order.
+    """
+
+    def __init__(self, records: Sequence[Record], *, buffer: int = 4096, **kwargs: int):
+        super().__init__(records, **kwargs)
+        self.buffer = buffer
+        self.shard_sizes = shard_sizes(records)
+
+    def permutation(self, size: int, epoch: int, purpose: int) -> np.ndarray:
+        """Return the order of the records in an epoch; the last is kept."""
+        if self._permutations.get(purpose, (None,))[0] != epoch:
+            rng = np.random.default_rng([self.seed, epoch, purpose])
+            starts = np.cumsum(self.shard_sizes) - self.shard_sizes
+            order = rng.permutation(len(starts))
+            sizes = self.shard_sizes[order]
+            # Shard after shard, each from its first record on.
+            sequence = np.arange(size) + np.repeat(starts[order] - (np.cumsum(sizes) - sizes), sizes)
+            delayed = np.arange(size) + rng.uniform(0, self.buffer, size)
+            self._permutations[purpose] = (epoch, sequence[np.argsort(delayed)])
+        return self._permutations[purpose][1]
 
 
 @SAMPLER.register()

@@ -1,4 +1,4 @@
-"""Datasets by name: those of the catalog, ``list:FILE`` and ``folder:DIR``."""
+"""Datasets by name: those of the catalog, ``list:FILE``, ``folder:DIR`` and ``wds:PATTERN``."""
 
 from collections.abc import Sequence
 
@@ -8,21 +8,24 @@ from nlvideo.data.datasets import (  # noqa: F401  (each registers its splits)
 )
 from nlvideo.data.datasets.folder import load_folder
 from nlvideo.data.datasets.listed import load_list
+from nlvideo.data.datasets.shards import load_shards
 
 
 def get_dataset(name: str) -> Sequence[Record]:
     """Return the records of a dataset; its metadata is in the ``MetadataCatalog`` afterwards.
 
     Args:
-        name: a name of the ``DatasetCatalog``, ``list:FILE`` (a list of videos and labels) or ``folder:DIR`` (one
-            folder per class).
+        name: a name of the ``DatasetCatalog``, ``list:FILE`` (a list of videos and labels), ``folder:DIR`` (one folder
+            per class) or ``wds:PATTERN`` (tar files in the layout of WebDataset).
 
     Raises:
         LookupFailed: there is no such dataset.
-        ValueError: the list or the folder is not in order; one line that says where.
+        ValueError: the list, the folder or a shard is not in order; one line that says where.
     """
     if name.startswith("list:"):
         return load_list(name)
     if name.startswith("folder:"):
         return load_folder(name)
+    if name.startswith("wds:"):
+        return load_shards(name)
     return DatasetCatalog.get(name)

@@ -66,8 +66,12 @@ def read_csv_lines(text: np.ndarray, columns: Sequence[str], numbers: Sequence[s
     after = begins.copy()
     after[quoted] = quotes[np.searchsorted(quotes, begins[quoted]) + 1] + 1
     first = np.searchsorted(commas, after)
-    usual = ((num_quotes == 0) | quoted) & (np.searchsorted(commas, ends) - first == len(columns) - 1)
+    start = _at(text, begins)
+    usual = (start > _SPACE) & (start < 127) & (start != _HASH)
+    usual &= ((num_quotes == 0) | quoted) & (np.searchsorted(commas, ends) - first == len(columns) - 1)
     usual &= ~quoted | (_at(text, after) == _COMMA)
+    returns = np.flatnonzero(text == _RETURN)
+    usual &= np.searchsorted(returns, ends) == np.searchsorted(returns, begins)
 
     def bounds(column: str) -> tuple[np.ndarray, np.ndarray]:
         place = columns.index(column)

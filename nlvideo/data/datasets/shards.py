@@ -1,0 +1,100 @@
+"""``wds:PATTERN``: videos in the tar files of WebDataset; the names of the classes are in ``classes.txt`` beside them."""
+
+import logging
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from nlvideo.data.catalog import MetadataCatalog, Record
+from nlvideo.data.datasets.listed import read_classes
+from nlvideo.data.records import ChainedRecords, CompactRecords, Labels, SerializedRecords
+from nlvideo.data.shard_files import expand_pattern, member_path, read_index, scan_shard
+from nlvideo.data.string_block import StringBlock
+from nlvideo.utils.file_io import absolute_path, file_exists
+
+_logger = logging.getLogger(__name__)
+_NAMED = 3
+
+
+class ShardRecords(CompactRecords):
+    """The samples of tar files, shard after shard.
+
+    Attributes:
+        shard_sizes: number of samples of each shard, int64 (S,).
+
+    Args:
+        shards: paths of the tar files.
+        shard_sizes: number of samples of each.
+        ids: video ids, N texts.
+        places: int64 (N, 2), offset and bytes of each video in its shard.
+        labels: of all samples.
+        extras: further keys of each record; None: no record has any.
+    """
+
+    def __init__(
+        self,
+        shards: list[str],
+        shard_sizes: np.ndarray,
+        ids: StringBlock,
+        places: np.ndarray,
+        labels: Labels,
+        extras: CompactRecords | None = None,
+    ):
+        self.shards, self.shard_sizes, self._ids, self._labels, self._extras = shards, shard_sizes, ids, labels, extras
+        self._places = torch.from_numpy(places)
+        self._ends = np.cumsum(shard_sizes)
+
+    @property
+    def labels(self) -> Labels:
+        """The labels of all records."""
+        return self._labels
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def record(self, index: int) -> Record:
+        """Return a record; its file name is that of a part of a file, see ``member_path``."""
+        shard = self.shards[int(np.searchsorted(self._ends, index, side="right"))]
+        offset, size = self._places[index].tolist()
+        record: dict[str, Any] = {"file_name": member_path(shard, offset, size), "label": self._labels[index]}
+        return record | {"video_id": self._ids[index]} | (self._extras[index] if self._extras is not None else {})
+
+    def id_hashes(self) -> np.ndarray:
+        """Return a 64-bit hash of each video id, uint64 (N,)."""
+        return self._ids.hashes()
+
+
+def load_shards(name: str) -> ShardRecords:
+    """Return the records of ``wds:PATTERN`` and note its classes in the ``MetadataCatalog``.
+
+    Raises:
+        ValueError: shards are missing or not in order; one line that names the shard and the sample.
+    """
+    shards = [absolute_path(path) for path in expand_pattern(name.removeprefix("wds:"))]
+    if missing := [path for path in shards if not file_exists(path)]:
+        some = ", ".join(missing[:_NAMED]) + (", ..." if len(missing) > _NAMED else "")
+        raise ValueError(f"{name}: {len(missing)} of {len(shards)} shards do not exist: {some}")
+    ids, places, labels, extras, num_scanned = [], [], [], [], 0
+    for shard in tqdm(shards, desc="shards", delay=5, leave=False):
+        entries = read_index(shard)
+        if entries is None:
+            entries = scan_shard(shard)
+            num_scanned += 1
+        ids.append(StringBlock.from_strings(entry[0] for entry in entries))
+        places.append(np.array([entry[1:3] for entry in entries], np.int64).reshape(-1, 2))
+        labels.append(Labels.from_values(entry[3] for entry in entries))
+        extras.append([entry[4] for entry in entries] if any(entry[4] for entry in entries) else None)
+    if num_scanned:
+        _logger.info("%s: read through %d shards, which have no index beside them", name, num_scanned)
+    metadata = MetadataCatalog.get(name)
+    metadata.classes = read_classes(f"{shards[0].rpartition('/')[0]}/classes.txt")
+    joined = Labels.concatenate(labels)
+    metadata.evaluator_type = "multilabel" if joined.any_lists else "classification"
+    further = None
+    if any(extras):
+        parts = (part or [{}] * len(block) for part, block in zip(extras, ids))
+        further = ChainedRecords([SerializedRecords(part) for part in parts])
+    sizes = np.array([len(block) for block in ids], np.int64)
+    return ShardRecords(shards, sizes, StringBlock.concatenate(ids), np.concatenate(places), joined, further)
