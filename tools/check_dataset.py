@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""Decode every video of a dataset from end to end and list those that fail; exits with 1 where there are any."""
+"""Decode every video of a dataset from end to end, say what is in it and what fails; exits with 1 where any does."""
 
 import argparse
+import json
 import os
 import sys
 
@@ -10,8 +11,16 @@ from nlvideo.engine.script import run_script
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, epilog="Example: check_dataset.py list:videos/train.csv")
-    parser.add_argument("name", metavar="NAME", help="a name in the catalog, list:FILE or folder:DIR")
+    parser = argparse.ArgumentParser(
+        description=f"{__doc__} Ctrl-C stops it and reports what was found.",
+        epilog="Example: check_dataset.py list:videos/train.csv --json found.json",
+    )
+    parser.add_argument("name", metavar="NAME", help="a name in the catalog, list:FILE, folder:DIR or wds:PATTERN")
+    parser.add_argument("--json", metavar="OUT", help="write all that was found about every file")
+    parser.add_argument("--fix-list", metavar="OUT", help="write a list without the bad files, for list:OUT")
+    parser.add_argument(
+        "--clip-frames", type=int, default=64, metavar="N", help="length of a training clip, for the advice (%(default)s)"
+    )
     parser.add_argument(
         "--num-workers", type=int, default=os.cpu_count() or 1, metavar="N", help="videos decoded at once (%(default)s)"
     )
@@ -19,21 +28,39 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: argparse.Namespace) -> None:
-    """Print the bad videos and a summary."""
+    """Print the bad videos, tables and a summary."""
     # Only now: --help answers without loading torch.
     from nlvideo.data import get_dataset
-    from nlvideo.data.checks import find_bad_videos, fingerprint
+    from nlvideo.data.checks import fingerprint
+    from nlvideo.data.list_files import prepare_to_write_list, write_list
+    from nlvideo.data.survey import advise, format_survey, survey_dataset, to_json
+    from nlvideo.utils.file_io import atomic_write
 
-    if arguments.num_workers < 1:
-        raise ValueError(f"--num-workers: got {arguments.num_workers}, allowed: 1 or more")
+    for flag in ("num_workers", "clip_frames"):
+        if getattr(arguments, flag) < 1:
+            raise ValueError(f"--{flag.replace('_', '-')}: got {getattr(arguments, flag)}, allowed: 1 or more")
     records = get_dataset(arguments.name)
     if not records:
         raise ValueError(f"{arguments.name}: the dataset is empty")
-    bad = find_bad_videos(records, arguments.num_workers)
-    for path, reason in bad:
-        print(f"{path}: {reason}")
-    print(f"{arguments.name}: {len(records)} videos, {len(bad)} bad, fingerprint {fingerprint(records)}")
-    if bad:
+    if arguments.fix_list:
+        prepare_to_write_list(arguments.name, arguments.fix_list)
+    survey, complete = survey_dataset(records, arguments.num_workers)
+    for facts in survey.bad:
+        print(f"{facts.path}: {facts.error}")
+    print(f"\n{format_survey(survey)}\n")
+    if advice := advise(survey.good, arguments.clip_frames):
+        print(f"{advice}\n")
+    if arguments.json:
+        found = to_json(survey) | {"dataset": arguments.name, "complete": complete}
+        atomic_write(arguments.json, lambda file: file.write(json.dumps(found, indent=1).encode()))
+    if not complete:
+        print(f"stopped: {len(survey.files)} of {survey.num_files} files looked at, {len(survey.bad)} bad")
+        raise KeyboardInterrupt
+    if arguments.fix_list:
+        bad = {facts.path for facts in survey.bad}
+        write_list(arguments.name, [record for record in records if record["file_name"] not in bad], arguments.fix_list)
+    print(f"{arguments.name}: {len(records)} videos, {len(survey.bad)} bad, fingerprint {fingerprint(records)}")
+    if survey.bad:
         sys.exit(1)
 
 

@@ -1,31 +1,48 @@
-"""tools/check_dataset.py lists bad videos and exits accordingly."""
+"""tools/check_dataset.py says what is in a dataset, lists bad videos and exits accordingly."""
 
-import os
+import json
+import signal
 import subprocess
 import sys
-from functools import partial
+import time
 from pathlib import Path
 
 import pytest
 
+from nlvideo.data import get_dataset
+
 ROOT = Path(__file__).resolve().parents[2]
-SCRIPT = ROOT / "tools/check_dataset.py"
 
 
 @pytest.fixture()
-def check(call_tool):
-    """``check(*arguments) -> (exit code, output, errors)``."""
-    return partial(call_tool, "check_dataset")
-
-
-def test_good_and_bad_datasets(tmp_path, make_video, check):
+def folder(tmp_path, make_video):
+    """Two sound videos and a broken one, of two classes, by folder and by list."""
     for name in ("run/a.mp4", "walk/b.mp4"):
-        make_video(tmp_path / name, num_frames=4)
-    status, out, _ = check(f"folder:{tmp_path}", "--num-workers", "2")
-    assert status == 0 and f"folder:{tmp_path}: 2 videos, 0 bad, fingerprint " in out
-    (tmp_path / "walk/c.mp4").write_bytes(b"nonsense" * 50)
-    status, out, _ = check(f"folder:{tmp_path}")
-    assert status == 1 and f"{tmp_path}/walk/c.mp4: " in out and "3 videos, 1 bad" in out
+        make_video(tmp_path / "videos" / name, num_frames=4)
+    (tmp_path / "videos/walk/c.mp4").write_bytes(b"nonsense" * 50)
+    return tmp_path
+
+
+def test_good_and_bad_datasets(folder, call_tool):
+    name = f"folder:{folder}/videos"
+    status, out, _ = call_tool("check_dataset", name, "--json", f"{folder}/found.json")
+    assert status == 1 and f"{folder}/videos/walk/c.mp4: " in out and f"{name}: 3 videos, 1 bad, fingerprint " in out
+    found = json.loads((folder / "found.json").read_text())
+    assert (found["dataset"], found["complete"], found["num_bad"]) == (name, True, 1)
+    assert [file["error"] is None for file in found["files"]] == [True, True, False]
+    (folder / "videos/walk/c.mp4").unlink()
+    status, out, _ = call_tool("check_dataset", name, "--num-workers", "2")
+    assert status == 0 and f"{name}: 2 videos, 0 bad, fingerprint " in out and "key-frame distance" in out
+
+
+def test_a_list_without_the_bad_ones_works_where_it_is(folder, call_tool):
+    (folder / "lists").mkdir()
+    for out in (folder / "fixed.csv", folder / "lists/fixed.csv"):
+        assert call_tool("check_dataset", f"folder:{folder}/videos", "--fix-list", str(out))[0] == 1
+        records = get_dataset(f"list:{out}")
+        assert [r["file_name"] for r in records] == [f"{folder}/videos/{name}" for name in ("run/a.mp4", "walk/b.mp4")]
+        assert [r["label"] for r in records] == [0, 1] and (out.parent / "classes.txt").read_text() == "run\nwalk\n"
+    assert "videos/run/a.mp4" in (folder / "fixed.csv").read_text() and str(folder) not in (folder / "fixed.csv").read_text()
 
 
 @pytest.mark.parametrize(
@@ -34,16 +51,38 @@ def test_good_and_bad_datasets(tmp_path, make_video, check):
         (["list:/nothing.csv"], "there is no file /nothing.csv"),
         (["beacon_tain"], "unknown dataset 'beacon_tain'"),
         (["beacon_val", "--num-workers", "0"], "--num-workers: got 0, allowed: 1 or more"),
+        (["beacon_val", "--clip-frames", "0"], "--clip-frames: got 0, allowed: 1 or more"),
     ],
 )
-def test_errors_are_one_line(check, arguments, message):
-    status, out, err = check(*arguments)
+def test_errors_are_one_line(call_tool, arguments, message):
+    status, out, err = call_tool("check_dataset", *arguments)
     assert status == 2 and out == "" and message in err and err.count("\n") == 1
 
 
-def test_help_does_not_import_torch():
-    code = f"import runpy, sys; sys.argv = ['check', '--help']; runpy.run_path({str(SCRIPT)!r}, run_name='__main__')"
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-X", "importtime", "-c", code]
-    result = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert result.returncode == 0 and "--num-workers" in result.stdout and "| torch" not in result.stderr
+def test_no_file_is_replaced(folder, call_tool):
+    name, out = f"folder:{folder}/videos", folder / "fixed.csv"
+    out.write_text("mine")
+    assert "fixed.csv: the file exists already" in call_tool("check_dataset", name, "--fix-list", str(out))[2]
+    out.unlink()
+    (folder / "classes.txt").write_text("others\n")
+    assert "names other classes" in call_tool("check_dataset", name, "--fix-list", str(out))[2]
+    assert "there is no folder" in call_tool("check_dataset", name, "--fix-list", f"{folder}/no/fixed.csv")[2]
+    assert (folder / "classes.txt").read_text() == "others\n" and not out.exists()
+
+
+def test_ctrl_c_leaves_what_was_found(tmp_path, make_video):
+    video = make_video(tmp_path / "a.mp4", num_frames=500, height=240, width=320)
+    for i in range(100):
+        (tmp_path / f"{i}.mp4").symlink_to(video)
+    (tmp_path / "list.txt").write_text("".join(f"{i}.mp4 0\n" for i in range(100)))
+    command = [sys.executable, str(ROOT / "tools/check_dataset.py"), f"list:{tmp_path}/list.txt", "--num-workers", "1",
+               "--json", f"{tmp_path}/found.json"]  # fmt: skip
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    while "video/s" not in (process.stderr.read(40)):
+        assert process.poll() is None
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 130 and "Traceback" not in err and "stopped: " in out
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert not found["complete"] and found["num_checked"] == len(found["files"]) < 100

@@ -1,7 +1,5 @@
 """Lists for ``list:FILE`` from the official files of a dataset, wherever they lie."""
 
-import csv
-import io
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from nlvideo.data.catalog import Record
 from nlvideo.data.datasets.annotations import AnnotationError
 from nlvideo.data.datasets.official import Split, find_annotations, get_format, read_split
+from nlvideo.data.list_files import format_list
 from nlvideo.utils.file_io import atomic_write
 
 # What the splits are called in the folder that is made, whatever the dataset calls the one for testing.
@@ -74,27 +72,6 @@ def prepare_dataset(
     for file, text in texts.items():
         atomic_write(str(out / file), lambda stream, text=text: stream.write(text.encode()))
     return Prepared(splits, [out / file for file in texts], too_many, _shared(splits))
-
-
-def format_list(records: Sequence[Record], folder: Path) -> str:
-    """Return the csv text of records, as ``list:FILE`` reads it from a file in ``folder``."""
-    optional = [key for key in ("start_sec", "end_sec", "fps", "label_spans") if any(key in r for r in records)]
-    text = io.StringIO()
-    text.write(",".join(["path", "label", *optional]) + "\n")
-    # Quotes around every text keep a path that starts with '#' from being a comment.
-    writer = csv.writer(text, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
-    for record in records:
-        path = Path(record["file_name"])
-        label = record["label"]
-        row = [
-            str(path.relative_to(folder) if path.is_relative_to(folder) else path),
-            ",".join(map(str, label)) if isinstance(label, list) else label,
-        ]
-        for key in optional:
-            value = record.get(key, "")
-            row.append(";".join(" ".join(map(str, span)) for span in value) if key == "label_spans" else value)
-        writer.writerow(row)
-    return text.getvalue()
 
 
 def count_table(splits: dict[str, Split]) -> list[dict[str, int | str]]:

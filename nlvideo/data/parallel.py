@@ -1,0 +1,63 @@
+"""Many files, each in one of several processes; a file that takes its process down takes nothing else with it."""
+
+import signal
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
+from typing import TypeVar
+
+Item, Result = TypeVar("Item"), TypeVar("Result")
+
+
+class ProcessDied(Exception):
+    """The process that worked on an item ended without an answer: a crash, or the system ran out of memory."""
+
+
+def map_in_processes(
+    function: Callable[[Item], Result], items: Iterable[Item], num_workers: int
+) -> Iterator[tuple[int, Result | ProcessDied]]:
+    """Yield (index of an item, result) as results come in; a ``ProcessDied`` stands for a result that never came.
+
+    Workers ignore Ctrl-C, so that what they have begun is finished while this process stops.
+
+    Args:
+        function: pickles, and so do items and results. What it raises is raised here.
+        items: taken as they are needed.
+        num_workers: processes.
+    """
+    queue = enumerate(items)
+    while lost := (yield from _run_pool(function, queue, num_workers)):
+        # Which of the items was it? Each gets a process of its own.
+        for index, item in lost:
+            if (yield from _run_pool(function, iter([(index, item)]), 1)):
+                yield index, ProcessDied("the process that read it died: a crash, or out of memory")
+
+
+def _run_pool(
+    function: Callable[[Item], Result], queue: Iterator[tuple[int, Item]], num_workers: int
+) -> Generator[tuple[int, Result], None, list[tuple[int, Item]]]:
+    """Work until the queue is empty or a process dies; return the items that were then being worked on."""
+    begun: dict[int, Item] = {}
+    running = {}
+    pool = ProcessPoolExecutor(num_workers, initializer=_ignore_interrupts)
+    try:
+        while True:
+            for index, item in islice(queue, 2 * num_workers - len(running)):
+                begun[index] = item
+                running[pool.submit(function, item)] = index
+            if not running:
+                return []
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                result = future.result()
+                index = running.pop(future)
+                del begun[index]
+                yield index, result
+    except BrokenProcessPool:
+        return list(begun.items())
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _ignore_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
