@@ -93,7 +93,8 @@ def build_train_loader(cfg: CfgNode, start_iter: int = 0) -> TrainLoader:
         LookupFailed: an unknown dataset, sampler or mapper.
     """
     if not cfg.DATASETS.TRAIN:
-        raise ValueError("DATASETS.TRAIN: got an empty list, allowed: names in the catalog, 'list:FILE', 'folder:DIR', ...")
+        allowed = "names in the catalog, 'list:FILE', 'folder:DIR', 'wds:PATTERN'"
+        raise ValueError(f"DATASETS.TRAIN: got an empty list, allowed: {allowed}")
     records = chain_records([load_dataset(cfg, name) for name in cfg.DATASETS.TRAIN])
     _check_same_classes(cfg.DATASETS.TRAIN)
     for name in cfg.DATASETS.TEST:

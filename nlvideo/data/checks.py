@@ -37,8 +37,8 @@ def check_records(name: str, records: Sequence[Record], num_classes: int, multi_
     if not multi_label and labels.any_lists:
         index = int(np.argmax(labels.are_lists))
         raise ValueError(
-            f"{name}: {records[index]['video_id']} has the labels {labels[index]}, MODEL.HEAD.LOSS 'softmax' allows one;"
-            " 'sigmoid' allows any number"
+            f"{name}: {records[index]['video_id']} has the labels {labels[index]},"
+            " MODEL.HEAD.LOSS 'softmax' allows one; 'sigmoid' allows any number"
         )
     wrong = (labels.values < 0) | (labels.values >= num_classes)
     if wrong.any():

@@ -1,4 +1,4 @@
-"""``wds:PATTERN``: videos in the tar files of WebDataset; the names of the classes are in ``classes.txt`` beside them."""
+"""``wds:PATTERN``: videos in tar files as WebDataset has them; the names of classes are in ``classes.txt`` beside them."""
 
 import logging
 from typing import Any

@@ -8,8 +8,8 @@ import pytest
 from nlvideo.data.datasets import get_dataset, listed
 from nlvideo.data.datasets.list_lines import read_csv_lines, read_plain_lines
 
-PIECES = ["a.mp4", "b c.mp4", " ", "\t", "3", "07", "1234567890", ",", '"', "#", "é", "\r", "x,1", "-1", "1.5", ".", "",
-          "4.", ".5", "0.1", "123456789.123456", "1.1234567", "2147483647"]  # fmt: skip
+PIECES = ["a.mp4", "b c.mp4", " ", "\t", "3", "07", "1234567890", ",", '"', "#", "é", "\r", "x,1", "-1", "1.5", ".",
+          "", "4.", ".5", "0.1", "123456789.123456", "1.1234567", "2147483647"]  # fmt: skip
 
 
 def read_slowly(monkeypatch, name):
