@@ -1,8 +1,8 @@
 """How long a list of many videos takes to become a loader, and what memory it takes, in this process and its workers.
 
 ``python benchmarks/records.py --records 10000000 --workers 0 1 2`` makes a list of so many records (all lead
-to one small video, so that only the records cost), builds the training loader as a run does, takes a few batches, and prints
-seconds and MiB. USS is what a process has for itself, RSS includes what it shares. Linux alone has these figures.
+to one small video, so that only the records cost), builds the training loader as a run does, takes a few batches, and
+prints seconds and MiB. USS is what a process has for itself, RSS includes what it shares. Linux alone has these figures.
 """
 
 import argparse

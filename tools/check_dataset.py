@@ -19,7 +19,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", metavar="OUT", help="write all that was found about every file")
     parser.add_argument("--fix-list", metavar="OUT", help="write a list without the bad files, for list:OUT")
     parser.add_argument(
-        "--clip-frames", type=int, default=64, metavar="N", help="length of a training clip, for the advice (%(default)s)"
+        "--clip-frames", type=int, default=64, metavar="N", help="from a training clip's first to last (%(default)s)"
     )
     parser.add_argument(
         "--num-workers", type=int, default=os.cpu_count() or 1, metavar="N", help="videos decoded at once (%(default)s)"

@@ -11,7 +11,7 @@ from nlvideo.engine.script import run_script
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(
-        description=f"{__doc__} H.264 in MP4, no sound; every frame is kept. Run again, it goes on where it was stopped.",
+        description=f"{__doc__} H.264 in MP4, no sound; every frame is kept. Run again, it goes on where it was.",
         epilog="Example: transcode_dataset.py list:videos/train.csv small, then use 'list:small/train.csv'",
     )
     parser.add_argument("name", metavar="DATASET", help="a name in the catalog, list:FILE or folder:DIR")
@@ -56,7 +56,7 @@ def main(arguments: argparse.Namespace) -> None:
         print(f"{result.source}: {result.error}")
     kept = sum(result.kept for result in good)
     before, after = (sum(sizes) / 2**20 for sizes in zip((0, 0), *((r.bytes_before, r.bytes_after) for r in good)))
-    print(f"{len(good)} videos transcoded ({kept} of them before), {len(bad)} failed; {before:.1f} MiB to {after:.1f} MiB")
+    print(f"{len(good)} videos transcoded ({kept} of them before), {len(bad)} failed; {before:.1f} to {after:.1f} MiB")
     print(f"Use them as 'list:{listed}'")
     if bad:
         sys.exit(1)

@@ -68,10 +68,10 @@ def write_shards(
     bounds = [len(records) * i // len(shards) for i in range(len(shards) + 1)]
     parts = {path: range(begin, end) for path, begin, end in zip(shards, bounds, bounds[1:])}
 
-    def chosen(path: str) -> list[Record]:
+    def _chosen(path: str) -> list[Record]:
         return [records[int(order[place])] for place in parts[path]]
 
-    kept = [path for path in shards if os.path.exists(path) and _holds(path, chosen(path))]
+    kept = [path for path in shards if os.path.exists(path) and _holds(path, _chosen(path))]
     others = [path for path in shards if path not in set(kept) and os.path.exists(path)]
     names = f"{folder}/classes.txt"
     if classes and os.path.exists(names) and read_classes(names) != list(classes):
@@ -83,7 +83,7 @@ def write_shards(
     if classes:
         atomic_write(names, lambda file: file.write("".join(f"{name}\n" for name in classes).encode()))
     todo = [path for path in shards if path not in set(kept)]
-    _write_all(todo, lambda path: write_shard(path, chosen(path), parts[path].start), num_workers)
+    _write_all(todo, lambda path: write_shard(path, _chosen(path), parts[path].start), num_workers)
     return WrittenShards(todo, kept, sum(os.path.getsize(path) for path in shards))
 
 

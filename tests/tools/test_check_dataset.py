@@ -42,7 +42,8 @@ def test_a_list_without_the_bad_ones_works_where_it_is(folder, call_tool):
         records = get_dataset(f"list:{out}")
         assert [r["file_name"] for r in records] == [f"{folder}/videos/{name}" for name in ("run/a.mp4", "walk/b.mp4")]
         assert [r["label"] for r in records] == [0, 1] and (out.parent / "classes.txt").read_text() == "run\nwalk\n"
-    assert "videos/run/a.mp4" in (folder / "fixed.csv").read_text() and str(folder) not in (folder / "fixed.csv").read_text()
+    text = (folder / "fixed.csv").read_text()
+    assert "videos/run/a.mp4" in text and str(folder) not in text
 
 
 @pytest.mark.parametrize(
@@ -77,7 +78,8 @@ def test_ctrl_c_leaves_what_was_found(tmp_path, make_video):
     (tmp_path / "list.txt").write_text("".join(f"{i}.mp4 0\n" for i in range(100)))
     command = [sys.executable, str(ROOT / "tools/check_dataset.py"), f"list:{tmp_path}/list.txt", "--num-workers", "1",
                "--json", f"{tmp_path}/found.json"]  # fmt: skip
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    pipes = {"stderr": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, **pipes, start_new_session=True)
     while "video/s" not in (process.stderr.read(40)):
         assert process.poll() is None
     time.sleep(0.5)

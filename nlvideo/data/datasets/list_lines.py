@@ -73,7 +73,7 @@ def read_csv_lines(text: np.ndarray, columns: Sequence[str], numbers: Sequence[s
     returns = np.flatnonzero(text == _RETURN)
     usual &= np.searchsorted(returns, ends) == np.searchsorted(returns, begins)
 
-    def bounds(column: str) -> tuple[np.ndarray, np.ndarray]:
+    def _bounds(column: str) -> tuple[np.ndarray, np.ndarray]:
         place = columns.index(column)
         padded = np.append(commas, np.zeros(len(columns), np.int64))
         begin = begins if place == 0 else padded[first + place - 1] + 1
@@ -83,14 +83,14 @@ def read_csv_lines(text: np.ndarray, columns: Sequence[str], numbers: Sequence[s
         # Unusual lines have no such columns; nothing is read outside the text for them.
         return np.where(usual, begin, begins), np.where(usual, end, begins)
 
-    path_begins, path_ends = bounds("path")
-    label_begins, label_ends = bounds("label")
+    path_begins, path_ends = _bounds("path")
+    label_begins, label_ends = _bounds("label")
     labels, found = _numbers_before(text, label_begins, label_ends)
     good = _is_path(text, path_begins, path_ends) & (found == label_begins) & (label_begins < label_ends)
     values = {}
     for column in numbers:
         if column in columns:
-            values[column], readable = _decimals(text, *bounds(column))
+            values[column], readable = _decimals(text, *_bounds(column))
             good &= readable
     return Lines(begins, ends, usual & good, path_begins, path_ends, labels, values)
 

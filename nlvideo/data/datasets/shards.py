@@ -1,4 +1,4 @@
-"""``wds:PATTERN``: videos in tar files as WebDataset has them; the names of classes are in ``classes.txt`` beside them."""
+"""``wds:PATTERN``: videos in tar files as WebDataset has them; ``classes.txt`` beside them names the classes."""
 
 import logging
 from typing import Any

@@ -1,0 +1,118 @@
+"""Paths with a scheme go through iopath: lists, videos, names of classes, shards and their indexes."""
+
+import itertools
+import os
+
+import pytest
+from iopath.common.file_io import PathHandler
+
+from nlvideo.config import get_cfg
+from nlvideo.data import MetadataCatalog, VideoDecodeError, build_train_loader, get_dataset, open_video
+from nlvideo.data.datasets.listed import read_classes
+from nlvideo.data.list_files import format_list
+from nlvideo.data.shard_files import expand_pattern
+from nlvideo.data.shard_writing import write_shards
+from nlvideo.data.survey import survey_dataset
+from nlvideo.data.transcode import TranscodeOptions
+from nlvideo.data.transcode_dataset import transcode_dataset
+from nlvideo.utils.file_io import PathManager, absolute_path, file_exists, is_remote, join_path, local_path
+
+
+class FarHandler(PathHandler):
+    """``far://`` is a folder of this machine."""
+
+    def __init__(self, root):
+        super().__init__()
+        self.root = str(root)
+
+    def _get_supported_prefixes(self):
+        return ["far://"]
+
+    def _get_local_path(self, path, force=False, **kwargs):
+        local = os.path.join(self.root, path.removeprefix("far://"))
+        if not os.path.exists(local):
+            raise FileNotFoundError(f"{path} is not there")
+        return local
+
+    def _isfile(self, path, **kwargs):
+        return os.path.isfile(os.path.join(self.root, path.removeprefix("far://")))
+
+    def _exists(self, path, **kwargs):
+        return os.path.exists(os.path.join(self.root, path.removeprefix("far://")))
+
+    def _open(self, path, mode="r", buffering=-1, **kwargs):
+        return open(self._get_local_path(path), mode, buffering, **kwargs)
+
+
+@pytest.fixture()
+def far(tmp_path, make_video):
+    """A far folder of five videos of two classes and their list."""
+    root = tmp_path / "far"
+    for i in range(5):
+        make_video(root / f"set/videos/{i}.mp4", num_frames=8 + i)
+    lines = [*(f"videos/{i}.mp4 {i % 2}\n" for i in range(4)), "far://set/videos/4.mp4 0\n"]
+    (root / "set/train.csv").write_text("".join(lines))
+    (root / "set/classes.txt").write_text("a\nb\n")
+    PathManager.register_handler(FarHandler(root), allow_override=True)
+    return root
+
+
+def test_paths():
+    assert [is_remote(path) for path in ("s3://a/b", "x+y.z://a", "/a", "a:b", "a/x://b")] == [True, True] + [False] * 3
+    assert join_path("far://a", "b/c.mp4") == join_path("far://a/", "b/c.mp4") == "far://a/b/c.mp4"
+    assert join_path("/a", "far://b") == "far://b" and join_path("far://a", "/b") == "/b"
+    assert join_path("/a/", "./b") == "/a/b" and absolute_path("far://a/../b") == "far://a/../b"
+    assert absolute_path("x") == f"{os.getcwd()}/x" and local_path("/a") == "/a"
+
+
+def test_unknown_schemes_and_missing_files(far):
+    with pytest.raises(OSError, match="nowhere://a.mp4: no path handler is registered for nowhere://"):
+        local_path("nowhere://a.mp4")
+    with pytest.raises(VideoDecodeError, match="far://none.mp4: not fetched: far://none.mp4 is not there"):
+        open_video("far://none.mp4")
+    assert file_exists("far://set/train.csv") and not file_exists("far://set/other.csv")
+    assert file_exists("http://127.0.0.1:9/a.mp4"), "a handler that cannot tell"
+    with pytest.raises(ValueError, match="there is no file far://none.csv"):
+        get_dataset("list:far://none.csv")
+
+
+def test_lists_and_videos(far, tmp_path):
+    name = "list:far://set/train.csv"
+    records = get_dataset(name)
+    assert [record["file_name"] for record in records] == [f"far://set/videos/{i}.mp4" for i in range(5)]
+    assert [record["video_id"] for record in records][3:] == ["videos/3.mp4", "far://set/videos/4.mp4"]
+    assert MetadataCatalog.get(name).classes == read_classes("far://set/classes.txt") == ["a", "b"]
+    with open_video(records[4]["file_name"]) as video:
+        assert video.num_frames == 12
+    # A local list of remote videos, as a tool writes it.
+    (tmp_path / "local.csv").write_text(format_list(records, tmp_path))
+    assert [r["file_name"] for r in get_dataset(f"list:{tmp_path}/local.csv")] == [r["file_name"] for r in records]
+
+
+@pytest.mark.parametrize("kind", ["list", "wds"])
+def test_training_reads_from_afar(far, kind):
+    name = "list:far://set/train.csv"
+    if kind == "wds":
+        write_shards(get_dataset(name), expand_pattern(f"{far}/shards/{{0..1}}.tar"))
+        name = "wds:far://shards/{0..1}.tar"
+    cfg = get_cfg()
+    cfg.merge_from_list([
+        "DATASETS.TRAIN", [name], "MODEL.HEAD.NUM_CLASSES", 2, "SOLVER.CLIPS_PER_BATCH", 5, "INPUT.NUM_FRAMES", 4,
+        "INPUT.FRAME_STRIDE", 1, "INPUT.SHORT_SIDE_RANGE", [24, 32], "INPUT.CROP_SIZE", 24, "DATALOADER.NUM_WORKERS", 1,
+    ])  # fmt: skip
+    batches = list(itertools.islice(build_train_loader(cfg), 2))
+    for batch in batches:
+        assert len(set(batch["video_id"])) == 5 and batch["num_failed"] == 0
+    (far / "set/videos/2.mp4").unlink()
+    if kind == "list":
+        with pytest.raises(ValueError, match="1 of 5 videos do not exist: far://set/videos/2.mp4"):
+            build_train_loader(cfg)
+
+
+def test_tools_read_from_afar(far, tmp_path):
+    name = "list:far://set/train.csv"
+    survey, _ = survey_dataset(get_dataset(name), 1)
+    assert [facts.num_frames for facts in survey.good] == [8, 9, 10, 11, 12]
+    done, listed = transcode_dataset(name, get_dataset(name), f"{tmp_path}/out", TranscodeOptions(preset="ultrafast"))
+    assert all(result.error is None for result in done)
+    assert [r["file_name"] for r in get_dataset(f"list:{listed}")] == [f"{tmp_path}/out/{i}.mp4" for i in range(5)]
