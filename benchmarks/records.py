@@ -2,7 +2,7 @@
 
 ``python benchmarks/records.py --records 10000000 --workers 0 1 2`` makes a list of so many records (all lead
 to one small video, so that only the records cost), builds the training loader as a run does, takes a few batches, and
-prints seconds and MiB. USS is what a process has for itself, RSS includes what it shares. Linux alone has these figures.
+prints seconds and MiB. USS is what a process has for itself, RSS includes what it shares. Linux alone tells these.
 """
 
 import argparse
