@@ -1,6 +1,6 @@
 """The lines of a list that have the usual form, read all at once with array operations.
 
-Ten million lines take seconds this way and a minute one by one. Whatever is unusual about a line (quotes within it,
+Ten million lines take seconds this way. Whatever is unusual about a line (quotes within it,
 several labels, spaces around values, a comment, a mistake) leaves it to the reader of single lines, which decides what
 it means; both give the same for the lines that both can read.
 """
