@@ -19,6 +19,8 @@ from functools import cached_property
 
 import numpy as np
 
+from nlvideo.data.shard_files import member_path, split_member_path
+
 # Stands for a timestamp that the file does not give.
 NO_STAMP = np.iinfo(np.int64).min
 _FORMAT = 1
@@ -159,7 +161,7 @@ class IndexCache:
 
     def file_of(self, path: str) -> str:
         """Return the path of the file that holds, or would hold, the index of a video."""
-        name = hashlib.sha256(os.path.abspath(path).encode("utf8", "surrogateescape")).hexdigest()[:32]
+        name = hashlib.sha256(_full(path).encode("utf8", "surrogateescape")).hexdigest()[:32]
         return os.path.join(self.folder, name[:2], name + ".index")
 
 
@@ -183,8 +185,15 @@ def _are_unique(ordered: np.ndarray) -> bool:
 
 def _key(path: str) -> list:
     """What tells whether an index is that of a file as it is now."""
-    status = os.stat(path)
-    return [os.path.abspath(path), status.st_size, status.st_mtime_ns]
+    member = split_member_path(path)
+    status = os.stat(member[0] if member else path)
+    return [_full(path), status.st_size, status.st_mtime_ns]
+
+
+def _full(path: str) -> str:
+    """The absolute path of a file, also where it is a member of a shard."""
+    member = split_member_path(path)
+    return member_path(os.path.abspath(member[0]), *member[1:]) if member else os.path.abspath(path)
 
 
 def _unpack(header: dict, data: bytes) -> VideoIndex:

@@ -2,12 +2,14 @@
 
 import os
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from nlvideo.data import IndexCache, VideoReader
 from nlvideo.data.indexing import index_videos
+from nlvideo.data.shard_files import member_path
 from nlvideo.data.video_index import NO_STAMP, VideoIndex, shown_order, to_stamps
 
 
@@ -128,3 +130,15 @@ def test_index_of_a_data_set(tmp_path, make_video, make_frames):
     assert [path for path, _ in first.failed] == [str(tmp_path / "bad.mp4")]
     again = index_videos(everything, tmp_path / "index")
     assert (again.num_indexed, again.num_known, again.failed) == (0, 3, first.failed)
+
+
+def test_members_of_a_shard_are_cached_too(tmp_path, make_video):
+    videos = [Path(make_video(tmp_path / f"{count}.mp4", num_frames=count)).read_bytes() for count in (3, 5)]
+    shard = tmp_path / "shard.tar"
+    shard.write_bytes(b"".join(videos))
+    places = [(0, len(videos[0])), (len(videos[0]), len(videos[1]))]
+    for _ in range(2):
+        for (offset, size), count in zip(places, (3, 5)):
+            with VideoReader(member_path(str(shard), offset, size), index_dir=tmp_path / "index") as video:
+                assert video.num_frames == count
+    assert len(list((tmp_path / "index").rglob("*.index"))) == 2
