@@ -20,6 +20,8 @@ setup(
     description="Train, test, inspect and extend video classifiers built around the non-local operation",
     license="Apache-2.0",
     packages=find_packages(include=["nlvideo", "nlvideo.*"]),
+    # The trained models: weights, config, class names and README of each.
+    package_data={"nlvideo": [f"model_zoo/*/*.{ending}" for ending in ("pth", "yaml", "txt", "md")]},
     python_requires=">=3.10",
     # Lower bounds only: an upper one breaks installs each time a sibling releases.
     install_requires=[

@@ -47,6 +47,15 @@ def test_every_package_of_ours_is_found(setup_arguments, monkeypatch):
     assert not any(name.startswith("tests") for name in packages)
 
 
+def test_trained_models_are_in_the_wheel(setup_arguments):
+    patterns = setup_arguments["package_data"]["nlvideo"]
+    packed = {path for pattern in patterns for path in (ROOT / "nlvideo").glob(pattern)}
+    folder = ROOT / "nlvideo" / "model_zoo" / "quickstart"
+    assert {path for path in folder.iterdir() if path.is_file()} == packed & set(folder.iterdir())
+    assert {"model.pth", "config.yaml", "classes.txt", "README.md"} == {path.name for path in packed}
+    assert sum(path.stat().st_size for path in packed) < 5e6
+
+
 def test_the_licence_is_whole():
     text = (ROOT / "LICENSE").read_text(encoding="utf8")
     assert "Apache License" in text and "Version 2.0, January 2004" in text
