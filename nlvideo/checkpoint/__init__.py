@@ -1,13 +1,14 @@
 """Saving, resuming and loading weights, of our own and of other frameworks."""
 
 from nlvideo.checkpoint.catalog import resolve_weights
-from nlvideo.checkpoint.checkpointer import Checkpointer
+from nlvideo.checkpoint.checkpointer import Checkpointer, last_checkpoint_in
 from nlvideo.checkpoint.convert.read import read_file
 from nlvideo.checkpoint.weights import LoadReport, load_weights_into, read_checkpoint, weights_of
 
 __all__ = [
     "Checkpointer",
     "LoadReport",
+    "last_checkpoint_in",
     "load_weights_into",
     "read_checkpoint",
     "read_file",

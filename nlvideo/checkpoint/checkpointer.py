@@ -99,11 +99,7 @@ class Checkpointer:
 
     def last_checkpoint(self) -> str | None:
         """Return the path of the checkpoint to resume from, or None where there is none yet."""
-        tag = os.path.join(self.save_dir, _TAG)
-        if not PathManager.exists(tag):
-            return None
-        with PathManager.open(tag, "r") as file:
-            return os.path.join(self.save_dir, file.read().strip())
+        return last_checkpoint_in(self.save_dir)
 
     def resume_or_load(self, path: str, resume: bool) -> dict[str, Any]:
         """Continue the run in ``save_dir``, or start from the weights at ``path``.
@@ -181,6 +177,15 @@ class Checkpointer:
                 raise ValueError(f"cannot resume from {path}: its {name!r} does not fit: {error}") from error
         logger.info("Resumed from %s", path)
         return content
+
+
+def last_checkpoint_in(folder: str) -> str | None:
+    """Return the path of the checkpoint that a run saved last in its folder, or None where there is none."""
+    tag = os.path.join(folder, _TAG)
+    if not PathManager.exists(tag):
+        return None
+    with PathManager.open(tag, "r") as file:
+        return os.path.join(folder, file.read().strip())
 
 
 def _check_architecture(path: str, saved: Mapping[str, Tensor], current: Mapping[str, Tensor]) -> None:

@@ -5,6 +5,7 @@ from nlvideo.data.catalog import DatasetCatalog, MetadataCatalog
 from nlvideo.data.clip_sampling import CLIP_SAMPLER, VideoTooShort
 from nlvideo.data.dataset_mapper import MAPPER, VideoMapper
 from nlvideo.data.datasets import get_dataset
+from nlvideo.data.frame_array import FrameArray
 from nlvideo.data.frame_folder import FrameFolder, open_video
 from nlvideo.data.peer_clips import MMActionClips, SlowFastClips, SlowFastOffsetClips
 from nlvideo.data.samplers import SAMPLER
@@ -17,6 +18,7 @@ __all__ = [
     "MAPPER",
     "SAMPLER",
     "DatasetCatalog",
+    "FrameArray",
     "FrameFolder",
     "IndexCache",
     "MMActionClips",

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from PIL import Image
 
+from nlvideo.data.frame_array import FrameArray
 from nlvideo.data.shard_files import local_video_path
 from nlvideo.data.torchcodec_reader import TorchCodecReader
 from nlvideo.data.video_reader import DEFAULT_TIMEOUT_SEC, VideoDecodeError, VideoReader, rows_by_index
@@ -162,26 +163,28 @@ class FrameFolder:
 
 
 def open_video(
-    path: str | os.PathLike,
+    path: str | os.PathLike | np.ndarray,
     fps: float | None = None,
     *,
     reader: str = "pyav",
     timeout_sec: float = DEFAULT_TIMEOUT_SEC,
     index_dir: str | os.PathLike | None = None,
-) -> VideoReader | FrameFolder:
-    """Open a video file, or a folder of frames; the two are read alike.
+) -> VideoReader | FrameFolder | FrameArray:
+    """Open a video file, a folder of frames, or frames in memory; all are read alike.
 
     Args:
-        path: file or folder; a remote file is fetched by its path handler.
-        fps: frames per second of a folder; a file knows its own.
+        path: file or folder, or uint8 (T, H, W, 3), RGB; a remote file is fetched by its path handler.
+        fps: frames per second of a folder or an array; a file knows its own.
         reader: of files, "pyav" or "torchcodec".
         timeout_sec, index_dir: of files, see ``VideoReader``.
 
     Raises:
-        ValueError: an unknown reader.
+        ValueError: an unknown reader, or an array that is not frames.
         ImportError: torchcodec is asked for and missing.
         VideoDecodeError: see ``VideoReader`` and ``FrameFolder``.
     """
+    if isinstance(path, np.ndarray):
+        return FrameArray(path, fps)
     if reader not in READERS:
         raise one_of("reader", reader, READERS)
     try:

@@ -12,10 +12,9 @@ _MODULES = {
     "HookBase": "train_loop",
     "SimpleTrainer": "train_loop",
     "TrainerBase": "train_loop",
-    "DefaultPredictor": "predictor",
     "DefaultTrainer": "defaults",
     "default_setup": "setup",
-    "load_model_for_test": "predictor",
+    "load_model_for_test": "defaults",
 }
 __all__ = list(_MODULES)
 

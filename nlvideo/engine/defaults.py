@@ -28,12 +28,12 @@ from nlvideo.engine.hooks import (
 )
 from nlvideo.engine.interrupt import StopOnSignal, resume_command
 from nlvideo.engine.precise_bn import PreciseBN
-from nlvideo.engine.predictor import DefaultPredictor, load_model_for_test
 from nlvideo.engine.rng import preserved_rng
 from nlvideo.engine.script import default_argument_parser
 from nlvideo.engine.setup import default_setup
 from nlvideo.engine.train_loop import HookBase, SimpleTrainer
 from nlvideo.evaluation import Evaluator, build_evaluator, inference_on_dataset, print_results
+from nlvideo.evaluation.load import load_model_for_test
 from nlvideo.modeling import build_model
 from nlvideo.modeling.backbone import inflate_2d_weights
 from nlvideo.solver import (
@@ -48,7 +48,7 @@ from nlvideo.utils.analysis import parameter_count
 from nlvideo.utils.events import ConsoleWriter, EventWriter, JSONWriter, TensorBoardWriter
 from nlvideo.utils.plugins import load_plugin
 
-__all__ = ["DefaultPredictor", "DefaultTrainer", "default_argument_parser", "default_setup", "load_model_for_test"]
+__all__ = ["DefaultTrainer", "default_argument_parser", "default_setup", "load_model_for_test"]
 
 logger = logging.getLogger(__name__)
 

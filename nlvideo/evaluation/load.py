@@ -1,13 +1,16 @@
-"""A trained model for use outside of training: tests, and predictions for single files."""
+"""Trained models for use outside of training: tests, and predictions."""
 
 import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
-import torch
 from torch import nn
 
-from nlvideo.checkpoint import Checkpointer, read_file, resolve_weights
+from nlvideo.checkpoint import Checkpointer, LoadReport, read_file, resolve_weights
 from nlvideo.config import CfgNode
-from nlvideo.data.dataset_mapper import MAPPER
+from nlvideo.data.class_names import dataset_classes
+from nlvideo.data.datasets.listed import read_classes
 from nlvideo.modeling import build_model
 from nlvideo.modeling.backbone import inflate_2d_weights
 
@@ -23,45 +26,78 @@ def load_model_for_test(cfg: CfgNode, resume: bool = False) -> nn.Module:
         ValueError: no checkpoint is named, or it hardly fits the model.
         FileNotFoundError: the file is missing.
     """
-    model = build_model(cfg)
-    checkpointer = Checkpointer(model, cfg.OUTPUT_DIR, adapt_weights=inflate_2d_weights, cfg=cfg)
+    model, checkpointer = _build(cfg)
     path = (checkpointer.last_checkpoint() if resume else None) or cfg.MODEL.WEIGHTS
     if not path:
         raise ValueError(
             "MODEL.WEIGHTS: got '', allowed for a test: a checkpoint, or --resume for the last one in OUTPUT_DIR"
             f" (now {cfg.OUTPUT_DIR!r})"
         )
-    averaged = cfg.SOLVER.EMA.ENABLED and "ema" in read_file(resolve_weights(path))
-    checkpointer.load_weights(path, entry="ema" if averaged else "model")
+    _load(checkpointer, cfg, path)
     return model.eval()
 
 
-class DefaultPredictor:
-    """Scores of one video at a time, through the mapper and the views of the test.
+def load_trained_model(cfg: CfgNode, path: str) -> tuple[nn.Module, list[str]]:
+    """Build ``MODEL`` with the weights at ``path``, every one of them: what does not fit is an error.
 
-    Example:
-        >>> scores = DefaultPredictor(cfg)("clip.mp4")
-        >>> scores.topk(5)
+    Args:
+        cfg: what the weights were trained with; of its moving average as in `load_model_for_test`.
+        path: as MODEL.WEIGHTS.
+
+    Returns:
+        The model in eval mode, and the names of its classes; see `class_names`.
+
+    Raises:
+        ValueError: the file is of another network than ``cfg``, or unreadable; one line.
+        FileNotFoundError: the file is missing.
     """
+    model, checkpointer = _build(cfg)
+    report = _load(checkpointer, cfg, path)
+    if not report.is_complete:
+        raise ValueError(f"{path} is of another network than the config's: {_first_difference(report)}")
+    return model.eval(), class_names(cfg, path)
 
-    def __init__(self, cfg: CfgNode):
-        """Build the model and load ``MODEL.WEIGHTS``.
 
-        Raises:
-            ValueError: no weights are named, or they hardly fit the model.
-            FileNotFoundError: the file is missing.
-        """
-        self.model = load_model_for_test(cfg)
-        self._mapper = MAPPER.get(cfg.DATALOADER.MAPPER)(cfg, False)
+def class_names(cfg: CfgNode, path: str = "") -> list[str]:
+    """Return the names of the classes of a model, as many as it has scores.
 
-    @torch.no_grad()
-    def __call__(self, path: str) -> torch.Tensor:
-        """Return the scores of a video, averaged over its views: float32 (num_classes,) on the CPU.
+    They stand in the checkpoint, in a ``classes.txt`` beside it, or with the training data; classes that nobody has
+    named are called by their number.
 
-        Raises:
-            VideoDecodeError: the file cannot be read.
-            ValueError: the video is too short and ``INPUT.SHORT_VIDEO`` is "error".
-        """
-        # The mapper wants a label; 0 is one for a single and for several labels, and nobody looks at it.
-        record = {"file_name": os.path.abspath(path), "label": 0, "video_id": os.path.basename(path)}
-        return self.model([self._mapper(record, None)])[0]["scores"]
+    Args:
+        cfg: of the model.
+        path: of its weights; "" where there are none.
+    """
+    count = cfg.MODEL.HEAD.NUM_CLASSES
+    sources = (lambda: _stored_classes(path), lambda: dataset_classes(cfg.DATASETS.TRAIN))
+    names = next((found for found in (read() for read in sources) if 0 < len(found) <= count), [])
+    return [*names, *map(str, range(len(names), count))]
+
+
+def _stored_classes(path: str) -> list[str]:
+    if not path:
+        return []
+    content: Mapping[str, Any] = read_file(resolve_weights(path))
+    stored = content.get("classes")
+    if isinstance(stored, list) and all(isinstance(name, str) for name in stored):
+        return stored
+    return [] if "://" in path else read_classes(Path(os.path.abspath(path)).parent / "classes.txt")
+
+
+def _build(cfg: CfgNode) -> tuple[nn.Module, Checkpointer]:
+    model = build_model(cfg)
+    return model, Checkpointer(model, cfg.OUTPUT_DIR, adapt_weights=inflate_2d_weights, cfg=cfg)
+
+
+def _load(checkpointer: Checkpointer, cfg: CfgNode, path: str) -> LoadReport:
+    averaged = cfg.SOLVER.EMA.ENABLED and "ema" in read_file(resolve_weights(path))
+    return checkpointer.load_weights(path, entry="ema" if averaged else "model")
+
+
+def _first_difference(report: LoadReport) -> str:
+    for name, (in_file, in_model) in {**report.classifier, **report.mismatched}.items():
+        return f"{name} is {tuple(in_file)} in the file, {tuple(in_model)} in the model"
+    lacking = [*report.new_nonlocal, *report.missing]
+    if lacking:
+        return f"it lacks {lacking[0]} and {len(lacking) - 1} more of the model's tensors"
+    return f"the model has no {report.unexpected[0]}, nor {len(report.unexpected) - 1} more tensors of the file"

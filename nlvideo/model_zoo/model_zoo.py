@@ -1,4 +1,4 @@
-"""Look up the configurations of the repository by name."""
+"""Look up the configurations of the repository, and the trained models of the package, by name."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,6 +7,8 @@ from nlvideo.config import CfgNode, load_cfg
 from nlvideo.utils.errors import LookupFailed, did_you_mean
 
 CONFIG_DIR = Path(__file__).resolve().parents[2] / "configs"
+
+_TRAINED_DIR = Path(__file__).resolve().parent
 
 
 def list_configs() -> list[str]:
@@ -39,6 +41,23 @@ def get_config_file(name: str) -> str:
     same_file = [other for other in known if Path(other).name == Path(stem).name]
     hint = f"did you mean {' or '.join(map(repr, same_file))}?" if same_file else did_you_mean(stem, known)
     raise LookupFailed(f"unknown config {name!r}: {hint or 'no name is close.'} There are: {', '.join(known)}")
+
+
+def list_trained() -> list[str]:
+    """Return the names of the trained models that come with the package, sorted."""
+    return sorted(path.parent.name for path in _TRAINED_DIR.glob("*/model.pth"))
+
+
+def trained_folder(name: str) -> str:
+    """Return the folder of a trained model: ``model.pth``, ``config.yaml``, ``classes.txt`` and a README.
+
+    Raises:
+        LookupFailed: there is none of this name; the message lists them.
+    """
+    known = list_trained()
+    if name not in known:
+        raise LookupFailed(f"unknown trained model {name!r}. There are: {', '.join(known)}")
+    return str(_TRAINED_DIR / name)
 
 
 def get_config(name: str, opts: Sequence[str] = ()) -> CfgNode:

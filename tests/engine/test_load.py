@@ -9,9 +9,7 @@ import torch
 
 from nlvideo.checkpoint import Checkpointer
 from nlvideo.config import CfgNode
-from nlvideo.data import VideoDecodeError
-from nlvideo.engine.defaults import DefaultTrainer
-from nlvideo.engine.predictor import DefaultPredictor, load_model_for_test
+from nlvideo.engine import load_model_for_test
 from nlvideo.modeling import build_model
 from nlvideo.solver import ModelEma
 
@@ -31,42 +29,11 @@ def _bias(model: torch.nn.Module) -> float:
     return model.head.classifier.bias.mean().item()
 
 
-def test_predictor_gives_the_scores_of_the_test(
-    tiny_cfg: Callable[..., CfgNode], weights: str, video_lists: tuple[str, str]
-) -> None:
-    cfg = tiny_cfg("MODEL.WEIGHTS", weights)
-    predictor = DefaultPredictor(cfg)
-    expected = {}
-    for videos in DefaultTrainer.build_test_loader(cfg, video_lists[1]):
-        with torch.no_grad():
-            expected |= {output["video_id"]: output["scores"] for output in predictor.model(videos)}
-    lines = Path(video_lists[1].removeprefix("list:")).read_text().splitlines()
-    for path, (_, scores) in zip([line.split()[0] for line in lines], sorted(expected.items()), strict=True):
-        predicted = predictor(path)
-        assert predicted.shape == (4,) and predicted.dtype == torch.float32 and not predicted.requires_grad
-        assert predicted.sum().item() == pytest.approx(1, abs=1e-5)
-        assert torch.equal(predicted, scores)
-
-
-def test_predictor_of_several_labels(
-    tiny_cfg: Callable[..., CfgNode], weights: str, video_lists: tuple[str, str]
-) -> None:
-    predictor = DefaultPredictor(tiny_cfg("MODEL.WEIGHTS", weights, "MODEL.HEAD.LOSS", "sigmoid"))
-    scores = predictor(Path(video_lists[1].removeprefix("list:")).read_text().split()[0])
-    assert scores.shape == (4,) and all(0 < score < 1 for score in scores.tolist())
-
-
-def test_a_broken_video_says_so(tiny_cfg: Callable[..., CfgNode], weights: str, tmp_path: Path) -> None:
-    (tmp_path / "broken.mp4").write_bytes(b"no video")
-    with pytest.raises(VideoDecodeError, match="broken.mp4"):
-        DefaultPredictor(tiny_cfg("MODEL.WEIGHTS", weights))(str(tmp_path / "broken.mp4"))
-
-
 def test_weights_are_needed(tiny_cfg: Callable[..., CfgNode], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="MODEL.WEIGHTS: got '', allowed for a test: a checkpoint, or --resume"):
-        DefaultPredictor(tiny_cfg())
+        load_model_for_test(tiny_cfg())
     with pytest.raises(FileNotFoundError, match="nowhere.pth"):
-        DefaultPredictor(tiny_cfg("MODEL.WEIGHTS", str(tmp_path / "nowhere.pth")))
+        load_model_for_test(tiny_cfg("MODEL.WEIGHTS", str(tmp_path / "nowhere.pth")))
 
 
 def test_the_average_is_tested_where_there_is_one(

@@ -26,7 +26,7 @@ def load_folder(name: str) -> TableRecords:
     root = Path(name.removeprefix("folder:")).expanduser().absolute()
     if not root.is_dir():
         raise ValueError(f"{name}: there is no folder {root}")
-    classes = sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    classes = folder_classes(root)
     if not classes:
         raise ValueError(f"{name}: expected one folder per class in {root}, found no folders")
     videos, counts = [], []
@@ -38,6 +38,13 @@ def load_folder(name: str) -> TableRecords:
     labels = np.repeat(np.arange(len(classes)), counts)
     MetadataCatalog.get(name).classes = classes
     return TableRecords(str(root), StringBlock.concatenate(videos), Labels(labels))
+
+
+def folder_classes(root: Path) -> list[str]:
+    """Return the names of the class folders in ``root``, in the order of the labels; none where there is no ``root``."""
+    if not root.is_dir():
+        return []
+    return sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
 def _find_videos(root: Path, class_name: str) -> Iterator[str]:

@@ -1,0 +1,73 @@
+"""``FrameArray``: a video that is in memory already, behind the interface of ``VideoReader``."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from nlvideo.data.video_reader import VideoDecodeError, rows_by_index
+
+
+class FrameArray:
+    """The frames of an array by their index.
+
+    Args:
+        frames: uint8 (T, H, W, 3), RGB; kept, not copied.
+        fps: frames per second; an array carries none. None: seconds cannot be turned into frames.
+        path: what messages call it.
+
+    Attributes:
+        num_frames: T.
+        fps: as given; 0.0 where unknown.
+        height, width: pixels.
+        rotation: 0; what is in memory is upright.
+
+    Raises:
+        ValueError: another type or shape, or no frames.
+    """
+
+    rotation = 0
+
+    def __init__(self, frames: np.ndarray, fps: float | None = None, path: str = "<frames>"):
+        if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or 0 in frames.shape:
+            given = f"{frames.dtype} {tuple(frames.shape)}"
+            raise ValueError(f"frames: got {given}, allowed: uint8 (T, H, W, 3), RGB, with a frame at least")
+        self._frames = frames
+        self.path = path
+        self.fps = float(fps or 0)
+        self.num_frames, self.height, self.width = frames.shape[:3]
+
+    def get_frames(self, indices: Sequence[int]) -> np.ndarray:
+        """Return frames by index, in the order given; an index may occur several times.
+
+        Returns:
+            uint8 (T, H, W, 3), RGB, a copy.
+
+        Raises:
+            IndexError: an index is outside ``[0, num_frames)``.
+        """
+        rows_by_index(self.path, indices, self.num_frames)
+        return self._frames[np.asarray(indices)]
+
+    def index_at(self, seconds: float) -> int:
+        """Return the index of the first frame shown at or after ``seconds``; past the end it is ``num_frames``.
+
+        Raises:
+            VideoDecodeError: the frame rate is not known.
+        """
+        if self.fps <= 0:
+            raise VideoDecodeError(self.path, "seconds need the frame rate, and an array carries none: add 'fps'")
+        # Seconds are rounded to some decimals: what is within a millionth of a frame is that frame.
+        return min(self.num_frames, max(0, math.ceil(seconds * self.fps - 1e-6)))
+
+    def check(self) -> None:
+        """Do nothing: there is nothing to decode."""
+
+    def close(self) -> None:
+        """Do nothing: the array is the caller's."""
+
+    def __enter__(self) -> "FrameArray":
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()

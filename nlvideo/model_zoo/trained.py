@@ -1,0 +1,109 @@
+"""Trained models by name: from one that comes with the package, a run's folder or a config to a model with weights."""
+
+import logging
+import os
+from collections.abc import Sequence
+
+from torch import nn
+
+from nlvideo.checkpoint import last_checkpoint_in
+from nlvideo.config import CfgNode, load_cfg
+from nlvideo.config.validate import validate
+from nlvideo.evaluation.load import class_names, load_trained_model
+from nlvideo.model_zoo.model_zoo import get_config_file, list_trained, trained_folder
+from nlvideo.modeling import build_model
+
+logger = logging.getLogger(__name__)
+
+# Where a folder has no last_checkpoint: what a whole run leaves behind, and what comes with the package.
+_WEIGHTS = ("model_final.pth", "model.pth")
+
+
+def get(
+    cfg_or_name: CfgNode | str | os.PathLike,
+    weights: str | os.PathLike | None = None,
+    device: str | None = None,
+    opts: Sequence[str] = (),
+) -> nn.Module:
+    """Build a model in eval mode, with its weights.
+
+    Example:
+        >>> model = get("quickstart")
+        >>> model.cfg.INPUT.NUM_FRAMES, model.classes[0]
+        (8, 'left')
+
+    Args:
+        cfg_or_name: a trained model of `list_trained`, the folder of a run, a YAML file, a config of `list_configs`, or
+            a config itself.
+        weights: as MODEL.WEIGHTS, of this very network: what does not fit is an error. None: those of the trained
+            model, those that the run saved last, or MODEL.WEIGHTS of a file or config. A config by name stands for a
+            recipe, whose MODEL.WEIGHTS are what training starts from; they are not used. Where there are none, the
+            weights are random, and the log says so.
+        device: as MODEL.DEVICE; None: as the config says.
+        opts: overrides ``[KEY, VALUE, ...]`` of the config.
+
+    Returns:
+        The model, with two attributes more: ``cfg``, frozen, which names its device and weights, and ``classes``, the
+        names of its classes in the order of the scores, "0", "1", ... where nobody has named them.
+
+    Raises:
+        LookupFailed: no such model, config or key.
+        FileNotFoundError: the weights are missing.
+        ValueError: a wrong value, or weights of another network.
+    """
+    cfg = trained_config(cfg_or_name, weights, device, opts)
+    if cfg.MODEL.WEIGHTS:
+        model, classes = load_trained_model(cfg, cfg.MODEL.WEIGHTS)
+    else:
+        logger.warning("No weights for %s: random ones", cfg_or_name if isinstance(cfg_or_name, str) else "the config")
+        model, classes = build_model(cfg).eval(), class_names(cfg)
+    model.cfg, model.classes = cfg, classes
+    return model
+
+
+def trained_config(
+    cfg_or_name: CfgNode | str | os.PathLike,
+    weights: str | os.PathLike | None = None,
+    device: str | None = None,
+    opts: Sequence[str] = (),
+) -> CfgNode:
+    """Return the config of a trained model, frozen, with its weights in MODEL.WEIGHTS; arguments as for `get`.
+
+    Raises:
+        LookupFailed: no such model, config or key.
+        FileNotFoundError: the folder of a run without config or without weights.
+        ValueError: a wrong value.
+    """
+    last_words = ["MODEL.WEIGHTS", os.fspath(weights)] if weights is not None else []
+    last_words += ["MODEL.DEVICE", device] if device is not None else []
+    if isinstance(cfg_or_name, CfgNode):
+        cfg = cfg_or_name.clone()
+        cfg.defrost()
+        cfg.merge_from_list([*opts, *last_words])
+        validate(cfg)
+        cfg.freeze()
+        return cfg
+    name = os.fspath(cfg_or_name)
+    if name in list_trained():
+        return _folder_config(trained_folder(name), opts, last_words)
+    if os.path.isdir(name):
+        return _folder_config(name, ["OUTPUT_DIR", name, *opts], last_words)
+    if os.path.isfile(name) or name.endswith((".yaml", ".yml")):
+        return load_cfg(name, [*opts, *last_words])
+    return load_cfg(get_config_file(name), ["MODEL.WEIGHTS", "", *opts, *last_words])
+
+
+def _folder_config(folder: str, opts: Sequence[str], last_words: Sequence[str]) -> CfgNode:
+    config_file = os.path.join(folder, "config.yaml")
+    if not os.path.isfile(config_file):
+        raise FileNotFoundError(f"{folder} is not the folder of a run: there is no {config_file}")
+    own = [] if "MODEL.WEIGHTS" in last_words else ["MODEL.WEIGHTS", _weights_in(folder)]
+    return load_cfg(config_file, [*own, *opts, *last_words])
+
+
+def _weights_in(folder: str) -> str:
+    last = last_checkpoint_in(folder)
+    found = [name for name in _WEIGHTS if os.path.isfile(os.path.join(folder, name))]
+    if last is None and not found:
+        raise FileNotFoundError(f"{folder} holds no weights: neither last_checkpoint nor {' nor '.join(_WEIGHTS)}")
+    return last or os.path.join(folder, found[0])

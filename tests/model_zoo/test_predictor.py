@@ -1,0 +1,89 @@
+"""Predictions from Python: the scores of the test, whatever form the video has."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import nlvideo
+from nlvideo.config import CfgNode
+from nlvideo.data import VideoDecodeError, VideoReader, build_test_loader
+from nlvideo.data.datasets.beacon_render import ACTIONS
+from nlvideo.model_zoo import Predictor, get_config
+
+
+@pytest.fixture(scope="module")
+def predictor() -> Predictor:
+    return Predictor("quickstart", device="cpu", opts=["TEST.NUM_CLIPS", "2"])
+
+
+def test_scores_are_those_of_the_test(predictor: Predictor, beacon: Path) -> None:
+    cfg: CfgNode = predictor.cfg.clone()
+    cfg.defrost()
+    cfg.DATALOADER.NUM_WORKERS = 0
+    for number, videos in enumerate(build_test_loader(cfg, f"list:{beacon}/val.csv")):
+        with torch.no_grad():
+            (expected,) = predictor.model(videos)
+        scores = predictor.scores(beacon / videos[0]["video_id"])
+        assert scores.shape == (8,) and scores.dtype == torch.float32 and not scores.requires_grad
+        assert scores.sum().item() == pytest.approx(1, abs=1e-5)
+        assert torch.equal(scores, expected["scores"])
+        if number == 4:
+            break
+
+
+def test_frames_in_memory_score_like_the_file(predictor: Predictor, clip: str) -> None:
+    with VideoReader(clip) as video:
+        frames = video.get_frames(range(video.num_frames))
+    expected = predictor.scores(clip)
+    for given in (frames, torch.from_numpy(frames), Path(clip)):
+        assert torch.equal(predictor.scores(given), expected)
+    assert not torch.equal(predictor.scores(np.ascontiguousarray(frames[::-1])), expected)
+
+
+def test_a_folder_of_frames_is_a_video(predictor: Predictor, make_frames, tmp_path: Path) -> None:
+    assert predictor.scores(make_frames(tmp_path / "frames", num_frames=8, height=64, width=80)).shape == (8,)
+
+
+def test_the_best_come_first_with_their_names(predictor: Predictor, clip: str) -> None:
+    scores = predictor.scores(clip)
+    best = predictor(clip)
+    assert len(best) == 5 and [score for _, score in best] == sorted(scores.tolist(), reverse=True)[:5]
+    assert all(score == scores[ACTIONS.index(name)].item() for name, score in best)
+    assert predictor(clip, top_k=1) == best[:1] and len(predictor(clip, top_k=99)) == 8
+    with pytest.raises(ValueError, match="top_k: got 0, allowed: 1 or more"):
+        predictor(clip, top_k=0)
+
+
+def test_several_labels_have_a_probability_each(clip: str) -> None:
+    scores = Predictor("quickstart", device="cpu", opts=["MODEL.HEAD.LOSS", "sigmoid"]).scores(clip)
+    assert scores.shape == (8,) and all(0 < score < 1 for score in scores.tolist())
+    assert scores.sum().item() != pytest.approx(1, abs=1e-3)
+
+
+def test_what_is_no_video_says_so(predictor: Predictor, tmp_path: Path) -> None:
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    with pytest.raises(VideoDecodeError, match="broken.mp4"):
+        predictor(tmp_path / "broken.mp4")
+    with pytest.raises(VideoDecodeError, match="nowhere.mp4: no such file"):
+        predictor("nowhere.mp4")
+    for wrong in (np.zeros((8, 64, 64, 3), np.float32), np.zeros((64, 64, 3), np.uint8), np.zeros((0, 4, 4, 3), "u1")):
+        with pytest.raises(ValueError, match=r"^frames: got .*, allowed: uint8 \(T, H, W, 3\)"):
+            predictor(wrong)
+
+
+def test_there_must_be_weights() -> None:
+    message = "MODEL.WEIGHTS: got '', allowed for a prediction: a checkpoint"
+    for model in ("quickstart/i3d_nl", get_config("quickstart/i3d_nl")):
+        with pytest.raises(ValueError, match=message):
+            Predictor(model)
+
+
+def test_it_is_a_name_of_the_package() -> None:
+    assert nlvideo.Predictor is Predictor
+    assert nlvideo.model_zoo.get is not None
+    with pytest.raises(AttributeError, match="has no attribute 'Predicter'"):
+        nlvideo.Predicter  # noqa: B018
+    with pytest.raises(AttributeError, match="has no attribute 'gett'"):
+        nlvideo.model_zoo.gett  # noqa: B018
