@@ -39,6 +39,7 @@ def do_train(cfg, model, resume: bool) -> None:
 
     from nlvideo.checkpoint import Checkpointer
     from nlvideo.data import build_train_loader
+    from nlvideo.data.class_names import dataset_classes
     from nlvideo.engine.defaults import distribute
     from nlvideo.modeling.backbone import inflate_2d_weights
     from nlvideo.solver import build_gradient_clipper, build_lr_scheduler, build_optimizer
@@ -87,7 +88,7 @@ def do_train(cfg, model, resume: bool) -> None:
             done = iteration + 1
             if done % solver.CHECKPOINT_PERIOD == 0 or done == solver.MAX_ITER:
                 name = "model_final" if done == solver.MAX_ITER else f"model_{done:07d}"
-                checkpointer.save(name, iteration=done)
+                checkpointer.save(name, iteration=done, classes=dataset_classes(cfg.DATASETS.TRAIN))
             # After the last iteration the caller tests.
             if cfg.TEST.EVAL_PERIOD and done % cfg.TEST.EVAL_PERIOD == 0 and done != solver.MAX_ITER:
                 do_test(cfg, model)

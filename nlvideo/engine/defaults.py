@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from nlvideo.checkpoint import Checkpointer
 from nlvideo.config import CfgNode
 from nlvideo.data import build_test_loader, build_train_loader
+from nlvideo.data.class_names import dataset_classes
 from nlvideo.engine.checkpoint_hooks import BestCheckpointer, EvalHook, PeriodicCheckpointer
 from nlvideo.engine.errors import TrainingInterrupted
 from nlvideo.engine.hooks import (
@@ -195,7 +196,9 @@ class DefaultTrainer(SimpleTrainer):
 
     def save(self, name: str, tag_last: bool = True) -> None:
         """Save a checkpoint; call it on every rank."""
-        self.checkpointer.save(name, tag_last=tag_last)
+        # With the names of the classes: the data may be far from where the model is used.
+        names = dataset_classes(self.cfg.DATASETS.TRAIN)
+        self.checkpointer.save(name, tag_last=tag_last, **({"classes": names} if names else {}))
         # A rank that ends now must not take the one that writes with it.
         comm.synchronize()
 

@@ -79,7 +79,7 @@ def _stored_classes(path: str) -> list[str]:
         return []
     content: Mapping[str, Any] = read_file(resolve_weights(path))
     stored = content.get("classes")
-    if isinstance(stored, list) and all(isinstance(name, str) for name in stored):
+    if stored and isinstance(stored, list) and all(isinstance(name, str) for name in stored):
         return stored
     return [] if "://" in path else read_classes(Path(os.path.abspath(path)).parent / "classes.txt")
 
