@@ -7,8 +7,10 @@ from nlvideo.data.dataset_mapper import MAPPER, VideoMapper
 from nlvideo.data.datasets import get_dataset
 from nlvideo.data.frame_array import FrameArray
 from nlvideo.data.frame_folder import FrameFolder, open_video
+from nlvideo.data.frame_stream import FrameStream, open_camera
 from nlvideo.data.peer_clips import MMActionClips, SlowFastClips, SlowFastOffsetClips
 from nlvideo.data.samplers import SAMPLER
+from nlvideo.data.sliding_window import Window, slide
 from nlvideo.data.torchcodec_reader import TorchCodecReader
 from nlvideo.data.video_index import IndexCache, VideoIndex
 from nlvideo.data.video_reader import VideoDecodeError, VideoReader
@@ -20,6 +22,7 @@ __all__ = [
     "DatasetCatalog",
     "FrameArray",
     "FrameFolder",
+    "FrameStream",
     "IndexCache",
     "MMActionClips",
     "MetadataCatalog",
@@ -33,8 +36,11 @@ __all__ = [
     "VideoMapper",
     "VideoReader",
     "VideoTooShort",
+    "Window",
     "build_test_loader",
     "build_train_loader",
     "get_dataset",
+    "open_camera",
     "open_video",
+    "slide",
 ]

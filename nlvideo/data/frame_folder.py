@@ -11,6 +11,7 @@ from PIL import Image
 
 from nlvideo.data.frame_array import FrameArray
 from nlvideo.data.shard_files import local_video_path
+from nlvideo.data.sliding_window import Window
 from nlvideo.data.torchcodec_reader import TorchCodecReader
 from nlvideo.data.video_reader import DEFAULT_TIMEOUT_SEC, VideoDecodeError, VideoReader, rows_by_index
 from nlvideo.utils.errors import one_of
@@ -163,18 +164,19 @@ class FrameFolder:
 
 
 def open_video(
-    path: str | os.PathLike | np.ndarray,
+    path: str | os.PathLike | np.ndarray | Window,
     fps: float | None = None,
     *,
     reader: str = "pyav",
     timeout_sec: float = DEFAULT_TIMEOUT_SEC,
     index_dir: str | os.PathLike | None = None,
-) -> VideoReader | FrameFolder | FrameArray:
+) -> VideoReader | FrameFolder | FrameArray | Window:
     """Open a video file, a folder of frames, or frames in memory; all are read alike.
 
     Args:
-        path: file or folder, or uint8 (T, H, W, 3), RGB; a remote file is fetched by its path handler.
-        fps: frames per second of a folder or an array; a file knows its own.
+        path: file or folder, a remote file being fetched by its path handler; uint8 (T, H, W, 3), RGB; or a window of a
+            stream, which is open already.
+        fps: frames per second of a folder or an array; the others know their own.
         reader: of files, "pyav" or "torchcodec".
         timeout_sec, index_dir: of files, see ``VideoReader``.
 
@@ -185,6 +187,8 @@ def open_video(
     """
     if isinstance(path, np.ndarray):
         return FrameArray(path, fps)
+    if isinstance(path, Window):
+        return path
     if reader not in READERS:
         raise one_of("reader", reader, READERS)
     try:

@@ -1,14 +1,17 @@
 """``Predictor``: what a trained model says of a video, in one line."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
 from nlvideo.config import CfgNode
+from nlvideo.data.clip_sampling import VideoTooShort
 from nlvideo.data.dataset_mapper import MAPPER
+from nlvideo.data.frame_stream import FrameStream
+from nlvideo.data.sliding_window import Window, slide
 from nlvideo.model_zoo.trained import get, trained_config
 
 
@@ -74,7 +77,6 @@ class Predictor:
         values, labels = scores.topk(min(top_k, len(scores)))
         return [(self.classes[label], value) for label, value in zip(labels.tolist(), values.tolist())]
 
-    @torch.no_grad()
     def scores(self, video: str | os.PathLike | np.ndarray | torch.Tensor) -> torch.Tensor:
         """Return the scores of a video, averaged over its views.
 
@@ -92,6 +94,52 @@ class Predictor:
         """
         return self._score(_record(video))
 
+    def timeline(
+        self, path: str | os.PathLike, window_sec: float | None = None, stride_sec: float | None = None
+    ) -> list[tuple[float, float, torch.Tensor]]:
+        """Return the scores of the windows of a video of any length; it is decoded once, window by window.
+
+        Args:
+            path: a video file.
+            window_sec: length of a window; None: the time that a clip covers, ``NUM_FRAMES x FRAME_STRIDE`` frames.
+            stride_sec: from the start of a window to that of the next, up to ``window_sec``, which is the default.
+
+        Returns:
+            (start_sec, end_sec, scores as `scores`) for each window; the scores are those of the test of that part of
+            the video. The last window ends with the video and may be shorter.
+
+        Raises:
+            VideoDecodeError: the file cannot be read.
+            ValueError: a wrong window or stride.
+        """
+        with FrameStream(path) as stream:
+            windows = self.score_windows(stream, window_sec, stride_sec)
+            return [(window.start_sec, window.end_sec, scores) for window, scores in windows]
+
+    def score_windows(
+        self, stream: FrameStream, window_sec: float | None = None, stride_sec: float | None = None
+    ) -> Iterator[tuple[Window, torch.Tensor]]:
+        """Yield (window, scores) of a stream while it is read, also of one that does not end; see `timeline`.
+
+        Raises:
+            VideoDecodeError: the stream cannot be read.
+            ValueError: a wrong window or stride.
+        """
+        if window_sec is None:
+            window_sec = self.cfg.INPUT.NUM_FRAMES * self.cfg.INPUT.FRAME_STRIDE / stream.fps
+        num_windows = 0
+        for window in slide(stream, window_sec, window_sec if stride_sec is None else stride_sec):
+            try:
+                scores = self._score({"file_name": window, "label": 0, "video_id": stream.path})
+            except VideoTooShort:
+                # Only what is left at the end may be; unless all of the video is.
+                if num_windows == 0:
+                    raise
+                return
+            num_windows += 1
+            yield window, scores
+
+    @torch.no_grad()
     def _score(self, record: dict[str, Any]) -> torch.Tensor:
         return self.model([self._mapper(record, None)])[0]["scores"]
 

@@ -1,0 +1,145 @@
+"""``LabelledVideo``: a copy of a video with the best classes in a strip below the picture, written frame by frame."""
+
+import os
+from collections.abc import Sequence
+from fractions import Fraction
+
+import av
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+# Small frames grow by a whole factor to about this short side, pixels: text needs room.
+_SHORT_SIDE = 256
+_TIME_BASE = Fraction(1, 90_000)
+_BACKGROUND, _TEXT, _DIM, _BAR = (18, 20, 26), (244, 244, 246), (150, 154, 166), (46, 96, 196)
+_MAX_BARS = 3
+
+
+class LabelledVideo:
+    """An MP4 (H.264, yuv420p) that appears under its name once it is whole; a context manager.
+
+    Example:
+        >>> with LabelledVideo("out.mp4") as video:
+        ...     video.write(frame, 0.0, [("left", 0.97), ("right", 0.02)])
+
+    Args:
+        path: the file, which is replaced; its folder must exist.
+        fps: about how many frames a second come, for the encoder; each frame carries its own time.
+    """
+
+    def __init__(self, path: str | os.PathLike, fps: float = 30.0):
+        self.path = os.path.abspath(path)
+        folder, name = os.path.split(self.path)
+        # In the same folder, because a rename is atomic only inside a file system.
+        self._temporary = os.path.join(folder, f".{name}.{os.getpid()}.tmp")
+        self._container = av.open(self._temporary, "w", format="mp4", options={"movflags": "faststart"})
+        self._rate = Fraction(fps).limit_denominator(1000)
+        self._stream: av.VideoStream | None = None
+        self._size: tuple[int, int] | None = None
+        self._last_pts = -1
+        self._strip: tuple[tuple, np.ndarray] | None = None
+
+    def write(self, frame: np.ndarray, seconds: float, best: Sequence[tuple[str, float]]) -> None:
+        """Add a frame with its labels.
+
+        Args:
+            frame: uint8 (H, W, 3), RGB; later frames of another size are resized to that of the first.
+            seconds: when it is shown, from the start of the video; later than the frame before.
+            best: (class name, score from 0 to 1), the best first; up to three are shown.
+        """
+        if self._stream is None:
+            self._open(*frame.shape[:2])
+        width, height = self._size
+        picture = Image.fromarray(frame)
+        if picture.size != self._size:
+            is_whole = width % picture.width == 0 and height % picture.height == 0
+            picture = picture.resize(self._size, Image.Resampling.NEAREST if is_whole else Image.Resampling.BILINEAR)
+        pixels = np.concatenate([np.asarray(picture), self._labels(tuple(best[:_MAX_BARS]))])
+        encoded = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels[: self._stream.height]), format="rgb24")
+        # Two frames at one time would end the encoding.
+        self._last_pts = max(self._last_pts + 1, round(Fraction(seconds) / _TIME_BASE))
+        encoded.pts, encoded.time_base = self._last_pts, _TIME_BASE
+        self._container.mux(self._stream.encode(encoded))
+
+    def _open(self, height: int, width: int) -> None:
+        factor = max(1, round(_SHORT_SIDE / min(height, width)))
+        # yuv420p halves both sides.
+        self._size = width * factor // 2 * 2, height * factor // 2 * 2
+        stream = self._container.add_stream("libx264", rate=self._rate, options={"crf": "18", "preset": "veryfast"})
+        stream.width, stream.height, stream.pix_fmt = self._size[0], self._size[1] + self._strip_height(), "yuv420p"
+        stream.codec_context.time_base = _TIME_BASE
+        self._stream = stream
+
+    def _strip_height(self) -> int:
+        return _MAX_BARS * self._row_height() // 2 * 2
+
+    def _row_height(self) -> int:
+        return max(18, min(self._size) // 14)
+
+    def _labels(self, best: tuple[tuple[str, float], ...]) -> np.ndarray:
+        # Drawn once for each window, not for each frame.
+        if self._strip is None or self._strip[0] != best:
+            self._strip = best, np.asarray(draw_labels(best, self._size[0], self._strip_height(), self._row_height()))
+        return self._strip[1]
+
+    def close(self) -> None:
+        """Finish the file and give it its name.
+
+        Raises:
+            ValueError: no frame was written; there is no file then.
+        """
+        if self._stream is None:
+            self.discard()
+            raise ValueError(f"{self.path}: no frame was written")
+        self._container.mux(self._stream.encode(None))
+        self._container.close()
+        os.replace(self._temporary, self.path)
+
+    def discard(self) -> None:
+        """Stop without a file."""
+        self._container.close()
+        if os.path.exists(self._temporary):
+            os.unlink(self._temporary)
+
+    def __enter__(self) -> "LabelledVideo":
+        return self
+
+    def __exit__(self, kind: type | None, *exc_info: object) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.discard()
+
+
+def draw_labels(best: Sequence[tuple[str, float]], width: int, height: int, row_height: int) -> Image.Image:
+    """Draw a strip with a row for each class: a bar as long as its score, its name and its percentage.
+
+    Args:
+        best: (class name, score from 0 to 1), the best first.
+        width: of the strip, pixels.
+        height: of the strip, pixels.
+        row_height: pixels.
+    """
+    strip = Image.new("RGB", (width, height), _BACKGROUND)
+    draw = ImageDraw.Draw(strip)
+    font = ImageFont.load_default(round(row_height * 0.66))
+    margin = row_height // 4
+    for row, (name, score) in enumerate(best):
+        top, middle = row * row_height, row * row_height + row_height // 2
+        if row == 0:
+            draw.rectangle((0, top + 1, round(score * (width - 1)), top + row_height - 2), fill=_BAR)
+        colour = _TEXT if row == 0 else _DIM
+        percent = f"{100 * score:.0f} %"
+        room = width - 3 * margin - draw.textlength(percent, font)
+        draw.text((margin, middle), _shortened(name, draw, font, room), colour, font, anchor="lm")
+        draw.text((width - margin, middle), percent, colour, font, anchor="rm")
+    return strip
+
+
+def _shortened(name: str, draw: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont, room: float) -> str:
+    name = " ".join(name.split())
+    if draw.textlength(name, font) <= room:
+        return name
+    while name and draw.textlength(f"{name}…", font) > room:
+        name = name[:-1]
+    return f"{name}…"
