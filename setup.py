@@ -34,7 +34,7 @@ setup(
         "tabulate>=0.9",
         "tensorboard>=2.15",
         "numpy>=1.26",
-        "pillow>=10.0",
+        "pillow>=10.1",
         "pyyaml>=6.0",
         "tqdm>=4.60",
     ],

@@ -126,7 +126,7 @@ class Checkpointer:
             logger.info("No weights to load: random initialisation")
         return {}
 
-    def load_weights(self, path: str, *, entry: str = "model") -> LoadReport:
+    def load_weights(self, path: str, *, entry: str = "model", complete: bool = False) -> LoadReport:
         """Load the weights that fit from a checkpoint or a plain state dict, and log what did not.
 
         Weights of other frameworks are converted; those must fit, but for the classifier and new non-local blocks.
@@ -134,9 +134,10 @@ class Checkpointer:
         Args:
             path: as MODEL.WEIGHTS: a file, a URL, ``torchvision://NAME`` or a network of the authors' release.
             entry: ``"ema"`` reads the averaged weights of our own checkpoints instead.
+            complete: refuse a file whose tensors are not exactly those of the model; for a trained network.
 
         Raises:
-            ValueError: unreadable, no such entry, less than half of the backbone fits, or weights of another framework
+            ValueError: unreadable, no such entry, not complete where it must be, less than half of the backbone fits, or weights of another framework
                 that mean another network.
             FileNotFoundError: the file is missing.
             LookupFailed: torchvision has no such weights.
@@ -152,6 +153,8 @@ class Checkpointer:
             check_fit(current, weights, path)
         report = load_weights_into(self.model, weights, path)
         report.num_reshaped = sum(name in shapes and shapes[name] != weights[name].shape for name in report.loaded)
+        if complete and not report.is_complete:
+            raise ValueError(f"{path} is of another network than the config's: {report.first_difference()}")
         logger.log(logging.INFO if report.is_complete else logging.WARNING, "%s", report.format())
         return report
 

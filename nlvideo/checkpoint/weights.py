@@ -43,6 +43,15 @@ class LoadReport:
         """Whether the tensors of file and model are the same set."""
         return not (self.new_nonlocal or self.missing or self.unexpected or self.classifier or self.mismatched)
 
+    def first_difference(self) -> str:
+        """Return in a few words what does not fit, by the first tensor that does not; "" where all do."""
+        for name, (in_file, in_model) in {**self.classifier, **self.mismatched}.items():
+            return f"{name} is {tuple(in_file)} in the file, {tuple(in_model)} in the model"
+        for names, what in (([*self.new_nonlocal, *self.missing], "it lacks"), (self.unexpected, "the model has no")):
+            if names:
+                return f"{what} {some(names, 1)}"
+        return ""
+
     def format(self) -> str:
         """Return one summary line and, where something did not fit, a table grouped by module."""
         reshaped = f", {self.num_reshaped} of them adapted in shape" if self.num_reshaped else ""

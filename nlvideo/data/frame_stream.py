@@ -56,6 +56,8 @@ class FrameStream:
     def __init__(self, path: str | os.PathLike, format: str | None = None):
         self.path = os.fspath(path)
         self._container = None
+        if os.path.isdir(self.path):
+            raise VideoDecodeError(self.path, "a folder of frames has no times; a stream needs a video file")
         with self._errors():
             self._container = av.open(self.path, format=format)
             self._stream = self._container.streams.best("video")

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from nlvideo.checkpoint import Checkpointer, LoadReport, read_file, resolve_weights
+from nlvideo.checkpoint import Checkpointer, read_file, resolve_weights
 from nlvideo.config import CfgNode
 from nlvideo.data.class_names import dataset_classes
 from nlvideo.data.datasets.listed import read_classes
@@ -52,9 +52,7 @@ def load_trained_model(cfg: CfgNode, path: str) -> tuple[nn.Module, list[str]]:
         FileNotFoundError: the file is missing.
     """
     model, checkpointer = _build(cfg)
-    report = _load(checkpointer, cfg, path)
-    if not report.is_complete:
-        raise ValueError(f"{path} is of another network than the config's: {_first_difference(report)}")
+    _load(checkpointer, cfg, path, complete=True)
     return model.eval(), class_names(cfg, path)
 
 
@@ -89,15 +87,6 @@ def _build(cfg: CfgNode) -> tuple[nn.Module, Checkpointer]:
     return model, Checkpointer(model, cfg.OUTPUT_DIR, adapt_weights=inflate_2d_weights, cfg=cfg)
 
 
-def _load(checkpointer: Checkpointer, cfg: CfgNode, path: str) -> LoadReport:
+def _load(checkpointer: Checkpointer, cfg: CfgNode, path: str, complete: bool = False) -> None:
     averaged = cfg.SOLVER.EMA.ENABLED and "ema" in read_file(resolve_weights(path))
-    return checkpointer.load_weights(path, entry="ema" if averaged else "model")
-
-
-def _first_difference(report: LoadReport) -> str:
-    for name, (in_file, in_model) in {**report.classifier, **report.mismatched}.items():
-        return f"{name} is {tuple(in_file)} in the file, {tuple(in_model)} in the model"
-    lacking = [*report.new_nonlocal, *report.missing]
-    if lacking:
-        return f"it lacks {lacking[0]} and {len(lacking) - 1} more of the model's tensors"
-    return f"the model has no {report.unexpected[0]}, nor {len(report.unexpected) - 1} more tensors of the file"
+    checkpointer.load_weights(path, entry="ema" if averaged else "model", complete=complete)

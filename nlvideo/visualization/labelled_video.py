@@ -8,6 +8,8 @@ import av
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from nlvideo.data import Window
+
 # Small frames grow by a whole factor to about this short side, pixels: text needs room.
 _SHORT_SIDE = 256
 _TIME_BASE = Fraction(1, 90_000)
@@ -25,9 +27,10 @@ class LabelledVideo:
     Args:
         path: the file, which is replaced; its folder must exist.
         fps: about how many frames a second come, for the encoder; each frame carries its own time.
+        keep_interrupted: finish the file, too, where Ctrl-C ends the block: that of a camera has no other end.
     """
 
-    def __init__(self, path: str | os.PathLike, fps: float = 30.0):
+    def __init__(self, path: str | os.PathLike, fps: float = 30.0, keep_interrupted: bool = False):
         self.path = os.path.abspath(path)
         folder, name = os.path.split(self.path)
         # In the same folder, because a rename is atomic only inside a file system.
@@ -37,6 +40,7 @@ class LabelledVideo:
         self._stream: av.VideoStream | None = None
         self._size: tuple[int, int] | None = None
         self._last_pts = -1
+        self._keep_interrupted = keep_interrupted
         self._strip: tuple[tuple, np.ndarray] | None = None
 
     def write(self, frame: np.ndarray, seconds: float, best: Sequence[tuple[str, float]]) -> None:
@@ -60,6 +64,11 @@ class LabelledVideo:
         self._last_pts = max(self._last_pts + 1, round(Fraction(seconds) / _TIME_BASE))
         encoded.pts, encoded.time_base = self._last_pts, _TIME_BASE
         self._container.mux(self._stream.encode(encoded))
+
+    def write_window(self, window: Window, best: Sequence[tuple[str, float]]) -> None:
+        """Add the frames of a window that no later one has, with the window's labels; see `write`."""
+        for frame in window.frames[: window.num_own]:
+            self.write(frame.to_rgb(), float(frame.seconds), best)
 
     def _open(self, height: int, width: int) -> None:
         factor = max(1, round(_SHORT_SIDE / min(height, width)))
@@ -105,7 +114,7 @@ class LabelledVideo:
         return self
 
     def __exit__(self, kind: type | None, *exc_info: object) -> None:
-        if kind is None:
+        if kind is None or (self._keep_interrupted and kind is KeyboardInterrupt and self._stream is not None):
             self.close()
         else:
             self.discard()

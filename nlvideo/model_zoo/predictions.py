@@ -1,0 +1,182 @@
+"""Predictions of many videos: what is kept of each, as tables and as a JSON file."""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+
+from nlvideo.data.datasets.folder import VIDEO_EXTENSIONS
+from nlvideo.data.frame_folder import IMAGE_EXTENSIONS
+from nlvideo.model_zoo.predictor import Predictor
+from nlvideo.utils.file_io import atomic_write
+from nlvideo.utils.logger import create_table
+
+FORMAT, VERSION = "nlvideo predictions", 1
+_DIGITS = 6
+
+# (start_sec, end_sec, scores) of a window.
+Scored = tuple[float, float, torch.Tensor]
+
+
+@dataclass
+class Prediction:
+    """What a model says of one video.
+
+    Attributes:
+        file: the path as it was given, or the name of a camera.
+        scores: float32 (num_classes,) of the whole video; None of a camera, and where there is an error.
+        timeline: of its windows, in order.
+        error: why there are no scores; "" where there are.
+    """
+
+    file: str
+    scores: torch.Tensor | None = None
+    timeline: list[Scored] = field(default_factory=list)
+    error: str = ""
+
+
+def find_videos(path: str) -> list[str]:
+    """Return the videos that a path means: a file or a folder of frames itself, else all video files below a folder.
+
+    Raises:
+        FileNotFoundError: there is nothing of that name.
+        ValueError: the folder holds no video.
+    """
+    if not os.path.exists(path):
+        raise FileNotFoundError(f"no video {path!r}: no such file or folder")
+    if not os.path.isdir(path):
+        return [path]
+    inside = sorted(Path(path).rglob("*"))
+    visible = [p for p in inside if not any(part.startswith(".") for part in p.relative_to(path).parts)]
+    videos = [str(p) for p in visible if p.suffix.lower() in VIDEO_EXTENSIONS and p.is_file()]
+    if videos:
+        return videos
+    if any(p.parent == Path(path) and p.suffix.lower() in IMAGE_EXTENSIONS for p in visible):
+        return [path]
+    raise ValueError(f"{path}: no videos in the folder ({', '.join(VIDEO_EXTENSIONS)}), and no frames")
+
+
+def merge_windows(predictor: Predictor, timeline: Iterable[Scored]) -> list[tuple[float, float, str, float]]:
+    """Join neighbouring windows of the same best class.
+
+    Returns:
+        (start_sec, end_sec, class name, the mean of its scores) in order; a part ends where the next one begins.
+    """
+    parts: list[tuple[float, float, str, list[float]]] = []
+    for start, end, scores in timeline:
+        ((name, score),) = predictor.best(scores, 1)
+        if parts and parts[-1][2] == name:
+            parts[-1] = (parts[-1][0], end, name, [*parts[-1][3], score])
+            continue
+        if parts:
+            parts[-1] = (parts[-1][0], min(start, parts[-1][1]), *parts[-1][2:])
+        parts.append((start, end, name, [score]))
+    return [(start, end, name, sum(scores) / len(scores)) for start, end, name, scores in parts]
+
+
+def format_predictions(predictor: Predictor, predictions: Sequence[Prediction], top_k: int) -> str:
+    """Return a table: of one video a row for each class, of several a row for each video; and the timeline of one."""
+    if len(predictions) > 1:
+        return create_table([_row(predictor, prediction, top_k) for prediction in predictions])
+    tables = []
+    for prediction in predictions:
+        if prediction.scores is not None:
+            best = predictor.best(prediction.scores, top_k)
+            tables.append(create_table([{"class": name, "score": f"{score:.4f}"} for name, score in best]))
+        if prediction.timeline:
+            rows = merge_windows(predictor, prediction.timeline)
+            tables.append(create_table([
+                {"from": clock(start), "to": clock(end), "class": name, "mean score": f"{score:.4f}"}
+                for start, end, name, score in rows
+            ]))  # fmt: skip
+        if prediction.error:
+            tables.append(prediction.error)
+    return "\n\n".join(tables)
+
+
+def _row(predictor: Predictor, prediction: Prediction, top_k: int) -> dict[str, str]:
+    if prediction.scores is None:
+        return {"video": prediction.file, "1": f"failed: {prediction.error}"}
+    best = predictor.best(prediction.scores, top_k)
+    cells = {str(place): f"{name} {score:.3f}" for place, (name, score) in enumerate(best, start=1)}
+    return {"video": prediction.file, **cells}
+
+
+def clock(seconds: float) -> str:
+    """Seconds as ``h:mm:ss.s``."""
+    tenths = round(seconds * 10)
+    return f"{timedelta(seconds=tenths // 10)}.{tenths % 10}"
+
+
+def output_files(folder: str, root: str, videos: Sequence[str]) -> dict[str, str]:
+    """Return for each video the MP4 to write in ``folder``, at the place that the video has below ``root``.
+
+    Where several differ in their ending alone, the files are ``clip.avi.mp4`` and ``clip.mov.mp4``.
+
+    Args:
+        folder: of the files.
+        root: the folder of the videos, or the video itself.
+        videos: from `find_videos`.
+    """
+    relative = {video: os.path.relpath(video, root) if video != root else os.path.basename(video) for video in videos}
+    stems = Counter(os.path.splitext(name)[0] for name in relative.values())
+    return {
+        video: os.path.join(folder, (name if stems[os.path.splitext(name)[0]] > 1 else os.path.splitext(name)[0]) + ".mp4")
+        for video, name in relative.items()
+    }
+
+
+def write_predictions(
+    path: str, predictor: Predictor, predictions: Sequence[Prediction], top_k: int, complete: bool = True
+) -> None:
+    """Write everything to a JSON file, whole or not at all; docs/predict.md describes it.
+
+    Args:
+        path: the file, which is replaced; its folder must exist.
+        predictor: made the predictions.
+        predictions: of the videos, in order.
+        top_k: classes that stand under "top", beside the scores of all.
+        complete: False where videos are lacking, because somebody stopped.
+
+    Raises:
+        OSError: the folder is missing or full.
+    """
+    head = {
+        "format": FORMAT,
+        "version": VERSION,
+        "complete": complete,
+        "weights": predictor.cfg.MODEL.WEIGHTS,
+        "classes": predictor.classes,
+    }
+
+    def write(file: BinaryIO) -> None:
+        # A line for each video: the timelines of long ones are long.
+        file.write(f'{json.dumps(head)[:-1]}, "videos": [\n'.encode())
+        for number, prediction in enumerate(predictions):
+            file.write(f"{',' if number else ' '}{json.dumps(_as_dict(predictor, prediction, top_k))}\n".encode())
+        file.write(b"]}\n")
+
+    atomic_write(path, write)
+
+
+def _as_dict(predictor: Predictor, prediction: Prediction, top_k: int) -> dict[str, Any]:
+    result: dict[str, Any] = {"file": prediction.file}
+    if prediction.scores is not None:
+        result |= _scores(predictor, prediction.scores, top_k)
+    if prediction.timeline:
+        result["timeline"] = [
+            {"start_sec": round(start, _DIGITS), "end_sec": round(end, _DIGITS), **_scores(predictor, scores, top_k)}
+            for start, end, scores in prediction.timeline
+        ]
+    return result | ({"error": prediction.error} if prediction.error else {})
+
+
+def _scores(predictor: Predictor, scores: torch.Tensor, top_k: int) -> dict[str, Any]:
+    best = [{"class": name, "score": round(score, _DIGITS)} for name, score in predictor.best(scores, top_k)]
+    return {"top": best, "scores": [round(score, _DIGITS) for score in scores.tolist()]}

@@ -1,0 +1,202 @@
+#!/usr/bin/env python3
+"""Say what a trained model sees in a video, in all videos of a folder, or in what a camera shows.
+
+Examples:
+    tools/predict.py --model quickstart --input clip.mp4
+    tools/predict.py --model output/mine --input videos --json predictions.json
+    tools/predict.py --config-file F.yaml --weights W.pth --input long.mp4 --output labelled --window-sec 2 --stride-sec 1
+    tools/predict.py --model quickstart --input 0 --output labelled TEST.NUM_CLIPS 1
+"""
+
+import argparse
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from nlvideo.engine.script import ScriptParser, run_script
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from nlvideo.data import FrameStream, Window
+    from nlvideo.model_zoo import Predictor
+    from nlvideo.model_zoo.predictions import Prediction
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = ScriptParser(
+        description=__doc__,
+        epilog="The views of a video are those of a test (TEST.NUM_CLIPS x TEST.NUM_CROPS). Exit code 1: some videos of "
+        "a folder failed. docs/predict.md describes the JSON file.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--model", metavar="NAME", help="a trained model such as quickstart, or the folder of a run")
+    parser.add_argument("--config-file", metavar="FILE", help="YAML of the model, instead of --model")
+    parser.add_argument("--weights", metavar="W", help="checkpoint (default: the model's own, or MODEL.WEIGHTS)")
+    parser.add_argument("--input", required=True, metavar="V", help="a video, a folder, or the number of a camera")
+    parser.add_argument("--output", metavar="DIR", help="write each video with its labels, window by window, as MP4")
+    parser.add_argument("--overwrite", action="store_true", help="replace videos that are in --output already")
+    parser.add_argument("--json", metavar="OUT", help="write all scores of all classes to this file")
+    parser.add_argument("--top-k", type=int, default=5, metavar="K", help="classes to show (default: 5)")
+    parser.add_argument(
+        "--window-sec", type=float, metavar="S",
+        help="score windows of this length (default with --output, --stride-sec and of cameras: what a clip covers)",
+    )  # fmt: skip
+    parser.add_argument("--stride-sec", type=float, metavar="S", help="between their starts (default: the length)")
+    parser.add_argument("--device", metavar="D", help="auto, cpu, cuda or cuda:N (default: as the config says)")
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides of the config")
+    return parser
+
+
+def main(args: argparse.Namespace) -> None:
+    """Predict, print the tables and write the files."""
+    # Only now: --help answers without loading torch.
+    from nlvideo.model_zoo import Predictor
+    from nlvideo.model_zoo.predictions import find_videos, format_predictions, write_predictions
+
+    check_arguments(args)
+    is_camera = args.input.isdigit() and not os.path.exists(args.input)
+    videos = [f"camera{args.input}"] if is_camera else find_videos(args.input)
+    outputs = plan_outputs(args, videos)
+    predictor = Predictor(args.model or args.config_file, args.weights, args.device, args.opts)
+    predictions: list[Prediction] = []
+    complete = False
+    try:
+        predict = watch_camera if is_camera else predict_folder if len(videos) > 1 else predict_video
+        predict(args, predictor, videos, outputs, predictions)
+        complete = True
+    finally:
+        # Who stops after hours keeps what there is.
+        if args.json and predictions:
+            write_predictions(args.json, predictor, predictions, args.top_k, complete)
+    print(format_predictions(predictor, predictions, args.top_k))
+    num_failed = sum(bool(prediction.error) for prediction in predictions)
+    if num_failed:
+        print(f"{num_failed} of {len(videos)} videos failed", file=sys.stderr)
+        sys.exit(1)
+
+
+def check_arguments(args: argparse.Namespace) -> None:
+    """Refuse what would fail after the work is done.
+
+    Raises:
+        ValueError: which argument, and what is allowed.
+    """
+    if bool(args.model) == bool(args.config_file):
+        raise ValueError("the model: give either --model NAME or --config-file FILE, with --weights W")
+    if args.top_k < 1:
+        raise ValueError(f"--top-k: got {args.top_k}, allowed: 1 or more")
+    folder = os.path.dirname(os.path.abspath(args.json)) if args.json else "."
+    if not os.path.isdir(folder):
+        raise ValueError(f"--json: got {args.json!r}, but there is no folder {folder}")
+
+
+def plan_outputs(args: argparse.Namespace, videos: Sequence[str]) -> dict[str, str]:
+    """Return the file to write for each video, none without --output, and make the folders.
+
+    Raises:
+        ValueError: a file is there already.
+    """
+    from nlvideo.model_zoo.predictions import output_files
+
+    if not args.output:
+        return {}
+    outputs = output_files(args.output, args.input if os.path.isdir(args.input) else videos[0], videos)
+    originals = {os.path.realpath(video) for video in videos}
+    for path in outputs.values():
+        if os.path.realpath(path) in originals:
+            raise ValueError(f"--output: {path} is one of the videos to read; name another folder")
+        if os.path.exists(path) and not args.overwrite:
+            raise ValueError(f"--output: {path} exists; --overwrite replaces it")
+        os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+    return outputs
+
+
+def predict_video(
+    args: argparse.Namespace, predictor: "Predictor", videos: Sequence[str], outputs: dict[str, str],
+    predictions: list["Prediction"],
+) -> None:  # fmt: skip
+    """Predict one video; its windows move a progress bar."""
+    from tqdm import tqdm
+
+    # disable=None: no bar where nobody watches it, such as in a log file.
+    with tqdm(unit="s", disable=None, bar_format="{l_bar}{bar}| {n:.0f}/{total:.0f} s [{elapsed}<{remaining}]") as bar:
+
+        def move(stream: "FrameStream", window: "Window", scores: "Tensor") -> None:
+            bar.total = max(stream.duration_sec, window.end_sec)
+            bar.update(window.end_sec - bar.n)
+
+        predictions.append(predict_file(args, predictor, videos[0], outputs.get(videos[0]), move))
+
+
+def predict_folder(
+    args: argparse.Namespace, predictor: "Predictor", videos: Sequence[str], outputs: dict[str, str],
+    predictions: list["Prediction"],
+) -> None:  # fmt: skip
+    """Predict all videos; one that cannot be read is reported, and the rest go on."""
+    from tqdm import tqdm
+
+    from nlvideo.data import VideoDecodeError, VideoTooShort
+    from nlvideo.model_zoo.predictions import Prediction
+
+    for path in tqdm(videos, unit="video", disable=None):
+        try:
+            predictions.append(predict_file(args, predictor, path, outputs.get(path)))
+        except (VideoDecodeError, VideoTooShort) as error:
+            reason = getattr(error, "reason", str(error))
+            predictions.append(Prediction(path, error=reason))
+            tqdm.write(f"{path}: {reason}", file=sys.stderr)
+
+
+def predict_file(
+    args: argparse.Namespace, predictor: "Predictor", path: str, output: str | None, on_window: Callable | None = None
+) -> "Prediction":
+    """Predict a whole video and, where that is asked for, its windows."""
+    from nlvideo.data import FrameStream
+    from nlvideo.model_zoo.predictions import Prediction
+
+    prediction = Prediction(path, predictor.scores(path))
+    if output or args.window_sec is not None or args.stride_sec is not None:
+        with FrameStream(path) as stream:
+            follow(args, predictor, stream, output, prediction, on_window)
+    return prediction
+
+
+def watch_camera(
+    args: argparse.Namespace, predictor: "Predictor", videos: Sequence[str], outputs: dict[str, str],
+    predictions: list["Prediction"],
+) -> None:  # fmt: skip
+    """Print a line for each window of a camera until Ctrl-C, which is how this ends."""
+    from nlvideo.data import open_camera
+    from nlvideo.model_zoo.predictions import Prediction, clock
+
+    def show(stream: "FrameStream", window: "Window", scores: "Tensor") -> None:
+        best = "  ".join(f"{name} {score:.3f}" for name, score in predictor.best(scores, args.top_k))
+        print(f"{clock(window.start_sec)}  {best}", flush=True)
+
+    predictions.append(Prediction(videos[0]))
+    with open_camera(int(args.input)) as stream, contextlib.suppress(KeyboardInterrupt):
+        follow(args, predictor, stream, outputs.get(videos[0]), predictions[0], show, is_live=True)
+
+
+def follow(
+    args: argparse.Namespace, predictor: "Predictor", stream: "FrameStream", output: str | None,
+    prediction: "Prediction", on_window: Callable | None, is_live: bool = False,
+) -> None:  # fmt: skip
+    """Score the windows of a stream as they come, and write its frames with their labels where asked to."""
+    from nlvideo.visualization.labelled_video import LabelledVideo
+
+    with LabelledVideo(output, stream.fps, is_live) if output else contextlib.nullcontext() as video:
+        for window, scores in predictor.score_windows(stream, args.window_sec, args.stride_sec):
+            prediction.timeline.append((window.start_sec, window.end_sec, scores))
+            if video is not None:
+                video.write_window(window, predictor.best(scores))
+            if on_window is not None:
+                on_window(stream, window, scores)
+
+
+if __name__ == "__main__":
+    run_script(main, build_parser())
