@@ -171,10 +171,10 @@ def watch_camera(
 ) -> None:  # fmt: skip
     """Print a line for each window of a camera until Ctrl-C, which is how this ends."""
     from nlvideo.data import open_camera
-    from nlvideo.model_zoo.predictions import Prediction, clock
+    from nlvideo.model_zoo.predictions import Prediction, clock, percent
 
     def show(stream: "FrameStream", window: "Window", scores: "Tensor") -> None:
-        best = "  ".join(f"{name} {score:.3f}" for name, score in predictor.best(scores, args.top_k))
+        best = "  ".join(f"{name} {percent(score)}" for name, score in predictor.best(scores, args.top_k))
         print(f"{clock(window.start_sec)}  {best}", flush=True)
 
     predictions.append(Prediction(videos[0]))

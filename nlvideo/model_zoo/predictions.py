@@ -88,11 +88,11 @@ def format_predictions(predictor: Predictor, predictions: Sequence[Prediction], 
     for prediction in predictions:
         if prediction.scores is not None:
             best = predictor.best(prediction.scores, top_k)
-            tables.append(create_table([{"class": name, "score": f"{score:.4f}"} for name, score in best]))
+            tables.append(create_table([{"class": name, "score": percent(score)} for name, score in best]))
         if prediction.timeline:
             rows = merge_windows(predictor, prediction.timeline)
             tables.append(create_table([
-                {"from": clock(start), "to": clock(end), "class": name, "mean score": f"{score:.4f}"}
+                {"from": clock(start), "to": clock(end), "class": name, "mean score": percent(score)}
                 for start, end, name, score in rows
             ]))  # fmt: skip
         if prediction.error:
@@ -104,8 +104,13 @@ def _row(predictor: Predictor, prediction: Prediction, top_k: int) -> dict[str, 
     if prediction.scores is None:
         return {"video": prediction.file, "1": f"failed: {prediction.error}"}
     best = predictor.best(prediction.scores, top_k)
-    cells = {str(place): f"{name} {score:.3f}" for place, (name, score) in enumerate(best, start=1)}
+    cells = {str(place): f"{name} {percent(score)}" for place, (name, score) in enumerate(best, start=1)}
     return {"video": prediction.file, **cells}
+
+
+def percent(score: float) -> str:
+    """A score from 0 to 1 as ``97.3 %``."""
+    return f"{100 * score:.1f} %"
 
 
 def clock(seconds: float) -> str:

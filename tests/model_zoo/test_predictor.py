@@ -8,7 +8,7 @@ import torch
 
 import nlvideo
 from nlvideo.config import CfgNode
-from nlvideo.data import VideoDecodeError, VideoReader, build_test_loader
+from nlvideo.data import VideoDecodeError, VideoReader, VideoTooShort, build_test_loader
 from nlvideo.data.datasets.beacon_render import ACTIONS
 from nlvideo.model_zoo import Predictor, get_config
 
@@ -71,6 +71,39 @@ def test_what_is_no_video_says_so(predictor: Predictor, tmp_path: Path) -> None:
     for wrong in (np.zeros((8, 64, 64, 3), np.float32), np.zeros((64, 64, 3), np.uint8), np.zeros((0, 4, 4, 3), "u1")):
         with pytest.raises(ValueError, match=r"^frames: got .*, allowed: uint8 \(T, H, W, 3\)"):
             predictor(wrong)
+
+
+@pytest.mark.parametrize("stride_sec, count", [(None, 3), (0.4, 5)])
+def test_a_timeline_has_the_scores_of_the_parts(predictor: Predictor, long_video: str, stride_sec, count: int) -> None:
+    timeline = predictor.timeline(long_video, stride_sec=stride_sec)
+    assert len(timeline) == count
+    for number, (start_sec, end_sec, scores) in enumerate(timeline):
+        assert (start_sec, end_sec) == (pytest.approx(number * (stride_sec or 0.8)), pytest.approx(start_sec + 0.8))
+        part = {"file_name": long_video, "start_sec": start_sec, "end_sec": end_sec, "label": 0, "video_id": "part"}
+        with torch.no_grad():
+            (expected,) = predictor.model([predictor._mapper(part, None)])
+        assert torch.equal(scores, expected["scores"])
+    found = [predictor.best(scores, 1)[0][0] for start_sec, _, scores in timeline if round(start_sec * 10) % 8 == 0]
+    assert found == ["left", "clockwise", "shake"]
+
+
+def test_the_last_window_may_be_short(predictor: Predictor, long_video: str) -> None:
+    times = [(start, end) for start, end, _ in predictor.timeline(long_video, window_sec=1.0, stride_sec=1.0)]
+    assert times == [(0.0, 1.0), (1.0, 2.0), (2.0, pytest.approx(2.4))]
+
+
+def test_a_rest_too_short_for_a_clip_is_left_out(long_video: str) -> None:
+    strict = Predictor("quickstart", device="cpu", opts=["INPUT.SHORT_VIDEO", "error"])
+    assert [end for _, end, _ in strict.timeline(long_video, window_sec=1.0)] == [1.0, 2.0]
+    with pytest.raises(VideoTooShort, match="the video has 5 frames, a clip needs 8"):
+        strict.timeline(long_video, window_sec=0.5)
+
+
+def test_a_timeline_of_what_is_no_video(predictor: Predictor, long_video: str) -> None:
+    with pytest.raises(VideoDecodeError, match="nowhere.mp4: no such file"):
+        predictor.timeline("nowhere.mp4")
+    with pytest.raises(ValueError, match="stride_sec: got 2.0, allowed: more than 0 and up to window_sec = 0.8"):
+        predictor.timeline(long_video, stride_sec=2.0)
 
 
 def test_there_must_be_weights() -> None:

@@ -1,0 +1,155 @@
+"""tools/predict.py as a user runs it: a video, a folder, a camera."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from nlvideo import model_zoo
+from nlvideo.data import FrameStream, VideoReader
+from nlvideo.model_zoo import Predictor
+
+QUICKSTART = ["--model", "quickstart", "--device", "cpu"]
+FOLDER = Path(model_zoo.trained_folder("quickstart"))
+
+
+@pytest.fixture(scope="session")
+def videos(tmp_path_factory: pytest.TempPathFactory, make_video: Callable[..., str]) -> Path:
+    """A folder of two videos, of 1.6 and 2.4 seconds, and a broken one."""
+    folder = tmp_path_factory.mktemp("videos")
+    make_video(folder / "a.mp4", num_frames=16, height=64, width=80)
+    make_video(folder / "deep/c.mp4", num_frames=24, height=64, width=80)
+    (folder / "b.mp4").write_text("no video")
+    return folder
+
+
+def read(path: Path) -> dict:
+    return json.loads(path.read_text())
+
+
+def test_one_video(call_tool: Callable, videos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "p.json"
+    status, text, err = call_tool("predict", *QUICKSTART, "--input", str(videos / "a.mp4"), "--json", str(out))
+    assert status == 0, err
+    expected = Predictor("quickstart", device="cpu")(videos / "a.mp4")
+    rows = [line.split()[:2] for line in text.splitlines()[2:]]
+    assert rows == [[name, f"{100 * score:.1f}"] for name, score in expected]
+    (video,) = read(out)["videos"]
+    assert [entry["class"] for entry in video["top"]] == [name for name, _ in expected]
+    assert len(video["scores"]) == 8 and "timeline" not in video
+
+
+def test_the_ways_to_name_a_model_agree(call_tool: Callable, videos: Path) -> None:
+    arguments = ["--input", str(videos / "a.mp4"), "--device", "cpu", "--top-k", "8"]
+    _, expected, _ = call_tool("predict", "--model", "quickstart", *arguments)
+    assert len(expected.splitlines()) == 10
+    weights = ["--weights", str(FOLDER / "model.pth")]
+    for model in (["--config-file", str(FOLDER / "config.yaml"), *weights], ["--model", str(FOLDER)]):
+        assert call_tool("predict", *model, *arguments)[:2] == (0, expected)
+    assert call_tool("predict", "--model", "quickstart", *arguments, "TEST.NUM_CROPS", "1")[1] != expected
+
+
+def test_a_labelled_video_and_its_timeline(call_tool: Callable, videos: Path, tmp_path: Path, frame_index) -> None:
+    out, arguments = tmp_path / "p.json", ["--input", str(videos / "deep/c.mp4"), "--output", str(tmp_path / "films")]
+    status, text, err = call_tool(
+        "predict", *QUICKSTART, *arguments, "--window-sec", "1", "--stride-sec", "0.5", "--json", str(out)
+    )
+    assert status == 0, err
+    timeline = read(out)["videos"][0]["timeline"]
+    assert [(window["start_sec"], window["end_sec"]) for window in timeline] == [(0, 1), (0.5, 1.5), (1, 2), (1.5, 2.4)]
+    assert "0:00:00.0" in text and "0:00:02.4" in text
+    with VideoReader(tmp_path / "films/c.mp4") as film:
+        assert [frame_index(image[:200]) for image in film.get_frames(range(film.num_frames))] == list(range(24))
+    status, _, err = call_tool("predict", *QUICKSTART, *arguments)
+    assert status == 2 and "c.mp4 exists; --overwrite replaces it" in err
+    assert call_tool("predict", *QUICKSTART, *arguments, "--overwrite")[0] == 0
+
+
+def test_a_bad_video_of_a_folder_is_reported_and_the_rest_go_on(call_tool: Callable, videos: Path, tmp_path: Path) -> None:
+    out, films = tmp_path / "p.json", tmp_path / "films"
+    arguments = ["--input", str(videos), "--json", str(out), "--output", str(films)]
+    status, text, err = call_tool("predict", *QUICKSTART, *arguments)
+    assert status == 1 and f"{videos}/b.mp4: " in err and err.rstrip().endswith("1 of 3 videos failed")
+    assert [line.split()[0] for line in text.splitlines()[2:]] == [f"{videos}/{name}" for name in ("a.mp4", "b.mp4", "deep/c.mp4")]
+    content = read(out)
+    assert content["complete"] and ["error" in video for video in content["videos"]] == [False, True, False]
+    assert sorted(str(path.relative_to(films)) for path in films.rglob("*.*")) == ["a.mp4", "deep/c.mp4"]
+
+
+def test_who_stops_keeps_what_there_is(call_tool: Callable, videos: Path, tmp_path: Path, monkeypatch) -> None:
+    scores = Predictor.scores
+
+    def stop_at_c(self: Predictor, video: str) -> object:
+        if video.endswith("c.mp4"):
+            raise KeyboardInterrupt
+        return scores(self, video)
+
+    monkeypatch.setattr(Predictor, "scores", stop_at_c)
+    out = tmp_path / "p.json"
+    status, _, err = call_tool("predict", *QUICKSTART, "--input", str(videos), "--json", str(out))
+    assert status == 130 and err.rstrip().endswith("interrupted")
+    content = read(out)
+    assert not content["complete"] and [Path(video["file"]).name for video in content["videos"]] == ["a.mp4", "b.mp4"]
+
+
+def test_a_camera(call_tool: Callable, tmp_path: Path, monkeypatch) -> None:
+    """FFmpeg's test pattern in place of a camera: a live source all the same."""
+    source = "testsrc=size=96x64:rate=10:duration=2"
+    monkeypatch.setattr("nlvideo.data.open_camera", lambda index: FrameStream(source, format="lavfi"))
+    out = tmp_path / "p.json"
+    arguments = ["--input", "0", "--output", str(tmp_path), "--json", str(out), "--top-k", "2"]
+    status, text, err = call_tool("predict", *QUICKSTART, *arguments)
+    assert status == 0, err
+    live = [line.split() for line in text.splitlines()[:3]]
+    assert [line[0] for line in live] == ["0:00:00.0", "0:00:00.8", "0:00:01.6"] and all(len(line) == 7 for line in live)
+    (video,) = read(out)["videos"]
+    assert video["file"] == "camera0" and len(video["timeline"]) == 3 and "scores" not in video
+    with VideoReader(tmp_path / "camera0.mp4") as film:
+        assert film.num_frames == 20
+
+
+def test_ctrl_c_is_how_a_camera_ends(call_tool: Callable, tmp_path: Path, monkeypatch) -> None:
+    source = "testsrc=size=96x64:rate=10"
+    monkeypatch.setattr("nlvideo.data.open_camera", lambda index: FrameStream(source, format="lavfi"))
+    score, calls = Predictor._score, []
+
+    def stop_at_the_third(self: Predictor, record: dict) -> object:
+        calls.append(record)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return score(self, record)
+
+    monkeypatch.setattr(Predictor, "_score", stop_at_the_third)
+    out = tmp_path / "p.json"
+    status, _, err = call_tool("predict", *QUICKSTART, "--input", "0", "--output", str(tmp_path), "--json", str(out))
+    assert status == 0, err
+    assert read(out)["complete"] and len(read(out)["videos"][0]["timeline"]) == 2
+    with VideoReader(tmp_path / "camera0.mp4") as film:
+        assert film.num_frames == 16
+
+
+def test_mistakes_are_one_line(call_tool: Callable, videos: Path, tmp_path: Path) -> None:
+    video, weights = ["--input", str(videos / "a.mp4")], ["--weights", str(FOLDER / "model.pth")]
+    (tmp_path / "empty").mkdir()
+    shutil.copy(videos / "a.mp4", tmp_path / "a.mp4")
+    mistakes = [
+        (video, "the model: give either --model NAME or --config-file FILE"),
+        ([*QUICKSTART, "--config-file", "F.yaml", *video], "the model: give either"),
+        (["--config-file", str(FOLDER / "config.yaml"), *video], "MODEL.WEIGHTS: got '', allowed for a prediction"),
+        (["--model", "quickstrat", *video], "unknown config 'quickstrat'"),
+        ([*QUICKSTART, "--weights", "none.pth", *video], "no checkpoint none.pth"),
+        (["--config-file", model_zoo.get_config_file("quickstart/c2d"), *weights, *video], "is of another network than the config's"),
+        ([*QUICKSTART, "--input", "none.mp4"], "no video 'none.mp4': no such file or folder"),
+        ([*QUICKSTART, "--input", str(videos / "b.mp4")], "b.mp4: "),
+        ([*QUICKSTART, "--input", str(tmp_path / "empty")], "no videos in the folder"),
+        ([*QUICKSTART, "--input", "77"], "camera 77: there is no /dev/video77"),
+        ([*QUICKSTART, *video, "--top-k", "0"], "--top-k: got 0, allowed: 1 or more"),
+        ([*QUICKSTART, *video, "--json", "no/such/folder.json"], "but there is no folder"),
+        ([*QUICKSTART, *video, "--stride-sec", "9"], "stride_sec: got 9.0, allowed: more than 0 and up to window_sec"),
+        ([*QUICKSTART, "--input", str(tmp_path / "a.mp4"), "--output", str(tmp_path)], "is one of the videos to read"),
+    ]  # fmt: skip
+    for arguments, message in mistakes:
+        status, out, err = call_tool("predict", *arguments)
+        assert status == 2 and message in err and err.count("\n") == 1 and out == "", (arguments, err)

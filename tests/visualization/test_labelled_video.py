@@ -1,0 +1,98 @@
+"""Videos with their labels below the picture."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from nlvideo.data import FrameStream, VideoReader, slide
+from nlvideo.visualization.labelled_video import LabelledVideo, draw_labels
+
+BEST = [("left", 0.75), ("counter_clockwise", 0.2), ("blink", 0.05), ("never shown", 0.0)]
+
+
+def pixels(height: int = 300, width: int = 400, level: int = 200) -> np.ndarray:
+    return np.full((height, width, 3), level, np.uint8)
+
+
+def read(path: Path) -> tuple[np.ndarray, list[float]]:
+    with FrameStream(path) as stream:
+        frames = list(stream)
+        return np.stack([frame.to_rgb() for frame in frames]), [float(frame.seconds) for frame in frames]
+
+
+def test_the_picture_is_whole_and_the_labels_are_below(tmp_path: Path) -> None:
+    with LabelledVideo(tmp_path / "out.mp4", 10) as video:
+        for k in range(3):
+            video.write(pixels(level=60 + 60 * k), k / 10, BEST)
+    frames, times = read(tmp_path / "out.mp4")
+    assert frames.shape == (3, 300 + 3 * 21 // 2 * 2, 400, 3) and times == [0.0, 0.1, 0.2]
+    for k, frame in enumerate(frames):
+        assert np.abs(frame[:296].astype(int) - (60 + 60 * k)).max() <= 6
+        strip = frame[300:].astype(int)
+        assert strip.max() > 180 and np.median(strip) < 60
+        # The bar of the best class is as long as its score.
+        blue = strip[10, :, 2] - strip[10, :, 0] > 80
+        assert blue[220:290].mean() > 0.9 and not blue[305:].any()
+
+
+def test_times_of_frames_are_kept(tmp_path: Path) -> None:
+    uneven = [0.0, 0.04, 0.3, 0.35, 2.0]
+    with LabelledVideo(tmp_path / "out.mp4", 10) as video:
+        for seconds in [*uneven, 2.0]:
+            video.write(pixels(), seconds, BEST)
+    _, times = read(tmp_path / "out.mp4")
+    assert times[:5] == pytest.approx(uneven, abs=1e-3) and times[5] > times[4]
+
+
+@pytest.mark.parametrize("height, width, expected", [(64, 64, (256, 256)), (35, 21, (420, 252)), (301, 333, (300, 332))])
+def test_small_frames_grow_and_odd_ones_fit(tmp_path: Path, height: int, width: int, expected: tuple) -> None:
+    with LabelledVideo(tmp_path / "out.mp4") as video:
+        video.write(pixels(height, width), 0.0, BEST)
+        video.write(pixels(height // 2, width), 0.1, BEST)
+    frames, _ = read(tmp_path / "out.mp4")
+    assert frames.shape[0] == 2 and frames.shape[2] == expected[1] and frames.shape[1] > expected[0]
+    assert np.abs(frames[:, : expected[0] - 4].astype(int) - 200).max() <= 6
+
+
+def test_a_file_is_whole_or_not_there(tmp_path: Path) -> None:
+    (tmp_path / "out.mp4").write_text("from before")
+    with pytest.raises(KeyboardInterrupt), LabelledVideo(tmp_path / "out.mp4") as video:
+        video.write(pixels(), 0.0, BEST)
+        raise KeyboardInterrupt
+    assert [path.name for path in tmp_path.iterdir()] == ["out.mp4"] and (tmp_path / "out.mp4").read_text() == "from before"
+    with pytest.raises(ValueError, match="out.mp4: no frame was written"), LabelledVideo(tmp_path / "out.mp4"):
+        pass
+    assert (tmp_path / "out.mp4").read_text() == "from before"
+
+
+def test_a_live_video_ends_where_somebody_stops_it(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), LabelledVideo(tmp_path / "out.mp4", keep_interrupted=True) as video:
+        video.write(pixels(), 0.0, BEST)
+        raise KeyboardInterrupt
+    assert len(read(tmp_path / "out.mp4")[0]) == 1
+    with pytest.raises(KeyboardInterrupt), LabelledVideo(tmp_path / "none.mp4", keep_interrupted=True):
+        raise KeyboardInterrupt
+    assert [path.name for path in tmp_path.iterdir()] == ["out.mp4"]
+
+
+def test_windows_write_each_frame_once(tmp_path: Path, make_video, frame_index) -> None:
+    path = make_video(tmp_path / "in.mp4", num_frames=17, height=64, width=80, fps=10)
+    with FrameStream(path) as stream, LabelledVideo(tmp_path / "out.mp4", stream.fps) as video:
+        for window in slide(stream, 0.5, 0.3):
+            video.write_window(window, BEST)
+    with VideoReader(tmp_path / "out.mp4") as reader:
+        assert [frame_index(frame[:240]) for frame in reader.get_frames(range(reader.num_frames))] == list(range(17))
+
+
+def test_long_names_are_shortened_and_numbers_stay() -> None:
+    def strip(name: str, score: float = 0.5) -> np.ndarray:
+        image = draw_labels([(name, score)], 200, 20, 20)
+        assert isinstance(image, Image.Image) and image.size == (200, 20)
+        return np.asarray(image)
+
+    long = strip("a very long name of a class that cannot fit into the strip")
+    assert np.array_equal(long[:, 165:], strip("short")[:, 165:]) and not np.array_equal(long, strip("short"))
+    assert not np.array_equal(strip("short", 0.5)[:, 165:], strip("short", 0.6)[:, 165:])
+    assert np.array_equal(strip("two\nlines"), strip("two lines"))
