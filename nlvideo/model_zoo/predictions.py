@@ -160,14 +160,14 @@ def write_predictions(
         "classes": predictor.classes,
     }
 
-    def write(file: BinaryIO) -> None:
+    def _write(file: BinaryIO) -> None:
         # A line for each video: the timelines of long ones are long.
         file.write(f'{json.dumps(head)[:-1]}, "videos": [\n'.encode())
         for number, prediction in enumerate(predictions):
             file.write(f"{',' if number else ' '}{json.dumps(_as_dict(predictor, prediction, top_k))}\n".encode())
         file.write(b"]}\n")
 
-    atomic_write(path, write)
+    atomic_write(path, _write)
 
 
 def _as_dict(predictor: Predictor, prediction: Prediction, top_k: int) -> dict[str, Any]:
