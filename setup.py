@@ -39,7 +39,11 @@ setup(
         "tqdm>=4.60",
     ],
     extras_require={
-        "dev": ["pytest>=8.0", "matplotlib>=3.8", "scikit-learn>=1.3"],
+        "dev": [
+            "pytest>=8.0", "matplotlib>=3.8", "scikit-learn>=1.3", "onnx>=1.17", "onnxscript>=0.5", "onnxruntime>=1.20",
+        ],
+        "export": ["torch>=2.6", "onnx>=1.17", "onnxscript>=0.5", "onnxruntime>=1.20"],
+        "parquet": ["pyarrow>=15.0"],
         "plot": ["matplotlib>=3.8"],
         "peers": ["mmcv-lite>=2.1"],
         "torchcodec": ["torchcodec>=0.7"],

@@ -31,7 +31,7 @@ def test_dependencies_have_lower_bounds_only(setup_arguments):
     for requirement in requirements:
         assert re.fullmatch(r"[A-Za-z-]+>=[\w.]+", requirement), requirement
     assert setup_arguments["python_requires"] == ">=3.10"
-    assert set(setup_arguments["extras_require"]) == {"dev", "plot", "peers"}
+    assert set(setup_arguments["extras_require"]) >= {"dev", "plot", "peers", "export", "parquet"}
 
 
 def test_what_is_imported_is_required(setup_arguments):

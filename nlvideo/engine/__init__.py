@@ -14,6 +14,9 @@ _MODULES = {
     "TrainerBase": "train_loop",
     "DefaultTrainer": "defaults",
     "default_setup": "setup",
+    "export_model": "export",
+    "extract_features": "features",
+    "load_features": "feature_files",
     "load_model_for_test": "defaults",
 }
 __all__ = list(_MODULES)

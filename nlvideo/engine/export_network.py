@@ -39,6 +39,8 @@ class ClipScorer(nn.Module):
             name = type(model).__name__
             raise ValueError(f"MODEL.META_ARCHITECTURE: got {name!r}, allowed for an export: 'VideoClassifier'")
         model = copy.deepcopy(model).cpu().eval().requires_grad_(False)
+        # torch.export stores weights of another memory layout twice.
+        model.to(memory_format=torch.contiguous_format)
         self.backbone, self.head, self.average = model.backbone, model.head, model.average
         self.register_buffer("pixel_mean", model.pixel_mean)
         self.register_buffer("pixel_std", model.pixel_std)

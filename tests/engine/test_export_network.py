@@ -6,6 +6,7 @@ import torch
 from nlvideo.engine.export_files import ENTRY, check_packages, read_export, write_export
 from nlvideo.engine.export_network import ALGORITHMS, ClipScorer, trace
 from nlvideo.layers import nonlocal_ops
+from nlvideo.layers.blocks import Bottleneck3d
 from nlvideo.layers.nonlocal_ops import ALGORITHMS as KNOWN
 from nlvideo.modeling import NonLocalBlock, PoolLinearHead, VideoClassifier
 from nlvideo.modeling.backbone.layout import TEMPORAL_KERNELS
@@ -30,6 +31,9 @@ def make_model(temporal="c2d", depth=10, loss="softmax", average="softmax", form
         if isinstance(module, torch.nn.BatchNorm3d):
             module.running_mean.uniform_(-0.1, 0.1)
             module.running_var.uniform_(0.5, 1.5)
+        if isinstance(module, Bottleneck3d):
+            # Sixteen of them in a row: their maps would grow until all probabilities are 1.
+            torch.nn.init.constant_(module.bn3.weight, 0.1)
     channels = backbone.output_shape()["res5"].channels
     head = PoolLinearHead(in_channels=channels, num_classes=5, loss=loss, window=(4, 2, 2), init_std=0.5)
     return VideoClassifier(

@@ -1,0 +1,84 @@
+#!/usr/bin/env python3
+"""Write the features of any layer for the test views of every video of a dataset, in shards with an index.
+
+A run that was killed continues where it was: give the same command again. Under torchrun, or with --num-gpus, each rank
+makes its part. nlvideo.engine.load_features reads the folder; docs/export.md describes it.
+
+Examples:
+    tools/extract_features.py --model quickstart --dataset beacon_val --layer res5 --output output/features
+    tools/extract_features.py --config-file output/config.yaml --weights output/model_final.pth --dataset folder:videos \\
+        --layer res4.1 --pool none --views keep --output output/maps
+"""
+
+import argparse
+
+from nlvideo.engine.script import ScriptParser, run_script
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = ScriptParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--config-file", metavar="FILE", help="YAML of the model")
+    which.add_argument("--model", metavar="NAME", help="a trained model by name, such as quickstart, or a run's folder")
+    parser.add_argument("--weights", metavar="FILE", help="(default: MODEL.WEIGHTS)")
+    parser.add_argument("--dataset", metavar="NAME", required=True, help="a name in the catalog, list:FILE or folder:DIR")
+    parser.add_argument("--layer", metavar="NAME", required=True, help="any sub-module, such as res5, res4.1 or res3.nl1")
+    parser.add_argument("--output", metavar="DIR", required=True, help="folder to write or to continue in")
+    parser.add_argument(
+        "--pool", default="avg", metavar="P", help="avg: over time and space; none: keep positions (default: avg)"
+    )
+    parser.add_argument("--views", default="mean", metavar="V", help="mean: over clips and crops; keep (default: mean)")
+    parser.add_argument("--dtype", default="float32", metavar="T", help="float32 or float16 (default: float32)")
+    parser.add_argument("--format", default="npz", metavar="F", help="npz or parquet (default: npz)")
+    parser.add_argument("--videos-per-shard", type=int, metavar="N", help="(default: about 64 MiB, at most 1000)")
+    parser.add_argument("--num-gpus", type=int, default=1, metavar="N", help="ranks on this machine (default: 1)")
+    parser.add_argument(
+        "--plugin", action="append", default=[], metavar="P", help="project folder, module or entry point; repeatable"
+    )
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides of the config")
+    return parser
+
+
+def extract(arguments: argparse.Namespace) -> None:
+    """Extract on one rank, and on rank 0 print what there is now."""
+    model = load_model(arguments)
+    from nlvideo.engine.features import extract_features
+    from nlvideo.utils import comm
+
+    done = extract_features(
+        model, model.cfg, arguments.dataset, arguments.layer, arguments.output, pool=arguments.pool,
+        views=arguments.views, dtype=arguments.dtype, format=arguments.format,
+        videos_per_shard=arguments.videos_per_shard,
+    )  # fmt: skip
+    if comm.is_main_process():
+        shape = " x ".join(map(str, done.shape))
+        print(
+            f"{arguments.output}: features of {done.num_videos - len(done.failed)} videos, {shape} each; {len(done.failed)}"
+            f" failed; {done.num_made} shards written, {done.num_kept} there before"
+        )
+
+
+def load_model(arguments: argparse.Namespace) -> object:
+    """Return the model with its weights."""
+    from nlvideo import model_zoo
+    from nlvideo.config import load_cfg
+
+    source = arguments.model or load_cfg(arguments.config_file, arguments.opts, arguments.plugin)
+    model = model_zoo.get(source, arguments.weights, opts=arguments.opts)
+    if not model.cfg.MODEL.WEIGHTS:
+        raise ValueError("--weights: got nothing, and MODEL.WEIGHTS is empty, allowed: a checkpoint")
+    return model
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Start the ranks."""
+    # Only now: --help answers without loading torch.
+    from nlvideo.engine.launch import launch
+
+    device = dict(zip(arguments.opts[::2], arguments.opts[1::2])).get("MODEL.DEVICE", "auto")
+    launch(extract, arguments.num_gpus, args=(arguments,), device=device)
+
+
+if __name__ == "__main__":
+    run_script(main, build_parser())
