@@ -6,7 +6,6 @@ scores are compared with the model's on a real clip. docs/export.md shows how to
 
 Examples:
     tools/export_model.py --model quickstart --output output/quickstart.onnx
-    tools/export_model.py --config-file output/config.yaml --weights output/model_final.pth --output output/model.onnx
     tools/export_model.py --config-file output/config.yaml --weights output/model_final.pth --output output/model.pt2
 """
 

@@ -6,8 +6,8 @@ makes its part. nlvideo.engine.load_features reads the folder; docs/export.md de
 
 Examples:
     tools/extract_features.py --model quickstart --dataset beacon_val --layer res5 --output output/features
-    tools/extract_features.py --config-file output/config.yaml --weights output/model_final.pth --dataset folder:videos \\
-        --layer res4.1 --pool none --views keep --output output/maps
+    tools/extract_features.py --config-file output/config.yaml --weights output/model_final.pth \\
+        --dataset folder:videos --layer res4.1 --pool none --views keep --output output/maps
 """
 
 import argparse
@@ -22,8 +22,8 @@ def build_parser() -> argparse.ArgumentParser:
     which.add_argument("--config-file", metavar="FILE", help="YAML of the model")
     which.add_argument("--model", metavar="NAME", help="a trained model by name, such as quickstart, or a run's folder")
     parser.add_argument("--weights", metavar="FILE", help="(default: MODEL.WEIGHTS)")
-    parser.add_argument("--dataset", metavar="NAME", required=True, help="a name in the catalog, list:FILE or folder:DIR")
-    parser.add_argument("--layer", metavar="NAME", required=True, help="any sub-module, such as res5, res4.1 or res3.nl1")
+    parser.add_argument("--dataset", metavar="NAME", required=True, help="in the catalog, list:FILE or folder:DIR")
+    parser.add_argument("--layer", metavar="NAME", required=True, help="any sub-module: res5, res4.1, res3.nl1, ...")
     parser.add_argument("--output", metavar="DIR", required=True, help="folder to write or to continue in")
     parser.add_argument(
         "--pool", default="avg", metavar="P", help="avg: over time and space; none: keep positions (default: avg)"
@@ -52,10 +52,10 @@ def extract(arguments: argparse.Namespace) -> None:
         videos_per_shard=arguments.videos_per_shard,
     )  # fmt: skip
     if comm.is_main_process():
-        shape = " x ".join(map(str, done.shape))
+        shape, num_failed = " x ".join(map(str, done.shape)), len(done.failed)
         print(
-            f"{arguments.output}: features of {done.num_videos - len(done.failed)} videos, {shape} each; {len(done.failed)}"
-            f" failed; {done.num_made} shards written, {done.num_kept} there before"
+            f"{arguments.output}: features of {done.num_videos - num_failed} videos, {shape} each; {num_failed} failed;"
+            f" {done.num_made} shards written, {done.num_kept} there before"
         )
 
 

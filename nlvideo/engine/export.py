@@ -1,4 +1,4 @@
-"""Export a trained model to a file that runs without nlvideo, and prove on a real clip that it gives the same scores."""
+"""Export a trained model to a file that runs without nlvideo, with the same scores on a real clip."""
 
 import os
 import tempfile
@@ -69,7 +69,7 @@ def export_model(
     _check_output(output, overwrite)
     if not cfg.TEST.CROP_SIZE:
         raise ValueError("TEST.CROP_SIZE: got 0 (whole frames), allowed for an export: the size of the clips, pixels")
-    recipe = {"format": _KIND, "version": _VERSION, "nlvideo": __version__, "classes": list(classes), **view_recipe(cfg)}
+    recipe = {"kind": _KIND, "version": _VERSION, "nlvideo": __version__, "classes": list(classes), **view_recipe(cfg)}
     clips = three_clips(real_views(cfg, video))
     with tempfile.TemporaryDirectory(dir=os.path.dirname(os.path.abspath(output)), prefix=".export") as folder:
         # Not a name of its own: what reads the file may go by the ending.

@@ -12,8 +12,8 @@ from nlvideo.modeling import VideoClassifier
 from nlvideo.modeling.nonlocal_block import NonLocalBlock
 
 # How a non-local block is computed in an exported graph: exact, and made of plain products, softmax and ReLU. "fused"
-# becomes one attention operator; of the Gaussian form, whose keys and values differ in channels, it would be a loop over
-# blocks of rows, and "sorted" needs a binary search, which ONNX has not.
+# becomes one attention operator; of the Gaussian form, whose keys and values differ in channels, it would be a loop
+# over blocks of rows, and "sorted" needs a binary search, which ONNX has not.
 ALGORITHMS = {
     "gaussian": "dense",
     "embedded_gaussian": "fused",

@@ -24,7 +24,7 @@ _KIND, _VERSION = "nlvideo features", 1
 class Features:
     """The features of a dataset, in the order of its videos, without those that failed."""
 
-    #: (num_videos, ...): (C,) pooled or (C, T, H, W) for each video, with an axis of views in front where they were kept
+    #: (num_videos, ...): (C,) pooled or (C, T, H, W) for each video, behind an axis of views where they were kept
     features: np.ndarray
     video_ids: list[str]
     #: class indices, or lists of them
@@ -118,7 +118,7 @@ def read_settings(folder: str) -> dict[str, Any] | None:
         with open(path, encoding="utf8") as file:
             content = json.load(file)
         kind, version = content.pop("kind"), content.pop("version")
-    except (ValueError, KeyError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: not the settings of features: {error!r}") from None
     if (kind, version) != (_KIND, _VERSION):
         raise ValueError(f"{path}: got {kind} {version}, allowed: {_KIND} {_VERSION}")

@@ -72,7 +72,7 @@ class LayerOutput:
     def _pooled(self, output: object, num_clips: int) -> torch.Tensor:
         if not isinstance(output, torch.Tensor) or output.dim() < 2 or len(output) != num_clips:
             given = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
-            raise ValueError(f"--layer: {self.layer} gives {given}, allowed: a tensor with one row per clip, e.g. 'res5'")
+            raise ValueError(f"--layer: {self.layer} gives {given}, allowed: a tensor with a row per clip, e.g. 'res5'")
         if self.pool == "none" or output.dim() == 2:
             return output.contiguous()
         if output.dim() != 5:

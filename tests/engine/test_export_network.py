@@ -24,7 +24,7 @@ def make_model(temporal="c2d", depth=10, loss="softmax", average="softmax", form
         depth=depth, temporal=temporal, stem="small", width=0.125, zero_init_residual=False,
         nonlocal_places={stage: [0] for stage in forms},
         make_nonlocal=lambda channels, stage: NonLocalBlock(
-            channels, pairwise=forms[stage], zero_init=False, init_std=None, **block
+            channels, pairwise=forms[stage], zero_init=False, init_std=0.1, **block
         ),
     )  # fmt: skip
     for module in backbone.modules():
@@ -35,7 +35,7 @@ def make_model(temporal="c2d", depth=10, loss="softmax", average="softmax", form
             # Sixteen of them in a row: their maps would grow until all probabilities are 1.
             torch.nn.init.constant_(module.bn3.weight, 0.1)
     channels = backbone.output_shape()["res5"].channels
-    head = PoolLinearHead(in_channels=channels, num_classes=5, loss=loss, window=(4, 2, 2), init_std=0.5)
+    head = PoolLinearHead(in_channels=channels, num_classes=5, loss=loss, window=(4, 2, 2), init_std=0.02)
     return VideoClassifier(
         backbone=backbone, head=head, pixel_mean=[110.0, 115.0, 120.0], pixel_std=[50.0, 55.0, 60.0], average=average
     ).eval()
