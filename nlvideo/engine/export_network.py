@@ -62,7 +62,7 @@ def trace(model: nn.Module, clips: torch.Tensor) -> torch.export.ExportedProgram
 
     Args:
         model: a `VideoClassifier`, left as it is.
-        clips: uint8 (N, 3, T, H, W) with N above 1; T, H and W are those of the graph.
+        clips: uint8 (N, 3, T, H, W) with N above 1; T, H and W are those of the graph. The pixels do not matter.
 
     Raises:
         ValueError: another kind of model.
@@ -70,6 +70,8 @@ def trace(model: nn.Module, clips: torch.Tensor) -> torch.export.ExportedProgram
     batch = torch.export.Dim("batch", min=1)
     with torch.no_grad(), _blocks_take_any_batch():
         program = torch.export.export(ClipScorer(model), (clips.cpu(),), dynamic_shapes={"clips": {0: batch}})
+    # They would be in the file, many megabytes of somebody's video.
+    program.example_inputs = None
     for module in program.graph_module.modules():
         for node in getattr(getattr(module, "graph", None), "nodes", ()):
             # Lines of source with their paths on this machine: nobody else's business.
