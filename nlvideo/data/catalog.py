@@ -9,13 +9,21 @@ a folder of frames. Optional are
   training clip then has the labels that are active in it, possibly none; at test the video has those of ``label``.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from nlvideo.utils.errors import LookupFailed, did_you_mean
 
 Record = dict[str, Any]
+
+# What finds a sample again: the file, the part of it and the rate of a folder of frames.
+_SOURCE_KEYS = ("file_name", "start_sec", "end_sec", "fps")
+
+
+def source_of(record: Mapping[str, Any]) -> Record:
+    """Return the part of a record that says where its video is: "file_name" and what it has of the times."""
+    return {key: record[key] for key in _SOURCE_KEYS if record.get(key) is not None}
 
 
 @dataclass

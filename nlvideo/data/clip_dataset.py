@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from nlvideo.data.catalog import Record
+from nlvideo.data.catalog import Record, source_of
 from nlvideo.data.clip_sampling import VideoTooShort
 from nlvideo.data.video_reader import VideoDecodeError
 
@@ -56,7 +56,7 @@ class TrainDataset(Dataset):
 
 
 class TestDataset(Dataset):
-    """Samples for testing, by index; one that fails keeps its place with ``"video": None``.
+    """Samples for testing, by index, with where their videos are; one that fails keeps its place, ``"video": None``.
 
     Args:
         records: the dataset.
@@ -74,10 +74,10 @@ class TestDataset(Dataset):
     def __getitem__(self, index: int) -> dict[str, Any]:
         record = self.records[index]
         try:
-            return {**self.mapper(record, None), "failed": False}
+            return {**self.mapper(record, None), **source_of(record), "failed": False}
         except (VideoDecodeError, VideoTooShort) as error:
             sample = {"video": None, "label": self.mapper.target(record), "video_id": record["video_id"]}
-            return {**sample, "failed": True, "file_name": record["file_name"], "error": error}
+            return {**sample, **source_of(record), "failed": True, "error": error}
 
 
 def unusable_dataset(failed: list[tuple[str, str]], errors: list[Exception]) -> ValueError:

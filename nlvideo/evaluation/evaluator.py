@@ -27,7 +27,7 @@ class Evaluator:
         """Take in some videos.
 
         Args:
-            inputs: what the test loader gave, ``{"video", "label", "video_id", "failed"}`` each.
+            inputs: what the test loader gave, ``{"video", "label", "video_id", "failed", "file_name"}`` each.
             outputs: what the model gave, ``{"video_id", "scores": (num_classes,)}`` each, maybe with "views":
                 (num_views, num_classes), in the order of the inputs that did not fail; the model never sees those that
                 did.

@@ -11,6 +11,7 @@ import torch
 
 from nlvideo.config import CfgNode, configurable
 from nlvideo.data import MetadataCatalog
+from nlvideo.data.catalog import source_of
 from nlvideo.evaluation.evaluator import Evaluator
 from nlvideo.evaluation.results_file import Results, VideoScores, is_usable, write_results
 from nlvideo.utils import comm
@@ -110,7 +111,7 @@ class PerVideoEvaluator(Evaluator):
             views = output.get("views")
             views = None if views is None else torch.as_tensor(views).detach().float().cpu().numpy()
             label = self._check_label(video["label"], video["video_id"])
-            self._videos.append(VideoScores(video["video_id"], label, scores, views))
+            self._videos.append(VideoScores(video["video_id"], label, scores, views, source_of(video)))
 
     def _check_scores(self, output: dict[str, Any]) -> np.ndarray:
         scores = torch.as_tensor(output["scores"]).detach().float().cpu().numpy()

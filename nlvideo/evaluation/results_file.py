@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from nlvideo.data.catalog import source_of
 from nlvideo.utils.file_io import PathManager, atomic_write
 
 FORMAT, VERSION = "nlvideo results", 1
@@ -23,6 +24,8 @@ class VideoScores:
     scores: np.ndarray | None
     #: (num_views, num_classes) float32, what was averaged (see ``Results.average``); None where it was not kept
     views: np.ndarray | None = None
+    #: where the video is, see ``source_of``; empty where it was not kept
+    source: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,9 @@ def read_results(path: str) -> Results:
     try:
         head = {name: content[name] for name in names}
         rows = content["videos"]
-        videos = [VideoScores(row["video_id"], row["label"], row["scores"], row.get("views")) for row in rows]
+        videos = [
+            VideoScores(row["video_id"], row["label"], row["scores"], row.get("views"), source_of(row)) for row in rows
+        ]
     except KeyError as error:
         raise ValueError(f"{path}: not a results file: {error} is missing") from None
     for video in videos:
@@ -108,7 +113,7 @@ def _row(video: VideoScores) -> dict[str, Any]:
         row["scores"] = _numbers(video.scores)
         if video.views is not None:
             row["views"] = _numbers(video.views)
-    return row
+    return {**row, **source_of(video.source)}
 
 
 def _numbers(values: np.ndarray) -> list:
