@@ -28,6 +28,7 @@ from nlvideo.engine.hooks import (
     WeightAverage,
 )
 from nlvideo.engine.interrupt import StopOnSignal, resume_command
+from nlvideo.engine.memory import PeakMemory
 from nlvideo.engine.precise_bn import PreciseBN
 from nlvideo.engine.rng import preserved_rng
 from nlvideo.engine.script import default_argument_parser
@@ -151,6 +152,7 @@ class DefaultTrainer(SimpleTrainer):
             # First: what other hooks do after a step is not the step's time.
             IterationTimer(),
             LearningRate(self.optimizer, self.scheduler),
+            PeakMemory(self.bare_model, cfg.SOLVER.LOG_PERIOD),
             # Before all that saves or tests the average.
             None if self.ema is None else WeightAverage(self.ema),
             # Before the checkpoint, which is then saved at once.

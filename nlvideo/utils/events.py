@@ -14,7 +14,7 @@ from nlvideo.utils.errors import LookupFailed, did_you_mean
 from nlvideo.utils.history import HISTORY_LENGTH, History
 
 # Not among the metrics of the console's line, where they have places of their own.
-_TIMES = ("time", "data_time", "lr")
+_TIMES = ("time", "data_time", "lr", "peak_gpu_memory_mib", "peak_cpu_memory_mib")
 
 _storages: list[EventStorage] = []
 

@@ -19,6 +19,8 @@ from nlvideo.engine.train_loop import HookBase
 
 ROOT = Path(__file__).resolve().parents[2]
 MAX_ITER, STOP_AFTER = 12, 7
+# What two equal runs measure differently.
+VARYING = ("time", "memory_mib")
 
 # Everything that has a state, with periods that do not meet at the place where the run stops.
 OPTS = [
@@ -53,12 +55,12 @@ def _run(cfg: CfgNode, resume: bool = False, stop: int | None = None) -> None:
 
 def _metrics(folder: Path) -> list[dict]:
     lines = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name not in ("time", "data_time")} for line in lines]
+    return [{name: value for name, value in line.items() if not name.endswith(VARYING)} for line in lines]
 
 
 def _differences(one: object, other: object, where: str = "") -> list[str]:
-    """Places where two checkpoints are not equal to the bit; times apart."""
-    if where.endswith(("/time", "/data_time")):
+    """Places where two checkpoints are not equal to the bit; times and memory apart."""
+    if where.endswith(VARYING):
         return []
     if isinstance(one, torch.Tensor):
         return [] if isinstance(other, torch.Tensor) and torch.equal(one, other) else [where]
