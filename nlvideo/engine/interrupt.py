@@ -1,7 +1,6 @@
 """Stop a run between two iterations when somebody presses Ctrl-C or a scheduler sends SIGTERM."""
 
 import os
-import shlex
 import signal
 import sys
 import threading
@@ -11,6 +10,7 @@ from typing import Any
 
 from nlvideo.engine.hooks import total_over_ranks
 from nlvideo.engine.train_loop import HookBase
+from nlvideo.utils.invocations import command_line
 
 # One keypress can arrive several times, from the terminal and from a launcher that passes it on.
 _ONE_KEYPRESS_SEC = 1.0
@@ -60,7 +60,4 @@ def resume_command() -> str:
     if "--resume" not in arguments:
         # In front: what follows the options is read as KEY VALUE pairs.
         arguments.insert(0, "--resume")
-    command = [sys.executable, script, *arguments]
-    if "TORCHELASTIC_RUN_ID" in os.environ:
-        command[:1] = ["torchrun", "--nproc-per-node", os.environ.get("LOCAL_WORLD_SIZE", "1")]
-    return shlex.join(command)
+    return command_line([script, *arguments], sys.executable)

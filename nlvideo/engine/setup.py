@@ -11,8 +11,9 @@ import yaml
 
 from nlvideo.config import CfgNode
 from nlvideo.utils import comm
-from nlvideo.utils.env import collect_env, seed_everything
+from nlvideo.utils.env import collect_env, environment, seed_everything
 from nlvideo.utils.file_io import atomic_write
+from nlvideo.utils.invocations import append_invocation
 from nlvideo.utils.logger import setup_logger
 from nlvideo.utils.plugins import load_plugin
 
@@ -28,11 +29,13 @@ def default_setup(cfg: CfgNode, args: argparse.Namespace) -> CfgNode:
 
     Returns:
         The config of the run, also written to ``OUTPUT_DIR/config.yaml``: ``cfg`` with a random ``SEED`` filled in.
+        The command and the environment go to ``OUTPUT_DIR/invocations.json``.
 
     Raises:
         ValueError: ``OUTPUT_DIR`` cannot be written.
     """
     _make_writable(cfg.OUTPUT_DIR)
+    given_seed = cfg.SEED
     dump = os.path.join(cfg.OUTPUT_DIR, "config.yaml")
     cfg = _with_seed(cfg, dump if args.resume else None)
     # Loggers go by package: those of plugins are not below ours.
@@ -44,6 +47,14 @@ def default_setup(cfg: CfgNode, args: argparse.Namespace) -> CfgNode:
     if comm.is_main_process():
         atomic_write(dump, lambda file: file.write(cfg.dump().encode()))
         logger.info("Full config: %s", dump)
+        append_invocation(
+            cfg.OUTPUT_DIR,
+            environment(),
+            eval_only=bool(getattr(args, "eval_only", False)),
+            resume=bool(args.resume),
+            world_size=comm.get_world_size(),
+            drawn_seed=cfg.SEED if given_seed < 0 else None,
+        )
     # Nobody reads the dump, or trains, before it is there.
     comm.synchronize()
     return cfg

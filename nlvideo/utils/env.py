@@ -3,8 +3,10 @@
 import os
 import platform
 import random
+import subprocess
 import sys
 from importlib import metadata
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,10 +16,11 @@ from nlvideo.utils import comm
 from nlvideo.utils.logger import create_table
 
 
-def collect_env() -> str:
-    """Return a table of what decides whether a run can be repeated elsewhere: versions, devices, CPU count."""
+def environment() -> dict[str, str]:
+    """Return what decides whether a run can be repeated elsewhere, by name: versions, devices, CPU count."""
     rows = {
         "nlvideo": nlvideo.__version__,
+        "commit": _commit(),
         "python": sys.version.replace("\n", " "),
         "platform": platform.platform(),
         "CPUs usable": usable_cpus(),
@@ -30,8 +33,13 @@ def collect_env() -> str:
         rows[package] = _version(package)
     rows["av"] = _version("av")
     rows["FFmpeg libraries of av"] = _ffmpeg()
+    return {name: str(value) for name, value in rows.items()}
+
+
+def collect_env() -> str:
+    """Return ``environment`` as a table."""
     # As text: a table would turn the version 1.10 into the number 1.1.
-    return create_table([{"item": name, "value": str(value)} for name, value in rows.items()])
+    return create_table([{"item": name, "value": value} for name, value in environment().items()])
 
 
 def usable_cpus() -> int:
@@ -57,6 +65,20 @@ def seed_everything(seed: int) -> int:
     np.random.seed(own % 2**32)
     torch.manual_seed(own)
     return seed
+
+
+def _commit() -> str:
+    """The commit of the clone that nlvideo runs from, with "-dirty" where files were changed; "none" outside of one."""
+    root = Path(nlvideo.__file__).resolve().parents[1]
+    # A ".git" further up would be that of whatever project has nlvideo among its installed packages.
+    if not (root / ".git").exists():
+        return "none"
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return done.stdout.strip()
 
 
 def _gpus() -> str:
