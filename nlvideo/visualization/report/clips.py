@@ -1,0 +1,144 @@
+"""Small copies of videos to look at inside the page: an MP4 that plays, and a strip of frames for paper."""
+
+import base64
+import io
+import os
+import time
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any
+
+import av
+import numpy as np
+from PIL import Image
+
+from nlvideo.data import open_video
+
+# Enough to see what happens: the short side in pixels, and frames at most.
+SHORT_SIDE, MAX_FRAMES = 128, 48
+_STRIP_FRAMES, _STRIP_SIDE = 4, 72
+# Frames per second where a folder of frames does not say, and the least at which movement is seen as such.
+_DEFAULT_FPS, _MIN_FPS = 10.0, 6.0
+
+
+@dataclass
+class Budget:
+    """What the clips of a page may take; whoever makes them subtracts.
+
+    Attributes:
+        num_bytes: of the files, before base64 makes them a third larger.
+        seconds: of work, from the first clip on.
+    """
+
+    num_bytes: int = 4_000_000
+    seconds: float = 20.0
+    _started: float | None = field(default=None, repr=False)
+
+    def is_spent(self) -> bool:
+        """Return whether nothing is left; starts the clock."""
+        now = time.monotonic()
+        self._started = now if self._started is None else self._started
+        return self.num_bytes <= 0 or now - self._started > self.seconds
+
+    def take(self, num_bytes: int) -> bool:
+        """Subtract the size of a file; False, and nothing is subtracted, where it does not fit."""
+        if num_bytes > self.num_bytes:
+            return False
+        self.num_bytes -= num_bytes
+        return True
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A video as ``data:`` URIs.
+
+    Attributes:
+        video: H.264 in MP4; empty where this machine cannot encode it.
+        strip: frames from first to last beside each other, JPEG.
+        width, height: of the video, pixels.
+        speed: 1.0 in real time, more for a time lapse; None where the rate is unknown.
+    """
+
+    video: str
+    strip: str
+    width: int
+    height: int
+    speed: float | None
+
+
+def make_clip(source: dict[str, Any], budget: Budget) -> Clip | None:
+    """Decode a video, shrink it and encode it again; None where it does not fit into what is left of the budget.
+
+    Args:
+        source: "file_name", and "start_sec", "end_sec" and "fps" as in a dataset's record.
+        budget: what is taken is subtracted.
+
+    Raises:
+        VideoDecodeError: the video cannot be read any more.
+    """
+    frames, seconds = _read(source)
+    images = [_shrink(Image.fromarray(frame), SHORT_SIDE) for frame in frames]
+    fps = len(images) / seconds if seconds else _DEFAULT_FPS
+    shown_fps = max(fps, _MIN_FPS)
+    try:
+        video = _encode(images, shown_fps)
+    except (av.FFmpegError, ValueError):
+        # An FFmpeg without an encoder of H.264: the strip has to do.
+        video = b""
+    strip = _strip(images)
+    if not budget.take(len(video) + len(strip)):
+        return None
+    speed = shown_fps / fps if seconds else None
+    video_uri = _data_uri("video/mp4", video) if video else ""
+    return Clip(video_uri, _data_uri("image/jpeg", strip), *images[0].size, speed)
+
+
+def _read(source: dict[str, Any]) -> tuple[np.ndarray, float]:
+    """Up to MAX_FRAMES frames, evenly spread, and the seconds they come from; 0 where that is unknown."""
+    with open_video(os.fspath(source["file_name"]), source.get("fps")) as video:
+        first = video.index_at(source["start_sec"]) if "start_sec" in source else 0
+        end = video.index_at(source["end_sec"]) if "end_sec" in source else video.num_frames
+        first = min(first, video.num_frames - 1)
+        end = max(end, first + 1)
+        count = min(MAX_FRAMES, end - first)
+        indices = [first + i * (end - first) // count for i in range(count)]
+        return video.get_frames(indices), (end - first) / video.fps if video.fps else 0.0
+
+
+def _shrink(image: Image.Image, short_side: int) -> Image.Image:
+    # Never larger than it was. Even sides: H.264 halves them for the colours.
+    factor = min(1.0, short_side / min(image.size))
+    size = [max(2, round(side * factor / 2) * 2) for side in image.size]
+    return image.resize(size, Image.Resampling.BILINEAR) if tuple(size) != image.size else image
+
+
+def _encode(images: list[Image.Image], fps: float) -> bytes:
+    buffer = io.BytesIO()
+    rate = Fraction(fps).limit_denominator(1000)
+    # The index in front: a browser then knows the length at once.
+    with av.open(buffer, "w", format="mp4", options={"movflags": "faststart"}) as container:
+        stream = container.add_stream("libx264", rate=rate, options={"crf": "26", "preset": "veryfast"})
+        stream.width, stream.height = images[0].size
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.thread_count = 1
+        for image in images:
+            container.mux(stream.encode(av.VideoFrame.from_image(image)))
+        container.mux(stream.encode(None))
+    return buffer.getvalue()
+
+
+def _strip(images: list[Image.Image]) -> bytes:
+    count = min(_STRIP_FRAMES, len(images))
+    chosen = [images[round(i * (len(images) - 1) / max(1, count - 1))] for i in range(count)]
+    small = [_shrink(image, _STRIP_SIDE) for image in chosen]
+    width, height = small[0].size
+    strip = Image.new("RGB", (width * count, height))
+    for place, image in enumerate(small):
+        strip.paste(image, (place * width, 0))
+    buffer = io.BytesIO()
+    strip.save(buffer, "JPEG", quality=70)
+    return buffer.getvalue()
+
+
+def _data_uri(kind: str, content: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"

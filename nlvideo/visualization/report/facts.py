@@ -1,0 +1,121 @@
+"""What the tables of the page say about the runs: results, costs, environment, and how to do it again."""
+
+import math
+import shlex
+from collections.abc import Sequence
+from typing import Any
+
+from nlvideo.config import load_cfg
+from nlvideo.modeling.costs import model_costs
+from nlvideo.visualization.report.curves import clips_per_iteration, training_seconds
+from nlvideo.visualization.report.run import Run
+
+# Counts that an evaluation reports beside its metrics.
+_COUNTS = ("num_videos", "num_failed", "num_classes")
+
+
+def summary(runs: Sequence[Run], models: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the table of the runs: "columns" as texts and "rows", {"run", "cells"}.
+
+    Args:
+        runs: in the order of the rows.
+        models: what `model_facts` says about each.
+    """
+    rows = [_cells(run, model) for run, model in zip(runs, models)]
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    # Metrics first, whichever run has which.
+    columns.sort(key=lambda name: "/" not in name)
+    return {
+        "columns": [name.replace("classification/", "").replace("multilabel/", "") for name in columns],
+        "rows": [{"run": run, "cells": [row.get(name, "–") for name in columns]} for run, row in zip(runs, rows)],
+    }
+
+
+def model_facts(run: Run) -> dict[str, Any]:
+    """Return the costs of a run's network for one training clip, see ``model_costs``; "error" says why there are none.
+
+    The network is built on the meta device, with the plugins that the config names.
+    """
+    if not run.config:
+        return {"error": "the configuration is unknown"}
+    try:
+        cfg = load_cfg(str(run.folder / "config.yaml"))
+        clip = f"{cfg.INPUT.NUM_FRAMES} x {cfg.INPUT.CROP_SIZE} x {cfg.INPUT.CROP_SIZE}"
+        return {**model_costs(cfg), "clip": clip, "error": ""}
+    # A plugin may be gone, and may raise anything; the rest of the page does not need the model.
+    except Exception as error:
+        return {"error": " ".join(str(error).split()) or type(error).__name__}
+
+
+def environment_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """Return the environment of the runs: "item" and "values", one per run; [] where none was recorded."""
+    tables = [run.started().get("environment") or {} for run in runs]
+    items = list(dict.fromkeys(item for table in tables for item in table))
+    rows = [{"item": item, "values": [table.get(item, "–") for table in tables]} for item in items]
+    if rows:
+        rows.insert(0, {"item": "started", "values": [run.started().get("time", "–") for run in runs]})
+        rows.insert(1, {"item": "ranks", "values": [str(run.started().get("world_size", "–")) for run in runs]})
+    return rows
+
+
+def reproduce_text(run: Run) -> str:
+    """Return the shell commands that start a run again; empty where nobody wrote them down."""
+    started = run.started()
+    if not started:
+        return ""
+    lines = []
+    commit = started.get("environment", {}).get("commit", "none")
+    if commit not in ("none", "unknown"):
+        if commit.endswith("-dirty"):
+            lines.append("# the files differed from this commit")
+        lines.append(f"git checkout {shlex.quote(commit.removesuffix('-dirty'))}")
+    if "folder" in started:
+        lines.append(f"cd {shlex.quote(started['folder'])}")
+    seed = started.get("drawn_seed")
+    lines.append(started["command"] + (f" SEED {seed}" if seed is not None else ""))
+    return "\n".join(lines)
+
+
+def _cells(run: Run, model: dict[str, Any]) -> dict[str, str]:
+    cells = {}
+    for name, value in _last_metrics(run).items():
+        cells[f"{name} (%)"] = f"{value:.2f}"
+    if run.metrics:
+        of = f" of {run.max_iter:,}" if run.max_iter and run.max_iter != run.iterations else ""
+        cells["iterations"] = f"{run.iterations:,}{of}"
+    seconds, clips = training_seconds(run), clips_per_iteration(run)
+    if seconds:
+        cells["training"] = format_seconds(seconds)
+        if clips:
+            cells["clips/s"] = f"{clips * run.iterations / seconds:,.1f}"
+    for name, what in (("peak_gpu_memory_mib", "GPU memory (GiB)"), ("peak_cpu_memory_mib", "memory (GiB)")):
+        values = [value for _, value in run.column(name) if math.isfinite(value)]
+        if values:
+            cells[what] = f"{max(values) / 1024:.2f}"
+    if not model["error"]:
+        cells["parameters (M)"] = f"{model['params'] / 1e6:.2f}"
+        cells["GMACs per clip"] = f"{model['gmacs']:,.2f}"
+        cells["non-local blocks"] = str(len(model["nonlocal_blocks"]))
+    return cells
+
+
+def _last_metrics(run: Run) -> dict[str, float]:
+    """The metrics of the last evaluation in training, or of the results files where there was none."""
+    found: dict[str, float] = {}
+    for row in run.metrics:
+        found.update({name: value for name, value in row.items() if "/" in name})
+    if not found:
+        for results in run.results:
+            where = f"{results.dataset}/" if len(run.results) > 1 else ""
+            for task, metrics in results.metrics.items():
+                found.update({f"{where}{task}/{name}": value for name, value in metrics.items()})
+    return {name: value for name, value in found.items() if name.rpartition("/")[2] not in _COUNTS}
+
+
+def format_seconds(seconds: float) -> str:
+    """Return a duration in the two units that matter: "5 min 57 s", "3 h 20 min"."""
+    seconds = round(seconds)
+    for size, large, small, unit in ((86400, "d", "h", 3600), (3600, "h", "min", 60), (60, "min", "s", 1)):
+        if seconds >= size:
+            return f"{seconds // size} {large} {seconds % size // unit} {small}"
+    return f"{seconds} s"

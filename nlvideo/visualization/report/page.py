@@ -1,0 +1,146 @@
+"""The page: everything that is known about the runs, put into the templates."""
+
+import base64
+import hashlib
+import logging
+import os
+from collections.abc import Sequence
+from importlib import resources
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+import nlvideo
+from nlvideo.utils.file_io import atomic_write
+from nlvideo.visualization.report.chart import Chart, draw
+from nlvideo.visualization.report.clips import Budget
+from nlvideo.visualization.report.config_diff import differences
+from nlvideo.visualization.report.curves import error_chart, training_charts
+from nlvideo.visualization.report.facts import environment_rows, model_facts, reproduce_text, summary
+from nlvideo.visualization.report.run import Run, read_runs
+from nlvideo.visualization.report.sections import dataset_sections
+
+logger = logging.getLogger(__name__)
+
+FILE_NAME = "report.html"
+
+
+def write_report(folders: Sequence[str], output: str, budget: Budget | None = None) -> None:
+    """Write the page of one run, or of several beside each other, to a file.
+
+    Args:
+        folders: output folders of runs.
+        output: the HTML file, replaced as a whole; its folder must exist.
+        budget: what the clips of mistakes may take.
+
+    Raises:
+        ValueError: one is not the folder of a run; one line.
+        OSError: the file cannot be written.
+    """
+    page = render_report(read_runs(folders), budget)
+    atomic_write(output, lambda file: file.write(page.encode()))
+
+
+def try_write_report(folder: str, seconds: float = 3.0) -> bool:
+    """Write ``<folder>/report.html`` for a run that has just ended; whatever goes wrong is one line in the log.
+
+    Args:
+        folder: the output folder of the run.
+        seconds: what the clips of mistakes may take; those that are left then are named without a clip.
+
+    Returns:
+        Whether the page is there.
+    """
+    path = os.path.join(folder, FILE_NAME)
+    try:
+        write_report([folder], path, Budget(seconds=seconds))
+    # Whatever it is: the training is done, and a page is no reason to call it a failure.
+    except Exception as error:
+        logger.warning("No %s: %s: %s", FILE_NAME, type(error).__name__, " ".join(str(error).split()))
+        return False
+    logger.info("Wrote what this run did to %s", path)
+    return True
+
+
+def render_report(runs: Sequence[Run], budget: Budget | None = None) -> str:
+    """Return the page as HTML: complete in itself, with nothing that a browser would have to fetch.
+
+    Args:
+        runs: one or more.
+        budget: what the clips of mistakes may take.
+    """
+    budget = Budget() if budget is None else budget
+    # One row of the table of runs, and one of the table of blocks, from the same look at each model.
+    models = [model_facts(run) for run in runs]
+    main = error_chart(runs)
+    context = {
+        "version": nlvideo.__version__,
+        "title": runs[0].name if len(runs) == 1 else f"{len(runs)} runs compared",
+        "runs": runs,
+        "notes": [(run, run.notes) for run in runs if run.notes],
+        "summary": summary(runs, models),
+        "differences": differences([run.config for run in runs]),
+        "configs": [(run, flat_text(run)) for run in runs],
+        "main": main and {"chart": main, "wide": draw(main, 900, 380), "narrow": draw(main, 420, 330)},
+        "charts": [{"chart": chart, "drawing": draw(chart)} for chart in training_charts(runs)],
+        "never_finite": _never_finite(runs),
+        "tests": dataset_sections(runs, budget),
+        "models": list(zip(runs, models)),
+        "environments": environment_rows(runs),
+        "reproduce": [(run, reproduce_text(run)) for run in runs],
+    }
+    script = _asset("report.js")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    # Both are ours; nothing of a run is in them. The digest lets a browser run this script and no other.
+    assets = {"css": Markup(_asset("report.css")), "script": Markup(script), "script_digest": digest}
+    return _templates().get_template("report.html").render(**context, **assets)
+
+
+def flat_text(run: Run) -> str:
+    """Return the text of a run's ``config.yaml``; empty where there is none."""
+    path = run.folder / "config.yaml"
+    return path.read_text(encoding="utf8") if run.config else ""
+
+
+def _never_finite(runs: Sequence[Run]) -> list[str]:
+    """Sentences about scalars that no chart shows because not one value of theirs is finite."""
+    found = []
+    for run in runs:
+        values: dict[str, list[float]] = {}
+        for row in run.metrics:
+            for name, value in row.items():
+                values.setdefault(name, []).append(value)
+        broken = [name for name, column in values.items() if not any(abs(value) < float("inf") for value in column)]
+        if broken:
+            found.append(f"{run.name}: not one finite value of {', '.join(sorted(broken))}.")
+    return found
+
+
+def _templates() -> Environment:
+    environment = Environment(
+        # Whatever comes from a run, class names and paths first, is text and never markup.
+        loader=PackageLoader("nlvideo.visualization.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )  # fmt: skip
+    environment.filters |= {"number": format_number, "value": format_value}
+    environment.globals["num_styles"] = 6
+    return environment
+
+
+def _asset(name: str) -> str:
+    return resources.files("nlvideo.visualization.report").joinpath("templates", name).read_text(encoding="utf8")
+
+
+def format_number(value: float | None, digits: int = 2) -> str:
+    """Return a number as a table shows it: thousands separated, "–" for None."""
+    if value is None:
+        return "–"
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.{digits}f}"
+
+
+def format_value(value: Any) -> str:
+    """Return a value of a config as YAML shows it, "–" for a key that is missing."""
+    if value is None:
+        return "–"
+    return "''" if value == "" else str(value)

@@ -1,0 +1,172 @@
+"""What a run has left in its folder, as far as it is there and can be read."""
+
+import json
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from nlvideo.evaluation.results_file import Results, read_results
+from nlvideo.utils.invocations import read_invocations
+
+Row = dict[str, float]
+
+
+@dataclass
+class Run:
+    """A run's folder.
+
+    Attributes:
+        folder: where it is.
+        name: what tells it from the other runs of the page.
+        config: ``config.yaml`` as nested dicts; empty where there is none.
+        metrics: lines of ``metrics.json`` by iteration, each "iteration" and the scalars written there.
+        results: the results files under ``inference/``.
+        invocations: what was started in the folder, see ``utils.invocations``.
+        notes: what is missing or damaged, one sentence each.
+    """
+
+    folder: Path
+    name: str
+    config: dict[str, Any] = field(default_factory=dict)
+    metrics: list[Row] = field(default_factory=list)
+    results: list[Results] = field(default_factory=list)
+    invocations: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def iterations(self) -> int:
+        """Iterations that were logged."""
+        return int(self.metrics[-1]["iteration"]) + 1 if self.metrics else 0
+
+    @property
+    def max_iter(self) -> int | None:
+        """Iterations that were asked for; None where the config does not say."""
+        value = self.setting("SOLVER.MAX_ITER")
+        return value if isinstance(value, int) else None
+
+    def setting(self, key: str) -> Any:
+        """Return the value of a full key such as "SOLVER.MAX_ITER", or None where the config does not have it."""
+        node: Any = self.config
+        for part in key.split("."):
+            node = node.get(part) if isinstance(node, dict) else None
+        return node
+
+    def column(self, name: str) -> list[tuple[int, float]]:
+        """Return the pairs (iterations done, value) of a scalar."""
+        return [(int(row["iteration"]) + 1, row[name]) for row in self.metrics if name in row]
+
+    def started(self) -> dict[str, Any]:
+        """Return the invocation that the page is about: the last one that trained, else the last; {} without any."""
+        trained = [row for row in self.invocations if not row.get("eval_only")]
+        return (trained or self.invocations or [{}])[-1]
+
+
+def read_runs(folders: Sequence[str]) -> list[Run]:
+    """Read the folders of runs, and name the runs by what their paths do not share.
+
+    Raises:
+        ValueError: one is not the folder of a run, or there is none; one line.
+    """
+    if not folders:
+        raise ValueError("runs: got none, allowed: one output folder or more")
+    paths = [Path(folder) for folder in folders]
+    return [_read_run(path, name) for path, name in zip(paths, run_names(paths))]
+
+
+def run_names(paths: Sequence[Path]) -> list[str]:
+    """Return a name for each path: its last part, or as many of its last parts as tell it from the others."""
+    parts = [path.expanduser().absolute().parts for path in paths]
+    names = []
+    for own in parts:
+        count = 1
+        while count < len(own) and sum(other[-count:] == own[-count:] for other in parts) > 1:
+            count += 1
+        names.append("/".join(own[-count:]))
+    # The same folder twice.
+    return [f"{name} ({names[:i].count(name) + 1})" if name in names[:i] else name for i, name in enumerate(names)]
+
+
+def _read_run(folder: Path, name: str) -> Run:
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: there is no such folder")
+    run = Run(folder, name)
+    found = sorted(path for path in (folder / "inference").glob("*.json") if not path.name.startswith("."))
+    if not (folder / "config.yaml").is_file() and not (folder / "metrics.json").is_file() and not found:
+        raise ValueError(f"{folder}: not the folder of a run: no config.yaml, no metrics.json and no inference/*.json")
+    _read_config(run)
+    _read_metrics(run)
+    for path in found:
+        try:
+            run.results.append(read_results(str(path)))
+        except (ValueError, OSError) as error:
+            # Its path is what the message starts with, and long.
+            run.notes.append(f"inference/{path.name} is left out: {str(error).removeprefix(f'{path}: ')}.")
+    if not found:
+        run.notes.append("No test results (inference/*.json): no accuracy per class, no confusions, no mistakes.")
+    run.invocations = read_invocations(str(folder)) or _invocation_in_log(folder / "log.txt")
+    return run
+
+
+def _read_config(run: Run) -> None:
+    path = run.folder / "config.yaml"
+    if not path.is_file():
+        run.notes.append("No config.yaml: the configuration is unknown.")
+        return
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf8"))
+    except (yaml.YAMLError, UnicodeDecodeError):
+        content = None
+    if isinstance(content, dict):
+        run.config = content
+    else:
+        run.notes.append("config.yaml cannot be read: the configuration is unknown.")
+
+
+def _read_metrics(run: Run) -> None:
+    path = run.folder / "metrics.json"
+    if not path.is_file():
+        run.notes.append("No metrics.json: no curves.")
+        return
+    by_iteration: dict[int, Row] = {}
+    broken = []
+    with open(path, encoding="utf8", errors="replace") as file:
+        for number, line in enumerate(file, start=1):
+            row = _metrics_row(line)
+            if row is None:
+                broken.append(number)
+            else:
+                # Of an iteration that was trained twice the later line counts.
+                by_iteration[int(row["iteration"])] = row
+    run.metrics = [by_iteration[iteration] for iteration in sorted(by_iteration)]
+    if broken:
+        where = f"line {broken[0]}" if len(broken) == 1 else f"{len(broken)} lines, the first of them {broken[0]}"
+        run.notes.append(f"metrics.json: {where} cannot be read and is left out, as a killed run leaves it.")
+    if not run.metrics:
+        run.notes.append("metrics.json has no line yet: no curves.")
+    elif run.max_iter and run.iterations < run.max_iter:
+        run.notes.append(f"Stopped, or still running, after {run.iterations:,} of {run.max_iter:,} iterations.")
+
+
+def _metrics_row(line: str) -> Row | None:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    if not isinstance(row, dict):
+        return None
+    row = {name: float(value) for name, value in row.items() if type(value) in (int, float)}
+    return row if math.isfinite(row.get("iteration", math.nan)) else None
+
+
+def _invocation_in_log(path: Path) -> list[dict[str, Any]]:
+    """The commands that a log has, of a run from before they had a file of their own."""
+    if not path.is_file():
+        return []
+    text = path.read_text(encoding="utf8", errors="replace")
+    commands = re.findall(r"INFO: Command line: (.+)$", text, re.MULTILINE)
+    return [{"command": f"python {command}", "eval_only": "test_net.py" in command} for command in commands]
