@@ -9,7 +9,7 @@ import numpy as np
 from nlvideo.visualization.report.series import MAX_POINTS, Series, pieces, thinned
 
 # Space around the plot, pixels: left for the numbers, below for numbers and the title of the axis.
-_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 14, 10, 46
+_LEFT, _RIGHT, _TOP, _BOTTOM = 68, 22, 10, 46
 # Values that are not finite get a mark; more of them than this would be a carpet.
 _MAX_MARKS = 40
 
@@ -184,7 +184,5 @@ def _marks(line: Line, drawing: Drawing) -> list[dict]:
     left, _, right, _ = drawing.plot
     bad = line.series.x[~np.isfinite(line.series.y)].tolist()
     chosen = bad if len(bad) <= _MAX_MARKS else [bad[i * len(bad) // _MAX_MARKS] for i in range(_MAX_MARKS)]
-    return [
-        {"x": _place(x, drawing.x_domain, left, right), "run": line.run, "text": f"{line.label}: not finite at {x:,.0f}"}
-        for x in chosen
-    ]
+    places = [(x, _place(x, drawing.x_domain, left, right)) for x in chosen]
+    return [{"x": place, "run": line.run, "text": f"{line.label}: not finite at {x:,.0f}"} for x, place in places]

@@ -115,8 +115,7 @@ def _shrink(image: Image.Image, short_side: int) -> Image.Image:
 def _encode(images: list[Image.Image], fps: float) -> bytes:
     buffer = io.BytesIO()
     rate = Fraction(fps).limit_denominator(1000)
-    # The index in front: a browser then knows the length at once.
-    with av.open(buffer, "w", format="mp4", options={"movflags": "faststart"}) as container:
+    with av.open(buffer, "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=rate, options={"crf": "26", "preset": "veryfast"})
         stream.width, stream.height = images[0].size
         stream.pix_fmt = "yuv420p"

@@ -56,8 +56,9 @@ def training_charts(runs: Sequence[Run]) -> list[Chart]:
     ]
     charts += [
         _chart("Learning rate", "learning rate (no unit)", _all(runs, "lr"), from_zero=True),
-        _chart("Throughput", "clips per second", _throughput(runs), from_zero=True, note="Of all ranks together."),
-        _chart("Time of an iteration", "seconds", _all(runs, "time", noisy=True), from_zero=True),
+        # One is the inverse of the other: the second is for runs whose config, with the batch size, is lost.
+        _chart("Throughput", "clips per second", _throughput(runs), from_zero=True, note="Of all ranks together.")
+        or _chart("Time of an iteration", "seconds", _all(runs, "time", noisy=True), from_zero=True),
         _chart(
             "Waiting for data", "share of the iteration (%)", _waiting(runs), from_zero=True, y_limits=(0.0, 100.0),
             note="Where this is high, more DATALOADER.NUM_WORKERS may help.",

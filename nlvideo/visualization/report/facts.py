@@ -12,6 +12,7 @@ from nlvideo.visualization.report.run import Run
 
 # Counts that an evaluation reports beside its metrics.
 _COUNTS = ("num_videos", "num_failed", "num_classes")
+_FIRST = ("/top1 ", "/mAP ", "/top5 ")
 
 
 def summary(runs: Sequence[Run], models: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -23,12 +24,34 @@ def summary(runs: Sequence[Run], models: Sequence[dict[str, Any]]) -> dict[str, 
     """
     rows = [_cells(run, model) for run, model in zip(runs, models)]
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    # Metrics first, whichever run has which.
-    columns.sort(key=lambda name: "/" not in name)
+    # Metrics first, whichever run has which, and the usual ones first among them.
+    columns.sort(key=lambda name: ("/" not in name, next((i for i, m in enumerate(_FIRST) if m in name), len(_FIRST))))
     return {
         "columns": [name.replace("classification/", "").replace("multilabel/", "") for name in columns],
         "rows": [{"run": run, "cells": [row.get(name, "–") for name in columns]} for run, row in zip(runs, rows)],
     }
+
+
+def description(run: Run) -> str:
+    """Return in a line what a run trains on what, as far as its config says."""
+    clip = [run.setting(f"INPUT.{key}") for key in ("NUM_FRAMES", "CROP_SIZE")]
+    parts = [
+        ("{}-{}", ["MODEL.BACKBONE.NAME", "MODEL.BACKBONE.DEPTH"]),
+        ("{}", ["MODEL.BACKBONE.TEMPORAL"]),
+        ("non-local: {} over {}", ["MODEL.NONLOCAL.PAIRWISE", "MODEL.NONLOCAL.ATTEND"]),
+        ("trained on {}", ["DATASETS.TRAIN"]),
+        ("{} clips an iteration", ["SOLVER.CLIPS_PER_BATCH"]),
+    ]
+    if not run.setting("MODEL.NONLOCAL.ENABLED"):
+        parts[2] = ("no non-local blocks", ["MODEL.NONLOCAL.ENABLED"])
+    texts = []
+    for text, keys in parts:
+        values = [run.setting(key) for key in keys]
+        if None not in values:
+            texts.append(text.format(*(", ".join(map(str, v)) if isinstance(v, list) else v for v in values)))
+    if None not in clip:
+        texts.append("clips of {} frames of {} pixels".format(*clip))
+    return "; ".join(texts)
 
 
 def model_facts(run: Run) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from nlvideo.visualization.report.chart import Chart, draw
 from nlvideo.visualization.report.clips import Budget
 from nlvideo.visualization.report.config_diff import differences
 from nlvideo.visualization.report.curves import error_chart, training_charts
-from nlvideo.visualization.report.facts import environment_rows, model_facts, reproduce_text, summary
+from nlvideo.visualization.report.facts import description, environment_rows, model_facts, reproduce_text, summary
 from nlvideo.visualization.report.run import Run, read_runs
 from nlvideo.visualization.report.sections import dataset_sections
 
@@ -77,6 +77,7 @@ def render_report(runs: Sequence[Run], budget: Budget | None = None) -> str:
     context = {
         "version": nlvideo.__version__,
         "title": runs[0].name if len(runs) == 1 else f"{len(runs)} runs compared",
+        "lead": description(runs[0]) if len(runs) == 1 else "",
         "runs": runs,
         "notes": [(run, run.notes) for run in runs if run.notes],
         "summary": summary(runs, models),

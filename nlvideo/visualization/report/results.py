@@ -67,9 +67,8 @@ def confusion(results: Results, max_classes: int = MAX_MATRIX_CLASSES) -> Confus
         wrong = counts - np.diag(np.diag(counts))
         # A stable sort: of equal ones the first classes stay.
         chosen = np.sort(np.argsort(-(wrong.sum(0) + wrong.sum(1)), kind="stable")[:max_classes])
-    return Confusion(
-        counts[np.ix_(chosen, chosen)], [names[k] for k in chosen], size - len(chosen), len(results.videos) - len(usable)
-    )
+    num_unusable = len(results.videos) - len(usable)
+    return Confusion(counts[np.ix_(chosen, chosen)], [names[k] for k in chosen], size - len(chosen), num_unusable)
 
 
 def most_confused(results: Results, count: int = 10) -> list[dict[str, Any]]:

@@ -108,7 +108,9 @@ def _read_run(folder: Path, name: str) -> Run:
             run.notes.append(f"inference/{path.name} is left out: {str(error).removeprefix(f'{path}: ')}.")
     if not found:
         run.notes.append("No test results (inference/*.json): no accuracy per class, no confusions, no mistakes.")
-    run.invocations = read_invocations(str(folder)) or _invocation_in_log(folder / "log.txt")
+    run.invocations = read_invocations(str(folder))
+    if all(row.get("eval_only") for row in run.invocations):
+        run.invocations = [*_invocations_in_log(folder / "log.txt"), *run.invocations]
     return run
 
 
@@ -163,7 +165,7 @@ def _metrics_row(line: str) -> Row | None:
     return row if math.isfinite(row.get("iteration", math.nan)) else None
 
 
-def _invocation_in_log(path: Path) -> list[dict[str, Any]]:
+def _invocations_in_log(path: Path) -> list[dict[str, Any]]:
     """The commands that a log has, of a run from before they had a file of their own."""
     if not path.is_file():
         return []
