@@ -20,8 +20,11 @@ setup(
     description="Train, test, inspect and extend video classifiers built around the non-local operation",
     license="Apache-2.0",
     packages=find_packages(include=["nlvideo", "nlvideo.*"]),
-    # The trained models: weights, config, class names and README of each.
-    package_data={"nlvideo": [f"model_zoo/*/*.{ending}" for ending in ("pth", "yaml", "txt", "md")]},
+    package_data={
+        # The trained models: weights, config, class names and README of each.
+        "nlvideo": [f"model_zoo/*/*.{ending}" for ending in ("pth", "yaml", "txt", "md")],
+        "nlvideo.visualization.report": ["templates/*"],
+    },
     python_requires=">=3.10",
     # Lower bounds only: an upper one breaks installs each time a sibling releases.
     install_requires=[
@@ -37,6 +40,7 @@ setup(
         "pillow>=10.1",
         "pyyaml>=6.0",
         "tqdm>=4.60",
+        "jinja2>=3.1",
     ],
     extras_require={
         "dev": [

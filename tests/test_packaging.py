@@ -29,7 +29,7 @@ def test_the_version_is_that_of_the_package(setup_arguments):
 def test_dependencies_have_lower_bounds_only(setup_arguments):
     requirements = [*setup_arguments["install_requires"], *sum(setup_arguments["extras_require"].values(), [])]
     for requirement in requirements:
-        assert re.fullmatch(r"[A-Za-z-]+>=[\w.]+", requirement), requirement
+        assert re.fullmatch(r"[A-Za-z0-9-]+>=[\w.]+", requirement), requirement
     assert setup_arguments["python_requires"] == ">=3.10"
     assert set(setup_arguments["extras_require"]) >= {"dev", "plot", "peers", "export", "parquet"}
 

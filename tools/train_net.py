@@ -42,6 +42,8 @@ def main(args: argparse.Namespace) -> None:
     """Train or test on one rank."""
     from nlvideo.engine import DefaultTrainer, default_setup, load_model_for_test
     from nlvideo.evaluation import verify_results
+    from nlvideo.utils import comm
+    from nlvideo.visualization.report import try_write_report
 
     cfg = default_setup(read_config(args), args)
     if args.eval_only:
@@ -50,6 +52,8 @@ def main(args: argparse.Namespace) -> None:
         trainer = DefaultTrainer(cfg)
         trainer.resume_or_load(resume=args.resume)
         results = trainer.train()
+        if comm.is_main_process():
+            try_write_report(cfg.OUTPUT_DIR)
     if not verify_results(cfg, results):
         raise UnexpectedResults("the results are not those of TEST.EXPECTED_RESULTS, see the lines MISMATCH in the log")
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from nlvideo.data.catalog import source_of
 from nlvideo.data.clip_dataset import TestDataset, TrainDataset, collate_test, collate_train
 from nlvideo.data.clip_sampling import VideoTooShort
 from nlvideo.data.video_reader import VideoDecodeError
@@ -80,6 +81,13 @@ def test_at_test_a_failure_keeps_its_place():
     assert failed["video"] is None and failed["label"] == 2 and failed["video_id"] == "2"
     assert str(failed["error"]) == "/2.mp4: broken" and str(dataset[4]["error"]).startswith("the video has 9 frames")
     assert collate_test([failed]) == [failed]
+
+
+def test_at_test_a_sample_says_where_its_video_is():
+    records = [{**RECORDS[0], "start_sec": 0.0, "end_sec": 4.5, "label_spans": []}, RECORDS[2]]
+    first, second = (TestDataset(records, FakeMapper(bad=("/2.mp4",)))[i] for i in range(2))
+    assert source_of(first) == {"file_name": "/0.mp4", "start_sec": 0.0, "end_sec": 4.5}
+    assert second["failed"] and source_of(second) == {"file_name": "/2.mp4"}
 
 
 def test_collation():

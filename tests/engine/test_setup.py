@@ -10,6 +10,7 @@ import torch
 
 from nlvideo.config import CfgNode, load_cfg
 from nlvideo.engine.setup import default_setup
+from nlvideo.utils.invocations import read_invocations
 
 TRAIN = argparse.Namespace(resume=False)
 RESUME = argparse.Namespace(resume=True)
@@ -63,3 +64,14 @@ def test_plugins_log_to_the_same_file(tiny_opts: list[str], tmp_path: Path) -> N
     for handler in logger.parent.handlers:
         handler.close()
     logger.parent.handlers.clear()
+
+
+def test_command_and_environment_are_written_down(tiny_cfg: Callable[..., CfgNode], monkeypatch) -> None:
+    monkeypatch.setattr("sys.argv", ["tools/train_net.py", "SEED", "-1"])
+    cfg = default_setup(tiny_cfg("SEED", "-1"), TRAIN)
+    default_setup(tiny_cfg("SEED", "5"), argparse.Namespace(resume=True, eval_only=True))
+    first, second = read_invocations(cfg.OUTPUT_DIR)
+    assert first["command"] == "python tools/train_net.py SEED -1" and first["drawn_seed"] == cfg.SEED >= 0
+    assert first["environment"]["torch"] == torch.__version__ and first["world_size"] == 1
+    assert [(row["eval_only"], row["resume"]) for row in (first, second)] == [(False, False), (True, True)]
+    assert second["drawn_seed"] is None

@@ -141,3 +141,23 @@ def test_of_many_classes_the_best_and_the_worst_are_shown():
     assert shown == [29, 59, 28, 58, 27, 57, 26, 56, 25, 55, 4, 34, 3, 33, 2, 32, 1, 31, 0, 30]
     assert "... 40 more ..." in format_per_class(rows)
     assert len(re.findall("name", format_per_class(rows[:20]))) == 20 + 1
+
+
+def test_where_a_video_is_survives(tmp_path):
+    source = {"file_name": "/videos/a b.mp4", "start_sec": 0.0, "end_sec": 2.5}
+    videos = [VideoScores("a", 0, np.ones(7, np.float32), None, source), VideoScores("b", 1, None)]
+    write_results(str(tmp_path / "a.json"), _results(videos=videos))
+    assert [video.source for video in read_results(str(tmp_path / "a.json")).videos] == [source, {}]
+    row = json.loads((tmp_path / "a.json").read_text())["videos"][0]
+    assert row["file_name"] == "/videos/a b.mp4" and "fps" not in row
+
+
+def test_evaluators_keep_where_a_video_is(tmp_path):
+    cfg = get_cfg()
+    cfg.OUTPUT_DIR, cfg.MODEL.HEAD.NUM_CLASSES = str(tmp_path), 2
+    evaluator = build_evaluator(cfg, "toy")
+    inputs = [{"video_id": "a", "label": 0, "file_name": "/a", "fps": 5}, {"video_id": "b", "label": 0, "failed": True}]
+    evaluator.process(inputs, [{"video_id": "a", "scores": torch.tensor([0.5, 0.5])}])
+    evaluator.evaluate()
+    videos = read_results(str(tmp_path / "inference" / "toy.json")).videos
+    assert [video.source for video in videos] == [{"file_name": "/a", "fps": 5}, {}]

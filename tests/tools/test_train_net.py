@@ -30,6 +30,8 @@ def test_train_stop_resume_and_test(run_tool: Callable, data_opts: list[str], tm
     metrics = _metrics(tmp_path / "out")
     assert [line["iteration"] for line in metrics] == [0, 1, 2, 3, 4]
     top1 = metrics[-1]["classification/top1"]
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert f"{top1:.2f}" in page and "SOLVER.MAX_ITER 5 --resume" in page and "Confusion matrix" in page
     expected = str([["classification", "top1", top1, 0.01]])
     weights = ["MODEL.WEIGHTS", str(tmp_path / "out" / "model_final.pth"), "OUTPUT_DIR", str(tmp_path / "test")]
     tested = run_tool("test_net.py", "--config-file", INSTANT, *data_opts, *weights, "TEST.EXPECTED_RESULTS", expected)

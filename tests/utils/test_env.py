@@ -2,6 +2,9 @@
 
 import os
 import random
+import re
+import shutil
+import subprocess
 
 import numpy as np
 import pytest
@@ -67,6 +70,29 @@ def test_collect_env_names_what_matters():
         assert item in text
     assert nlvideo.__version__ in text
     assert torch.__version__ in text
+
+
+def test_the_commit_is_that_of_our_clone(tmp_path, monkeypatch):
+    git = shutil.which("git")
+    package = tmp_path / "project" / "site-packages" / "nlvideo"
+    package.mkdir(parents=True)
+    monkeypatch.setattr(env.nlvideo, "__file__", str(package / "__init__.py"))
+    # Installed inside of somebody's repository: its commit is none of ours.
+    (tmp_path / "project" / ".git").mkdir()
+    assert env.environment()["commit"] == "none"
+    if git is None:
+        pytest.skip("git is not installed")
+    root = package.parent
+    identity = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
+    (package / "__init__.py").write_text("")
+    for command in (["init", "-q"], ["add", "."], [*identity, "commit", "-qm", "m"], ["tag", "v1"]):
+        subprocess.run([git, "-C", str(root), *command], check=True)
+    commit = env.environment()["commit"]
+    assert re.fullmatch("[0-9a-f]{40}", commit)
+    (package / "__init__.py").write_text("changed")
+    assert env.environment()["commit"] == f"{commit}-dirty"
+    monkeypatch.setenv("PATH", "")
+    assert env.environment()["commit"] == "unknown"
 
 
 def test_missing_packages_are_said_to_be_missing():

@@ -93,10 +93,9 @@ def draw(chart: Chart, width: int = 420, height: int = 270) -> Drawing:
     x_domain = _x_domain(chart)
     y_domain, y_steps = _y_domain(chart, max(3, (plot[3] - plot[1]) // 48))
     drawing = Drawing(width, height, plot, x_domain, y_domain)
-    for value in ticks(*x_domain, max(3, (plot[2] - plot[0]) // 80)):
-        drawing.x_ticks.append((_place(value, x_domain, plot[0], plot[2]), tick_text(value, x_domain)))
-    for value in y_steps:
-        drawing.y_ticks.append((_place(value, y_domain, plot[3], plot[1]), tick_text(value, y_domain)))
+    x_steps = ticks(*x_domain, max(3, (plot[2] - plot[0]) // 80))
+    drawing.x_ticks.extend(zip([_place(x, x_domain, plot[0], plot[2]) for x in x_steps], tick_texts(x_steps)))
+    drawing.y_ticks.extend(zip([_place(y, y_domain, plot[3], plot[1]) for y in y_steps], tick_texts(y_steps)))
     for line in chart.lines:
         drawing.paths.append(_path(line, drawing))
         drawing.marks.extend(_marks(line, drawing))
@@ -118,15 +117,17 @@ def nice_step(size: float) -> float:
     return next((factor * power for factor in (1, 2, 5) if factor * power >= size * (1 - 1e-9)), 10 * power)
 
 
-def tick_text(value: float, domain: tuple[float, float]) -> str:
-    """Return a number as an axis writes it: thousands as k, no long tails."""
-    reach = max(abs(domain[0]), abs(domain[1]))
-    for size, letter in ((1e6, "M"), (1e3, "k")):
-        if reach >= 10 * size:
-            return f"{value / size:g}{letter}" if value else "0"
-    if abs(value) < 1e-9 * (domain[1] - domain[0]):
-        return "0"
-    return f"{value:.4g}"
+def tick_texts(values: Sequence[float]) -> list[str]:
+    """Return numbers as an axis writes them: thousands as k, and no more digits than tell them apart."""
+    reach = max(map(abs, values))
+    size, letter = next(((size, letter) for size, letter in ((1e6, "M"), (1e3, "k")) if reach >= 10 * size), (1.0, ""))
+    # What is left of 0 after many additions.
+    values = [0.0 if abs(value) < 1e-9 * reach else value / size for value in values]
+    for digits in range(3, 16):
+        texts = [f"{value:.{digits}g}{letter if value else ''}" for value in values]
+        if len(set(texts)) == len(values):
+            break
+    return texts
 
 
 def _x_domain(chart: Chart) -> tuple[float, float]:

@@ -51,7 +51,7 @@ def training_charts(runs: Sequence[Run]) -> list[Chart]:
     # The sum says nothing new where there is only one.
     losses = [name for name in losses if name != "total_loss" or len(losses) > 2] or losses
     charts = [
-        _chart(f"Loss {name}", "loss (nats)", _all(runs, name, noisy=True), from_zero=True, note="On training clips.")
+        _chart(f"Loss: {name}", "loss (nats)", _all(runs, name, noisy=True), from_zero=True, note="On training clips.")
         for name in losses
     ]
     charts += [

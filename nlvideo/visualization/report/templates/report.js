@@ -40,3 +40,15 @@ for (const svg of document.querySelectorAll("svg.plot")) {
     readout.textContent = "";
   });
 }
+
+// Clips play by themselves, without a sound; a click, or Enter, stops one and starts it again.
+const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
+for (const video of document.querySelectorAll("video")) {
+  const toggle = () => (video.paused ? video.play() : video.pause());
+  video.addEventListener("click", toggle);
+  video.addEventListener("keydown", (event) => event.key === "Enter" && toggle());
+  if (still) {
+    video.removeAttribute("autoplay");
+    video.pause();
+  }
+}

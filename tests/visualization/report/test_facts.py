@@ -1,0 +1,105 @@
+"""Tables of the page: results and costs, environment, how to run it again."""
+
+from pathlib import Path
+
+import pytest
+
+from nlvideo.config import load_cfg
+from nlvideo.modeling.costs import model_costs
+from nlvideo.visualization.report.config_diff import differences, flatten
+from nlvideo.visualization.report.facts import (
+    description, environment_rows, format_seconds, model_facts, reproduce_text, summary,
+)
+from nlvideo.visualization.report.run import Run, read_runs
+
+
+def run_with(**started):
+    return Run(Path("."), "run", invocations=[started] if started else [])
+
+
+def test_summary_of_runs_that_know_different_things(make_run, make_test, tmp_path):
+    make_run(tmp_path / "a")
+    make_run(tmp_path / "b", validation=0, iterations=range(9, 60, 10))
+    make_test(tmp_path / "b", [[0.9, 0.1, 0.0]], [0])
+    runs = read_runs([str(tmp_path / "a"), str(tmp_path / "b")])
+    table = summary(runs, [model_facts(runs[0]), {"error": "none"}])
+    a, b = (dict(zip(table["columns"], row["cells"])) for row in table["rows"])
+    assert table["columns"][:2] == ["top1 (%)", "top5 (%)"] and not any("num_videos" in c for c in table["columns"])
+    assert (a["top1 (%)"], a["top5 (%)"], a["iterations"]) == ("49.90", "90.00", "100")
+    # From the results file, since training never evaluated.
+    assert (b["top1 (%)"], b["top5 (%)"], b["iterations"]) == ("50.00", "–", "60 of 100")
+    assert b["parameters (M)"] == "–" and float(a["parameters (M)"]) > 0
+
+
+def test_costs_are_those_of_the_model(make_run, tmp_path):
+    (run,) = read_runs([str(make_run(tmp_path / "run"))])
+    facts = model_facts(run)
+    costs = model_costs(load_cfg(str(tmp_path / "run" / "config.yaml")))
+    assert facts == {**costs, "clip": "4 x 32 x 32", "error": ""} and costs["nonlocal_blocks"]
+
+
+def test_costs_of_a_config_that_does_not_load(make_run, tmp_path):
+    folder = make_run(tmp_path / "run")
+    (folder / "config.yaml").write_text("MODEL: {NOTHING: 1}\n")
+    (run,) = read_runs([str(folder)])
+    assert "MODEL.NOTHING" in model_facts(run)["error"]
+    assert model_facts(Run(folder, "run"))["error"] == "the configuration is unknown"
+
+
+def test_description(make_run, tmp_path):
+    (run,) = read_runs([str(make_run(tmp_path / "run"))])
+    assert description(run) == (
+        "ResNet3d-18; c2d; non-local: embedded_gaussian over spacetime; trained on beacon_tiny_train;"
+        " 4 clips an iteration; clips of 4 frames of 32 pixels"
+    )
+    run.config["MODEL"]["NONLOCAL"]["ENABLED"] = False
+    del run.config["INPUT"]
+    assert "no non-local blocks" in description(run) and "pixels" not in description(run)
+    assert description(run_with()) == ""
+
+
+@pytest.mark.parametrize(
+    "started, text",
+    [
+        ({}, ""),
+        ({"command": "python t.py"}, "python t.py"),
+        ({"command": "python t.py", "folder": "/a b"}, "cd '/a b'\npython t.py"),
+        ({"command": "python t.py", "drawn_seed": 7}, "python t.py SEED 7"),
+        ({"command": "python t.py", "drawn_seed": None, "environment": {"commit": "none"}}, "python t.py"),
+        ({"command": "c", "environment": {"commit": "abc"}}, "git checkout abc\nc"),
+        (
+            {"command": "c", "environment": {"commit": "abc-dirty"}},
+            "# the files differed from this commit\ngit checkout abc\nc",
+        ),
+    ],
+)
+def test_how_to_run_it_again(started, text):
+    assert reproduce_text(run_with(**started)) == text
+
+
+def test_environments_beside_each_other():
+    runs = [run_with(environment={"torch": "2", "av": "17"}, world_size=2, time="now"), run_with(command="c")]
+    assert environment_rows(runs) == [
+        {"item": "started", "values": ["now", "–"]}, {"item": "ranks", "values": ["2", "–"]},
+        {"item": "torch", "values": ["2", "–"]}, {"item": "av", "values": ["17", "–"]},
+    ]  # fmt: skip
+    assert environment_rows([run_with(command="c")]) == []
+
+
+@pytest.mark.parametrize(
+    "seconds, text", [(0.4, "0 s"), (59, "59 s"), (357.2, "5 min 57 s"), (12_000, "3 h 20 min"), (100_000, "1 d 3 h")]
+)
+def test_durations(seconds, text):
+    assert format_seconds(seconds) == text
+
+
+def test_flat_configs():
+    assert flatten({"A": {"B": 1, "C": {"D": [2]}}, "E": {}}) == {"A.B": 1, "A.C.D": [2], "E": {}}
+
+
+def test_differences():
+    a = {"OUTPUT_DIR": "a", "SEED": 0, "A": {"B": 1, "C": [1]}}
+    b = {"OUTPUT_DIR": "b", "SEED": 0, "A": {"B": 2, "C": [1]}, "NEW": None}
+    assert differences([a, b]) == [{"key": "A.B", "values": [1, 2]}, {"key": "NEW", "values": [None, None]}]
+    assert differences([a, {}, b])[0] == {"key": "A.B", "values": [1, None, 2]}
+    assert differences([a, a]) == differences([a]) == []
