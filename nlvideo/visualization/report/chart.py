@@ -118,16 +118,22 @@ def nice_step(size: float) -> float:
 
 
 def tick_texts(values: Sequence[float]) -> list[str]:
-    """Return numbers as an axis writes them: thousands as k, and no more digits than tell them apart."""
+    """Return numbers as an axis writes them: thousands as k, and no more digits than it takes.
+
+    Args:
+        values: increasing.
+    """
     reach = max(map(abs, values))
     size, letter = next(((size, letter) for size, letter in ((1e6, "M"), (1e3, "k")) if reach >= 10 * size), (1.0, ""))
     # What is left of 0 after many additions.
     values = [0.0 if abs(value) < 1e-9 * reach else value / size for value in values]
-    for digits in range(3, 16):
-        texts = [f"{value:.{digits}g}{letter if value else ''}" for value in values]
-        if len(set(texts)) == len(values):
+    step = min((after - before for before, after in zip(values, values[1:])), default=reach / size)
+    # Four digits keep 1000 from becoming 1e+03.
+    for digits in range(4, 16):
+        numbers = [f"{value:.{digits}g}" for value in values]
+        if all(abs(float(number) - value) <= 0.01 * step for number, value in zip(numbers, values)):
             break
-    return texts
+    return [f"{number}{letter}" if number != "0" else number for number in numbers]
 
 
 def _x_domain(chart: Chart) -> tuple[float, float]:

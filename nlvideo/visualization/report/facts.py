@@ -116,9 +116,9 @@ def _cells(run: Run, model: dict[str, Any]) -> dict[str, str]:
         if values:
             cells[what] = f"{max(values) / 1024:.2f}"
     if not model["error"]:
-        cells["parameters (M)"] = f"{model['params'] / 1e6:.2f}"
-        cells["GMACs per clip"] = f"{model['gmacs']:,.2f}"
-        cells["non-local blocks"] = str(len(model["nonlocal_blocks"]))
+        cells["params (M)"] = f"{model['params'] / 1e6:.2f}"
+        cells["GMACs"] = f"{model['gmacs']:,.2f}"
+        cells["NL blocks"] = str(len(model["nonlocal_blocks"]))
     return cells
 
 

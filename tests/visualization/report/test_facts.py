@@ -28,7 +28,7 @@ def test_summary_of_runs_that_know_different_things(make_run, make_test, tmp_pat
     assert (a["top1 (%)"], a["top5 (%)"], a["iterations"]) == ("49.90", "90.00", "100")
     # From the results file, since training never evaluated.
     assert (b["top1 (%)"], b["top5 (%)"], b["iterations"]) == ("50.00", "–", "60 of 100")
-    assert b["parameters (M)"] == "–" and float(a["parameters (M)"]) > 0
+    assert b["params (M)"] == "–" and float(a["params (M)"]) > 0
 
 
 def test_costs_are_those_of_the_model(make_run, tmp_path):
