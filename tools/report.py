@@ -38,7 +38,13 @@ def main(arguments: argparse.Namespace) -> None:
     if not arguments.clips_mb >= 0:
         raise ValueError(f"--clips-mb: got {arguments.clips_mb}, allowed: 0 or more")
     runs = arguments.runs
+    for run in runs:
+        if not os.path.isdir(run):
+            raise ValueError(f"{run}: there is no such folder")
     output = arguments.output or os.path.join(runs[0] if len(runs) == 1 else "", "report.html")
+    # Before the work is done, and without the temporary name that writing would complain about.
+    if os.path.isdir(output) or not os.path.isdir(os.path.dirname(os.path.abspath(output))):
+        raise ValueError(f"--output: got {output!r}, allowed: a file in a folder that is there")
     write_report(runs, output, Budget(num_bytes=int(arguments.clips_mb * 1e6)))
     print(f"Wrote {output} ({os.path.getsize(output) / 1e6:.1f} MB)")
 

@@ -86,14 +86,12 @@ def reproduce_text(run: Run) -> str:
     started = run.started()
     if not started:
         return ""
-    lines = []
+    lines = [f"cd {shlex.quote(started['folder'])}"] if "folder" in started else []
     commit = started.get("environment", {}).get("commit", "none")
     if commit not in ("none", "unknown"):
         if commit.endswith("-dirty"):
             lines.append("# the files differed from this commit")
         lines.append(f"git checkout {shlex.quote(commit.removesuffix('-dirty'))}")
-    if "folder" in started:
-        lines.append(f"cd {shlex.quote(started['folder'])}")
     seed = started.get("drawn_seed")
     lines.append(started["command"] + (f" SEED {seed}" if seed is not None else ""))
     return "\n".join(lines)
@@ -108,7 +106,7 @@ def _cells(run: Run, model: dict[str, Any]) -> dict[str, str]:
         cells["iterations"] = f"{run.iterations:,}{of}"
     seconds, clips = training_seconds(run), clips_per_iteration(run)
     if seconds:
-        cells["training"] = format_seconds(seconds)
+        cells["training time"] = format_seconds(seconds)
         if clips:
             cells["clips/s"] = f"{clips * run.iterations / seconds:,.1f}"
     for name, what in (("peak_gpu_memory_mib", "GPU memory (GiB)"), ("peak_cpu_memory_mib", "memory (GiB)")):
@@ -117,7 +115,7 @@ def _cells(run: Run, model: dict[str, Any]) -> dict[str, str]:
             cells[what] = f"{max(values) / 1024:.2f}"
     if not model["error"]:
         cells["params (M)"] = f"{model['params'] / 1e6:.2f}"
-        cells["GMACs"] = f"{model['gmacs']:,.2f}"
+        cells["GMACs"] = f"{model['gmacs']:,.{1 if model['gmacs'] >= 100 else 3}f}"
         cells["NL blocks"] = str(len(model["nonlocal_blocks"]))
     return cells
 

@@ -67,6 +67,7 @@ def test_description(make_run, tmp_path):
         ({"command": "python t.py", "drawn_seed": 7}, "python t.py SEED 7"),
         ({"command": "python t.py", "drawn_seed": None, "environment": {"commit": "none"}}, "python t.py"),
         ({"command": "c", "environment": {"commit": "abc"}}, "git checkout abc\nc"),
+        ({"command": "c", "folder": "/a", "environment": {"commit": "abc"}}, "cd /a\ngit checkout abc\nc"),
         (
             {"command": "c", "environment": {"commit": "abc-dirty"}},
             "# the files differed from this commit\ngit checkout abc\nc",

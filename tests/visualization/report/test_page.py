@@ -47,7 +47,7 @@ def test_a_whole_run(page_of, make_run, make_test, make_video, tmp_path):
     tiles = dict(zip(*([node.text for node in found["summary"].all(tag)] for tag in ("dt", "dd"))))
     assert list(tiles)[0] == "top1 (%)" and tiles["top1 (%)"] == "49.90" and tiles["iterations"] == "100"
     # 100 iterations of half a second and four clips.
-    assert tiles["training"] == "50 s" and tiles["clips/s"] == "8.0" and tiles["memory (GiB)"] == "0.60"
+    assert tiles["training time"] == "50 s" and tiles["clips/s"] == "8.0" and tiles["memory (GiB)"] == "0.60"
     titles = [node.text for node in found["curves"].all("h3")]
     assert titles[0] == titles[1] == "Error on training clips and in validation"
     assert titles[2:] == ["Loss: loss_cls", "Learning rate", "Throughput", "Waiting for data", "Peak of memory"]
