@@ -4,6 +4,8 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+from tqdm import tqdm
+
 from nlvideo.data import VideoDecodeError, get_dataset
 from nlvideo.data.catalog import source_of
 from nlvideo.evaluation.results_file import Results
@@ -59,13 +61,15 @@ def _run_details(index: int, run: Run, results: Results, count: int, budget: Bud
     names = class_names(results)
     found = mistakes(results, count)
     sources = _sources(results, found)
+    # Nothing is to be seen of the bar where the videos are short.
+    progress = tqdm(found, desc=f"Clips of {run.name}", unit="clip", delay=2, leave=False)
     return {
         "index": index,
         "run": run,
         "single": is_single_label(results),
         "confusion": confusion(results),
         "pairs": most_confused(results),
-        "mistakes": [_mistake(mistake, names, sources, budget) for mistake in found],
+        "mistakes": [_mistake(mistake, names, sources, budget) for mistake in progress],
     }
 
 

@@ -100,7 +100,8 @@ def test_text_of_the_user_is_never_markup(page_of, make_run, make_test, tmp_path
         {"command": f"python {EVIL}", "folder": EVIL, "environment": {EVIL: EVIL}, "time": EVIL}) + "\n")  # fmt: skip
     with open(run / "metrics.json", "a") as file:
         file.write(json.dumps({"iteration": 99, f"{EVIL}/top1": 10, f"loss{EVIL}": 1.0, "loss_cls": 1.0}) + "\n")
-    make_test(run, SCORES, LABELS, names=[EVIL, "b", "c"], dataset=f"list:{EVIL[:20]}", sources=[{"file_name": EVIL}] * 6)
+    make_test(run, SCORES, LABELS, names=[EVIL, "b", "c"], dataset=f"list:{EVIL[:20]}",
+              sources=[{"file_name": EVIL}] * 6)  # fmt: skip
     other = make_run(tmp_path / "other")
     for folders in ([run], [run, other]):
         text, page = page_of(*folders)
