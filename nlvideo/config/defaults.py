@@ -108,6 +108,8 @@ _C.MODEL.HEAD.DROPOUT = 0.5
 _C.MODEL.HEAD.LOSS = "softmax"
 # Standard deviation of the classifier (authors' FC_INIT_STD).
 _C.MODEL.HEAD.INIT_STD = 0.01
+# Share of every label that is spread evenly over all classes, in training (Szegedy et al., CVPR 2016: 0.1).
+_C.MODEL.HEAD.LABEL_SMOOTHING = 0.0
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Input
@@ -124,6 +126,36 @@ _C.INPUT.FLIP_PROB = 0.5
 _C.INPUT.CLIP_SAMPLER = "RandomClip"
 # What a clip does past the end of a video: "wrap" (start again; authors), "clamp" (repeat the last frame), "error".
 _C.INPUT.SHORT_VIDEO = "wrap"
+# Clips cut from each decoded video, next to each other in the batch (repeated augmentation, Hoffer et al., CVPR 2020).
+# CLIPS_PER_BATCH counts clips and must be a multiple.
+_C.INPUT.REPEATED_CLIPS = 1
+
+# docs/data.md has the order of what follows; all of it is off, for the paper uses none.
+# Share of the frame that a random box covers, which is then resized to CROP_SIZE, instead of SHORT_SIDE_RANGE and a
+# square (random resized crop; [0.08, 1.0] is usual); []: off. And the range of its width / height.
+_C.INPUT.CROP_AREA_RANGE = []
+_C.INPUT.CROP_ASPECT_RANGE = [0.75, 1.3333]
+
+_C.INPUT.COLOR_JITTER = CN()
+# The largest changes: 0.4 draws a factor from 0.6 to 1.4; the hue's is a part of the circle, up to 0.5. 0: off.
+_C.INPUT.COLOR_JITTER.BRIGHTNESS = 0.0
+_C.INPUT.COLOR_JITTER.CONTRAST = 0.0
+_C.INPUT.COLOR_JITTER.SATURATION = 0.0
+_C.INPUT.COLOR_JITTER.HUE = 0.0
+
+_C.INPUT.RAND_AUGMENT = CN()
+# Operations per clip (usually 2 to 4; 0: off) and their magnitude, 0 to 30 (Cubuk et al., NeurIPS 2020).
+_C.INPUT.RAND_AUGMENT.NUM_OPS = 0
+_C.INPUT.RAND_AUGMENT.MAGNITUDE = 9.0
+
+_C.INPUT.RANDOM_ERASING = CN()
+# Probability that a box of a clip is covered with noise (Zhong et al., AAAI 2020; usually 0.25 to 0.5). 0: off.
+_C.INPUT.RANDOM_ERASING.PROB = 0.0
+# Share of the frame, and width / height (torchvision's defaults).
+_C.INPUT.RANDOM_ERASING.AREA_RANGE = [0.02, 0.3333]
+_C.INPUT.RANDOM_ERASING.ASPECT_RANGE = [0.3, 3.3]
+# Share of the clip's frames, consecutive ones, in which the box is covered: [1.0, 1.0] is all of them.
+_C.INPUT.RANDOM_ERASING.LENGTH_RANGE = [1.0, 1.0]
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Data
@@ -186,6 +218,14 @@ _C.SOLVER.ACCUMULATE = 1
 # Iterations between checkpoints and between log lines.
 _C.SOLVER.CHECKPOINT_PERIOD = 5000
 _C.SOLVER.LOG_PERIOD = 20
+
+_C.SOLVER.MIX = CN()
+# Mixup (Zhang et al., ICLR 2018; usually 0.2 to 0.8) and cutmix (Yun et al., ICCV 2019: 1.0) of the clips of a batch:
+# the alpha of the Beta distribution that their share comes from. 0: off. With both, each batch takes one of them.
+_C.SOLVER.MIX.MIXUP_ALPHA = 0.0
+_C.SOLVER.MIX.CUTMIX_ALPHA = 0.0
+# Probability that a batch is mixed.
+_C.SOLVER.MIX.PROB = 1.0
 
 _C.SOLVER.AMP = CN()
 _C.SOLVER.AMP.ENABLED = False

@@ -44,7 +44,7 @@ def reduced(cfg: CfgNode, opts: Sequence[str] = ()) -> CfgNode:
         },
         "DATALOADER": {"NUM_WORKERS": 0},
         "SOLVER": {
-            "CLIPS_PER_BATCH": 2 * cfg.SOLVER.ACCUMULATE, "REFERENCE_WORLD_SIZE": 0, "MAX_ITER": 1, "STEPS": [],
+            "CLIPS_PER_BATCH": 2 * cfg.SOLVER.ACCUMULATE * cfg.INPUT.REPEATED_CLIPS, "REFERENCE_WORLD_SIZE": 0, "MAX_ITER": 1, "STEPS": [],
             "WARMUP_ITERS": 0, "CHECKPOINT_PERIOD": 1, "LOG_PERIOD": 1,
         },
         "TEST": {

@@ -37,6 +37,11 @@ _AT_LEAST: dict[str, float] = {
     "INPUT.NUM_FRAMES": 1,
     "INPUT.FRAME_STRIDE": 1,
     "INPUT.CROP_SIZE": 1,
+    "INPUT.REPEATED_CLIPS": 1,
+    "INPUT.COLOR_JITTER.BRIGHTNESS": 0,
+    "INPUT.COLOR_JITTER.CONTRAST": 0,
+    "INPUT.COLOR_JITTER.SATURATION": 0,
+    "INPUT.RAND_AUGMENT.NUM_OPS": 0,
     "DATALOADER.NUM_WORKERS": 0,
     "DATALOADER.VIDEO_TIMEOUT_SEC": 0,
     "DATALOADER.SHUFFLE_BUFFER": 1,
@@ -49,6 +54,8 @@ _AT_LEAST: dict[str, float] = {
     "SOLVER.WEIGHT_DECAY_NORM": 0,
     "SOLVER.REFERENCE_WORLD_SIZE": 0,
     "SOLVER.ACCUMULATE": 1,
+    "SOLVER.MIX.MIXUP_ALPHA": 0,
+    "SOLVER.MIX.CUTMIX_ALPHA": 0,
     "SOLVER.CHECKPOINT_PERIOD": 1,
     "SOLVER.LOG_PERIOD": 1,
     "TEST.NUM_CLIPS": 1,
@@ -61,15 +68,28 @@ _AT_LEAST: dict[str, float] = {
 
 _FRACTIONS = (
     "MODEL.HEAD.DROPOUT",
+    "MODEL.HEAD.LABEL_SMOOTHING",
     "INPUT.FLIP_PROB",
+    "INPUT.RANDOM_ERASING.PROB",
     "DATALOADER.MAX_FAILED_FRACTION",
     "SOLVER.END_LR_FACTOR",
     "SOLVER.WARMUP_FACTOR",
     "SOLVER.MOMENTUM",
     "SOLVER.EMA.DECAY",
+    "SOLVER.MIX.PROB",
 )
 
 _POSITIVE = ("MODEL.BACKBONE.WIDTH", "SOLVER.CLIP_GRADIENTS.MAX")
+
+# Keys that hold [smallest, largest]: what both must be above, and the most they may be.
+_SHARE, _ASPECT = (0, 1), (0, float("inf"))
+_RANGES = {
+    "INPUT.CROP_AREA_RANGE": _SHARE,
+    "INPUT.CROP_ASPECT_RANGE": _ASPECT,
+    "INPUT.RANDOM_ERASING.AREA_RANGE": _SHARE,
+    "INPUT.RANDOM_ERASING.ASPECT_RANGE": _ASPECT,
+    "INPUT.RANDOM_ERASING.LENGTH_RANGE": _SHARE,
+}
 
 _LISTS_OF_TEXT = ("DATASETS.TRAIN", "DATASETS.TEST", "MODEL.NONLOCAL.STAGES", "MODEL.NONLOCAL.BLOCKS",
                   "MODEL.NONLOCAL.TEMPORAL_GROUP_STAGES")
@@ -84,6 +104,7 @@ def validate(cfg: CfgNode) -> None:
     _check_single_values(cfg)
     _check_model(cfg)
     _check_input(cfg)
+    _check_augmentation(cfg)
     _check_schedule(cfg)
     _check_solver(cfg)
     _check_test(cfg)
@@ -133,8 +154,23 @@ def _check_input(cfg: CfgNode) -> None:
     sides = cfg.INPUT.SHORT_SIDE_RANGE
     if len(sides) != 2 or not 0 < sides[0] <= sides[1]:
         raise _wrong("INPUT.SHORT_SIDE_RANGE", sides, "allowed: [smallest, largest] in pixels")
-    if cfg.INPUT.CROP_SIZE > sides[0]:
+    # A random resized crop does without a short side.
+    if cfg.INPUT.CROP_SIZE > sides[0] and not cfg.INPUT.CROP_AREA_RANGE:
         raise _wrong("INPUT.CROP_SIZE", cfg.INPUT.CROP_SIZE, f"allowed: up to INPUT.SHORT_SIDE_RANGE[0] = {sides[0]}")
+
+
+def _check_augmentation(cfg: CfgNode) -> None:
+    for key, (above, most) in _RANGES.items():
+        value = cfg.value_at(key)
+        if key == "INPUT.CROP_AREA_RANGE" and not value:
+            continue
+        if len(value) != 2 or not all(map(_is_number, value)) or not above < value[0] <= value[1] <= most:
+            limits = "above 0, up to 1" if most == 1 else "above 0"
+            raise _wrong(key, value, f"allowed: [smallest, largest], {limits}")
+    if not 0 <= cfg.INPUT.COLOR_JITTER.HUE <= 0.5:
+        raise _wrong("INPUT.COLOR_JITTER.HUE", cfg.INPUT.COLOR_JITTER.HUE, "allowed: 0 to 0.5")
+    if not 0 <= cfg.INPUT.RAND_AUGMENT.MAGNITUDE <= 30:
+        raise _wrong("INPUT.RAND_AUGMENT.MAGNITUDE", cfg.INPUT.RAND_AUGMENT.MAGNITUDE, "allowed: 0 to 30")
 
 
 def _check_schedule(cfg: CfgNode) -> None:
@@ -154,6 +190,10 @@ def _check_solver(cfg: CfgNode) -> None:
     if solver.CLIPS_PER_BATCH % solver.ACCUMULATE:
         raise _wrong("SOLVER.CLIPS_PER_BATCH", solver.CLIPS_PER_BATCH,
                      f"allowed: a multiple of SOLVER.ACCUMULATE = {solver.ACCUMULATE}")
+    if solver.CLIPS_PER_BATCH % (solver.ACCUMULATE * cfg.INPUT.REPEATED_CLIPS):
+        raise _wrong("SOLVER.CLIPS_PER_BATCH", solver.CLIPS_PER_BATCH,
+                     f"allowed: a multiple of INPUT.REPEATED_CLIPS = {cfg.INPUT.REPEATED_CLIPS} in each of"
+                     f" {solver.ACCUMULATE} batches (SOLVER.ACCUMULATE)")
     if len(solver.BETAS) != 2 or not all(0 <= beta < 1 for beta in solver.BETAS):
         raise _wrong("SOLVER.BETAS", solver.BETAS, "allowed: two values from 0 to below 1")
     if solver.OPTIMIZER == "SGD" and solver.NESTEROV and solver.MOMENTUM == 0:

@@ -1,6 +1,6 @@
 """Data: datasets by name, exact video decoding, clip sampling, augmentation, and the loaders built from them."""
 
-from nlvideo.data.build import TestLoader, TrainLoader, build_test_loader, build_train_loader
+from nlvideo.data.build import build_test_loader, build_train_loader
 from nlvideo.data.catalog import DatasetCatalog, MetadataCatalog
 from nlvideo.data.clip_sampling import CLIP_SAMPLER, VideoTooShort
 from nlvideo.data.dataset_mapper import MAPPER, VideoMapper
@@ -8,6 +8,7 @@ from nlvideo.data.datasets import get_dataset
 from nlvideo.data.frame_array import FrameArray
 from nlvideo.data.frame_folder import FrameFolder, open_video
 from nlvideo.data.frame_stream import FrameStream, open_camera
+from nlvideo.data.loaders import TestLoader, TrainLoader
 from nlvideo.data.peer_clips import MMActionClips, SlowFastClips, SlowFastOffsetClips
 from nlvideo.data.samplers import SAMPLER
 from nlvideo.data.sliding_window import Window, slide

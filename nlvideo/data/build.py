@@ -1,81 +1,25 @@
 """From a config to loaders of training batches and of test videos."""
 
-import logging
-from collections.abc import Callable, Iterator, Sequence
+import os
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 from torch.utils.data import DataLoader
 
 from nlvideo.config import CfgNode
+from nlvideo.data.batch_mixing import BatchMixer
 from nlvideo.data.catalog import MetadataCatalog, Record
 from nlvideo.data.checks import check_pair, check_records, log_dataset
-from nlvideo.data.clip_dataset import TestDataset, TrainDataset, collate_test, collate_train, unusable_dataset
-from nlvideo.data.clip_sampling import VideoTooShort
+from nlvideo.data.clip_dataset import TestDataset, TrainDataset, collate_test, collate_train
 from nlvideo.data.dataset_mapper import MAPPER
 from nlvideo.data.datasets import get_dataset
+from nlvideo.data.loaders import TestLoader, TrainLoader
 from nlvideo.data.records import chain_records, compact_records
 from nlvideo.data.samplers import SAMPLER, InferenceSampler
+from nlvideo.data.workers import WorkerWatch, leave_signals_to_main
 from nlvideo.utils import comm
-
-_logger = logging.getLogger(__name__)
-
-
-class TrainLoader:
-    """An endless iterator of training batches; see ``collate_train`` for what a batch holds.
-
-    Attributes:
-        dataset_size: number of records, over all ranks.
-    """
-
-    def __init__(self, loader: DataLoader, dataset_size: int):
-        self.loader = loader
-        self.dataset_size = dataset_size
-        self._batches: Iterator | None = None
-
-    def __iter__(self) -> "TrainLoader":
-        return self
-
-    def __next__(self) -> dict[str, Any]:
-        if self._batches is None:  # workers start with the first batch, not with the construction
-            self._batches = iter(self.loader)
-        batch = next(self._batches)
-        if isinstance(batch, ValueError):
-            self._batches = None
-            # A new one: raising an object held here makes a cycle that keeps the workers alive until it is collected.
-            raise ValueError(str(batch))
-        return batch
-
-
-class TestLoader:
-    """The test videos of this rank, each as a list of one sample; it can be iterated again.
-
-    A sample is the mapper's, with "failed": bool. A failed one has "video": None, and "error" says why.
-
-    Attributes:
-        dataset_size: number of records, over all ranks.
-    """
-
-    __test__ = False  # not a test class, whatever pytest makes of its name
-
-    def __init__(self, loader: DataLoader, dataset_size: int):
-        self.loader = loader
-        self.dataset_size = dataset_size
-
-    def __iter__(self) -> Iterator[list[dict[str, Any]]]:
-        errors, failed, num_samples = [], [], 0
-        for batch in self.loader:
-            num_samples += 1
-            if batch[0]["failed"]:
-                errors.append(batch[0]["error"])
-                failed.append((batch[0]["file_name"], str(batch[0]["error"])))
-                _logger.warning("%s: %s; it counts as wrong", *failed[-1])
-            yield batch
-        if num_samples and len(errors) == num_samples and all(isinstance(error, VideoTooShort) for error in errors):
-            raise unusable_dataset(failed, errors)
-
-    def __len__(self) -> int:
-        return len(self.loader)
+from nlvideo.utils.env import uses_cuda
 
 
 def build_train_loader(cfg: CfgNode, start_iter: int = 0) -> TrainLoader:
@@ -92,34 +36,31 @@ def build_train_loader(cfg: CfgNode, start_iter: int = 0) -> TrainLoader:
         ValueError: a dataset is not in order or a value does not fit; one line.
         LookupFailed: an unknown dataset, sampler or mapper.
     """
-    if not cfg.DATASETS.TRAIN:
-        allowed = "names in the catalog, 'list:FILE', 'folder:DIR', 'wds:PATTERN'"
-        raise ValueError(f"DATASETS.TRAIN: got an empty list, allowed: {allowed}")
-    records = chain_records([load_dataset(cfg, name) for name in cfg.DATASETS.TRAIN])
-    _check_same_classes(cfg.DATASETS.TRAIN)
-    for name in cfg.DATASETS.TEST:
-        # Named datasets come with their classes; what somebody made is checked now and not after the training.
-        if name.startswith(("list:", "folder:", "wds:")):
-            multi_label = cfg.MODEL.HEAD.LOSS == "sigmoid"
-            check_pair(cfg.DATASETS.TRAIN, records, name, get_dataset(name), multi_label)
-    clips = cfg.SOLVER.CLIPS_PER_BATCH
-    shares = comm.get_world_size() * cfg.SOLVER.ACCUMULATE
-    if clips % shares:
-        raise ValueError(
-            f"SOLVER.CLIPS_PER_BATCH: got {clips}, allowed: a multiple of {shares}"
-            f" ({comm.get_world_size()} ranks x SOLVER.ACCUMULATE {cfg.SOLVER.ACCUMULATE})"
-        )
+    records = _training_records(cfg)
+    clips, repeated = cfg.SOLVER.CLIPS_PER_BATCH, cfg.INPUT.REPEATED_CLIPS
+    batch_size = _batch_size(cfg)
     seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
+    # The stream is one of videos; each gives as many clips to the batch as are repeated.
+    start = start_iter * clips // repeated
     sampler = _sampler_class(cfg)(
-        records, seed=seed, rank=comm.get_rank(), world_size=comm.get_world_size(), start=start_iter * clips
+        records, seed=seed, rank=comm.get_rank(), world_size=comm.get_world_size(), start=start
     )
     mapper = MAPPER.get(cfg.DATALOADER.MAPPER)(cfg, True)
-    dataset = TrainDataset(compact_records(records), mapper, seed)
-    # Torch runs each worker on one thread and keeps two batches per worker ready.
-    workers = cfg.DATALOADER.NUM_WORKERS
-    batch_size = clips // shares
-    loader = DataLoader(dataset, batch_size, sampler=sampler, collate_fn=collate_train, num_workers=workers)
-    return TrainLoader(loader, len(records))
+    mixer = build_batch_mixer(cfg, batch_size, seed)
+    shared = compact_records(records)
+    watch = WorkerWatch(shared, cfg.DATALOADER.NUM_WORKERS)
+    cuda = uses_cuda(cfg.MODEL.DEVICE)
+    loader = DataLoader(
+        TrainDataset(shared, mapper, seed, watch, repeated),
+        batch_size=batch_size // repeated,
+        sampler=sampler,
+        collate_fn=collate_train,
+        # From pinned memory clips are copied to the GPU while it computes.
+        pin_memory=cuda,
+        **_worker_options(cfg),
+    )
+    device = cfg.MODEL.DEVICE if cfg.MODEL.DEVICE != "auto" else "cuda" if cuda else "cpu"
+    return TrainLoader(loader, len(records), watch, mixer, device, start_iter * cfg.SOLVER.ACCUMULATE)
 
 
 def build_test_loader(cfg: CfgNode, name: str) -> TestLoader:
@@ -136,10 +77,78 @@ def build_test_loader(cfg: CfgNode, name: str) -> TestLoader:
     records = load_dataset(cfg, name)
     mapper = MAPPER.get(cfg.DATALOADER.MAPPER)(cfg, False)
     sampler = InferenceSampler(len(records), comm.get_rank(), comm.get_world_size())
-    dataset = TestDataset(compact_records(records), mapper)
+    shared = compact_records(records)
+    watch = WorkerWatch(shared, cfg.DATALOADER.NUM_WORKERS)
+    # All views of a video are some 200 MB: one per worker waits, not two. Nor are they pinned: only
+    # TEST.VIEWS_PER_FORWARD of them go to the GPU at once, from a copy.
+    options = _worker_options(cfg, prefetch=1)
+    dataset = TestDataset(shared, mapper, watch)
+    loader = DataLoader(dataset, batch_size=1, sampler=sampler, collate_fn=collate_test, **options)
+    return TestLoader(loader, len(records), watch)
+
+
+def build_batch_mixer(cfg: CfgNode, batch_size: int, seed: int) -> BatchMixer | None:
+    """Build what SOLVER.MIX asks for; None where it is off.
+
+    Args:
+        cfg: the config.
+        batch_size: clips that meet in a batch of one rank.
+        seed: at least 0.
+
+    Raises:
+        ValueError: there is nothing to mix a clip with.
+    """
+    mix = cfg.SOLVER.MIX
+    if not (mix.MIXUP_ALPHA or mix.CUTMIX_ALPHA) or not mix.PROB:
+        return None
+    if batch_size < 2:
+        shares = f"{comm.get_world_size()} ranks x SOLVER.ACCUMULATE {cfg.SOLVER.ACCUMULATE}"
+        raise ValueError(
+            f"SOLVER.CLIPS_PER_BATCH: got {cfg.SOLVER.CLIPS_PER_BATCH} for {shares}, allowed with SOLVER.MIX: at least"
+            " two clips in each batch"
+        )
+    classes = cfg.MODEL.HEAD.NUM_CLASSES
+    return BatchMixer(classes, mix.MIXUP_ALPHA, mix.CUTMIX_ALPHA, mix.PROB, seed, comm.get_rank())
+
+
+def _training_records(cfg: CfgNode) -> Sequence[Record]:
+    if not cfg.DATASETS.TRAIN:
+        allowed = "names in the catalog, 'list:FILE', 'folder:DIR', 'wds:PATTERN'"
+        raise ValueError(f"DATASETS.TRAIN: got an empty list, allowed: {allowed}")
+    records = chain_records([load_dataset(cfg, name) for name in cfg.DATASETS.TRAIN])
+    _check_same_classes(cfg.DATASETS.TRAIN)
+    for name in cfg.DATASETS.TEST:
+        # Named datasets come with their classes; what somebody made is checked now and not after the training.
+        if name.startswith(("list:", "folder:", "wds:")):
+            multi_label = cfg.MODEL.HEAD.LOSS == "sigmoid"
+            check_pair(cfg.DATASETS.TRAIN, records, name, get_dataset(name), multi_label)
+    return records
+
+
+def _batch_size(cfg: CfgNode) -> int:
+    """The clips of one batch of one rank."""
+    clips, repeated, accumulate = cfg.SOLVER.CLIPS_PER_BATCH, cfg.INPUT.REPEATED_CLIPS, cfg.SOLVER.ACCUMULATE
+    shares = comm.get_world_size() * accumulate
+    if clips % (shares * repeated):
+        factors = f"{comm.get_world_size()} ranks x SOLVER.ACCUMULATE {accumulate}"
+        factors += f" x INPUT.REPEATED_CLIPS {repeated}" if repeated > 1 else ""
+        raise ValueError(
+            f"SOLVER.CLIPS_PER_BATCH: got {clips}, allowed: a multiple of {shares * repeated} ({factors})"
+        )
+    return clips // shares
+
+
+def _worker_options(cfg: CfgNode, prefetch: int = 2) -> dict[str, Any]:
+    """Arguments of a ``DataLoader``: torch runs each worker on one thread and keeps ``prefetch`` batches of it ready."""
     workers = cfg.DATALOADER.NUM_WORKERS
-    loader = DataLoader(dataset, batch_size=1, sampler=sampler, collate_fn=collate_test, num_workers=workers)
-    return TestLoader(loader, len(records))
+    if workers == 0:
+        return {"num_workers": 0}
+    started = partial(_start_worker, os.getpid())
+    return {"num_workers": workers, "prefetch_factor": prefetch, "worker_init_fn": started}
+
+
+def _start_worker(main_pid: int, worker_id: int) -> None:
+    leave_signals_to_main(main_pid)
 
 
 def load_dataset(cfg: CfgNode, name: str) -> Sequence[Record]:

@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 from nlvideo.data.catalog import Record, source_of
 from nlvideo.data.clip_sampling import VideoTooShort
 from nlvideo.data.video_reader import VideoDecodeError
+from nlvideo.data.workers import WorkerWatch
 
 # Records tried in place of one that fails, before the dataset itself is taken to be broken.
 MAX_ATTEMPTS = 20
@@ -25,16 +26,26 @@ class TrainDataset(Dataset):
         records: the dataset.
         mapper: see ``MAPPER``.
         seed: the run's, at least 0.
+        watch: is told which record is being read.
+        repeated_clips: samples that the mapper returns of each record, as a list where it is not one.
     """
 
-    def __init__(self, records: Sequence[Record], mapper: Callable, seed: int):
+    def __init__(
+        self,
+        records: Sequence[Record],
+        mapper: Callable,
+        seed: int,
+        watch: WorkerWatch | None = None,
+        repeated_clips: int = 1,
+    ):
         self.records, self.mapper, self.seed = records, mapper, seed
+        self.watch, self.repeated_clips = watch, repeated_clips
 
     def __len__(self) -> int:
         return len(self.records)
 
-    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any] | ValueError:
-        """Return a sample, or the error to raise where no replacement works either.
+    def __getitem__(self, key: tuple[int, int]) -> list[dict[str, Any]] | ValueError:
+        """Return the samples of a record, or the error to raise where no replacement works either.
 
         The error is returned, so that it reaches the user without a worker's traceback around it.
         """
@@ -45,14 +56,27 @@ class TrainDataset(Dataset):
         while len(tried) < min(MAX_ATTEMPTS, len(self.records)):
             tried.add(index)
             record = self.records[index]
+            if self.watch is not None:
+                self.watch.note(index)
             try:
-                return {**self.mapper(record, rng), "failed": failed}
+                return self._samples(record, rng, failed)
             except (VideoDecodeError, VideoTooShort) as error:
                 errors.append(error)
                 failed.append((record["file_name"], getattr(error, "reason", str(error))))
             while index in tried and len(tried) < len(self.records):
                 index = int(rng.integers(len(self.records)))
         return unusable_dataset(failed, errors)
+
+    def _samples(
+        self, record: Record, rng: np.random.Generator, failed: list[tuple[str, str]]
+    ) -> list[dict[str, Any]] | ValueError:
+        mapped = self.mapper(record, rng)
+        samples = mapped if isinstance(mapped, list) else [mapped]
+        if len(samples) != self.repeated_clips:
+            allowed = f"allowed with {type(self.mapper).__name__}, which makes {len(samples)} per video: {len(samples)}"
+            return ValueError(f"INPUT.REPEATED_CLIPS: got {self.repeated_clips}, {allowed}")
+        # What failed was one video, however many clips were to come of it.
+        return [{**sample, "failed": [] if i else failed} for i, sample in enumerate(samples)]
 
 
 class TestDataset(Dataset):
@@ -61,18 +85,21 @@ class TestDataset(Dataset):
     Args:
         records: the dataset.
         mapper: see ``MAPPER``; it also has ``target(record)``, the label without decoding.
+        watch: is told which record is being read.
     """
 
     __test__ = False  # not a test class, whatever pytest makes of its name
 
-    def __init__(self, records: Sequence[Record], mapper: Callable):
-        self.records, self.mapper = records, mapper
+    def __init__(self, records: Sequence[Record], mapper: Callable, watch: WorkerWatch | None = None):
+        self.records, self.mapper, self.watch = records, mapper, watch
 
     def __len__(self) -> int:
         return len(self.records)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         record = self.records[index]
+        if self.watch is not None:
+            self.watch.note(index)
         try:
             return {**self.mapper(record, None), **source_of(record), "failed": False}
         except (VideoDecodeError, VideoTooShort) as error:
@@ -92,16 +119,17 @@ def unusable_dataset(failed: list[tuple[str, str]], errors: list[Exception]) -> 
     return ValueError(f"none of {len(failed)} videos tried in a row could be used; the last: {path}: {reason}")
 
 
-def collate_train(samples: list[dict[str, Any] | ValueError]) -> dict[str, Any] | ValueError:
-    """Stack the samples of a training batch; an error among them becomes the batch.
+def collate_train(groups: list[list[dict[str, Any]] | ValueError]) -> dict[str, Any] | ValueError:
+    """Stack the samples of the videos of a training batch; an error among them becomes the batch.
 
     Returns:
         {"video": uint8 (N, C, T, H, W), "label": int64 (N,) or float32 (N, num_classes), "video_id": list of str,
-        "num_failed": int, "failed": list of (path, reason)}.
+        "num_failed": int, "failed": list of (path, reason)}. Clips of one video are neighbours.
     """
-    for sample in samples:
-        if isinstance(sample, ValueError):
-            return sample
+    for group in groups:
+        if isinstance(group, ValueError):
+            return group
+    samples = [sample for group in groups for sample in group]
     labels = [sample["label"] for sample in samples]
     failed = [failure for sample in samples for failure in sample["failed"]]
     return {

@@ -1,5 +1,6 @@
 """From a dataset record to what a model takes: decode, choose clips, augment."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -8,8 +9,10 @@ import torch
 from nlvideo.config import CfgNode, configurable
 from nlvideo.data import augmentation
 from nlvideo.data.catalog import Record
+from nlvideo.data.clip_augmentations import ClipAugmentation, augment_clip, build_clip_augmentations
 from nlvideo.data.clip_sampling import CLIP_SAMPLER, ClipSampler
 from nlvideo.data.frame_folder import FrameFolder, open_video
+from nlvideo.data.random_boxes import random_resized_crop
 from nlvideo.data.torchcodec_reader import load_video_decoder
 from nlvideo.data.video_reader import VideoDecodeError, VideoReader
 from nlvideo.utils.registry import Registry
@@ -20,8 +23,9 @@ MAPPER = Registry(
 
     Created as ``cls(cfg, is_train)`` and called as ``mapper(record, rng)``: ``rng`` is a numpy Generator in training
     and None at test. Returns {"video": uint8 (C, T, H, W) in training, (V, C, T, H, W) at test with V views, "label":
-    int, or float32 (num_classes,) with ones where there may be several, "video_id": str}. Raises ``VideoDecodeError``
-    or ``VideoTooShort``, which the loader handles. It is pickled into worker processes.
+    int, or float32 (num_classes,) with ones where there may be several, "video_id": str}; in training with
+    INPUT.REPEATED_CLIPS R > 1 a list of R of them. Raises ``VideoDecodeError`` or ``VideoTooShort``, which the loader
+    handles. It is pickled into worker processes.
     """,
 )
 
@@ -30,7 +34,9 @@ MAPPER = Registry(
 class VideoMapper:
     """The mapper of Sec. 4.1: random clip, scale, crop and flip in training; clips x crops (x flips) at test.
 
-    At test all views are cut from one decode of the union of their frames, in the order clip, crop, flip.
+    All clips of a video, in training and at test, are cut from one decode of the union of their frames. Views at test
+    are in the order clip, crop, flip; a training clip draws from its generator in the order short side, crop, flip,
+    further augmentations, and repeated clips do so one after the other.
 
     Args:
         is_train: which of the two.
@@ -42,6 +48,10 @@ class VideoMapper:
         flip_views: at test every view also mirrored.
         num_classes: for samples with any number of labels the length of the label vector; None for one label.
         reading: how video files are read, the keyword arguments of ``open_video``.
+        crop_area_range: [smallest, largest] share of the frame, for a random resized crop in training instead of short
+            side and crop; None: off.
+        crop_aspect_range: [smallest, largest] width / height of that crop.
+        augmentations: applied to training clips behind the flip, in this order.
 
     Raises:
         ValueError: at test, a clip sampler that needs a random generator.
@@ -61,6 +71,9 @@ class VideoMapper:
         flip_views: bool = False,
         num_classes: int | None = None,
         reading: dict[str, Any] | None = None,
+        crop_area_range: Sequence[float] | None = None,
+        crop_aspect_range: Sequence[float] = (3 / 4, 4 / 3),
+        augmentations: Sequence[ClipAugmentation] = (),
     ):
         self.is_train = is_train
         self.clip_sampler = clip_sampler
@@ -73,6 +86,8 @@ class VideoMapper:
         self.reading = reading or {}
         if self.reading.get("reader") == "torchcodec":
             load_video_decoder()  # what is missing is found out here and not in a worker
+        self.crop_area_range, self.crop_aspect_range = crop_area_range, crop_aspect_range
+        self.augmentations = list(augmentations)
         if not is_train:
             # A sampler that cannot do without chance is found out here and not in a worker.
             clip_sampler(clip_sampler.num_frames * clip_sampler.frame_stride, None)
@@ -85,7 +100,7 @@ class VideoMapper:
             num_frames=cfg.INPUT.NUM_FRAMES,
             frame_stride=cfg.INPUT.FRAME_STRIDE,
             short_video=cfg.INPUT.SHORT_VIDEO,
-            num_clips=1 if is_train else cfg.TEST.NUM_CLIPS,
+            num_clips=cfg.INPUT.REPEATED_CLIPS if is_train else cfg.TEST.NUM_CLIPS,
         )
         return {
             "is_train": is_train,
@@ -97,12 +112,24 @@ class VideoMapper:
             "flip_views": cfg.TEST.FLIP,
             "num_classes": cfg.MODEL.HEAD.NUM_CLASSES if cfg.MODEL.HEAD.LOSS == "sigmoid" else None,
             "reading": reading_options(cfg),
+            "crop_area_range": cfg.INPUT.CROP_AREA_RANGE or None,
+            "crop_aspect_range": cfg.INPUT.CROP_ASPECT_RANGE,
+            "augmentations": build_clip_augmentations(cfg) if is_train else (),
         }
 
-    def __call__(self, record: Record, rng: np.random.Generator | None) -> dict[str, Any]:
-        clips, frames, label = self._decode(record, rng)
-        video = self._train_clip(frames[clips[0]], rng) if self.is_train else self._test_views(frames, clips)
-        return {"video": video, "label": self.target(record | {"label": label}), "video_id": record["video_id"]}
+    def __call__(
+        self, record: Record, rng: np.random.Generator | None
+    ) -> dict[str, Any] | list[dict[str, Any]]:
+        clips, frames, labels = self._decode(record, rng)
+        if self.is_train:
+            videos = [self._train_clip(frames[clip], rng) for clip in clips]
+        else:
+            videos, labels = [self._test_views(frames, clips)], labels[:1]
+        samples = [
+            {"video": video, "label": self.target(record | {"label": label}), "video_id": record["video_id"]}
+            for video, label in zip(videos, labels)
+        ]
+        return samples[0] if len(samples) == 1 else samples
 
     def target(self, record: Record) -> int | torch.Tensor:
         """Return the label as the model and the evaluators take it; needs no decoding."""
@@ -114,23 +141,28 @@ class VideoMapper:
 
     def _decode(
         self, record: Record, rng: np.random.Generator | None
-    ) -> tuple[list[list[int]], torch.Tensor, int | list[int]]:
-        """Return the clips as rows of the frames, the frames (each that any clip needs, once), and the label."""
+    ) -> tuple[list[list[int]], torch.Tensor, list[int | list[int]]]:
+        """Return the clips as rows of the frames, the frames (each that any clip needs, once), and each clip's label."""
         with open_video(record["file_name"], record.get("fps"), **self.reading) as video:
             first, end = _interval(record, video)
             clips = self.clip_sampler(end - first, rng)
             needed = sorted(set().union(*clips))
             frames = video.get_frames([first + index for index in needed])
-            label = record["label"]
+            labels = [record["label"]] * len(clips)
             if self.is_train and "label_spans" in record:
-                label = _active_labels(record, video, first + needed[0], first + needed[-1])
+                labels = [_active_labels(record, video, first + min(clip), first + max(clip)) for clip in clips]
         row = {index: i for i, index in enumerate(needed)}
-        return [[row[index] for index in clip] for clip in clips], torch.from_numpy(frames), label
+        return [[row[index] for index in clip] for clip in clips], torch.from_numpy(frames), labels
 
     def _train_clip(self, frames: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-        frames = augmentation.jitter_short_side(frames, self.short_side_range, rng)
-        frames = augmentation.random_crop(frames, self.crop_size, rng)
-        return augmentation.to_clip(augmentation.random_flip(frames, self.flip_prob, rng))
+        if self.crop_area_range is None:
+            frames = augmentation.jitter_short_side(frames, self.short_side_range, rng)
+            frames = augmentation.random_crop(frames, self.crop_size, rng)
+        else:
+            crop = self.crop_size, self.crop_area_range, self.crop_aspect_range
+            frames = random_resized_crop(frames, *crop, rng)
+        frames = augmentation.random_flip(frames, self.flip_prob, rng)
+        return augmentation.to_clip(augment_clip(frames, self.augmentations, rng))
 
     def _test_views(self, frames: torch.Tensor, clips: list[list[int]]) -> torch.Tensor:
         frames = augmentation.resize_short_side(frames, self.short_side_range[0])

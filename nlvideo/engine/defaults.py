@@ -17,10 +17,11 @@ from nlvideo.checkpoint import Checkpointer
 from nlvideo.config import CfgNode
 from nlvideo.data import build_test_loader, build_train_loader
 from nlvideo.data.class_names import dataset_classes
+from nlvideo.data.workers import explained
 from nlvideo.engine.checkpoint_hooks import BestCheckpointer, EvalHook, PeriodicCheckpointer
 from nlvideo.engine.errors import TrainingInterrupted
+from nlvideo.engine.failures import FailedVideos, FailureBudget
 from nlvideo.engine.hooks import (
-    FailureBudget,
     IterationTimer,
     LearningRate,
     PeriodicWriter,
@@ -126,6 +127,7 @@ class DefaultTrainer(SimpleTrainer):
         Raises:
             TrainingInterrupted: stopped by a signal; the message is the command that goes on.
             FloatingPointError: the loss was not finite.
+            WorkerDied: a process that reads data was killed or crashed.
             TooManyFailedVideos: above ``DATALOADER.MAX_FAILED_FRACTION``.
         """
         start_iter = self.start_iter if start_iter is None else start_iter
@@ -135,7 +137,8 @@ class DefaultTrainer(SimpleTrainer):
             return comm.all_gather_object(self.evaluate())[0]
         self.data_loader = self.build_train_loader(self.cfg, start_iter)
         try:
-            super().train(start_iter, max_iter)
+            with explained(self.data_loader):
+                super().train(start_iter, max_iter)
         except TrainingInterrupted as stop:
             raise TrainingInterrupted(f"{stop}. To go on: {resume_command()}") from None
         return self.evaluation.results
@@ -148,6 +151,7 @@ class DefaultTrainer(SimpleTrainer):
             periods = cfg.SOLVER.CHECKPOINT_PERIOD, test.EVAL_PERIOD
             loader = self._build_precise_bn_loader
             precise_bn = PreciseBN(self.bare_model, loader, test.PRECISE_BN.NUM_ITERS, periods, self.ema)
+        failed_videos = FailedVideos(os.path.join(cfg.OUTPUT_DIR, "failed_videos.json"))
         return [
             # First: what other hooks do after a step is not the step's time.
             IterationTimer(),
@@ -157,6 +161,8 @@ class DefaultTrainer(SimpleTrainer):
             None if self.ema is None else WeightAverage(self.ema),
             # Before the checkpoint, which is then saved at once.
             StopOnSignal(),
+            # Before the checkpoint, which remembers the failures of this iteration, too.
+            failed_videos,
             # Checkpoints and evaluations use its statistics.
             precise_bn,
             # Before the evaluation: if that fails, the weights are there.
@@ -165,7 +171,7 @@ class DefaultTrainer(SimpleTrainer):
             # Needs the result of the evaluation.
             BestCheckpointer(self.evaluation, self.save),
             # May end the run with an error: the checkpoint of this iteration is safe by now.
-            FailureBudget(cfg.DATALOADER.MAX_FAILED_FRACTION),
+            FailureBudget(failed_videos, cfg.DATALOADER.MAX_FAILED_FRACTION),
             *self._build_plugin_hooks(),
             # After everything that may draw random numbers before training.
             RandomStates(),
@@ -182,6 +188,8 @@ class DefaultTrainer(SimpleTrainer):
         cfg = self.cfg.clone()
         cfg.defrost()
         cfg.SEED = int(np.random.SeedSequence([self.cfg.SEED, iteration]).generate_state(1)[0])
+        # The statistics are for a test, whose clips are whole.
+        cfg.SOLVER.MIX.MIXUP_ALPHA = cfg.SOLVER.MIX.CUTMIX_ALPHA = 0.0
         cfg.freeze()
         return self.build_train_loader(cfg, 0)
 
@@ -220,7 +228,8 @@ class DefaultTrainer(SimpleTrainer):
         results = {}
         for name in cfg.DATASETS.TEST:
             loader = cls.build_test_loader(cfg, name)
-            results[name] = inference_on_dataset(model, loader, cls.build_evaluator(cfg, name))
+            with explained(loader):
+                results[name] = inference_on_dataset(model, loader, cls.build_evaluator(cfg, name))
         if len(results) == 1:
             results = next(iter(results.values()))
         if comm.is_main_process():

@@ -1,4 +1,4 @@
-"""Hooks of every run: times, learning rate, weight average, unreadable videos, writers."""
+"""Hooks of every run: times, learning rate, weight average, writers."""
 
 import datetime
 import logging
@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from nlvideo.engine.errors import TooManyFailedVideos
 from nlvideo.engine.rng import get_rng_state, set_rng_state
 from nlvideo.engine.train_loop import HookBase
 from nlvideo.solver import ModelEma
@@ -85,62 +84,6 @@ class WeightAverage(HookBase):
     def after_step(self) -> None:
         """Move the average towards the model."""
         self._ema.update()
-
-
-class FailureBudget(HookBase):
-    """Logs each training video that cannot be read once, and stops the run when there are too many.
-
-    Files are counted over all ranks, and each only once however often it is drawn.
-    """
-
-    # Listing more than these helps nobody.
-    MAX_LISTED = 20
-
-    def __init__(self, max_fraction: float):
-        """Set the budget: the fraction of the training videos that may fail (``DATALOADER.MAX_FAILED_FRACTION``)."""
-        self._max_fraction = max_fraction
-        self._num_videos = 0
-        self._failed: dict[str, str] = {}
-
-    def before_train(self) -> None:
-        """Count the training videos."""
-        self._num_videos = self.trainer.data_loader.dataset_size
-
-    def after_step(self) -> None:
-        """Take the step's failures from the trainer.
-
-        Raises:
-            TooManyFailedVideos: above the budget, on every rank at the same iteration.
-        """
-        new = {path: reason for path, reason in self.trainer.failed_files if path not in self._failed}
-        self.trainer.failed_files.clear()
-        # Objects are exchanged only when there is something to tell, which every rank learns from the sum.
-        if not total_over_ranks(len(new)):
-            return
-        for failed in comm.all_gather_object(new):
-            for path, reason in failed.items():
-                if path not in self._failed:
-                    logger.warning("Cannot read %s (%s): replaced by another video", path, reason)
-                    self._failed[path] = reason
-        if len(self._failed) > self._max_fraction * self._num_videos:
-            raise TooManyFailedVideos(self._message())
-
-    def _message(self) -> str:
-        listed = [f"{path} ({reason})" for path, reason in list(self._failed.items())[: self.MAX_LISTED]]
-        if len(self._failed) > self.MAX_LISTED:
-            listed.append(f"and {len(self._failed) - self.MAX_LISTED} more")
-        return (
-            f"{len(self._failed)} of {self._num_videos} training videos could not be read, more than"
-            f" DATALOADER.MAX_FAILED_FRACTION = {self._max_fraction:g} allows: {', '.join(listed)}"
-        )
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the failed files, so that a resumed run does not grant them again."""
-        return {"failed": dict(self._failed)} if self._failed else {}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take the failed files back."""
-        self._failed = dict(state_dict["failed"])
 
 
 class PeriodicWriter(HookBase):

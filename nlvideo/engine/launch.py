@@ -19,7 +19,7 @@ import torch.distributed as dist
 
 from nlvideo.engine.errors import RankFailed
 from nlvideo.engine.script import INTERRUPTED, exit_code_of, one_line, traceback_to_show
-from nlvideo.utils.env import usable_cpus
+from nlvideo.utils.env import usable_cpus, uses_cuda
 
 logger = logging.getLogger(__name__)
 
@@ -69,11 +69,6 @@ def launch(
     group = {"init_method": dist_url, "world_size": world_size}
     first_rank = machine_rank * num_gpus
     _spawn(main, args, group, first_rank, num_gpus, minutes, device)
-
-
-def uses_cuda(device: str) -> bool:
-    """Return whether ``MODEL.DEVICE`` means a GPU on this machine."""
-    return device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
 
 
 def _check(num_gpus: int, num_machines: int, machine_rank: int, dist_url: str, device: str) -> None:

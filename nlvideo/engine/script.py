@@ -20,7 +20,7 @@ INTERRUPTED = 130
 _USER_ERRORS = (ValueError, KeyError, OSError, ImportError)
 _RUN_ERRORS = (FloatingPointError, TooManyFailedVideos, UnexpectedResults)
 # By name: the modules that define these import torch.
-_NAMED_ERRORS = {"VideoDecodeError": 2, "OutOfMemoryError": 1}
+_NAMED_ERRORS = {"VideoDecodeError": 2, "OutOfMemoryError": 1, "WorkerDied": 1}
 
 
 class ScriptParser(argparse.ArgumentParser):

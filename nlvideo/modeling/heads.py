@@ -52,6 +52,7 @@ class PoolLinearHead(nn.Module):
         loss: str = "softmax",
         window: tuple[int, int, int] | None = None,
         init_std: float = 0.01,
+        label_smoothing: float = 0.0,
     ) -> None:
         """Build the head.
 
@@ -62,6 +63,8 @@ class PoolLinearHead(nn.Module):
             loss: "softmax" (one label) or "sigmoid" (any number of them; Sec. 5.2).
             window: frames, height and width that are averaged in eval mode; None: the whole map.
             init_std: standard deviation of the classifier's weights (authors' FC_INIT_STD 0.01); its biases start at 0.
+            label_smoothing: share of every label that is spread evenly: over all classes for "softmax", over yes and no
+                of each class for "sigmoid".
 
         Raises:
             ValueError: an unknown loss.
@@ -71,6 +74,7 @@ class PoolLinearHead(nn.Module):
             raise one_of("loss", loss, LOSSES)
         self.loss = loss
         self.window = window
+        self.label_smoothing = label_smoothing
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(in_channels, num_classes)
         nn.init.normal_(self.classifier.weight, std=init_std)
@@ -88,6 +92,7 @@ class PoolLinearHead(nn.Module):
             "loss": node.LOSS,
             "window": (math.ceil(cfg.INPUT.NUM_FRAMES / input_shape.temporal_stride), side, side),
             "init_std": node.INIT_STD,
+            "label_smoothing": node.LABEL_SMOOTHING,
         }
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -112,14 +117,35 @@ class PoolLinearHead(nn.Module):
 
         Args:
             logits: (N, K), what `forward` gave in training mode.
-            labels: int64 (N,) for "softmax", multi-hot float (N, K) for "sigmoid".
+            labels: for "softmax" int64 (N,), or float (N, K) with the share of each class, rows that sum to 1; for
+                "sigmoid" float (N, K), multi-hot or anything from 0 to 1.
 
         Raises:
-            ValueError: labels of another shape.
+            ValueError: labels of another shape, or (on the CPU, where looking costs no wait) shares of another sum.
         """
-        expected = (len(logits),) if self.loss == "softmax" else tuple(logits.shape)
-        if tuple(labels.shape) != expected:
-            raise ValueError(f"labels: loss {self.loss!r} expects shape {expected}, got {tuple(labels.shape)}")
         if self.loss == "softmax":
-            return {"loss_cls": F.cross_entropy(logits.float(), labels)}
-        return {"loss_cls": F.binary_cross_entropy_with_logits(logits.float(), labels.float())}
+            if labels.dim() == 2 and labels.is_floating_point():
+                _check_shares(logits, labels)
+            elif tuple(labels.shape) != (len(logits),):
+                raise _wrong_labels(self.loss, (len(logits),), labels)
+            return {"loss_cls": F.cross_entropy(logits.float(), labels, label_smoothing=self.label_smoothing)}
+        if labels.shape != logits.shape:
+            raise _wrong_labels(self.loss, tuple(logits.shape), labels)
+        targets = labels.float() * (1 - self.label_smoothing) + self.label_smoothing / 2
+        return {"loss_cls": F.binary_cross_entropy_with_logits(logits.float(), targets)}
+
+
+def _check_shares(logits: torch.Tensor, labels: torch.Tensor) -> None:
+    if labels.shape != logits.shape:
+        raise _wrong_labels("softmax", tuple(logits.shape), labels)
+    sums = labels.sum(dim=1) if labels.device.type == "cpu" else None
+    if sums is not None and not torch.allclose(sums, torch.ones_like(sums), atol=1e-4):
+        wrong = sums[(sums - 1).abs().argmax()].item()
+        raise ValueError(
+            f"labels: loss 'softmax' expects shape {(len(logits),)}, or shares of the classes that sum to 1; got shape"
+            f" {tuple(labels.shape)} with a sum of {wrong:g}. Several labels of a clip need loss 'sigmoid'"
+        )
+
+
+def _wrong_labels(loss: str, expected: tuple[int, ...], labels: torch.Tensor) -> ValueError:
+    return ValueError(f"labels: loss {loss!r} expects shape {expected}, got {tuple(labels.shape)}")

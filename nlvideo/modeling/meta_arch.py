@@ -20,13 +20,20 @@ META_ARCH = Registry(
     """Whole models.
 
     Called with ``obj(cfg)``; returns an ``nn.Module``. In training mode ``forward`` takes one batch,
-    ``{"video": uint8 (N, C, T, H, W), "label": int64 (N,) or multi-hot float (N, K), "video_id": list[str]}``, and
-    returns ``dict[str, scalar loss]``. In eval mode it takes a list of videos,
+    ``{"video": uint8 (N, C, T, H, W), "label": int64 (N,), or float (N, K), multi-hot or the shares of mixed clips,
+    "video_id": list[str]}``, and returns ``dict[str, scalar loss]``. In eval mode it takes a list of videos,
     ``{"video": uint8 (V, C, T, H, W), "video_id": str, ...}`` with V views each, and returns a list of
     ``{"video_id": str, "scores": float32 (K,) on the CPU}`` in the same order, with "views": float32 (V, K) where
     TEST.KEEP_VIEWS asks for the scores of each view.
     """,
 )
+
+
+def _share_correct(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """The accuracy of a batch, 0 to 1; of a mixed clip the share that the predicted class has in it counts."""
+    predicted = logits.argmax(dim=1)
+    correct = predicted == labels if labels.dim() == 1 else labels.gather(1, predicted[:, None])
+    return correct.float().mean()
 
 
 @META_ARCH.register()
@@ -127,9 +134,9 @@ class VideoClassifier(nn.Module):
         labels = batch["label"].to(self.device, non_blocking=True)
         logits = self.forward_clips(batch["video"])
         losses = self.head.losses(logits, labels)
-        if labels.dim() == 1 and has_event_storage():
-            correct = (logits.detach().argmax(dim=1) == labels).float()
-            get_event_storage().put_scalar("top1", 100 * correct.mean())
+        # Shares of classes come in two dimensions, too, but only where a clip has one label.
+        if has_event_storage() and (labels.dim() == 1 or getattr(self.head, "loss", "") == "softmax"):
+            get_event_storage().put_scalar("top1", 100 * _share_correct(logits.detach(), labels))
         return losses
 
     def _scores(self, videos: list[dict]) -> list[dict]:

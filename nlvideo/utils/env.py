@@ -49,6 +49,11 @@ def usable_cpus() -> int:
     return os.cpu_count() or 1
 
 
+def uses_cuda(device: str) -> bool:
+    """Return whether ``MODEL.DEVICE`` means a GPU on this machine."""
+    return device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
+
+
 def seed_everything(seed: int) -> int:
     """Seed Python, numpy and torch with ``seed`` + rank.
 

@@ -32,7 +32,7 @@ class FakeMapper:
 
 def test_chance_comes_from_seed_and_position():
     def video(seed, position):
-        return TrainDataset(RECORDS, FakeMapper(), seed)[(2, position)]["video"][0, 0, 0, 0].item()
+        return TrainDataset(RECORDS, FakeMapper(), seed)[(2, position)][0]["video"][0, 0, 0, 0].item()
 
     assert video(0, 5) == video(0, 5)
     assert len({video(0, position) for position in range(20)}) > 10
@@ -43,13 +43,13 @@ def test_a_failure_is_replaced_and_reported():
     dataset = TrainDataset(RECORDS, FakeMapper(bad=("/2.mp4", "/3.mp4"), short=("/4.mp4",)), seed=0)
     replaced = set()
     for position in range(30):
-        sample, again = dataset[(2, position)], dataset[(2, position)]
+        (sample,), (again,) = dataset[(2, position)], dataset[(2, position)]
         assert sample["video_id"] == again["video_id"] and torch.equal(sample["video"], again["video"])
         assert sample["failed"][0] == ("/2.mp4", "broken")
         assert all(path in ("/2.mp4", "/3.mp4", "/4.mp4") for path, _ in sample["failed"])
         replaced.add(sample["video_id"])
     assert replaced == {"0", "1", "5"}
-    assert dataset[(0, 0)]["failed"] == []
+    assert dataset[(0, 0)][0]["failed"] == []
 
 
 def test_nothing_usable_is_one_line():
@@ -102,4 +102,4 @@ def test_collation():
 
 def test_collation_of_label_vectors():
     samples = [{"video": torch.zeros(1), "label": torch.eye(3)[i], "video_id": str(i), "failed": []} for i in range(2)]
-    assert torch.equal(collate_train(samples)["label"], torch.eye(3)[:2])
+    assert torch.equal(collate_train([samples])["label"], torch.eye(3)[:2])

@@ -7,9 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from nlvideo.engine.errors import TooManyFailedVideos
 from nlvideo.engine.hooks import (
-    FailureBudget,
     IterationTimer,
     LearningRate,
     PeriodicWriter,
@@ -24,17 +22,14 @@ from nlvideo.utils.events import EventWriter, get_event_storage
 
 
 class Trainer(TrainerBase):
-    """A trainer that sleeps, and fails to read the videos it is told."""
+    """A trainer that sleeps."""
 
-    def __init__(self, failures: dict[int, list[tuple[str, str]]] | None = None, seconds: float = 0.0):
+    def __init__(self, seconds: float = 0.0):
         super().__init__()
-        self.failures, self.seconds = failures or {}, seconds
-        self.failed_files: list = []
-        self.data_loader = type("Loader", (), {"dataset_size": 10})
+        self.seconds = seconds
 
     def run_step(self) -> None:
         time.sleep(self.seconds)
-        self.failed_files += self.failures.get(self.iter, [])
         self.storage.put_scalar("data_time", self.seconds / 4)
 
 
@@ -98,40 +93,6 @@ def test_weight_average_follows_the_model() -> None:
 
     _run(Move(), WeightAverage(ema), steps=3)
     assert ema.state_dict()["weight"].item() == 0.5 * (0.5 * 0 + 0.5 * 1) + 0.5 * 2
-
-
-def test_each_failed_video_is_logged_and_counted_once(caplog: pytest.LogCaptureFixture) -> None:
-    failures = {0: [("a.mp4", "broken"), ("b.mp4", "empty")], 2: [("a.mp4", "broken")]}
-    trainer = _run(FailureBudget(0.2), failures=failures)
-    assert caplog.text.count("Cannot read a.mp4 (broken)") == 1
-    assert caplog.text.count("Cannot read b.mp4") == 1
-    assert trainer.failed_files == []
-
-
-def test_too_many_failed_videos_stop_the_run() -> None:
-    failures = {0: [("a.mp4", "broken")], 2: [("b.mp4", "empty")]}
-    with pytest.raises(TooManyFailedVideos) as caught:
-        _run(FailureBudget(0.1), failures=failures)
-    message = str(caught.value)
-    assert message.startswith("2 of 10 training videos could not be read")
-    assert "more than DATALOADER.MAX_FAILED_FRACTION = 0.1" in message
-    assert "a.mp4 (broken), b.mp4 (empty)" in message and "\n" not in message
-
-
-def test_a_long_list_of_failures_is_cut() -> None:
-    failures = {0: [(f"{i}.mp4", "x") for i in range(25)]}
-    with pytest.raises(TooManyFailedVideos, match="19.mp4 .x., and 5 more$"):
-        _run(FailureBudget(0.0), failures=failures)
-
-
-def test_failures_are_remembered_by_a_resumed_run(caplog: pytest.LogCaptureFixture) -> None:
-    first = FailureBudget(0.1)
-    _run(first, failures={0: [("a.mp4", "broken")]})
-    second = FailureBudget(0.1)
-    second.load_state_dict(first.state_dict())
-    with pytest.raises(TooManyFailedVideos, match="2 of 10"):
-        _run(second, failures={0: [("b.mp4", "broken")]})
-    assert FailureBudget(0.1).state_dict() == {}
 
 
 class Lines(EventWriter):

@@ -19,7 +19,8 @@ SCRIPT = """
 import json, os, signal, sys, time
 import torch
 from nlvideo.engine.errors import RankFailed, TooManyFailedVideos, TrainingInterrupted
-from nlvideo.engine.hooks import FailureBudget, total_over_ranks
+from nlvideo.engine.failures import FailedVideos, FailureBudget
+from nlvideo.engine.hooks import total_over_ranks
 from nlvideo.engine.interrupt import StopOnSignal
 from nlvideo.engine.launch import launch
 from nlvideo.engine.script import run_script
@@ -60,7 +61,8 @@ def agree():
     except FloatingPointError as error:
         say(f"rank {rank}: {error}")
     try:
-        trainer(FailureBudget(0.1)).train(0, 4)
+        failed = FailedVideos()
+        trainer(failed, FailureBudget(failed, 0.1)).train(0, 4)
     except TooManyFailedVideos as error:
         say(f"rank {rank}: {error}")
 

@@ -1,0 +1,116 @@
+"""Training videos that cannot be read: recorded, each once, and too many of them the end of the run."""
+
+import logging
+import os
+from typing import Any
+
+from nlvideo.engine.errors import TooManyFailedVideos
+from nlvideo.engine.hooks import total_over_ranks
+from nlvideo.engine.train_loop import HookBase
+from nlvideo.utils import comm
+from nlvideo.utils.file_io import write_json
+
+logger = logging.getLogger(__name__)
+
+
+class FailedVideos(HookBase):
+    """Logs each training video that cannot be read once, and keeps the list of all of them in a file.
+
+    Files are counted over all ranks, and each only once however often it is drawn. Must come before the hook that saves
+    checkpoints, so that a resumed run knows them all.
+
+    Attributes:
+        reasons: why each file failed, by path, in the order in which they were drawn; the same on every rank.
+        num_videos: training videos in all.
+    """
+
+    def __init__(self, path: str | None = None):
+        """Set the file, JSON: ``{"num_videos": int, "failed": [{"file_name", "reason"}, ...]}``.
+
+        Args:
+            path: written whenever a video is added, and taken away where a run starts over; None: no file.
+        """
+        self._path = path
+        self.reasons: dict[str, str] = {}
+        self.num_videos = 0
+
+    def before_train(self) -> None:
+        """Count the training videos, and bring the file to where the run goes on."""
+        self.num_videos = self.trainer.data_loader.dataset_size
+        self._write()
+
+    def after_step(self) -> None:
+        """Take the step's failures from the trainer."""
+        new = {path: reason for path, reason in self.trainer.failed_files if path not in self.reasons}
+        self.trainer.failed_files.clear()
+        # Objects are exchanged only when there is something to tell, which every rank learns from the sum.
+        if not total_over_ranks(len(new)):
+            return
+        for failed in comm.all_gather_object(new):
+            for path, reason in failed.items():
+                if path not in self.reasons:
+                    logger.warning("Cannot read %s (%s): replaced by another video", path, reason)
+                    self.reasons[path] = reason
+        self._write()
+
+    def after_train(self) -> None:
+        """Log how many there were."""
+        if self.reasons:
+            where = f"; {self._path} lists them" if self._path else ""
+            counts = len(self.reasons), self.num_videos
+            logger.warning("%d of %d training videos could not be read and were replaced%s", *counts, where)
+
+    def _write(self) -> None:
+        if self._path is None or not comm.is_main_process():
+            return
+        if not self.reasons:
+            # A list that an earlier run in this folder has left would be taken for this one's.
+            if os.path.exists(self._path):
+                os.remove(self._path)
+            return
+        failed = [{"file_name": path, "reason": reason} for path, reason in self.reasons.items()]
+        write_json(self._path, {"num_videos": self.num_videos, "failed": failed})
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the failed files, so that a resumed run does not grant them again."""
+        return {"failed": dict(self.reasons)} if self.reasons else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the failed files back."""
+        self.reasons = dict(state_dict["failed"])
+
+
+class FailureBudget(HookBase):
+    """Stops the run when too many training videos have failed."""
+
+    # Listing more than these on one line helps nobody.
+    MAX_LISTED = 20
+
+    def __init__(self, failed: FailedVideos, max_fraction: float):
+        """Set the budget.
+
+        Args:
+            failed: the record of failures, a hook that comes before this one.
+            max_fraction: of the training videos that may fail (``DATALOADER.MAX_FAILED_FRACTION``).
+        """
+        self._failed = failed
+        self._max_fraction = max_fraction
+
+    def after_step(self) -> None:
+        """Compare.
+
+        Raises:
+            TooManyFailedVideos: above the budget, on every rank at the same iteration.
+        """
+        if len(self._failed.reasons) > self._max_fraction * self._failed.num_videos:
+            raise TooManyFailedVideos(self._message())
+
+    def _message(self) -> str:
+        reasons = self._failed.reasons
+        listed = [f"{path} ({reason})" for path, reason in list(reasons.items())[: self.MAX_LISTED]]
+        if len(reasons) > self.MAX_LISTED:
+            listed.append(f"and {len(reasons) - self.MAX_LISTED} more")
+        return (
+            f"{len(reasons)} of {self._failed.num_videos} training videos could not be read, more than"
+            f" DATALOADER.MAX_FAILED_FRACTION = {self._max_fraction:g} allows: {', '.join(listed)}"
+        )
