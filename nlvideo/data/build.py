@@ -17,7 +17,7 @@ from nlvideo.data.datasets import get_dataset
 from nlvideo.data.loaders import TestLoader, TrainLoader
 from nlvideo.data.records import chain_records, compact_records
 from nlvideo.data.samplers import SAMPLER, InferenceSampler
-from nlvideo.data.workers import WorkerWatch, leave_signals_to_main
+from nlvideo.data.workers import WorkerWatch, obey_main_process
 from nlvideo.utils import comm
 from nlvideo.utils.env import uses_cuda
 
@@ -143,12 +143,8 @@ def _worker_options(cfg: CfgNode, prefetch: int = 2) -> dict[str, Any]:
     workers = cfg.DATALOADER.NUM_WORKERS
     if workers == 0:
         return {"num_workers": 0}
-    started = partial(_start_worker, os.getpid())
-    return {"num_workers": workers, "prefetch_factor": prefetch, "worker_init_fn": started}
-
-
-def _start_worker(main_pid: int, worker_id: int) -> None:
-    leave_signals_to_main(main_pid)
+    obey = partial(obey_main_process, os.getpid())
+    return {"num_workers": workers, "prefetch_factor": prefetch, "worker_init_fn": obey}
 
 
 def load_dataset(cfg: CfgNode, name: str) -> Sequence[Record]:

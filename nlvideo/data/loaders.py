@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 from nlvideo.data.batch_mixing import BatchMixer
 from nlvideo.data.clip_dataset import unusable_dataset
 from nlvideo.data.clip_sampling import VideoTooShort
-from nlvideo.data.workers import WorkerWatch
+from nlvideo.data.workers import WorkerWatch, signals_blocked
 
 _logger = logging.getLogger(__name__)
 
@@ -53,7 +53,8 @@ class TrainLoader:
 
     def __next__(self) -> dict[str, Any]:
         if self._batches is None:  # workers start with the first batch, not with the construction
-            self._batches = iter(self.loader)
+            with signals_blocked():
+                self._batches = iter(self.loader)
         with self.watch.explained():
             batch = next(self._batches)
         if isinstance(batch, ValueError):
@@ -86,7 +87,8 @@ class TestLoader:
 
     def __iter__(self) -> Iterator[list[dict[str, Any]]]:
         errors, failed, num_samples = [], [], 0
-        batches = iter(self.loader)
+        with signals_blocked():
+            batches = iter(self.loader)
         while True:
             with self.watch.explained():
                 batch = next(batches, None)
@@ -95,7 +97,7 @@ class TestLoader:
             num_samples += 1
             if batch[0]["failed"]:
                 errors.append(batch[0]["error"])
-                failed.append((batch[0]["file_name"], str(batch[0]["error"])))
+                failed.append((batch[0]["file_name"], getattr(errors[-1], "reason", str(errors[-1]))))
                 _logger.warning("%s: %s; it counts as wrong", *failed[-1])
             yield batch
         if num_samples and len(errors) == num_samples and all(isinstance(error, VideoTooShort) for error in errors):

@@ -4,8 +4,10 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from multiprocessing import resource_tracker
 
 import torch
 from torch.utils.data import get_worker_info
@@ -42,6 +44,12 @@ class WorkerWatch:
         alive = {process.pid for process in multiprocessing.active_children()}
         return [self._records[index]["file_name"] for pid, index in self._begun.tolist() if pid and pid not in alive]
 
+    def _wait_for_the_dead(self) -> list[str]:
+        deadline = time.monotonic() + 1.0
+        while not (files := self.files_of_the_dead()) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        return files
+
     @contextmanager
     def explained(self) -> Iterator[None]:
         """Turn the error that torch raises when a worker has died into one that says what it was reading.
@@ -53,11 +61,13 @@ class WorkerWatch:
         """
         try:
             yield
-        except RuntimeError as error:
-            files = self.files_of_the_dead() if "DataLoader worker" in str(error) else []
+        except (RuntimeError, EOFError, ConnectionError) as error:
+            # The connection to a worker may break before the system has buried it.
+            broken = isinstance(error, (EOFError, ConnectionError))
+            files = self._wait_for_the_dead() if broken or "DataLoader worker" in str(error) else []
             if not files:
                 raise
-            what = " ".join(str(error).split()).rstrip(".")
+            what = "DataLoader worker died" if broken else " ".join(str(error).split()).rstrip(".")
             raise WorkerDied(
                 f"{what}. What it read last: {', '.join(files)}. Either decoding that crashes, or memory ran out: then"
                 " try fewer DATALOADER.NUM_WORKERS or smaller batches"
@@ -70,24 +80,41 @@ def explained(loader: object) -> AbstractContextManager:
     return nullcontext() if watch is None else watch.explained()
 
 
-def leave_signals_to_main(main_pid: int) -> None:
-    """Make this worker outlive the signals that ask a run to stop; called in each worker as it starts.
+@contextmanager
+def signals_blocked() -> Iterator[None]:
+    """Start workers in this block, so that they outlive the signals that ask a run to stop.
 
     Ctrl-C and a scheduler's SIGTERM reach every process of a run. The main process then finishes its iteration and
-    saves, for which it needs the workers; it ends them itself when it is done.
+    saves, for which it needs the workers; it ends them itself when it is done. What is blocked here stays blocked in
+    them from their first moment, and in the server that forks them, where there is one.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    # It unblocks both as it starts, which it would otherwise do in the middle of the block.
+    resource_tracker.ensure_running()
+    previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous)
+
+
+def obey_main_process(main_pid: int, worker_id: int = 0) -> None:
+    """Let a worker that was started with its signals blocked end at the main process's own SIGTERM; torch sends one.
 
     Args:
-        main_pid: the main process, whose own SIGTERM still ends this one.
+        main_pid: the main process.
+        worker_id: number of the worker, which does not matter.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if not hasattr(signal, "sigwaitinfo"):  # macOS, Windows
-        return
-    # Threads that start later inherit this, so that only the one below ever gets the signal.
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    threading.Thread(target=_end_when_main_says_so, args=(main_pid,), daemon=True).start()
+    if hasattr(signal, "sigwaitinfo"):  # not on macOS and Windows
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_wait_for_sigterm, args=(main_pid,), daemon=True).start()
+    elif hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
 
-def _end_when_main_says_so(main_pid: int) -> None:
+def _wait_for_sigterm(main_pid: int) -> None:
     # A handler would not learn who has sent the signal.
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != main_pid:
         pass

@@ -139,3 +139,45 @@ def test_the_head_is_differentiable_through_its_classifier() -> None:
     head.losses(head(torch.randn(2, 6, 2, 3, 3)), torch.tensor([1, 2]))["loss_cls"].backward()
     assert all(p.grad is not None for p in head.parameters())
     assert isinstance(head.classifier, nn.Linear)
+
+
+def test_shares_of_classes_are_soft_labels() -> None:
+    logits = torch.randn(4, 5)
+    labels = torch.tensor([0, 4, 2, 2])
+    hard = _head().losses(logits, labels)["loss_cls"]
+    soft = _head().losses(logits, F.one_hot(labels, 5).float())["loss_cls"]
+    assert soft.item() == pytest.approx(hard.item(), rel=1e-6)
+    shares = torch.tensor([[0.25, 0.75, 0, 0, 0]]).expand(4, -1)
+    by_hand = -(shares * logits.log_softmax(1)).sum(dim=1).mean()
+    assert _head().losses(logits, shares)["loss_cls"].item() == pytest.approx(by_hand.item(), rel=1e-6)
+    sigmoid = _head(loss="sigmoid").losses(logits, shares)["loss_cls"]
+    expected = -(shares * logits.sigmoid().log() + (1 - shares) * (1 - logits.sigmoid()).log()).mean()
+    assert sigmoid.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_several_labels_are_no_shares() -> None:
+    multi_hot = torch.eye(5)[:2] + torch.eye(5)[3:]
+    message = r"got shape \(2, 5\) with a sum of 2. Several labels of a clip need loss 'sigmoid'"
+    with pytest.raises(ValueError, match=message):
+        _head().losses(torch.randn(2, 5), multi_hot)
+    with pytest.raises(ValueError, match=r"expects shape \(2, 5\), got \(2, 4\)"):
+        _head().losses(torch.randn(2, 5), torch.full((2, 4), 0.25))
+    with pytest.raises(ValueError, match=r"expects shape \(2,\), got \(2, 5\)"):
+        _head().losses(torch.randn(2, 5), torch.ones(2, 5, dtype=torch.int64))
+
+
+def test_label_smoothing() -> None:
+    logits, labels = torch.randn(4, 5), torch.tensor([0, 4, 2, 2])
+    smoothed = _head(label_smoothing=0.1).losses(logits, labels)["loss_cls"]
+    targets = 0.9 * F.one_hot(labels, 5) + 0.1 / 5
+    assert smoothed.item() == pytest.approx(-(targets * logits.log_softmax(1)).sum(dim=1).mean().item(), rel=1e-5)
+    soft = _head(label_smoothing=0.1).losses(logits, F.one_hot(labels, 5).float())["loss_cls"]
+    assert soft.item() == pytest.approx(smoothed.item(), rel=1e-6)
+    multi_hot = F.one_hot(labels, 5).float()
+    sigmoid = _head(loss="sigmoid", label_smoothing=0.1).losses(logits, multi_hot)["loss_cls"]
+    expected = F.binary_cross_entropy_with_logits(logits, 0.9 * multi_hot + 0.05)
+    assert sigmoid.item() == pytest.approx(expected.item(), rel=1e-6)
+    cfg = get_cfg()
+    assert build_head(cfg, ShapeSpec(8, stride=32, temporal_stride=8)).label_smoothing == 0.0
+    cfg.MODEL.HEAD.LABEL_SMOOTHING = 0.2
+    assert build_head(cfg, ShapeSpec(8, stride=32, temporal_stride=8)).label_smoothing == 0.2

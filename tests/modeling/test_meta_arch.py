@@ -104,6 +104,20 @@ def test_training_reports_its_accuracy_where_there_is_a_storage() -> None:
     assert float(value) == pytest.approx(75.0)
 
 
+def test_of_a_mixed_clip_the_share_of_the_predicted_class_counts() -> None:
+    model = _model().train()
+    video = _video(4, 3, 2, 4, 4)
+    prediction = model.forward_clips(video).argmax(dim=1)
+    labels = torch.zeros(4, 4)
+    # Shares of 1, 0.7, 0.3 and 0 for what is predicted; the rest goes to another class.
+    for row, (predicted, share) in enumerate(zip(prediction, (1.0, 0.7, 0.3, 0.0))):
+        labels[row, predicted], labels[row, (predicted + 1) % 4] = share, 1 - share
+    with EventStorage() as storage:
+        model({"video": video, "label": labels, "video_id": list("abcd")})
+        value, _ = storage.latest()["top1"]
+    assert float(value) == pytest.approx(50.0)
+
+
 def test_multi_label_training_has_no_top1() -> None:
     model = _model(loss="sigmoid").train()
     with EventStorage() as storage:

@@ -1,0 +1,112 @@
+"""Training videos that cannot be read: each recorded once, in log, file and checkpoint, and a budget for them."""
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+
+from nlvideo.engine.errors import TooManyFailedVideos
+from nlvideo.engine.failures import FailedVideos, FailureBudget
+from nlvideo.engine.train_loop import HookBase, TrainerBase
+
+
+class Trainer(TrainerBase):
+    """A trainer that fails to read the videos it is told."""
+
+    def __init__(self, failures: dict[int, list[tuple[str, str]]]):
+        super().__init__()
+        self.failures = failures
+        self.failed_files: list = []
+        self.data_loader = type("Loader", (), {"dataset_size": 10})
+
+    def run_step(self) -> None:
+        self.failed_files += self.failures.get(self.iter, [])
+
+
+def _run(failed: FailedVideos, *hooks: HookBase, failures: dict | None = None, steps: int = 4) -> Trainer:
+    trainer = Trainer(failures or {})
+    trainer.register_hooks([failed, *hooks])
+    trainer.train(0, steps)
+    return trainer
+
+
+FAILURES = {0: [("a.mp4", "broken"), ("b.mp4", "empty")], 2: [("a.mp4", "broken")]}
+
+
+def test_each_failed_video_is_logged_and_counted_once(caplog: pytest.LogCaptureFixture) -> None:
+    failed = FailedVideos()
+    trainer = _run(failed, FailureBudget(failed, 0.2), failures=FAILURES)
+    assert caplog.text.count("Cannot read a.mp4 (broken)") == 1
+    assert caplog.text.count("Cannot read b.mp4") == 1
+    assert trainer.failed_files == [] and failed.reasons == {"a.mp4": "broken", "b.mp4": "empty"}
+    assert caplog.messages[-1] == "2 of 10 training videos could not be read and were replaced"
+
+
+def test_the_list_is_in_a_file_and_the_log_says_where(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "failed_videos.json"
+    _run(FailedVideos(str(path)), failures=FAILURES)
+    content = json.loads(path.read_text())
+    assert content == {
+        "num_videos": 10,
+        "failed": [{"file_name": "a.mp4", "reason": "broken"}, {"file_name": "b.mp4", "reason": "empty"}],
+    }
+    assert caplog.messages[-1].endswith(f"; {path} lists them")
+    # A run that starts over in this folder, and reads everything, leaves no list of another one's failures.
+    caplog.clear()
+    caplog.set_level(logging.WARNING, "nlvideo")
+    _run(FailedVideos(str(path)))
+    assert not path.exists() and caplog.messages == []
+
+
+def test_the_file_is_there_when_the_budget_stops_the_run(tmp_path: Path) -> None:
+    failed = FailedVideos(str(tmp_path / "failed.json"))
+    with pytest.raises(TooManyFailedVideos):
+        _run(failed, FailureBudget(failed, 0.1), failures=FAILURES)
+    assert len(json.loads((tmp_path / "failed.json").read_text())["failed"]) == 2
+
+
+def test_too_many_failed_videos_stop_the_run() -> None:
+    failed = FailedVideos()
+    failures = {0: [("a.mp4", "broken")], 2: [("b.mp4", "empty")]}
+    with pytest.raises(TooManyFailedVideos) as caught:
+        _run(failed, FailureBudget(failed, 0.1), failures=failures)
+    message = str(caught.value)
+    assert message.startswith("2 of 10 training videos could not be read")
+    assert "more than DATALOADER.MAX_FAILED_FRACTION = 0.1" in message
+    assert "a.mp4 (broken), b.mp4 (empty)" in message and "\n" not in message
+
+
+def test_a_long_list_of_failures_is_cut() -> None:
+    failed = FailedVideos()
+    failures = {0: [(f"{i}.mp4", "x") for i in range(25)]}
+    with pytest.raises(TooManyFailedVideos, match="19.mp4 .x., and 5 more$"):
+        _run(failed, FailureBudget(failed, 0.0), failures=failures)
+
+
+class Save(HookBase):
+    """Keeps the state that a checkpoint of the third iteration would hold."""
+
+    def after_step(self) -> None:
+        if self.trainer.iter == 2:
+            self.saved = self.trainer.state_dict()["hooks"]
+
+
+def test_a_checkpoint_holds_the_failures_of_its_own_iteration(tmp_path: Path) -> None:
+    save, path = Save(), tmp_path / "failed.json"
+    _run(FailedVideos(), save, failures={2: [("a.mp4", "broken")], 3: [("b.mp4", "broken")]})
+    assert save.saved == {"FailedVideos": {"failed": {"a.mp4": "broken"}}}
+    resumed = FailedVideos(str(path))
+    resumed.load_state_dict(save.saved["FailedVideos"])
+    with pytest.raises(TooManyFailedVideos, match="2 of 10"):
+        _run(resumed, FailureBudget(resumed, 0.1), failures={0: [("b.mp4", "broken")]})
+    assert [entry["file_name"] for entry in json.loads(path.read_text())["failed"]] == ["a.mp4", "b.mp4"]
+    assert FailedVideos().state_dict() == {}
+
+
+def test_a_resumed_run_brings_its_list_along(tmp_path: Path) -> None:
+    path = tmp_path / "failed.json"
+    resumed = FailedVideos(str(path))
+    resumed.load_state_dict({"failed": {"a.mp4": "broken"}})
+    _run(resumed)
+    assert json.loads(path.read_text())["failed"] == [{"file_name": "a.mp4", "reason": "broken"}]
