@@ -52,6 +52,34 @@ def error(*opts):
             ["SOLVER.ACCUMULATE", "3"],
             "SOLVER.CLIPS_PER_BATCH: got 64, allowed: a multiple of SOLVER.ACCUMULATE = 3",
         ),
+        (
+            ["INPUT.REPEATED_CLIPS", "3"],
+            "SOLVER.CLIPS_PER_BATCH: got 64, allowed: a multiple of INPUT.REPEATED_CLIPS = 3 in each of 1 batches"
+            " (SOLVER.ACCUMULATE)",
+        ),
+        (["INPUT.REPEATED_CLIPS", "0"], "INPUT.REPEATED_CLIPS: got 0, allowed: 1 or more"),
+        (
+            ["INPUT.CROP_AREA_RANGE", "[0.5]"],
+            "INPUT.CROP_AREA_RANGE: got [0.5], allowed: [smallest, largest], above 0, up to 1",
+        ),
+        (
+            ["INPUT.CROP_ASPECT_RANGE", "[2.0, 0.5]"],
+            "INPUT.CROP_ASPECT_RANGE: got [2.0, 0.5], allowed: [smallest, largest], above 0",
+        ),
+        (
+            ["INPUT.RANDOM_ERASING.LENGTH_RANGE", "[0.0, 1.0]"],
+            "INPUT.RANDOM_ERASING.LENGTH_RANGE: got [0.0, 1.0], allowed: [smallest, largest], above 0, up to 1",
+        ),
+        (
+            ["INPUT.RANDOM_ERASING.AREA_RANGE", "[]"],
+            "INPUT.RANDOM_ERASING.AREA_RANGE: got [], allowed: [smallest, largest], above 0, up to 1",
+        ),
+        (["INPUT.COLOR_JITTER.HUE", "0.6"], "INPUT.COLOR_JITTER.HUE: got 0.6, allowed: 0 to 0.5"),
+        (["INPUT.COLOR_JITTER.CONTRAST", "-1"], "INPUT.COLOR_JITTER.CONTRAST: got -1.0, allowed: 0 or more"),
+        (["INPUT.RAND_AUGMENT.MAGNITUDE", "31"], "INPUT.RAND_AUGMENT.MAGNITUDE: got 31.0, allowed: 0 to 30"),
+        (["SOLVER.MIX.MIXUP_ALPHA", "-0.1"], "SOLVER.MIX.MIXUP_ALPHA: got -0.1, allowed: 0 or more"),
+        (["SOLVER.MIX.PROB", "2"], "SOLVER.MIX.PROB: got 2.0, allowed: 0 to 1"),
+        (["MODEL.HEAD.LABEL_SMOOTHING", "1.1"], "MODEL.HEAD.LABEL_SMOOTHING: got 1.1, allowed: 0 to 1"),
         (["SOLVER.BETAS", "[0.9, 1]"], "SOLVER.BETAS: got [0.9, 1.0], allowed: two values from 0 to below 1"),
         (["SOLVER.MOMENTUM", "0"], "SOLVER.NESTEROV: got True, allowed: False where SOLVER.MOMENTUM = 0"),
         (["TEST.CROP_SIZE", "0"], "TEST.NUM_CROPS: got 3, allowed: 1 where TEST.CROP_SIZE = 0 (whole frames)"),
@@ -116,3 +144,8 @@ def test_validation_changes_nothing():
     cfg = get_cfg()
     validate(cfg)
     assert cfg == get_cfg()
+
+
+def test_a_random_resized_crop_needs_no_short_side():
+    cfg = load_cfg(None, ["INPUT.CROP_AREA_RANGE", "[0.08, 1]", "INPUT.CROP_SIZE", "300"])
+    assert cfg.INPUT.CROP_AREA_RANGE == [0.08, 1.0]

@@ -1,6 +1,9 @@
 """Exact frames of every sampler."""
 
+import math
 import pickle
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +11,7 @@ import pytest
 from nlvideo.data.clip_sampling import CLIP_SAMPLER, AuthorsClips, RandomClip, SegmentClip, UniformClips, VideoTooShort
 
 RNG = np.random.default_rng
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "data.md"
 
 
 @pytest.mark.parametrize(
@@ -118,3 +122,52 @@ def test_clear_errors():
         UniformClips(4, short_video="loop")
     with pytest.raises(ValueError, match="RandomClip .* is for training; for test: 'UniformClips'"):
         RandomClip(4)(10, None)
+
+
+def documented():
+    """Name and indices of each row of the table in docs/data.md that has some."""
+    rows = re.findall(r"^\| `(\w+)`[^|]* \| [^|]* \| ([\d ]+) \|$", DOCS.read_text(), re.MULTILINE)
+    return [(name, [int(index) for index in indices.split()]) for name, indices in rows]
+
+
+def test_every_sampler_is_documented():
+    table = DOCS.read_text().split("## Clips")[1].split("## ")[0]
+    assert set(re.findall(r"^\| `(\w+)`", table, re.MULTILINE)) == set(CLIP_SAMPLER)
+    assert {name for name, _ in documented()} == set(CLIP_SAMPLER) - {"RandomClip"}
+
+
+@pytest.mark.parametrize("name, expected", documented())
+def test_documented_indices(name, expected):
+    clips = CLIP_SAMPLER.get(name)(num_frames=32, frame_stride=2, short_video="wrap", num_clips=10)(300, None)
+    assert [clip[0] for clip in clips] == expected
+
+
+@pytest.mark.parametrize("n, length, stride, clips", [(300, 32, 2, 10), (97, 8, 8, 5), (250, 16, 4, 3), (64, 32, 2, 2)])
+def test_the_formulas_of_the_documents(n, length, stride, clips):
+    m, js = max(0, n - (length - 1) * stride - 1), range(clips)
+    formulas = {
+        "UniformClips": [math.floor(j * m / (clips - 1) + 0.5) for j in js],
+        "AuthorsClips": [math.floor(n * j / clips) for j in js],
+        "SegmentClip": [math.floor((2 * j + 1) * n / (2 * clips * length)) for j in js],
+        "SlowFastClips": [math.floor(max(0, n - length * stride) * j / clips) for j in js],
+        "SlowFastOffsetClips": [j * (max(0, n - length * stride) // (clips - 1)) for j in js],
+        "MMActionClips": [round(j * m / (clips - 1)) for j in js],
+    }
+    for name, starts in formulas.items():
+        sampled = CLIP_SAMPLER.get(name)(num_frames=length, frame_stride=stride, short_video="wrap", num_clips=clips)(n, None)
+        assert [clip[0] for clip in sampled] == starts, name
+
+
+@pytest.mark.parametrize("n, length", [(12, 4), (10, 4), (33, 8)])
+def test_segment_clip_draws_from_the_documented_segments(n, length):
+    rng = RNG(0)
+    drawn = np.array([SegmentClip(length)(n, rng)[0] for _ in range(400)])
+    for i in range(length):
+        assert set(drawn[:, i]) == set(range(i * n // length, (i + 1) * n // length))
+
+
+def test_random_clip_starts_at_the_documented_places():
+    for n, length, stride in ((300, 32, 2), (65, 32, 2), (64, 32, 2), (70, 8, 8)):
+        rng = RNG(0)
+        starts = {RandomClip(length, stride)(n, rng)[0][0] for _ in range(3000)}
+        assert starts == set(range(max(0, n - length * stride) + 1))

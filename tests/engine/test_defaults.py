@@ -156,3 +156,9 @@ def test_the_dump_is_plain_yaml(tiny_cfg: Callable[..., CfgNode]) -> None:
     cfg = default_setup(tiny_cfg(), argparse.Namespace(resume=False))
     with open(f"{cfg.OUTPUT_DIR}/config.yaml", encoding="utf8") as file:
         assert yaml.safe_load(file)["SOLVER"]["MAX_ITER"] == 3
+
+
+def test_precise_bn_sees_whole_clips(tiny_cfg: Callable[..., CfgNode]) -> None:
+    trainer = DefaultTrainer(tiny_cfg("SOLVER.MIX.MIXUP_ALPHA", "0.8", "SOLVER.MIX.CUTMIX_ALPHA", "1.0"))
+    assert next(trainer._build_precise_bn_loader(0))["label"].shape == (4,)
+    assert next(trainer.build_train_loader(trainer.cfg, 0))["label"].shape == (4, 4)

@@ -80,6 +80,30 @@ def _assert_equal_runs(one: Path, other: Path) -> None:
     assert [line["iteration"] for line in _metrics(one)] == [3, 5, 7, 11]
 
 
+# Everything that draws chance for clips and batches.
+AUGMENTED = [
+    *OPTS, "SOLVER.CLIPS_PER_BATCH", "8", "INPUT.REPEATED_CLIPS", "2", "INPUT.CROP_AREA_RANGE", "[0.3, 1.0]",
+    "INPUT.COLOR_JITTER.BRIGHTNESS", "0.4", "INPUT.COLOR_JITTER.CONTRAST", "0.4", "INPUT.RAND_AUGMENT.NUM_OPS", "2",
+    "INPUT.RANDOM_ERASING.PROB", "0.5", "SOLVER.MIX.MIXUP_ALPHA", "0.8", "SOLVER.MIX.CUTMIX_ALPHA", "1.0",
+    "MODEL.HEAD.LABEL_SMOOTHING", "0.1",
+]  # fmt: skip
+
+
+def test_with_every_augmentation(tiny_cfg: Callable[..., CfgNode], tmp_path: Path) -> None:
+    runs = [("whole", "0"), ("stopped", "2")]
+    cfgs = [
+        tiny_cfg(*AUGMENTED, "DATALOADER.NUM_WORKERS", workers, "OUTPUT_DIR", str(tmp_path / name))
+        for name, workers in runs
+    ]
+    _run(cfgs[0])
+    with pytest.raises(TrainingInterrupted):
+        _run(cfgs[1], stop=signal.SIGINT)
+    _run(cfgs[1], resume=True)
+    _assert_equal_runs(tmp_path / "whole", tmp_path / "stopped")
+    # Mixed clips are never wholly right.
+    assert all(line["top1"] < 100 for line in _metrics(tmp_path / "whole") if "top1" in line)
+
+
 @pytest.mark.parametrize(("workers", "number"), [(0, signal.SIGINT), (2, signal.SIGTERM)])
 def test_one_process(
     tiny_cfg: Callable[..., CfgNode], tmp_path: Path, workers: int, number: int, capfd: pytest.CaptureFixture
