@@ -19,8 +19,9 @@ from nlvideo.config import CfgNode
 from nlvideo.data import get_dataset
 from nlvideo.data.catalog import Record
 from nlvideo.data.checks import check_files, fingerprint
-from nlvideo.data.clip_dataset import SerializedRecords, TestDataset, collate_test
+from nlvideo.data.clip_dataset import TestDataset, collate_test
 from nlvideo.data.dataset_mapper import MAPPER
+from nlvideo.data.records import SerializedRecords
 from nlvideo.engine.feature_files import (
     check_format, num_shards, read_settings, shard_name, write_index, write_settings, write_shard,
 )
