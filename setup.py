@@ -44,7 +44,8 @@ setup(
     ],
     extras_require={
         "dev": [
-            "pytest>=8.0", "matplotlib>=3.8", "scikit-learn>=1.3", "onnx>=1.17", "onnxscript>=0.5", "onnxruntime>=1.20",
+            "pytest>=8.0", "hypothesis>=6.100", "matplotlib>=3.8", "scikit-learn>=1.3",
+            "onnx>=1.17", "onnxscript>=0.5", "onnxruntime>=1.20",
         ],
         "export": ["torch>=2.6", "onnx>=1.17", "onnxscript>=0.5", "onnxruntime>=1.20"],
         "parquet": ["pyarrow>=15.0"],

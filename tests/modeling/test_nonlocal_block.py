@@ -377,3 +377,63 @@ def test_pool_orders_differ():
 def test_pooling_by_hand_is_pooling():
     """The helper of this file against PyTorch's."""
     torch.testing.assert_close(pooled(make_map()), F.max_pool3d(make_map(), (1, 2, 2)))
+
+
+FOLDABLE = [{}, {"subsample": False}, {"attend": "space"}, {"temporal_groups": 2}, {"subsample": False, "pool_first": False}]
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("options", FOLDABLE, ids=str)
+def test_folded_is_the_dot_product(options, channels_last):
+    block = make_block(pairwise="dot_product", norm="BN", **options)
+    x = make_map()
+    if channels_last:
+        x = x.to(memory_format=torch.channels_last_3d)
+    results = []
+    for algorithm in ("dense", "folded"):
+        block.algorithm = algorithm
+        inputs = [x.clone().requires_grad_(), *block.parameters()]
+        out = block(inputs[0])
+        results.append([out.detach(), *torch.autograd.grad(out.square().sum(), inputs)])
+    for a, b in zip(*results):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+
+
+def test_auto_folds_where_it_pays_and_where_it_may():
+    block = NonLocalBlock(512, pairwise="dot_product", subsample=False)
+    assert block.algorithm_for((4, 28, 28)) == "folded" and block.algorithm_for((1, 14, 14)) == "dense"
+    assert block.algorithm_for((4, 28, 28), lowered=True) == "reordered"
+    pooled_behind = NonLocalBlock(512, pairwise="dot_product", pool_first=False)
+    assert pooled_behind.algorithm_for((4, 28, 28)) == "reordered"
+    pooled_behind.algorithm = "folded"
+    with pytest.raises(ValueError, match="'folded': keys are pooled behind phi and g, allowed: pool_first or no subsample"):
+        pooled_behind(torch.randn(1, 512, 1, 4, 4))
+    with pytest.raises(ValueError, match="algorithm with pairwise='concatenation'"):
+        NonLocalBlock(4, pairwise="concatenation", algorithm="folded")
+
+
+@pytest.mark.parametrize("pairwise", PAIRWISE)
+def test_a_recomputed_block_is_the_same_and_keeps_its_input_and_its_norms(pairwise):
+    results, kept = [], []
+    for checkpoint in (False, True):
+        block = make_block(pairwise=pairwise, norm="BN", checkpoint=checkpoint, subsample=False, in_channels=8)
+        x = make_map(channels=8, size=(2, 6, 6)).requires_grad_()
+        known = {t.untyped_storage().data_ptr() for t in (x, *block.parameters(), *block.buffers())}
+        saved = {}
+
+        def keep(tensor, known=known, saved=saved):
+            """Note what is kept beside the input and the parameters."""
+            if tensor.untyped_storage().data_ptr() not in known:
+                saved[tensor.untyped_storage().data_ptr()] = tensor
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            out = block(x)
+        kept.append(sum(tensor.numel() for tensor in saved.values()))
+        results.append([out.detach(), *torch.autograd.grad(out.square().sum(), [x, *block.parameters()])])
+        assert block.bn.num_batches_tracked == 1  # the norm saw the batch once
+        results[-1].append(block.bn.running_mean)
+    for a, b in zip(*results):
+        torch.testing.assert_close(a, b, rtol=0, atol=0)
+    # The norm's input and its batch statistics.
+    assert kept[1] <= x.numel() + 4 * 8 < kept[0]
