@@ -1,0 +1,37 @@
+"""Clips to click on, made on the spot."""
+
+from pathlib import Path
+
+import numpy as np
+
+from nlvideo.data.datasets.beacon import BeaconSpec, beacon_clip
+from nlvideo.data.datasets.beacon_render import ACTIONS
+from nlvideo.visualization import write_video
+
+# Frames per second of the data set's own videos.
+_FPS = 10
+
+
+def write_examples(folder: Path, count: int = 5) -> list[Path]:
+    """Write clips of the beacon data set, from its validation split, and one in which several follow each other.
+
+    Args:
+        folder: made where it is missing.
+        count: single clips, each of another action.
+
+    Returns:
+        The files, which are named after their actions.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    clips = [beacon_clip(BeaconSpec(), "val", index) for index in range(count)]
+    named = [(scene.label, frames) for scene, frames in clips]
+    named.append((f"{count}_in_a_row", np.concatenate([frames for _, frames in clips])))
+    paths = [folder / f"{name}.mp4" for name, _ in named]
+    for path, (_, frames) in zip(paths, named):
+        write_video(path, frames, _FPS)
+    return paths
+
+
+def are_of_beacon(classes: list[str]) -> bool:
+    """Whether these are the classes of the beacon data set, so that its clips mean something to the model."""
+    return list(classes) == list(ACTIONS)

@@ -1,0 +1,108 @@
+"""What an upload may be, and what is said about one that is not."""
+
+import os
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+
+from nlvideo.data import VideoDecodeError, VideoReader
+
+# Demuxers of real containers. FFmpeg also opens images, subtitles, text and, above all, playlists, which make it read
+# other files of this machine and addresses on the net.
+CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,flv,asf,ogg,gif"
+KNOWN_AS = "MP4, MOV, MKV, WebM, AVI, MPEG, FLV, WMV, OGG or GIF"
+# No camera is faster; more frames than this in a second is a file made to keep a decoder busy.
+_MAX_FPS = 1000
+# Pixels of a frame: 8K.
+_MAX_PIXELS = 7680 * 4320
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The largest upload that the page takes.
+
+    Attributes:
+        max_megabytes: size of the file, in 2**20 bytes, as browsers and Gradio count.
+        max_seconds: length of the video.
+
+    Raises:
+        ValueError: a limit is not above 0.
+    """
+
+    max_megabytes: float = 100.0
+    max_seconds: float = 120.0
+
+    def __post_init__(self) -> None:
+        for name in ("max_megabytes", "max_seconds"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}: got {getattr(self, name)}, allowed: above 0")
+
+    @property
+    def max_bytes(self) -> int:
+        """``max_megabytes`` in bytes."""
+        return int(self.max_megabytes * 2**20)
+
+
+@dataclass(frozen=True)
+class VideoFacts:
+    """What the page says about a video: its ``name``, ``seconds``, ``num_frames``, and ``height`` and ``width`` (px)."""
+
+    name: str
+    seconds: float
+    num_frames: int
+    height: int
+    width: int
+
+
+def check_upload(path: str | os.PathLike, limits: Limits) -> VideoFacts:
+    """Return the facts of a video that keeps to the limits, decoding one frame of it.
+
+    Raises:
+        ValueError: it is too large or too long, or not a video; the message is for whoever uploaded it.
+    """
+    name, size = Path(path).name, os.path.getsize(path)
+    if size == 0:
+        raise ValueError(f"{name}: the file is empty")
+    if size > limits.max_bytes:
+        raise ValueError(f"{name}: {size / 2**20:.3g} MB, allowed: up to {limits.max_megabytes:g} MB")
+    _check_header(name, path, limits)
+    try:
+        with VideoReader(path) as video:
+            # Headers may say anything; the number of frames is counted.
+            seconds = video.num_frames / video.fps if video.fps > 0 else 0.0
+            _check_length(name, max(seconds, video.num_frames / _MAX_FPS), limits)
+            return VideoFacts(name, seconds, video.num_frames, video.height, video.width)
+    except VideoDecodeError as error:
+        raise ValueError(f"{name} cannot be read: {error.reason}") from error
+
+
+def _check_header(name: str, path: str | os.PathLike, limits: Limits) -> None:
+    """Check what the header says, before anything of the video is decoded."""
+    try:
+        with av.open(os.fspath(path), options={"format_whitelist": CONTAINERS}) as container:
+            stream = container.streams.best("video")
+            if stream is None:
+                raise ValueError(f"{name} has no picture: it is not a video")
+            if stream.width * stream.height > _MAX_PIXELS:
+                raise ValueError(f"{name}: frames of {stream.width} x {stream.height}, allowed: up to 7680 x 4320")
+            if container.duration:
+                _check_length(name, float(Fraction(container.duration, av.time_base)), limits)
+    except (av.FFmpegError, OSError) as error:
+        raise ValueError(f"{name} is not a video that can be read here: expected {KNOWN_AS}") from error
+
+
+def _check_length(name: str, seconds: float, limits: Limits) -> None:
+    if seconds > limits.max_seconds:
+        raise ValueError(f"{name}: {format_seconds(seconds)} long, allowed: up to {format_seconds(limits.max_seconds)}")
+
+
+def format_seconds(seconds: float) -> str:
+    """Return a length of time for people: "0.8 s", "2 min 5 s", "10 h 0 min"."""
+    if seconds < 60:
+        return f"{seconds:.3g} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s" if rest else f"{minutes} min"
+    return f"{minutes // 60} h {minutes % 60} min"

@@ -1,0 +1,114 @@
+"""What the page asks of a model: the classes of a video, those of its moments, and where one of them attends."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import nn
+
+from nlvideo.config import CfgNode
+from nlvideo.data.dataset_mapper import MAPPER
+from nlvideo.modeling.nonlocal_block.summary import nonlocal_modules
+from nlvideo.visualization import AttentionMaps, attend, chosen_positions
+from nlvideo.visualization.blocks import short_name
+from nlvideo.visualization.demo.limits import VideoFacts
+
+Scores = list[tuple[str, float]]
+# A moment's clip stays in memory as long as the page shows it: at 32 frames of 224 x 224, 16 of them are 77 MB.
+MAX_MOMENTS = 16
+
+
+class Predicts(Protocol):
+    """What the page needs of a predictor, such as ``nlvideo.model_zoo.Predictor``, which may not be imported here."""
+
+    model: nn.Module
+    cfg: CfgNode
+    classes: list[str]
+
+    def __call__(self, video: str, top_k: int = 5) -> Scores:
+        """The best classes of a video file with their scores, best first."""
+
+    def best(self, scores: torch.Tensor, top_k: int = 5) -> Scores:
+        """The same of scores (num_classes,)."""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """One clip of a video, as the network sees it.
+
+    Attributes:
+        start_sec: where in the video the clip begins.
+        end_sec: where it ends.
+        top: the best classes with their scores, best first.
+        clip: uint8 (C, T, H, W).
+    """
+
+    start_sec: float
+    end_sec: float
+    top: Scores
+    clip: torch.Tensor
+
+
+class Inspector:
+    """A predictor and its non-local blocks, as the page uses them.
+
+    Attributes:
+        predictor: the model with its config and classes.
+        blocks: short names of the non-local blocks, in the order of the network; may be empty.
+    """
+
+    def __init__(self, predictor: Predicts):
+        self.predictor = predictor
+        self.blocks = [short_name(name) for name in nonlocal_modules(predictor.model)]
+        cfg = predictor.cfg.clone()
+        cfg.defrost()
+        # One view for a moment: what is scored is what is shown.
+        cfg.TEST.NUM_CLIPS, cfg.TEST.NUM_CROPS, cfg.TEST.FLIP = 1, 1, False
+        self._mapper = MAPPER.get(cfg.DATALOADER.MAPPER)(cfg, False)
+        self._frames_per_clip = cfg.INPUT.NUM_FRAMES * cfg.INPUT.FRAME_STRIDE
+
+    def windows(self, facts: VideoFacts) -> list[tuple[float, float]]:
+        """Where the moments of a video lie, as (start_sec, end_sec): clip after clip, or spread over a long video."""
+        clip_sec = self._frames_per_clip / facts.num_frames * facts.seconds
+        count = min(MAX_MOMENTS, max(1, math.ceil(facts.seconds / clip_sec - 1e-6)))
+        if count == 1:
+            return [(0.0, facts.seconds)]
+        step = (facts.seconds - clip_sec) / (count - 1)
+        return [(i * step, i * step + clip_sec) for i in range(count)]
+
+    def moments(self, path: Path, facts: VideoFacts) -> Iterator[Moment]:
+        """Yield the moments of a video file, each when it is scored.
+
+        Raises:
+            VideoDecodeError: the file cannot be read.
+            ValueError: the video is too short and ``INPUT.SHORT_VIDEO`` is "error".
+        """
+        windows = self.windows(facts)
+        for start_sec, end_sec in windows:
+            record = {"file_name": str(path), "label": 0, "video_id": path.name}
+            if len(windows) > 1:
+                record |= {"start_sec": start_sec, "end_sec": end_sec}
+            view = self._mapper(record, None)["video"]
+            with torch.no_grad():
+                scores = self.predictor.model([{"video": view, "video_id": path.name}])[0]["scores"]
+            yield Moment(start_sec, end_sec, self.predictor.best(scores), view[0])
+
+    def strongest_position(self, clip: torch.Tensor, block: str) -> tuple[int, int, int]:
+        """The position (t, y, x) of a clip where a block responds most; the middle where it adds nothing."""
+        try:
+            t, y, x = chosen_positions(self.predictor.model, clip, block, 1)[0]
+        except ValueError:
+            t, y, x = (length // 2 for length in clip.shape[1:])
+        return int(t), int(y), int(x)
+
+    def attend(self, clip: torch.Tensor, block: str, position: tuple[int, int, int]) -> AttentionMaps:
+        """Where a position (t, y, x) of a clip attends.
+
+        Raises:
+            ValueError: the position is outside the clip, or the block cannot be shown.
+            LookupFailed: there is no such block.
+        """
+        return attend(self.predictor.model, clip, block, [position])

@@ -1,0 +1,81 @@
+"""The folder that uploads pass through: private, swept while the page runs, gone when it ends."""
+
+import contextlib
+import os
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+
+class UploadFolder:
+    """A private temporary folder; a context manager that deletes it with all that is in it.
+
+    A request deletes the file it was about, whatever becomes of it (``deleted_afterwards``). What no request ever asks
+    for, such as the piece of an upload that broke off, is swept away when it is old.
+
+    Attributes:
+        path: the folder; only this user may look into it.
+        keep_sec: age at which a file is swept away, seconds. The default leaves a slow machine the time for a long
+            video.
+    """
+
+    def __init__(self, keep_sec: float = 600.0, sweep_every_sec: float = 30.0):
+        # mkdtemp makes it readable for its owner alone.
+        self.path = Path(tempfile.mkdtemp(prefix="nlvideo_demo_")).resolve()
+        self.keep_sec = keep_sec
+        self._closed = threading.Event()
+        self._sweeper = threading.Thread(target=self._sweep_on, args=(sweep_every_sec,), daemon=True)
+        self._sweeper.start()
+
+    def __enter__(self) -> "UploadFolder":
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Delete the folder; may be called more than once."""
+        self._closed.set()
+        self._sweeper.join()
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    @contextlib.contextmanager
+    def deleted_afterwards(self, path: str | os.PathLike) -> Iterator[Path]:
+        """Lend a file of the folder and delete it at the end, also after an error.
+
+        Raises:
+            ValueError: the file is not in the folder (then it is left alone), or no longer.
+        """
+        # A request names its file: one that names another file of this machine must neither read nor delete it.
+        path = Path(path).resolve()
+        if not path.is_relative_to(self.path):
+            raise ValueError("only uploaded files can be shown")
+        try:
+            if not path.is_file():
+                raise ValueError("the upload is no longer there: drop the video again")
+            yield path
+        finally:
+            self._delete(path)
+
+    def sweep(self) -> int:
+        """Delete what is older than ``keep_sec`` and return how many files that were."""
+        limit, swept = time.time() - self.keep_sec, 0
+        for path in [path for path in self.path.rglob("*") if path.is_file()]:
+            with contextlib.suppress(FileNotFoundError):  # its request was faster
+                if path.stat().st_mtime < limit:
+                    self._delete(path)
+                    swept += 1
+        return swept
+
+    def _delete(self, path: Path) -> None:
+        path.unlink(missing_ok=True)
+        if path.parent != self.path:
+            with contextlib.suppress(OSError):  # another upload shares the folder
+                path.parent.rmdir()
+
+    def _sweep_on(self, every_sec: float) -> None:
+        while not self._closed.wait(every_sec):
+            self.sweep()
