@@ -43,6 +43,8 @@ setup(
         "jinja2>=3.1",
     ],
     extras_require={
+        # Gradio 6.0 has the browser fetch a script from elsewhere; of 6.31 it is tested that nothing is.
+        "demo": ["gradio>=6.31"],
         "dev": [
             "pytest>=8.0", "hypothesis>=6.100", "matplotlib>=3.8", "scikit-learn>=1.3",
             "onnx>=1.17", "onnxscript>=0.5", "onnxruntime>=1.20",

@@ -72,10 +72,11 @@ class Inspector:
 
     def windows(self, facts: VideoFacts) -> list[tuple[float, float]]:
         """Where the moments of a video lie, as (start_sec, end_sec): clip after clip, or spread over a long video."""
-        clip_sec = self._frames_per_clip / facts.num_frames * facts.seconds
-        count = min(MAX_MOMENTS, max(1, math.ceil(facts.seconds / clip_sec - 1e-6)))
-        if count == 1:
+        clips = facts.num_frames / self._frames_per_clip
+        # One clip is the whole video, whose header need not even say how long it is.
+        if clips <= 1 or facts.seconds <= 0:
             return [(0.0, facts.seconds)]
+        count, clip_sec = min(MAX_MOMENTS, math.ceil(clips)), facts.seconds / clips
         step = (facts.seconds - clip_sec) / (count - 1)
         return [(i * step, i * step + clip_sec) for i in range(count)]
 

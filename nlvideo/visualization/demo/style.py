@@ -19,14 +19,15 @@ CSS = """
 .dark .nl-error { background: #4a1515; color: #ffd9d9; }
 
 .nl-examples { display: grid; grid-template-columns: repeat(auto-fill, minmax(88px, 1fr)); gap: 8px; }
-.nl-example { border: 1px solid var(--border-color-primary); border-radius: 6px; padding: 4px; cursor: pointer;
+.nl-example { border: 1px solid var(--border-color-primary); border-radius: 6px; padding: 4px; margin: 0; cursor: pointer;
   align-self: start; background: var(--background-fill-primary); }
 .nl-example video { width: 100%; aspect-ratio: 1; display: block; image-rendering: pixelated; border-radius: 4px; }
 .nl-example span { display: block; font-size: 0.8rem; padding-top: 2px; color: var(--body-text-color); }
 .nl-example:hover, .nl-example:focus-visible { border-color: #0072b2; outline: 2px solid #0072b2; }
 
-.nl-timeline { display: flex; gap: 3px; height: 110px; }
-.nl-moment { flex: 1; min-width: 0; display: flex; align-items: flex-end; padding: 0; cursor: pointer;
+.nl-timeline { display: flex; gap: 3px; height: 110px; margin-top: 6px; }
+.nl-moment { flex: 1; min-width: 0; display: flex; align-items: flex-end; padding: 0; margin: 0;
+  cursor: pointer;
   border: 2px solid transparent; border-radius: 4px; background: var(--background-fill-secondary); }
 .nl-moment span { display: block; width: 100%; border-radius: 2px; }
 .nl-moment[aria-pressed=true] { border-color: var(--body-text-color); }
@@ -37,7 +38,7 @@ ul.nl-key { display: flex; flex-wrap: wrap; gap: 2px 14px; list-style: none; mar
 ul.nl-key li { display: flex; align-items: center; gap: 5px; font-size: 0.875rem; margin: 0; }
 ul.nl-key i { width: 12px; height: 12px; border-radius: 2px; }
 
-.nl-frames { display: grid; grid-template-columns: repeat(auto-fill, minmax(104px, 1fr)); gap: 8px; }
+.nl-frames { display: grid; grid-template-columns: repeat(auto-fill, minmax(max(96px, 11%), 1fr)); gap: 8px; }
 .nl-frames figure { margin: 0; }
 .nl-frame { position: relative; cursor: crosshair; line-height: 0; }
 .nl-frame img { width: 100%; image-rendering: pixelated; border-radius: 3px; user-select: none; }

@@ -1,0 +1,162 @@
+"""What happens when somebody drops or clicks, without a browser: answers, messages, and that uploads are gone after."""
+
+import logging
+import os
+
+import pytest
+
+from nlvideo.visualization.demo.handlers import EXPIRED, FAILED, Demo
+
+
+def left_in(demo):
+    """Files that are left where uploads arrive."""
+    return [path for path in demo.uploads.path.rglob("*") if path.is_file()]
+
+
+def shown(demo, index=0):
+    """What a visitor looks at after a click on an example."""
+    return list(demo.open_example(index))[-1].shown
+
+
+def test_an_upload_is_shown_and_deleted(demo, upload, clips):
+    path = upload(clips[1], "mine.mp4")
+    *before, view = demo.open_upload(str(path))
+    assert view.done and not any(earlier.done for earlier in before)
+    assert "mine.mp4: 0.8 s, 8 frames of 64 x 64" in view.message
+    assert next(iter(view.scores)) == "right" and len(view.scores) == 5
+    assert view.timeline.count("data-index") == 1 and view.frames.count("data-t") == 8 and "<img" in view.strip
+    assert view.shown.block == "res2.0" and left_in(demo) == []
+
+
+def test_progress_is_said_for_each_moment(demo):
+    said = [view.message for view in demo.open_example(3)]
+    assert ["moment 2 of 3" in text for text in said] == [False, False, True, False, False]
+
+
+@pytest.mark.parametrize("name, content", [("a.mp4", b""), ("notes.txt", b"no video"), ("<b>.mp4", os.urandom(2000))])
+def test_bad_files_get_a_message_and_are_deleted(demo, upload, tmp_path, clips, name, content):
+    (tmp_path / name).write_bytes(content)
+    path = upload(tmp_path / name)
+    view = list(demo.open_upload(str(path)))[-1]
+    assert "nl-error" in view.message and name.replace("<b>", "&lt;b&gt;") in view.message
+    assert str(demo.uploads.path) not in view.message
+    # What was shown before is not the answer to this.
+    assert view.done and not view.keep and view.scores is view.timeline is view.frames is view.shown is None
+    assert left_in(demo) == []
+    assert list(demo.open_upload(str(upload(clips[0]))))[-1].scores is not None
+
+
+def test_ten_hours_are_refused_before_they_are_decoded(demo, upload, ten_hours, monkeypatch):
+    monkeypatch.setattr("nlvideo.visualization.demo.limits.VideoReader", None)
+    view = list(demo.open_upload(str(upload(ten_hours))))[-1]
+    assert "ten_hours.mp4: 10 h 0 min long, allowed: up to 20 s" in view.message and left_in(demo) == []
+
+
+def test_a_large_file_is_refused(demo, upload, tmp_path):
+    (tmp_path / "large.mp4").write_bytes(bytes(2 * 2**20))
+    view = list(demo.open_upload(str(upload(tmp_path / "large.mp4"))))[-1]
+    assert "large.mp4: 2 MB, allowed: up to 1 MB" in view.message and left_in(demo) == []
+
+
+def test_damage_behind_the_first_frame_is_said_without_paths(demo, upload, make_video, tmp_path):
+    path = make_video(tmp_path / "whole.mp4", num_frames=40, gop=1)
+    data = bytearray(open(path, "rb").read())
+    data[len(data) // 3 : 2 * len(data) // 3] = bytes(len(data) // 3)
+    (tmp_path / "damaged.mp4").write_bytes(data)
+    view = list(demo.open_upload(str(upload(tmp_path / "damaged.mp4"))))[-1]
+    assert view.done and str(demo.uploads.path) not in view.message and left_in(demo) == []
+
+
+def test_what_nobody_foresaw_is_logged_and_the_upload_goes(demo, upload, clips, monkeypatch, caplog):
+    monkeypatch.setattr(demo.inspector, "moments", lambda *_: 1 / 0)
+    with caplog.at_level(logging.ERROR):
+        view = list(demo.open_upload(str(upload(clips[0]))))[-1]
+    assert FAILED in view.message and "ZeroDivisionError" in caplog.text and left_in(demo) == []
+    assert str(demo.uploads.path) not in view.message
+
+
+def test_a_visitor_who_leaves_in_between(demo, upload, clips):
+    views = demo.open_upload(str(upload(clips[-1])))
+    next(views), next(views)
+    assert len(left_in(demo)) == 1
+    views.close()
+    assert left_in(demo) == []
+
+
+def test_files_of_the_machine_are_not_shown(demo, clips):
+    view = list(demo.open_upload(str(clips[0])))[-1]
+    assert "only uploaded files can be shown" in view.message and clips[0].is_file()
+
+
+def test_examples_stay(demo, clips):
+    assert shown(demo, 0).facts.name == "left.mp4" and clips[0].is_file()
+    for index in (-1, 4, None, "0"):
+        (view,) = demo.open_example(index)
+        assert "there is no example" in view.message and view.keep
+
+
+def test_another_moment_has_other_frames(demo):
+    first = list(demo.open_example(3))[-1]
+    assert first.shown.index == 1
+    view = demo.choose_moment(first.shown, 2)
+    assert view.shown.index == 2 and view.frames != first.frames
+    assert "1.60 s" in view.frames and 'aria-pressed="true"' in view.timeline.split("</button>")[2]
+
+
+def test_a_click_asks_about_that_position(demo):
+    start = shown(demo)
+    view = demo.choose_position(start, 5, 0.5, 0.25)
+    assert view.shown.position == (5, 32, 16) and 'data-position="5,32,16"' in view.frames
+    other = demo.choose_position(start, 5, 0.1, 0.9)
+    assert other.shown.position == (5, 6, 57)
+    assert other.frames.replace("5,6,57", "") != view.frames.replace("5,32,16", "") and other.strip != view.strip
+
+
+def test_clicks_on_the_edge_are_inside(demo):
+    start = shown(demo)
+    assert demo.choose_position(start, 7, 1.0, 1.003).shown.position == (7, 63, 63)
+    assert demo.choose_position(start, 0, -0.002, 0).shown.position == (0, 0, 0)
+
+
+def test_a_block_is_chosen_by_name(demo):
+    start = shown(demo)
+    assert demo.choose_block(start, "res2.0").shown == start
+    view = demo.choose_block(start, "res9.0")
+    assert "there is no block" in view.message and view.keep
+
+
+@pytest.mark.parametrize("t, y, x", [(8, 0.5, 0.5), (-1, 0.5, 0.5), (None, 0.5, 0.5), (0, None, 0.5), (0, 0.5, "a")])
+def test_positions_that_are_none(demo, t, y, x):
+    view = demo.choose_position(shown(demo), t, y, x)
+    assert "there is no position" in view.message and view.keep
+
+
+def test_moments_that_are_none(demo):
+    view = demo.choose_moment(shown(demo), 1)
+    assert "there is no moment 1" in view.message and view.keep
+
+
+def test_clicks_after_the_video_was_forgotten(demo):
+    for view in (demo.choose_moment(None, 0), demo.choose_position(None, 0, 0, 0), demo.choose_block(None, "res2.0")):
+        assert EXPIRED in view.message and view.keep
+
+
+def test_a_network_without_blocks_has_no_attention(demo, clips):
+    from nlvideo.config import load_cfg
+    from nlvideo.model_zoo import get_config_file
+    from nlvideo.modeling import build_model
+    from nlvideo.visualization.demo.moments import Inspector
+
+    class Plain:
+        cfg = load_cfg(get_config_file("quickstart/i3d"), ["MODEL.DEVICE", "cpu"])
+        model = build_model(cfg).eval()
+        classes = demo.inspector.predictor.classes
+        best = demo.inspector.predictor.best
+
+        def __call__(self, video, top_k=5):
+            return [("left", 1.0)]
+
+    plain = Demo(Inspector(Plain()), demo.uploads, demo.limits, clips)
+    view = list(plain.open_example(0))[-1]
+    assert view.scores == {"left": 1.0} and view.timeline and view.frames is None and view.strip is None
+    assert plain.choose_moment(view.shown, 0).frames is None

@@ -1,0 +1,81 @@
+"""Uploads go: at the end of a request, when they are old, and when the page ends."""
+
+import os
+import stat
+import threading
+import time
+
+import pytest
+
+from nlvideo.visualization.demo.uploads import UploadFolder
+
+
+def put(uploads, name, age_sec=0.0):
+    """An upload of a certain age."""
+    path = uploads.path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"video")
+    os.utime(path, (time.time() - age_sec,) * 2)
+    return path
+
+
+def test_a_file_is_lent_and_deleted(uploads):
+    path = put(uploads, "hash/clip.mp4")
+    with uploads.deleted_afterwards(str(path)) as lent:
+        assert lent.read_bytes() == b"video"
+    assert list(uploads.path.iterdir()) == []
+
+
+def test_it_is_deleted_after_an_error(uploads):
+    path = put(uploads, "hash/clip.mp4")
+    with pytest.raises(RuntimeError), uploads.deleted_afterwards(path):
+        raise RuntimeError
+    assert list(uploads.path.iterdir()) == []
+
+
+def test_other_uploads_stay(uploads):
+    first, second, third = (put(uploads, name) for name in ("hash/a.mp4", "hash/b.mp4", "other/a.mp4"))
+    with uploads.deleted_afterwards(first):
+        pass
+    assert not first.exists() and second.exists() and third.exists()
+
+
+def test_files_elsewhere_are_neither_lent_nor_deleted(uploads, tmp_path):
+    outside = tmp_path / "mine.mp4"
+    outside.write_bytes(b"mine")
+    link = uploads.path / "link.mp4"
+    link.symlink_to(outside)
+    for path in (outside, uploads.path / ".." / outside.relative_to("/"), link):
+        with pytest.raises(ValueError, match="only uploaded files"), uploads.deleted_afterwards(path):
+            pass
+    assert outside.read_bytes() == b"mine"
+
+
+def test_an_upload_that_has_gone(uploads):
+    with pytest.raises(ValueError, match="drop the video again"), uploads.deleted_afterwards(uploads.path / "a/b.mp4"):
+        pass
+
+
+def test_only_old_files_are_swept(uploads):
+    old, new = put(uploads, "hash/old.mp4", age_sec=601), put(uploads, "other/new.mp4", age_sec=500)
+    piece = put(uploads, "tmp123", age_sec=1e4)
+    assert uploads.sweep() == 2
+    assert not old.exists() and not old.parent.exists() and not piece.exists() and new.exists()
+
+
+def test_it_sweeps_by_itself():
+    with UploadFolder(keep_sec=0.0, sweep_every_sec=0.01) as uploads:
+        path = put(uploads, "hash/clip.mp4", age_sec=1)
+        deadline = time.time() + 5
+        while path.exists() and time.time() < deadline:
+            time.sleep(0.01)
+        assert not path.exists()
+
+
+def test_the_folder_is_private_and_goes_at_the_end():
+    threads = threading.active_count()
+    with UploadFolder() as uploads:
+        assert stat.S_IMODE(uploads.path.stat().st_mode) == 0o700
+        put(uploads, "hash/clip.mp4")
+    assert not uploads.path.exists() and threading.active_count() == threads
+    uploads.close()
