@@ -169,10 +169,8 @@ class Demo:
         except (ValueError, LookupError) as error:
             return View(message_html(str(error), "error"), timeline=timeline, shown=shown)
         frames = heated_frames(maps, 0)
-        step = (moment.end_sec - moment.start_sec) / len(frames)
-        seconds = [moment.start_sec + i * step for i in range(len(frames))]
         return View(
-            message, timeline=timeline, frames=frames_html(frames, shown.position, seconds),
+            message, timeline=timeline, frames=frames_html(frames, shown.position, moment.seconds),
             strip=strip_html(draw_film_strip(maps, 0)), shown=shown,
         )
 

@@ -10,9 +10,8 @@ import torch
 from torch import nn
 
 from nlvideo.config import CfgNode
-from nlvideo.data.dataset_mapper import MAPPER
 from nlvideo.modeling.nonlocal_block.summary import nonlocal_modules
-from nlvideo.visualization import AttentionMaps, attend, chosen_positions
+from nlvideo.visualization import AttentionMaps, attend, chosen_positions, load_view
 from nlvideo.visualization.blocks import short_name
 from nlvideo.visualization.demo.limits import VideoFacts
 
@@ -44,12 +43,14 @@ class Moment:
         end_sec: where it ends.
         top: the best classes with their scores, best first.
         clip: uint8 (C, T, H, W).
+        seconds: when in the video each of its T frames is.
     """
 
     start_sec: float
     end_sec: float
     top: Scores
     clip: torch.Tensor
+    seconds: list[float]
 
 
 class Inspector:
@@ -63,12 +64,7 @@ class Inspector:
     def __init__(self, predictor: Predicts):
         self.predictor = predictor
         self.blocks = [short_name(name) for name in nonlocal_modules(predictor.model)]
-        cfg = predictor.cfg.clone()
-        cfg.defrost()
-        # One view for a moment: what is scored is what is shown.
-        cfg.TEST.NUM_CLIPS, cfg.TEST.NUM_CROPS, cfg.TEST.FLIP = 1, 1, False
-        self._mapper = MAPPER.get(cfg.DATALOADER.MAPPER)(cfg, False)
-        self._frames_per_clip = cfg.INPUT.NUM_FRAMES * cfg.INPUT.FRAME_STRIDE
+        self._frames_per_clip = predictor.cfg.INPUT.NUM_FRAMES * predictor.cfg.INPUT.FRAME_STRIDE
 
     def windows(self, facts: VideoFacts) -> list[tuple[float, float]]:
         """Where the moments of a video lie, as (start_sec, end_sec): clip after clip, or spread over a long video."""
@@ -88,14 +84,15 @@ class Inspector:
             ValueError: the video is too short and ``INPUT.SHORT_VIDEO`` is "error".
         """
         windows = self.windows(facts)
+        frame_sec = facts.seconds / facts.num_frames
         for start_sec, end_sec in windows:
-            record = {"file_name": str(path), "label": 0, "video_id": path.name}
-            if len(windows) > 1:
-                record |= {"start_sec": start_sec, "end_sec": end_sec}
-            view = self._mapper(record, None)["video"]
+            # One view for a moment, so that what is scored is what is shown.
+            part = (start_sec, end_sec) if len(windows) > 1 else ()
+            view = load_view(self.predictor.cfg, path, *part)
             with torch.no_grad():
-                scores = self.predictor.model([{"video": view, "video_id": path.name}])[0]["scores"]
-            yield Moment(start_sec, end_sec, self.predictor.best(scores), view[0])
+                scores = self.predictor.model([{"video": view.video[None], "video_id": path.name}])[0]["scores"]
+            seconds = [frame * frame_sec for frame in view.frames]
+            yield Moment(start_sec, end_sec, self.predictor.best(scores), view.video, seconds)
 
     def strongest_position(self, clip: torch.Tensor, block: str) -> tuple[int, int, int]:
         """The position (t, y, x) of a clip where a block responds most; the middle where it adds nothing."""

@@ -1,6 +1,7 @@
 """The page in a real browser: a user drops videos, good and bad, and clicks."""
 
 import http.client
+import json
 import os
 import re
 import shutil
@@ -22,7 +23,7 @@ BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no chromium, chromium-browser or google-chrome is installed")
 
 UPLOAD = "#nl-upload input[type=file]"
-SECONDS = 30_000  # milliseconds of patience
+SECONDS = 60_000  # milliseconds of patience
 
 
 class Served:
@@ -47,7 +48,7 @@ class Served:
     def end(self) -> int:
         """Ask the script to end, and return its exit code."""
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(20)
+        return self.process.wait(60)
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +64,8 @@ def page(served):
     """A tab with the page, which notes what it asks for."""
     with playwright.sync_playwright() as driver:
         # A sandbox inside of a container's root is refused.
-        browser = driver.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"] if os.geteuid() == 0 else [])
+        arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
+        browser = driver.chromium.launch(executable_path=BROWSER, args=arguments, timeout=2 * SECONDS)
         page = browser.new_page(viewport={"width": 1440, "height": 1000})
         page.set_default_timeout(SECONDS)
         page.asked = []
@@ -170,6 +172,58 @@ def post(url: str, content: bytes) -> int:
     headers = {"Content-Type": f"multipart/form-data; boundary={boundary}"}
     connection.request("POST", "/gradio_api/upload", body, headers)
     return connection.getresponse().status
+
+
+def test_two_visitors_do_not_see_each_others_videos(page, served, answer, clips, tmp_path):
+    answer(copy(clips[0], tmp_path, "mine.mp4"))
+    mine = pictures(page)
+    other = page.context.browser.new_page()
+    other.set_default_timeout(SECONDS)
+    other.goto(served.url)
+    other.wait_for_selector(".nl-example")
+    assert other.locator(".nl-frames").count() == 0
+    other.set_input_files(UPLOAD, str(copy(clips[2], tmp_path, "theirs.mp4")))
+    other.wait_for_selector(".nl-frames")
+    # A click of the first still asks about the first's video.
+    page.locator(".nl-frame").nth(7).click()
+    page.wait_for_selector(".nl-frames[data-position^='7,']")
+    assert "mine.mp4" in page.inner_text("#nl-message") and pictures(page) != mine
+    assert "theirs.mp4" in other.inner_text("#nl-message") and pictures(other)[0] != pictures(page)[0]
+    other.close()
+
+
+def test_the_same_file_again(page, served, answer, clips, tmp_path):
+    for _ in range(2):
+        assert "same.mp4: 0.8 s" in answer(copy(clips[0], tmp_path, "same.mp4"))
+        page.reload()
+        page.wait_for_selector(".nl-example")
+    assert served.uploads() == []
+
+
+def test_an_example_is_opened_from_the_keyboard(page):
+    page.locator(".nl-example").nth(1).focus()
+    page.keyboard.press("Enter")
+    page.wait_for_function("document.querySelector('#nl-message').innerText.startsWith('right.mp4: 0.8 s')")
+
+
+def test_files_of_the_machine_are_not_served(served):
+    mine = str(ROOT / "setup.py")
+    for path in (f"/gradio_api/file={mine}", f"/file={mine}", f"/gradio_api/file={served.temporary / 'stderr'}"):
+        status, body = get(served.url, path)
+        assert status in (403, 404) and b"setuptools" not in body
+
+
+def test_there_is_no_interface_for_programs(served):
+    status, body = get(served.url, "/gradio_api/info")
+    assert status != 200 or json.loads(body) == {"named_endpoints": {}, "unnamed_endpoints": {}}
+
+
+def get(url: str, path: str) -> tuple[int, bytes]:
+    """Status and body of a request."""
+    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=20)
+    connection.request("GET", path)
+    response = connection.getresponse()
+    return response.status, response.read()
 
 
 def test_a_narrow_page_does_not_scroll_sideways(page):

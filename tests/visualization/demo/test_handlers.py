@@ -5,7 +5,11 @@ import os
 
 import pytest
 
+from nlvideo.config import load_cfg
+from nlvideo.model_zoo import get_config_file
+from nlvideo.modeling import build_model
 from nlvideo.visualization.demo.handlers import EXPIRED, FAILED, Demo
+from nlvideo.visualization.demo.moments import Inspector
 
 
 def left_in(demo):
@@ -141,22 +145,46 @@ def test_clicks_after_the_video_was_forgotten(demo):
         assert EXPIRED in view.message and view.keep
 
 
-def test_a_network_without_blocks_has_no_attention(demo, clips):
-    from nlvideo.config import load_cfg
-    from nlvideo.model_zoo import get_config_file
-    from nlvideo.modeling import build_model
-    from nlvideo.visualization.demo.moments import Inspector
+@pytest.fixture()
+def untrained(demo, clips):
+    """``untrained(config, opts) -> Demo``: the page of a network that was not trained."""
 
-    class Plain:
-        cfg = load_cfg(get_config_file("quickstart/i3d"), ["MODEL.DEVICE", "cpu"])
-        model = build_model(cfg).eval()
-        classes = demo.inspector.predictor.classes
-        best = demo.inspector.predictor.best
+    def build(config, opts=()):
+        class Untrained:
+            cfg = load_cfg(get_config_file(config), ["MODEL.DEVICE", "cpu", *opts])
+            model = build_model(cfg).eval()
+            classes = demo.inspector.predictor.classes
+            best = demo.inspector.predictor.best
 
-        def __call__(self, video, top_k=5):
-            return [("left", 1.0)]
+            def __call__(self, video, top_k=5):
+                return [("left", 1.0)]
 
-    plain = Demo(Inspector(Plain()), demo.uploads, demo.limits, clips)
+        return Demo(Inspector(Untrained()), demo.uploads, demo.limits, clips)
+
+    return build
+
+
+def test_a_network_without_blocks_has_no_attention(untrained):
+    plain = untrained("quickstart/i3d")
     view = list(plain.open_example(0))[-1]
     assert view.scores == {"left": 1.0} and view.timeline and view.frames is None and view.strip is None
     assert plain.choose_moment(view.shown, 0).frames is None
+
+
+def test_each_block_has_attention_of_its_own(untrained):
+    two = untrained("quickstart/i3d_nl", ["MODEL.NONLOCAL.BLOCKS", ["res2.0", "res3.0"]])
+    view = list(two.open_example(0))[-1]
+    assert two.inspector.blocks == ["res2.0", "res3.0"] and view.shown.block == "res2.0"
+    other = two.choose_block(view.shown, "res3.0")
+    assert other.shown.block == "res3.0" and other.shown.position == view.shown.position
+    assert other.frames != view.frames and other.scores is None
+    # The block stays when another point is asked about.
+    assert two.choose_position(other.shown, 0, 0.5, 0.5).shown.block == "res3.0"
+
+
+def test_a_video_shorter_than_a_clip_where_that_is_an_error(untrained, upload, make_video, tmp_path):
+    strict = untrained("quickstart/i3d_nl", ["INPUT.SHORT_VIDEO", "error"])
+    path = make_video(tmp_path / "short.mp4", num_frames=3, height=64, width=64)
+    view = list(strict.open_upload(str(upload(path))))[-1]
+    assert "nl-error" in view.message and "3" in view.message and str(strict.uploads.path) not in view.message
+    assert left_in(strict) == []

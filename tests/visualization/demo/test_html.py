@@ -20,7 +20,7 @@ EVIL = "<script>alert('x')</script>\".mp4"
 
 
 def moment(name, score, start=0.0):
-    return Moment(start, start + 0.8, [(name, score)], torch.zeros(3, 8, 4, 4, dtype=torch.uint8))
+    return Moment(start, start + 0.8, [(name, score)], torch.zeros(3, 8, 4, 4, dtype=torch.uint8), [0.0] * 8)
 
 
 def decode(uri):

@@ -42,6 +42,7 @@ def test_each_moment_is_scored_for_itself(inspector, clips):
     path = clips[-1]
     moments = list(inspector.moments(path, check_upload(path, Limits())))
     assert [moment.top[0][0] for moment in moments] == [clip.stem for clip in clips[:-1]]
+    assert moments[1].seconds == pytest.approx([0.8 + 0.1 * i for i in range(8)])
     for moment in moments:
         assert moment.clip.shape == (3, 8, 64, 64) and moment.clip.dtype == torch.uint8
         scores = [score for _, score in moment.top]
