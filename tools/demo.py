@@ -41,13 +41,13 @@ def main(arguments: argparse.Namespace) -> None:
     predictor = Predictor(name, arguments.weights, arguments.device)
     with tempfile.TemporaryDirectory() as folder, demo.UploadFolder() as uploads, demo.ended_by_signal() as ended:
         examples = demo.write_examples(Path(folder)) if demo.are_of_beacon(predictor.classes) else []
-        content = demo.Demo(demo.Inspector(predictor), uploads, limits, examples)
+        content = demo.Demo(demo.Inspector(predictor), uploads, limits, examples, demo.ABOUT_EXAMPLES)
         page, url = demo.start(content, name, arguments.host, port)
         print(f"Serving {name} at {url} (Ctrl-C ends it)", flush=True)
         if not demo.is_private(arguments.host):
             print(f"Everybody who reaches {arguments.host} can use the page: it asks for no password", flush=True)
         ended.wait()
-        page.close()
+        page.close(verbose=False)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ The parts from the inside out: ``limits`` (what may be uploaded) and ``uploads``
 and ``server`` (Gradio). Only the last two need the extra ``demo``.
 """
 
-from nlvideo.visualization.demo.examples import are_of_beacon, write_examples
+from nlvideo.visualization.demo.examples import ABOUT_EXAMPLES, are_of_beacon, write_examples
 from nlvideo.visualization.demo.handlers import Demo
 from nlvideo.visualization.demo.limits import Limits
 from nlvideo.visualization.demo.moments import Inspector
@@ -13,6 +13,7 @@ from nlvideo.visualization.demo.server import ended_by_signal, free_port, is_pri
 from nlvideo.visualization.demo.uploads import UploadFolder
 
 __all__ = [
+    "ABOUT_EXAMPLES",
     "Demo",
     "Inspector",
     "Limits",

@@ -8,6 +8,7 @@ from nlvideo.data.datasets.beacon import BeaconSpec, beacon_clip
 from nlvideo.data.datasets.beacon_render import ACTIONS
 from nlvideo.visualization import write_video
 
+ABOUT_EXAMPLES = "A lamp glows in a colour, then figures enter: the class is what the one of the lamp's colour does."
 # Frames per second of the data set's own videos.
 _FPS = 10
 

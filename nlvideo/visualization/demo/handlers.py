@@ -75,12 +75,14 @@ class Demo:
         uploads: where uploads arrive, and are deleted.
         limits: of an upload.
         examples: videos to click on, which stay.
+        about_examples: a line on what they show; may be empty.
     """
 
     inspector: Inspector
     uploads: UploadFolder
     limits: Limits = field(default_factory=Limits)
     examples: Sequence[Path] = ()
+    about_examples: str = ""
 
     def open_upload(self, path: str) -> Iterator[View]:
         """Yield views while an uploaded video is looked at; the file is deleted at the end, or if that fails."""

@@ -110,6 +110,8 @@ def _input_column(gr: ModuleType, demo: Demo) -> tuple[Any, Any, Any]:
     hint = "Drop a video, or click on an example." if clips else "Drop a video."
     message = gr.HTML(message_html(hint), elem_id="nl-message")
     examples = gr.HTML(examples_html(clips), js_on_load=_CLICK_INDEX, elem_id="nl-examples", visible=bool(clips))
+    if clips and demo.about_examples:
+        gr.HTML(note_html(demo.about_examples))
     return upload, message, examples
 
 
