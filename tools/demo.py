@@ -18,7 +18,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--config-file", metavar="FILE", help="YAML of another model; needs --weights")
     parser.add_argument("--weights", metavar="FILE", help="checkpoint of that model")
     parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, ... (default: as the config says)")
-    parser.add_argument("--host", default="127.0.0.1", metavar="H", help="address to listen on (%(default)s: this machine)")
+    parser.add_argument("--host", default="127.0.0.1", metavar="H", help="address to listen on (%(default)s)")
     parser.add_argument("--port", type=int, default=7860, metavar="P", help="(%(default)s) 0: any free one")
     parser.add_argument("--max-megabytes", type=float, default=100, metavar="N", help="largest upload (%(default)s)")
     parser.add_argument("--max-seconds", type=float, default=120, metavar="N", help="longest video (%(default)s)")

@@ -35,7 +35,8 @@ def heading_html(name: str, inspector: Inspector) -> str:
     """The heading: which model this is."""
     classes, blocks = inspector.predictor.classes, inspector.blocks
     count = f"{len(classes)} classes" + (f": {', '.join(classes)}" if len(classes) <= 12 else "")
-    where = f"non-local block{'s' if len(blocks) != 1 else ''} at {', '.join(blocks)}" if blocks else "no non-local block"
+    noun = "non-local blocks" if len(blocks) > 1 else "non-local block"
+    where = f"{noun} at {', '.join(blocks)}" if blocks else f"no {noun}"
     return f"<h1>nlvideo: {escape(name)}</h1>" + note_html(f"{count}; {where}.")
 
 

@@ -47,7 +47,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class VideoFacts:
-    """What the page says about a video: its ``name``, ``seconds``, ``num_frames``, and ``height`` and ``width`` (px)."""
+    """What the page says about a video; ``height`` and ``width`` are in pixels."""
 
     name: str
     seconds: float

@@ -41,10 +41,11 @@ def start(demo: Demo, name: str, host: str = "127.0.0.1", port: int = 0) -> tupl
     page = build_page(demo, name)
     gr = import_gradio(demo.uploads.path)
     fonts = [gr.themes.Font(font) for font in FONTS]
+    theme = gr.themes.Default(primary_hue="blue", font=fonts, font_mono=fonts)
     _, url, _ = page.launch(
         server_name=host, server_port=port, share=False, inbrowser=False, quiet=True, prevent_thread_lock=True,
         max_file_size=demo.limits.max_bytes, state_session_capacity=MAX_VISITORS, footer_links=[], ssr_mode=False,
-        enable_monitoring=False, mcp_server=False, theme=gr.themes.Default(primary_hue="blue", font=fonts, font_mono=fonts), css=CSS,
+        enable_monitoring=False, mcp_server=False, theme=theme, css=CSS,
     )  # fmt: skip
     return page, url
 

@@ -19,8 +19,8 @@ CSS = """
 .dark .nl-error { background: #4a1515; color: #ffd9d9; }
 
 .nl-examples { display: grid; grid-template-columns: repeat(auto-fill, minmax(88px, 1fr)); gap: 8px; }
-.nl-example { border: 1px solid var(--border-color-primary); border-radius: 6px; padding: 4px; margin: 0; cursor: pointer;
-  align-self: start; background: var(--background-fill-primary); }
+.nl-example { border: 1px solid var(--border-color-primary); border-radius: 6px; padding: 4px; margin: 0;
+  cursor: pointer; align-self: start; background: var(--background-fill-primary); }
 .nl-example video { width: 100%; aspect-ratio: 1; display: block; image-rendering: pixelated; border-radius: 4px; }
 .nl-example span { display: block; font-size: 0.8rem; padding-top: 2px; color: var(--body-text-color); }
 .nl-example:hover, .nl-example:focus-visible { border-color: #0072b2; outline: 2px solid #0072b2; }

@@ -4,6 +4,7 @@ import base64
 import io
 import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -46,6 +47,13 @@ def test_the_heading_says_which_model(inspector):
     assert "nlvideo: quickstart" in heading_html("quickstart", inspector)
     assert "8 classes: left, right," in heading_html("quickstart", inspector)
     assert "non-local block at res2.0" in heading_html("quickstart", inspector)
+
+
+def test_the_heading_of_other_models(inspector):
+    model = SimpleNamespace(predictor=SimpleNamespace(classes=[str(i) for i in range(400)]), blocks=[])
+    assert "400 classes; no non-local block." in heading_html("plain", model)
+    model.blocks = ["res3.1", "res3.3"]
+    assert "400 classes; non-local blocks at res3.1, res3.3." in heading_html("i3d", model)
 
 
 def test_the_timeline_has_a_column_for_each_moment():
