@@ -1,13 +1,10 @@
 """The network of an exported model: one graph from pixels to probabilities, of operators that other programs know."""
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 from torch import nn
 
-from nlvideo.layers import nonlocal_ops
 from nlvideo.modeling import VideoClassifier
 from nlvideo.modeling.nonlocal_block import NonLocalBlock
 
@@ -68,7 +65,7 @@ def trace(model: nn.Module, clips: torch.Tensor) -> torch.export.ExportedProgram
         ValueError: another kind of model.
     """
     batch = torch.export.Dim("batch", min=1)
-    with torch.no_grad(), _blocks_take_any_batch():
+    with torch.no_grad():
         program = torch.export.export(ClipScorer(model), (clips.cpu(),), dynamic_shapes={"clips": {0: batch}})
     # They would be in the file, many megabytes of somebody's video.
     program.example_inputs = None
@@ -77,15 +74,3 @@ def trace(model: nn.Module, clips: torch.Tensor) -> torch.export.ExportedProgram
             # Lines of source with their paths on this machine: nobody else's business.
             node.meta.pop("stack_trace", None)
     return program
-
-
-@contextmanager
-def _blocks_take_any_batch() -> Iterator[None]:
-    # The check of shapes puts batch sizes into a set, which a size that is only known by name refuses. The blocks' own
-    # shapes need no check, and their algorithms are settled.
-    check = nonlocal_ops._resolve
-    nonlocal_ops._resolve = lambda form, algorithm, *tensors: algorithm
-    try:
-        yield
-    finally:
-        nonlocal_ops._resolve = check

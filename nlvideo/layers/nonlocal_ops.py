@@ -206,6 +206,8 @@ def _has_fused_kernel(query: torch.Tensor, key: torch.Tensor, value: torch.Tenso
             or cuda.can_use_efficient_attention(params)
             or cuda.can_use_cudnn_attention(params)
         )
-    # On the CPU (checked with PyTorch 2.15) row blocks are as fast, keep less for backward and need no copy of a map whose
-    # channels are apart; but they widen half-precision tensors. The kernel wants one size of keys and values.
-    return query.device.type == "cpu" and dtype.itemsize < 4 and key.shape[2] == value.shape[2]
+    # On the CPU (checked with PyTorch 2.15) row blocks are as fast and keep less for backward. But they widen tensors of
+    # half precision, and a compiled or exported graph would hold each block by itself, for one size of the batch.
+    preferred = dtype.itemsize < 4 or torch.compiler.is_compiling()
+    # The kernel wants one size of keys and values.
+    return query.device.type == "cpu" and preferred and key.shape[2] == value.shape[2]
