@@ -80,8 +80,10 @@ def test_ctrl_c_leaves_what_was_found(tmp_path, make_video):
                "--json", f"{tmp_path}/found.json"]  # fmt: skip
     pipes = {"stderr": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     process = subprocess.Popen(command, **pipes, start_new_session=True)
-    while "video/s" not in (process.stderr.read(40)):
+    shown = ""
+    while "video/s" not in shown:
         assert process.poll() is None
+        shown += process.stderr.read(1)
     time.sleep(0.5)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=120)
