@@ -55,7 +55,10 @@ class MapShape:
 
 @dataclass
 class Measured:
-    """One implementation of one form at one shape; what could not be run is None, ``note`` says why."""
+    """One implementation of one form at one shape; what could not be run is None, and ``note`` says why.
+
+    ``extrapolated_from``: the P x Q at which the time was measured, where this one does not fit into memory.
+    """
 
     seconds: float | None = None
     saved_bytes: int | None = None
@@ -63,6 +66,7 @@ class Measured:
     peak_bytes: int | None = None
     max_difference: float | None = None
     note: str = ""
+    extrapolated_from: str = ""
 
 
 def make_block(form: str, shape: MapShape, pooled: bool, algorithm: str = "auto") -> NonLocalBlock:
@@ -160,11 +164,27 @@ class Trial:
             )
         wait = torch.cuda.synchronize if self.device.startswith("cuda") else None
         cases = {name: (lambda name=name: self.step(name)) for name in runs}
-        timings = alternate(cases, rounds=rounds, max_seconds=max_seconds, synchronize=wait)
+        # Each has run once for its peak of memory.
+        timings = alternate(cases, rounds=rounds, warmup=0, max_seconds=max_seconds, synchronize=wait)
         for name in runs:
             found[name].seconds = timings[name].median
         self.ratios = {name: timings[name].ratio_to(timings["exact"]) for name in runs if name != "exact"}
+        for name in found.keys() - runs:
+            self._extrapolate(name, found[name], available)
+            self.ratios[name] = found[name].seconds / timings["exact"].median
         return found
+
+    def _extrapolate(self, name: str, row: Measured, available: float) -> None:
+        """Time a smaller map; where the matrix is too large for memory, next to nothing else takes time."""
+        time, height, width = self.shape.size
+        small = self
+        while small.needs_bytes(name) > available:
+            time, height = (time // 2, height) if time > 1 else (1, height // 2)
+            shape = MapShape(self.shape.name, self.shape.channels, (time, height, width))
+            small = Trial(self.form, shape, self.pooled, self.device, self.dtype, peer=name == "mmcv")
+        seconds = alternate({name: lambda: small.step(name)}, rounds=2)[name].median
+        row.seconds = seconds * (self.queries * self.keys) / (small.queries * small.keys)
+        row.extrapolated_from = f"{small.queries} x {small.keys}"
 
 
 def measure_all(
@@ -208,19 +228,24 @@ def measure_all(
 
 
 def format_rows(rows: Sequence[dict[str, Any]]) -> str:
-    """The rows as a table: milliseconds and MiB of each implementation, and how many times slower the others are."""
+    """The rows as a table: milliseconds and MiB of each implementation, and how many times slower the others are.
+
+    Args:
+        rows: of ``measure_all``.
+    """
     table = []
     for row in rows:
         line = {"form": row["form"], "map": row["shape"], "P x Q": f"{row['P']} x {row['Q']}", "algorithm": row["algorithm"]}
         for name, found in row["implementations"].items():
-            line[f"{name} ms"] = f"{1e3 * found['seconds']:.1f}" if found["seconds"] else found["note"]
+            line[f"{name} ms"] = f"{1e3 * found['seconds']:.1f}" + ("*" if found["extrapolated_from"] else "")
         for name in row["implementations"]:
             if name != "exact":
                 line[f"{name} / exact"] = f"{row['ratios'][name]:.2f}" if name in row["ratios"] else "-"
         for what, label in (("saved_bytes", "saved MiB"), ("peak_bytes", "peak MiB")):
             line[label] = " / ".join(_mib(found[what]) for found in row["implementations"].values())
         table.append(line)
-    return create_table(table)
+    legend = "\n* too large for memory; extrapolated, in proportion to P x Q, from what is not"
+    return create_table(table) + (legend if any("*" in str(cell) for line in table for cell in line.values()) else "")
 
 
 def run(
