@@ -35,8 +35,9 @@ ALGORITHMS = {
 SORTED_COST = {"cpu": 150, "cuda": 200}
 # A row of the matrix this many times shorter than a value is nothing beside the tensors that are kept in any case.
 SHORT_ROW = 4
-# Below it the panels of the symmetric algorithm are too small to be worth their launches.
-SYMMETRIC_POSITIONS = 512
+# Below it the symmetric algorithm is not worth its launches. It takes samples all at once: thousands of small ones, as of
+# attention over time, are the row blocks' business.
+SYMMETRIC_POSITIONS = 128
 _FUSED_BACKENDS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.CUDNN_ATTENTION]
 
 

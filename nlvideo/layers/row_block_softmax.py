@@ -14,14 +14,18 @@ from torch.autograd.function import once_differentiable
 
 from nlvideo.layers.precision import accumulation_dtype, without_autocast
 
-# Logits of one tile. On a CPU (measured on one with 32 MiB of last-level cache): smaller tiles make the products with
-# the keys inefficient, larger ones leave the cache. A GPU wants more work per kernel launch.
-TILE_LOGITS = {"cpu": 2**21, "cuda": 2**25}
+# Logits of one tile. On a CPU (measured on one with 32 MiB of last-level cache) smaller tiles make the products with the
+# keys inefficient, larger ones leave the cache. A GPU wants more work per kernel launch.
+TILE_LOGITS = {"cpu": 2**22, "cuda": 2**25}
+# Rows of a tile, even where that takes more logits: every tile reads and writes all gradients of keys and values.
+TILE_ROWS = 512
+_WORTH_COPIES = 2**20
 
 
-def tile_logits(device: torch.device) -> int:
-    """How many logits to hold at a time on a device."""
-    return TILE_LOGITS.get(device.type, TILE_LOGITS["cuda"])
+def tile_logits(query_NPD: torch.Tensor, num_keys: int) -> int:
+    """How many logits to hold at a time for these queries and so many keys."""
+    on_device = TILE_LOGITS.get(query_NPD.device.type, TILE_LOGITS["cuda"])
+    return max(on_device, TILE_ROWS * num_keys)
 
 
 def tiles(batch: int, num_queries: int, num_keys: int, max_logits: int) -> Iterator[tuple[slice, slice]]:
@@ -69,7 +73,8 @@ class _RowBlockSoftmax(torch.autograd.Function):
         """(N, P, D), (N, Q, D), (N, Q, E) -> (N, P, E), in the accumulation dtype."""
         ctx.save_for_backward(query_NPD, key_NQD, value_NQE)
         ctx.scale, ctx.max_logits = scale, max_logits
-        query_NPD, key_NQD, value_NQE = widened_rows(query_NPD, key_NQD, value_NQE)
+        num_logits = query_NPD.shape[1] * key_NQD.shape[1]
+        query_NPD, key_NQD, value_NQE = widened_rows(query_NPD, key_NQD, value_NQE, num_logits=num_logits)
         N, P, _ = query_NPD.shape
         out_NPE = value_NQE.new_empty(N, P, value_NQE.shape[2])
         logits, weights = _Tiles(query_NPD, key_NQD, max_logits), _Tiles(query_NPD, key_NQD, max_logits)
@@ -85,24 +90,25 @@ class _RowBlockSoftmax(torch.autograd.Function):
     def backward(ctx: Any, grad_NPE: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """(N, P, E) -> gradients of query, key and value."""
         saved = ctx.saved_tensors
-        query_NPD, key_NQD, value_NQE = widened_rows(*saved)
-        grad_NPE = grad_NPE.contiguous()
+        num_logits = saved[0].shape[1] * saved[1].shape[1]
+        query_NPD, key_NQD, value_NQE, grad_NPE = widened_rows(*saved, grad_NPE, num_logits=num_logits)
         grad_query = torch.empty_like(query_NPD)
-        grad_key, grad_value = torch.zeros_like(key_NQD), torch.zeros_like(value_NQE)
+        grad_key, grad_value = torch.empty_like(key_NQD), torch.empty_like(value_NQE)
         one, two, three = (_Tiles(query_NPD, key_NQD, ctx.max_logits) for _ in range(3))
         with without_autocast(query_NPD):
             for n, p in tiles(*query_NPD.shape[:2], key_NQD.shape[1], ctx.max_logits):
                 query_npD, key_nQD, grad_npE = query_NPD[n, p] * ctx.scale, key_NQD[n], grad_NPE[n, p]
                 logits_npQ = torch.bmm(query_npD, key_nQD.transpose(1, 2), out=one.like(query_npD))
                 weights_npQ = torch.softmax(logits_npQ, 2, out=two.like(query_npD))
-                grad_value[n].baddbmm_(weights_npQ.transpose(1, 2), grad_npE)
+                beta = 0 if p.start == 0 else 1  # 0: the memory is new
+                grad_value[n].baddbmm_(weights_npQ.transpose(1, 2), grad_npE, beta=beta)
                 grad_weights_npQ = torch.bmm(grad_npE, value_NQE[n].transpose(1, 2), out=one.like(query_npD))
                 # The softmax's own backward kernel: one pass instead of three.
                 grad_logits_npQ = torch._softmax_backward_data(
                     grad_weights_npQ, weights_npQ, 2, weights_npQ.dtype, grad_input=three.like(query_npD)
                 )
                 grad_query[n, p] = torch.bmm(grad_logits_npQ, key_nQD).mul_(ctx.scale)
-                grad_key[n].baddbmm_(grad_logits_npQ.transpose(1, 2), query_npD)
+                grad_key[n].baddbmm_(grad_logits_npQ.transpose(1, 2), query_npD, beta=beta)
         grads = (grad_query, grad_key, grad_value)
         return *(grad.to(tensor.dtype) for grad, tensor in zip(grads, saved)), None, None
 
@@ -121,16 +127,22 @@ def row_block_softmax(
         max_logits: logits held at a time. None: by device.
     """
     if max_logits is None:
-        max_logits = tile_logits(query_NPD.device)
+        max_logits = tile_logits(query_NPD, key_NQD.shape[1])
     with without_autocast(query_NPD):
         out_NPE = _RowBlockSoftmax.apply(query_NPD, key_NQD, value_NQE, scale, max_logits)
     return out_NPE.to(value_NQE.dtype)
 
 
-def widened_rows(*tensors: torch.Tensor) -> list[torch.Tensor]:
+def widened_rows(*tensors: torch.Tensor, num_logits: int) -> list[torch.Tensor]:
     """The tensors in the dtype in which sums are made, with the channels of a row side by side in memory.
 
-    Matrix products of rows that are columns of a map take up to 1.7 times as long, on a CPU; the copy is nothing to that.
+    Products of rows that are columns of a map take up to 1.7 times as long, on a CPU. Of few logits they take so little
+    that the copies would cost more.
+
+    Args:
+        tensors: (N, positions, channels).
+        num_logits: P x Q.
     """
     dtype = accumulation_dtype(*tensors)
-    return [tensor.to(dtype).contiguous() for tensor in tensors]
+    wide = [tensor.to(dtype) for tensor in tensors]
+    return [tensor.contiguous() for tensor in wide] if num_logits > _WORTH_COPIES else wide

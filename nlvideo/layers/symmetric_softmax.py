@@ -13,6 +13,7 @@ Legend of shape suffixes: N batch, P positions, D channels of x, E value channel
 panel's first on, b those behind the panel.
 """
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,8 +23,17 @@ from torch.autograd.function import once_differentiable
 from nlvideo.layers.precision import without_autocast
 from nlvideo.layers.row_block_softmax import tile_logits, widened_rows
 
-# Fewer panels save less of the symmetric half.
-_MIN_PANELS = 4
+# More panels save more of the symmetric half; products of fewer rows are less efficient.
+_MAX_PANELS, _PANEL_ROWS = 4, 384
+
+
+def _exp_(logits: torch.Tensor) -> torch.Tensor:
+    """exp in place, of numbers up to 0 that are to be summed beside a 1.
+
+    A CPU is ten times as slow where exp underflows, and where products of what is nearly nothing do. What is below the cube
+    of the rounding error counts as that: it changes no digit of a sum of fewer than 1e14 terms.
+    """
+    return logits.clamp_(min=3 * math.log(torch.finfo(logits.dtype).eps)).exp_()
 
 
 def panels(num_positions: int, max_logits: int) -> Iterator[tuple[slice, slice, slice]]:
@@ -34,7 +44,8 @@ def panels(num_positions: int, max_logits: int) -> Iterator[tuple[slice, slice, 
         max_logits: bound on the logits of a panel.
     """
     P = num_positions
-    size = max(1, min(-(-P // _MIN_PANELS), max_logits // P))
+    count = min(_MAX_PANELS, max(1, P // _PANEL_ROWS))
+    size = max(1, min(-(-P // count), max_logits // P))
     for first in range(0, P, size):
         yield slice(first, min(P, first + size)), slice(first, P), slice(min(P, first + size), P)
 
@@ -53,7 +64,7 @@ class _RunningSoftmax:
         before_Np1 = self.top_NP1[:, rows]
         top_Np1 = torch.maximum(before_Np1, logits_Npk.amax(2, keepdim=True))
         shrink_Np1 = (before_Np1 - top_Np1).exp_()
-        weights_Npk = (logits_Npk - top_Np1).exp_()
+        weights_Npk = _exp_(logits_Npk - top_Np1)
         self.total_NP1[:, rows] = self.total_NP1[:, rows] * shrink_Np1 + weights_Npk.sum(2, keepdim=True)
         self.sum_NPE[:, rows].mul_(shrink_Np1).baddbmm_(weights_Npk, value_NkE)
         self.top_NP1[:, rows] = top_Np1
@@ -70,7 +81,7 @@ class _SymmetricSoftmax(torch.autograd.Function):
     def forward(ctx: Any, x_NPD: torch.Tensor, value_NPE: torch.Tensor, scale: float, max_logits: int) -> torch.Tensor:
         """(N, P, D), (N, P, E) -> (N, P, E), in the accumulation dtype."""
         saved = (x_NPD, value_NPE)
-        x_NPD, value_NPE = widened_rows(x_NPD, value_NPE)
+        x_NPD, value_NPE = widened_rows(x_NPD, value_NPE, num_logits=x_NPD.shape[1] ** 2)
         running = _RunningSoftmax(value_NPE)
         for i, r, b in panels(x_NPD.shape[1], max_logits):
             logits_Nir = torch.bmm(x_NPD[:, i] * scale, x_NPD[:, r].transpose(1, 2))
@@ -88,8 +99,7 @@ class _SymmetricSoftmax(torch.autograd.Function):
         """(N, P, E) -> gradients of x and the values."""
         x_NPD, value_NPE, out_NPE, logsumexp_NP1 = ctx.saved_tensors
         dtypes = x_NPD.dtype, value_NPE.dtype
-        x_NPD, value_NPE = widened_rows(x_NPD, value_NPE)
-        grad_NPE = grad_NPE.contiguous()
+        x_NPD, value_NPE, grad_NPE = widened_rows(x_NPD, value_NPE, grad_NPE, num_logits=x_NPD.shape[1] ** 2)
         grad_x, grad_value = torch.zeros_like(x_NPD), torch.zeros_like(value_NPE)
         with without_autocast(x_NPD):
             # Row i of the softmax's Jacobian needs sum_j weight_ij (grad_i . value_j), which is grad_i . out_i.
@@ -98,7 +108,7 @@ class _SymmetricSoftmax(torch.autograd.Function):
                 size = i.stop - i.start
                 logits_Nir = torch.bmm(x_NPD[:, i] * ctx.scale, x_NPD[:, r].transpose(1, 2))
                 # By rows: the queries of the panel, all keys from its first on.
-                weights_Nir = (logits_Nir - logsumexp_NP1[:, i]).exp_()
+                weights_Nir = _exp_(logits_Nir - logsumexp_NP1[:, i])
                 grad_value[:, r].baddbmm_(weights_Nir.transpose(1, 2), grad_NPE[:, i])
                 both_Nir = torch.bmm(grad_NPE[:, i], value_NPE[:, r].transpose(1, 2))
                 both_Nir.sub_(dot_NP1[:, i]).mul_(weights_Nir)
@@ -106,7 +116,7 @@ class _SymmetricSoftmax(torch.autograd.Function):
                 both_Nir[:, :, :size] += both_Nir[:, :, :size].transpose(1, 2).clone()
                 if b.start < b.stop:
                     # By columns: the queries behind the panel, the keys of the panel.
-                    weights_Nib = logits_Nir[:, :, size:].sub_(logsumexp_NP1[:, b].transpose(1, 2)).exp_()
+                    weights_Nib = _exp_(logits_Nir[:, :, size:].sub_(logsumexp_NP1[:, b].transpose(1, 2)))
                     grad_value[:, i].baddbmm_(weights_Nib, grad_NPE[:, b])
                     grad_logits_Nib = torch.bmm(value_NPE[:, i], grad_NPE[:, b].transpose(1, 2))
                     both_Nir[:, :, size:] += grad_logits_Nib.sub_(dot_NP1[:, b].transpose(1, 2)).mul_(weights_Nib)
@@ -127,7 +137,7 @@ def symmetric_softmax(
         max_logits: logits of one sample held at a time. None: by device.
     """
     if max_logits is None:
-        max_logits = tile_logits(x_NPD.device)
+        max_logits = tile_logits(x_NPD, x_NPD.shape[1])
     with without_autocast(x_NPD):
         out_NPE = _SymmetricSoftmax.apply(x_NPD, value_NPE, scale, max_logits)
     return out_NPE.to(value_NPE.dtype)

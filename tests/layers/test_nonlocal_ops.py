@@ -181,6 +181,7 @@ def test_no_matrix_is_saved_or_made(form, algorithm, value_dim, dtype, monkeypat
     A value of another size than the key is what PyTorch's CPU kernel refuses.
     """
     monkeypatch.setitem(row_blocks.TILE_LOGITS, "cpu", 1000)
+    monkeypatch.setattr(row_blocks, "TILE_ROWS", 1)
     N, P, Q = 1, 120, 100
     inputs = make_inputs(form, (N, P, Q, 8, value_dim), dtype)
     saved = []
