@@ -128,14 +128,15 @@ def check_config(converted: Converted, cfg: CfgNode, path: str) -> None:
 def check_fit(current: Mapping[str, Tensor], weights: Mapping[str, Tensor], path: str) -> None:
     """Refuse converted weights that leave a gap in the backbone, or have no place in the model.
 
-    The classifier may be absent or of other classes, and whole non-local blocks may be new.
+    A whole head may be absent, the classifier of other classes, and whole non-local blocks may be new.
 
     Raises:
         ValueError: naming some tensors.
     """
     report: LoadReport = compare_weights(current, weights, path)
     reshaped = [f"{name} (file {a}, model {b})" for name, (a, b) in report.mismatched.items()]
-    missing = [name for name in report.missing if not name.startswith("head.")]
+    has_head = any(name.startswith("head.") for name in weights)
+    missing = [name for name in report.missing if has_head or not name.startswith("head.")]
     found = {"other shapes": reshaped, "only in the model": missing, "only in the file": report.unexpected}
     differences = [f"{what}: {some(names, 3)}" for what, names in found.items() if names]
     if differences:

@@ -162,6 +162,17 @@ def test_a_gap_is_not_filled_with_random_numbers(folder):
         check_fit(current, foreign_weights(content, "w.pkl", current, cfg).weights, "w.pkl")
 
 
+def test_a_head_is_absent_as_a_whole_or_not_at_all(folder):
+    content = pickle.loads((folder / "baseline.pkl").read_bytes())["blobs"]
+    model, cfg = build(*I3D)
+    current = model.state_dict()
+    del content["pred_b"]
+    with pytest.raises(ValueError, match="only in the model: head.classifier.bias$"):
+        check_fit(current, foreign_weights(content, "w.pkl", current, cfg).weights, "w.pkl")
+    del content["pred_w"]
+    check_fit(current, foreign_weights(content, "w.pkl", current, cfg).weights, "w.pkl")
+
+
 def test_our_own_files_are_left_alone(folder):
     model, cfg = build(*I3D)
     current = model.state_dict()

@@ -6,9 +6,10 @@ from typing import Any
 from torch import Tensor
 
 from nlvideo.checkpoint.convert import mmaction2, pyslowfast
-from nlvideo.checkpoint.convert.bottleneck import NUM_BLOCKS, check_network, describe
+from nlvideo.checkpoint.convert.architecture import BOTTLENECK_DEPTHS, architecture_of
 from nlvideo.checkpoint.convert.mmaction2_recipe import STEMS as MMACTION2_STEMS
 from nlvideo.checkpoint.convert.names import ModuleNames
+from nlvideo.checkpoint.weights import some
 from nlvideo.config import CfgNode
 from nlvideo.utils.errors import one_of
 
@@ -55,14 +56,11 @@ def export_weights(weights: Mapping[str, Tensor], cfg: CfgNode, to: str) -> dict
         raise one_of("framework to export to", to, _EXPORTERS)
     for key, allowed in _PARTS.items():
         _check(to, key, cfg.value_at(key), (allowed,))
-    _check(to, "MODEL.BACKBONE.DEPTH", cfg.MODEL.BACKBONE.DEPTH, NUM_BLOCKS)
-    settings = describe(weights, to)
+    _check(to, "MODEL.BACKBONE.DEPTH", cfg.MODEL.BACKBONE.DEPTH, BOTTLENECK_DEPTHS)
+    settings = architecture_of(weights)
     for key in ("MODEL.BACKBONE.DEPTH", "MODEL.BACKBONE.TEMPORAL", "MODEL.NONLOCAL.ENABLED", "MODEL.HEAD.NUM_CLASSES"):
-        if settings[key] != cfg.value_at(key):
-            raise ValueError(f"{key}: the config says {cfg.value_at(key)!r}, the weights are of {settings[key]!r}")
-    node = cfg.MODEL.NONLOCAL
-    block = {"MODEL.NONLOCAL.PAIRWISE": node.PAIRWISE, "MODEL.NONLOCAL.NORM": node.NORM}
-    check_network(weights, settings | block, "weights to export")
+        if settings.get(key) != cfg.value_at(key):
+            raise ValueError(f"{key}: the config says {cfg.value_at(key)!r}, the weights are of {settings.get(key)!r}")
     return _EXPORTERS[to](weights, cfg)
 
 
@@ -88,7 +86,7 @@ def _to_pyslowfast(weights: Mapping[str, Tensor], cfg: CfgNode) -> dict[str, Ten
             _check(to, "MODEL.NONLOCAL.SCALE", cfg.MODEL.NONLOCAL.SCALE, (True,))
         if cfg.MODEL.NONLOCAL.SUBSAMPLE:
             _check(to, "MODEL.NONLOCAL.POOL_FIRST", cfg.MODEL.NONLOCAL.POOL_FIRST, (True,))
-    return _rename(weights, pyslowfast.NAMES)
+    return _rename(to, weights, pyslowfast.NAMES)
 
 
 def _to_mmaction2(weights: Mapping[str, Tensor], cfg: CfgNode) -> dict[str, Tensor]:
@@ -103,7 +101,7 @@ def _to_mmaction2(weights: Mapping[str, Tensor], cfg: CfgNode) -> dict[str, Tens
         if node.NORM != "none":
             weights = _without_output_bias(weights)
         weights = {name: _as_image_kernel(name, tensor) for name, tensor in weights.items()}
-    return _rename(weights, mmaction2.names(node.SUBSAMPLE))
+    return _rename(to, weights, mmaction2.names(node.SUBSAMPLE))
 
 
 def _without_output_bias(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -121,12 +119,11 @@ def _as_image_kernel(name: str, tensor: Tensor) -> Tensor:
     return tensor.squeeze(2) if name.endswith(".concat.weight") else tensor
 
 
-def _rename(weights: Mapping[str, Tensor], names: ModuleNames) -> dict[str, Tensor]:
-    renamed = {names.to_theirs(name): tensor for name, tensor in weights.items()}
-    lost = [name for name in weights if names.to_theirs(name) is None]
+def _rename(to: str, weights: Mapping[str, Tensor], names: ModuleNames) -> dict[str, Tensor]:
+    lost = [f"{name} {tuple(tensor.shape)}" for name, tensor in weights.items() if names.to_theirs(name) is None]
     if lost:
-        raise ValueError(f"no name for {', '.join(lost)}")
-    return renamed
+        raise ValueError(f"{to} has no name for {some(lost)}")
+    return {names.to_theirs(name): tensor for name, tensor in weights.items()}
 
 
 _EXPORTERS = {pyslowfast.NAME: _to_pyslowfast, mmaction2.NAME: _to_mmaction2}

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from nlvideo.checkpoint.convert.bottleneck import check_network, describe
+from nlvideo.checkpoint.convert.architecture import BOTTLENECK_DEPTHS, architecture_of
 from nlvideo.checkpoint.convert.common import Converted, Source, register
 from nlvideo.checkpoint.convert.mmaction2_recipe import read_recipe
 from nlvideo.checkpoint.convert.names import ModuleNames, rename
@@ -58,13 +58,10 @@ def convert(content: Mapping[str, Any]) -> Converted:
     subsample = any(".non_local_block.g.0." in name for name in content)
     converted = rename(NAME, content, names(subsample), _explain)
     _add_time_axis(converted.weights, recipe)
-    settings = describe(converted.weights, NAME)
-    shape_only = {}
+    settings = architecture_of(converted.weights, BOTTLENECK_DEPTHS)
     if settings["MODEL.NONLOCAL.ENABLED"]:
         _complete_nonlocal(converted.weights)
-        settings |= _nonlocal(converted, subsample, recipe)
-        shape_only["MODEL.NONLOCAL.PAIRWISE"] = "embedded_gaussian"
-    check_network(converted.weights, {**shape_only, **settings}, NAME)
+        settings |= _nonlocal(converted, settings.get("MODEL.NONLOCAL.PAIRWISE"), subsample, recipe)
     settings |= {
         "MODEL.BACKBONE.STRIDE_IN_1X1": False,
         "MODEL.PIXEL_MEAN": PIXEL_MEAN,
@@ -114,20 +111,18 @@ def _complete_nonlocal(weights: dict[str, Tensor]) -> None:
             weights[f"{block}.concat.weight"] = concat.unsqueeze(2)
 
 
-def _nonlocal(converted: Converted, subsample: bool, recipe: Mapping[str, Any] | None) -> dict[str, Any]:
+def _nonlocal(
+    converted: Converted, pairwise: str | None, subsample: bool, recipe: Mapping[str, Any] | None
+) -> dict[str, Any]:
     """Settings of the blocks: of names first, of the config next, and else what their recipes have."""
-    leaves = {name.split(".", 3)[3] for name in converted.weights if ".nl" in name}
-    settings = {
+    settings: dict[str, Any] = {
         "MODEL.NONLOCAL.ATTEND": "spacetime",
         "MODEL.NONLOCAL.SUBSAMPLE": subsample,
         # They pool phi(x) and g(x), not x.
         "MODEL.NONLOCAL.POOL_FIRST": False,
-        "MODEL.NONLOCAL.NORM": "same" if "bn.weight" in leaves else "none",
     }
-    if "theta.weight" not in leaves:
-        return settings | {"MODEL.NONLOCAL.PAIRWISE": "gaussian", "MODEL.NONLOCAL.SCALE": False}
-    if "concat.weight" in leaves:
-        return settings | {"MODEL.NONLOCAL.PAIRWISE": "concatenation"}
+    if pairwise is not None:
+        return settings | ({"MODEL.NONLOCAL.SCALE": False} if pairwise == "gaussian" else {})
     keys = ("MODEL.NONLOCAL.PAIRWISE", "MODEL.NONLOCAL.SCALE")
     if recipe is not None and all(key in recipe for key in keys):
         return settings | {key: recipe[key] for key in keys}

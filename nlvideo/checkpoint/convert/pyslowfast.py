@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from nlvideo.checkpoint.convert.bottleneck import check_network, describe
+from nlvideo.checkpoint.convert.architecture import BOTTLENECK_DEPTHS, architecture_of, nonlocal_places
 from nlvideo.checkpoint.convert.common import Converted, Source, register
 from nlvideo.checkpoint.convert.names import ModuleNames, rename
 from nlvideo.checkpoint.convert.read import CONFIG_TEXT
@@ -64,29 +64,20 @@ def convert(content: Mapping[str, Any]) -> Converted:
         ValueError: a network that ours cannot express.
     """
     converted = rename(NAME, content, NAMES, _explain)
-    settings = describe(converted.weights, NAME)
-    settings["MODEL.NONLOCAL.NORM"] = _norm(converted)
+    settings = architecture_of(converted.weights, BOTTLENECK_DEPTHS)
     recipe = _recipe(content.get(CONFIG_TEXT))
     if recipe is None:
         _assume(converted, settings)
     else:
-        settings |= _read(recipe, settings)
+        settings |= _read(recipe, settings, nonlocal_places(converted.weights))
     settings["MODEL.BACKBONE.STRIDE_IN_1X1"] = bool(_value(recipe, "RESNET.STRIDE_1X1", False))
     settings |= _input(recipe)
     if settings["MODEL.NONLOCAL.ENABLED"]:
         # Their block pools what goes into phi and g, and scales the logits.
         settings |= dict.fromkeys(("MODEL.NONLOCAL.POOL_FIRST", "MODEL.NONLOCAL.SCALE"), True)
         settings["MODEL.NONLOCAL.ATTEND"] = "spacetime"
-    check_network(converted.weights, {"MODEL.NONLOCAL.PAIRWISE": "embedded_gaussian", **settings}, NAME)
-    if not settings["MODEL.NONLOCAL.ENABLED"]:
-        del settings["MODEL.NONLOCAL.NORM"]
     converted.overrides = settings
     return converted
-
-
-def _norm(converted: Converted) -> str:
-    has_norm = any(".nl" in name and name.endswith(".bn.weight") for name in converted.weights)
-    return "same" if has_norm else "none"
 
 
 def _explain(name: str) -> str | None:
@@ -138,7 +129,7 @@ def _assume(converted: Converted, settings: dict[str, Any]) -> None:
     converted.notes.append("the clip is taken to be 8 frames with stride 8; of Slow there is a 4x16 recipe as well")
 
 
-def _read(recipe: dict, settings: dict[str, Any]) -> dict[str, Any]:
+def _read(recipe: dict, settings: dict[str, Any], places: list[str]) -> dict[str, Any]:
     """What their config says of the network, in our keys."""
     arch = _value(recipe, "MODEL.ARCH", None)
     if arch not in ARCHITECTURES:
@@ -152,8 +143,8 @@ def _read(recipe: dict, settings: dict[str, Any]) -> dict[str, Any]:
         if value != allowed:
             raise ValueError(f"{NAME}: {key}: got {value!r}, our network can only express {allowed!r}")
     ours = {"MODEL.BACKBONE.STEM": stem}
-    if settings["MODEL.NONLOCAL.ENABLED"]:
-        ours |= _read_nonlocal(recipe, sorted({place.split(".")[0] for place in settings["MODEL.NONLOCAL.BLOCKS"]}))
+    if places:
+        ours |= _read_nonlocal(recipe, sorted({place.split(".")[0] for place in places}))
     if _value(recipe, "MODEL.HEAD_ACT", "softmax") == "sigmoid":
         ours["MODEL.HEAD.LOSS"] = "sigmoid"
     return ours

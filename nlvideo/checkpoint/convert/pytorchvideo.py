@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from nlvideo.checkpoint.convert.bottleneck import check_network, describe
+from nlvideo.checkpoint.convert.architecture import BOTTLENECK_DEPTHS, architecture_of
 from nlvideo.checkpoint.convert.common import Converted, Source, register
 from nlvideo.checkpoint.convert.names import ModuleNames, rename
 
@@ -48,9 +48,8 @@ def convert(content: Mapping[str, Any]) -> Converted:
     plain = {name: content[original] for name, original in prefixed.items()}
     converted = rename(NAME, plain, _POOLED if pooled else _UNPOOLED, _explain)
     converted.mapped = [(prefixed[theirs], ours) for theirs, ours in converted.mapped]
-    settings = describe(converted.weights, NAME)
-    check_network(converted.weights, settings, NAME)
-    settings |= {
+    converted.overrides = {
+        **architecture_of(converted.weights, BOTTLENECK_DEPTHS),
         "MODEL.BACKBONE.STEM": "slowfast_8x8" if pooled else "slow",
         "MODEL.BACKBONE.STRIDE_IN_1X1": False,
         # 0.45 and 0.225 of pixels from 0 to 1.
@@ -59,7 +58,6 @@ def convert(content: Mapping[str, Any]) -> Converted:
         "INPUT.NUM_FRAMES": 8,
         "INPUT.FRAME_STRIDE": 8,
     }
-    converted.overrides = settings
     converted.notes = [
         "the clip is taken to be 8 frames with stride 8, as in their hub",
         "their head averages logits over positions, ours probabilities: the same on crops of INPUT.CROP_SIZE",

@@ -6,8 +6,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from nlvideo.checkpoint.convert import convert
+from nlvideo.checkpoint.foreign import check_fit
 from nlvideo.config import get_cfg
-from nlvideo.modeling import build_model
+from nlvideo.modeling import META_ARCH, build_model
 
 CLASSES = 5
 
@@ -57,6 +59,22 @@ def logits(converted, clip, **settled):
         return model.forward_clips(clip)
 
 
+def on_meta(cfg):
+    """The state dict of a network of ours, without memory."""
+    with torch.device("meta"):
+        return META_ARCH.get("VideoClassifier")(cfg).state_dict()
+
+
+def refusal(shapes, source="auto"):
+    """The error of a file with these shapes: of the conversion, or of its comparison with the network."""
+    state = {name: torch.zeros(()).expand(shape) for name, shape in shapes.items() if shape is not None}
+    with pytest.raises(ValueError) as error:
+        converted = convert(state, source)
+        check_fit(on_meta(config(converted)), converted.weights, "file")
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
 @pytest.fixture
 def clip():
     """Two clips of 8 small frames, of smooth colours so that frames and places differ."""
@@ -69,6 +87,7 @@ def clip():
 def peers():
     """The helpers of this file."""
     return SimpleNamespace(
-        fill=fill, norm_shapes=norm_shapes, config=config, logits=logits, classes=CLASSES,
+        fill=fill, norm_shapes=norm_shapes, config=config, logits=logits, on_meta=on_meta, refusal=refusal,
+        classes=CLASSES,
         blocks={50: (3, 4, 6, 3), 101: (3, 4, 23, 3)},
     )

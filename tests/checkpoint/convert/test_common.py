@@ -4,10 +4,6 @@ import pytest
 import torch
 
 from nlvideo.checkpoint.convert import SOURCES, Converted, Source, convert, get_source, recognise, register
-from nlvideo.checkpoint.convert.architecture import DEPTHS, USUAL_PLACES, architecture_of
-from nlvideo.config import load_cfg
-from nlvideo.modeling.backbone.layout import BASIC_DEPTHS, NUM_BLOCKS, STAGES
-from nlvideo.modeling.nonlocal_block.build import nonlocal_placement
 
 
 def test_every_source_is_registered_under_its_name():
@@ -41,27 +37,9 @@ def test_auto_takes_the_one_that_claims(monkeypatch):
     assert convert(content).weights == content == convert(content, "one").weights
 
 
-def test_depths_are_those_of_our_networks():
-    assert {depth: (blocks, depth not in BASIC_DEPTHS) for depth, blocks in NUM_BLOCKS.items()} == {
-        depth: key for key, depth in DEPTHS.items()
-    }
-
-
-@pytest.mark.parametrize("depth", USUAL_PLACES)
-def test_usual_places_are_those_of_our_defaults(depth):
-    cfg = load_cfg(None, ["MODEL.NONLOCAL.ENABLED", True])
-    places = nonlocal_placement(cfg, dict(zip(STAGES, NUM_BLOCKS[depth])))
-    assert USUAL_PLACES[depth] == [f"{stage}.{index}" for stage, indices in places.items() for index in indices]
-
-
 def test_other_places_are_listed(authors):
     shapes = authors.blob_shapes(base=8, classes=7)
     content = {n: torch.zeros(1).expand(s) for n, s in shapes.items() if not n.startswith("nonlocal_conv3")}
     overrides = convert(content).overrides
     assert overrides["MODEL.NONLOCAL.BLOCKS"] == ["res4.1", "res4.3", "res4.5"]
     assert overrides["MODEL.BACKBONE.WIDTH"] == 0.125 and overrides["MODEL.HEAD.NUM_CLASSES"] == 7
-
-
-def test_weights_without_a_first_convolution():
-    with pytest.raises(ValueError, match="the first convolution is missing"):
-        architecture_of({"head.classifier.weight": torch.zeros(2, 2)})

@@ -156,5 +156,5 @@ def test_weights_of_another_network_than_the_config_are_refused():
     with pytest.raises(ValueError, match="ENABLED: the config says True, the weights are of False"):
         export_weights(weights, config(SLOWFAST, {"ENABLED": True}), "pyslowfast")
     weights["extra.weight"] = torch.zeros(3)
-    with pytest.raises(ValueError, match=r"our network has no extra.weight \(3,\)"):
+    with pytest.raises(ValueError, match=r"pyslowfast has no name for extra.weight \(3,\)"):
         export_weights(weights, config(SLOWFAST), "pyslowfast")
