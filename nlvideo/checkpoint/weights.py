@@ -1,5 +1,6 @@
 """Load weights that may not fit completely, and say exactly what did not."""
 
+import errno
 import os
 import pickle
 import re
@@ -103,12 +104,23 @@ def read_checkpoint(path: str) -> dict[str, Any]:
         raise FileNotFoundError(f"no checkpoint {path}")
     try:
         content = torch.load(local, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise ValueError(f"{path}: not a complete PyTorch file of tensors and plain types: {reason}") from error
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
+        # PyTorch seeks to places before the beginning of some archives that were cut.
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:
+            raise
+        raise ValueError(f"{path}: not a complete PyTorch file of tensors and plain types{_reason(error)}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path}: expected a dict, got {type(content).__name__}")
     return content
+
+
+def _reason(error: Exception) -> str:
+    """What PyTorch's error says of the file; the rest of its lines is advice."""
+    if isinstance(error, pickle.UnpicklingError):
+        found = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
+        return f"; it holds {found[1]}" if found else ""
+    # A zip archive ends with its table of contents; tensors in older files and an empty file end too early.
+    return "; it is cut short or damaged" if isinstance(error, (RuntimeError, EOFError, OSError)) else f": {error}"
 
 
 def weights_of(content: Mapping[str, Any], path: str, entry: str = "model") -> dict[str, Tensor]:

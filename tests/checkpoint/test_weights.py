@@ -210,12 +210,24 @@ def test_broken_files(tmp_path, content):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("kept", [0.0, 0.01, 0.25, 0.5, 0.999])
+def test_truncated_files_are_one_short_line(tmp_path, zipped, kept):
+    path = tmp_path / "w.pth"
+    torch.save({"model": {"a": torch.zeros(20000)}}, path, _use_new_zipfile_serialization=zipped)
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * kept)])
+    with pytest.raises(ValueError) as error:
+        read_checkpoint(str(path))
+    said = str(error.value).removeprefix(f"{path}: not a complete PyTorch file of tensors and plain types")
+    assert said == "; it is cut short or damaged"
+
+
 class _Foreign:
     """Anything that would run code on loading."""
 
 
 def test_files_with_foreign_objects_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="not a complete PyTorch file of tensors and plain types"):
+    with pytest.raises(ValueError, match=r"file of tensors and plain types; it holds .*\._Foreign$"):
         read_checkpoint(_save(tmp_path, {"model": _Foreign()}))
 
 
