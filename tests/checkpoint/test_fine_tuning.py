@@ -124,6 +124,19 @@ def test_a_head_of_other_classes_is_replaced_and_said(tmp_path, caplog) -> None:
     assert "classifier of other classes (skipped)" in caplog.text and "model (11, 256)" in caplog.text
 
 
+def test_a_head_of_as_many_classes_is_kept_and_a_file_without_one_starts_anew(tmp_path, caplog) -> None:
+    source, model = trained("quickstart/c2d"), narrow("quickstart/c2d_nl")
+    before = model.head.classifier.weight.detach().clone()
+    path = tmp_path / "headless.pth"
+    torch.save({name: value for name, value in source.state_dict().items() if not name.startswith("head.")}, path)
+    with caplog.at_level(logging.WARNING, logger="nlvideo"):
+        report = Checkpointer(model, str(tmp_path)).load_weights(str(path))
+    assert report.missing == ["head.classifier.weight", "head.classifier.bias"] and "missing in the file" in caplog.text
+    assert torch.equal(model.head.classifier.weight, before)
+    assert not load(model, source, tmp_path).missing
+    assert torch.equal(model.head.classifier.weight, source.head.classifier.weight)
+
+
 def test_blocks_with_a_norm_into_blocks_without_are_not_taken_for_complete(tmp_path) -> None:
     """Their output convolution was trained with a norm behind it: the report names what is left over."""
     source = trained("kinetics/authors/i3d_r50_8x8_nl5")
