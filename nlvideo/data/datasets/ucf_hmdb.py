@@ -1,6 +1,7 @@
 """UCF101 (Soomro et al., 2012) and HMDB51 (Kuehne et al., 2011): three official splits each, as text files."""
 
 from pathlib import PurePosixPath
+from typing import Any
 
 from nlvideo.data.datasets.annotations import AnnotationError, Sample, check_label, class_index, read_lines
 from nlvideo.data.datasets.official import Files, OfficialFormat, register_format, single_file
@@ -59,31 +60,19 @@ def read_hmdb51(spec: OfficialFormat, split: str, files: Files) -> tuple[list[Sa
     return samples, classes
 
 
-for _number in (1, 2, 3):
-    register_format(
-        OfficialFormat(
-            name=f"ucf101_split{_number}",
-            title="UCF101",
-            num_classes=101,
-            splits=("train", "test"),
-            files={
-                "train": (f"trainlist{_number:02d}.txt",),
-                "test": (f"testlist{_number:02d}.txt",),
-                "classes": ("classind.txt",),
-            },
-            read=read_ucf101,
-            folder="ucf101",
-            video_folders=("videos", "UCF-101"),
-        )
-    )
-    register_format(
-        OfficialFormat(
-            name=f"hmdb51_split{_number}",
-            title="HMDB51",
-            num_classes=51,
-            splits=("train", "test"),
-            files={split: (f"*_test_split{_number}.txt",) for split in ("train", "test")},
-            read=read_hmdb51,
-            folder="hmdb51",
-        )
-    )
+def _register_splits(folder: str, files: dict[str, str], **known: Any) -> None:
+    """Register the three splits; their number goes where a name in ``files`` has braces."""
+    for number in (1, 2, 3):
+        numbered = {role: (name.format(number),) for role, name in files.items()}
+        name, splits = f"{folder}_split{number}", ("train", "test")
+        register_format(OfficialFormat(name=name, splits=splits, files=numbered, folder=folder, **known))
+
+
+_register_splits(
+    "ucf101",
+    {"train": "trainlist{:02d}.txt", "test": "testlist{:02d}.txt", "classes": "classind.txt"},
+    title="UCF101", num_classes=101, read=read_ucf101, video_folders=("videos", "UCF-101"),
+)  # fmt: skip
+_register_splits(
+    "hmdb51", dict.fromkeys(("train", "test"), "*_test_split{}.txt"), title="HMDB51", num_classes=51, read=read_hmdb51
+)

@@ -8,15 +8,28 @@ from nlvideo.data.datasets.official import find_annotations, get_format, read_sp
 
 
 @pytest.fixture()
-def error_of(make_official):
+def official(make_official):
+    """``made, read = official(name)``: a dataset, and ``read(split)`` of what its files say when it is called."""
+
+    def make(name):
+        made, spec = make_official(name), get_format(name)
+        return made, lambda split: read_split(
+            spec, split, find_annotations(spec, [made.annotations]), made.root / "videos"
+        )
+
+    return make
+
+
+@pytest.fixture()
+def error_of(official):
     """``error_of(name, split, file, text)`` puts ``text`` in place of a file and returns the message of the error."""
 
     def run(name, split, file, change):
-        made, spec = make_official(name), get_format(name)
+        made, read = official(name)
         path = made.annotations / file
         path.write_text(change(path.read_text()) if callable(change) else change)
         with pytest.raises(AnnotationError) as caught:
-            read_split(spec, split, find_annotations(spec, [made.annotations]), made.root / "videos")
+            read(split)
         message = str(caught.value)
         assert "\n" not in message and len(message) < 600
         return message.replace(f"{made.annotations}/", "")
@@ -108,11 +121,11 @@ def test_mistakes_in_files(error_of, name, split, file, change, message):
     assert error_of(name, split, file, change).startswith(message)
 
 
-def test_repeated_entries_count_once(make_official):
-    made, spec = make_official("kinetics400"), get_format("kinetics400")
+def test_repeated_entries_count_once(official):
+    made, read = official("kinetics400")
     path = made.annotations / TRAIN
     path.write_text(path.read_text() + "\n".join(path.read_text().splitlines()[1:3]) + "\n")
-    found = read_split(spec, "train", find_annotations(spec, [made.annotations]), made.root / "videos")
+    found = read("train")
     assert len(found.records) == 400 and found.repeated == 2
 
 
@@ -129,19 +142,15 @@ def test_files_are_told_apart_by_name(make_official, tmp_path):
         find_annotations(spec, [tmp_path / "nothing"])
 
 
-def test_a_role_needs_exactly_one_file(make_official):
-    made, spec = make_official("diving48"), get_format("diving48")
-
-    def read():
-        return read_split(spec, "train", find_annotations(spec, [made.annotations]), made.root / "videos")
-
+def test_a_role_needs_exactly_one_file(official):
+    made, read = official("diving48")
     made.write("Diving48_train.json", "[]")
     with pytest.raises(AnnotationError, match=r"diving48: expected one annotation file \*train\*.json \(train\)"):
-        read()
+        read("train")
     for name in ("Diving48_train.json", "Diving48_V2_train.json"):
         (made.annotations / name).unlink()
     with pytest.raises(AnnotationError, match=r"\(train\), found none beside Diving48_V2_test.json, D"):
-        read()
+        read("train")
 
 
 def test_the_authors_lists_of_kinetics(make_official, monkeypatch, tmp_path):
@@ -164,17 +173,13 @@ def test_the_authors_lists_of_kinetics(make_official, monkeypatch, tmp_path):
         get_dataset("kinetics400_val")
 
 
-def test_validation_alone_names_its_classes(make_official):
-    made, spec = make_official("kinetics600"), get_format("kinetics600")
+def test_validation_alone_names_its_classes(official):
+    made, read = official("kinetics600")
     (made.annotations / TRAIN).unlink()
-
-    def read():
-        return read_split(spec, "val", find_annotations(spec, [made.annotations]), made.root / "videos")
-
     with pytest.raises(AnnotationError, match="Kinetics-600 has 600 classes, 60 are named in"):
-        read()
+        read("val")
     made.write("classes.txt", "\n".join(made.classes))
-    assert [record["label"] for record in read().records] == [label for _, label, _ in made.videos["val"]]
+    assert [record["label"] for record in read("val").records] == [label for _, label, _ in made.videos["val"]]
 
 
 def test_rows_over_several_lines_keep_their_number(tmp_path):
