@@ -104,11 +104,11 @@ def test_data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def load_tool() -> Callable[[str], ModuleType]:
-    """``load_tool("train_net")``: a script of tools/ as a module."""
+def load_tool() -> Callable[..., ModuleType]:
+    """``load_tool("train_net")``: a script of tools/ as a module; ``load_tool("records", "benchmarks")`` of another."""
 
-    def load(name: str) -> ModuleType:
-        path = Path(__file__).resolve().parents[1] / "tools" / f"{name}.py"
+    def load(name: str, folder: str = "tools") -> ModuleType:
+        path = Path(__file__).resolve().parents[1] / folder / f"{name}.py"
         spec = importlib.util.spec_from_file_location(name, path)
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)

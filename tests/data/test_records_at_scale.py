@@ -1,6 +1,5 @@
 """A small run of benchmarks/records.py: what a record costs in memory, in the main process and in a worker."""
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -15,11 +14,8 @@ COUNT = 200_000
 
 
 @pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="memory is read from Linux's /proc")
-def test_records_take_little_memory_and_workers_none(tmp_path):
-    spec = importlib.util.spec_from_file_location("records_benchmark", SCRIPT)
-    benchmark = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(benchmark)
-    path = benchmark.write_list(tmp_path, COUNT, "csv")
+def test_records_take_little_memory_and_workers_none(tmp_path, load_tool):
+    path = load_tool("records", "benchmarks").write_list(tmp_path, COUNT, "csv")
     done = subprocess.run(
         [sys.executable, str(SCRIPT), "--one", str(path), "--workers", "1"], stdout=subprocess.PIPE, check=True, text=True,
         env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}, timeout=240,

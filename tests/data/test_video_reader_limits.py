@@ -1,6 +1,5 @@
 """Files that hang, readers in forked processes, and files damaged at random."""
 
-import importlib.util
 import os
 import threading
 import time
@@ -11,8 +10,6 @@ import torch.multiprocessing as multiprocessing
 
 from nlvideo.config import load_cfg
 from nlvideo.data import VideoDecodeError, VideoReader, build_test_loader, open_video
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -114,10 +111,8 @@ def test_unknown_reader(tmp_path, make_video):
         open_video(make_video(tmp_path / "a.mp4"), reader="decord")
 
 
-def test_damaged_files_give_the_right_number_of_frames_or_an_error(tmp_path, make_video):
-    spec = importlib.util.spec_from_file_location("fuzz_reader", ROOT / "benchmarks" / "fuzz_reader.py")
-    fuzz_reader = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(fuzz_reader)
+def test_damaged_files_give_the_right_number_of_frames_or_an_error(tmp_path, make_video, load_tool):
+    fuzz_reader = load_tool("fuzz_reader", "benchmarks")
     options = {"num_frames": 20, "height": 64, "width": 64}
     sources = [
         make_video(tmp_path / "a.mp4", **options),

@@ -1,13 +1,12 @@
 """The ledger, MODEL_ZOO.md made of it, and the script that makes it."""
 
-import importlib.util
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
 
-from nlvideo.engine.script import run_script
 from nlvideo.model_zoo import list_networks
 from nlvideo.model_zoo.ledger import LEDGER_FILE, format_model_zoo, read_ledger
 
@@ -30,13 +29,6 @@ def write(tmp_path: Path):
         return path
 
     return to_file
-
-
-def _run(*arguments: str) -> None:
-    spec = importlib.util.spec_from_file_location("make_model_zoo", ROOT / "tools" / "make_model_zoo.py")
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
-    run_script(tool.main, tool.build_parser(), arguments)
 
 
 def test_model_zoo_md_is_up_to_date() -> None:
@@ -112,14 +104,12 @@ def test_files_that_are_missing_or_broken(tmp_path: Path) -> None:
         read_ledger(tmp_path / "broken.yaml")
 
 
-def test_the_script_writes_and_checks(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_the_script_writes_and_checks(tmp_path: Path, call_tool: Callable) -> None:
     output = str(tmp_path / "MODEL_ZOO.md")
     for state in ("missing", "stale"):
-        with pytest.raises(SystemExit) as done:
-            _run("--check", "--output", output)
-        assert done.value.code == 1 and f"{output} is not what {LEDGER_FILE} gives" in capsys.readouterr().out, state
+        status, out, _ = call_tool("make_model_zoo", "--check", "--output", output)
+        assert status == 1 and f"{output} is not what {LEDGER_FILE} gives" in out, state
         Path(output).write_text("stale")
-    _run("--output", output)
-    _run("--check", "--output", output)
-    assert capsys.readouterr().out == f"Wrote {output}\n{output} is up to date\n"
+    assert call_tool("make_model_zoo", "--output", output) == (0, f"Wrote {output}\n", "")
+    assert call_tool("make_model_zoo", "--check", "--output", output) == (0, f"{output} is up to date\n", "")
     assert Path(output).read_text() == (ROOT / "MODEL_ZOO.md").read_text()

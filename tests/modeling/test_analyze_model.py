@@ -1,14 +1,12 @@
 """tools/analyze_model.py: its output, its errors, and that help is instant."""
 
-import importlib.util
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-from nlvideo.engine.script import run_script
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOL = ROOT / "tools" / "analyze_model.py"
@@ -30,38 +28,39 @@ def config_file(tmp_path: Path) -> str:
     return str(path)
 
 
-def _run(*arguments: str) -> None:
-    spec = importlib.util.spec_from_file_location("analyze_model", TOOL)
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
-    run_script(tool.main, tool.build_parser(), arguments)
+@pytest.fixture
+def run(call_tool: Callable) -> Callable[..., str]:
+    """``run(*arguments)``: the output of the script, which succeeds."""
+
+    def analyze(*arguments: str) -> str:
+        status, out, errors = call_tool("analyze_model", *arguments)
+        assert status == 0, errors
+        return out
+
+    return analyze
 
 
-def test_json_is_one_object_with_three_keys(config_file: str, capsys: pytest.CaptureFixture) -> None:
-    _run("--config-file", config_file, "--json")
-    costs = json.loads(capsys.readouterr().out)
+def test_json_is_one_object_with_three_keys(config_file: str, run: Callable) -> None:
+    costs = json.loads(run("--config-file", config_file, "--json"))
     assert list(costs) == ["params", "gmacs", "nonlocal_blocks"]
     assert isinstance(costs["params"], int) and isinstance(costs["gmacs"], float)
     assert [row["name"].split(".", 1)[1] for row in costs["nonlocal_blocks"]] == ["res4.nl0"]
 
 
-def test_tables_show_stages_and_blocks(config_file: str, capsys: pytest.CaptureFixture) -> None:
-    _run("--config-file", config_file)
-    out = capsys.readouterr().out
+def test_tables_show_stages_and_blocks(config_file: str, run: Callable) -> None:
+    out = run("--config-file", config_file)
     assert "one clip of 8x64x64" in out
     for name in ("backbone.stem", "backbone.res5", "head", "res4.nl0"):
         assert name in out
 
 
-def test_overrides_reach_the_model(config_file: str, capsys: pytest.CaptureFixture) -> None:
-    _run("--config-file", config_file, "--json", "MODEL.NONLOCAL.ENABLED", "False", "INPUT.NUM_FRAMES", "16")
-    without = json.loads(capsys.readouterr().out)
-    _run("--config-file", config_file, "--json")
-    with_block = json.loads(capsys.readouterr().out)
+def test_overrides_reach_the_model(config_file: str, run: Callable) -> None:
+    opts = ["MODEL.NONLOCAL.ENABLED", "False", "INPUT.NUM_FRAMES", "16"]
+    without = json.loads(run("--config-file", config_file, "--json", *opts))
+    with_block = json.loads(run("--config-file", config_file, "--json"))
     assert without["nonlocal_blocks"] == []
     assert without["params"] < with_block["params"] and without["gmacs"] > with_block["gmacs"]
-    _run("--config-file", config_file, "MODEL.NONLOCAL.ENABLED", "False")
-    assert "Non-local blocks: none" in capsys.readouterr().out
+    assert "Non-local blocks: none" in run("--config-file", config_file, "MODEL.NONLOCAL.ENABLED", "False")
 
 
 @pytest.mark.parametrize(
@@ -73,14 +72,9 @@ def test_overrides_reach_the_model(config_file: str, capsys: pytest.CaptureFixtu
         (["INPUT.NUM_FRAMES", "1"], "at least 2x1x1"),
     ],
 )
-def test_a_wrong_value_is_one_line(
-    config_file: str, capsys: pytest.CaptureFixture, overrides: list, message: str
-) -> None:
-    with pytest.raises(SystemExit) as exit_info:
-        _run("--config-file", config_file, "--json", *overrides)
-    captured = capsys.readouterr()
-    assert exit_info.value.code == 2 and captured.out == ""
-    assert message in captured.err and captured.err.count("\n") == 1
+def test_a_wrong_value_is_one_line(config_file: str, call_tool: Callable, overrides: list, message: str) -> None:
+    status, out, errors = call_tool("analyze_model", "--config-file", config_file, "--json", *overrides)
+    assert (status, out, errors.count("\n")) == (2, "", 1) and message in errors
 
 
 def test_help_does_not_import_torch() -> None:
@@ -98,10 +92,9 @@ def test_help_does_not_import_torch() -> None:
     assert "--config-file" in done.stdout and "--json" in done.stdout
 
 
-def test_all_prints_a_row_for_each_config(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+def test_all_prints_a_row_for_each_config(monkeypatch: pytest.MonkeyPatch, run: Callable) -> None:
     monkeypatch.setattr("nlvideo.model_zoo.list_networks", lambda: ["quickstart/c2d", "quickstart/i3d_nl"])
-    _run("--all", "--json")
-    first, second = json.loads(capsys.readouterr().out)
+    first, second = json.loads(run("--all", "--json"))
     assert list(first) == [
         "config", "input", "params", "gmacs", "nonlocal_blocks", "params_ratio", "gmacs_ratio", "paper", "note",
     ]  # fmt: skip
@@ -109,20 +102,17 @@ def test_all_prints_a_row_for_each_config(monkeypatch: pytest.MonkeyPatch, capsy
     assert first["params_ratio"] == first["gmacs_ratio"] == 1
     assert second["nonlocal_blocks"] == 1 and second["params_ratio"] > 1
     assert second["params"] == round(first["params"] * second["params_ratio"])
-    _run("--all")
-    table = capsys.readouterr().out
+    table = run("--all")
     assert "quickstart/c2d " in table and f"{second['params'] / 1e6:.2f}" in table and "Ratios of parameters" in table
 
 
-def test_all_takes_overrides(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+def test_all_takes_overrides(monkeypatch: pytest.MonkeyPatch, run: Callable) -> None:
     monkeypatch.setattr("nlvideo.model_zoo.list_networks", lambda: ["quickstart/i3d_nl"])
-    _run("--all", "--json", "MODEL.NONLOCAL.ENABLED", "False", "MODEL.BACKBONE.TEMPORAL", "c2d")
-    (row,) = json.loads(capsys.readouterr().out)
+    (row,) = json.loads(run("--all", "--json", "MODEL.NONLOCAL.ENABLED", "False", "MODEL.BACKBONE.TEMPORAL", "c2d"))
     assert (row["nonlocal_blocks"], row["params_ratio"]) == (0, 1)
 
 
 @pytest.mark.parametrize("arguments", [[], ["--all", "--config-file", "F"]])
-def test_one_config_or_all_of_them(arguments: list, capsys: pytest.CaptureFixture) -> None:
-    with pytest.raises(SystemExit) as exit_info:
-        _run(*arguments)
-    assert exit_info.value.code == 2 and "--config-file" in capsys.readouterr().err
+def test_one_config_or_all_of_them(arguments: list, call_tool: Callable) -> None:
+    status, _, errors = call_tool("analyze_model", *arguments)
+    assert status == 2 and "--config-file" in errors

@@ -13,10 +13,10 @@ def folder(tmp_path, make_video):
     return tmp_path
 
 
-def test_shards_train_and_test_end_to_end(folder, run_tool):
+def test_shards_train_and_test_end_to_end(folder, run_tool, call_tool):
     pattern = f"{folder}/shards/s-{{0..2}}.tar"
-    done = run_tool("make_shards.py", f"folder:{folder}/videos", pattern)
-    assert "8 videos, " in done.stdout and "wrote 3 shards, kept 0" in done.stdout and f"'wds:{pattern}'" in done.stdout
+    status, out, _ = call_tool("make_shards", f"folder:{folder}/videos", pattern)
+    assert status == 0 and "8 videos, " in out and "wrote 3 shards, kept 0" in out and f"'wds:{pattern}'" in out
     names = str([f"wds:{pattern}"])
     options = ["--config-file", "configs/quickstart/instant_test.yaml", "DATASETS.TRAIN", names, "DATASETS.TEST", names,
                "MODEL.HEAD.NUM_CLASSES", "2", "OUTPUT_DIR", f"{folder}/out", "DATALOADER.NUM_WORKERS", "1"]  # fmt: skip

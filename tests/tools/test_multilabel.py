@@ -25,7 +25,9 @@ def lists(tmp_path_factory: pytest.TempPathFactory, make_video: Callable[..., st
     return ["DATASETS.TRAIN", name, "DATASETS.TEST", name, "MODEL.HEAD.LOSS", "sigmoid"]
 
 
-def test_train_test_and_score_again(run_tool: Callable, lists: list[str], tmp_path: Path) -> None:
+def test_train_test_and_score_again(
+    run_tool: Callable, call_tool: Callable, lists: list[str], tmp_path: Path
+) -> None:
     train, test = tmp_path / "train", tmp_path / "test"
     trained = run_tool("train_net.py", "--config-file", INSTANT, *lists, "OUTPUT_DIR", str(train))
     assert "copypaste: mAP,num_classes,num_videos,num_failed" in trained.stdout
@@ -45,6 +47,6 @@ def test_train_test_and_score_again(run_tool: Callable, lists: list[str], tmp_pa
     for row in content["videos"]:
         assert len(row["views"]) == 6 and all(0 < score < 1 for score in row["scores"])
     out = tmp_path / "scores.json"
-    run_tool("score.py", str(path), str(path), "--average", "logits", "--json", str(out))
+    assert call_tool("score", str(path), str(path), "--average", "logits", "--json", str(out))[0] == 0
     scored = json.loads(out.read_text())
     assert scored[str(path)] == scored["ensemble"] == pytest.approx(metrics)

@@ -44,7 +44,7 @@ def test_one_step(
     assert trained.MODEL.NONLOCAL == cfg.MODEL.NONLOCAL
 
 
-def test_a_mistake_among_the_overrides_is_one_line(run_tool) -> None:
-    done = run_tool("train_net.py", "--config-file", get_config_file("kinetics/c2d_r50_32x2"), "--reduced",
-                    "SOLVER.MAX_ITERS", "3", code=2)  # fmt: skip
-    assert "unknown key 'SOLVER.MAX_ITERS'" in done.stderr.splitlines()[-1]
+def test_a_mistake_among_the_overrides_is_one_line(call_tool: Callable) -> None:
+    arguments = ["--config-file", get_config_file("kinetics/c2d_r50_32x2"), "--reduced", "SOLVER.MAX_ITERS", "3"]
+    status, _, errors = call_tool("train_net", *arguments)
+    assert status == 2 and "unknown key 'SOLVER.MAX_ITERS'" in errors.splitlines()[-1]

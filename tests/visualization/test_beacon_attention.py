@@ -1,24 +1,16 @@
 """benchmarks/beacon_attention.py: what counts as the lamp, as a query and as chance."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 import torch
 
 from nlvideo.visualization import TopKeys, View
 from nlvideo.visualization.grid import Grid
 
-ROOT = Path(__file__).resolve().parents[2]
-
 
 @pytest.fixture(scope="module")
-def bench():
+def bench(load_tool):
     """The script as a module."""
-    spec = importlib.util.spec_from_file_location("beacon_attention", ROOT / "benchmarks/beacon_attention.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_tool("beacon_attention", "benchmarks")
 
 
 # From 64 to 68 pixels and back to 64, as in quickstart.
