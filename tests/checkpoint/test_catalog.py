@@ -1,6 +1,7 @@
 """Addresses of weights. Nothing is downloaded: torchvision's address is that of a file on this machine."""
 
 import hashlib
+import io
 import logging
 
 import pytest
@@ -64,14 +65,21 @@ def test_what_torchvision_does_not_have(name, message):
     assert not PathManager.exists(f"torchvision://{name}")
 
 
-@pytest.fixture()
-def served(tmp_path, monkeypatch):
-    """A ResNet-18 "on the server", its hash in its name; returns the file, the cache and the weights."""
+@pytest.fixture(scope="module")
+def resnet18():
+    """The weights of a ResNet-18, the bytes of their file, and a name with its hash."""
     torch.manual_seed(0)
     state = torchvision.models.resnet18(weights=None, num_classes=10).state_dict()
-    torch.save(state, tmp_path / "resnet18.pth")
-    data = (tmp_path / "resnet18.pth").read_bytes()
-    file = tmp_path / f"resnet18-{hashlib.sha256(data).hexdigest()[:8]}.pth"
+    file = io.BytesIO()
+    torch.save(state, file)
+    return state, file.getvalue(), f"resnet18-{hashlib.sha256(file.getvalue()).hexdigest()[:8]}.pth"
+
+
+@pytest.fixture()
+def served(resnet18, tmp_path, monkeypatch):
+    """A ResNet-18 "on the server", its hash in its name; returns the file, the cache and the weights."""
+    state, data, name = resnet18
+    file = tmp_path / name
     file.write_bytes(data)
     monkeypatch.setattr(catalog, "torchvision_url", lambda name: file.as_uri())
     monkeypatch.setattr(catalog, "get_cache_dir", lambda: str(tmp_path / "cache"))

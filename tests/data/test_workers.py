@@ -142,7 +142,7 @@ def test_signals_to_the_whole_group_do_not_end_the_workers(tmp_path, method):
     assert process.stdout.readline() == "ready\n"
     os.killpg(process.pid, signal.SIGINT)
     os.killpg(process.pid, signal.SIGTERM)
-    out, error = process.communicate(timeout=20)
+    out, error = process.communicate(timeout=120)
     assert (process.returncode, out) == (0, "2 workers read everything\nclosed\n"), error
     assert "Traceback" not in error
 
@@ -165,7 +165,7 @@ def test_the_main_process_can_still_end_a_worker_and_nobody_else_can():
     process.join(timeout=0.3)
     assert process.is_alive()
     process.terminate()
-    process.join(timeout=20)
+    process.join(timeout=120)
     assert process.exitcode == 0
 
 

@@ -96,7 +96,7 @@ def test_the_second_ctrl_c_ends_the_process_at_once() -> None:
     assert process.poll() is None
     time.sleep(0.1)
     process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=20) == -signal.SIGINT
+    assert process.wait(timeout=120) == -signal.SIGINT
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -24,7 +23,7 @@ from nlvideo.engine.hooks import total_over_ranks
 from nlvideo.engine.interrupt import StopOnSignal
 from nlvideo.engine.launch import launch
 from nlvideo.engine.script import run_script
-from nlvideo.engine.train_loop import SimpleTrainer
+from nlvideo.engine.train_loop import HookBase, SimpleTrainer
 from nlvideo.utils import comm
 
 def say(text):
@@ -73,9 +72,13 @@ def fail(how):
         os.kill(os.getpid(), signal.SIGKILL)
     comm.synchronize()
 
+class Ready(HookBase):
+    def after_step(self):
+        if self.trainer.iter == 2:
+            say("ready")
+
 def train():
-    run = trainer(StopOnSignal())
-    say("ready")
+    run = trainer(StopOnSignal(), Ready())
     try:
         run.train(0, 100000)
     except TrainingInterrupted:
@@ -83,7 +86,7 @@ def train():
         raise
 
 def start(args):
-    options = {"num_gpus": 2, "device": "cpu", "timeout_minutes": 1}
+    options = {"num_gpus": 2, "device": "cpu", "timeout_minutes": 3}
     if sys.argv[1] == "train":
         launch(train, **options)
     else:
@@ -151,7 +154,6 @@ def test_a_signal_stops_all_ranks_after_the_same_iteration(script: str, whom: st
         start_new_session=True,
     )  # fmt: skip
     assert [process.stdout.readline() for _ in range(2)] == ["ready\n"] * 2
-    time.sleep(0.5)
     if whom == "parent":
         process.send_signal(signal.SIGINT)
     else:  # what a terminal does

@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -110,7 +109,6 @@ def test_a_signal_to_the_whole_group_saves_a_checkpoint(videos: Path, tmp_path: 
     while "iter: 3" not in process.stdout.readline():
         assert process.poll() is None
     os.killpg(process.pid, number)
-    time.sleep(0.1)
     _, error = process.communicate(timeout=120)
     assert process.returncode == 130, error
     assert error.count("Stopping after this iteration") == 1 and "Traceback" not in error
