@@ -206,6 +206,8 @@ class DefaultTrainer(SimpleTrainer):
 
     def save(self, name: str, tag_last: bool = True) -> None:
         """Save a checkpoint; call it on every rank."""
+        # On every rank, before any of them begins.
+        self.settle()
         # With the names of the classes: the data may be far from where the model is used.
         names = dataset_classes(self.cfg.DATASETS.TRAIN)
         self.checkpointer.save(name, tag_last=tag_last, **({"classes": names} if names else {}))
@@ -214,6 +216,7 @@ class DefaultTrainer(SimpleTrainer):
 
     def evaluate(self) -> Results:
         """Test the current weights, or their average where there is one, without disturbing the training."""
+        self.settle()
         with preserved_rng(), nullcontext() if self.ema is None else self.ema.apply():
             return self.test(self.cfg, self.bare_model)
 

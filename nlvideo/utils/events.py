@@ -91,6 +91,10 @@ class EventStorage:
         """Return the last value of each scalar and its iteration."""
         return {name: history.values()[-1] for name, history in self._histories.items()}
 
+    def latest_tensors(self, device: torch.device | str) -> dict[str, torch.Tensor]:
+        """Return the last value of each scalar as a tensor without axes on a device, without waiting for any of them."""
+        return {name: history.latest_tensor(device) for name, history in self._histories.items()}
+
     def smoothed(self, window: int) -> dict[str, tuple[float, int]]:
         """Return each scalar and its iteration; those with a smoothing hint as the median of the last ``window``."""
         smoothed = self.latest()

@@ -39,6 +39,12 @@ class History:
         """Return the last value."""
         return self.values()[-1][0]
 
+    def latest_tensor(self, device: torch.device | str) -> torch.Tensor:
+        """Return the last value as a tensor () on a device; one that is there already is not waited for."""
+        if self._pending:
+            return self._pending[-1][0].to(device)
+        return torch.full((), self._values[-1][0], dtype=torch.float64, device=device)
+
     def median(self, window: int) -> float:
         """Return the median of the last ``window`` values."""
         return float(statistics.median(self._window(window)))
