@@ -68,11 +68,32 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     """
     solver = cfg.SOLVER
     groups = parameter_groups(model, solver.WEIGHT_DECAY, solver.WEIGHT_DECAY_NORM)
+    on_gpu = all(parameter.is_cuda for group in groups for parameter in group["params"])
+    # Before 2.5 the fused kernels refuse 1x1x1 convolutions whose gradients differ in the strides of axes of length 1.
+    # None leaves the choice among the other forms to PyTorch.
+    fused = True if solver.FUSED and on_gpu and torch.__version__ >= (2, 5) else None
     if solver.OPTIMIZER == "SGD":
-        return torch.optim.SGD(groups, lr=solver.BASE_LR, momentum=solver.MOMENTUM, nesterov=solver.NESTEROV)
-    if solver.OPTIMIZER == "AdamW":
-        return torch.optim.AdamW(groups, lr=solver.BASE_LR, betas=tuple(solver.BETAS))
-    raise ValueError(f"SOLVER.OPTIMIZER: got {solver.OPTIMIZER!r}, allowed: 'SGD', 'AdamW'")
+        optimizer = torch.optim.SGD(
+            groups, lr=solver.BASE_LR, momentum=solver.MOMENTUM, nesterov=solver.NESTEROV, fused=fused
+        )
+    elif solver.OPTIMIZER == "AdamW":
+        optimizer = torch.optim.AdamW(groups, lr=solver.BASE_LR, betas=tuple(solver.BETAS), fused=fused)
+    else:
+        raise ValueError(f"SOLVER.OPTIMIZER: got {solver.OPTIMIZER!r}, allowed: 'SGD', 'AdamW'")
+    optimizer.register_load_state_dict_post_hook(match_layouts)
+    return optimizer
+
+
+def match_layouts(optimizer: torch.optim.Optimizer) -> None:
+    """Bring the state of an optimizer into the memory format of the parameters.
+
+    They differ where a run goes on with another MODEL.CHANNELS_LAST, and fused kernels walk through both in the order
+    of memory.
+    """
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape and value.stride() != parameter.stride():
+                state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def build_lr_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> IterationLR:
