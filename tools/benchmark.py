@@ -29,6 +29,21 @@ def build_parser() -> argparse.ArgumentParser:
     data.add_argument("--step-seconds", type=float, default=0, metavar="S", help="a training step to be kept fed")
     data.add_argument("--clips-per-step", type=int, default=8, metavar="N", help="that it takes (%(default)s)")
     data.add_argument("--json", metavar="OUT", help="write all figures to this file")
+    train = kinds.add_parser("train", help="the training step of a config: iterations per second, where they go, memory")
+    train.add_argument("--config-file", required=True, metavar="FILE", help="YAML file of the model and its training")
+    train.add_argument(
+        "--variants", default="config", metavar="V,...", help="compared with the first; joined with '+' they apply "
+        "together: config, channels_last, contiguous, auto, dense, checkpoint, all_keys, amp, unfused (%(default)s)"
+    )  # fmt: skip
+    train.add_argument("--iterations", type=int, default=5, metavar="N", help="that are timed, of each (%(default)s)")
+    train.add_argument("--max-seconds", type=float, default=600, metavar="S", help="no new round after it (%(default)s)")
+    train.add_argument("--batch-size", type=int, default=0, metavar="N", help="clips (default: the config's for a device)")
+    train.add_argument("--data", choices=["synthetic", "real"], default="synthetic", help="(%(default)s)")
+    train.add_argument("--device", help="cpu or cuda (default: MODEL.DEVICE)")
+    train.add_argument("--amp", action="store_true", help="mixed precision in all variants")
+    train.add_argument("--compile", nargs="?", const="inductor", metavar="BACKEND", help="torch.compile (%(const)s)")
+    train.add_argument("--json", metavar="OUT", help="write all figures to this file")
+    train.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="overrides, after all flags")
     for sub in (block,):
         sub.add_argument("--device", default="cpu", help="cpu or cuda (%(default)s)")
         sub.add_argument("--dtype", default="float32", help="float32, bfloat16 or float16 (%(default)s)")
@@ -39,27 +54,43 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: argparse.Namespace) -> None:
     """Measure, print a table, write the figures."""
-    # Only now: --help answers without loading torch.
-    if arguments.kind == "data":
-        from nlvideo.benchmarking import data
+    print({"data": run_data, "train": run_train, "nonlocal": run_nonlocal}[arguments.kind](arguments))
 
-        print(
-            data.run(
-                arguments.videos, arguments.json, num_frames=arguments.num_frames, frame_stride=arguments.frame_stride,
-                num_clips=arguments.num_clips, rounds=arguments.rounds, step_seconds=arguments.step_seconds,
-                clips_per_step=arguments.clips_per_step,
-            )
-        )
-        return
+
+# Their imports are in the functions: --help answers without loading torch.
+def run_data(arguments: argparse.Namespace) -> str:
+    """Measure reading."""
+    from nlvideo.benchmarking import data
+
+    return data.run(
+        arguments.videos, arguments.json, num_frames=arguments.num_frames, frame_stride=arguments.frame_stride,
+        num_clips=arguments.num_clips, rounds=arguments.rounds, step_seconds=arguments.step_seconds,
+        clips_per_step=arguments.clips_per_step,
+    )  # fmt: skip
+
+
+def run_train(arguments: argparse.Namespace) -> str:
+    """Measure a training step."""
+    from nlvideo.benchmarking import train
+
+    device = ["MODEL.DEVICE", arguments.device] if arguments.device else []
+    amp = ["SOLVER.AMP.ENABLED", "True"] if arguments.amp else []
+    return train.run(
+        arguments.config_file, [*arguments.opts, *device, *amp], arguments.json, variants=arguments.variants.split(","),
+        iterations=arguments.iterations, data=arguments.data, batch_size=arguments.batch_size,
+        compiler=arguments.compile, max_seconds=arguments.max_seconds,
+    )  # fmt: skip
+
+
+def run_nonlocal(arguments: argparse.Namespace) -> str:
+    """Measure the block."""
     from nlvideo.benchmarking import nonlocal_block
 
-    print(
-        nonlocal_block.run(
-            arguments.forms, arguments.shapes, arguments.keys, arguments.json, device=arguments.device,
-            dtype=arguments.dtype, peer=arguments.peer is not None, rounds=arguments.rounds,
-            max_seconds=arguments.max_seconds,
-        )
-    )
+    return nonlocal_block.run(
+        arguments.forms, arguments.shapes, arguments.keys, arguments.json, device=arguments.device,
+        dtype=arguments.dtype, peer=arguments.peer is not None, rounds=arguments.rounds,
+        max_seconds=arguments.max_seconds,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

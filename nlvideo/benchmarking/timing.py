@@ -71,9 +71,15 @@ def alternate(
 
 
 class PeakMemory:
-    """What a piece of work needed at its peak beyond what was in use before; see ``peak_memory``."""
+    """What a piece of work needed at its peak beyond what was in use before; see ``peak_memory``.
+
+    Attributes:
+        bytes: beyond what was in use before.
+        process_bytes: in all, with what was in use before.
+    """
 
     bytes: int | None = None
+    process_bytes: int | None = None
 
 
 @contextmanager
@@ -84,7 +90,7 @@ def peak_memory(device: str = "cpu") -> Iterator[PeakMemory]:
     whatever libraries allocate behind PyTorch's back; ``bytes`` stays None where the system keeps no such mark.
 
     Yields:
-        An object whose ``bytes`` is set when the block ends.
+        An object whose ``bytes`` and ``process_bytes`` are set when the block ends.
     """
     peak = PeakMemory()
     if device.startswith("cuda"):
@@ -95,12 +101,14 @@ def peak_memory(device: str = "cpu") -> Iterator[PeakMemory]:
         torch.cuda.reset_peak_memory_stats()
         yield peak
         torch.cuda.synchronize()
-        peak.bytes = torch.cuda.max_memory_allocated() - before
+        peak.process_bytes = torch.cuda.max_memory_allocated()
+        peak.bytes = peak.process_bytes - before
         return
     before_bytes = _reset_high_water_mark()
     yield peak
     if before_bytes is not None:
-        peak.bytes = max(0, _status("VmHWM") - before_bytes)
+        peak.process_bytes = _status("VmHWM")
+        peak.bytes = max(0, peak.process_bytes - before_bytes)
 
 
 def environment() -> dict[str, str]:
