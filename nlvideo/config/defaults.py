@@ -190,8 +190,8 @@ _C.DATALOADER.MAX_FAILED_FRACTION = 0.01
 _C.SOLVER = CN()
 # "SGD" or "AdamW".
 _C.SOLVER.OPTIMIZER = "SGD"
-# On a GPU, use PyTorch's fused form of it: the same update in few kernels, which can be told on the device to skip a
-# step, so that the loop need not wait for the loss of each (needs torch 2.5; not measured on a GPU).
+# PyTorch's fused form of it (from torch 2.5 on): the same update to rounding, in one pass over the weights. On a GPU it
+# can be told on the device to skip a step, so that the loop need not wait for the loss of each (not measured there).
 _C.SOLVER.FUSED = True
 # Clips per optimizer step over all ranks (Sec. 4.1: 8 GPUs x 8 clips).
 _C.SOLVER.CLIPS_PER_BATCH = 64

@@ -40,7 +40,7 @@ class LossCheck:
             _check_finite(scalars, iteration)
             return
         # What gradient scalers use, too: the fused kernels leave everything as it is where this is 1.
-        optimizer.found_inf = (~scalars["total_loss"].isfinite()).float().reshape(1)
+        optimizer.found_inf = (~scalars["total_loss"].isfinite()).float()
         self._iteration = iteration
         self._scalars = {name: value.to("cpu", non_blocking=True) for name, value in scalars.items() if "loss" in name}
         if scalars["total_loss"].is_cuda:

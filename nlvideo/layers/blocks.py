@@ -81,9 +81,9 @@ class BasicBlock3d(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(N, C, T, H, W) -> (N, out_channels, T, ceil(H / stride), ceil(W / stride))."""
-        branch = F.relu(self.bn1(self.conv1(x)))
+        branch = F.relu(self.bn1(self.conv1(x)), inplace=True)
         branch = self.bn2(self.conv2(branch))
-        return F.relu(branch + self.shortcut(x))
+        return F.relu(branch + self.shortcut(x), inplace=True)
 
 
 class Bottleneck3d(nn.Module):
@@ -131,7 +131,7 @@ class Bottleneck3d(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(N, C, T, H, W) -> (N, out_channels, T, ceil(H / stride), ceil(W / stride))."""
-        branch = F.relu(self.bn1(self.conv1(x)))
-        branch = F.relu(self.bn2(self.conv2(branch)))
+        branch = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        branch = F.relu(self.bn2(self.conv2(branch)), inplace=True)
         branch = self.bn3(self.conv3(branch))
-        return F.relu(branch + self.shortcut(x))
+        return F.relu(branch + self.shortcut(x), inplace=True)

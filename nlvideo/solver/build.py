@@ -68,10 +68,9 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     """
     solver = cfg.SOLVER
     groups = parameter_groups(model, solver.WEIGHT_DECAY, solver.WEIGHT_DECAY_NORM)
-    on_gpu = all(parameter.is_cuda for group in groups for parameter in group["params"])
     # Before 2.5 the fused kernels refuse 1x1x1 convolutions whose gradients differ in the strides of axes of length 1.
     # None leaves the choice among the other forms to PyTorch.
-    fused = True if solver.FUSED and on_gpu and torch.__version__ >= (2, 5) else None
+    fused = True if solver.FUSED and torch.__version__ >= (2, 5) else None
     if solver.OPTIMIZER == "SGD":
         optimizer = torch.optim.SGD(
             groups, lr=solver.BASE_LR, momentum=solver.MOMENTUM, nesterov=solver.NESTEROV, fused=fused

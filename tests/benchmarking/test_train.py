@@ -92,7 +92,26 @@ def test_wrong_options(options: dict, message: str) -> None:
 
 
 def test_the_script_reaches_it(call_tool) -> None:
-    arguments = ["--variants", "config,contiguous", "--iterations", "1", "--batch-size", "1", "--device", "cpu", "--amp"]
+    arguments = ["--variants", "config,contiguous", "--iterations", "1", "--batch-size", "1", "--device", "cpu"]
     status, out, error = call_tool("benchmark", "train", "--config-file", CONFIG, *arguments, *TINY)
     assert status == 0, error
     assert "contiguous" in out and "1 x 4x32" in out
+
+
+def test_flags_of_the_script_are_overrides(call_tool, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = {}
+    monkeypatch.setattr(train, "run", lambda config, overrides, out, **options: seen.update(options, opts=overrides))
+    call_tool("benchmark", "train", "--config-file", CONFIG, "--amp", "--device", "cuda:1", "--compile", "--data", "real")
+    assert seen["opts"] == ["MODEL.DEVICE", "cuda:1", "SOLVER.AMP.ENABLED", "True"]
+    assert seen["compiler"] == "inductor" and seen["data"] == "real" and seen["variants"] == ["config"]
+
+
+def test_a_compiled_model_takes_the_same_step() -> None:
+    losses = []
+    for compiler in (None, "eager"):
+        torch.manual_seed(0)
+        trial = train.Trial(train.load_variant(CONFIG, [*TINY, "MODEL.HEAD.DROPOUT", "0.0"], 2), "synthetic", compiler)
+        for _ in range(2):
+            trial.split_step()
+        losses.append([value for value, _ in trial.trainer.storage.history("total_loss").values()])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)

@@ -4,8 +4,10 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
+from nlvideo.layers import blocks
 from nlvideo.layers.blocks import BasicBlock3d, Bottleneck3d, conv3d
 
 BLOCKS = [BasicBlock3d, Bottleneck3d]
@@ -76,3 +78,19 @@ def test_the_block_is_the_sum_of_branch_and_shortcut(block: type) -> None:
         y = module.bn3(module.conv3(torch.relu(y)))
     shortcut = module.shortcut.bn(module.shortcut.conv(x))
     assert torch.allclose(module(x), torch.relu(y + shortcut))
+
+
+@pytest.mark.parametrize("norm", ["BN", "SyncBN", "FrozenBN", "none"])
+@pytest.mark.parametrize("block", BLOCKS)
+@pytest.mark.parametrize("in_channels", [16, 8])
+def test_writing_in_place_changes_nothing(block: type, norm: str, in_channels: int, monkeypatch) -> None:
+    torch.manual_seed(0)
+    module = block(in_channels, 4, 16, temporal_kernels=(3, 1), norm=norm, zero_init=False).double()
+    x = torch.randn(2, in_channels, 3, 5, 5, dtype=torch.float64, requires_grad=True)
+    before, results = x.detach().clone(), []
+    for relu in (F.relu, lambda u, inplace: torch.relu(u)):
+        monkeypatch.setattr(blocks.F, "relu", relu)
+        out = module(x)
+        results.append([out, *torch.autograd.grad(out.square().sum(), [x, *module.parameters()])])
+    assert torch.equal(x, before)
+    assert all(torch.equal(ours, plain) for ours, plain in zip(*results))

@@ -178,3 +178,43 @@ def test_clip_refusals(setting, named):
     cfg = _cfg(CLIP_GRADIENTS__ENABLED=True, **{f"CLIP_GRADIENTS__{key}": value for key, value in setting.items()})
     with pytest.raises(ValueError, match=f"SOLVER.CLIP_GRADIENTS.{named}"):
         build_gradient_clipper(cfg)
+
+
+gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
+
+
+@pytest.mark.skipif(torch.__version__ < (2, 5), reason="torch 2.5 fuses where strides of axes of length 1 differ")
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=gpu)])
+@pytest.mark.parametrize("name", ["SGD", "AdamW"])
+@pytest.mark.parametrize("memory_format", [torch.channels_last_3d, torch.contiguous_format])
+def test_fused_and_plain_agree(name, memory_format, device):
+    weights = []
+    for fused in (True, False):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Conv3d(2, 3, (1, 3, 3)), nn.Conv3d(3, 4, 1), nn.BatchNorm3d(4))
+        model.to(device).to(memory_format=memory_format)
+        optimizer = build_optimizer(_cfg(OPTIMIZER=name, FUSED=fused), model)
+        assert bool(optimizer.param_groups[0]["fused"]) == fused
+        for _ in range(3):
+            optimizer.zero_grad()
+            model(torch.randn(2, 2, 3, 4, 4, device=device)).square().mean().backward()
+            optimizer.step()
+        weights.append([parameter.detach().clone() for parameter in model.parameters()])
+    torch.testing.assert_close(*weights)
+
+
+@pytest.mark.parametrize("name", ["SGD", "AdamW"])
+def test_a_loaded_state_takes_the_memory_format_of_the_weights(name):
+    torch.manual_seed(0)
+    saved, loaded = (nn.Conv3d(2, 3, 3) for _ in range(2))
+    optimizer = build_optimizer(_cfg(OPTIMIZER=name), saved)
+    saved(torch.randn(1, 2, 3, 4, 4)).sum().backward()
+    optimizer.step()
+    loaded.to(memory_format=torch.channels_last_3d)
+    other = build_optimizer(_cfg(OPTIMIZER=name), loaded)
+    other.load_state_dict(optimizer.state_dict())
+    for theirs, ours in zip(saved.parameters(), loaded.parameters()):
+        for key, value in optimizer.state[theirs].items():
+            found = other.state[ours][key]
+            assert torch.equal(found, value)
+            assert value.shape != ours.shape or found.stride() == ours.stride()

@@ -190,3 +190,10 @@ def test_the_console_line_before_anything_was_timed(caplog):
     with EventStorage(), caplog.at_level(logging.INFO, "nlvideo"):
         ConsoleWriter(max_iter=10).write()
     assert caplog.messages[-1].startswith("iter: 0")
+
+
+def test_latest_values_as_tensors():
+    with EventStorage() as storage:
+        storage.put_scalars(a=1, b=torch.tensor(0.5))
+    found = storage.latest_tensors("cpu")
+    assert {name: value.item() for name, value in found.items()} == {"a": 1.0, "b": 0.5}

@@ -76,3 +76,11 @@ def test_pending_tensors_are_bounded():
     history = filled([torch.tensor(float(i)) for i in range(HISTORY_LENGTH + 5)])
     assert len(history._pending) < HISTORY_LENGTH
     assert history.values()[0] == (5.0, 5)
+
+
+def test_latest_as_a_tensor_reads_nothing(monkeypatch):
+    numbers, tensors = filled([1.0, 0.1]), filled([1.0, torch.tensor([2.5])])
+    monkeypatch.setattr(History, "_flush", lambda self: pytest.fail("read"))
+    for history, value in ((numbers, 0.1), (tensors, 2.5)):
+        found = history.latest_tensor("cpu")
+        assert found.shape == () and found.item() == value

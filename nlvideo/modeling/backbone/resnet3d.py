@@ -89,7 +89,7 @@ class Stem(nn.Module):
 
     def forward(self, video: torch.Tensor) -> torch.Tensor:
         """(N, C, T, H, W) -> (N, out_channels, T', H', W'), strided as the layout says."""
-        return self.pool1(F.relu(self.bn(self.conv(video))))
+        return self.pool1(F.relu(self.bn(self.conv(video)), inplace=True))
 
 
 class Stage(nn.Module):
