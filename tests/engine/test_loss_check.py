@@ -152,3 +152,13 @@ def test_which_optimizers_can_skip() -> None:
 
 def test_nothing_to_settle_is_fine() -> None:
     LossCheck().settle()
+
+
+def test_a_gradient_scaler_has_the_loss_read_at_once() -> None:
+    trainer = _trainer(bad=2, amp_dtype=torch.float16)
+    trainer.scaler = torch.amp.GradScaler("cpu", init_scale=64.0)
+    with pytest.raises(FloatingPointError, match="iteration 2: "):
+        trainer.train(0, 10)
+    assert trainer.iter == 2
+    first = _trainer().model.linear.weight
+    assert not torch.equal(trainer.model.linear.weight, first)  # the steps before were made
