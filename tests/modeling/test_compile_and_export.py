@@ -33,14 +33,20 @@ def value_and_gradients(module, block, x):
     return [out.detach(), *torch.autograd.grad(out.square().sum(), [x, *block.parameters()])]
 
 
+def assert_close_to(actual, expected):
+    """Relative to the largest number of all: the gradient of phi's bias is zero but for rounding."""
+    largest = max(b.abs().max() for b in expected)
+    for a, b in zip(actual, expected, strict=True):
+        assert (a - b).abs().max() <= 1e-5 * largest
+
+
 @pytest.mark.parametrize("pairwise, algorithm", CASES)
 def test_a_block_compiles_into_one_graph(pairwise, algorithm):
     """Forward and backward; the CPU's code generator is left out, so that no compiler is needed."""
     block, x = make_block(pairwise, algorithm)
     expected = value_and_gradients(block, block, x)
     compiled = torch.compile(block, backend="aot_eager", fullgraph=True)
-    for a, b in zip(value_and_gradients(compiled, block, x), expected):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+    assert_close_to(value_and_gradients(compiled, block, x), expected)
 
 
 @pytest.mark.parametrize("pairwise, algorithm", CASES)
@@ -55,8 +61,7 @@ def test_checkpoints_compile_too():
     block, x = make_block("embedded_gaussian", "auto", checkpoint=True)
     expected = value_and_gradients(block, block, x)
     compiled = torch.compile(block, backend="aot_eager", fullgraph=True)
-    for a, b in zip(value_and_gradients(compiled, block, x), expected):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+    assert_close_to(value_and_gradients(compiled, block, x), expected)
 
 
 @pytest.fixture(scope="module")
