@@ -2,16 +2,15 @@
 """Decode every video of a dataset from end to end, say what is in it and what fails; exits with 1 where any does."""
 
 import argparse
-import json
 import os
 import sys
 
-from nlvideo.engine.script import run_script
+from nlvideo.engine.script import ScriptParser, run_script
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
+    parser = ScriptParser(
         description=f"{__doc__} Ctrl-C stops it and reports what was found.",
         epilog="Example: check_dataset.py list:videos/train.csv --json found.json",
     )
@@ -34,7 +33,7 @@ def main(arguments: argparse.Namespace) -> None:
     from nlvideo.data.checks import fingerprint
     from nlvideo.data.list_files import prepare_to_write_list, write_list
     from nlvideo.data.survey import advise, format_survey, survey_dataset, to_json
-    from nlvideo.utils.file_io import atomic_write
+    from nlvideo.utils.file_io import write_json
 
     for flag in ("num_workers", "clip_frames"):
         if getattr(arguments, flag) < 1:
@@ -51,8 +50,7 @@ def main(arguments: argparse.Namespace) -> None:
     if advice := advise(survey.good, arguments.clip_frames):
         print(f"{advice}\n")
     if arguments.json:
-        found = to_json(survey) | {"dataset": arguments.name, "complete": complete}
-        atomic_write(arguments.json, lambda file: file.write(json.dumps(found, indent=1).encode()))
+        write_json(arguments.json, to_json(survey) | {"dataset": arguments.name, "complete": complete})
     if not complete:
         print(f"stopped: {len(survey.files)} of {survey.num_files} files looked at, {len(survey.bad)} bad")
         raise KeyboardInterrupt

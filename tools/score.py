@@ -8,16 +8,15 @@ Examples:
 """
 
 import argparse
-import json
 
-from nlvideo.engine.script import run_script
+from nlvideo.engine.script import ScriptParser, run_script
 
 ENSEMBLE = "ensemble"
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
+    parser = ScriptParser(
         description=__doc__,
         epilog="The files are those that a test writes to OUTPUT_DIR/inference; docs/testing.md describes them.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -41,7 +40,7 @@ def main(arguments: argparse.Namespace) -> None:
     """Print the metrics of each file, and of all together where there are several."""
     # Only now: --help answers without loading torch.
     from nlvideo.evaluation import ensemble, evaluate_results, read_results, rescore
-    from nlvideo.utils.file_io import atomic_write
+    from nlvideo.utils.file_io import write_json
     from nlvideo.utils.logger import create_table
 
     names, average = arguments.results, arguments.average
@@ -59,7 +58,7 @@ def main(arguments: argparse.Namespace) -> None:
     rows = [{"results": name, **own} for name, own in metrics.items()]
     print(create_table([{k: f"{v:.2f}" if isinstance(v, float) else v for k, v in row.items()} for row in rows]))
     if arguments.json:
-        atomic_write(arguments.json, lambda file: file.write(json.dumps(metrics, indent=1).encode()))
+        write_json(arguments.json, metrics)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from nlvideo.data.catalog import MetadataCatalog, Record
 from nlvideo.data.datasets.listed import read_classes
-from nlvideo.utils.file_io import absolute_path, atomic_write, is_remote
+from nlvideo.utils.file_io import absolute_path, is_remote, write_text
 
 
 def format_list(records: Sequence[Record], folder: Path) -> str:
@@ -71,10 +71,10 @@ def write_list(name: str, records: Sequence[Record], path: str, comment: str = "
     """
     out = Path(absolute_path(path))
     text = (f"# {comment}\n" if comment else "") + format_list(records, out.parent)
-    atomic_write(str(out), lambda file: file.write(text.encode()))
+    write_text(out, text)
     classes = "".join(f"{label}\n" for label in MetadataCatalog.get(name).classes)
     if classes and not (out.parent / "classes.txt").exists():
-        atomic_write(str(out.parent / "classes.txt"), lambda file: file.write(classes.encode()))
+        write_text(out.parent / "classes.txt", classes)
 
 
 def _relative(path: str, folder: Path) -> str:

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import Any, BinaryIO
 
 from nlvideo.data.catalog import Record
-from nlvideo.utils.file_io import PathManager, atomic_write, is_remote, local_path
+from nlvideo.utils.file_io import PathManager, atomic_write, is_remote, local_path, write_text
 
 INDEX_SUFFIX = ".index"
 _INDEX_FORMAT = "nlvideo-shard-1"
@@ -102,7 +102,7 @@ def write_shard(path: str, records: Sequence[Record], first: int) -> None:
         os.unlink(path + INDEX_SUFFIX)
     atomic_write(path, lambda file: entries.extend(_write_members(file, records, first)))
     index = {"format": _INDEX_FORMAT, "bytes": os.path.getsize(path), "samples": entries}
-    atomic_write(path + INDEX_SUFFIX, lambda file: file.write(json.dumps(index, separators=(",", ":")).encode()))
+    write_text(path + INDEX_SUFFIX, json.dumps(index, separators=(",", ":")))
 
 
 def _write_members(file: BinaryIO, records: Sequence[Record], first: int) -> list[Entry]:

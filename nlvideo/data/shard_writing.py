@@ -12,7 +12,7 @@ from tqdm import tqdm
 from nlvideo.data.catalog import Record
 from nlvideo.data.datasets.listed import read_classes
 from nlvideo.data.shard_files import OPTIONAL_KEYS, read_index, write_shard
-from nlvideo.utils.file_io import atomic_write
+from nlvideo.utils.file_io import write_text
 
 _NAMED = 3
 
@@ -81,7 +81,7 @@ def write_shards(
         raise ValueError(f"{len(others)} files exist and hold something else: {some}; --overwrite replaces them")
     os.makedirs(folder, exist_ok=True)
     if classes:
-        atomic_write(names, lambda file: file.write("".join(f"{name}\n" for name in classes).encode()))
+        write_text(names, "".join(f"{name}\n" for name in classes))
     todo = [path for path in shards if path not in set(kept)]
     _write_all(todo, lambda path: write_shard(path, _chosen(path), parts[path].start), num_workers)
     return WrittenShards(todo, kept, sum(os.path.getsize(path) for path in shards))

@@ -11,7 +11,6 @@ A file stores packets in the order of decoding, which is not that of showing::
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -20,6 +19,7 @@ from functools import cached_property
 import numpy as np
 
 from nlvideo.data.shard_files import member_path, split_member_path
+from nlvideo.utils.file_io import atomic_write
 
 # Stands for a timestamp that the file does not give.
 NO_STAMP = np.iinfo(np.int64).min
@@ -148,16 +148,8 @@ class IndexCache:
         header = {"format": _FORMAT, "key": _key(path), "packets": len(index.stamps), "frames": index.num_frames}
         header |= {"stamp_kind": index.stamp_kind, "counted": index.counted, "time_base": str(index.time_base)}
         header |= {"fps": index.fps, "geometry": index.geometry}
-        handle, temporary = tempfile.mkstemp(dir=os.path.dirname(target))
-        try:
-            with open(handle, "wb") as file:
-                file.write(json.dumps(header).encode() + b"\n")
-                for name, dtype in _ARRAYS.items():
-                    file.write(getattr(index, name).astype(dtype).tobytes())
-            os.replace(temporary, target)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+        arrays = [getattr(index, name).astype(dtype).tobytes() for name, dtype in _ARRAYS.items()]
+        atomic_write(target, lambda file: file.write(b"".join([json.dumps(header).encode(), b"\n", *arrays])))
 
     def file_of(self, path: str) -> str:
         """Return the path of the file that holds, or would hold, the index of a video."""

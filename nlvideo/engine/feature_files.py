@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from nlvideo.utils.errors import one_of
-from nlvideo.utils.file_io import atomic_write
+from nlvideo.utils.file_io import atomic_write, write_json, write_text
 
 FORMATS = ("npz", "parquet")
 _SETTINGS, _INDEX = "features.json", "index.jsonl"
@@ -101,8 +101,7 @@ def read_shard(path: str) -> tuple[list[dict[str, Any]], np.ndarray]:
 
 def write_settings(folder: str, settings: dict[str, Any]) -> None:
     """Note in a folder what its features are of."""
-    text = json.dumps({"kind": _KIND, "version": _VERSION, **settings}, indent=1, ensure_ascii=False)
-    atomic_write(os.path.join(folder, _SETTINGS), lambda file: file.write(f"{text}\n".encode()))
+    write_json(os.path.join(folder, _SETTINGS), {"kind": _KIND, "version": _VERSION, **settings})
 
 
 def read_settings(folder: str) -> dict[str, Any] | None:
@@ -137,7 +136,7 @@ def write_index(folder: str, settings: dict[str, Any]) -> list[dict[str, Any]]:
         name = shard_name(number, settings["format"])
         rows += [{**row, "shard": name} for row in read_shard(os.path.join(folder, name))[0]]
     text = "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows)
-    atomic_write(os.path.join(folder, _INDEX), lambda file: file.write(text.encode()))
+    write_text(os.path.join(folder, _INDEX), text)
     return rows
 
 

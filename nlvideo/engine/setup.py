@@ -12,7 +12,7 @@ import yaml
 from nlvideo.config import CfgNode
 from nlvideo.utils import comm
 from nlvideo.utils.env import collect_env, environment, seed_everything
-from nlvideo.utils.file_io import atomic_write
+from nlvideo.utils.file_io import write_text
 from nlvideo.utils.invocations import append_invocation
 from nlvideo.utils.logger import setup_logger
 from nlvideo.utils.plugins import load_plugin
@@ -45,7 +45,7 @@ def default_setup(cfg: CfgNode, args: argparse.Namespace) -> CfgNode:
     logger.info("Command line: %s", shlex.join(sys.argv))
     logger.info("Ranks: %d", comm.get_world_size())
     if comm.is_main_process():
-        atomic_write(dump, lambda file: file.write(cfg.dump().encode()))
+        write_text(dump, cfg.dump())
         logger.info("Full config: %s", dump)
         append_invocation(
             cfg.OUTPUT_DIR,

@@ -86,6 +86,15 @@ def atomic_write(path: str, write: Callable[[BinaryIO], object]) -> None:
     _sync_folder(folder)
 
 
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Write a text file in UTF-8, whole or not at all; its folder must exist.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    atomic_write(os.fspath(path), lambda file: file.write(text.encode()))
+
+
 def write_json(path: str, content: Any) -> None:
     """Write plain data as indented JSON, whole or not at all; folders are made.
 
@@ -95,7 +104,7 @@ def write_json(path: str, content: Any) -> None:
     """
     text = json.dumps(content, indent=1) + "\n"
     os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-    atomic_write(path, lambda file: file.write(text.encode()))
+    write_text(path, text)
 
 
 def _sync_folder(folder: str) -> None:

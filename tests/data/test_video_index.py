@@ -142,3 +142,16 @@ def test_members_of_a_shard_are_cached_too(tmp_path, make_video):
             with VideoReader(member_path(str(shard), offset, size), index_dir=tmp_path / "index") as video:
                 assert video.num_frames == count
     assert len(list((tmp_path / "index").rglob("*.index"))) == 2
+
+
+def test_others_may_read_the_index(cached):
+    """A shared folder of indices is made by one user and read by many, as far as the umask allows."""
+    path, cache = cached
+    os.unlink(cache.file_of(path))
+    before = os.umask(0o022)
+    try:
+        with VideoReader(path, index_dir=cache.folder):
+            pass
+    finally:
+        os.umask(before)
+    assert os.stat(cache.file_of(path)).st_mode & 0o777 == 0o644

@@ -1,12 +1,13 @@
 """Files: whole or not there."""
 
+import json
 import os
 import stat
 
 import pytest
 from iopath.common.file_io import HTTPURLHandler
 
-from nlvideo.utils.file_io import PathManager, atomic_write
+from nlvideo.utils.file_io import PathManager, atomic_write, write_json, write_text
 
 
 def test_creates_and_replaces(tmp_path):
@@ -90,3 +91,15 @@ def test_path_manager_fetches_urls(tmp_path, monkeypatch):
     with PathManager.open("https://example.org/weights.pth") as file:
         assert file.read() == "from the net"
     assert fetched == ["https://example.org/weights.pth"]
+
+
+def test_texts_are_utf8_and_json_makes_its_folders(tmp_path):
+    write_text(tmp_path / "a.txt", "größer\n")
+    assert (tmp_path / "a.txt").read_bytes() == "größer\n".encode()
+    with pytest.raises(FileNotFoundError):
+        write_text(tmp_path / "no" / "a.txt", "")
+    write_json(str(tmp_path / "new" / "a.json"), {"ä": [1, None, True]})
+    assert json.loads((tmp_path / "new/a.json").read_bytes()) == {"ä": [1, None, True]}
+    with pytest.raises(TypeError):
+        write_json(str(tmp_path / "new" / "a.json"), {"a": object()})
+    assert json.loads((tmp_path / "new/a.json").read_bytes()) == {"ä": [1, None, True]}

@@ -10,7 +10,7 @@ import numpy as np
 from nlvideo.data.datasets.annotations import AnnotationError
 from nlvideo.data.datasets.official import Split, find_annotations, get_format, read_split
 from nlvideo.data.list_files import format_list
-from nlvideo.utils.file_io import atomic_write
+from nlvideo.utils.file_io import write_text
 
 # What the splits are called in the folder that is made, whatever the dataset calls the one for testing.
 _LISTS = ("train", "val")
@@ -70,7 +70,7 @@ def prepare_dataset(
             texts[f"{title}.csv"] = format_list(found.records, out)
             texts["classes.txt"] = "".join(f"{name}\n" for name in found.classes)
     for file, text in texts.items():
-        atomic_write(str(out / file), lambda stream, text=text: stream.write(text.encode()))
+        write_text(out / file, text)
     return Prepared(splits, [out / file for file in texts], too_many, _shared(splits))
 
 

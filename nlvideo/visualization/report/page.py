@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 import nlvideo
-from nlvideo.utils.file_io import atomic_write
+from nlvideo.utils.file_io import write_text
 from nlvideo.visualization.report.chart import Chart, draw
 from nlvideo.visualization.report.clips import Budget
 from nlvideo.visualization.report.config_diff import differences
@@ -39,7 +39,7 @@ def write_report(folders: Sequence[str], output: str, budget: Budget | None = No
         OSError: the file cannot be written.
     """
     page = render_report(read_runs(folders), budget)
-    atomic_write(output, lambda file: file.write(page.encode()))
+    write_text(output, page)
 
 
 def try_write_report(folder: str, seconds: float = 3.0) -> bool:
