@@ -4,12 +4,12 @@
 import argparse
 import json
 
-from nlvideo.engine.script import run_script
+from nlvideo.engine.script import ScriptParser, run_script
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
+    parser = ScriptParser(
         description="Parameters and multiply-adds of a model, for one training clip. Nothing is loaded or computed: "
         "the model lives on the meta device. Non-local blocks count as their dense algorithm."
     )
@@ -17,9 +17,7 @@ def build_parser() -> argparse.ArgumentParser:
     which.add_argument("--config-file", metavar="FILE", help="YAML file of the model")
     which.add_argument("--all", action="store_true", help="one row for each config under configs/, beside the paper's")
     parser.add_argument("--json", action="store_true", help="print params, gmacs and nonlocal_blocks, as JSON")
-    parser.add_argument(
-        "opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="overrides of the config, after all flags"
-    )
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides of the config")
     return parser
 
 

@@ -5,19 +5,16 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from nlvideo.engine.script import run_script
+from nlvideo.engine.script import ScriptParser, add_model_arguments, chosen_model, run_script
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
+    parser = ScriptParser(
         description=__doc__ + " Needs the extra 'demo'. Uploads are deleted when they have been looked at.",
         epilog="Example: demo.py --model quickstart",
     )
-    parser.add_argument("--model", metavar="NAME", help="a trained model, or the folder of a run (default: quickstart)")
-    parser.add_argument("--config-file", metavar="FILE", help="YAML of another model; needs --weights")
-    parser.add_argument("--weights", metavar="FILE", help="checkpoint of that model")
-    parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, ... (default: as the config says)")
+    add_model_arguments(parser, default="quickstart")
     parser.add_argument("--host", default="127.0.0.1", metavar="H", help="address to listen on (%(default)s)")
     parser.add_argument("--port", type=int, default=7860, metavar="P", help="(%(default)s) 0: any free one")
     parser.add_argument("--max-megabytes", type=float, default=100, metavar="N", help="largest upload (%(default)s)")
@@ -27,18 +24,15 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: argparse.Namespace) -> None:
     """Serve the page until SIGINT or SIGTERM."""
-    if arguments.config_file and arguments.model:
-        raise ValueError("--model and --config-file: got both, allowed: one of them")
-    if bool(arguments.config_file) != bool(arguments.weights):
-        raise ValueError("--config-file and --weights: got one of them, allowed: both or none")
     # Only now: --help answers without loading torch.
     from nlvideo.model_zoo import Predictor
     from nlvideo.visualization import demo
 
     limits = demo.Limits(arguments.max_megabytes, arguments.max_seconds)
     port = demo.free_port(arguments.host, arguments.port)
-    name = arguments.config_file or arguments.model or "quickstart"
-    predictor = Predictor(name, arguments.weights, arguments.device)
+    chosen = chosen_model(arguments)
+    name = chosen["cfg_or_name"]
+    predictor = Predictor(**chosen)
     with tempfile.TemporaryDirectory() as folder, demo.UploadFolder() as uploads, demo.ended_by_signal() as ended:
         examples = demo.write_examples(Path(folder)) if demo.are_of_beacon(predictor.classes) else []
         content = demo.Demo(demo.Inspector(predictor), uploads, limits, examples, demo.ABOUT_EXAMPLES)

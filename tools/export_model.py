@@ -12,38 +12,27 @@ Examples:
 import argparse
 import os
 
-from nlvideo.engine.script import ScriptParser, run_script
+from nlvideo.engine.script import ScriptParser, add_model_arguments, chosen_model, run_script
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = ScriptParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("--config-file", metavar="FILE", help="YAML of the model")
-    which.add_argument("--model", metavar="NAME", help="a trained model by name, such as quickstart, or a run's folder")
-    parser.add_argument("--weights", metavar="FILE", help="(default: MODEL.WEIGHTS)")
+    add_model_arguments(parser, device=False)
     parser.add_argument("--output", metavar="FILE", required=True, help="file to write, *.pt2 or *.onnx")
     parser.add_argument("--format", metavar="F", help="pt2 or onnx (default: the ending of --output)")
     parser.add_argument("--video", metavar="FILE", help="to compare on (default: the first of DATASETS.TEST)")
     parser.add_argument("--overwrite", action="store_true", help="replace a file that is there")
-    parser.add_argument(
-        "--plugin", action="append", default=[], metavar="P", help="project folder, module or entry point; repeatable"
-    )
-    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides of the config")
     return parser
 
 
 def main(arguments: argparse.Namespace) -> None:
     """Export, and print how far the scores are apart."""
     # Only now: --help answers without loading torch.
-    from nlvideo import model_zoo
-    from nlvideo.config import load_cfg
     from nlvideo.engine.export import export_model
+    from nlvideo.model_zoo import Predictor
 
-    source = arguments.model or load_cfg(arguments.config_file, arguments.opts, arguments.plugin)
-    model = model_zoo.get(source, arguments.weights, "cpu", arguments.opts)
-    if not model.cfg.MODEL.WEIGHTS:
-        raise ValueError("--weights: got nothing, and MODEL.WEIGHTS is empty, allowed: a checkpoint")
+    model = Predictor(**chosen_model(arguments) | {"device": "cpu"}).model
     done = export_model(
         model, model.cfg, model.classes, arguments.output, arguments.format, arguments.video, arguments.overwrite
     )

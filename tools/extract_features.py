@@ -12,16 +12,13 @@ Examples:
 
 import argparse
 
-from nlvideo.engine.script import ScriptParser, run_script
+from nlvideo.engine.script import ScriptParser, add_model_arguments, chosen_model, run_script
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = ScriptParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("--config-file", metavar="FILE", help="YAML of the model")
-    which.add_argument("--model", metavar="NAME", help="a trained model by name, such as quickstart, or a run's folder")
-    parser.add_argument("--weights", metavar="FILE", help="(default: MODEL.WEIGHTS)")
+    add_model_arguments(parser)
     parser.add_argument("--dataset", metavar="NAME", required=True, help="in the catalog, list:FILE or folder:DIR")
     parser.add_argument("--layer", metavar="NAME", required=True, help="any sub-module: res5, res4.1, res3.nl1, ...")
     parser.add_argument("--output", metavar="DIR", required=True, help="folder to write or to continue in")
@@ -33,19 +30,16 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--format", default="npz", metavar="F", help="npz or parquet (default: npz)")
     parser.add_argument("--videos-per-shard", type=int, metavar="N", help="(default: about 64 MiB, at most 1000)")
     parser.add_argument("--num-gpus", type=int, default=1, metavar="N", help="ranks on this machine (default: 1)")
-    parser.add_argument(
-        "--plugin", action="append", default=[], metavar="P", help="project folder, module or entry point; repeatable"
-    )
-    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides of the config")
     return parser
 
 
 def extract(arguments: argparse.Namespace) -> None:
     """Extract on one rank, and on rank 0 print what there is now."""
-    model = load_model(arguments)
     from nlvideo.engine.features import extract_features
+    from nlvideo.model_zoo import Predictor
     from nlvideo.utils import comm
 
+    model = Predictor(**chosen_model(arguments)).model
     done = extract_features(
         model, model.cfg, arguments.dataset, arguments.layer, arguments.output, pool=arguments.pool,
         views=arguments.views, dtype=arguments.dtype, format=arguments.format,
@@ -59,24 +53,13 @@ def extract(arguments: argparse.Namespace) -> None:
         )
 
 
-def load_model(arguments: argparse.Namespace) -> object:
-    """Return the model with its weights."""
-    from nlvideo import model_zoo
-    from nlvideo.config import load_cfg
-
-    source = arguments.model or load_cfg(arguments.config_file, arguments.opts, arguments.plugin)
-    model = model_zoo.get(source, arguments.weights, opts=arguments.opts)
-    if not model.cfg.MODEL.WEIGHTS:
-        raise ValueError("--weights: got nothing, and MODEL.WEIGHTS is empty, allowed: a checkpoint")
-    return model
-
-
 def main(arguments: argparse.Namespace) -> None:
     """Start the ranks."""
     # Only now: --help answers without loading torch.
     from nlvideo.engine.launch import launch
 
-    device = dict(zip(arguments.opts[::2], arguments.opts[1::2])).get("MODEL.DEVICE", "auto")
+    overrides = dict(zip(arguments.opts[::2], arguments.opts[1::2]))
+    device = arguments.device or overrides.get("MODEL.DEVICE", "auto")
     launch(extract, arguments.num_gpus, args=(arguments,), device=device)
 
 

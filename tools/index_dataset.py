@@ -5,12 +5,12 @@ import argparse
 import os
 import sys
 
-from nlvideo.engine.script import run_script
+from nlvideo.engine.script import ScriptParser, run_script
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
+    parser = ScriptParser(
         description=__doc__,
         epilog="Example: index_dataset.py folder:videos/train --index-dir videos/index; then DATALOADER.INDEX_DIR"
         " videos/index. Videos that are already indexed, and have not changed, are left alone.",

@@ -5,14 +5,14 @@ import argparse
 import sys
 from pathlib import Path
 
-from nlvideo.engine.script import run_script
+from nlvideo.engine.script import ScriptParser, run_script
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = ScriptParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 where the file is stale")
     parser.add_argument(
         "--ledger", default=str(ROOT / "model_zoo" / "ledger.yaml"), metavar="FILE", help="(default: %(default)s)"

@@ -4,12 +4,12 @@
 import argparse
 import os
 
-from nlvideo.engine.script import run_script
+from nlvideo.engine.script import ScriptParser, run_script
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
+    parser = ScriptParser(
         description=__doc__ + " Run again, it goes on where it was interrupted.",
         epilog="Example: make_shards.py list:videos/train.csv 'shards/train-{000000..000099}.tar'",
     )

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from nlvideo.engine.script import ScriptParser, run_script
+from nlvideo.engine.script import ScriptParser, add_model_arguments, chosen_model, run_script
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,9 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
         "a folder failed. docs/predict.md describes the JSON file.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--model", metavar="NAME", help="a trained model such as quickstart, or the folder of a run")
-    parser.add_argument("--config-file", metavar="FILE", help="YAML of the model, instead of --model")
-    parser.add_argument("--weights", metavar="W", help="checkpoint (default: the model's own, or MODEL.WEIGHTS)")
+    add_model_arguments(parser)
     parser.add_argument("--input", required=True, metavar="V", help="a video, a folder, or the number of a camera")
     parser.add_argument("--output", metavar="DIR", help="write each video with its labels, window by window, as MP4")
     parser.add_argument("--overwrite", action="store_true", help="replace videos that are in --output already")
@@ -46,8 +44,6 @@ def build_parser() -> argparse.ArgumentParser:
         help="score windows of this length (default with --output, --stride-sec and of cameras: what a clip covers)",
     )  # fmt: skip
     parser.add_argument("--stride-sec", type=float, metavar="S", help="between their starts (default: the length)")
-    parser.add_argument("--device", metavar="D", help="auto, cpu, cuda or cuda:N (default: as the config says)")
-    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides of the config")
     return parser
 
 
@@ -61,7 +57,7 @@ def main(args: argparse.Namespace) -> None:
     is_camera = args.input.isdigit() and not os.path.exists(args.input)
     videos = [f"camera{args.input}"] if is_camera else find_videos(args.input)
     outputs = plan_outputs(args, videos)
-    predictor = Predictor(args.model or args.config_file, args.weights, args.device, args.opts)
+    predictor = Predictor(**chosen_model(args))
     predictions: list[Prediction] = []
     complete = False
     try:
@@ -85,8 +81,6 @@ def check_arguments(args: argparse.Namespace) -> None:
     Raises:
         ValueError: which argument, and what is allowed.
     """
-    if bool(args.model) == bool(args.config_file):
-        raise ValueError("the model: give either --model NAME or --config-file FILE, with --weights W")
     if args.top_k < 1:
         raise ValueError(f"--top-k: got {args.top_k}, allowed: 1 or more")
     folder = os.path.dirname(os.path.abspath(args.json)) if args.json else "."

@@ -9,7 +9,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from nlvideo.engine.script import run_script
+from nlvideo.engine.script import ScriptParser, run_script
 
 NAMES = (
     "kinetics400, kinetics600, kinetics700, ssv1, ssv2, charades, diving48,"
@@ -19,7 +19,7 @@ NAMES = (
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ScriptParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", metavar="NAME", help=NAMES)
     parser.add_argument(
         "--videos", type=Path, required=True, metavar="DIR", help="videos or folders of frames, up to 3 folders deep"

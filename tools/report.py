@@ -9,12 +9,12 @@ Examples:
 import argparse
 import os
 
-from nlvideo.engine.script import run_script
+from nlvideo.engine.script import ScriptParser, run_script
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
+    parser = ScriptParser(
         description=__doc__,
         epilog="The page needs nothing beside it: send it, open it without a network, print it.",
         formatter_class=argparse.RawDescriptionHelpFormatter,

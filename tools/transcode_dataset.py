@@ -5,12 +5,12 @@ import argparse
 import os
 import sys
 
-from nlvideo.engine.script import run_script
+from nlvideo.engine.script import ScriptParser, run_script
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
+    parser = ScriptParser(
         description=f"{__doc__} H.264 in MP4, no sound; every frame is kept. Run again, it goes on where it was.",
         epilog="Example: transcode_dataset.py list:videos/train.csv small, then use 'list:small/train.csv'",
     )

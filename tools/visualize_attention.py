@@ -4,25 +4,24 @@
 For each query: OUTPUT/query_0.png, a film strip with arrows to the 20 keys of the highest weights in space and time,
 and OUTPUT/query_0.mp4, all weights as heat over the frames. OUTPUT/attention.json has the same in numbers.
 
-Example:
-    visualize_attention.py --config-file output/config.yaml --weights output/model_final.pth --input clip.mp4 \\
+Examples:
+    tools/visualize_attention.py --model quickstart --input clip.mp4
+    tools/visualize_attention.py --config-file output/config.yaml --weights output/model_final.pth --input clip.mp4 \\
         --block res3.1 --position 4,30,42
 """
 
 import argparse
-import json
 import os
 from pathlib import Path
 from typing import Any
 
-from nlvideo.engine.script import run_script
+from nlvideo.engine.script import ScriptParser, add_model_arguments, chosen_model, run_script
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config-file", required=True, metavar="FILE", help="YAML of the model")
-    parser.add_argument("--weights", required=True, metavar="W", help="checkpoint of the model")
+    parser = ScriptParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_model_arguments(parser)
     parser.add_argument("--input", required=True, metavar="VIDEO", help="a video, or a folder of frames")
     parser.add_argument("--block", metavar="NAME", help="e.g. res3.1 (default: the first block, with the finest map)")
     parser.add_argument(
@@ -36,12 +35,6 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--end-sec", type=float, metavar="S", help="and until here (default: its end)")
     parser.add_argument("--fps", type=float, default=4, metavar="R", help="frames per second of the MP4 (default: 4)")
     parser.add_argument("--output", metavar="DIR", help="folder (default: output/attention/NAME-OF-VIDEO)")
-    parser.add_argument(
-        "--plugin", action="append", default=[], metavar="P", help="project folder, module or entry point; repeatable"
-    )
-    parser.add_argument(
-        "opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="overrides of the config, after all flags"
-    )
     return parser
 
 
@@ -56,16 +49,15 @@ def position(text: str) -> tuple[int, ...]:
 def main(arguments: argparse.Namespace) -> None:
     """Write the pictures of every query."""
     # Only now: --help answers without loading torch.
-    from nlvideo.config import load_cfg
-    from nlvideo.engine import load_model_for_test
-    from nlvideo.utils.file_io import atomic_write
+    from nlvideo.model_zoo import Predictor
+    from nlvideo.utils.file_io import write_json
     from nlvideo.visualization import attend, chosen_positions, describe, find_block, load_view
 
     if arguments.fps <= 0:
         raise ValueError(f"--fps: got {arguments.fps:g}, allowed: above 0")
-    cfg = load_cfg(arguments.config_file, [*arguments.opts, "MODEL.WEIGHTS", arguments.weights], arguments.plugin)
-    view = load_view(cfg, arguments.input, arguments.start_sec, arguments.end_sec)
-    model = load_model_for_test(cfg)
+    predictor = Predictor(**chosen_model(arguments))
+    view = load_view(predictor.cfg, arguments.input, arguments.start_sec, arguments.end_sec)
+    model = predictor.model
     block, _ = find_block(model, arguments.block)
     # Also where positions are given: it says so where the weights do not hold the block.
     chosen = chosen_positions(model, view.video, block, 1 if arguments.position else arguments.num_queries)
@@ -73,12 +65,12 @@ def main(arguments: argparse.Namespace) -> None:
     report = describe(maps, view, arguments.num_arrows)
     output = Path(arguments.output or Path("output/attention") / Path(os.path.abspath(arguments.input)).stem)
     output.mkdir(parents=True, exist_ok=True)
-    print(f"{arguments.input}: frames {', '.join(map(str, view.frames))}; {prediction(cfg, model, view.video)}")
+    print(f"{arguments.input}: frames {', '.join(map(str, view.frames))}; {prediction(predictor, view.video)}")
     for index, query in enumerate(report["queries"]):
         draw(maps, index, output, arguments)
         t, y, x = (f"{value:g}" for value in query["shown"])
         print(f"{output}/query_{index}.png, .mp4: {block} from frame {t}, y {y}, x {x}")
-    atomic_write(str(output / "attention.json"), lambda file: file.write(json.dumps(report, indent=1).encode()))
+    write_json(str(output / "attention.json"), report)
 
 
 def draw(maps: Any, index: int, output: Path, arguments: argparse.Namespace) -> None:
@@ -91,18 +83,14 @@ def draw(maps: Any, index: int, output: Path, arguments: argparse.Namespace) -> 
     write_video(output / f"query_{index}.mp4", overlay_frames(maps, index), arguments.fps)
 
 
-def prediction(cfg: Any, model: Any, video: Any) -> str:
+def prediction(predictor: Any, video: Any) -> str:
     """What the network takes the clip for."""
     import torch
 
-    from nlvideo.data import MetadataCatalog
-
     with torch.no_grad():
-        scores = model([{"video": video[None], "video_id": "clip"}])[0]["scores"]
-    best = int(scores.argmax())
-    classes = getattr(MetadataCatalog.get(cfg.DATASETS.TEST[0]), "classes", None) if cfg.DATASETS.TEST else None
-    name = classes[best] if classes and len(classes) == len(scores) else f"class {best}"
-    return f"predicted: {name} ({scores[best]:.2f})"
+        scores = predictor.model([{"video": video[None], "video_id": "clip"}])[0]["scores"]
+    ((name, score),) = predictor.best(scores, 1)
+    return f"predicted: {name} ({score:.2f})"
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from nlvideo.engine.errors import RankFailed, TooManyFailedVideos, TrainingInterrupted, UnexpectedResults
 
@@ -24,11 +24,15 @@ _NAMED_ERRORS = {"VideoDecodeError": 2, "OutOfMemoryError": 1, "WorkerDied": 1}
 
 
 class ScriptParser(argparse.ArgumentParser):
-    """A parser that takes flags and overrides in any order, however often they take turns."""
+    """A parser that takes flags and overrides in any order, however often they take turns, and says mistakes in a line."""
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse the arguments."""
         return self.parse_intermixed_args(args, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        """End with exit code 2 and one line, like the mistakes that `run_script` meets."""
+        self.exit(2, f"{self.prog}: {message}; --help says more\n")
 
 
 def default_argument_parser(description: str | None = None) -> argparse.ArgumentParser:
@@ -47,12 +51,46 @@ def default_argument_parser(description: str | None = None) -> argparse.Argument
     parser.add_argument(
         "--dist-url", default="auto", metavar="URL", help="tcp://HOST:PORT of machine 0; needed with several machines"
     )
+    _add_config_arguments(parser)
+    return parser
+
+
+def add_model_arguments(parser: ScriptParser, default: str = "", device: bool = True) -> None:
+    """Add what all scripts that use a trained model share; `chosen_model` reads it.
+
+    Args:
+        parser: gets --model or --config-file, --weights, --device, --plugin and overrides of the config.
+        default: the model where neither --model nor --config-file is given; "": one of them must be.
+        device: False leaves --device out.
+    """
+    which = parser.add_mutually_exclusive_group(required=not default)
+    note = f" (default: {default})" if default else " such as quickstart"
+    which.add_argument("--model", metavar="NAME", help=f"a trained model{note}, or the folder of a run")
+    which.add_argument("--config-file", metavar="FILE", help="YAML of the model, instead of --model")
+    parser.add_argument("--weights", metavar="W", help="checkpoint (default: the model's own, or MODEL.WEIGHTS)")
+    if device:
+        parser.add_argument("--device", metavar="D", help="auto, cpu, cuda or cuda:N (default: as the config says)")
+    _add_config_arguments(parser)
+    parser.set_defaults(model_default=default)
+
+
+def chosen_model(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the arguments of ``nlvideo.model_zoo.get``, and of ``Predictor``, that the command line says."""
+    return {
+        "cfg_or_name": args.config_file or args.model or args.model_default,
+        "weights": args.weights,
+        "device": getattr(args, "device", None),
+        "opts": args.opts,
+        "plugins": args.plugin,
+    }
+
+
+def _add_config_arguments(parser: ScriptParser) -> None:
     parser.add_argument(
         "--plugin", action="append", default=[], metavar="P", help="project folder, module or entry point; repeatable"
     )
     # Not REMAINDER: that would take the flags behind the first override for more overrides.
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides of the config")
-    return parser
 
 
 def run_script(

@@ -35,6 +35,7 @@ class Predictor:
         weights: str | os.PathLike | None = None,
         device: str | None = None,
         opts: Sequence[str] = (),
+        plugins: Sequence[str] = (),
     ):
         """Build the model with its weights; arguments as for ``nlvideo.model_zoo.get``, but there must be weights.
 
@@ -44,13 +45,14 @@ class Predictor:
             weights: None: those of the trained model or run, or MODEL.WEIGHTS of a file or config.
             device: as MODEL.DEVICE; None: as the config says.
             opts: overrides ``[KEY, VALUE, ...]``, e.g. ``["TEST.NUM_CLIPS", "1"]``.
+            plugins: project folders, modules or entry points to load before the config.
 
         Raises:
             LookupFailed: no such model, config or key.
             FileNotFoundError: the weights are missing.
             ValueError: no weights are named, they are of another network, or a wrong value.
         """
-        cfg = trained_config(cfg_or_name, weights, device, opts)
+        cfg = trained_config(cfg_or_name, weights, device, opts, plugins)
         if not cfg.MODEL.WEIGHTS:
             raise ValueError("MODEL.WEIGHTS: got '', allowed for a prediction: a checkpoint of this config's network")
         self.model = get(cfg)

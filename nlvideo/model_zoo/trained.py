@@ -12,6 +12,7 @@ from nlvideo.config.validate import validate
 from nlvideo.evaluation.load import class_names, load_trained_model
 from nlvideo.model_zoo.model_zoo import get_config_file, list_trained, trained_folder
 from nlvideo.modeling import build_model
+from nlvideo.utils.errors import LookupFailed, did_you_mean
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +25,7 @@ def get(
     weights: str | os.PathLike | None = None,
     device: str | None = None,
     opts: Sequence[str] = (),
+    plugins: Sequence[str] = (),
 ) -> nn.Module:
     """Build a model in eval mode, with its weights.
 
@@ -41,6 +43,7 @@ def get(
             weights are random, and the log says so.
         device: as MODEL.DEVICE; None: as the config says.
         opts: overrides ``[KEY, VALUE, ...]`` of the config.
+        plugins: project folders, modules or entry points to load before the config; a config itself has its own.
 
     Returns:
         The model, with two attributes more: ``cfg``, frozen, which names its device and weights, and ``classes``, the
@@ -51,7 +54,7 @@ def get(
         FileNotFoundError: the weights are missing.
         ValueError: a wrong value, or weights of another network.
     """
-    cfg = trained_config(cfg_or_name, weights, device, opts)
+    cfg = trained_config(cfg_or_name, weights, device, opts, plugins)
     if cfg.MODEL.WEIGHTS:
         model, classes = load_trained_model(cfg, cfg.MODEL.WEIGHTS)
     else:
@@ -66,6 +69,7 @@ def trained_config(
     weights: str | os.PathLike | None = None,
     device: str | None = None,
     opts: Sequence[str] = (),
+    plugins: Sequence[str] = (),
 ) -> CfgNode:
     """Return the config of a trained model, frozen, with its weights in MODEL.WEIGHTS; arguments as for `get`.
 
@@ -85,20 +89,29 @@ def trained_config(
         return cfg
     name = os.fspath(cfg_or_name)
     if name in list_trained():
-        return _folder_config(trained_folder(name), opts, last_words)
+        return _folder_config(trained_folder(name), opts, last_words, plugins)
     if os.path.isdir(name):
-        return _folder_config(name, ["OUTPUT_DIR", name, *opts], last_words)
+        return _folder_config(name, ["OUTPUT_DIR", name, *opts], last_words, plugins)
     if os.path.isfile(name) or name.endswith((".yaml", ".yml")):
-        return load_cfg(name, [*opts, *last_words])
-    return load_cfg(get_config_file(name), ["MODEL.WEIGHTS", "", *opts, *last_words])
+        return load_cfg(name, [*opts, *last_words], plugins)
+    return load_cfg(_recipe(name), ["MODEL.WEIGHTS", "", *opts, *last_words], plugins)
 
 
-def _folder_config(folder: str, opts: Sequence[str], last_words: Sequence[str]) -> CfgNode:
+def _recipe(name: str) -> str:
+    try:
+        return get_config_file(name)
+    except LookupFailed as error:
+        # Of a name close to a model's, the list of configs would hide what is meant.
+        hint = "" if "/" in name else did_you_mean(name, list_trained())
+        raise (LookupFailed(f"unknown model {name!r}: {hint}") if hint else error) from None
+
+
+def _folder_config(folder: str, opts: Sequence[str], last_words: Sequence[str], plugins: Sequence[str]) -> CfgNode:
     config_file = os.path.join(folder, "config.yaml")
     if not os.path.isfile(config_file):
         raise FileNotFoundError(f"{folder} is not the folder of a run: there is no {config_file}")
     own = [] if "MODEL.WEIGHTS" in last_words else ["MODEL.WEIGHTS", _weights_in(folder)]
-    return load_cfg(config_file, [*own, *opts, *last_words])
+    return load_cfg(config_file, [*own, *opts, *last_words], plugins)
 
 
 def _weights_in(folder: str) -> str:

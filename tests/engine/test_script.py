@@ -3,13 +3,16 @@
 import argparse
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
 import torch
 
 from nlvideo.data import VideoDecodeError
 from nlvideo.engine.errors import RankFailed, TooManyFailedVideos, TrainingInterrupted, UnexpectedResults
-from nlvideo.engine.script import default_argument_parser, exit_code_of, one_line, run_script
+from nlvideo.engine.script import (
+    ScriptParser, add_model_arguments, chosen_model, default_argument_parser, exit_code_of, one_line, run_script,
+)
 from nlvideo.utils.errors import LookupFailed
 
 
@@ -103,6 +106,45 @@ def test_errors_that_nobody_foresaw_keep_their_traceback(capsys: pytest.CaptureF
 def test_the_traceback_of_a_rank_is_passed_on(capsys: pytest.CaptureFixture) -> None:
     _run(RankFailed("rank 1: TypeError: x", 1, "Traceback of rank 1\n"))
     assert capsys.readouterr().err.startswith("Traceback of rank 1\n")
+
+
+def model_parser(*args: object, **kwargs: object) -> ScriptParser:
+    parser = ScriptParser(prog="tool.py")
+    add_model_arguments(parser, *args, **kwargs)
+    return parser
+
+
+def test_a_trained_model_is_chosen_alike_everywhere() -> None:
+    line = "--model mine --plugin p SEED 1 --weights w.pth --device cpu --plugin q TEST.NUM_CLIPS 2"
+    assert chosen_model(model_parser().parse_args(line.split())) == {
+        "cfg_or_name": "mine", "weights": "w.pth", "device": "cpu", "opts": ["SEED", "1", "TEST.NUM_CLIPS", "2"],
+        "plugins": ["p", "q"],
+    }  # fmt: skip
+    nothing = chosen_model(model_parser("quickstart", device=False).parse_args([]))
+    assert nothing == {"cfg_or_name": "quickstart", "weights": None, "device": None, "opts": [], "plugins": []}
+    assert chosen_model(model_parser("quickstart").parse_args(["--config-file", "f.yaml"]))["cfg_or_name"] == "f.yaml"
+
+
+@pytest.mark.parametrize("arguments, message", [
+    ([], "one of the arguments --model --config-file is required"),
+    (["--model", "a", "--config-file", "b"], "not allowed with argument --model"),
+    (["--model", "a", "--modle", "b"], "unrecognized arguments: --modle"),
+    (["--model"], "expected one argument"),
+])  # fmt: skip
+def test_mistakes_in_arguments_are_one_line(capsys: pytest.CaptureFixture, arguments: list[str], message: str) -> None:
+    with pytest.raises(SystemExit) as stop:
+        model_parser().parse_args(arguments)
+    err = capsys.readouterr().err
+    assert stop.value.code == 2 and message in err and err.startswith("tool.py: ") and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["predict", "visualize_attention", "extract_features", "export_model", "demo"])
+def test_tools_take_a_model_by_the_same_names(load_tool: Callable, name: str) -> None:
+    shared = {action.dest: action.help for action in model_parser("quickstart" * (name == "demo"))._actions}
+    own = {action.dest: action.help for action in load_tool(name).build_parser()._actions}
+    missing = {dest for dest, text in shared.items() if own.get(dest) != text}
+    # An export is made and compared on the CPU.
+    assert missing == ({"device"} if name == "export_model" else set())
 
 
 def test_an_error_without_a_message_has_a_name() -> None:

@@ -6,13 +6,13 @@ import pytest
 
 
 @pytest.mark.parametrize("arguments, message", [
-    (["--model", "quickstart", "--config-file", "a.yaml", "--weights", "a.pth"], "allowed: one of them"),
-    (["--config-file", "a.yaml"], "--config-file and --weights: got one of them, allowed: both or none"),
-    (["--weights", "a.pth"], "--config-file and --weights: got one of them, allowed: both or none"),
+    (["--model", "quickstart", "--config-file", "a.yaml"], "--config-file: not allowed with argument --model"),
+    (["--port", "0", "--config-file", "configs/quickstart/i3d_nl.yaml"], "MODEL.WEIGHTS: got '', allowed"),
+    (["--port", "0", "--weights", "a.pth"], "no checkpoint a.pth"),
     (["--max-seconds", "0"], "max_seconds: got 0.0, allowed: above 0"),
     (["--max-megabytes", "-1"], "max_megabytes: got -1.0, allowed: above 0"),
     (["--port", "70000"], "port: got 70000, allowed: 0 to 65535"),
-    (["--port", "0", "--model", "quickstrat"], "unknown config 'quickstrat': did you mean"),
+    (["--port", "0", "--model", "quickstrat"], "unknown model 'quickstrat': did you mean 'quickstart'?"),
     (["--port", "0", "--config-file", "missing.yaml", "--weights", "a.pth"], "missing.yaml"),
 ])  # fmt: skip
 def test_mistakes_are_one_line(call_tool, arguments, message):

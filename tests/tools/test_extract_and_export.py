@@ -59,7 +59,7 @@ def test_weights_of_another_network(name, call_tool, dataset, tmp_path):
 def test_a_model_without_weights(name, call_tool, dataset, tmp_path):
     config = str(Path(__file__).resolve().parents[2] / "configs/quickstart/c2d.yaml")
     status, _, err = call_tool(name, "--config-file", config, *common(name, dataset, tmp_path))
-    assert status == 2 and "--weights: got nothing" in err
+    assert status == 2 and "MODEL.WEIGHTS: got '', allowed" in err
     status, _, err = call_tool(name, "--config-file", config, "--weights", "no.pth", *common(name, dataset, tmp_path))
     assert status == 2 and "no.pth" in err
 

@@ -135,10 +135,10 @@ def test_mistakes_are_one_line(call_tool: Callable, videos: Path, tmp_path: Path
     (tmp_path / "empty").mkdir()
     shutil.copy(videos / "a.mp4", tmp_path / "a.mp4")
     mistakes = [
-        (video, "the model: give either --model NAME or --config-file FILE"),
-        ([*QUICKSTART, "--config-file", "F.yaml", *video], "the model: give either"),
+        (video, "one of the arguments --model --config-file is required"),
+        ([*QUICKSTART, "--config-file", "F.yaml", *video], "--config-file: not allowed with argument --model"),
         (["--config-file", str(FOLDER / "config.yaml"), *video], "MODEL.WEIGHTS: got '', allowed for a prediction"),
-        (["--model", "quickstrat", *video], "unknown config 'quickstrat'"),
+        (["--model", "quickstrat", *video], "unknown model 'quickstrat': did you mean 'quickstart'?"),
         ([*QUICKSTART, "--weights", "none.pth", *video], "no checkpoint none.pth"),
         (["--config-file", model_zoo.get_config_file("quickstart/c2d"), *weights, *video], "is of another network than the config's"),
         ([*QUICKSTART, "--input", "none.mp4"], "no video 'none.mp4': no such file or folder"),

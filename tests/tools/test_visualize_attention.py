@@ -10,6 +10,7 @@ from PIL import Image
 from nlvideo.checkpoint import Checkpointer
 from nlvideo.config import load_cfg
 from nlvideo.data import VideoReader
+from nlvideo.model_zoo import Predictor
 from nlvideo.modeling import build_model
 
 CONFIG = """
@@ -125,8 +126,9 @@ def test_mistakes_are_one_line(visualize, model, tmp_path):
     mistakes = [
         (["--position", "0,32,0"], {}, "position 0,32,0 is outside the clip, allowed: t,y,x with t 0 to 3"),
         (["--block", "res3.1"], {}, "no non-local block 'res3.1' in the network. Allowed: res2.0, res3.0"),
-        (["MODEL.NONLOCAL.ENABLED", "False"], {}, "has no non-local block"),
-        ([], {"weights": other_weights}, "tensors fit"),
+        (["MODEL.NONLOCAL.ENABLED", "False"], {}, "is of another network than the config's: the model has no backbone.res2"),
+        (["MODEL.NONLOCAL.ENABLED", "False"], {"weights": save_baseline(tmp_path)}, "has no non-local block"),
+        ([], {"weights": other_weights}, "other.pth: only"),
         ([], {"weights": str(tmp_path / "nowhere.pth")}, "nowhere.pth"),
         ([], {"input": str(tmp_path / "text.mp4")}, "text.mp4: "),
         ([], {"input": str(tmp_path / "nowhere.mp4")}, "nowhere.mp4: no such file"),
@@ -141,14 +143,34 @@ def test_mistakes_are_one_line(visualize, model, tmp_path):
         assert not list(tmp_path.glob("out/query*"))
 
 
+def save_baseline(folder):
+    """Write weights of the same network without blocks; returns their path."""
+    (folder / "config.yaml").write_text(CONFIG)
+    baseline = build_model(load_cfg(str(folder / "config.yaml"), ["MODEL.NONLOCAL.ENABLED", "False"]))
+    return Checkpointer(baseline, str(folder)).save("baseline")
+
+
 def test_weights_without_the_block(visualize, tmp_path):
-    """A baseline's weights in a network with blocks: they are the identity and have nothing to show."""
-    (tmp_path / "config.yaml").write_text(CONFIG)
-    baseline = build_model(load_cfg(str(tmp_path / "config.yaml"), ["MODEL.NONLOCAL.ENABLED", "False"]))
-    weights = Checkpointer(baseline, str(tmp_path)).save("baseline")
+    """A baseline's weights in a network with blocks, which would be the identity: nothing of the block is trained."""
+    status, _, err = visualize("MODEL.NONLOCAL.ZERO_INIT", "True", weights=save_baseline(tmp_path))
+    assert status == 2 and "is of another network than the config's: it lacks backbone.res2.nl0.theta.weight" in err, err
+
+
+def test_an_untrained_block(visualize, tmp_path):
+    weights = save_weights(tmp_path, "MODEL.NONLOCAL.ZERO_INIT", "True")
     for position in ([], ["--position", "0,0,0"]):
-        status, _, err = visualize(*position, "MODEL.NONLOCAL.ZERO_INIT", "True", weights=weights)
+        status, _, err = visualize(*position, weights=weights)
         assert status == 2 and "adds nothing to its input: it is untrained, or the weights lack it" in err, err
+
+
+def test_the_model_that_comes_along_and_flags_in_any_order(call_tool, make_video, tmp_path):
+    video = make_video(tmp_path / "clip.mp4", num_frames=9, height=70, width=80)
+    given = ["TEST.SHORT_SIDE", "64", "--model", "quickstart", "--input", video, "--num-queries", "1", "--device", "cpu"]
+    status, text, err = call_tool("visualize_attention", *given, "--output", str(tmp_path / "out"))
+    assert status == 0 and "res2.0 from frame" in text, err
+    assert json.loads((tmp_path / "out/attention.json").read_text())["num_keys"] == 256
+    # The name of a class, not its number.
+    assert text.split("predicted: ")[1].split(" (")[0] in Predictor("quickstart", device="cpu").classes
 
 
 @pytest.mark.parametrize("text", ["1,2", "1,2,3,4", "a,b,c", "-1,2,3", "1.5,2,3", ""])
