@@ -1,0 +1,65 @@
+"""tools/pack_model.py: what a folder holds that is handed on, and that it means the same model."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from nlvideo.checkpoint import Checkpointer
+from nlvideo.config import load_cfg
+from nlvideo.model_zoo import Predictor, get_config_file
+from nlvideo.modeling import build_model
+
+
+@pytest.fixture()
+def run(tmp_path: Path) -> Path:
+    """The folder of a run with an optimizer's state, a moving average and settings of its machine."""
+    folder = tmp_path / "run"
+    opts = ["OUTPUT_DIR", str(folder), "MODEL.DEVICE", "cpu", "SOLVER.EMA.ENABLED", "True", "SEED", "3"]
+    cfg = load_cfg(get_config_file("quickstart/instant_test"), [*opts, "MODEL.HEAD.NUM_CLASSES", "3"])
+    model = build_model(cfg)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+    averaged = {name: tensor + 0.25 for name, tensor in model.state_dict().items() if tensor.is_floating_point()}
+    Checkpointer(model, str(folder), optimizer=optimizer).save(
+        "model_final", ema={**model.state_dict(), **averaged}, classes=["a b", "c", "d"]
+    )
+    (folder / "config.yaml").write_text(cfg.dump())
+    return folder
+
+
+def test_the_folder_means_the_same_model(call_tool: Callable, run: Path, tmp_path: Path) -> None:
+    packed = tmp_path / "new" / "packed"
+    status, out, err = call_tool("pack_model", "--model", str(run), "--output", str(packed))
+    assert status == 0 and out.startswith(f"{packed}: 3 classes, weights of "), err
+    assert {path.name for path in packed.iterdir()} == {"model.pth", "config.yaml", "classes.txt"}
+    assert (packed / "classes.txt").read_text() == "a b\nc\nd\n"
+    content = torch.load(packed / "model.pth", weights_only=True)
+    assert content.keys() == {"model", "classes"}
+    before, after = (Predictor(folder, device="cpu") for folder in (run, packed))
+    clip = np.random.default_rng(0).integers(0, 256, (9, 70, 80, 3), np.uint8)
+    assert torch.equal(before.scores(clip), after.scores(clip)) and before.classes == after.classes
+    # The averaged weights, not the last ones.
+    last = torch.load(run / "model_final.pth", weights_only=True)["model"]
+    assert all(not torch.equal(content["model"][name], last[name]) for name in last if name.endswith(".conv.weight"))
+    different = [key for key in after.cfg.keys_with_path() if after.cfg.value_at(key) != before.cfg.value_at(key)]
+    assert set(different) == {"MODEL.WEIGHTS", "OUTPUT_DIR"}
+    text = (packed / "config.yaml").read_text()
+    assert str(run) not in text and "DEVICE" not in text and "WEIGHTS" not in text and "SEED: 3" in text
+
+
+def test_nothing_is_replaced_unasked(call_tool: Callable, run: Path, tmp_path: Path) -> None:
+    arguments = ["--model", str(run), "--output", str(tmp_path)]
+    (tmp_path / "classes.txt").write_text("mine\n")
+    status, _, err = call_tool("pack_model", *arguments)
+    assert status == 2 and "classes.txt exists; --overwrite replaces it" in err and err.count("\n") == 1
+    assert (tmp_path / "classes.txt").read_text() == "mine\n" and not (tmp_path / "model.pth").exists()
+    assert call_tool("pack_model", *arguments, "--overwrite")[0] == 0
+    assert (tmp_path / "classes.txt").read_text() == "a b\nc\nd\n"
+
+
+def test_without_weights_there_is_nothing_to_pack(call_tool: Callable, tmp_path: Path) -> None:
+    config = get_config_file("quickstart/c2d")
+    status, _, err = call_tool("pack_model", "--config-file", config, "--output", str(tmp_path / "out"))
+    assert status == 2 and "MODEL.WEIGHTS: got ''" in err and not (tmp_path / "out").exists()
