@@ -4,12 +4,9 @@ import torch
 from torch import nn
 
 from nlvideo.utils.errors import LookupFailed, did_you_mean, one_of
+from nlvideo.utils.partial_run import run_until
 
 POOLS = ("avg", "none")
-
-
-class _Reached(Exception):
-    """The layer has run, and nothing behind it needs to."""
 
 
 class LayerOutput:
@@ -51,23 +48,10 @@ class LayerOutput:
         Raises:
             ValueError: the layer does not run at test, or gives anything but a tensor with a row for each clip.
         """
-        found: list[object] = []
-
-        def stop(module: nn.Module, inputs: object, output: object) -> None:
-            """Keep the output and leave the network."""
-            found.append(output)
-            raise _Reached
-
-        handle = self._module.register_forward_hook(stop)
-        try:
-            self.model([{"video": clips, "video_id": ""}])
-        except _Reached:
-            pass
-        finally:
-            handle.remove()
-        if not found:
+        reached, output = run_until(self._module, lambda: self.model([{"video": clips, "video_id": ""}]))
+        if not reached:
             raise ValueError(f"--layer: {self.layer} does not run at test, allowed: one that does, e.g. 'res5'")
-        return self._pooled(found[0], len(clips)).float().cpu()
+        return self._pooled(output, len(clips)).float().cpu()
 
     def _pooled(self, output: object, num_clips: int) -> torch.Tensor:
         if not isinstance(output, torch.Tensor) or output.dim() < 2 or len(output) != num_clips:

@@ -10,16 +10,13 @@ from torch import nn
 from nlvideo.modeling.nonlocal_block.summary import nonlocal_modules
 from nlvideo.utils.analysis import without_norms
 from nlvideo.utils.errors import LookupFailed
+from nlvideo.utils.partial_run import run_until
 from nlvideo.visualization.grid import Grid, Point
 
 Preprocess = Callable[[torch.Tensor], torch.Tensor]
 
 # A length that every usual stride divides: the map of a clip that is longer by it is longer by LONGER / stride.
 _LONGER = 192
-
-
-class _Reached(Exception):
-    """The block has been reached; nothing behind it needs to run."""
 
 
 def short_name(name: str) -> str:
@@ -136,21 +133,10 @@ def _network_input(
 
 
 def _run_to(model: nn.Module, block: nn.Module, inputs: torch.Tensor) -> torch.Tensor | None:
-    seen = []
-
-    def stop(module: nn.Module, args: tuple) -> None:
-        """Keep the block's input and end the forward pass; a forward pre-hook."""
-        seen.append(args[0])
-        raise _Reached
-
     parameter = next(model.parameters(), None)
-    handle = block.register_forward_pre_hook(stop)
-    try:
-        with torch.no_grad(), evaluating(model), contextlib.suppress(_Reached):
-            getattr(model, "forward_clips", model)(inputs if parameter is None else inputs.to(parameter.device))
-    finally:
-        handle.remove()
-    return seen[0] if seen else None
+    inputs = inputs if parameter is None else inputs.to(parameter.device)
+    with torch.no_grad(), evaluating(model):
+        return run_until(block, lambda: getattr(model, "forward_clips", model)(inputs), before=True)[1]
 
 
 @contextlib.contextmanager
