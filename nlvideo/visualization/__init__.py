@@ -3,7 +3,7 @@
 from nlvideo.visualization.attention import AttentionMaps, TopKeys, attend, chosen_positions, top_keys
 from nlvideo.visualization.blocks import find_block
 from nlvideo.visualization.film_strip import draw_film_strip
-from nlvideo.visualization.overlay import overlay_frames
+from nlvideo.visualization.overlay import heated_frames, overlay_frames
 from nlvideo.visualization.places import describe
 from nlvideo.visualization.video_file import write_video
 from nlvideo.visualization.view import View, load_view
@@ -17,6 +17,7 @@ __all__ = [
     "describe",
     "draw_film_strip",
     "find_block",
+    "heated_frames",
     "load_view",
     "overlay_frames",
     "top_keys",

@@ -9,6 +9,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from nlvideo.data import Window
+from nlvideo.visualization.drawing import enlargement, font
+from nlvideo.visualization.video_file import add_h264, open_mp4
 
 # Small frames grow by a whole factor to about this short side, pixels: text needs room.
 _SHORT_SIDE = 256
@@ -35,7 +37,7 @@ class LabelledVideo:
         folder, name = os.path.split(self.path)
         # In the same folder, because a rename is atomic only inside a file system.
         self._temporary = os.path.join(folder, f".{name}.{os.getpid()}.tmp")
-        self._container = av.open(self._temporary, "w", format="mp4", options={"movflags": "faststart"})
+        self._container = open_mp4(self._temporary)
         self._rate = Fraction(fps).limit_denominator(1000)
         self._stream: av.VideoStream | None = None
         self._size: tuple[int, int] | None = None
@@ -71,11 +73,11 @@ class LabelledVideo:
             self.write(frame.to_rgb(), float(frame.seconds), best)
 
     def _open(self, height: int, width: int) -> None:
-        factor = max(1, round(_SHORT_SIDE / min(height, width)))
+        factor = enlargement(height, width, _SHORT_SIDE)
         # yuv420p halves both sides.
         self._size = width * factor // 2 * 2, height * factor // 2 * 2
-        stream = self._container.add_stream("libx264", rate=self._rate, options={"crf": "18", "preset": "veryfast"})
-        stream.width, stream.height, stream.pix_fmt = self._size[0], self._size[1] + self._strip_height(), "yuv420p"
+        total = self._size[1] + self._strip_height()
+        stream = add_h264(self._container, total, self._size[0], self._rate, crf=18, preset="veryfast")
         stream.codec_context.time_base = _TIME_BASE
         self._stream = stream
 
@@ -131,7 +133,7 @@ def draw_labels(best: Sequence[tuple[str, float]], width: int, height: int, row_
     """
     strip = Image.new("RGB", (width, height), _BACKGROUND)
     draw = ImageDraw.Draw(strip)
-    font = ImageFont.load_default(round(row_height * 0.66))
+    letters = font(round(row_height * 0.66))
     margin = row_height // 4
     for row, (name, score) in enumerate(best):
         top, middle = row * row_height, row * row_height + row_height // 2
@@ -139,16 +141,16 @@ def draw_labels(best: Sequence[tuple[str, float]], width: int, height: int, row_
             draw.rectangle((0, top + 1, round(score * (width - 1)), top + row_height - 2), fill=_BAR)
         colour = _TEXT if row == 0 else _DIM
         percent = f"{100 * score:.0f} %"
-        room = width - 3 * margin - draw.textlength(percent, font)
-        draw.text((margin, middle), _shortened(name, draw, font, room), colour, font, anchor="lm")
-        draw.text((width - margin, middle), percent, colour, font, anchor="rm")
+        room = width - 3 * margin - draw.textlength(percent, letters)
+        draw.text((margin, middle), _shortened(name, draw, letters, room), colour, letters, anchor="lm")
+        draw.text((width - margin, middle), percent, colour, letters, anchor="rm")
     return strip
 
 
-def _shortened(name: str, draw: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont, room: float) -> str:
+def _shortened(name: str, draw: ImageDraw.ImageDraw, letters: ImageFont.FreeTypeFont, room: float) -> str:
     name = " ".join(name.split())
-    if draw.textlength(name, font) <= room:
+    if draw.textlength(name, letters) <= room:
         return name
-    while name and draw.textlength(f"{name}…", font) > room:
+    while name and draw.textlength(f"{name}…", letters) > room:
         name = name[:-1]
     return f"{name}…"

@@ -21,6 +21,13 @@ _CAPTION = 52
 _BAR_HEIGHT = 10
 
 
+def heated_frames(maps: AttentionMaps, index: int) -> np.ndarray:
+    """The frames, uint8 (T, H, W, 3), with the weights of one query as heat over them, on the scale of their largest."""
+    row = maps.weights[index]
+    shares = (maps.keys.upsample(row) / (float(row.abs().max()) or 1.0)).numpy()
+    return np.stack([add_heat(frame, share) for frame, share in zip(maps.frames, shares)])
+
+
 def overlay_frames(maps: AttentionMaps, index: int) -> np.ndarray:
     """Every frame with the weights of one query as heat over it, and a caption below.
 
@@ -43,14 +50,12 @@ def overlay_frames(maps: AttentionMaps, index: int) -> np.ndarray:
     factor = enlargement(H, W, _SHORT_SIDE)
     row = maps.weights[index]
     largest = float(row.abs().max())
-    shares = (maps.keys.upsample(row) / (largest or 1.0)).numpy()
     position = maps.positions[index].tolist()
     query = maps.queries.window(maps.queries.cell(position))
     pictures = []
-    for t in range(T):
-        heated = enlarge(add_heat(maps.frames[t], shares[t]), factor)
+    for t, heated in enumerate(heated_frames(maps, index)):
         image = Image.new("RGB", (_even(W * factor), _even(H * factor + _CAPTION)), DARK)
-        image.paste(Image.fromarray(heated))
+        image.paste(Image.fromarray(enlarge(heated, factor)))
         if query[0][0] <= t < query[1][0]:
             image = _with_query(image, query, position, factor, t == int(position[0]))
         text = f"{maps.block}: frame {t} of {T}, query in frame {position[0]:g}"

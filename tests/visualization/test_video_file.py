@@ -1,11 +1,15 @@
 """Writing videos."""
 
+import base64
+import io
+
 import av
 import numpy as np
 import pytest
 
 from nlvideo.data import VideoReader
 from nlvideo.visualization import write_video
+from nlvideo.visualization.video_file import data_uri, encode_video
 
 
 def frames_of(num_frames, height, width):
@@ -55,3 +59,22 @@ def test_mistakes(tmp_path):
     with pytest.raises(OSError):
         write_video(tmp_path / "nowhere" / "a.mp4", good, 1)
     assert not list(tmp_path.iterdir())
+
+
+def test_frames_are_encoded_as_they_come():
+    """Into memory, from an iterator, of odd size; the coarser the smaller."""
+    noise = np.random.default_rng(0).integers(0, 256, (5, 33, 47, 3), np.uint8)
+    sizes = []
+    for crf in (10, 40):
+        buffer = io.BytesIO()
+        encode_video(buffer, iter(noise), 12.5, crf, "ultrafast")
+        sizes.append(len(buffer.getvalue()))
+        with av.open(io.BytesIO(buffer.getvalue())) as container:
+            frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+            assert (len(frames), frames[0].shape, container.streams.video[0].average_rate) == (5, (32, 46, 3), 12.5)
+    assert sizes[1] < sizes[0] / 2
+
+
+def test_an_address_holds_the_file():
+    kind, _, text = data_uri("video/mp4", b"\x00bytes\xff").partition(";base64,")
+    assert kind == "data:video/mp4" and base64.b64decode(text) == b"\x00bytes\xff"

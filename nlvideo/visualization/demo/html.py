@@ -1,6 +1,5 @@
 """Pieces of the page as HTML. Pictures are in it as data: nothing of a video is written to disk to be shown."""
 
-import base64
 import io
 from collections.abc import Sequence
 from html import escape
@@ -8,10 +7,9 @@ from html import escape
 import numpy as np
 from PIL import Image
 
-from nlvideo.visualization import AttentionMaps
 from nlvideo.visualization.demo.limits import format_seconds
 from nlvideo.visualization.demo.moments import Inspector, Moment
-from nlvideo.visualization.drawing import add_heat
+from nlvideo.visualization.video_file import data_uri
 
 # Okabe and Ito's colours, which the colour-blind tell apart; black and the yellow that fades on white left out.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
@@ -86,38 +84,31 @@ def frames_html(frames: np.ndarray, position: tuple[int, int, int], seconds: Seq
             mark = f'<i class="nl-mark" style="left:{left:.2f}%;top:{top:.2f}%"></i>'
         cells.append(
             f'<figure><div class="nl-frame"><img data-t="{index}" alt="frame {index}" draggable="false"'
-            f' src="{data_uri(frame)}">{mark}</div><figcaption>{second:.2f} s</figcaption></figure>'
+            f' src="{image_uri(frame)}">{mark}</div><figcaption>{second:.2f} s</figcaption></figure>'
         )
     return f'<div class="nl-frames" data-position="{",".join(map(str, position))}">{"".join(cells)}</div>'
-
-
-def heated_frames(maps: AttentionMaps, index: int) -> np.ndarray:
-    """Frames, uint8 (T, H, W, 3), with the weights of one query as heat over them, on the scale of their largest."""
-    row = maps.weights[index]
-    shares = (maps.keys.upsample(row) / (float(row.abs().max()) or 1.0)).numpy()
-    return np.stack([add_heat(frame, share) for frame, share in zip(maps.frames, shares)])
 
 
 def strip_html(strip: Image.Image) -> str:
     """A film strip, as wide as it needs to be; a narrow page scrolls it."""
     title = "<h3>The positions with the highest weights</h3>"
-    return f'{title}<div class="nl-strip"><img alt="film strip with arrows" src="{data_uri(np.asarray(strip))}"></div>'
+    return f'{title}<div class="nl-strip"><img alt="film strip with arrows" src="{image_uri(np.asarray(strip))}"></div>'
 
 
 def examples_html(examples: Sequence[tuple[str, bytes]]) -> str:
     """Clips to click on, (label, MP4), playing all the time."""
     buttons = [
         f'<button type="button" class="nl-example" data-index="{index}" title="{escape(label, quote=True)}">'
-        f'<video autoplay loop muted playsinline src="data:video/mp4;base64,{base64.b64encode(video).decode()}">'
+        f'<video autoplay loop muted playsinline src="{data_uri("video/mp4", video)}">'
         f"</video><span>{escape(label)}</span></button>"
         for index, (label, video) in enumerate(examples)
     ]
     return f'<div class="nl-examples">{"".join(buttons)}</div>'
 
 
-def data_uri(image: np.ndarray) -> str:
+def image_uri(image: np.ndarray) -> str:
     """An image, uint8 (H, W, 3), as an address that holds it: PNG where it is small, else JPEG."""
     out = io.BytesIO()
-    lossless = max(image.shape[:2]) <= _LOSSLESS_UP_TO
-    Image.fromarray(image).convert("RGB").save(out, "PNG" if lossless else "JPEG", quality=88)
-    return f"data:image/{'png' if lossless else 'jpeg'};base64,{base64.b64encode(out.getvalue()).decode()}"
+    kind = "png" if max(image.shape[:2]) <= _LOSSLESS_UP_TO else "jpeg"
+    Image.fromarray(image).convert("RGB").save(out, kind, quality=88)
+    return data_uri(f"image/{kind}", out.getvalue())

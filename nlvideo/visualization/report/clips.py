@@ -1,11 +1,9 @@
 """Small copies of videos to look at inside the page: an MP4 that plays, and a strip of frames for paper."""
 
-import base64
 import io
 import os
 import time
 from dataclasses import dataclass, field
-from fractions import Fraction
 from typing import Any
 
 import av
@@ -13,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from nlvideo.data import open_video
+from nlvideo.visualization.video_file import data_uri, encode_video
 
 # Enough to see what happens: the short side in pixels, and frames at most.
 SHORT_SIDE, MAX_FRAMES = 128, 48
@@ -80,8 +79,10 @@ def make_clip(source: dict[str, Any], budget: Budget) -> Clip | None:
     images = [_shrink(Image.fromarray(frame), SHORT_SIDE) for frame in frames]
     fps = len(images) / seconds if seconds else _DEFAULT_FPS
     shown_fps = max(fps, _MIN_FPS)
+    buffer = io.BytesIO()
     try:
-        video = _encode(images, shown_fps)
+        encode_video(buffer, map(np.asarray, images), shown_fps, crf=26, preset="veryfast")
+        video = buffer.getvalue()
     except (av.FFmpegError, ValueError):
         # An FFmpeg without an encoder of H.264: the strip has to do.
         video = b""
@@ -89,8 +90,8 @@ def make_clip(source: dict[str, Any], budget: Budget) -> Clip | None:
     if not budget.take(len(video) + len(strip)):
         return None
     speed = shown_fps / fps if seconds else None
-    video_uri = _data_uri("video/mp4", video) if video else ""
-    return Clip(video_uri, _data_uri("image/jpeg", strip), *images[0].size, speed)
+    video_uri = data_uri("video/mp4", video) if video else ""
+    return Clip(video_uri, data_uri("image/jpeg", strip), *images[0].size, speed)
 
 
 def _read(source: dict[str, Any]) -> tuple[np.ndarray, float]:
@@ -112,20 +113,6 @@ def _shrink(image: Image.Image, short_side: int) -> Image.Image:
     return image.resize(size, Image.Resampling.BILINEAR) if tuple(size) != image.size else image
 
 
-def _encode(images: list[Image.Image], fps: float) -> bytes:
-    buffer = io.BytesIO()
-    rate = Fraction(fps).limit_denominator(1000)
-    with av.open(buffer, "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=rate, options={"crf": "26", "preset": "veryfast"})
-        stream.width, stream.height = images[0].size
-        stream.pix_fmt = "yuv420p"
-        stream.codec_context.thread_count = 1
-        for image in images:
-            container.mux(stream.encode(av.VideoFrame.from_image(image)))
-        container.mux(stream.encode(None))
-    return buffer.getvalue()
-
-
 def _strip(images: list[Image.Image]) -> bytes:
     count = min(_STRIP_FRAMES, len(images))
     chosen = [images[round(i * (len(images) - 1) / max(1, count - 1))] for i in range(count)]
@@ -137,7 +124,3 @@ def _strip(images: list[Image.Image]) -> bytes:
     buffer = io.BytesIO()
     strip.save(buffer, "JPEG", quality=70)
     return buffer.getvalue()
-
-
-def _data_uri(kind: str, content: bytes) -> str:
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"

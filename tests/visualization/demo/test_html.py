@@ -11,8 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
+from nlvideo.visualization import heated_frames
 from nlvideo.visualization.demo.html import (
-    COLOURS, data_uri, examples_html, frames_html, heading_html, heated_frames, message_html, strip_html,
+    COLOURS, examples_html, frames_html, heading_html, image_uri, message_html, strip_html,
     timeline_html,
 )
 from nlvideo.visualization.demo.moments import Moment
@@ -85,8 +86,8 @@ def test_frames_carry_their_number_and_the_mark():
 
 
 def test_large_frames_are_jpeg():
-    assert decode(data_uri(np.zeros((112, 112, 3), np.uint8)))[0] == "png"
-    kind, image = decode(data_uri(np.full((112, 113, 3), 90, np.uint8)))
+    assert decode(image_uri(np.zeros((112, 112, 3), np.uint8)))[0] == "png"
+    kind, image = decode(image_uri(np.full((112, 113, 3), 90, np.uint8)))
     assert kind == "jpeg" and np.abs(image.astype(int) - 90).max() <= 2
 
 

@@ -91,10 +91,10 @@ def test_the_budget_of_seconds(monkeypatch):
 def test_without_an_encoder_the_strip_remains(make_video, tmp_path, monkeypatch):
     path = make_video(tmp_path / "a.mp4")
 
-    def refuse(*_):
+    def refuse(*_, **__):
         raise av.codec.codec.UnknownCodecError("libx264")
 
-    monkeypatch.setattr(clips, "_encode", refuse)
+    monkeypatch.setattr(clips, "encode_video", refuse)
     clip = make(path)
     assert clip.video == "" and strip_of(clip).width > 0
 
