@@ -83,6 +83,10 @@ def check_arguments(args: argparse.Namespace) -> None:
     """
     if args.top_k < 1:
         raise ValueError(f"--top-k: got {args.top_k}, allowed: 1 or more")
+    if args.output and os.path.isfile(args.output):
+        raise ValueError(f"--output: got {args.output!r}, a file, allowed: a folder")
+    if args.json and os.path.isdir(args.json):
+        raise ValueError(f"--json: got {args.json!r}, a folder, allowed: a file")
     folder = os.path.dirname(os.path.abspath(args.json)) if args.json else "."
     if not os.path.isdir(folder):
         raise ValueError(f"--json: got {args.json!r}, but there is no folder {folder}")

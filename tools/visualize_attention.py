@@ -55,6 +55,9 @@ def main(arguments: argparse.Namespace) -> None:
 
     if arguments.fps <= 0:
         raise ValueError(f"--fps: got {arguments.fps:g}, allowed: above 0")
+    output = Path(arguments.output or Path("output/attention") / Path(os.path.abspath(arguments.input)).stem)
+    if output.is_file():
+        raise ValueError(f"--output: got {str(output)!r}, a file, allowed: a folder")
     predictor = Predictor(**chosen_model(arguments))
     view = load_view(predictor.cfg, arguments.input, arguments.start_sec, arguments.end_sec)
     model = predictor.model
@@ -63,7 +66,6 @@ def main(arguments: argparse.Namespace) -> None:
     chosen = chosen_positions(model, view.video, block, 1 if arguments.position else arguments.num_queries)
     maps = attend(model, view.video, block, arguments.position or chosen)
     report = describe(maps, view, arguments.num_arrows)
-    output = Path(arguments.output or Path("output/attention") / Path(os.path.abspath(arguments.input)).stem)
     output.mkdir(parents=True, exist_ok=True)
     print(f"{arguments.input}: frames {', '.join(map(str, view.frames))}; {prediction(predictor, view.video)}")
     for index, query in enumerate(report["queries"]):

@@ -147,6 +147,8 @@ def test_mistakes_are_one_line(call_tool: Callable, videos: Path, tmp_path: Path
         ([*QUICKSTART, "--input", "77"], "camera 77: there is no /dev/video77"),
         ([*QUICKSTART, *video, "--top-k", "0"], "--top-k: got 0, allowed: 1 or more"),
         ([*QUICKSTART, *video, "--json", "no/such/folder.json"], "but there is no folder"),
+        ([*QUICKSTART, *video, "--json", str(tmp_path)], ", a folder, allowed: a file"),
+        ([*QUICKSTART, *video, "--output", str(tmp_path / "a.mp4")], "a.mp4', a file, allowed: a folder"),
         ([*QUICKSTART, *video, "--stride-sec", "9"], "stride_sec: got 9.0, allowed: more than 0 and up to window_sec"),
         ([*QUICKSTART, "--input", str(tmp_path / "a.mp4"), "--output", str(tmp_path)], "is one of the videos to read"),
     ]  # fmt: skip

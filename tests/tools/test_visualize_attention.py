@@ -134,6 +134,7 @@ def test_mistakes_are_one_line(visualize, model, tmp_path):
         ([], {"input": str(tmp_path / "nowhere.mp4")}, "nowhere.mp4: no such file"),
         (["--num-arrows", "0"], {}, "k: got 0, allowed: 1 or more"),
         (["--num-queries", "0"], {}, "count: got 0, allowed: 1 to 128"),
+        (["--output", str(tmp_path / "text.mp4")], {}, "text.mp4', a file, allowed: a folder"),
         (["--fps", "0"], {}, "--fps: got 0, allowed: above 0"),
         (["--start-sec", "5"], {}, "clip.mp4: no frames from 5 s to the end"),
     ]
