@@ -18,7 +18,7 @@ _ALLOWED: dict[str, tuple] = {
     "MODEL.NONLOCAL.ATTEND": ("space", "time", "spacetime"),
     "MODEL.NONLOCAL.NORM": ("same", "BN", "SyncBN", "FrozenBN", "none"),
     "MODEL.NONLOCAL.ALGORITHM": ("auto", "dense", "fused", "reordered", "folded", "sorted"),
-    "DATALOADER.READER": ("pyav", "torchcodec"),
+    "DATALOADER.READER": ("pyav", "torchcodec", "torchcodec_cuda"),
     "INPUT.SHORT_VIDEO": ("wrap", "clamp", "error"),
     "SOLVER.OPTIMIZER": ("SGD", "AdamW"),
     "SOLVER.LR_SCHEDULE": ("step", "cosine"),

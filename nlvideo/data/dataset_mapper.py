@@ -84,7 +84,7 @@ class VideoMapper:
         self.flip_views = flip_views
         self.num_classes = num_classes
         self.reading = reading or {}
-        if self.reading.get("reader") == "torchcodec":
+        if self.reading.get("reader", "pyav").startswith("torchcodec"):
             load_video_decoder()  # what is missing is found out here and not in a worker
         self.crop_area_range, self.crop_aspect_range = crop_area_range, crop_aspect_range
         self.augmentations = list(augmentations)

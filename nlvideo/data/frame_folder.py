@@ -5,6 +5,7 @@ import math
 import os
 import re
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import numpy as np
 from PIL import Image
@@ -17,7 +18,11 @@ from nlvideo.data.video_reader import DEFAULT_TIMEOUT_SEC, VideoDecodeError, Vid
 from nlvideo.utils.errors import one_of
 
 # What can read the files: the values of DATALOADER.READER.
-READERS = ("pyav", "torchcodec")
+READERS = {
+    "pyav": VideoReader,
+    "torchcodec": TorchCodecReader,
+    "torchcodec_cuda": partial(TorchCodecReader, device="cuda"),
+}
 IMAGE_EXTENSIONS = (".jpeg", ".jpg", ".png")
 
 
@@ -177,7 +182,7 @@ def open_video(
         path: file or folder, a remote file being fetched by its path handler; uint8 (T, H, W, 3), RGB; or a window of a
             stream, which is open already.
         fps: frames per second of a folder or an array; the others know their own.
-        reader: of files, "pyav" or "torchcodec".
+        reader: of files, a name in ``READERS``.
         timeout_sec, index_dir: of files, see ``VideoReader``.
 
     Raises:
@@ -197,7 +202,7 @@ def open_video(
         raise VideoDecodeError(os.fspath(path), f"not fetched: {error}") from None
     if os.path.isdir(path):
         return FrameFolder(path, fps)
-    return (TorchCodecReader if reader == "torchcodec" else VideoReader)(path, timeout_sec, index_dir)
+    return READERS[reader](path, timeout_sec, index_dir)
 
 
 def _is_frame(name: str) -> bool:

@@ -25,8 +25,9 @@ def test_shapes_are_those_of_the_paper(name, channels, size):
 @pytest.mark.parametrize("peer", [False, pytest.param(True, marks=needs_mmcv)])
 @pytest.mark.parametrize("form", FORMS)
 def test_all_compute_the_same_and_ours_keeps_no_matrix(form, peer):
-    (row,) = measure_all([form], ["res2-64x56"], ["all"], peer=peer, rounds=1)
-    assert (row["P"], row["Q"]) == (8 * 14 * 14, 8 * 14 * 14)
+    # Small: mmcv's concatenation form takes 10 GB on four times as many positions.
+    (row,) = measure_all([form], ["res2-16x56"], ["all"], peer=peer, rounds=1)
+    assert (row["P"], row["Q"]) == (2 * 14 * 14, 2 * 14 * 14)
     found = row["implementations"]
     assert list(found) == (["mmcv"] if peer else []) + ["dense", "exact"] and list(row["ratios"]) == list(found)[:-1]
     assert all(f["max_difference"] < 1e-4 and f["seconds"] > 0 for f in found.values())
