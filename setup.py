@@ -21,8 +21,8 @@ setup(
     license="Apache-2.0",
     packages=find_packages(include=["nlvideo", "nlvideo.*"]),
     package_data={
-        # The trained models: weights, config, class names and README of each.
-        "nlvideo": [f"model_zoo/*/*.{ending}" for ending in ("pth", "yaml", "txt", "md")],
+        # The trained models: weights, config, class names, README and report of each.
+        "nlvideo": [f"model_zoo/*/*.{ending}" for ending in ("pth", "yaml", "txt", "md", "html")],
         "nlvideo.visualization.report": ["templates/*"],
     },
     python_requires=">=3.10",

@@ -52,7 +52,7 @@ def test_trained_models_are_in_the_wheel(setup_arguments):
     packed = {path for pattern in patterns for path in (ROOT / "nlvideo").glob(pattern)}
     folder = ROOT / "nlvideo" / "model_zoo" / "quickstart"
     assert {path for path in folder.iterdir() if path.is_file()} == packed & set(folder.iterdir())
-    assert {"model.pth", "config.yaml", "classes.txt", "README.md"} == {path.name for path in packed}
+    assert {"model.pth", "config.yaml", "classes.txt", "README.md", "report.html"} == {path.name for path in packed}
     assert sum(path.stat().st_size for path in packed) < 5e6
 
 

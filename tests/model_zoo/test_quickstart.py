@@ -51,6 +51,6 @@ def test_its_file_holds_weights_and_names_alone() -> None:
 @pytest.mark.parametrize("name", list_trained())
 def test_every_trained_model_is_whole(name: str) -> None:
     folder = Path(trained_folder(name))
-    assert {path.name for path in folder.iterdir()} == {"model.pth", "config.yaml", "classes.txt", "README.md"}
+    assert {path.name for path in folder.iterdir()} == {"model.pth", "config.yaml", "classes.txt", "README.md", "report.html"}
     predictor = Predictor(name, device="cpu")
     assert predictor.cfg.MODEL.WEIGHTS == str(folder / "model.pth") and not predictor.model.training
