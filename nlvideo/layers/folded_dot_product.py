@@ -11,17 +11,12 @@ Two products with C x C per position instead of five with C x C/2, and nothing t
 Legend of shape suffixes: B sets of positions, P queries, Q keys, C channels, D channels of theta and phi, E of g.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch.autograd.function import once_differentiable
 
-
-class Linear(NamedTuple):
-    """A 1x1x1 convolution as a matrix: weight (out, in) and bias (out,)."""
-
-    weight: torch.Tensor
-    bias: torch.Tensor
+from nlvideo.layers.projection import Linear
 
 
 def folding_pays(num_queries: int, num_keys: int, channels: int, inner_channels: int) -> bool:

@@ -16,10 +16,9 @@ from nlvideo.layers.precision import accumulation_dtype, without_autocast
 
 # Logits of one tile. On a CPU (measured on one with 32 MiB of last-level cache) smaller tiles make the products with the
 # keys inefficient, larger ones leave the cache. A GPU wants more work per kernel launch.
-TILE_LOGITS = {"cpu": 2**22, "cuda": 2**25}
+TILE_LOGITS = {"cpu": 3 * 2**20, "cuda": 2**25}
 # Rows of a tile, even where that takes more logits: every tile reads and writes all gradients of keys and values.
 TILE_ROWS = 512
-_WORTH_COPIES = 2**20
 
 
 def tile_logits(query_NPD: torch.Tensor, num_keys: int) -> int:
@@ -32,7 +31,7 @@ def tiles(batch: int, num_queries: int, num_keys: int, max_logits: int) -> Itera
     """Cut N x P rows into tiles of at most ``max_logits`` logits (but at least one row of one sample).
 
     Small samples (attention over time has thousands, of a few positions each) go several to a tile; a large one is cut
-    into blocks of rows.
+    into blocks of rows, as many in each as can be.
 
     Args:
         batch: N.
@@ -40,7 +39,8 @@ def tiles(batch: int, num_queries: int, num_keys: int, max_logits: int) -> Itera
         num_keys: Q.
         max_logits: bound on rows x Q.
     """
-    rows = max(1, min(num_queries, max_logits // max(1, num_keys)))
+    most = max(1, min(num_queries, max_logits // max(1, num_keys)))
+    rows = -(-num_queries // -(-num_queries // most))
     samples = max(1, max_logits // max(1, num_queries * num_keys))
     for n in range(0, batch, samples):
         for p in range(0, num_queries, rows):
@@ -62,8 +62,20 @@ class _Tiles:
         return None if self._tile_npQ is None else self._tile_npQ[: rows_npD.shape[0], : rows_npD.shape[1]]
 
 
+def _product(
+    a_nij: torch.Tensor, b_njk: torch.Tensor, out_nik: torch.Tensor | None, *, alpha: float = 1.0, beta: float = 0.0
+) -> torch.Tensor:
+    """beta out + alpha a b, written to ``out``; None for new memory."""
+    if out_nik is None:
+        return torch.bmm(a_nij, b_njk).mul_(alpha)
+    return out_nik.baddbmm_(a_nij, b_njk, alpha=alpha, beta=beta)
+
+
 class _RowBlockSoftmax(torch.autograd.Function):
-    """Keeps query, key and value for backward, in their own dtypes: O(N (P + Q) (D + E))."""
+    """Keeps query, key and value for backward, in their own dtypes: O(N (P + Q) (D + E)).
+
+    Tensors are read as they lie, rows or columns of a map, and their gradients lie as they do.
+    """
 
     @staticmethod
     def forward(
@@ -73,16 +85,15 @@ class _RowBlockSoftmax(torch.autograd.Function):
         """(N, P, D), (N, Q, D), (N, Q, E) -> (N, P, E), in the accumulation dtype."""
         ctx.save_for_backward(query_NPD, key_NQD, value_NQE)
         ctx.scale, ctx.max_logits = scale, max_logits
-        num_logits = query_NPD.shape[1] * key_NQD.shape[1]
-        query_NPD, key_NQD, value_NQE = widened_rows(query_NPD, key_NQD, value_NQE, num_logits=num_logits)
+        query_NPD, key_NQD, value_NQE = widened(query_NPD, key_NQD, value_NQE)
         N, P, _ = query_NPD.shape
         out_NPE = value_NQE.new_empty(N, P, value_NQE.shape[2])
         logits, weights = _Tiles(query_NPD, key_NQD, max_logits), _Tiles(query_NPD, key_NQD, max_logits)
         for n, p in tiles(N, P, key_NQD.shape[1], max_logits):
-            query_npD, key_nQD = query_NPD[n, p] * scale, key_NQD[n]
-            logits_npQ = torch.bmm(query_npD, key_nQD.transpose(1, 2), out=logits.like(query_npD))
+            query_npD = query_NPD[n, p]
+            logits_npQ = _product(query_npD, key_NQD[n].transpose(1, 2), logits.like(query_npD), alpha=scale)
             weights_npQ = torch.softmax(logits_npQ, 2, out=weights.like(query_npD))
-            out_NPE[n, p] = torch.bmm(weights_npQ, value_NQE[n])
+            out_NPE[n, p].baddbmm_(weights_npQ, value_NQE[n], beta=0)
         return out_NPE
 
     @staticmethod
@@ -90,25 +101,23 @@ class _RowBlockSoftmax(torch.autograd.Function):
     def backward(ctx: Any, grad_NPE: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """(N, P, E) -> gradients of query, key and value."""
         saved = ctx.saved_tensors
-        num_logits = saved[0].shape[1] * saved[1].shape[1]
-        query_NPD, key_NQD, value_NQE, grad_NPE = widened_rows(*saved, grad_NPE, num_logits=num_logits)
-        grad_query = torch.empty_like(query_NPD)
-        grad_key, grad_value = torch.empty_like(key_NQD), torch.empty_like(value_NQE)
-        one, two, three = (_Tiles(query_NPD, key_NQD, ctx.max_logits) for _ in range(3))
+        query_NPD, key_NQD, value_NQE, grad_NPE = widened(*saved, grad_NPE)
+        grad_query, grad_key, grad_value = (torch.empty_like(tensor) for tensor in (query_NPD, key_NQD, value_NQE))
+        logits, weights = (_Tiles(query_NPD, key_NQD, ctx.max_logits) for _ in range(2))
         with without_autocast(query_NPD):
             for n, p in tiles(*query_NPD.shape[:2], key_NQD.shape[1], ctx.max_logits):
-                query_npD, key_nQD, grad_npE = query_NPD[n, p] * ctx.scale, key_NQD[n], grad_NPE[n, p]
-                logits_npQ = torch.bmm(query_npD, key_nQD.transpose(1, 2), out=one.like(query_npD))
-                weights_npQ = torch.softmax(logits_npQ, 2, out=two.like(query_npD))
+                query_npD, key_nQD, grad_npE = query_NPD[n, p], key_NQD[n], grad_NPE[n, p]
+                logits_npQ = _product(query_npD, key_nQD.transpose(1, 2), logits.like(query_npD), alpha=ctx.scale)
+                weights_npQ = torch.softmax(logits_npQ, 2, out=weights.like(query_npD))
                 beta = 0 if p.start == 0 else 1  # 0: the memory is new
                 grad_value[n].baddbmm_(weights_npQ.transpose(1, 2), grad_npE, beta=beta)
-                grad_weights_npQ = torch.bmm(grad_npE, value_NQE[n].transpose(1, 2), out=one.like(query_npD))
-                # The softmax's own backward kernel: one pass instead of three.
+                grad_weights_npQ = _product(grad_npE, value_NQE[n].transpose(1, 2), logits.like(query_npD))
+                # The softmax's own backward kernel: one pass instead of three, over its own argument.
                 grad_logits_npQ = torch._softmax_backward_data(
-                    grad_weights_npQ, weights_npQ, 2, weights_npQ.dtype, grad_input=three.like(query_npD)
+                    grad_weights_npQ, weights_npQ, 2, weights_npQ.dtype, grad_input=logits.like(query_npD)
                 )
-                grad_query[n, p] = torch.bmm(grad_logits_npQ, key_nQD).mul_(ctx.scale)
-                grad_key[n].baddbmm_(grad_logits_npQ.transpose(1, 2), query_npD, beta=beta)
+                grad_query[n, p].baddbmm_(grad_logits_npQ, key_nQD, alpha=ctx.scale, beta=0)
+                grad_key[n].baddbmm_(grad_logits_npQ.transpose(1, 2), query_npD, alpha=ctx.scale, beta=beta)
         grads = (grad_query, grad_key, grad_value)
         return *(grad.to(tensor.dtype) for grad, tensor in zip(grads, saved)), None, None
 
@@ -133,16 +142,7 @@ def row_block_softmax(
     return out_NPE.to(value_NQE.dtype)
 
 
-def widened_rows(*tensors: torch.Tensor, num_logits: int) -> list[torch.Tensor]:
-    """The tensors in the dtype in which sums are made, with the channels of a row side by side in memory.
-
-    Products of rows that are columns of a map take up to 1.7 times as long, on a CPU. Of few logits they take so little
-    that the copies would cost more.
-
-    Args:
-        tensors: (N, positions, channels).
-        num_logits: P x Q.
-    """
+def widened(*tensors: torch.Tensor) -> list[torch.Tensor]:
+    """The tensors in the dtype in which sums are made."""
     dtype = accumulation_dtype(*tensors)
-    wide = [tensor.to(dtype) for tensor in tensors]
-    return [tensor.contiguous() for tensor in wide] if num_logits > _WORTH_COPIES else wide
+    return [tensor.to(dtype) for tensor in tensors]

@@ -21,7 +21,7 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from nlvideo.layers.precision import without_autocast
-from nlvideo.layers.row_block_softmax import tile_logits, widened_rows
+from nlvideo.layers.row_block_softmax import tile_logits, widened
 
 # More panels save more of the symmetric half; products of fewer rows are less efficient.
 _MAX_PANELS, _PANEL_ROWS = 4, 384
@@ -55,19 +55,23 @@ class _RunningSoftmax:
 
     def __init__(self, value_NPE: torch.Tensor):
         N, P, _ = value_NPE.shape
-        self.sum_NPE = torch.zeros_like(value_NPE)
-        self.top_NP1 = value_NPE.new_full((N, P, 1), float("-inf"))
-        self.total_NP1 = value_NPE.new_zeros(N, P, 1)
+        self.sum_NPE = torch.empty_like(value_NPE)
+        self.top_NP1, self.total_NP1 = value_NPE.new_empty(N, P, 1), value_NPE.new_empty(N, P, 1)
 
-    def add(self, rows: slice, logits_Npk: torch.Tensor, value_NkE: torch.Tensor) -> None:
-        """Add the part of some rows that belongs to some keys."""
-        before_Np1 = self.top_NP1[:, rows]
-        top_Np1 = torch.maximum(before_Np1, logits_Npk.amax(2, keepdim=True))
-        shrink_Np1 = (before_Np1 - top_Np1).exp_()
+    def add(self, rows: slice, logits_Npk: torch.Tensor, value_NkE: torch.Tensor, first: bool) -> None:
+        """Add the part of some rows that belongs to some keys; ``first``: the first one of these rows."""
+        top_Np1 = logits_Npk.amax(2, keepdim=True)
+        if not first:
+            before_Np1 = self.top_NP1[:, rows]
+            top_Np1 = torch.maximum(before_Np1, top_Np1)
+            shrink_Np1 = (before_Np1 - top_Np1).exp_()
+            self.total_NP1[:, rows] *= shrink_Np1
+            self.sum_NPE[:, rows] *= shrink_Np1
         weights_Npk = _exp_(logits_Npk - top_Np1)
-        self.total_NP1[:, rows] = self.total_NP1[:, rows] * shrink_Np1 + weights_Npk.sum(2, keepdim=True)
-        self.sum_NPE[:, rows].mul_(shrink_Np1).baddbmm_(weights_Npk, value_NkE)
+        total_Np1 = weights_Npk.sum(2, keepdim=True)
         self.top_NP1[:, rows] = top_Np1
+        self.total_NP1[:, rows] = total_Np1 if first else total_Np1 + self.total_NP1[:, rows]
+        self.sum_NPE[:, rows].baddbmm_(weights_Npk, value_NkE, beta=0 if first else 1)
 
     def finish(self) -> tuple[torch.Tensor, torch.Tensor]:
         """The weighted means (N, P, E), and the logarithm of each row's sum of exponentials (N, P, 1)."""
@@ -81,13 +85,14 @@ class _SymmetricSoftmax(torch.autograd.Function):
     def forward(ctx: Any, x_NPD: torch.Tensor, value_NPE: torch.Tensor, scale: float, max_logits: int) -> torch.Tensor:
         """(N, P, D), (N, P, E) -> (N, P, E), in the accumulation dtype."""
         saved = (x_NPD, value_NPE)
-        x_NPD, value_NPE = widened_rows(x_NPD, value_NPE, num_logits=x_NPD.shape[1] ** 2)
+        x_NPD, value_NPE = widened(x_NPD, value_NPE)
         running = _RunningSoftmax(value_NPE)
         for i, r, b in panels(x_NPD.shape[1], max_logits):
             logits_Nir = torch.bmm(x_NPD[:, i] * scale, x_NPD[:, r].transpose(1, 2))
-            running.add(i, logits_Nir, value_NPE[:, r])
+            first = i.start == 0  # its rows and columns are the first part of every row
+            running.add(i, logits_Nir, value_NPE[:, r], first)
             if b.start < b.stop:
-                running.add(b, logits_Nir[:, :, b.start - i.start :].transpose(1, 2), value_NPE[:, i])
+                running.add(b, logits_Nir[:, :, b.start - i.start :].transpose(1, 2), value_NPE[:, i], first)
         out_NPE, logsumexp_NP1 = running.finish()
         ctx.save_for_backward(*saved, out_NPE, logsumexp_NP1)
         ctx.scale, ctx.max_logits = scale, max_logits
@@ -99,17 +104,18 @@ class _SymmetricSoftmax(torch.autograd.Function):
         """(N, P, E) -> gradients of x and the values."""
         x_NPD, value_NPE, out_NPE, logsumexp_NP1 = ctx.saved_tensors
         dtypes = x_NPD.dtype, value_NPE.dtype
-        x_NPD, value_NPE, grad_NPE = widened_rows(x_NPD, value_NPE, grad_NPE, num_logits=x_NPD.shape[1] ** 2)
-        grad_x, grad_value = torch.zeros_like(x_NPD), torch.zeros_like(value_NPE)
+        x_NPD, value_NPE, grad_NPE = widened(x_NPD, value_NPE, grad_NPE)
+        grad_x, grad_value = torch.empty_like(x_NPD), torch.empty_like(value_NPE)
         with without_autocast(x_NPD):
             # Row i of the softmax's Jacobian needs sum_j weight_ij (grad_i . value_j), which is grad_i . out_i.
             dot_NP1 = (grad_NPE * out_NPE).sum(2, keepdim=True)
             for i, r, b in panels(x_NPD.shape[1], ctx.max_logits):
                 size = i.stop - i.start
+                beta = 0 if i.start == 0 else 1  # the first panel writes to every row of the new memory
                 logits_Nir = torch.bmm(x_NPD[:, i] * ctx.scale, x_NPD[:, r].transpose(1, 2))
                 # By rows: the queries of the panel, all keys from its first on.
                 weights_Nir = _exp_(logits_Nir - logsumexp_NP1[:, i])
-                grad_value[:, r].baddbmm_(weights_Nir.transpose(1, 2), grad_NPE[:, i])
+                grad_value[:, r].baddbmm_(weights_Nir.transpose(1, 2), grad_NPE[:, i], beta=beta)
                 both_Nir = torch.bmm(grad_NPE[:, i], value_NPE[:, r].transpose(1, 2))
                 both_Nir.sub_(dot_NP1[:, i]).mul_(weights_Nir)
                 # The panel's own square holds both directions: dL + dL^T.
@@ -120,8 +126,10 @@ class _SymmetricSoftmax(torch.autograd.Function):
                     grad_value[:, i].baddbmm_(weights_Nib, grad_NPE[:, b])
                     grad_logits_Nib = torch.bmm(value_NPE[:, i], grad_NPE[:, b].transpose(1, 2))
                     both_Nir[:, :, size:] += grad_logits_Nib.sub_(dot_NP1[:, b].transpose(1, 2)).mul_(weights_Nib)
-                    grad_x[:, b].baddbmm_(both_Nir[:, :, size:].transpose(1, 2), x_NPD[:, i], alpha=ctx.scale)
-                grad_x[:, i].baddbmm_(both_Nir, x_NPD[:, r], alpha=ctx.scale)
+                    grad_x[:, b].baddbmm_(
+                        both_Nir[:, :, size:].transpose(1, 2), x_NPD[:, i], alpha=ctx.scale, beta=beta
+                    )
+                grad_x[:, i].baddbmm_(both_Nir, x_NPD[:, r], alpha=ctx.scale, beta=beta)
         return grad_x.to(dtypes[0]), grad_value.to(dtypes[1]), None, None
 
 

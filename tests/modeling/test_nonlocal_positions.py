@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from nlvideo.modeling.nonlocal_block.maps import max_pool_space, project, project_conv
+from nlvideo.modeling.nonlocal_block.maps import convolve, max_pool_space, project_channels, project_conv
 from nlvideo.modeling.nonlocal_block.positions import attended, fold, locate, num_groups, unfold, video_size
 
 CASES = [("spacetime", 1), ("spacetime", 2), ("space", 1), ("time", 1), ("time", 2), ("time", 4)]
@@ -93,6 +93,53 @@ def test_max_pool_space():
     assert max_pool_space(numbered(1, 1, (2, 2, 2))).flatten().tolist() == [3.0, 7.0]
 
 
+@pytest.mark.parametrize("order", [(0, 1, 2, 3, 4), (0, 2, 3, 4, 1), (0, 2, 1, 3, 4)])
+def test_max_pool_space_is_pooling_in_any_layout(order):
+    """Contiguous, channels last, and neither: the values, the gradients of ties, and the layout."""
+    torch.manual_seed(0)
+    back = [order.index(axis) for axis in range(5)]
+    x = torch.randint(0, 3, (2, 3, 4, 6, 5)).double().permute(order).contiguous().permute(back).requires_grad_()
+    results = []
+    for pooled in (max_pool_space(x), torch.nn.functional.max_pool3d(x, (1, 2, 2))):
+        weight = torch.arange(pooled.numel(), dtype=torch.float64).view(pooled.shape)
+        results.append([pooled, *torch.autograd.grad((pooled * weight).sum(), x)])
+    assert all(torch.equal(*pair) for pair in zip(*results, strict=True))
+    if order != (0, 2, 1, 3, 4):
+        assert results[0][0].permute(order).is_contiguous()
+
+
+@pytest.mark.parametrize("size", [(7,), (3, 5), (2, 3, 4)])
+def test_convolve_is_the_convolutions(size):
+    torch.manual_seed(0)
+    conv = (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)[len(size) - 1]
+    convs, x = [conv(3, 5, 1), conv(3, 4, 1)], torch.randn(2, 3, *size)
+    for rows in (True, False):
+        for found, module in zip(convolve(x, convs, rows=rows), convs, strict=True):
+            torch.testing.assert_close(found, module(x))
+
+
+@pytest.mark.parametrize("kind", ["hook", "pre-hook", "subclass", "wrapped", "half precision", "autocast"])
+def test_convolve_calls_modules_that_are_more_than_a_matrix(kind):
+    class Doubled(torch.nn.Conv3d):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    x, called = torch.randn(1, 3, 2, 3, 4), []
+    conv = (Doubled if kind == "subclass" else torch.nn.Conv3d)(3, 5, 1)
+    if kind == "hook":
+        conv.register_forward_hook(lambda *_: called.append(1))
+    elif kind == "pre-hook":
+        conv.register_forward_pre_hook(lambda *_: called.append(1))
+    elif kind == "wrapped":
+        conv = torch.nn.Sequential(conv, torch.nn.ReLU())
+    elif kind == "half precision":
+        conv, x = conv.bfloat16(), x.bfloat16()
+    with torch.autocast("cpu", torch.bfloat16, enabled=kind == "autocast"):
+        (found,) = convolve(x, [conv], rows=True)
+        assert torch.equal(found, conv(x)) and found.dtype == conv(x).dtype
+    assert len(called) == (3 if "hook" in kind else 0)
+
+
 @pytest.mark.parametrize("size", [(7,), (3, 5), (2, 3, 4)])
 def test_project_conv_is_the_projection_of_the_convolution(size):
     """Folded or in two steps: values and the gradients of every parameter."""
@@ -101,7 +148,7 @@ def test_project_conv_is_the_projection_of_the_convolution(size):
     weight = torch.randn(5, dtype=torch.float64, requires_grad=True)
     x = torch.randn(2, 3, *size, dtype=torch.float64, requires_grad=True)
     results = []
-    for term in (project_conv(x, conv, weight), project(conv(x), weight)):
+    for term in (project_conv(x, conv, weight), project_channels(conv(x), weight)):
         assert term.shape == (2, 1, *size)
         grads = torch.autograd.grad(term.square().sum(), [x, weight, conv.weight, conv.bias])
         results.append([term.detach(), *grads])

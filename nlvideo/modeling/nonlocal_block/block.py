@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint as recomputed
 
 from nlvideo.config import CfgNode, configurable
-from nlvideo.layers.folded_dot_product import Linear, folded_dot_product, folding_pays
+from nlvideo.layers.folded_dot_product import folded_dot_product, folding_pays
 from nlvideo.layers.nonlocal_ops import (
     ALGORITHMS,
     choose_algorithm,
@@ -23,8 +23,9 @@ from nlvideo.layers.nonlocal_ops import (
 )
 from nlvideo.layers.norm import get_norm
 from nlvideo.layers.precision import accumulation_dtype, without_autocast
+from nlvideo.layers.projection import Linear
 from nlvideo.modeling.nonlocal_block.build import NONLOCAL
-from nlvideo.modeling.nonlocal_block.maps import max_pool_space, project, project_conv
+from nlvideo.modeling.nonlocal_block.maps import convolve, max_pool_space, project_channels, project_conv
 from nlvideo.modeling.nonlocal_block.positions import ATTEND, attended, fold, locate, unfold, video_size
 from nlvideo.utils.errors import one_of
 
@@ -153,7 +154,8 @@ class NonLocalBlock(nn.Module):
             y_BPE = dot_product_aggregate(theta_BPD, phi_BQD, g_BQE, algorithm=self.algorithm)
         else:
             y_BPE = softmax_aggregate(theta_BPD, phi_BQD, g_BQE, scale=self.scale, algorithm=self.algorithm)
-        return self.out(unfold(y_BPE, x, self.attend, self.temporal_groups))
+        y = unfold(y_BPE, x, self.attend, self.temporal_groups)
+        return self._convolve(y, self.out, rows=not x.is_contiguous())[0]
 
     def _folded(self, x: torch.Tensor) -> torch.Tensor:
         """W_z y of the dot-product form by one C x C matrix per set of positions."""
@@ -247,13 +249,25 @@ class NonLocalBlock(nn.Module):
         For the concatenation form theta and phi are what Eq. 5 needs of them, w_theta . theta and w_phi . phi.
         """
         x_hat = self._pool(x) if self.pool_first else x
-        g = self.g(x_hat)
         if self.pairwise == "concatenation":
             theta, phi = self._concatenation_terms(x, x_hat)
+            (g,) = self._convolve(x_hat, self.g)
+        elif self.pairwise == "gaussian":
+            theta, phi = x, x_hat
+            (g,) = self._convolve(x_hat, self.g)
+        elif x_hat is x:
+            theta, phi, g = self._convolve(x, self.theta, self.phi, self.g)
         else:
-            theta, phi = self.theta(x), self.phi(x_hat)
-            phi = phi if self.pool_first else self._pool(phi)
-        return theta, phi, g if self.pool_first else self._pool(g)
+            (theta,) = self._convolve(x, self.theta)
+            phi, g = self._convolve(x_hat, self.phi, self.g)
+        if not self.pool_first:
+            phi = phi if self.pairwise == "concatenation" else self._pool(phi)
+            g = self._pool(g)
+        return theta, phi, g
+
+    def _convolve(self, x: torch.Tensor, *convs: nn.Module, rows: bool = True) -> Sequence[torch.Tensor]:
+        """conv(x) of each; "dense" is there to be read and to be compared with, and calls them as they are."""
+        return [conv(x) for conv in convs] if self.algorithm == "dense" else convolve(x, convs, rows=rows)
 
     def _check_map(self, x: torch.Tensor) -> None:
         if x.dim() != self.dim + 2 or x.shape[1] != self.in_channels:
@@ -273,7 +287,7 @@ class NonLocalBlock(nn.Module):
         w_theta, w_phi = self.concat.weight.flatten().chunk(2)
         theta = project_conv(x, self.theta, w_theta)
         if self._pools_embeddings:  # the max lies between phi and w_phi, which cannot be folded then
-            return theta, project(self._pool(self.phi(x_hat)), w_phi)
+            return theta, project_channels(self._pool(self.phi(x_hat)), w_phi)
         return theta, project_conv(x_hat, self.phi, w_phi)
 
     def _init_weights(self, zero_init: bool, init_std: float | None) -> None:
