@@ -6,8 +6,8 @@ algorithm, which builds the P x Q matrix of f, and an exact one that never does:
 | function | f | C(x) | without the matrix |
 |---|---|---|---|
 | ``softmax_aggregate`` | exp(scale q_i . k_j), Eqs. 2 and 3 | sum_j f | "fused": an attention kernel, row blocks, or half of the symmetric matrix |
-| ``dot_product_aggregate`` | q_i . k_j, Eq. 4 | Q | "reordered": q_i (sum_j k_j v_j^T) |
-| ``concatenation_aggregate`` | relu(a_i + b_j), Eq. 5 | Q | "sorted": prefix sums over the sorted keys |
+| ``dot_product_aggregate`` | q_i . k_j, Eq. 4 | Q | "reordered": q_i (sum_j k_j v_j^T); "fused": row blocks |
+| ``concatenation_aggregate`` | relu(a_i + b_j), Eq. 5 | Q | "sorted": prefix sums over the sorted keys; "fused": row blocks |
 
 "Exact" means the same function: results differ by the rounding of another order of summation, nothing is approximated.
 Logits and sums are made in float32 or wider, also under autocast and for half-precision tensors; the result has the
@@ -21,20 +21,21 @@ import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from nlvideo.layers.precision import accumulation_dtype, without_autocast
-from nlvideo.layers.row_block_softmax import row_block_softmax
+from nlvideo.layers.row_blocks import row_block_dot_product, row_block_relu, row_block_softmax
 from nlvideo.layers.sorted_relu import sorted_relu
 from nlvideo.layers.symmetric_softmax import symmetric_softmax
 
 ALGORITHMS = {
     "softmax": ("dense", "fused"),
-    "dot_product": ("dense", "reordered"),
-    "concatenation": ("dense", "sorted"),
+    "dot_product": ("dense", "fused", "reordered"),
+    "concatenation": ("dense", "fused", "sorted"),
 }
 # Multiply-adds of a matrix product that take as long as the sorted algorithm's work on one number, which is bound by
 # memory. CPU: measured, forward and backward, on one core; GPU: estimated from bandwidth and fp32 speed, not measured.
 SORTED_COST = {"cpu": 150, "cuda": 200}
-# A row of the matrix this many times shorter than a value is nothing beside the tensors that are kept in any case.
-SHORT_ROW = 4
+# Rows of the matrix that are as short as this are attention over time, or of maps of next to nothing: they are much shorter
+# than a value, and there may be thousands of samples of them.
+SHORT_ROW = 32
 # Below it the symmetric algorithm is not worth its launches. It takes samples all at once: thousands of small ones, as of
 # attention over time, are the row blocks' business.
 SYMMETRIC_POSITIONS = 128
@@ -88,7 +89,7 @@ def dot_product_aggregate(
         query_NPD: (N, P, D).
         key_NQD: (N, Q, D).
         value_NQE: (N, Q, E).
-        algorithm: "dense", "reordered" or "auto".
+        algorithm: "dense", "fused", "reordered" or "auto".
 
     Returns:
         (N, P, E).
@@ -97,13 +98,16 @@ def dot_product_aggregate(
         ValueError: for shapes that do not fit or another algorithm.
     """
     algorithm = _resolve("dot_product", algorithm, query_NPD, key_NQD, value_NQE)
+    # A compiler would hold each block by itself, for one size of the batch; the matrix is small where "auto" says "fused".
+    if algorithm == "fused" and not torch.compiler.is_compiling():
+        return row_block_dot_product(query_NPD, key_NQD, value_NQE, scale=1 / key_NQD.shape[1])
     dtype = accumulation_dtype(query_NPD, key_NQD, value_NQE)
     with without_autocast(query_NPD):
         query, key, value = query_NPD.to(dtype), key_NQD.to(dtype) / key_NQD.shape[1], value_NQE.to(dtype)
-        if algorithm == "dense":
-            out = (query @ key.transpose(1, 2)) @ value
-        else:  # matrix products are associative
+        if algorithm == "reordered":  # matrix products are associative
             out = query @ (key.transpose(1, 2) @ value)
+        else:
+            out = (query @ key.transpose(1, 2)) @ value
     return out.to(value_NQE.dtype)
 
 
@@ -119,7 +123,7 @@ def concatenation_aggregate(
         query_term_NP: a, (N, P).
         key_term_NQ: b, (N, Q).
         value_NQE: (N, Q, E).
-        algorithm: "dense", "sorted" or "auto".
+        algorithm: "dense", "fused", "sorted" or "auto".
 
     Returns:
         (N, P, E).
@@ -128,13 +132,15 @@ def concatenation_aggregate(
         ValueError: for shapes that do not fit or another algorithm.
     """
     algorithm = _resolve("concatenation", algorithm, query_term_NP[..., None], key_term_NQ[..., None], value_NQE)
+    if algorithm == "fused" and not torch.compiler.is_compiling():
+        return row_block_relu(query_term_NP, key_term_NQ, value_NQE, scale=1 / key_term_NQ.shape[1])
     dtype = accumulation_dtype(query_term_NP, key_term_NQ, value_NQE)
     with without_autocast(value_NQE):
-        if algorithm == "dense":
+        if algorithm == "sorted":
+            out = sorted_relu(query_term_NP, key_term_NQ, value_NQE)
+        else:
             pairwise_NPQ = F.relu(query_term_NP.to(dtype)[:, :, None] + key_term_NQ.to(dtype)[:, None, :])
             out = pairwise_NPQ @ value_NQE.to(dtype)
-        else:
-            out = sorted_relu(query_term_NP, key_term_NQ, value_NQE)
         return (out / key_term_NQ.shape[1]).to(value_NQE.dtype)
 
 
@@ -144,13 +150,16 @@ def choose_algorithm(
 ) -> str:
     """The algorithm that "auto" stands for. With P queries, Q keys, D key and E value channels:
 
-    - "softmax": "fused", as fast as "dense" and without its memory; but "dense" where a row of the matrix is short,
-      Q <= E / 4. That is attention over time: thousands of samples of a few positions each.
     - "dot_product": "reordered" where it needs fewer multiply-adds, (P + Q) D E against P Q (D + E). With D = E that is
-      2 P Q / (P + Q) > D: yes in res3, no in res4 of a 32-frame network.
-    - "concatenation": "sorted" where P Q E > c (P + Q) E. Its work on one number costs as much as c multiply-adds of a
-      matrix product, c by device (``SORTED_COST``). Otherwise min(P, Q) < 2 c, and the matrix is about as small as the
-      values.
+      2 P Q / (P + Q) > D: yes in res3, no in res4 of a 32-frame network; "fused" otherwise.
+    - "softmax": "fused", about as fast as "dense" and without its memory.
+    - "concatenation": "sorted" where P Q E > c (P + Q) E, "fused" otherwise. Sorting's work on one number costs as much as c
+      multiply-adds of a matrix product, c by device (``SORTED_COST``).
+    - "dense" instead of "fused" and "sorted" where a row of the matrix is short, Q <= 32. That is attention over time:
+      thousands of samples of a few positions each, and less to keep than the values.
+
+    Row blocks ("fused") make the matrix a second time in the backward pass instead of keeping it: of P Q E multiply-adds that
+    costs 7 times for 6, or nothing (concatenation), and where they are chosen the projections take most of the time.
 
     Neither rule depends on the dtype: all sums are made in float32 or wider.
 
@@ -168,12 +177,14 @@ def choose_algorithm(
     if form not in ALGORITHMS:
         raise ValueError(f"form {form!r}: allowed are {', '.join(ALGORITHMS)}")
     P, Q, D, E = num_queries, num_keys, key_dim, value_dim
-    if form == "softmax":
-        return "fused" if Q * SHORT_ROW > E else "dense"
-    if form == "dot_product":
-        return "reordered" if P * Q * (D + E) > (P + Q) * D * E else "dense"
+    if form == "dot_product" and P * Q * (D + E) > (P + Q) * D * E:
+        return "reordered"
+    if Q <= SHORT_ROW:
+        return "dense"
+    if form in ("softmax", "dot_product"):
+        return "fused"
     cost = SORTED_COST.get(torch.device(device).type, SORTED_COST["cuda"])
-    return "sorted" if P * Q > cost * (P + Q) else "dense"
+    return "sorted" if P * Q > cost * (P + Q) else "fused"
 
 
 def _resolve(form: str, algorithm: str, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> str:

@@ -21,7 +21,7 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from nlvideo.layers.precision import without_autocast
-from nlvideo.layers.row_block_softmax import tile_logits, widened
+from nlvideo.layers.row_blocks import tile_logits, widened
 
 # More panels save more of the symmetric half; products of fewer rows are less efficient.
 _MAX_PANELS, _PANEL_ROWS = 4, 384

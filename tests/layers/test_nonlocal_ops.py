@@ -1,11 +1,12 @@
 """Every algorithm of the non-local operation against a naive double loop, values and gradients, and what it keeps."""
 
+import itertools
+
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from nlvideo.layers import nonlocal_ops
-from nlvideo.layers import row_block_softmax as row_blocks
+from nlvideo.layers import nonlocal_ops, row_blocks
 from nlvideo.layers.nonlocal_ops import (
     ALGORITHMS,
     choose_algorithm,
@@ -89,16 +90,43 @@ def test_equals_the_double_loop(form, algorithm, shape):
     assert_same(value_and_grads(lambda *t: aggregate(form, *t, algorithm), inputs), expected, 1e-10)
 
 
+ROW_BLOCKS = {
+    "softmax": row_blocks.row_block_softmax, "dot_product": row_blocks.row_block_dot_product,
+    "concatenation": row_blocks.row_block_relu,
+}  # fmt: skip
+
+
+def row_blocks_of(form, query, key, value, max_logits):
+    scale = SCALE if form == "softmax" else 1 / key.shape[1]
+    if form == "concatenation":
+        query, key = query[..., 0], key[..., 0]
+    return ROW_BLOCKS[form](query, key, value, scale=scale, max_logits=max_logits)
+
+
 @pytest.mark.parametrize("max_logits", [1, 10, 26, 80, 10**6])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_row_blocks_equal_the_double_loop(shape, max_logits):
+@pytest.mark.parametrize("form", ROW_BLOCKS)
+def test_row_blocks_equal_the_double_loop(form, shape, max_logits):
     """However the rows are cut: one row at a time, parts of a sample, several samples, everything."""
-    inputs = make_inputs("softmax", shape)
+    inputs = make_inputs(form, shape)
+    expected = value_and_grads(lambda *t: naive(form, *t), inputs)
+    assert_same(value_and_grads(lambda *t: row_blocks_of(form, *t, max_logits), inputs), expected, 1e-10)
+
+
+@pytest.mark.parametrize("max_logits", [10, 10**6])
+@pytest.mark.parametrize("columns", list(itertools.product([False, True], repeat=3)))
+def test_row_blocks_read_rows_and_columns(columns, max_logits):
+    """Each of the three as rows of its own or as the columns of a map; its gradient lies as it does."""
+    inputs = make_inputs("softmax", (2, 7, 5, 4, 3))
     expected = value_and_grads(lambda *t: naive("softmax", *t), inputs)
-    actual = value_and_grads(
-        lambda *t: row_blocks.row_block_softmax(*t, scale=SCALE, max_logits=max_logits), inputs
-    )
-    assert_same(actual, expected, 1e-10)
+    lying = [
+        (t.detach().mT.contiguous().mT if column else t.detach()).requires_grad_() for t, column in zip(inputs, columns)
+    ]
+    found = value_and_grads(lambda *t: row_blocks_of("softmax", *t, max_logits), lying)
+    assert_same(found, expected, 1e-10)
+    # What a function hands back, before autograd stores it in a layout of its own choice.
+    grads = torch.autograd.grad(row_blocks_of("softmax", *lying, max_logits).sum(), lying)
+    assert [grad.stride() for grad in grads] == [t.stride() for t in lying]
 
 
 @pytest.mark.parametrize("batch, num_queries, num_keys, max_logits", [(3, 10, 4, 1), (5, 3, 4, 30), (1, 100, 7, 70)])
@@ -133,10 +161,14 @@ def test_concatenation_at_the_kinks(algorithm, a, b):
 
 @pytest.mark.parametrize("shape", [(2, 4, 3, 2, 2), (1, 3, 5, 2, 3)])
 def test_gradcheck_of_own_functions(shape):
-    """Finite differences of the two hand-written backwards."""
+    """Finite differences of the hand-written backwards."""
     torch.autograd.gradcheck(
         lambda *t: row_blocks.row_block_softmax(*t, scale=SCALE, max_logits=7), make_inputs("softmax", shape)
     )
+    torch.autograd.gradcheck(
+        lambda *t: row_blocks.row_block_dot_product(*t, scale=SCALE, max_logits=7), make_inputs("dot_product", shape)
+    )
+    torch.autograd.gradcheck(lambda *t: row_blocks_of("concatenation", *t, 7), make_inputs("concatenation", shape, seed=3))
     query, key, value = make_inputs("concatenation", shape, seed=3)
     torch.autograd.gradcheck(lambda a, b, v: sorted_relu(a[..., 0], b[..., 0], v), (query, key, value))
 
@@ -263,16 +295,22 @@ def test_sorted_stays_accurate_far_from_zero():
 
 
 def test_auto_follows_the_cost_model():
-    """The shapes of Table 1 at 224 pixels; res4 of 32 frames is the one where the dense dot product is cheaper."""
+    """The shapes of Table 1 at 224 pixels; res4 of 32 frames is the one where re-association does not pay."""
     assert choose_algorithm("dot_product", 3136, 784, 256, 256) == "reordered"
-    assert choose_algorithm("dot_product", 784, 196, 512, 512) == "dense"
+    assert choose_algorithm("dot_product", 784, 196, 512, 512) == "fused"
     assert choose_algorithm("dot_product", 3136, 784, 512, 512) == "reordered"
-    assert choose_algorithm("dot_product", 196, 36, 1024, 1024) == "dense"
+    assert choose_algorithm("dot_product", 196, 36, 1024, 1024) == "fused"
+    assert choose_algorithm("dot_product", 784, 32, 512, 512) == "dense"
     assert choose_algorithm("softmax", 784, 196, 512, 512) == "fused"
-    assert choose_algorithm("softmax", 4, 4, 512, 512) == "dense"
+    assert choose_algorithm("softmax", 196, 33, 512, 512) == "fused"
+    assert choose_algorithm("softmax", 196, 32, 512, 512) == "dense"
     assert choose_algorithm("concatenation", 3136, 784, 1, 256) == "sorted"
     assert choose_algorithm("concatenation", 3136, 784, 1, 256, device="cuda:1") == "sorted"
-    assert choose_algorithm("concatenation", 4, 4, 1, 256) == "dense"
+    # 2 P Q / (P + Q) > 300 on a CPU.
+    assert choose_algorithm("concatenation", 301, 301, 1, 256) == "sorted"
+    assert choose_algorithm("concatenation", 300, 300, 1, 256) == "fused"
+    assert choose_algorithm("concatenation", 33, 33, 1, 256) == "fused"
+    assert choose_algorithm("concatenation", 33, 32, 1, 256) == "dense"
     with pytest.raises(ValueError, match="form 'cosine': allowed are softmax, dot_product, concatenation"):
         choose_algorithm("cosine", 1, 1, 1, 1)
 
@@ -281,7 +319,7 @@ def test_auto_follows_the_cost_model():
 def test_errors_name_what_was_given(form):
     """Wrong algorithm, wrong rank, sizes that do not fit, no keys."""
     query, key, value = make_inputs(form, (2, 5, 4, 3, 3))
-    wrong = "sorted" if form != "concatenation" else "fused"
+    wrong = "sorted" if form != "concatenation" else "reordered"
     with pytest.raises(ValueError, match=f"algorithm '{wrong}' of {form}: allowed are auto, dense"):
         aggregate(form, query, key, value, wrong)
     with pytest.raises(ValueError, match="do not fit"):

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nlvideo.layers.nonlocal_ops import concatenation_aggregate, dot_product_aggregate, softmax_aggregate
-from nlvideo.layers.row_block_softmax import row_block_softmax
+from nlvideo.layers.row_blocks import row_block_softmax
 from nlvideo.layers.symmetric_softmax import symmetric_softmax
 
 SIZES = st.integers(1, 9)
@@ -86,22 +86,24 @@ def test_softmax_by_the_symmetric_half(data, P, D, E, max_logits, scale):
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("algorithm", ["reordered", "fused"])
 @settings(max_examples=40, deadline=None)
 @given(st.data(), SIZES, SIZES, st.integers(1, 4), st.integers(1, 4))
-def test_dot_product_reordered(data, P, Q, D, E):
+def test_dot_product(algorithm, data, P, Q, D, E):
     inputs = [data.draw(tensors(positions=n, channels=c)) for n, c in ((P, D), (Q, D), (Q, E))]
     assert_equal_with_gradients(
-        lambda q, k, v: dot_product_aggregate(q, k, v, algorithm="reordered"),
+        lambda q, k, v: dot_product_aggregate(q, k, v, algorithm=algorithm),
         lambda q, k, v: pair_loop(lambda a, b: (a * b).sum(), q, k, v), inputs, 1e-10,
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("algorithm", ["sorted", "fused"])
 @settings(max_examples=80, deadline=None)
 @given(st.data(), SIZES, SIZES, st.integers(1, 4))
-def test_concatenation_sorted(data, P, Q, E):
+def test_concatenation(algorithm, data, P, Q, E):
     inputs = [data.draw(tensors(positions=n, channels=c)) for n, c in ((P, 1), (Q, 1), (Q, E))]
     assert_equal_with_gradients(
-        lambda a, b, v: concatenation_aggregate(a[..., 0], b[..., 0], v, algorithm="sorted"),
+        lambda a, b, v: concatenation_aggregate(a[..., 0], b[..., 0], v, algorithm=algorithm),
         lambda a, b, v: pair_loop(lambda s, t: torch.relu(s + t).sum(), a, b, v), inputs, 1e-9,
     )  # fmt: skip
 
@@ -132,7 +134,9 @@ FORMS = {
     "fused": lambda q, k, v, a: softmax_aggregate(q, k, v, scale=0.2, algorithm=a),
     "symmetric": symmetric,
     "dot_product": lambda q, k, v, a: dot_product_aggregate(q, k, v, algorithm=a),
+    "dot_product_fused": lambda q, k, v, a: dot_product_aggregate(q, k, v, algorithm=a),
     "concatenation": lambda q, k, v, a: concatenation_aggregate(q[..., 0], k[..., 0], v, algorithm=a),
+    "concatenation_fused": lambda q, k, v, a: concatenation_aggregate(q[..., 0], k[..., 0], v, algorithm=a),
 }  # fmt: skip
 EXACT = {"dot_product": "reordered", "concatenation": "sorted"}
 

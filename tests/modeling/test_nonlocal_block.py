@@ -401,7 +401,7 @@ def test_folded_is_the_dot_product(options, channels_last):
 
 def test_auto_folds_where_it_pays_and_where_it_may():
     block = NonLocalBlock(512, pairwise="dot_product", subsample=False)
-    assert block.algorithm_for((4, 28, 28)) == "folded" and block.algorithm_for((1, 14, 14)) == "dense"
+    assert block.algorithm_for((4, 28, 28)) == "folded" and block.algorithm_for((1, 14, 14)) == "fused"
     assert block.algorithm_for((4, 28, 28), lowered=True) == "reordered"
     pooled_behind = NonLocalBlock(512, pairwise="dot_product", pool_first=False)
     assert pooled_behind.algorithm_for((4, 28, 28)) == "reordered"

@@ -1,4 +1,4 @@
-"""softmax(scale * query key^T) value, a block of rows at a time: exact, and without the P x Q matrix.
+"""f(scale * query key^T) value a block of rows at a time, f being softmax, nothing or ReLU: exact, without the P x Q matrix.
 
 Each row of the matrix is complete inside its block, so the softmax needs no second pass. Forward keeps nothing but its
 arguments; backward makes each block of weights once more.
@@ -71,7 +71,14 @@ def _product(
     return out_nik.baddbmm_(a_nij, b_njk, alpha=alpha, beta=beta)
 
 
-class _RowBlockSoftmax(torch.autograd.Function):
+def _weights(logits_npQ: torch.Tensor, f: str, out_npQ: torch.Tensor | None) -> torch.Tensor:
+    """f of a tile's logits, written to ``out``; None for new memory."""
+    if f == "softmax":
+        return torch.softmax(logits_npQ, 2, out=out_npQ)
+    return logits_npQ if f == "identity" else torch.clamp(logits_npQ, min=0, out=out_npQ)
+
+
+class _RowBlocks(torch.autograd.Function):
     """Keeps query, key and value for backward, in their own dtypes: O(N (P + Q) (D + E)).
 
     Tensors are read as they lie, rows or columns of a map, and their gradients lie as they do.
@@ -80,11 +87,11 @@ class _RowBlockSoftmax(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, query_NPD: torch.Tensor, key_NQD: torch.Tensor, value_NQE: torch.Tensor, scale: float,
-        max_logits: int,
+        max_logits: int, f: str,
     ) -> torch.Tensor:
         """(N, P, D), (N, Q, D), (N, Q, E) -> (N, P, E), in the accumulation dtype."""
         ctx.save_for_backward(query_NPD, key_NQD, value_NQE)
-        ctx.scale, ctx.max_logits = scale, max_logits
+        ctx.scale, ctx.max_logits, ctx.f = scale, max_logits, f
         query_NPD, key_NQD, value_NQE = widened(query_NPD, key_NQD, value_NQE)
         N, P, _ = query_NPD.shape
         out_NPE = value_NQE.new_empty(N, P, value_NQE.shape[2])
@@ -92,7 +99,7 @@ class _RowBlockSoftmax(torch.autograd.Function):
         for n, p in tiles(N, P, key_NQD.shape[1], max_logits):
             query_npD = query_NPD[n, p]
             logits_npQ = _product(query_npD, key_NQD[n].transpose(1, 2), logits.like(query_npD), alpha=scale)
-            weights_npQ = torch.softmax(logits_npQ, 2, out=weights.like(query_npD))
+            weights_npQ = _weights(logits_npQ, f, weights.like(query_npD))
             out_NPE[n, p].baddbmm_(weights_npQ, value_NQE[n], beta=0)
         return out_NPE
 
@@ -108,18 +115,22 @@ class _RowBlockSoftmax(torch.autograd.Function):
             for n, p in tiles(*query_NPD.shape[:2], key_NQD.shape[1], ctx.max_logits):
                 query_npD, key_nQD, grad_npE = query_NPD[n, p], key_NQD[n], grad_NPE[n, p]
                 logits_npQ = _product(query_npD, key_nQD.transpose(1, 2), logits.like(query_npD), alpha=ctx.scale)
-                weights_npQ = torch.softmax(logits_npQ, 2, out=weights.like(query_npD))
+                weights_npQ = _weights(logits_npQ, ctx.f, weights.like(query_npD))
                 beta = 0 if p.start == 0 else 1  # 0: the memory is new
                 grad_value[n].baddbmm_(weights_npQ.transpose(1, 2), grad_npE, beta=beta)
-                grad_weights_npQ = _product(grad_npE, value_NQE[n].transpose(1, 2), logits.like(query_npD))
-                # The softmax's own backward kernel: one pass instead of three, over its own argument.
-                grad_logits_npQ = torch._softmax_backward_data(
-                    grad_weights_npQ, weights_npQ, 2, weights_npQ.dtype, grad_input=logits.like(query_npD)
-                )
+                # Written over the logits, which have done their part.
+                grad_logits_npQ = _product(grad_npE, value_NQE[n].transpose(1, 2), logits.like(query_npD))
+                if ctx.f == "relu":
+                    grad_logits_npQ.masked_fill_(weights_npQ == 0, 0)
+                elif ctx.f == "softmax":
+                    # The softmax's own backward kernel: one pass instead of three.
+                    grad_logits_npQ = torch._softmax_backward_data(
+                        grad_logits_npQ, weights_npQ, 2, weights_npQ.dtype, grad_input=logits.like(query_npD)
+                    )
                 grad_query[n, p].baddbmm_(grad_logits_npQ, key_nQD, alpha=ctx.scale, beta=0)
                 grad_key[n].baddbmm_(grad_logits_npQ.transpose(1, 2), query_npD, alpha=ctx.scale, beta=beta)
         grads = (grad_query, grad_key, grad_value)
-        return *(grad.to(tensor.dtype) for grad, tensor in zip(grads, saved)), None, None
+        return *(grad.to(tensor.dtype) for grad, tensor in zip(grads, saved)), None, None, None
 
 
 def row_block_softmax(
@@ -135,10 +146,51 @@ def row_block_softmax(
         scale: factor of the logits.
         max_logits: logits held at a time. None: by device.
     """
+    return _row_blocks(query_NPD, key_NQD, value_NQE, scale, max_logits, "softmax")
+
+
+def row_block_dot_product(
+    query_NPD: torch.Tensor, key_NQD: torch.Tensor, value_NQE: torch.Tensor, *, scale: float,
+    max_logits: int | None = None,
+) -> torch.Tensor:
+    """The sum over the keys of scale * (query . key) times the values: (N, P, E), in the values' dtype.
+
+    Args:
+        query_NPD: (N, P, D).
+        key_NQD: (N, Q, D).
+        value_NQE: (N, Q, E).
+        scale: factor of the weights.
+        max_logits: weights held at a time. None: by device.
+    """
+    return _row_blocks(query_NPD, key_NQD, value_NQE, scale, max_logits, "identity")
+
+
+def row_block_relu(
+    query_term_NP: torch.Tensor, key_term_NQ: torch.Tensor, value_NQE: torch.Tensor, *, scale: float,
+    max_logits: int | None = None,
+) -> torch.Tensor:
+    """The sum over the keys of scale * relu(a_i + b_j) times the values: (N, P, E), in the values' dtype.
+
+    Args:
+        query_term_NP: a, (N, P).
+        key_term_NQ: b, (N, Q).
+        value_NQE: (N, Q, E).
+        scale: factor of the weights, not negative.
+        max_logits: weights held at a time. None: by device.
+    """
+    # scale a_i + scale b_j is (a_i, 1) . (1, b_j): a product of two channels.
+    query_NP2 = torch.stack([query_term_NP, torch.ones_like(query_term_NP)], 2)
+    key_NQ2 = torch.stack([torch.ones_like(key_term_NQ), key_term_NQ], 2)
+    return _row_blocks(query_NP2, key_NQ2, value_NQE, scale, max_logits, "relu")
+
+
+def _row_blocks(
+    query_NPD: torch.Tensor, key_NQD: torch.Tensor, value_NQE: torch.Tensor, scale: float, max_logits: int | None, f: str
+) -> torch.Tensor:
     if max_logits is None:
         max_logits = tile_logits(query_NPD, key_NQD.shape[1])
     with without_autocast(query_NPD):
-        out_NPE = _RowBlockSoftmax.apply(query_NPD, key_NQD, value_NQE, scale, max_logits)
+        out_NPE = _RowBlocks.apply(query_NPD, key_NQD, value_NQE, scale, max_logits, f)
     return out_NPE.to(value_NQE.dtype)
 
 
