@@ -161,7 +161,7 @@ def choose_algorithm(
     Row blocks ("fused") make the matrix a second time in the backward pass instead of keeping it: of P Q E multiply-adds that
     costs 7 times for 6, or nothing (concatenation), and where they are chosen the projections take most of the time.
 
-    Neither rule depends on the dtype: all sums are made in float32 or wider.
+    No rule depends on the dtype: all sums are made in float32 or wider.
 
     Args:
         form: "softmax", "dot_product" or "concatenation".
