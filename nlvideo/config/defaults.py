@@ -92,8 +92,8 @@ _C.MODEL.NONLOCAL.NORM = "same"
 _C.MODEL.NONLOCAL.ZERO_INIT = True
 # Standard deviation of the block's convolutions (authors 0.01); 0: the He et al. initialisation (Sec. 4.1).
 _C.MODEL.NONLOCAL.INIT_STD = 0.01
-# "auto", "dense", or an exact algorithm of the form: "fused" (softmax), "reordered" or "folded" (dot product), "sorted"
-# (concatenation).
+# "auto", "dense", or an exact algorithm that keeps no matrix: "fused" (all forms), "reordered" or "folded" (dot product),
+# "sorted" (concatenation).
 _C.MODEL.NONLOCAL.ALGORITHM = "auto"
 # Keep nothing of a block for the backward pass but its input and its norm's, and compute the rest once more there.
 _C.MODEL.NONLOCAL.CHECKPOINT = False

@@ -68,9 +68,10 @@ class NonLocalBlock(nn.Module):
         norm: norm behind W_z: "BN" (Sec. 4.1), "SyncBN", "FrozenBN" or "none".
         zero_init: start as the identity (Sec. 4.1): the norm's weight is zero, or W_z where the norm does not train.
         init_std: standard deviation of the convolutions' weights (authors' code: 0.01); None: He et al. (Sec. 4.1).
-        algorithm: "dense", "auto", or an exact one without the P x Q matrix: "fused" (both Gaussians), "reordered"
+        algorithm: "dense", "auto", or an exact one that keeps no P x Q matrix: "fused" (all forms), "reordered"
             (dot product), "folded" (dot product, where nothing is pooled behind a projection), "sorted" (concatenation).
-            A plain attribute, which may be changed at any time.
+            A plain attribute, which may be changed at any time. All but "dense", which is there to be read, take the
+            convolutions as matrix products on a CPU.
         checkpoint: keep nothing for backward but x and the norm's input, and compute the rest once more there.
 
     Raises:
