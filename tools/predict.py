@@ -120,14 +120,15 @@ def predict_video(
     """Predict one video; its windows move a progress bar."""
     from tqdm import tqdm
 
-    # disable=None: no bar where nobody watches it, such as in a log file.
-    with tqdm(unit="s", disable=None, bar_format="{l_bar}{bar}| {n:.0f}/{total:.0f} s [{elapsed}<{remaining}]") as bar:
+    # disable=None: no bar where nobody watches it, such as in a log file. The length is known with the first window.
+    form = "{l_bar}{bar}| {n:.0f}/{total:.0f} s [{elapsed}<{remaining}]"
+    with tqdm(total=0, unit="s", disable=None, bar_format=form) as bar:
 
         def move(stream: "FrameStream", window: "Window", scores: "Tensor") -> None:
             bar.total = max(stream.duration_sec, window.end_sec)
             bar.update(window.end_sec - bar.n)
 
-        predictions.append(predict_file(args, predictor, videos[0], outputs.get(videos[0]), move))
+        predict_file(args, predictor, videos[0], outputs.get(videos[0]), predictions, move)
 
 
 def predict_folder(
@@ -142,7 +143,7 @@ def predict_folder(
 
     for path in tqdm(videos, unit="video", disable=None):
         try:
-            predictions.append(predict_file(args, predictor, path, outputs.get(path)))
+            predict_file(args, predictor, path, outputs.get(path), predictions)
         except (VideoDecodeError, VideoTooShort) as error:
             reason = getattr(error, "reason", str(error))
             predictions.append(Prediction(path, error=reason))
@@ -150,17 +151,22 @@ def predict_folder(
 
 
 def predict_file(
-    args: argparse.Namespace, predictor: "Predictor", path: str, output: str | None, on_window: Callable | None = None
-) -> "Prediction":
-    """Predict a whole video and, where that is asked for, its windows."""
+    args: argparse.Namespace, predictor: "Predictor", path: str, output: str | None,
+    predictions: list["Prediction"], on_window: Callable | None = None,
+) -> None:  # fmt: skip
+    """Predict a whole video and, where that is asked for, its windows; Ctrl-C leaves those that are done."""
     from nlvideo.data import FrameStream
     from nlvideo.model_zoo.predictions import Prediction
 
     prediction = Prediction(path, predictor.scores(path))
+    predictions.append(prediction)
     if output or args.window_sec is not None or args.stride_sec is not None:
-        with FrameStream(path) as stream:
-            follow(args, predictor, stream, output, prediction, on_window)
-    return prediction
+        try:
+            with FrameStream(path) as stream:
+                follow(args, predictor, stream, output, prediction, on_window)
+        except Exception:  # what cannot be read to its end is no prediction; Ctrl-C is not one of these
+            predictions.remove(prediction)
+            raise
 
 
 def watch_camera(

@@ -29,7 +29,7 @@ class LabelledVideo:
     Args:
         path: the file, which is replaced; its folder must exist.
         fps: about how many frames a second come, for the encoder; each frame carries its own time.
-        keep_interrupted: finish the file, too, where Ctrl-C ends the block: that of a camera has no other end.
+        keep_interrupted: finish the file, too, where Ctrl-C or an error ends the block: a camera is stopped or unplugged.
     """
 
     def __init__(self, path: str | os.PathLike, fps: float = 30.0, keep_interrupted: bool = False):
@@ -116,7 +116,7 @@ class LabelledVideo:
         return self
 
     def __exit__(self, kind: type | None, *exc_info: object) -> None:
-        if kind is None or (self._keep_interrupted and kind is KeyboardInterrupt and self._stream is not None):
+        if kind is None or (self._keep_interrupted and self._stream is not None):
             self.close()
         else:
             self.discard()

@@ -45,6 +45,8 @@ def test_files_to_write_have_the_places_of_the_videos() -> None:
     expected = ["out/a/c.avi.mp4", "out/a/c.mov.mp4", "out/a/d.mp4", "out/c.mp4"]
     assert output_files("out", "in", videos) == dict(zip(videos, expected))
     assert output_files("out", "in/a/c.avi", ["in/a/c.avi"]) == {"in/a/c.avi": "out/c.mp4"}
+    taken = output_files("out", "in", ["in/c.mov", "in/c.mp4", "in/c.mov.mp4"])
+    assert sorted(taken.values()) == ["out/c.mov.mp4", "out/c.mov.mp4.mp4", "out/c.mp4.mp4"]
 
 
 def test_neighbours_of_one_class_are_one_part(predictor: Predictor) -> None:

@@ -1,8 +1,16 @@
 """tools/predict.py as a user runs it: a video, a folder, a camera."""
 
+import contextlib
+import fcntl
 import json
+import os
+import pty
 import shutil
-from collections.abc import Callable
+import struct
+import subprocess
+import sys
+import termios
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +20,7 @@ from nlvideo.data import FrameStream, VideoReader
 from nlvideo.model_zoo import Predictor
 
 QUICKSTART = ["--model", "quickstart", "--device", "cpu"]
+ROOT = Path(__file__).resolve().parents[2]
 FOLDER = Path(model_zoo.trained_folder("quickstart"))
 
 
@@ -39,6 +48,47 @@ def test_one_video(call_tool: Callable, videos: Path, tmp_path: Path) -> None:
     (video,) = read(out)["videos"]
     assert [entry["class"] for entry in video["top"]] == [name for name, _ in expected]
     assert len(video["scores"]) == 8 and "timeline" not in video
+
+
+def in_a_terminal(*arguments: str) -> tuple[int, str]:
+    """Run the tool where its progress bars are drawn: exit status, and what a terminal of 100 columns would show."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
+    command = [sys.executable, str(ROOT / "tools" / "predict.py"), *QUICKSTART, *arguments]
+    process = subprocess.Popen(command, cwd=ROOT, stdin=theirs, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    shown = b""
+    with contextlib.suppress(OSError):  # the other side is closed
+        while data := os.read(ours, 2**16):
+            shown += data
+    os.close(ours)
+    return process.wait(), shown.decode()
+
+
+@pytest.mark.parametrize("arguments", [[], ["--window-sec", "1"]])
+def test_one_video_in_a_terminal(videos: Path, arguments: list[str]) -> None:
+    status, shown = in_a_terminal("--input", str(videos / "deep/c.mp4"), *arguments)
+    assert status == 0 and "Traceback" not in shown, shown
+    assert ("2/2 s" in shown) == bool(arguments)
+
+
+def test_who_stops_a_long_video_keeps_what_was_done(
+    videos: Path, tmp_path: Path, load_tool: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tool = load_tool("predict")
+    score_windows = Predictor.score_windows
+
+    def stop_after_one(*arguments: object) -> Iterator:
+        yield next(iter(score_windows(*arguments)))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Predictor, "score_windows", stop_after_one)
+    out = tmp_path / "p.json"
+    arguments = ["--input", str(videos / "deep/c.mp4"), "--window-sec", "1", "--json", str(out)]
+    with pytest.raises(KeyboardInterrupt):
+        tool.main(tool.build_parser().parse_args([*QUICKSTART, *arguments]))
+    found = read(out)
+    assert not found["complete"] and len(found["videos"][0]["timeline"]) == 1 and len(found["videos"][0]["scores"]) == 8
 
 
 def test_the_ways_to_name_a_model_agree(call_tool: Callable, videos: Path) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nlvideo.data import FrameStream, VideoReader, slide
+from nlvideo.data import FrameStream, VideoDecodeError, VideoReader, slide
 from nlvideo.visualization.labelled_video import LabelledVideo, draw_labels
 
 BEST = [("left", 0.75), ("counter_clockwise", 0.2), ("blink", 0.05), ("never shown", 0.0)]
@@ -67,10 +67,14 @@ def test_a_file_is_whole_or_not_there(tmp_path: Path) -> None:
     assert (tmp_path / "out.mp4").read_text() == "from before"
 
 
-def test_a_live_video_ends_where_somebody_stops_it(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), LabelledVideo(tmp_path / "out.mp4", keep_interrupted=True) as video:
+@pytest.mark.parametrize("end", [KeyboardInterrupt, VideoDecodeError("0", "the camera is gone")])
+def test_a_live_video_ends_where_somebody_stops_it(tmp_path: Path, end: BaseException) -> None:
+    with (
+        pytest.raises((KeyboardInterrupt, VideoDecodeError)),
+        LabelledVideo(tmp_path / "out.mp4", keep_interrupted=True) as video,
+    ):
         video.write(pixels(), 0.0, BEST)
-        raise KeyboardInterrupt
+        raise end
     assert len(read(tmp_path / "out.mp4")[0]) == 1
     with pytest.raises(KeyboardInterrupt), LabelledVideo(tmp_path / "none.mp4", keep_interrupted=True):
         raise KeyboardInterrupt

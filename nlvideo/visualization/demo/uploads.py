@@ -6,6 +6,7 @@ import shutil
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,6 +28,9 @@ class UploadFolder:
         self.path = Path(tempfile.mkdtemp(prefix="nlvideo_demo_")).resolve()
         self.keep_sec = keep_sec
         self._closed = threading.Event()
+        # How many requests hold each file: the same video dropped by two visitors is one file.
+        self._lent: Counter[Path] = Counter()
+        self._lock = threading.Lock()
         self._sweeper = threading.Thread(target=self._sweep_on, args=(sweep_every_sec,), daemon=True)
         self._sweeper.start()
 
@@ -46,6 +50,8 @@ class UploadFolder:
     def deleted_afterwards(self, path: str | os.PathLike) -> Iterator[Path]:
         """Lend a file of the folder and delete it at the end, also after an error.
 
+        It is left to a request that holds it as well, or to the one that has uploaded it again in the meantime.
+
         Raises:
             ValueError: the file is not in the folder (then it is left alone), or no longer.
         """
@@ -53,19 +59,27 @@ class UploadFolder:
         path = Path(path).resolve()
         if not path.is_relative_to(self.path):
             raise ValueError("only uploaded files can be shown")
-        try:
+        with self._lock:
             if not path.is_file():
                 raise ValueError("the upload is no longer there: drop the video again")
+            uploaded_ns = path.stat().st_mtime_ns
+            self._lent[path] += 1
+        try:
             yield path
         finally:
-            self._delete(path)
+            with self._lock:
+                self._lent[path] -= 1
+                if not self._lent[path]:
+                    del self._lent[path]
+                    if path.is_file() and path.stat().st_mtime_ns == uploaded_ns:
+                        self._delete(path)
 
     def sweep(self) -> int:
-        """Delete what is older than ``keep_sec`` and return how many files that were."""
+        """Delete what is older than ``keep_sec`` and not lent, and return how many files that were."""
         limit, swept = time.time() - self.keep_sec, 0
         for path in [path for path in self.path.rglob("*") if path.is_file()]:
-            with contextlib.suppress(FileNotFoundError):  # its request was faster
-                if path.stat().st_mtime < limit:
+            with self._lock, contextlib.suppress(FileNotFoundError):  # its request was faster
+                if path.stat().st_mtime < limit and not self._lent[path]:
                     self._delete(path)
                     swept += 1
         return swept

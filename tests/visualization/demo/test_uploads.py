@@ -33,6 +33,30 @@ def test_it_is_deleted_after_an_error(uploads):
     assert list(uploads.path.iterdir()) == []
 
 
+def test_a_file_that_two_hold_goes_with_the_second(uploads):
+    path = put(uploads, "hash/clip.mp4")
+    with uploads.deleted_afterwards(path):
+        with uploads.deleted_afterwards(path):
+            pass
+        assert path.exists()
+    assert not path.exists()
+
+
+def test_a_file_that_came_again_is_left_to_its_request(uploads):
+    path = put(uploads, "hash/clip.mp4", age_sec=5)
+    with uploads.deleted_afterwards(path):
+        put(uploads, "hash/clip.mp4")
+    with uploads.deleted_afterwards(path):
+        pass
+    assert not path.exists()
+
+
+def test_what_is_lent_is_not_swept(uploads):
+    path = put(uploads, "hash/clip.mp4", age_sec=10_000)
+    with uploads.deleted_afterwards(path):
+        assert uploads.sweep() == 0 and path.exists()
+
+
 def test_other_uploads_stay(uploads):
     first, second, third = (put(uploads, name) for name in ("hash/a.mp4", "hash/b.mp4", "other/a.mp4"))
     with uploads.deleted_afterwards(first):
