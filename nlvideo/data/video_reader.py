@@ -150,6 +150,24 @@ class VideoReader:
         return self._index.num_frames
 
     @property
+    def frame_seconds(self) -> np.ndarray:
+        """When each frame is shown, from the start of the video: float64 (num_frames,), seconds.
+
+        Where timestamps are missing, at the average rate; all zero where that is not known either.
+        """
+        stamps = self._index.frame_stamps
+        if len(stamps):
+            return (stamps - stamps[0]) * float(self._index.time_base)
+        return np.arange(self.num_frames) / (self.fps or np.inf)
+
+    @property
+    def duration_sec(self) -> float:
+        """How long all frames are shown, seconds, the last one for as long as the others on average; 0.0 where unknown."""
+        if self.num_frames > 1:
+            return float(self.frame_seconds[-1]) * self.num_frames / (self.num_frames - 1)
+        return 1 / self.fps if self.fps > 0 else 0.0
+
+    @property
     def fps(self) -> float:
         """Average frames per second; 0.0 where unknown."""
         return self._index.fps

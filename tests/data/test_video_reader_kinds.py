@@ -111,6 +111,7 @@ def test_a_single_frame(write, name, monkeypatch):
     monkeypatch.setitem(KINDS, name, KINDS["animation.gif" if name.endswith("gif") else "transport.ts"])
     path = write(name, num_frames=1)
     with VideoReader(path) as video:
+        assert video.frame_seconds.tolist() == [0] and 0 <= video.duration_sec < 1
         assert video.num_frames == 1 and (video.get_frames([0, 0])[1] == plain_decode(path)[0]).all()
         assert (video.index_at(0), video.index_at(60)) == (0, 1)
 
@@ -119,6 +120,8 @@ def test_times_of_a_variable_rate(write):
     with VideoReader(write("variable_rate.mkv")) as video:
         starts = np.cumsum([0] + [4, 9, 1, 30] * 8)[:NUM_FRAMES] / 100
         assert [video.index_at(second) for second in starts] == list(range(NUM_FRAMES))
+        np.testing.assert_allclose(video.frame_seconds, starts, atol=1e-3)
+        assert video.duration_sec == pytest.approx(starts[-1] * NUM_FRAMES / (NUM_FRAMES - 1), abs=1e-3)
         frames = video.get_frames([0, 0, 1, 1, 3, NUM_FRAMES - 1])
         assert (video.get_frames_at([-1, 0.03, 0.04, 0.12, 0.43, 1000]) == frames).all()
 

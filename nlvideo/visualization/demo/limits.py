@@ -6,6 +6,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+import numpy as np
 
 from nlvideo.data import VideoDecodeError, VideoReader
 
@@ -45,15 +46,28 @@ class Limits:
         return int(self.max_megabytes * 2**20)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class VideoFacts:
-    """What the page says about a video; ``height`` and ``width`` are in pixels."""
+    """What the page says about a video.
+
+    Attributes:
+        name: of the file.
+        seconds: how long it is; 0 where that is not known.
+        frame_seconds: when each frame is shown: float64 (num_frames,).
+        height: pixels.
+        width: pixels.
+    """
 
     name: str
     seconds: float
-    num_frames: int
+    frame_seconds: np.ndarray
     height: int
     width: int
+
+    @property
+    def num_frames(self) -> int:
+        """Frames in the file."""
+        return len(self.frame_seconds)
 
 
 def check_upload(path: str | os.PathLike, limits: Limits) -> VideoFacts:
@@ -71,9 +85,9 @@ def check_upload(path: str | os.PathLike, limits: Limits) -> VideoFacts:
     try:
         with VideoReader(path) as video:
             # Headers may say anything; the number of frames is counted.
-            seconds = video.num_frames / video.fps if video.fps > 0 else 0.0
+            seconds = video.duration_sec
             _check_length(name, max(seconds, video.num_frames / _MAX_FPS), limits)
-            return VideoFacts(name, seconds, video.num_frames, video.height, video.width)
+            return VideoFacts(name, seconds, video.frame_seconds, video.height, video.width)
     except VideoDecodeError as error:
         raise ValueError(f"{name} cannot be read: {error.reason}") from error
 

@@ -68,13 +68,15 @@ class Inspector:
 
     def windows(self, facts: VideoFacts) -> list[tuple[float, float]]:
         """Where the moments of a video lie, as (start_sec, end_sec): clip after clip, or spread over a long video."""
-        clips = facts.num_frames / self._frames_per_clip
+        n, length = facts.num_frames, self._frames_per_clip
         # One clip is the whole video, whose header need not even say how long it is.
-        if clips <= 1 or facts.seconds <= 0:
+        if n <= length or facts.seconds <= 0:
             return [(0.0, facts.seconds)]
-        count, clip_sec = min(MAX_MOMENTS, math.ceil(clips)), facts.seconds / clips
-        step = (facts.seconds - clip_sec) / (count - 1)
-        return [(i * step, i * step + clip_sec) for i in range(count)]
+        count = min(MAX_MOMENTS, math.ceil(n / length))
+        # Frames may come at any rate: each moment has a clip of them, however long that takes.
+        times = [*facts.frame_seconds.tolist(), facts.seconds]
+        firsts = [round(i * (n - length) / (count - 1)) for i in range(count)]
+        return [(times[first], times[first + length]) for first in firsts]
 
     def moments(self, path: Path, facts: VideoFacts) -> Iterator[Moment]:
         """Yield the moments of a video file, each when it is scored.
@@ -84,14 +86,13 @@ class Inspector:
             ValueError: the video is too short and ``INPUT.SHORT_VIDEO`` is "error".
         """
         windows = self.windows(facts)
-        frame_sec = facts.seconds / facts.num_frames
         for start_sec, end_sec in windows:
             # One view for a moment, so that what is scored is what is shown.
             part = (start_sec, end_sec) if len(windows) > 1 else ()
             view = load_view(self.predictor.cfg, path, *part)
             with torch.no_grad():
                 scores = self.predictor.model([{"video": view.video[None], "video_id": path.name}])[0]["scores"]
-            seconds = [frame * frame_sec for frame in view.frames]
+            seconds = facts.frame_seconds[list(view.frames)].tolist()
             yield Moment(start_sec, end_sec, self.predictor.best(scores), view.video, seconds)
 
     def strongest_position(self, clip: torch.Tensor, block: str) -> tuple[int, int, int]:

@@ -1,5 +1,6 @@
 """What is asked of the model."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -8,7 +9,15 @@ from nlvideo.visualization.demo.moments import MAX_MOMENTS, Inspector
 
 
 def facts_of(num_frames, fps=10):
-    return VideoFacts("a.mp4", num_frames / fps if fps else 0.0, num_frames, 64, 64)
+    return VideoFacts("a.mp4", num_frames / fps if fps else 0.0, np.arange(num_frames) / (fps or np.inf), 64, 64)
+
+
+def test_frames_that_come_at_any_rate(inspector):
+    """Twelve frames in the first half of a second, then eight in as many seconds: both halves are seen as they are."""
+    times = np.array([*np.arange(12) / 24, *np.arange(8) + 0.5])
+    windows = inspector.windows(VideoFacts("a.mp4", 8.5, times, 64, 64))
+    assert [times.tolist().index(start) for start, _ in windows] == [0, 6, 12]
+    assert [end for _, end in windows] == [times[8], times[14], 8.5]
 
 
 def test_blocks_and_classes_are_those_of_the_model(inspector):
