@@ -17,19 +17,24 @@ Results = dict[str, dict[str, float]]
 
 
 class PeriodicCheckpointer(HookBase):
-    """Saves every ``period`` iterations, at the end and when training is stopped early."""
+    """Saves every ``period`` iterations, at the end and when training is stopped early.
+
+    Attributes:
+        saved: the iteration and the name of the last checkpoint; None before the first.
+    """
 
     def __init__(self, save: SaveFunction, period: int):
         self._save = save
         self._period = period
+        self.saved: tuple[int, str] | None = None
 
     def after_step(self) -> None:
         """Save if it is time; the last checkpoint is called ``model_final``, others by their number of iterations."""
         done = self.trainer.iter + 1
-        if self.trainer.is_last_step:
-            self._save("model_final", True)
-        elif is_due(done, self._period) or self.trainer.stop_reason:
-            self._save(f"model_{done:07d}", True)
+        if self.trainer.is_last_step or is_due(done, self._period) or self.trainer.stop_reason:
+            name = "model_final" if self.trainer.is_last_step else f"model_{done:07d}"
+            self._save(name, True)
+            self.saved = self.trainer.iter, name
 
 
 class EvalHook(HookBase):
@@ -94,6 +99,23 @@ class BestCheckpointer(HookBase):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take the best value back."""
         self._best = state_dict["best"]
+
+
+class ResultsCheckpointer(HookBase):
+    """Saves a checkpoint once more where its iteration has been evaluated since: with the results, and the best so far.
+
+    Otherwise a run that is resumed there would know of no such evaluation, and take a worse one for the best.
+    """
+
+    def __init__(self, checkpoints: PeriodicCheckpointer, evaluation: EvalHook, save: SaveFunction):
+        """Set whose checkpoints and whose results."""
+        self._checkpoints, self._evaluation, self._save = checkpoints, evaluation, save
+
+    def after_step(self) -> None:
+        """Save under the same name if both happened in this iteration."""
+        iteration, name = self._checkpoints.saved or (-1, "")
+        if iteration == self._evaluation.evaluated_iter == self.trainer.iter:
+            self._save(name, True)
 
 
 def flatten_results(results: dict[str, Any]) -> dict[str, float]:

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import shutil
 from collections.abc import Iterable
 from contextlib import nullcontext
 from typing import Any
@@ -18,7 +19,7 @@ from nlvideo.config import CfgNode
 from nlvideo.data import build_test_loader, build_train_loader
 from nlvideo.data.class_names import dataset_classes
 from nlvideo.data.workers import explained
-from nlvideo.engine.checkpoint_hooks import BestCheckpointer, EvalHook, PeriodicCheckpointer
+from nlvideo.engine.checkpoint_hooks import BestCheckpointer, EvalHook, PeriodicCheckpointer, ResultsCheckpointer
 from nlvideo.engine.errors import TrainingInterrupted
 from nlvideo.engine.failures import FailedVideos, FailureBudget
 from nlvideo.engine.hooks import (
@@ -115,6 +116,8 @@ class DefaultTrainer(SimpleTrainer):
         """
         self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
         if comm.is_main_process():
+            if not resume:
+                set_earlier_run_aside(self.cfg.OUTPUT_DIR)
             drop_metrics_from(os.path.join(self.cfg.OUTPUT_DIR, "metrics.json"), self.start_iter)
 
     def train(self, start_iter: int | None = None, max_iter: int | None = None) -> Results:
@@ -152,6 +155,7 @@ class DefaultTrainer(SimpleTrainer):
             loader = self._build_precise_bn_loader
             precise_bn = PreciseBN(self.bare_model, loader, test.PRECISE_BN.NUM_ITERS, periods, self.ema)
         failed_videos = FailedVideos(os.path.join(cfg.OUTPUT_DIR, "failed_videos.json"))
+        checkpoints = PeriodicCheckpointer(self.save, cfg.SOLVER.CHECKPOINT_PERIOD)
         return [
             # First: what other hooks do after a step is not the step's time.
             IterationTimer(),
@@ -166,10 +170,12 @@ class DefaultTrainer(SimpleTrainer):
             # Checkpoints and evaluations use its statistics.
             precise_bn,
             # Before the evaluation: if that fails, the weights are there.
-            PeriodicCheckpointer(self.save, cfg.SOLVER.CHECKPOINT_PERIOD),
+            checkpoints,
             self.evaluation,
             # Needs the result of the evaluation.
             BestCheckpointer(self.evaluation, self.save),
+            # Needs both.
+            ResultsCheckpointer(checkpoints, self.evaluation, self.save),
             # May end the run with an error: the checkpoint of this iteration is safe by now.
             FailureBudget(failed_videos, cfg.DATALOADER.MAX_FAILED_FRACTION),
             *self._build_plugin_hooks(),
@@ -279,6 +285,27 @@ def distribute(model: nn.Module) -> nn.Module:
         return model
     # Every parameter takes part in every loss; looking for others would cost a pass over the graph per iteration.
     return DistributedDataParallel(model, find_unused_parameters=False)
+
+
+def set_earlier_run_aside(folder: str) -> None:
+    """Keep the metrics of a run that is not resumed, and have nobody resume it in place of the one that begins.
+
+    Args:
+        folder: ``OUTPUT_DIR``. ``metrics.json`` and ``last_checkpoint`` in it become ``metrics.json.old`` and
+            ``last_checkpoint.old``, and replace earlier ones of these names.
+    """
+    metrics, tag = (os.path.join(folder, name) for name in ("metrics.json", "last_checkpoint"))
+    found = []
+    if os.path.isfile(metrics) and os.path.getsize(metrics):
+        # A copy: the writer of the run that begins has the file open.
+        shutil.copyfile(metrics, f"{metrics}.old")
+        found.append("metrics.json")
+    if os.path.isfile(tag):
+        os.replace(tag, f"{tag}.old")
+        found.append("last_checkpoint")
+    if found:
+        names = " and ".join(f"{name}.old" for name in found)
+        logger.warning("%s holds an earlier run, which --resume would have continued; of it remain %s", folder, names)
 
 
 def drop_metrics_from(path: str, iteration: int) -> None:

@@ -28,7 +28,8 @@ def default_setup(cfg: CfgNode, args: argparse.Namespace) -> CfgNode:
         args: from :func:`default_argument_parser`.
 
     Returns:
-        The config of the run, also written to ``OUTPUT_DIR/config.yaml``: ``cfg`` with a random ``SEED`` filled in.
+        The config of the run, also written to ``OUTPUT_DIR/config.yaml``: ``cfg`` with a random ``SEED`` filled in. A
+        test beside a training run leaves that run's config alone, and writes ``OUTPUT_DIR/inference/config.yaml``.
         The command and the environment go to ``OUTPUT_DIR/invocations.json``.
 
     Raises:
@@ -45,6 +46,9 @@ def default_setup(cfg: CfgNode, args: argparse.Namespace) -> CfgNode:
     logger.info("Command line: %s", shlex.join(sys.argv))
     logger.info("Ranks: %d", comm.get_world_size())
     if comm.is_main_process():
+        if getattr(args, "eval_only", False) and os.path.isfile(dump):
+            dump = os.path.join(cfg.OUTPUT_DIR, "inference", "config.yaml")
+            os.makedirs(os.path.dirname(dump), exist_ok=True)
         write_text(dump, cfg.dump())
         logger.info("Full config: %s", dump)
         append_invocation(

@@ -59,7 +59,8 @@ def test_hooks_are_in_the_order_that_their_comments_explain(tiny_cfg: Callable[.
     cfg = tiny_cfg("SOLVER.EMA.ENABLED", "True", "TEST.PRECISE_BN.ENABLED", "True")
     assert [hook.name for hook in DefaultTrainer(cfg).hooks] == [
         "IterationTimer", "LearningRate", "PeakMemory", "WeightAverage", "StopOnSignal", "FailedVideos", "PreciseBN",
-        "PeriodicCheckpointer", "EvalHook", "BestCheckpointer", "FailureBudget", "RandomStates", "PeriodicWriter",
+        "PeriodicCheckpointer", "EvalHook", "BestCheckpointer", "ResultsCheckpointer", "FailureBudget", "RandomStates",
+        "PeriodicWriter",
     ]  # fmt: skip
 
 

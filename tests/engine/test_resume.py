@@ -71,13 +71,13 @@ def _differences(one: object, other: object, where: str = "") -> list[str]:
     return [] if one == other else [where]
 
 
-def _assert_equal_runs(one: Path, other: Path) -> None:
+def _assert_equal_runs(one: Path, other: Path, lines: tuple[int, ...] = (3, 5, 7, 11)) -> None:
     checkpoints = [torch.load(folder / "model_final.pth", weights_only=True) for folder in (one, other)]
     assert {"model", "optimizer", "scheduler", "scaler", "ema", "trainer"} == checkpoints[0].keys()
     assert {"RandomStates", "BestCheckpointer"} <= checkpoints[0]["trainer"]["hooks"].keys()
     assert _differences(*checkpoints) == []
     assert _metrics(one) == _metrics(other)
-    assert [line["iteration"] for line in _metrics(one)] == [3, 5, 7, 11]
+    assert tuple(line["iteration"] for line in _metrics(one)) == lines
 
 
 # Everything that draws chance for clips and batches.
@@ -119,6 +119,59 @@ def test_one_process(
     assert (folders[1] / "last_checkpoint").read_text().strip() == "model_0000007.pth"
     _run(cfgs[1], resume=True)
     _assert_equal_runs(*folders)
+
+
+@pytest.mark.parametrize("period", ["7", "5"])
+def test_stopped_where_it_is_evaluated(
+    tiny_cfg: Callable[..., CfgNode], tmp_path: Path, period: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The results are in the checkpoint, and the best of them: here the first, which the last one does not beat."""
+    scores = {"whole": iter([90.0, 50.0]), "stopped": iter([90.0, 50.0])}
+
+    def evaluate(trainer: DefaultTrainer) -> dict:
+        return {"classification": {"top1": next(scores[Path(trainer.cfg.OUTPUT_DIR).name])}}
+
+    monkeypatch.setattr(DefaultTrainer, "evaluate", evaluate)
+    whole, stopped = (
+        tiny_cfg(*OPTS, "TEST.EVAL_PERIOD", "7", "SOLVER.CHECKPOINT_PERIOD", period, "OUTPUT_DIR", str(tmp_path / name))
+        for name in scores
+    )
+    _run(whole)
+    with pytest.raises(TrainingInterrupted):
+        _run(stopped, stop=signal.SIGTERM)
+    state = torch.load(tmp_path / "stopped" / "model_0000007.pth", weights_only=True)["trainer"]
+    assert state["hooks"]["BestCheckpointer"] == {"best": 90.0}
+    _run(stopped, resume=True)
+    _assert_equal_runs(tmp_path / "whole", tmp_path / "stopped", (3, 6, 7, 11))
+    for name in scores:
+        assert torch.load(tmp_path / name / "model_best.pth", weights_only=True)["trainer"]["iteration"] == 7
+
+
+def test_a_longer_run_knows_the_best_of_the_shorter_one(
+    tiny_cfg: Callable[..., CfgNode], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = iter([90.0, 50.0])
+    monkeypatch.setattr(DefaultTrainer, "evaluate", lambda trainer: {"classification": {"top1": next(scores)}})
+    for iterations, resume in (("2", False), ("4", True)):
+        opts = ["SOLVER.MAX_ITER", iterations, "SOLVER.STEPS", "[1]", "OUTPUT_DIR", str(tmp_path)]
+        trainer = DefaultTrainer(tiny_cfg(*opts))
+        trainer.resume_or_load(resume)
+        trainer.train()
+    assert torch.load(tmp_path / "model_best.pth", weights_only=True)["trainer"]["iteration"] == 2
+
+
+def test_a_fresh_start_keeps_the_metrics_of_an_earlier_run(tiny_cfg: Callable[..., CfgNode], tmp_path: Path) -> None:
+    cfg = tiny_cfg("OUTPUT_DIR", str(tmp_path))
+    first = DefaultTrainer(cfg)
+    first.resume_or_load()
+    first.train()
+    metrics = (tmp_path / "metrics.json").read_text()
+    DefaultTrainer(cfg).resume_or_load()
+    assert (tmp_path / "metrics.json.old").read_text() == metrics
+    # Who resumes now does not get the earlier run.
+    again = DefaultTrainer(cfg)
+    again.resume_or_load(resume=True)
+    assert again.start_iter == 0 and (tmp_path / "model_final.pth").is_file()
 
 
 def test_a_killed_run_goes_on_from_its_last_checkpoint(tiny_cfg: Callable[..., CfgNode], tmp_path: Path) -> None:

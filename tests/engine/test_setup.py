@@ -66,6 +66,15 @@ def test_plugins_log_to_the_same_file(tiny_opts: list[str], tmp_path: Path) -> N
     logger.parent.handlers.clear()
 
 
+def test_a_test_leaves_the_config_of_the_training_alone(tiny_cfg: Callable[..., CfgNode], tmp_path: Path) -> None:
+    trained = default_setup(tiny_cfg("SEED", "-1", "OUTPUT_DIR", str(tmp_path)), TRAIN)
+    test = argparse.Namespace(resume=False, eval_only=True)
+    tested = default_setup(tiny_cfg("SEED", "-1", "MODEL.WEIGHTS", "w.pth", "OUTPUT_DIR", str(tmp_path)), test)
+    assert load_cfg(str(tmp_path / "config.yaml")) == trained
+    assert load_cfg(str(tmp_path / "inference" / "config.yaml")) == tested
+    assert default_setup(tiny_cfg("SEED", "-1", "OUTPUT_DIR", str(tmp_path)), RESUME).SEED == trained.SEED
+
+
 def test_command_and_environment_are_written_down(tiny_cfg: Callable[..., CfgNode], monkeypatch) -> None:
     monkeypatch.setattr("sys.argv", ["tools/train_net.py", "SEED", "-1"])
     cfg = default_setup(tiny_cfg("SEED", "-1"), TRAIN)
