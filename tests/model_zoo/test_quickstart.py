@@ -52,5 +52,7 @@ def test_its_file_holds_weights_and_names_alone() -> None:
 def test_every_trained_model_is_whole(name: str) -> None:
     folder = Path(trained_folder(name))
     assert {path.name for path in folder.iterdir()} == {"model.pth", "config.yaml", "classes.txt", "README.md", "report.html"}
+    report = (folder / "report.html").read_text(encoding="utf8")
+    assert "Confusion matrix" in report and "left out" not in report and "No results of a test" not in report
     predictor = Predictor(name, device="cpu")
     assert predictor.cfg.MODEL.WEIGHTS == str(folder / "model.pth") and not predictor.model.training
