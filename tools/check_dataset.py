@@ -2,10 +2,10 @@
 """Decode every video of a dataset from end to end, say what is in it and what fails; exits with 1 where any does."""
 
 import argparse
-import os
 import sys
 
 from nlvideo.engine.script import ScriptParser, run_script
+from nlvideo.utils.cpus import usable_cpus
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -21,7 +21,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--clip-frames", type=int, default=64, metavar="N", help="from a training clip's first to last (%(default)s)"
     )
     parser.add_argument(
-        "--num-workers", type=int, default=os.cpu_count() or 1, metavar="N", help="videos decoded at once (%(default)s)"
+        "--num-workers", type=int, default=usable_cpus(), metavar="N", help="videos decoded at once (%(default)s)"
     )
     return parser
 

@@ -2,10 +2,10 @@
 """Index every video of a data set, so that training opens each without reading it through; exits with 1 where some fail."""
 
 import argparse
-import os
 import sys
 
 from nlvideo.engine.script import ScriptParser, run_script
+from nlvideo.utils.cpus import usable_cpus
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -18,7 +18,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("name", metavar="NAME", help="a name in the catalog, list:FILE or folder:DIR")
     parser.add_argument("--index-dir", required=True, metavar="DIR", help="folder of the index, made if missing")
     parser.add_argument(
-        "--num-workers", type=int, default=os.cpu_count() or 1, metavar="N", help="videos read at once (%(default)s)"
+        "--num-workers", type=int, default=usable_cpus(), metavar="N", help="videos read at once (%(default)s)"
     )
     return parser
 

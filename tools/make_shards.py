@@ -2,9 +2,9 @@
 """Write the videos of a dataset into tar files that WebDataset reads, to be used as 'wds:PATTERN'."""
 
 import argparse
-import os
 
 from nlvideo.engine.script import ScriptParser, run_script
+from nlvideo.utils.cpus import usable_cpus
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -16,7 +16,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("name", metavar="DATASET", help="a name in the catalog, list:FILE or folder:DIR")
     parser.add_argument("pattern", metavar="PATTERN", help="paths of the shards; their number is that of the pattern")
     parser.add_argument("--keep-order", action="store_true", help="do not shuffle the videos; for testing only")
-    workers = os.cpu_count() or 1
+    workers = usable_cpus()
     parser.add_argument("--num-workers", type=int, default=workers, metavar="N", help="shards at once (%(default)s)")
     parser.add_argument("--overwrite", action="store_true", help="replace files that hold something else")
     return parser

@@ -2,10 +2,10 @@
 """Encode the videos of a dataset anew, small and with key-frames close together, so that training decodes fast."""
 
 import argparse
-import os
 import sys
 
 from nlvideo.engine.script import ScriptParser, run_script
+from nlvideo.utils.cpus import usable_cpus
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -24,7 +24,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--preset", default="medium", help="of x264, ultrafast to veryslow (%(default)s)")
     parser.add_argument("--overwrite", action="store_true", help="replace files in OUT that were made otherwise")
     parser.add_argument(
-        "--num-workers", type=int, default=os.cpu_count() or 1, metavar="N", help="videos at once (%(default)s)"
+        "--num-workers", type=int, default=usable_cpus(), metavar="N", help="videos at once (%(default)s)"
     )
     return parser
 

@@ -19,7 +19,8 @@ import torch.distributed as dist
 
 from nlvideo.engine.errors import RankFailed
 from nlvideo.engine.script import INTERRUPTED, exit_code_of, one_line, traceback_to_show
-from nlvideo.utils.env import usable_cpus, uses_cuda
+from nlvideo.utils.cpus import usable_cpus
+from nlvideo.utils.env import uses_cuda
 
 logger = logging.getLogger(__name__)
 

@@ -13,6 +13,7 @@ import torch
 
 import nlvideo
 from nlvideo.utils import comm
+from nlvideo.utils.cpus import usable_cpus
 from nlvideo.utils.logger import create_table
 
 
@@ -40,13 +41,6 @@ def collect_env() -> str:
     """Return ``environment`` as a table."""
     # As text: a table would turn the version 1.10 into the number 1.1.
     return create_table([{"item": name, "value": value} for name, value in environment().items()])
-
-
-def usable_cpus() -> int:
-    """Return the number of CPUs that this process may use, which a container can make fewer than the machine's."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def uses_cuda(device: str) -> bool:

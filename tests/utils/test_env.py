@@ -12,7 +12,8 @@ import torch
 
 import nlvideo
 from nlvideo.utils import env
-from nlvideo.utils.env import collect_env, seed_everything, usable_cpus
+from nlvideo.utils.cpus import usable_cpus
+from nlvideo.utils.env import collect_env, seed_everything
 
 
 @pytest.fixture(autouse=True)

@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from nlvideo.data.catalog import DatasetCatalog, MetadataCatalog
 from nlvideo.data.datasets.beacon_render import ACTIONS, COLOURS, Scene, render, sample_scene
+from nlvideo.utils.cpus import usable_cpus
 
 # Raised whenever the same spec would give other videos, so that an old folder is noticed.
 _GENERATOR_VERSION = 2
@@ -161,7 +162,7 @@ def _write_all(root: Path, spec: BeaconSpec, num_processes: int | None) -> None:
 
 def _map_in_processes(function: Callable, jobs: list, num_processes: int | None) -> list:
     """Results of ``function`` in the order of ``jobs``, with a progress bar."""
-    num_processes = num_processes or os.cpu_count() or 1
+    num_processes = num_processes or usable_cpus()
     # disable=None: no bar where nobody watches it, such as in a log file.
     bar = partial(tqdm, total=len(jobs), desc="beacon", unit="video", leave=False, disable=None)
     # A worker costs a second or two to start, and a daemonic process may not have children.
