@@ -4,7 +4,7 @@
 A trial is a list of rows (a name, a config of ``configs/quickstart``, overrides) that share one schedule. Every run
 is the stock ``tools/train_net.py`` in a process of its own, so the table shows what a user of that command gets. A
 finished run leaves a file in ``benchmarks/results/<trial>`` and is not repeated while that is there: stop at any time and start
-again; delete the folder to measure anew. ``--report`` prints the table of what has finished.
+again; ``--again`` measures anew. ``--report`` prints the table of what has finished.
 """
 
 import argparse
@@ -66,9 +66,10 @@ TRIALS = {
 }
 
 
-def run(trial: str, config: str, overrides: list[str], seed: int, threads: int, result_file: Path, out: Path) -> dict:
-    """Train and test one model unless its result is there already; return the result."""
-    if result_file.is_file():
+def run(trial: str, config: str, overrides: list[str], seed: int, threads: int, result_file: Path, out: Path,
+        again: bool) -> dict:
+    """Train and test one model, if its result is not there already or ``again``; return the result."""
+    if result_file.is_file() and not again:
         return json.loads(result_file.read_text())
     out.mkdir(parents=True, exist_ok=True)
     words = ["--config-file", f"configs/quickstart/{config}.yaml", *TRIALS[trial]["overrides"](), *overrides,
@@ -132,6 +133,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2, help="runs side by side")
     parser.add_argument("--threads", type=int, default=1, help="threads of a run")
     parser.add_argument("--out", type=Path, default=ROOT / "output/trials", help="folder of logs and checkpoints")
+    parser.add_argument("--again", action="store_true", help="train also what has a result, and replace that")
     parser.add_argument("--report", action="store_true", help="only print the table of what has finished")
     args = parser.parse_args()
     if not args.report:
@@ -148,7 +150,8 @@ def main() -> None:
                 if args.report and not result_file.is_file():
                     continue
                 out = args.out.resolve() / args.trial / stem
-                job = pool.submit(run, args.trial, config, overrides, seed, args.threads, result_file, out)
+                job = pool.submit(run, args.trial, config, overrides, seed, args.threads, result_file, out,
+                                  args.again)
                 futures[job] = (name, seed)
         for job in concurrent.futures.as_completed(futures):
             name, seed = futures[job]
