@@ -28,8 +28,8 @@ setup(
     python_requires=">=3.10",
     # Lower bounds only: an upper one breaks installs each time a sibling releases.
     install_requires=[
-        "torch>=2.4",
-        "torchvision>=0.19",
+        "torch>=2.5",
+        "torchvision>=0.20",
         "fvcore>=0.1.5.post20221221",
         "iopath>=0.1.9",
         "yacs>=0.1.8",
