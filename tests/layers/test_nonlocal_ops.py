@@ -15,6 +15,7 @@ from nlvideo.layers.nonlocal_ops import (
     softmax_aggregate,
 )
 from nlvideo.layers.sorted_relu import sorted_relu
+from nlvideo.layers.symmetric_softmax import symmetric_softmax
 
 # (N, P, Q, D, E): equal sizes, P != Q, one key, one query, odd sizes, values wider and narrower than keys.
 SHAPES = [(1, 4, 4, 3, 3), (2, 7, 5, 3, 3), (3, 5, 1, 2, 4), (2, 1, 6, 4, 2), (2, 9, 13, 5, 3)]
@@ -111,6 +112,17 @@ def test_row_blocks_equal_the_double_loop(form, shape, max_logits):
     inputs = make_inputs(form, shape)
     expected = value_and_grads(lambda *t: naive(form, *t), inputs)
     assert_same(value_and_grads(lambda *t: row_blocks_of(form, *t, max_logits), inputs), expected, 1e-10)
+
+
+@pytest.mark.parametrize("max_logits", [1, 10, 26, 10**6])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_symmetric_half_equals_the_double_loop(shape, max_logits):
+    """Queries and keys are one tensor."""
+    x, _, _ = make_inputs("softmax", shape)
+    value = make_inputs("softmax", (shape[0], 1, shape[1], 1, shape[4]), seed=1)[2]
+    expected = value_and_grads(lambda x, v: naive("softmax", x, x, v), [x, value])
+    found = value_and_grads(lambda x, v: symmetric_softmax(x, v, scale=SCALE, max_logits=max_logits), [x, value])
+    assert_same(found, expected, 1e-10)
 
 
 @pytest.mark.parametrize("max_logits", [10, 10**6])
