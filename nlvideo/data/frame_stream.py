@@ -59,7 +59,7 @@ class FrameStream:
         if os.path.isdir(self.path):
             raise VideoDecodeError(self.path, "a folder of frames has no times; a stream needs a video file")
         with self._errors():
-            self._container = av.open(self.path, format=format)
+            self._container = av.open(self.path, format=format, metadata_errors="replace")
             self._stream = self._container.streams.best("video")
             if self._stream is None:
                 raise VideoDecodeError(self.path, "no video stream")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from tqdm import tqdm
 
+from nlvideo.data.shard_files import local_video_path
 from nlvideo.data.video_index import IndexCache, VideoIndex
 from nlvideo.data.video_reader import VideoDecodeError, VideoReader
 
@@ -44,16 +45,20 @@ def index_videos(paths: Sequence[str], index_dir: str | os.PathLike, num_workers
     files = [path for path in dict.fromkeys(paths) if not os.path.isdir(path)]
 
     def _work(path: str) -> tuple[VideoIndex | None, str]:
-        known = cache.load(path)
+        try:
+            local = local_video_path(path)
+        except OSError as error:
+            return None, str(error)
+        known = cache.load(local)
         if known:
             return known, ""
         try:
-            with VideoReader(path, index_dir=index_dir):
-                index = cache.load(path)
+            with VideoReader(local, index_dir=index_dir):
+                index = cache.load(local)
         except VideoDecodeError as error:
             return None, error.reason
         if index is None:
-            raise OSError(f"{cache.file_of(path)}: the index of {path} cannot be written")
+            raise OSError(f"{cache.file_of(local)}: the index of {path} cannot be written")
         return index, "new"
 
     # Threads do: FFmpeg reads without holding Python's lock.

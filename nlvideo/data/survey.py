@@ -105,7 +105,7 @@ def _look_into(path: str, facts: VideoFacts) -> None:
         return
     member = split_member_path(path)
     facts.num_bytes = os.path.getsize(path) if member is None else member[2]
-    with av.open(path) as container:
+    with av.open(path, metadata_errors="replace") as container:
         stream = container.streams.best("video")
         facts.codec = stream.codec_context.name
         keys = np.array([packet.is_keyframe for packet in container.demux(stream) if packet.size])

@@ -71,6 +71,9 @@ def transcode_video(task: tuple[str, str, TranscodeOptions, bool]) -> Transcoded
     temporary = os.path.join(os.path.dirname(out), f".{os.path.basename(out)}.{os.getpid()}.tmp")
     try:
         local = local_path(source)
+        if os.path.exists(out) and os.path.isfile(local) and os.path.samefile(local, out):
+            result.error = f"{out} is the video itself, which is not replaced; name another folder"
+            return result
         origin = json.dumps({"source": _identity(source, local), **asdict(options)}, sort_keys=True)
         if os.path.exists(out):
             result.kept = _made_from(out) == origin
@@ -106,7 +109,7 @@ def _encode(source: str, out: str, options: TranscodeOptions, origin: str) -> No
         num_frames, rotation = video.num_frames, video.rotation
         height, width = output_size(video.height, video.width, options.short_side)
         times, time_base = _show_times(video)
-    with av.open(source) as before, av.open(out, "w", format="mp4") as after:
+    with av.open(source, metadata_errors="replace") as before, av.open(out, "w", format="mp4") as after:
         stream = before.streams.best("video")
         stream.codec_context.thread_count = 1
         encoder = _add_stream(after, options, height, width, Fraction(stream.average_rate or _DEFAULT_RATE), time_base)
@@ -147,7 +150,7 @@ def _add_stream(
 
 def _show_times(video: VideoReader) -> tuple[list[int], Fraction]:
     """When each frame is shown, from 0 on, in units of a time base."""
-    with av.open(video.path) as container:
+    with av.open(video.path, metadata_errors="replace") as container:
         stream = container.streams.best("video")
         packets = (packet for packet in container.demux(stream) if packet.size and not packet.is_discard)
         times = [packet.pts for packet in packets]
@@ -214,7 +217,7 @@ def _identity(source: str, local: str) -> list[str | int]:
 def _made_from(path: str) -> str | None:
     """What ``transcode_video`` noted in a file of its own; None in any other."""
     try:
-        with av.open(path) as container:
+        with av.open(path, metadata_errors="replace") as container:
             return container.metadata.get("comment")
     except (OSError, av.FFmpegError):
         return None

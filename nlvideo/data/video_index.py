@@ -137,15 +137,27 @@ class IndexCache:
         except (OSError, ValueError, KeyError, TypeError):  # missing or damaged: made anew
             return None
 
-    def save(self, path: str, index: VideoIndex) -> None:
+    def key_of(self, path: str) -> list | None:
+        """Return what tells this file from an earlier or later one of its name; None where it cannot be seen."""
+        try:
+            return _key(path)
+        except OSError:
+            return None
+
+    def save(self, path: str, index: VideoIndex, key: list | None = None) -> None:
         """Write the index of a video, whole or not at all.
+
+        Args:
+            path: the video.
+            index: its index.
+            key: of the file as it was when it was read; None: as it is now.
 
         Raises:
             OSError: it cannot be written.
         """
         target = self.file_of(path)
         os.makedirs(os.path.dirname(target), exist_ok=True)
-        header = {"format": _FORMAT, "key": _key(path), "packets": len(index.stamps), "frames": index.num_frames}
+        header = {"format": _FORMAT, "key": key or _key(path), "packets": len(index.stamps), "frames": index.num_frames}
         header |= {"stamp_kind": index.stamp_kind, "counted": index.counted, "time_base": str(index.time_base)}
         header |= {"fps": index.fps, "geometry": index.geometry}
         arrays = [getattr(index, name).astype(dtype).tobytes() for name, dtype in _ARRAYS.items()]
@@ -196,6 +208,10 @@ def _unpack(header: dict, data: bytes) -> VideoIndex:
         start += arrays[name].nbytes
     if start != len(data):
         raise ValueError(f"{len(data)} bytes, expected: {start}")
+    position, num_packets = arrays["position"], header["packets"]
+    # Frames that were counted are not those of single packets.
+    if not header["counted"] and not ((0 <= position) & (position < num_packets)).all():
+        raise ValueError(f"frames outside of the {num_packets} packets")
     return VideoIndex(
         **arrays,
         stamp_kind=header["stamp_kind"],

@@ -67,11 +67,13 @@ class VideoReader:
         self._geometry: tuple[int, int, int] | None = None
         cache = IndexCache(index_dir) if index_dir else None
         index = cache.load(self.path) if cache else None
+        # Before the file is read: one that is replaced meanwhile is another file.
+        key = cache.key_of(self.path) if cache and index is None else None
         self._open(index)
         if index:
             self._geometry = index.geometry
-        elif cache:
-            self._keep_index(cache)
+        elif key is not None:
+            self._keep_index(cache, key)
 
     def get_frames(self, indices: Sequence[int], short_side: int | None = None) -> np.ndarray:
         """Return frames by index, in the order given; an index may occur several times.
@@ -135,12 +137,15 @@ class VideoReader:
         """Decode the whole video without converting it.
 
         Raises:
-            VideoDecodeError: some frame cannot be decoded.
+            VideoDecodeError: some frame cannot be decoded, or is of another size than those before.
         """
 
         def _read() -> None:
-            for _ in self._decoder.frames(range(self.num_frames)):
-                pass
+            size = None
+            for _, frame in self._decoder.frames(range(self.num_frames)):
+                size = size or (frame.height, frame.width)
+                if (frame.height, frame.width) != size:
+                    raise VideoDecodeError(self.path, f"the frame size changes from {size} to {(frame.height, frame.width)}")
 
         self._run(_read)
 
@@ -224,10 +229,13 @@ class VideoReader:
         with self._errors():
             return self._limit.run(work, cleanup=self._decoder.close)
 
-    def _keep_index(self, cache: IndexCache) -> None:
+    def _keep_index(self, cache: IndexCache, key: list) -> None:
+        # A first frame that is damaged may be one that nobody wants.
+        with contextlib.suppress(VideoDecodeError):
+            self._get_geometry()
         # A full or read-only disk costs time, not the video.
         with contextlib.suppress(OSError):
-            cache.save(self.path, replace(self._index, geometry=self._get_geometry()))
+            cache.save(self.path, replace(self._index, geometry=self._geometry), key)
 
     def _to_rgb(self, frame: av.VideoFrame, short_side: int | None = None) -> np.ndarray:
         width, height = frame.width, frame.height

@@ -9,6 +9,7 @@ from iopath.common.file_io import PathHandler
 from nlvideo.config import get_cfg
 from nlvideo.data import MetadataCatalog, VideoDecodeError, build_train_loader, get_dataset, open_video
 from nlvideo.data.datasets.listed import read_classes
+from nlvideo.data.indexing import index_videos
 from nlvideo.data.list_files import format_list
 from nlvideo.data.shard_files import expand_pattern
 from nlvideo.data.shard_writing import write_shards
@@ -63,6 +64,15 @@ def test_paths():
     assert join_path("/a", "far://b") == "far://b" and join_path("far://a", "/b") == "/b"
     assert join_path("/a/", "./b") == "/a/b" and absolute_path("far://a/../b") == "far://a/../b"
     assert absolute_path("x") == f"{os.getcwd()}/x" and local_path("/a") == "/a"
+
+
+def test_indices_of_far_videos(far, tmp_path):
+    paths = [f"far://set/videos/{i}.mp4" for i in range(5)]
+    found = index_videos([*paths, "far://none.mp4"], tmp_path / "index")
+    assert found.num_indexed == 5 and [path for path, _ in found.failed] == ["far://none.mp4"]
+    assert index_videos(paths, tmp_path / "index").num_known == 5
+    with open_video(paths[3], index_dir=str(tmp_path / "index")) as video:
+        assert video.num_frames == 11
 
 
 def test_unknown_schemes_and_missing_files(far):

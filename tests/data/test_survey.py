@@ -1,9 +1,12 @@
 """What a survey finds in a dataset, and the advice it gives."""
 
+import av
 import pytest
 
+from nlvideo.data import FrameStream, VideoReader
 from nlvideo.data import survey as surveys
 from nlvideo.data.survey import VideoFacts, advise, format_survey, speed_up, survey_dataset, survey_video, to_json
+from nlvideo.data.transcode import TranscodeOptions, transcode_video
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +29,25 @@ def test_facts_of_a_video(folder):
     assert facts.mean_wait == pytest.approx((66 + 66 + 15) / 30)
     short = survey_video((f"{folder}/short.mkv", None))
     assert (short.codec, short.key_frame_distance, short.mean_wait) == ("ffv1", 1, 0)
+
+
+def test_a_title_in_no_known_encoding(make_video, tmp_path):
+    """What nobody reads keeps nobody from reading the rest."""
+    title, path = "a title of twenty-four..", tmp_path / "titled.mp4"
+    with av.open(make_video(tmp_path / "plain.mp4")) as source, av.open(str(path), "w") as target:
+        target.metadata["title"] = title
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                target.mux(packet)
+    data = path.read_bytes()
+    assert title.encode() in data
+    path.write_bytes(data.replace(title.encode(), b"\xff\xfe" * 12))
+    with VideoReader(path) as video, FrameStream(path) as stream:
+        assert video.num_frames == len(list(stream))
+    assert survey_video((str(path), None)).error is None
+    assert transcode_video((str(path), str(tmp_path / "small.mp4"), TranscodeOptions(preset="ultrafast"), False)).error is None
 
 
 def test_facts_of_frames_and_of_what_is_broken(folder):

@@ -90,6 +90,15 @@ def test_failures_leave_nothing(tmp_path, make_video, make_frames):
     assert not any((tmp_path / "out").iterdir())
 
 
+def test_a_video_does_not_replace_itself(tmp_path, make_video):
+    path = Path(make_video(tmp_path / "a.mp4"))
+    before = path.read_bytes()
+    (tmp_path / "link.mp4").symlink_to(path)
+    for out in (path, tmp_path / "link.mp4"):
+        assert "is the video itself" in transcode(path, out, overwrite=True).error
+    assert path.read_bytes() == before
+
+
 def test_what_is_there_is_kept_and_what_is_not_ours_stays(tmp_path, make_video):
     source, out = make_video(tmp_path / "a.mp4"), tmp_path / "b.mp4"
     assert not transcode(source, out).kept

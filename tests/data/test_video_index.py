@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nlvideo.data import IndexCache, VideoReader
+from nlvideo.data import IndexCache, VideoDecodeError, VideoReader
 from nlvideo.data.indexing import index_videos
 from nlvideo.data.shard_files import member_path
 from nlvideo.data.video_index import NO_STAMP, VideoIndex, shown_order, to_stamps
@@ -105,6 +105,44 @@ def test_a_damaged_entry_is_replaced(cached, damage):
     with VideoReader(path, index_dir=cache.folder) as video:
         assert video.num_frames == 30
     assert cache.load(path).num_frames == 30
+
+
+def test_an_entry_with_impossible_frames_is_replaced(cached):
+    path, cache = cached
+    with open(cache.file_of(path), "rb+") as file:
+        file.seek(-8, os.SEEK_END)
+        file.write((10**6).to_bytes(8, "little"))
+    assert cache.load(path) is None
+    with VideoReader(path, index_dir=cache.folder) as video:
+        assert video.get_frames([29]).shape == (1, 32, 48, 3)
+
+
+def test_a_file_that_is_replaced_while_it_is_read(tmp_path, make_video, monkeypatch):
+    path, cache = make_video(tmp_path / "a.mp4"), IndexCache(tmp_path / "index")
+    real_open = VideoReader._open
+
+    def open_and_replace(self, index):
+        real_open(self, index)
+        os.utime(path, (1, 1))
+
+    monkeypatch.setattr(VideoReader, "_open", open_and_replace)
+    with VideoReader(path, index_dir=cache.folder):
+        assert os.path.exists(cache.file_of(path)) and cache.load(path) is None
+
+
+def test_a_damaged_first_frame_costs_no_video(tmp_path, make_video, monkeypatch, frame_index):
+    path, real = make_video(tmp_path / "a.mp4", num_frames=5), VideoReader.get_frames
+
+    def get_frames(self, indices, short_side=None):
+        if 0 in indices:
+            raise VideoDecodeError(path, "the first frame is damaged")
+        return real(self, indices, short_side)
+
+    monkeypatch.setattr(VideoReader, "get_frames", get_frames)
+    for _ in range(2):  # without and with its index
+        with VideoReader(path, index_dir=tmp_path / "index") as video:
+            assert frame_index(video.get_frames([3])[0]) == 3
+    assert IndexCache(tmp_path / "index").load(path).geometry is None
 
 
 def test_a_folder_that_cannot_be_written_costs_no_video(cached, tmp_path):

@@ -5,6 +5,7 @@ import pickle
 import resource
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -222,3 +223,11 @@ def test_rotated_real_videos_show_the_same_scene(test_data):
         with VideoReader(test_data / f"videos/decord_video_{degrees}.mov") as video:
             sizes[video.rotation] = (video.height, video.width)
     assert sizes == {0: (320, 568), 180: (320, 568), 90: (568, 320)}
+
+
+def test_check_sees_a_change_of_size(make_video, tmp_path, monkeypatch):
+    with VideoReader(make_video(tmp_path / "a.mp4", num_frames=3)) as video:
+        frames = [(0, SimpleNamespace(height=4, width=6)), (1, SimpleNamespace(height=6, width=4))]
+        monkeypatch.setattr(video._decoder, "frames", lambda wanted: iter(frames))
+        with pytest.raises(VideoDecodeError, match=r"the frame size changes from \(4, 6\) to \(6, 4\)"):
+            video.check()

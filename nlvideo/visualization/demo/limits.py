@@ -95,7 +95,7 @@ def check_upload(path: str | os.PathLike, limits: Limits) -> VideoFacts:
 def _check_header(name: str, path: str | os.PathLike, limits: Limits) -> None:
     """Check what the header says, before anything of the video is decoded."""
     try:
-        with av.open(os.fspath(path), options={"format_whitelist": CONTAINERS}) as container:
+        with av.open(os.fspath(path), metadata_errors="replace", options={"format_whitelist": CONTAINERS}) as container:
             stream = container.streams.best("video")
             if stream is None:
                 raise ValueError(f"{name} has no picture: it is not a video")
