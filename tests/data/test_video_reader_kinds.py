@@ -12,7 +12,7 @@ NUM_FRAMES = 30
 # Name of the file: encoder and options; "pix_fmt", "size", "times" (ticks of 1/100 s between frames) are ours.
 KINDS = {
     "b_pyramid.mp4": ("libx264", {"bf": "3", "b-pyramid": "normal", "g": "11"}),
-    "open_gop.mkv": ("libx264", {"bf": "3", "x264-params": "open-gop=1:keyint=9:min-keyint=9"}),
+    "open_gop.mkv": ("libx264", {"bf": "3", "x264-params": "open-gop=1:keyint=10:min-keyint=1:b-adapt=0:scenecut=0"}),
     "intra_refresh.mkv": ("libx264", {"x264-params": "intra-refresh=1:keyint=8", "bf": "0"}),
     "interlaced.ts": ("libx264", {"x264-params": "interlaced=1:keyint=8", "bf": "2"}),
     "variable_rate.mkv": ("libx264", {"bf": "2", "g": "8", "times": (4, 9, 1, 30)}),
@@ -114,6 +114,15 @@ def test_a_single_frame(write, name, monkeypatch):
         assert video.frame_seconds.tolist() == [0] and 0 <= video.duration_sec < 1
         assert video.num_frames == 1 and (video.get_frames([0, 0])[1] == plain_decode(path)[0]).all()
         assert (video.index_at(0), video.index_at(60)) == (0, 1)
+
+
+@pytest.mark.parametrize("name", ["open_gop.mkv", "hevc_open_gop.mp4"])
+def test_open_gops_are_open(write, name):
+    """Behind a key-frame in the file come frames that are shown before it."""
+    with av.open(str(write(name))) as container:
+        packets = [(packet.pts, packet.is_keyframe) for packet in container.demux(video=0) if packet.size]
+    keys = [place for place, (_, is_key) in enumerate(packets) if is_key and place]
+    assert any(pts < packets[key][0] for key in keys for pts, _ in packets[key + 1 : key + 4])
 
 
 def test_times_of_a_variable_rate(write):
