@@ -1,9 +1,11 @@
 """Every algorithm of the non-local operation against a naive double loop, values and gradients, and what it keeps."""
 
 import itertools
+from unittest import mock
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from nlvideo.layers import nonlocal_ops, row_blocks
@@ -217,12 +219,12 @@ class LargestTensor(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("value_dim", [8, 5])
+@pytest.mark.parametrize("value_dim", [8, 5, 33])
 @pytest.mark.parametrize("form, algorithm", [(f, a) for f in ALGORITHMS for a in ALGORITHMS[f]])
 def test_no_matrix_is_saved_or_made(form, algorithm, value_dim, dtype, monkeypatch):
     """Neither kept for backward nor seen by any operation, forward or backward; the dense algorithm does both.
 
-    A value of another size than the key is what PyTorch's CPU kernel refuses.
+    PyTorch's CPU kernel takes values as wide as the keys, and thin ones that are filled up; row blocks take the others.
     """
     monkeypatch.setitem(row_blocks.TILE_LOGITS, "cpu", 1000)
     monkeypatch.setattr(row_blocks, "TILE_ROWS", 1)
@@ -279,7 +281,7 @@ def test_mixed_dtypes_keep_the_wider_and_return_that_of_the_values():
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS["softmax"])
-@pytest.mark.parametrize("value_dim", [4, 3])
+@pytest.mark.parametrize("value_dim", [4, 3, 33])
 def test_large_logits_do_not_overflow(algorithm, value_dim):
     """Unscaled logits of 1e5 overflow half precision and exp; the softmax is one-hot there, not NaN."""
     key = torch.eye(4)[None] * 316
@@ -288,10 +290,24 @@ def test_large_logits_do_not_overflow(algorithm, value_dim):
     torch.testing.assert_close(out, value.half())
 
 
+@pytest.mark.parametrize("key_dim, value_dim, taken", [
+    (16, 8, True), (8, 16, True), (32, 1, True), (32, 33, False), (33, 16, False), (128, 128, True), (129, 129, False),
+])  # fmt: skip
+def test_thin_rows_go_to_the_kernel_of_the_cpu(key_dim, value_dim, taken):
+    """To the attention kernel of PyTorch, with zero channels where it wants them; the rest to row blocks. Both exact."""
+    inputs = make_inputs("softmax", (2, 70, 50, key_dim, value_dim))
+    kernel = mock.patch.object(nonlocal_ops.F, "scaled_dot_product_attention", wraps=F.scaled_dot_product_attention)
+    with kernel as called:
+        actual = value_and_grads(lambda *t: aggregate("softmax", *t, "fused"), inputs)
+    assert called.called == taken
+    assert_same(actual, value_and_grads(lambda *t: aggregate("softmax", *t, "dense"), inputs), 1e-10)
+
+
 @pytest.mark.filterwarnings("ignore:Flash attention")
 def test_fused_fails_rather_than_build_the_matrix(monkeypatch):
     """Should PyTorch refuse a case that it is believed to take, it must not fall back to the matrix silently."""
     monkeypatch.setattr(nonlocal_ops, "_has_fused_kernel", lambda *tensors: True)
+    monkeypatch.setattr(nonlocal_ops, "_equally_wide", lambda *tensors: tensors)
     with pytest.raises(RuntimeError, match="No available kernel"):
         aggregate("softmax", *make_inputs("softmax", (1, 4, 5, 3, 2)), "fused")
 
