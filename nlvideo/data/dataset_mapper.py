@@ -95,8 +95,8 @@ class VideoMapper:
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool) -> dict[str, Any]:
         """Return the constructor's arguments."""
-        name = cfg.INPUT.CLIP_SAMPLER if is_train else cfg.TEST.CLIP_SAMPLER
-        clip_sampler = CLIP_SAMPLER.get(name)(
+        part = "INPUT" if is_train else "TEST"
+        clip_sampler = CLIP_SAMPLER.get(cfg[part].CLIP_SAMPLER, f"{part}.CLIP_SAMPLER")(
             num_frames=cfg.INPUT.NUM_FRAMES,
             frame_stride=cfg.INPUT.FRAME_STRIDE,
             short_video=cfg.INPUT.SHORT_VIDEO,
@@ -122,9 +122,9 @@ class VideoMapper:
     ) -> dict[str, Any] | list[dict[str, Any]]:
         clips, frames, labels = self._decode(record, rng)
         if self.is_train:
-            videos = [self._train_clip(frames[clip], rng) for clip in clips]
+            videos = [self._train_clip(torch.from_numpy(frames[clip]), rng) for clip in clips]
         else:
-            videos, labels = [self._test_views(frames, clips)], labels[:1]
+            videos, labels = [self._test_views(torch.from_numpy(frames), clips)], labels[:1]
         samples = [
             {"video": video, "label": self.target(record | {"label": label}), "video_id": record["video_id"]}
             for video, label in zip(videos, labels)
@@ -141,7 +141,7 @@ class VideoMapper:
 
     def _decode(
         self, record: Record, rng: np.random.Generator | None
-    ) -> tuple[list[list[int]], torch.Tensor, list[int | list[int]]]:
+    ) -> tuple[list[list[int]], np.ndarray, list[int | list[int]]]:
         """Return the clips as rows of the frames, the frames (each that any clip needs, once), and each clip's label."""
         with open_video(record["file_name"], record.get("fps"), **self.reading) as video:
             first, end = _interval(record, video)
@@ -152,7 +152,7 @@ class VideoMapper:
             if self.is_train and "label_spans" in record:
                 labels = [_active_labels(record, video, first + min(clip), first + max(clip)) for clip in clips]
         row = {index: i for i, index in enumerate(needed)}
-        return [[row[index] for index in clip] for clip in clips], torch.from_numpy(frames), labels
+        return [[row[index] for index in clip] for clip in clips], frames, labels
 
     def _train_clip(self, frames: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
         if self.crop_area_range is None:
@@ -168,8 +168,10 @@ class VideoMapper:
         frames = augmentation.resize_short_side(frames, self.short_side_range[0])
         views = []
         for clip in clips:
+            # Not crop[clip]: torch gathers by a list a pixel at a time.
+            rows = torch.tensor(clip)
             for crop in augmentation.uniform_crops(frames, self.crop_size, self.num_crops):
-                view = crop[clip]
+                view = crop.index_select(0, rows)
                 views.extend([view, augmentation.flip(view)] if self.flip_views else [view])
         return torch.stack([augmentation.to_clip(view) for view in views])
 

@@ -1,11 +1,41 @@
 """``TimeLimit``: work in C code that may never come back is given up, in any process and on any thread."""
 
+import os
+import queue
 import threading
 import time
 from collections.abc import Callable
 from typing import TypeVar
 
 Result = TypeVar("Result")
+
+
+class _WorkThread(threading.Thread):
+    """Does one task after the other, until one returns False."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True, name="nlvideo-time-limit")
+        self.tasks: queue.SimpleQueue[Callable[[], bool]] = queue.SimpleQueue()
+
+    def run(self) -> None:
+        """Wait for tasks, and keep nothing of one that is done."""
+        while self.tasks.get()():
+            pass
+
+
+# Threads that wait for work; a process that was forked has none of its parent's.
+_idle: list[_WorkThread] = []
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_idle.clear)
+
+
+def _waiting_thread() -> _WorkThread:
+    try:
+        return _idle.pop()
+    except IndexError:
+        thread = _WorkThread()
+        thread.start()
+        return thread
 
 
 class TimeLimitExceeded(Exception):
@@ -15,8 +45,9 @@ class TimeLimitExceeded(Exception):
 class TimeLimit:
     """The longest that some work may take without progress.
 
-    A signal handler runs only when C code returns to Python, so the work runs on a thread of its own, which is left
-    behind when its time is up: it stops at its next ``check``, or never, and does not keep the process from ending.
+    A signal handler runs only when C code returns to Python, so the work runs on another thread, which is left behind
+    when its time is up: it stops at its next ``check``, or never, and does not keep the process from ending. A thread
+    whose work came back in time is kept for the next: to start one takes as long as to decode a small video.
 
     Args:
         seconds: the limit; 0 for none, and then there is no thread either.
@@ -66,17 +97,20 @@ class TimeLimit:
         errors: list[BaseException] = []
         done = threading.Event()
 
-        def _target() -> None:
+        def _task() -> bool:
             try:
                 outcome.append(work())
             except BaseException as error:
                 errors.append(error)
             with self._lock:
+                left_behind = self.abandoned
                 done.set()
-            if self.abandoned:
+            if left_behind:
                 cleanup()
+            return not left_behind
 
-        threading.Thread(target=_target, daemon=True, name="nlvideo-time-limit").start()
+        thread = _waiting_thread()
+        thread.tasks.put(_task)
         try:
             while not done.wait(max(0.0, self._deadline - time.monotonic())):
                 if time.monotonic() >= self._deadline:
@@ -85,6 +119,9 @@ class TimeLimit:
             with self._lock:
                 self.abandoned = not done.is_set()
             raise
+        finally:
+            if not self.abandoned:
+                _idle.append(thread)
         if errors:
             raise errors[0]
         return outcome[0]

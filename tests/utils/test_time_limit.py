@@ -1,7 +1,10 @@
 """Work that never comes back is given up, and cleans up behind itself if it ever does."""
 
+import multiprocessing
 import threading
 import time
+import weakref
+from functools import partial
 
 import pytest
 
@@ -20,6 +23,35 @@ def test_results_and_errors_pass_through():
 def test_without_a_limit_there_is_no_thread():
     assert TimeLimit(0).run(threading.current_thread, pytest.fail) is threading.current_thread()
     assert TimeLimit(10).run(threading.current_thread, pytest.fail) is not threading.current_thread()
+
+
+def test_threads_are_kept_for_the_next_work_and_are_of_one_process():
+    first, second = (TimeLimit(10).run(threading.get_ident, pytest.fail) for _ in range(2))
+    assert first == second
+    with pytest.raises(KeyError):
+        TimeLimit(10).run(lambda: {}["inner"], pytest.fail)
+    assert TimeLimit(10).run(threading.get_ident, pytest.fail) == first
+    # Work inside of work needs a thread of its own, and so does a forked process.
+    assert TimeLimit(10).run(lambda: TimeLimit(10).run(lambda: "inner", pytest.fail), pytest.fail) == "inner"
+    child = multiprocessing.get_context("fork").Process(target=TimeLimit(10).run, args=(threading.get_ident, None))
+    child.start()
+    child.join(20)
+    assert child.exitcode == 0
+
+
+def test_a_thread_that_waits_keeps_nothing_of_its_work():
+    class Large:
+        pass
+
+    large = Large()
+    gone = weakref.ref(large)
+    TimeLimit(10).run(partial(id, large), pytest.fail)
+    del large
+    for _ in range(100):
+        if gone() is None:
+            break
+        time.sleep(0.02)
+    assert gone() is None
 
 
 def test_stuck_work_is_given_up_and_cleans_up_later():
