@@ -30,11 +30,16 @@ class PeriodicCheckpointer(HookBase):
 
     def after_step(self) -> None:
         """Save if it is time; the last checkpoint is called ``model_final``, others by their number of iterations."""
-        done = self.trainer.iter + 1
-        if self.trainer.is_last_step or is_due(done, self._period) or self.trainer.stop_reason:
-            name = "model_final" if self.trainer.is_last_step else f"model_{done:07d}"
+        if self.trainer.is_last_step or is_due(self.trainer.iter + 1, self._period) or self.trainer.stop_reason:
+            self.save_now()
+
+    def save_now(self) -> str:
+        """Save this iteration's checkpoint unless that has been done, on every rank; return its name."""
+        if self.saved is None or self.saved[0] != self.trainer.iter:
+            name = "model_final" if self.trainer.is_last_step else f"model_{self.trainer.iter + 1:07d}"
             self._save(name, True)
             self.saved = self.trainer.iter, name
+        return self.saved[1]
 
 
 class EvalHook(HookBase):

@@ -177,7 +177,7 @@ class DefaultTrainer(SimpleTrainer):
             # Needs both.
             ResultsCheckpointer(checkpoints, self.evaluation, self.save),
             # May end the run with an error: the checkpoint of this iteration is safe by now.
-            FailureBudget(failed_videos, cfg.DATALOADER.MAX_FAILED_FRACTION),
+            FailureBudget(failed_videos, cfg.DATALOADER.MAX_FAILED_FRACTION, checkpoints),
             *self._build_plugin_hooks(),
             # After everything that may draw random numbers before training.
             RandomStates(),

@@ -4,6 +4,7 @@ import logging
 import os
 from typing import Any
 
+from nlvideo.engine.checkpoint_hooks import PeriodicCheckpointer
 from nlvideo.engine.errors import TooManyFailedVideos
 from nlvideo.engine.hooks import total_over_ranks
 from nlvideo.engine.train_loop import HookBase
@@ -81,19 +82,21 @@ class FailedVideos(HookBase):
 
 
 class FailureBudget(HookBase):
-    """Stops the run when too many training videos have failed."""
+    """Stops the run when too many training videos have failed, once its state is saved."""
 
     # Listing more than these on one line helps nobody.
     MAX_LISTED = 20
 
-    def __init__(self, failed: FailedVideos, max_fraction: float):
+    def __init__(self, failed: FailedVideos, max_fraction: float, checkpoints: PeriodicCheckpointer | None = None):
         """Set the budget.
 
         Args:
             failed: the record of failures, a hook that comes before this one.
             max_fraction: of the training videos that may fail (``DATALOADER.MAX_FAILED_FRACTION``).
+            checkpoints: saves the state before the run ends; None: it is lost.
         """
         self._failed = failed
+        self._checkpoints = checkpoints
         self._max_fraction = max_fraction
 
     def after_step(self) -> None:
@@ -103,14 +106,16 @@ class FailureBudget(HookBase):
             TooManyFailedVideos: above the budget, on every rank at the same iteration.
         """
         if len(self._failed.reasons) > self._max_fraction * self._failed.num_videos:
-            raise TooManyFailedVideos(self._message())
+            saved = self._checkpoints.save_now() if self._checkpoints else ""
+            raise TooManyFailedVideos(self._message(saved))
 
-    def _message(self) -> str:
+    def _message(self, saved: str) -> str:
         reasons = self._failed.reasons
         listed = [f"{path} ({reason})" for path, reason in list(reasons.items())[: self.MAX_LISTED]]
         if len(reasons) > self.MAX_LISTED:
             listed.append(f"and {len(reasons) - self.MAX_LISTED} more")
+        way_on = f". The state is saved as {saved}; --resume with a larger fraction goes on" if saved else ""
         return (
             f"{len(reasons)} of {self._failed.num_videos} training videos could not be read, more than"
-            f" DATALOADER.MAX_FAILED_FRACTION = {self._max_fraction:g} allows: {', '.join(listed)}"
+            f" DATALOADER.MAX_FAILED_FRACTION = {self._max_fraction:g} allows: {', '.join(listed)}{way_on}"
         )

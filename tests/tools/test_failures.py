@@ -65,6 +65,13 @@ def test_above_the_budget_the_run_stops_with_the_list(run_tool: Callable, videos
     assert "2 of 40 training videos could not be read, more than DATALOADER.MAX_FAILED_FRACTION = 0.03" in line
     assert "7.mp4 (" in line and "21.mp4 (" in line and "Traceback" not in done.stderr
     assert len(json.loads((tmp_path / "failed_videos.json").read_text())["failed"]) == 2
+    # Nothing is lost: with a larger budget the run goes on.
+    saved = (tmp_path / "last_checkpoint").read_text().strip()
+    assert f"The state is saved as {saved.removesuffix('.pth')}; --resume" in line
+    more[-1] = "0.05"
+    run_tool("train_net.py", *_opts(videos, tmp_path, *more, "--resume"))
+    iterations = [json.loads(text)["iteration"] for text in (tmp_path / "metrics.json").read_text().splitlines()]
+    assert (tmp_path / "model_final.pth").is_file() and iterations[-1] == 9 and len(set(iterations)) == len(iterations)
 
 
 KILLER = '''
