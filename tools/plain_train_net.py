@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Train and test as tools/train_net.py does, without a trainer and hooks: one loop to read and to edit.
 
-What it leaves out: averaging of weights, precise BN, gradient accumulation, mixed precision, the failure budget,
-stopping on Ctrl-C, hooks of projects, and a resumed run that equals an uninterrupted one to the bit.
+What it leaves out: averaging of weights, precise BN, gradient accumulation and mixed precision, which it refuses; the
+failure budget, stopping on Ctrl-C, hooks of projects, and a resumed run that equals an uninterrupted one to the bit.
 
 Example:
     tools/plain_train_net.py --config-file configs/quickstart/instant_test.yaml
@@ -47,8 +47,14 @@ def do_train(cfg, model, resume: bool) -> None:
     from nlvideo.utils.events import ConsoleWriter, EventStorage, JSONWriter, TensorBoardWriter
 
     solver, folder = cfg.SOLVER, cfg.OUTPUT_DIR
-    if solver.ACCUMULATE != 1:
-        raise ValueError(f"SOLVER.ACCUMULATE: got {solver.ACCUMULATE}, allowed in this script: 1; use train_net.py")
+    for key, given, allowed in (
+        ("SOLVER.ACCUMULATE", solver.ACCUMULATE, 1),
+        ("SOLVER.AMP.ENABLED", solver.AMP.ENABLED, False),
+        ("SOLVER.EMA.ENABLED", solver.EMA.ENABLED, False),
+        ("TEST.PRECISE_BN.ENABLED", cfg.TEST.PRECISE_BN.ENABLED, False),
+    ):
+        if given != allowed:
+            raise ValueError(f"{key}: got {given}, allowed in this script: {allowed}; use train_net.py")
     optimizer = build_optimizer(cfg, model)
     scheduler = build_lr_scheduler(cfg, optimizer)
     clip = build_gradient_clipper(cfg)

@@ -59,9 +59,13 @@ def test_plain_train_net_trains_alike(run_tool: Callable, data_opts: list[str], 
 
 
 def test_plain_train_net_refuses_what_it_leaves_out(run_tool: Callable, data_opts: list[str], tmp_path: Path) -> None:
-    opts = [*data_opts, "SOLVER.ACCUMULATE", "2", "OUTPUT_DIR", str(tmp_path)]
-    done = run_tool("plain_train_net.py", "--config-file", INSTANT, *opts, code=2)
-    assert "SOLVER.ACCUMULATE: got 2, allowed in this script: 1" in done.stderr.splitlines()[-1]
+    for key, value, allowed in [
+        ("SOLVER.ACCUMULATE", "2", "1"), ("SOLVER.AMP.ENABLED", "True", "False"), ("SOLVER.EMA.ENABLED", "True", "False"),
+        ("TEST.PRECISE_BN.ENABLED", "True", "False"),
+    ]:  # fmt: skip
+        opts = [*data_opts, key, value, "OUTPUT_DIR", str(tmp_path)]
+        done = run_tool("plain_train_net.py", "--config-file", INSTANT, *opts, code=2)
+        assert f"{key}: got {value}, allowed in this script: {allowed}; use" in done.stderr.splitlines()[-1]
 
 
 @pytest.mark.parametrize("config", PROJECT_CONFIGS, ids=lambda path: path.parent.parent.name)
