@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,11 @@ def fail(how):
         os.kill(os.getpid(), signal.SIGKILL)
     comm.synchronize()
 
+def hang():
+    if comm.get_rank() == 1:
+        time.sleep(600)
+    comm.synchronize()
+
 class Ready(HookBase):
     def after_step(self):
         if self.trainer.iter == 2:
@@ -89,6 +95,8 @@ def start(args):
     options = {"num_gpus": 2, "device": "cpu", "timeout_minutes": 3}
     if sys.argv[1] == "train":
         launch(train, **options)
+    elif sys.argv[1] == "hang":
+        launch(hang, **options | {"timeout_minutes": 0.05})
     else:
         launch(agree, **options)
     if sys.argv[1] == "all":
@@ -141,6 +149,16 @@ def test_ranks_agree_and_the_first_error_ends_them_all(script: str) -> None:
     assert json.loads(error) == ["error", "rank 1: MODEL.X: got 1, allowed: 2", 2, ""]
     # What the rank that is left says of its broken connection is not the cause.
     assert json.loads(kill) == ["kill", "rank 1: ended by SIGKILL", 1, ""]
+
+
+def test_a_rank_that_hangs_ends_the_run_after_the_timeout(script: str) -> None:
+    start = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, script, "hang"], env=ENVIRONMENT, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 1 and time.monotonic() - start < 100, done.stderr
+    # Where it waited, and why it does so no longer.
+    assert "in hang" in done.stderr and "Timed out waiting 3000ms" in done.stderr.splitlines()[-1], done.stderr
 
 
 def test_under_torchrun_nothing_is_spawned(script: str) -> None:
