@@ -1,7 +1,8 @@
 """From a config to loaders of training batches and of test videos."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -20,6 +21,7 @@ from nlvideo.data.samplers import SAMPLER, InferenceSampler
 from nlvideo.data.workers import WorkerWatch, obey_main_process
 from nlvideo.utils import comm
 from nlvideo.utils.env import uses_cuda
+from nlvideo.utils.errors import LookupFailed
 
 
 def build_train_loader(cfg: CfgNode, start_iter: int = 0) -> TrainLoader:
@@ -45,7 +47,7 @@ def build_train_loader(cfg: CfgNode, start_iter: int = 0) -> TrainLoader:
     sampler = _sampler_class(cfg)(
         records, seed=seed, rank=comm.get_rank(), world_size=comm.get_world_size(), start=start
     )
-    mapper = MAPPER.get(cfg.DATALOADER.MAPPER)(cfg, True)
+    mapper = MAPPER.get(cfg.DATALOADER.MAPPER, "DATALOADER.MAPPER")(cfg, True)
     mixer = build_batch_mixer(cfg, batch_size, seed)
     shared = compact_records(records)
     watch = WorkerWatch(shared, cfg.DATALOADER.NUM_WORKERS)
@@ -74,8 +76,8 @@ def build_test_loader(cfg: CfgNode, name: str) -> TestLoader:
         ValueError: the dataset is not in order or a value does not fit; one line.
         LookupFailed: an unknown dataset or mapper.
     """
-    records = load_dataset(cfg, name)
-    mapper = MAPPER.get(cfg.DATALOADER.MAPPER)(cfg, False)
+    records = load_dataset(cfg, name, "DATASETS.TEST")
+    mapper = MAPPER.get(cfg.DATALOADER.MAPPER, "DATALOADER.MAPPER")(cfg, False)
     sampler = InferenceSampler(len(records), comm.get_rank(), comm.get_world_size())
     shared = compact_records(records)
     watch = WorkerWatch(shared, cfg.DATALOADER.NUM_WORKERS)
@@ -115,13 +117,14 @@ def _training_records(cfg: CfgNode) -> Sequence[Record]:
     if not cfg.DATASETS.TRAIN:
         allowed = "names in the catalog, 'list:FILE', 'folder:DIR', 'wds:PATTERN'"
         raise ValueError(f"DATASETS.TRAIN: got an empty list, allowed: {allowed}")
-    records = chain_records([load_dataset(cfg, name) for name in cfg.DATASETS.TRAIN])
+    records = chain_records([load_dataset(cfg, name, "DATASETS.TRAIN") for name in cfg.DATASETS.TRAIN])
     _check_same_classes(cfg.DATASETS.TRAIN)
     for name in cfg.DATASETS.TEST:
         # Named datasets come with their classes; what somebody made is checked now and not after the training.
         if name.startswith(("list:", "folder:", "wds:")):
             multi_label = cfg.MODEL.HEAD.LOSS == "sigmoid"
-            check_pair(cfg.DATASETS.TRAIN, records, name, get_dataset(name), multi_label)
+            with _key_named("DATASETS.TEST"):
+                check_pair(cfg.DATASETS.TRAIN, records, name, get_dataset(name), multi_label)
     return records
 
 
@@ -147,17 +150,31 @@ def _worker_options(cfg: CfgNode, prefetch: int = 2) -> dict[str, Any]:
     return {"num_workers": workers, "prefetch_factor": prefetch, "worker_init_fn": obey}
 
 
-def load_dataset(cfg: CfgNode, name: str) -> Sequence[Record]:
+def load_dataset(cfg: CfgNode, name: str, key: str) -> Sequence[Record]:
     """Return the records of a dataset, checked against the config and logged.
+
+    Args:
+        cfg: the config.
+        name: the dataset.
+        key: of the config, which names it; errors begin with it.
 
     Raises:
         ValueError: the dataset is not in order; one line.
         LookupFailed: there is no such dataset.
     """
-    records = get_dataset(name)
-    check_records(name, records, cfg.MODEL.HEAD.NUM_CLASSES, multi_label=cfg.MODEL.HEAD.LOSS == "sigmoid")
+    with _key_named(key):
+        records = get_dataset(name)
+        check_records(name, records, cfg.MODEL.HEAD.NUM_CLASSES, multi_label=cfg.MODEL.HEAD.LOSS == "sigmoid")
     log_dataset(name, records)
     return records
+
+
+@contextmanager
+def _key_named(key: str) -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, LookupFailed) as error:
+        raise type(error)(f"{key}: {error}") from None
 
 
 def _sampler_class(cfg: CfgNode) -> Callable:
@@ -165,7 +182,7 @@ def _sampler_class(cfg: CfgNode) -> Callable:
     name = cfg.DATALOADER.SAMPLER
     if name == "TrainingSampler" and all(dataset.startswith("wds:") for dataset in cfg.DATASETS.TRAIN):
         name = "ShardSampler"
-    cls = SAMPLER.get(name)
+    cls = SAMPLER.get(name, "DATALOADER.SAMPLER")
     return partial(cls, buffer=cfg.DATALOADER.SHUFFLE_BUFFER) if name == "ShardSampler" else cls
 
 

@@ -32,7 +32,7 @@ def check_records(name: str, records: Sequence[Record], num_classes: int, multi_
         ValueError: one line with the dataset, the video, the value given and what is allowed.
     """
     if len(records) == 0:
-        raise ValueError(f"{name}: the dataset is empty")
+        raise ValueError(f"{name}: the dataset is empty, allowed: at least one video")
     labels = labels_of(records)
     if not multi_label and labels.any_lists:
         index = int(np.argmax(labels.are_lists))

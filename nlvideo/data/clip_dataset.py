@@ -113,8 +113,8 @@ def unusable_dataset(failed: list[tuple[str, str]], errors: list[Exception]) -> 
     if all(isinstance(error, VideoTooShort) for error in errors):
         needed, longest = errors[-1].needed, max(error.num_video_frames for error in errors)
         return ValueError(
-            f"every video tried ({len(failed)}) is shorter than a clip: a clip needs {needed} frames, the longest video"
-            f" has {longest}; INPUT.SHORT_VIDEO 'error' refuses them, 'wrap' and 'clamp' do not"
+            f"every video tried ({len(failed)}) is shorter than a clip: INPUT.NUM_FRAMES at INPUT.FRAME_STRIDE needs {needed}"
+            f" frames, the longest video has {longest}; INPUT.SHORT_VIDEO 'error' refuses them, 'wrap' and 'clamp' do not"
         )
     return ValueError(f"none of {len(failed)} videos tried in a row could be used; the last: {path}: {reason}")
 

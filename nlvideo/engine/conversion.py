@@ -146,7 +146,7 @@ def differences(cfg: CfgNode) -> dict[str, Any]:
 
 def _model(cfg: CfgNode) -> nn.Module:
     with torch.device("meta"):
-        return META_ARCH.get(cfg.MODEL.META_ARCHITECTURE)(cfg)
+        return META_ARCH.get(cfg.MODEL.META_ARCHITECTURE, "MODEL.META_ARCHITECTURE")(cfg)
 
 
 def _is_ours(content: Mapping[str, Any]) -> bool:

@@ -101,7 +101,7 @@ def real_views(cfg: CfgNode, video: str | None = None) -> torch.Tensor:
         ValueError: no video can be read, or ``video`` is too short.
         VideoDecodeError: ``video`` cannot be read.
     """
-    mapper = MAPPER.get(cfg.DATALOADER.MAPPER)(cfg, False)
+    mapper = MAPPER.get(cfg.DATALOADER.MAPPER, "DATALOADER.MAPPER")(cfg, False)
     if video is not None:
         return mapper({"file_name": os.path.abspath(video), "label": 0, "video_id": video}, None)["video"]
     for name in cfg.DATASETS.TEST:

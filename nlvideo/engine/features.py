@@ -135,7 +135,7 @@ class _Shards:
         """The samples of videos, in order."""
         # The labels may be of other classes than the model's, of which the mapper would make a vector.
         records = SerializedRecords([{**record, "label": 0} for record in self.records])
-        dataset = TestDataset(records, MAPPER.get(self.cfg.DATALOADER.MAPPER)(self.cfg, False))
+        dataset = TestDataset(records, MAPPER.get(self.cfg.DATALOADER.MAPPER, "DATALOADER.MAPPER")(self.cfg, False))
         loader = DataLoader(
             dataset, 1, sampler=indices, collate_fn=collate_test, num_workers=self.cfg.DATALOADER.NUM_WORKERS
         )

@@ -54,4 +54,4 @@ def build_evaluator(cfg: CfgNode, dataset_name: str) -> Evaluator:
     name = cfg.TEST.EVALUATOR or _BY_LOSS.get(loss)
     if name is None:
         raise ValueError(f"TEST.EVALUATOR: got '', allowed with MODEL.HEAD.LOSS {loss!r}: {', '.join(EVALUATOR)}")
-    return EVALUATOR.get(name)(cfg, dataset_name, cfg.MODEL.HEAD.NUM_CLASSES)
+    return EVALUATOR.get(name, "TEST.EVALUATOR")(cfg, dataset_name, cfg.MODEL.HEAD.NUM_CLASSES)

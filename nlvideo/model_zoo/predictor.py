@@ -58,7 +58,7 @@ class Predictor:
         self.model = get(cfg)
         self.cfg: CfgNode = self.model.cfg
         self.classes: list[str] = self.model.classes
-        self._mapper = MAPPER.get(self.cfg.DATALOADER.MAPPER)(self.cfg, False)
+        self._mapper = MAPPER.get(self.cfg.DATALOADER.MAPPER, "DATALOADER.MAPPER")(self.cfg, False)
 
     def __call__(self, video: str | os.PathLike | np.ndarray | torch.Tensor, top_k: int = 5) -> list[tuple[str, float]]:
         """Return the ``top_k`` best (class name, score), the best first; arguments as for `scores`.

@@ -20,7 +20,7 @@ def build_model(cfg: CfgNode) -> nn.Module:
         ValueError: a value of the config is outside of what is allowed, or the device is not there.
     """
     device = resolve_device(cfg.MODEL.DEVICE)
-    model = META_ARCH.get(cfg.MODEL.META_ARCHITECTURE)(cfg).to(device)
+    model = META_ARCH.get(cfg.MODEL.META_ARCHITECTURE, "MODEL.META_ARCHITECTURE")(cfg).to(device)
     _log_nonlocal_blocks(cfg, model)
     return model
 

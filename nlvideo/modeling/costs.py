@@ -21,7 +21,7 @@ def meta_model(cfg: CfgNode) -> tuple[nn.Module, torch.Tensor]:
     """
     side = cfg.INPUT.CROP_SIZE
     with torch.device("meta"):
-        model = META_ARCH.get(cfg.MODEL.META_ARCHITECTURE)(cfg).eval()
+        model = META_ARCH.get(cfg.MODEL.META_ARCHITECTURE, "MODEL.META_ARCHITECTURE")(cfg).eval()
         clip = torch.zeros(1, 3, cfg.INPUT.NUM_FRAMES, side, side, dtype=torch.uint8)
     # What is counted takes pixels to scores; the dicts around them hold names and labels, which cost nothing.
     model.forward = model.forward_clips

@@ -31,7 +31,7 @@ def build_head(cfg: CfgNode, input_shape: ShapeSpec) -> nn.Module:
     Raises:
         KeyError: the name is not registered.
     """
-    return HEAD.get(cfg.MODEL.HEAD.NAME)(cfg, input_shape)
+    return HEAD.get(cfg.MODEL.HEAD.NAME, "MODEL.HEAD.NAME")(cfg, input_shape)
 
 
 @HEAD.register()

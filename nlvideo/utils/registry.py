@@ -41,8 +41,12 @@ class Registry:
         self._objects[key] = obj
         return obj
 
-    def get(self, name: str) -> Any:
+    def get(self, name: str, key: str = "") -> Any:
         """Return the object registered under ``name``.
+
+        Args:
+            name: of the object.
+            key: of the config, where the name comes from one; the error begins with it.
 
         Raises:
             LookupFailed: there is none; the message lists the close matches, the names and the plugins loaded.
@@ -50,8 +54,9 @@ class Registry:
         if name in self._objects:
             return self._objects[name]
         hint = did_you_mean(str(name), self._objects) or "no name is close."
+        where = f"{key}: " if key else ""
         raise LookupFailed(
-            f"unknown {self.name} {name!r}: {hint} Registered: {', '.join(sorted(self._objects)) or 'none'}."
+            f"{where}unknown {self.name} {name!r}: {hint} Registered: {', '.join(sorted(self._objects)) or 'none'}."
             f" Plugins loaded: {', '.join(loaded_plugins()) or 'none'}"
         )
 

@@ -153,7 +153,7 @@ def test_nothing_but_bad_videos(folder, num_workers):
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_every_video_too_short(folder, num_workers):
     cfg = make_cfg(folder, "DATALOADER.NUM_WORKERS", num_workers, "INPUT.NUM_FRAMES", 16, "INPUT.SHORT_VIDEO", "error")
-    message = r"every video tried \(10\) is shorter than a clip: a clip needs 31 frames, the longest video has 12;"
+    message = r"every video tried \(10\) is shorter than a clip: INPUT.NUM_FRAMES at INPUT.FRAME_STRIDE needs 31 frames, the longest video has 12;"
     with pytest.raises(ValueError, match=message):
         next(build_train_loader(cfg))
     with pytest.raises(ValueError, match=message):
@@ -179,7 +179,7 @@ def test_the_test_list_must_suit_the_training_list(folder, tmp_path):
     build_train_loader(make_cfg(folder, "DATASETS.TEST", [name]))
     (tmp_path / "train.csv").write_text(f"{folder}/0.mp4 0\n{folder}/1.mp4 1\n")
     cfg = make_cfg(tmp_path, "DATASETS.TEST", [name])
-    with pytest.raises(ValueError, match="val.csv: .*/2.mp4 has the label 2, which no video of list:.*/train.csv has$"):
+    with pytest.raises(ValueError, match="DATASETS.TEST: .*val.csv: .*/2.mp4 has the label 2, which no video of list:.*/train.csv has$"):
         build_train_loader(cfg)
     # A test alone needs no training videos.
     assert len(build_test_loader(cfg, name)) == 3
@@ -212,18 +212,36 @@ def test_datasets_must_agree_on_their_classes(folder, tmp_path):
     "options, error, message",
     [
         (["DATASETS.TRAIN", []], ValueError, "DATASETS.TRAIN: got an empty list"),
-        (["DATASETS.TRAIN", ["beacon_tain"]], KeyError, "unknown dataset 'beacon_tain': did you mean 'beacon_train'"),
-        (["MODEL.HEAD.NUM_CLASSES", 2], ValueError, r"2.mp4 has the label 2, allowed: 0 to 1"),
+        (["DATASETS.TRAIN", ["beacon_tain"]], KeyError, "DATASETS.TRAIN: unknown dataset 'beacon_tain': did you mean 'beacon_train'"),
+        (["MODEL.HEAD.NUM_CLASSES", 2], ValueError, r"DATASETS.TRAIN: list:.*2.mp4 has the label 2, allowed: 0 to 1"),
         (["SOLVER.CLIPS_PER_BATCH", 5, "SOLVER.ACCUMULATE", 2], ValueError, "BATCH: got 5, allowed: a multiple of 2"),
-        (["DATALOADER.SAMPLER", "TrainSampler"], KeyError, "unknown SAMPLER 'TrainSampler': did you mean"),
-        (["DATALOADER.MAPPER", "Videomapper"], KeyError, "unknown MAPPER"),
-        (["INPUT.CLIP_SAMPLER", "Random"], KeyError, "unknown CLIP_SAMPLER"),
+        (["DATALOADER.SAMPLER", "TrainSampler"], KeyError, "DATALOADER.SAMPLER: unknown SAMPLER 'TrainSampler': did you mean"),
+        (["DATALOADER.MAPPER", "Videomapper"], KeyError, "DATALOADER.MAPPER: unknown MAPPER"),
+        (["INPUT.CLIP_SAMPLER", "Random"], KeyError, "INPUT.CLIP_SAMPLER: unknown CLIP_SAMPLER"),
     ],
 )
 def test_errors_at_the_start(folder, options, error, message):
     with pytest.raises(error, match=message) as caught:
         build_train_loader(make_cfg(folder, *options))
     assert "\n" not in str(caught.value)
+
+
+def test_errors_of_a_dataset_begin_with_its_key(folder, tmp_path):
+    (tmp_path / "empty.csv").write_text("path,label\n")
+    (tmp_path / "missing.csv").write_text("no.mp4 0\n")
+    (tmp_path / "malformed.csv").write_text(f"{folder}/0.mp4 0\n{folder}/1.mp4 one\n")
+    for name, message in [
+        ("empty", "the dataset is empty, allowed: at least one video"),
+        ("missing", f"1 of 1 videos do not exist: {tmp_path}/no.mp4"),
+        ("malformed", "malformed.csv:2"),
+        ("nowhere", f"there is no file {tmp_path}/nowhere.csv"),
+    ]:
+        name = f"list:{tmp_path}/{name}.csv"
+        with pytest.raises(ValueError, match=message) as caught:
+            build_train_loader(make_cfg(folder, "DATASETS.TRAIN", [name]))
+        assert str(caught.value).startswith("DATASETS.TRAIN: ") and "\n" not in str(caught.value)
+        with pytest.raises(ValueError, match=f"^DATASETS.TEST: .*{message}"):
+            build_test_loader(make_cfg(folder), name)
 
 
 def test_a_random_sampler_at_test_fails_at_the_start(folder):

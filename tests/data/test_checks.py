@@ -20,7 +20,7 @@ def make_records(labels, folder="/videos"):
 @pytest.mark.parametrize(
     "labels, multi_label, message",
     [
-        ([], False, "mine: the dataset is empty"),
+        ([], False, "mine: the dataset is empty, allowed: at least one video"),
         ([0, 3], False, r"mine: 1 has the label 3, allowed: 0 to 2 \(MODEL.HEAD.NUM_CLASSES = 3\)"),
         ([-1], False, "mine: 0 has the label -1, allowed: 0 to 2"),
         ([[0, 1], [2, 5]], True, r"mine: 1 has the label \[2, 5\], allowed: 0 to 2"),

@@ -27,4 +27,4 @@ def build_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = None) -> nn.Mod
     Raises:
         KeyError: the name is not registered.
     """
-    return BACKBONE.get(cfg.MODEL.BACKBONE.NAME)(cfg, input_shape or ShapeSpec(channels=3))
+    return BACKBONE.get(cfg.MODEL.BACKBONE.NAME, "MODEL.BACKBONE.NAME")(cfg, input_shape or ShapeSpec(channels=3))

@@ -32,7 +32,7 @@ def build_nonlocal_block(cfg: CfgNode, in_channels: int, stage: str = "res4") ->
     Raises:
         KeyError: the name is not registered.
     """
-    return NONLOCAL.get(cfg.MODEL.NONLOCAL.NAME)(cfg, in_channels, stage=stage)
+    return NONLOCAL.get(cfg.MODEL.NONLOCAL.NAME, "MODEL.NONLOCAL.NAME")(cfg, in_channels, stage=stage)
 
 
 def nonlocal_placement(cfg: CfgNode, blocks_per_stage: dict[str, int]) -> dict[str, list[int]]:
