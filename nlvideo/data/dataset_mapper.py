@@ -13,6 +13,7 @@ from nlvideo.data.clip_augmentations import ClipAugmentation, augment_clip, buil
 from nlvideo.data.clip_sampling import CLIP_SAMPLER, ClipSampler
 from nlvideo.data.frame_folder import FrameFolder, open_video
 from nlvideo.data.random_boxes import random_resized_crop
+from nlvideo.data.resized_frames import read_resized
 from nlvideo.data.torchcodec_reader import load_video_decoder
 from nlvideo.data.video_reader import VideoDecodeError, VideoReader
 from nlvideo.utils.registry import Registry
@@ -142,12 +143,19 @@ class VideoMapper:
     def _decode(
         self, record: Record, rng: np.random.Generator | None
     ) -> tuple[list[list[int]], np.ndarray, list[int | list[int]]]:
-        """Return the clips as rows of the frames, the frames (each that any clip needs, once), and each clip's label."""
+        """Return the clips as rows of the frames, the frames (each that any clip needs, once), and each clip's label.
+
+        The frames of a test are resized, as all its views share them.
+        """
         with open_video(record["file_name"], record.get("fps"), **self.reading) as video:
             first, end = _interval(record, video)
             clips = self.clip_sampler(end - first, rng)
             needed = sorted(set().union(*clips))
-            frames = video.get_frames([first + index for index in needed])
+            indices = [first + index for index in needed]
+            if self.is_train:
+                frames = video.get_frames(indices)
+            else:
+                frames = read_resized(video, indices, self.short_side_range[0]).numpy()
             labels = [record["label"]] * len(clips)
             if self.is_train and "label_spans" in record:
                 labels = [_active_labels(record, video, first + min(clip), first + max(clip)) for clip in clips]
@@ -165,7 +173,6 @@ class VideoMapper:
         return augmentation.to_clip(augment_clip(frames, self.augmentations, rng))
 
     def _test_views(self, frames: torch.Tensor, clips: list[list[int]]) -> torch.Tensor:
-        frames = augmentation.resize_short_side(frames, self.short_side_range[0])
         views = []
         for clip in clips:
             # Not crop[clip]: torch gathers by a list a pixel at a time.

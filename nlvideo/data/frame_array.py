@@ -1,14 +1,14 @@
 """``FrameArray``: a video that is in memory already, behind the interface of ``VideoReader``."""
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
 
-from nlvideo.data.video_reader import VideoDecodeError, rows_by_index
+from nlvideo.data.constant_rate import ConstantRate
+from nlvideo.data.video_reader import rows_by_index
 
 
-class FrameArray:
+class FrameArray(ConstantRate):
     """The frames of an array by their index.
 
     Args:
@@ -17,9 +17,9 @@ class FrameArray:
         path: what messages call it.
 
     Attributes:
-        num_frames: T.
-        fps: as given; 0.0 where unknown.
+        num_frames, fps: see ``ConstantRate``.
         height, width: pixels.
+        frame_bytes: of a frame.
         rotation: 0; what is in memory is upright.
 
     Raises:
@@ -27,6 +27,7 @@ class FrameArray:
     """
 
     rotation = 0
+    _frames_are = "arrays"
 
     def __init__(self, frames: np.ndarray, fps: float | None = None, path: str = "<frames>"):
         if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or 0 in frames.shape:
@@ -36,29 +37,26 @@ class FrameArray:
         self.path = path
         self.fps = float(fps or 0)
         self.num_frames, self.height, self.width = frames.shape[:3]
+        self.frame_bytes = 3 * self.height * self.width
 
-    def get_frames(self, indices: Sequence[int]) -> np.ndarray:
+    def get_frames(self, indices: Sequence[int], short_side: int | None = None) -> np.ndarray:
         """Return frames by index, in the order given; an index may occur several times.
+
+        Args:
+            indices: of the frames.
+            short_side: allowed is None; only what is decoded is scaled on the way.
 
         Returns:
             uint8 (T, H, W, 3), RGB, a copy.
 
         Raises:
             IndexError: an index is outside ``[0, num_frames)``.
+            ValueError: a short side is given.
         """
+        if short_side:
+            raise ValueError(f"short_side: got {short_side}, allowed: None, as an array is not scaled here")
         rows_by_index(self.path, indices, self.num_frames)
         return self._frames[np.asarray(indices)]
-
-    def index_at(self, seconds: float) -> int:
-        """Return the index of the first frame shown at or after ``seconds``; past the end it is ``num_frames``.
-
-        Raises:
-            VideoDecodeError: the frame rate is not known.
-        """
-        if self.fps <= 0:
-            raise VideoDecodeError(self.path, "seconds need the frame rate, and an array carries none: add 'fps'")
-        # Seconds are rounded to some decimals: what is within a millionth of a frame is that frame.
-        return min(self.num_frames, max(0, math.ceil(seconds * self.fps - 1e-6)))
 
     def check(self) -> None:
         """Do nothing: there is nothing to decode."""

@@ -37,6 +37,7 @@ class FrameDecoder:
 
     Attributes:
         index: after ``open``.
+        frame_bytes: of a frame as RGB, after ``open``, by what the header says; 0 where it does not.
         num_decoded: frames that came out of the decoder so far.
     """
 
@@ -104,6 +105,7 @@ class FrameDecoder:
             raise VideoDecodeError(self.path, "FFmpeg has no decoder for the video stream")
         # The loader's workers are the parallelism.
         self._codec.thread_count, self._codec.thread_type = 1, "NONE"
+        self.frame_bytes = 3 * self._codec.width * self._codec.height
         self._skips = self._codec.name in _SKIP_UNREFERENCED
         self._packets = self._container.demux(self._stream)
         self._next = self._run_start = 0

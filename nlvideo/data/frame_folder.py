@@ -1,7 +1,6 @@
 """``FrameFolder``: a video stored as a folder of images, behind the interface of ``VideoReader``."""
 
 import contextlib
-import math
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -10,6 +9,7 @@ from functools import partial
 import numpy as np
 from PIL import Image
 
+from nlvideo.data.constant_rate import ConstantRate
 from nlvideo.data.frame_array import FrameArray
 from nlvideo.data.shard_files import local_video_path
 from nlvideo.data.sliding_window import Window
@@ -26,7 +26,7 @@ READERS = {
 IMAGE_EXTENSIONS = (".jpeg", ".jpg", ".png")
 
 
-class FrameFolder:
+class FrameFolder(ConstantRate):
     """Random access to the frames of a video that was extracted into a folder, one JPEG or PNG for each frame.
 
     Frame k is the k-th image in natural order (``2.jpg`` before ``10.jpg``): names may count from 0 or 1 and may or may
@@ -38,8 +38,7 @@ class FrameFolder:
         fps: frames per second; images carry none. None: seconds cannot be turned into frames.
 
     Attributes:
-        num_frames: images in the folder.
-        fps: as given; 0.0 where unknown.
+        num_frames, fps: see ``ConstantRate``.
         height, width: size of the frames, pixels.
         rotation: 0; extracted frames are upright.
 
@@ -84,32 +83,6 @@ class FrameFolder:
             frames[rows] = image
         return frames
 
-    def index_at(self, seconds: float) -> int:
-        """Return the index of the first frame shown at or after ``seconds`` from the start of the video.
-
-        Past the end it is ``num_frames``.
-
-        Raises:
-            VideoDecodeError: the frame rate is not known.
-        """
-        if self.fps <= 0:
-            raise VideoDecodeError(self.path, "seconds need the frame rate, and images carry none: add 'fps'")
-        # Seconds are rounded to some decimals: what is within a millionth of a frame is that frame.
-        return min(self.num_frames, max(0, math.ceil(seconds * self.fps - 1e-6)))
-
-    def get_frames_at(self, seconds: Sequence[float], short_side: int | None = None) -> np.ndarray:
-        """Return the frames that are on the screen at some times; before the start the first, past the end the last.
-
-        Returns:
-            as ``get_frames``.
-
-        Raises:
-            VideoDecodeError: the frame rate is not known, or a wanted frame cannot be decoded.
-        """
-        # A millionth of a frame is not before it; see index_at.
-        ends = [self.index_at(time + 2e-6 / self.fps if self.fps else time) for time in seconds]
-        return self.get_frames([max(0, end - 1) for end in ends], short_side)
-
     def check(self) -> None:
         """Decode every image.
 
@@ -129,6 +102,11 @@ class FrameFolder:
     def width(self) -> int:
         """Width of the frames, pixels."""
         return self._get_size()[1]
+
+    @property
+    def frame_bytes(self) -> int:
+        """Bytes of a frame."""
+        return 3 * self.height * self.width
 
     def close(self) -> None:
         """Do nothing: no file stays open."""

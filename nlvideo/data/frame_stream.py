@@ -26,6 +26,11 @@ class StreamFrame:
         self.seconds = seconds
         self._frame, self._reformatter = frame, reformatter
 
+    @property
+    def rgb_bytes(self) -> int:
+        """Bytes that ``to_rgb`` takes."""
+        return 3 * self._frame.height * self._frame.width
+
     def to_rgb(self) -> np.ndarray:
         """Return the pixels, uint8 (H, W, 3), RGB, upright; the same as ``VideoReader`` gives."""
         image = self._reformatter.reformat(self._frame, format="rgb24", threads=1).to_ndarray()

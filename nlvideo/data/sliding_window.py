@@ -37,6 +37,11 @@ class Window:
         """Frames in the window."""
         return len(self.frames)
 
+    @property
+    def frame_bytes(self) -> int:
+        """Bytes of a frame as RGB."""
+        return self.frames[0].rgb_bytes
+
     def get_frames(self, indices: Sequence[int]) -> np.ndarray:
         """Return frames of the window by index, in the order given: uint8 (T, H, W, 3), RGB.
 

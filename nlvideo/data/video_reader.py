@@ -49,6 +49,8 @@ class VideoReader:
         height, width: size of the returned frames, pixels.
         rotation: counter-clockwise degrees by which the file's metadata turns the stored frames: 0, 90, 180 or 270.
         num_decoded: frames decoded so far.
+        frame_bytes: of a returned frame, for planning: by what the header says, which need not be true; 0 where it does
+            not.
 
     Raises:
         VideoDecodeError: the file is missing, empty, truncated, not a video or damaged, or it takes too long.
@@ -196,6 +198,11 @@ class VideoReader:
     def num_decoded(self) -> int:
         """Frames that came out of the decoder so far."""
         return self._decoder.num_decoded
+
+    @property
+    def frame_bytes(self) -> int:
+        """Bytes of a returned frame by what the header says; 0 where it does not."""
+        return self._decoder.frame_bytes
 
     def close(self) -> None:
         """Close the file; may be called more than once."""

@@ -7,6 +7,7 @@ import torch
 
 from nlvideo.config import CfgNode
 from nlvideo.data import VideoDecodeError, VideoMapper, augmentation, open_video
+from nlvideo.data.resized_frames import read_resized
 
 
 @dataclass(frozen=True)
@@ -63,10 +64,10 @@ def load_view(
             to = "the end" if end_sec is None else f"{end_sec:g} s"
             raise VideoDecodeError(video.path, f"no frames from {start_sec or 0:g} s to {to}")
         indices = [first + index for index in mapper.clip_sampler(end - first, None)[0]]
-        frames = torch.from_numpy(video.get_frames(indices))
-    resized = augmentation.resize_short_side(frames, mapper.short_side_range[0])
+        resized = read_resized(video, indices, mapper.short_side_range[0])
+        original = (video.height, video.width)
     crop = augmentation.uniform_crops(resized, mapper.crop_size, 1)[0]
-    sides = list(zip(frames.shape[1:3], resized.shape[1:3], crop.shape[1:3]))
+    sides = list(zip(original, resized.shape[1:3], crop.shape[1:3]))
     return View(
         video=augmentation.to_clip(crop),
         frames=tuple(indices),

@@ -32,7 +32,7 @@ def test_indices_are_checked(frames):
 def test_seconds_need_a_rate(frames):
     video = open_video(frames, fps=10)
     assert [video.index_at(t) for t in (-1, 0, 0.1, 0.11, 0.3000000001, 9)] == [0, 0, 1, 2, 3, 5]
-    with pytest.raises(VideoDecodeError, match="an array carries none"):
+    with pytest.raises(VideoDecodeError, match="arrays carry none: add .fps."):
         FrameArray(frames).index_at(0.5)
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from nlvideo.data.frame_array import FrameArray
 from nlvideo.data.frame_folder import FrameFolder, open_video
 from nlvideo.data.video_reader import VideoDecodeError, VideoReader
 
@@ -64,6 +65,12 @@ def test_seconds_become_indices_as_in_a_video(tmp_path, make_frames, make_video)
         assert frames.fps == 10.0
         seconds = [-1, 0, 0.1, 0.15, 0.3, 0.7, 1.0, 1.9, 1.95, 100]
         assert [frames.index_at(s) for s in seconds] == [video.index_at(s) for s in seconds]
+        np.testing.assert_allclose(frames.frame_seconds, video.frame_seconds)
+        assert frames.duration_sec == pytest.approx(video.duration_sec) == 2.0
+        in_memory = FrameArray(frames.get_frames(range(20)), fps=10)
+        assert (in_memory.get_frames_at(seconds) == frames.get_frames_at(seconds)).all()
+        assert in_memory.duration_sec == 2.0
+    assert FrameFolder(folder).duration_sec == 0.0 and not FrameFolder(folder).frame_seconds.any()
     with pytest.raises(VideoDecodeError, match="seconds need the frame rate, and images carry none: add 'fps'"):
         FrameFolder(folder).index_at(1.0)
 
