@@ -18,7 +18,8 @@ KINDS = {
     "variable_rate.mkv": ("libx264", {"bf": "2", "g": "8", "times": (4, 9, 1, 30)}),
     "variable_rate.mp4": ("libx264", {"bf": "2", "g": "8", "times": (4, 9, 1, 30)}),
     "starts_late.mp4": ("libx264", {"bf": "2", "g": "8", "first": 700}),
-    "starts_early.mkv": ("libx264", {"bf": "0", "g": "8", "first": -50}),
+    "starts_early.ts": ("libx264", {"bf": "2", "g": "8", "first": -50}),
+    "first_stamp_missing.mkv": ("libx264", {"bf": "0", "g": "8", "first": -50}),
     "raw.h264": ("libx264", {"bf": "2", "g": "8"}),
     "raw.hevc": ("libx265", {"g": "8", "x265-params": "log-level=none:keyint=8"}),
     "hevc_open_gop.mp4": ("libx265", {"x265-params": "log-level=none:keyint=8:open-gop=1"}),
@@ -26,7 +27,7 @@ KINDS = {
     "transport.ts": ("libx264", {"bf": "3", "g": "8"}),
     "mpeg2.ts": ("mpeg2video", {"bf": "2", "g": "8"}),
     "mpeg2.mpg": ("mpeg2video", {"bf": "2", "g": "8"}),
-    "vp8_hidden_frames.webm": ("libvpx", {"auto-alt-ref": "1", "lag-in-frames": "12", "g": "15"}),
+    "vp8.webm": ("libvpx", {"g": "15"}),
     "vp9.webm": ("libvpx-vp9", {"auto-alt-ref": "1", "lag-in-frames": "12", "g": "15", "cpu-used": "8"}),
     "av1.mkv": ("libsvtav1", {"preset": "12", "g": "10", "svtav1-params": "lp=1"}),
     "reordered.avi": ("mpeg4", {"bf": "2", "g": "8"}),
@@ -39,6 +40,8 @@ KINDS = {
     "full_range.mp4": ("libx264", {"pix_fmt": "yuvj420p", "g": "8"}),
     "every_chroma.mp4": ("libx264", {"pix_fmt": "yuv444p", "g": "8"}),
     "odd_size.mp4": ("libx264", {"pix_fmt": "yuv444p", "size": (35, 51), "g": "8"}),
+    "odd_size_420.webm": ("libvpx", {"size": (35, 51), "g": "8"}),
+    "odd_size_420.mp4": ("mpeg4", {"size": (35, 51), "g": "8", "bf": "2"}),
     "odd_size.avi": ("ffv1", {"pix_fmt": "bgr0", "size": (35, 51)}),
     "fragments.mp4": ("libx264", {"bf": "2", "g": "8", "movflags": "frag_keyframe+empty_moov"}),
 }
@@ -58,8 +61,10 @@ def write(tmp_path_factory):
         pix_fmt, (height, width) = options.pop("pix_fmt", "yuv420p"), options.pop("size", (48, 64))
         times, time = options.pop("times", (4,)), options.pop("first", 0)
         noise = np.random.default_rng(0).integers(0, 256, (height, width + num_frames, 3), np.uint8)
-        path, movflags = str(folder / name), {"movflags": options.pop("movflags", "")}
-        with av.open(path, "w", options=movflags if movflags["movflags"] else {}) as container:
+        path, muxer = str(folder / name), {key: options.pop(key) for key in ("movflags",) if key in options}
+        if time < 0:
+            muxer["avoid_negative_ts"] = "disabled"
+        with av.open(path, "w", options=muxer) as container:
             stream = container.add_stream(codec, rate=25, options=options)
             stream.width, stream.height, stream.pix_fmt = width, height, pix_fmt
             stream.codec_context.thread_count, stream.codec_context.time_base = 1, Fraction(1, 100)
@@ -125,6 +130,26 @@ def test_open_gops_are_open(write, name):
     assert any(pts < packets[key][0] for key in keys for pts, _ in packets[key + 1 : key + 4])
 
 
+def test_frames_of_vp8_that_are_not_shown(write, tmp_path):
+    """Encoders write such frames for others to refer to; here the bit that says so is set in three packets."""
+    path, hidden = str(tmp_path / "hidden.webm"), (4, 11, 12)
+    with av.open(write("vp8.webm")) as reader, av.open(path, "w") as writer:
+        stream = writer.add_stream_from_template(reader.streams.video[0])
+        for place, packet in enumerate(packet for packet in reader.demux(video=0) if packet.size):
+            data = bytearray(packet)
+            data[0] &= ~0x10 if place in hidden else 0xFF
+            copy = av.Packet(bytes(data))
+            copy.pts, copy.dts, copy.time_base, copy.stream = packet.pts, packet.dts, packet.time_base, stream
+            copy.is_keyframe = packet.is_keyframe
+            writer.mux(copy)
+    expected = plain_decode(path)
+    assert len(expected) == NUM_FRAMES - len(hidden)
+    with VideoReader(path) as video:
+        assert video.num_frames == len(expected)
+        for order in (range(len(expected)), reversed(range(len(expected)))):
+            assert all((video.get_frames([i])[0] == expected[i]).all() for i in order)
+
+
 def test_times_of_a_variable_rate(write):
     with VideoReader(write("variable_rate.mkv")) as video:
         starts = np.cumsum([0] + [4, 9, 1, 30] * 8)[:NUM_FRAMES] / 100
@@ -135,9 +160,11 @@ def test_times_of_a_variable_rate(write):
         assert (video.get_frames_at([-1, 0.03, 0.04, 0.12, 0.43, 1000]) == frames).all()
 
 
-@pytest.mark.parametrize("name, first_sec", [("starts_late.mp4", 7), ("starts_early.mkv", -0.5)])
+@pytest.mark.parametrize("name, first_sec", [("starts_late.mp4", 7), ("starts_early.ts", -0.5)])
 def test_times_count_from_the_first_frame(write, name, first_sec):
     path = write(name)
+    with av.open(path) as container:
+        assert float(next(container.decode(video=0)).time) == pytest.approx(first_sec)
     with VideoReader(path) as video:
         assert [video.index_at(second) for second in (0, 0.04, 0.4)] == [0, 1, 10]
 
