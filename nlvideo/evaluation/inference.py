@@ -30,7 +30,8 @@ def inference_on_dataset(
     where data dominates, more workers help.
 
     Args:
-        model: takes a list of inputs and returns a list of outputs; each of its modules gets its mode back.
+        model: takes a list of inputs and returns a list of outputs; each of its modules gets its mode back. Where it has
+            ``views_per_forward``, it gets several videos at once while all their views are no more than that.
         loader: gives lists of inputs; where it has ``dataset_size``, the videos of all ranks are checked against it.
         evaluator: is reset first.
 
@@ -48,7 +49,7 @@ def inference_on_dataset(
     with _eval_mode(model), torch.no_grad():
         _share_buffers(model)
         start = time.perf_counter()
-        for inputs in loader:
+        for inputs in _grouped(loader, getattr(model, "views_per_forward", 0)):
             fetched = time.perf_counter()
             readable = [video for video in inputs if not video.get("failed")]
             outputs = model(readable) if readable else []
@@ -62,6 +63,23 @@ def inference_on_dataset(
     results = evaluator.evaluate()
     logger.info("Evaluated %d videos on %d ranks: %s", num_videos, comm.get_world_size(), progress.summary())
     return results
+
+
+def _grouped(loader: Iterable[list[dict[str, Any]]], max_views: int) -> Iterator[list[dict[str, Any]]]:
+    """Join the lists of a loader as long as their views fit into one forward pass; 0: leave them as they are."""
+    group: list[dict[str, Any]] = []
+    num_views = 0
+    for inputs in loader:
+        if not max_views:
+            yield inputs
+            continue
+        count = sum(len(video["video"]) for video in inputs if not video.get("failed"))
+        if group and num_views + count > max_views:
+            yield group
+            group, num_views = [], 0
+        group, num_views = group + inputs, num_views + count
+    if group:
+        yield group
 
 
 @contextmanager

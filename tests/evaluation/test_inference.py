@@ -67,6 +67,27 @@ def test_batches_of_several_videos_and_loaders_without_a_size():
     assert (metrics["num_videos"], metrics["num_failed"], metrics["top1"]) == (4, 2, 50.0)
 
 
+def test_videos_share_a_forward_pass_while_their_views_fit():
+    class Grouped(_Model):
+        views_per_forward = 3
+
+        def forward(self, videos):
+            """List of videos -> list of scores; notes their views."""
+            groups.append([len(video["video"]) for video in videos])
+            return super().forward(videos)
+
+    groups = []
+    videos = [_video(index, failed=index == 2) for index in range(8)]
+    for index, views in ((4, 2), (5, 2), (6, 4)):
+        videos[index]["video"] = videos[index]["video"].repeat(views, 1, 1, 1, 1)
+    model = Grouped()
+    results = inference_on_dataset(model, _Loader(videos, 8), _evaluator())
+    # One that has more views than a pass takes is alone: the model cuts it up. A failed one takes no place.
+    assert groups == [[1, 1, 1], [2], [2], [4], [1]]
+    assert model.seen == [f"v{index:02d}" for index in range(8) if index != 2]
+    assert results["classification"]["num_failed"] == 1 and results["classification"]["top1"] == 87.5
+
+
 def test_modes_are_restored_module_by_module():
     model = _Model()
     model.norm[0].eval()
