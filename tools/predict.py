@@ -117,18 +117,23 @@ def predict_video(
     args: argparse.Namespace, predictor: "Predictor", videos: Sequence[str], outputs: dict[str, str],
     predictions: list["Prediction"],
 ) -> None:  # fmt: skip
-    """Predict one video; its windows move a progress bar."""
+    """Predict one video; its views move a progress bar, and then its windows."""
     from tqdm import tqdm
+
+    def count(done: int, total: int) -> None:
+        views.total = total
+        views.update(done - views.n)
 
     # disable=None: no bar where nobody watches it, such as in a log file. The length is known with the first window.
     form = "{l_bar}{bar}| {n:.0f}/{total:.0f} s [{elapsed}<{remaining}]"
-    with tqdm(total=0, unit="s", disable=None, bar_format=form) as bar:
+    views = tqdm(total=0, unit="view", disable=None, delay=2, leave=False)
+    with views, tqdm(total=0, unit="s", disable=None, bar_format=form) as bar:
 
         def move(stream: "FrameStream", window: "Window", scores: "Tensor") -> None:
             bar.total = max(stream.duration_sec, window.end_sec)
             bar.update(window.end_sec - bar.n)
 
-        predict_file(args, predictor, videos[0], outputs.get(videos[0]), predictions, move)
+        predict_file(args, predictor, videos[0], outputs.get(videos[0]), predictions, move, count)
 
 
 def predict_folder(
@@ -152,13 +157,13 @@ def predict_folder(
 
 def predict_file(
     args: argparse.Namespace, predictor: "Predictor", path: str, output: str | None,
-    predictions: list["Prediction"], on_window: Callable | None = None,
+    predictions: list["Prediction"], on_window: Callable | None = None, on_views: Callable[[int, int], None] | None = None,
 ) -> None:  # fmt: skip
     """Predict a whole video and, where that is asked for, its windows; Ctrl-C leaves those that are done."""
     from nlvideo.data import FrameStream
     from nlvideo.model_zoo.predictions import Prediction
 
-    prediction = Prediction(path, predictor.scores(path))
+    prediction = Prediction(path, predictor.scores(path, on_views))
     predictions.append(prediction)
     if output or args.window_sec is not None or args.stride_sec is not None:
         try:

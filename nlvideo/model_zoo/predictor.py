@@ -1,7 +1,7 @@
 """``Predictor``: what a trained model says of a video, in one line."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -79,11 +79,14 @@ class Predictor:
         values, labels = scores.topk(min(top_k, len(scores)))
         return [(self.classes[label], value) for label, value in zip(labels.tolist(), values.tolist())]
 
-    def scores(self, video: str | os.PathLike | np.ndarray | torch.Tensor) -> torch.Tensor:
+    def scores(
+        self, video: str | os.PathLike | np.ndarray | torch.Tensor, on_views: Callable[[int, int], None] | None = None
+    ) -> torch.Tensor:
         """Return the scores of a video, averaged over its views.
 
         Args:
             video: a file, a folder of frames, or frames as uint8 (T, H, W, 3), RGB.
+            on_views: called with (views scored so far, of how many), first with 0 when the video has been read.
 
         Returns:
             float32 (num_classes,) on the CPU: probabilities that add up to 1, or one probability for each class where
@@ -94,7 +97,7 @@ class Predictor:
             ValueError: an array of another type or shape, or the video is too short and ``INPUT.SHORT_VIDEO`` is
                 "error".
         """
-        return self._score(_record(video))
+        return self._score(_record(video), on_views)
 
     def timeline(
         self, path: str | os.PathLike, window_sec: float | None = None, stride_sec: float | None = None
@@ -142,8 +145,24 @@ class Predictor:
             yield window, scores
 
     @torch.no_grad()
-    def _score(self, record: dict[str, Any]) -> torch.Tensor:
-        return self.model([self._mapper(record, None)])[0]["scores"]
+    def _score(self, record: dict[str, Any], on_views: Callable[[int, int], None] | None = None) -> torch.Tensor:
+        sample = self._mapper(record, None)
+        if on_views is None:
+            return self.model([sample])[0]["scores"]
+        done, total = 0, len(sample["video"])
+
+        def count(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], output: Any) -> None:
+            """Called by torch after each pass."""
+            nonlocal done
+            done += len(inputs[0])
+            on_views(done, total)
+
+        on_views(0, total)
+        hook = self.model.backbone.register_forward_hook(count)
+        try:
+            return self.model([sample])[0]["scores"]
+        finally:
+            hook.remove()
 
 
 def _record(video: str | os.PathLike | np.ndarray | torch.Tensor) -> dict[str, Any]:

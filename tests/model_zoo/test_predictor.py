@@ -46,6 +46,16 @@ def test_a_folder_of_frames_is_a_video(predictor: Predictor, make_frames, tmp_pa
     assert predictor.scores(make_frames(tmp_path / "frames", num_frames=8, height=64, width=80)).shape == (8,)
 
 
+def test_views_are_counted_as_they_are_scored(predictor: Predictor, clip: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(predictor.model, "views_per_forward", 2)
+    counts: list[tuple[int, int]] = []
+    scores = predictor.scores(clip, lambda done, total: counts.append((done, total)))
+    total = counts[0][1]
+    assert total > 2 and counts == [(done, total) for done in (*range(0, total, 2), total)]
+    assert torch.equal(scores, predictor.scores(clip))
+    assert not predictor.model.backbone._forward_hooks
+
+
 def test_the_best_come_first_with_their_names(predictor: Predictor, clip: str) -> None:
     scores = predictor.scores(clip)
     best = predictor(clip)

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import termios
 from collections.abc import Callable, Iterator
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -117,6 +118,18 @@ def test_a_labelled_video_and_its_timeline(call_tool: Callable, videos: Path, tm
     assert call_tool("predict", *QUICKSTART, *arguments, "--overwrite")[0] == 0
 
 
+def test_ten_hours_are_windows_like_others(call_tool: Callable, make_video, tmp_path: Path) -> None:
+    """A frame every three minutes: as long as any video, and decoded as fast as a short one."""
+    path, out = make_video(tmp_path / "day.mp4", num_frames=200, fps=Fraction(1, 180)), tmp_path / "p.json"
+    arguments = ["--input", path, "--window-sec", "3600", "--json", str(out), "--output", str(tmp_path / "labelled")]
+    status, shown, err = call_tool("predict", *QUICKSTART, *arguments)
+    assert status == 0, err
+    timeline = read(out)["videos"][0]["timeline"]
+    assert [window["start_sec"] for window in timeline] == [3600 * hour for hour in range(10)]
+    with VideoReader(tmp_path / "labelled" / "day.mp4") as labelled:
+        assert labelled.num_frames == 200 and labelled.duration_sec == pytest.approx(36000, rel=0.01)
+
+
 def test_a_bad_video_of_a_folder_is_reported_and_the_rest_go_on(call_tool: Callable, videos: Path, tmp_path: Path) -> None:
     out, films = tmp_path / "p.json", tmp_path / "films"
     arguments = ["--input", str(videos), "--json", str(out), "--output", str(films)]
@@ -131,10 +144,10 @@ def test_a_bad_video_of_a_folder_is_reported_and_the_rest_go_on(call_tool: Calla
 def test_who_stops_keeps_what_there_is(call_tool: Callable, videos: Path, tmp_path: Path, monkeypatch) -> None:
     scores = Predictor.scores
 
-    def stop_at_c(self: Predictor, video: str) -> object:
+    def stop_at_c(self: Predictor, video: str, *arguments: object) -> object:
         if video.endswith("c.mp4"):
             raise KeyboardInterrupt
-        return scores(self, video)
+        return scores(self, video, *arguments)
 
     monkeypatch.setattr(Predictor, "scores", stop_at_c)
     out = tmp_path / "p.json"
