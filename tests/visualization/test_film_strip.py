@@ -62,20 +62,37 @@ def test_an_arrow_to_itself_is_no_arrow():
     assert np.asarray(layer.over(Image.new("RGB", (10, 10), "white"))).min() < 255
 
 
-def test_frames_are_those_of_the_map_and_the_query(make_maps):
-    frames = np.zeros((8, 16, 16, 3), np.uint8)
-    frames[..., 0] = 20 * np.arange(8)[:, None, None]
-    maps = make_maps(torch.zeros(1, 4, 4, 4), [(5, 0, 0)], clip=(8, 16, 16), frames=frames)
+@pytest.mark.parametrize("num_frames, query, shown", [(16, 11, [1, 5, 11, 13]), (8, 5, list(range(8)))])
+def test_frames_are_those_of_the_map_and_the_query_or_all_of_few(make_maps, num_frames, query, shown):
+    frames = np.zeros((num_frames, 16, 16, 3), np.uint8)
+    frames[..., 0] = 10 * np.arange(num_frames)[:, None, None]
+    maps = make_maps(torch.zeros(1, 4, 4, 4), [(query, 0, 0)], clip=(num_frames, 16, 16), frames=frames)
     maps = type(maps)(**{**maps.__dict__, "queries": maps.keys})
-    layout = _Layout(maps, maps.queries.cell((5, 0, 0)), 5)
-    assert layout.shown == [0, 2, 5, 6]
+    layout = _Layout(maps, maps.queries.cell((query, 0, 0)), query)
+    assert layout.shown == shown and shown[layout.query] == query
     strip = np.asarray(draw_film_strip(maps, 0))
     for t, frame in enumerate(layout.shown):
         x, y = layout.corner(t)
-        assert strip[y + 100, x + 150].tolist() == [20 * frame, 0, 0]
+        assert strip[y + 100, x + 150].tolist() == [10 * frame, 0, 0]
 
 
-@pytest.mark.parametrize("num_frames, rows", [(4, 1), (8, 1), (10, 2), (16, 2)])
+def test_a_key_is_marked_in_all_its_frames(make_maps):
+    weights = torch.zeros(1, 4, 4, 4)
+    weights[0, 2, 3, 3] = 1.0
+    maps = make_maps(weights, [(0, 0, 0)], clip=(8, 16, 16))
+    layout = _Layout(maps, (0, 0, 0), 0)
+    assert [layout.places(maps.keys.window((t, 0, 0))) for t in range(4)] == [[0, 1], [2, 3], [4, 5], [6, 7]]
+    strip = np.asarray(draw_film_strip(maps, 0)).astype(int)
+    for place in range(8):
+        x0, y0, x1, y1 = (int(v) for v in layout.box(place, maps.keys.window((2, 3, 3))))
+        edge = np.abs(strip[y1 - 1, x0 + 2 : x1 - 2] - ARROW_COLOUR).max()
+        assert (edge < 12) == (place in (4, 5)), place
+    # A key none of whose frames is shown is marked in the nearest one.
+    layout.shown = [1, 7]
+    assert layout.places(maps.keys.window((2, 0, 0))) == [0] and layout.places(maps.keys.window((3, 0, 0))) == [1]
+
+
+@pytest.mark.parametrize("num_frames, rows", [(4, 1), (8, 2), (10, 3), (16, 4)])
 def test_many_frames_are_several_rows(make_maps, num_frames, rows):
     clip = (num_frames, 224, 224)
     maps = make_maps(torch.zeros(1, num_frames, 7, 7), [(0, 0, 0)], clip=clip)
