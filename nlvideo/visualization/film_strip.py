@@ -72,8 +72,8 @@ def draw_film_strip(maps: AttentionMaps, index: int, k: int = NUM_ARROWS) -> Ima
 
     Shown are all frames of a short clip, of one longer than 10 frames one for each frame of the map. The query is a white
     box, its cell, with a dot. Every key is a yellow box, the window of its cell, in all its frames that are shown, and the
-    arrow ends in the middle one; the higher the weight, the wider and the more opaque. Keys of weight 0 or less have no
-    arrow, see `top_keys`.
+    arrow ends in the one that lies in its window as the query's frame does in its own; the higher the weight, the wider and
+    the more opaque. Keys of weight 0 or less have no arrow, see `top_keys`.
 
     Args:
         maps: from `attend`.
@@ -140,6 +140,8 @@ def _draw_arrows(
     # The middle of the pixel that was named.
     start = layout.point(layout.query, position[1] + 0.5, position[2] + 0.5)
     largest = float(keys.weights[0]) if len(keys.weights) else 1.0
+    # A query in the last frame of its window points to the last frames of other windows.
+    phase = layout.places(maps.queries.window(query)).index(layout.query)
     # The smallest first: larger ones cover them.
     found = list(zip(keys.cells.tolist(), keys.centres.tolist(), (keys.weights / largest).tolist()))[::-1]
     for cell, _, share in found:
@@ -148,6 +150,6 @@ def _draw_arrows(
             layer.box(layout.box(place, window), ARROW_COLOUR, 1, 0.3 + 0.7 * share)
     for cell, (_, y, x), share in found:
         places = layout.places(maps.keys.window(cell))
-        layer.arrow(start, layout.point(places[(len(places) - 1) // 2], y, x), 1 + 2.5 * share, 0.3 + 0.7 * share)
+        layer.arrow(start, layout.point(places[min(phase, len(places) - 1)], y, x), 1 + 2.5 * share, 0.3 + 0.7 * share)
     layer.box(layout.box(layout.query, maps.queries.window(query)), QUERY_COLOUR, 2)
     layer.dot(*start, 3.5, QUERY_COLOUR)

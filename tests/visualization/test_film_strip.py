@@ -87,6 +87,13 @@ def test_a_key_is_marked_in_all_its_frames(make_maps):
         x0, y0, x1, y1 = (int(v) for v in layout.box(place, maps.keys.window((2, 3, 3))))
         edge = np.abs(strip[y1 - 1, x0 + 2 : x1 - 2] - ARROW_COLOUR).max()
         assert (edge < 12) == (place in (4, 5)), place
+    # The query's frame is the first of its window: the arrow ends in the first of the key's, and in the other for the other.
+    for query, ends in ((0, 4), (1, 5)):
+        maps = make_maps(weights, [(query, 0, 0)], clip=(8, 16, 16))
+        maps = type(maps)(**{**maps.__dict__, "queries": maps.keys})
+        x0, y0, x1, y1 = (int(v) for v in layout.box(ends, maps.keys.window((2, 3, 3))))
+        marks = np.asarray(draw_film_strip(maps, 0)).astype(int)[y0 + 3 : y1 - 3, x0 + 3 : x1 - 3]
+        assert (np.abs(marks - ARROW_COLOUR).max(-1) < 12).any()
     # A key none of whose frames is shown is marked in the nearest one.
     layout.shown = [1, 7]
     assert layout.places(maps.keys.window((2, 0, 0))) == [0] and layout.places(maps.keys.window((3, 0, 0))) == [1]
