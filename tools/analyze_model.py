@@ -4,7 +4,7 @@
 import argparse
 import json
 
-from nlvideo.engine.script import ScriptParser, run_script
+from nlvideo.engine.script import ScriptParser, add_config_arguments, run_script
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -17,7 +17,7 @@ def build_parser() -> argparse.ArgumentParser:
     which.add_argument("--config-file", metavar="FILE", help="YAML file of the model")
     which.add_argument("--all", action="store_true", help="one row for each config under configs/, beside the paper's")
     parser.add_argument("--json", action="store_true", help="print params, gmacs and nonlocal_blocks, as JSON")
-    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides of the config")
+    add_config_arguments(parser)
     return parser
 
 
@@ -31,7 +31,7 @@ def main(arguments: argparse.Namespace) -> None:
     from nlvideo.modeling.costs import model_costs, stage_table
     from nlvideo.modeling.nonlocal_block.summary import format_nonlocal_table
 
-    cfg = load_cfg(arguments.config_file, arguments.opts)
+    cfg = load_cfg(arguments.config_file, arguments.opts, arguments.plugin)
     costs = model_costs(cfg)
     if arguments.json:
         print(json.dumps(costs))

@@ -51,7 +51,7 @@ def default_argument_parser(description: str | None = None) -> argparse.Argument
     parser.add_argument(
         "--dist-url", default="auto", metavar="URL", help="tcp://HOST:PORT of machine 0; needed with several machines"
     )
-    _add_config_arguments(parser)
+    add_config_arguments(parser)
     return parser
 
 
@@ -70,7 +70,7 @@ def add_model_arguments(parser: ScriptParser, default: str = "", device: bool = 
     parser.add_argument("--weights", metavar="W", help="checkpoint (default: the model's own, or MODEL.WEIGHTS)")
     if device:
         parser.add_argument("--device", metavar="D", help="auto, cpu, cuda or cuda:N (default: as the config says)")
-    _add_config_arguments(parser)
+    add_config_arguments(parser)
     parser.set_defaults(model_default=default)
 
 
@@ -85,7 +85,8 @@ def chosen_model(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _add_config_arguments(parser: ScriptParser) -> None:
+def add_config_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add --plugin and the overrides of the config."""
     parser.add_argument(
         "--plugin", action="append", default=[], metavar="P", help="project folder, module or entry point; repeatable"
     )

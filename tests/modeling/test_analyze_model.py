@@ -116,3 +116,18 @@ def test_all_takes_overrides(monkeypatch: pytest.MonkeyPatch, run: Callable) -> 
 def test_one_config_or_all_of_them(arguments: list, call_tool: Callable) -> None:
     status, _, errors = call_tool("analyze_model", *arguments)
     assert status == 2 and "--config-file" in errors
+
+
+def test_a_plugin_may_come_from_the_command_line(call_tool, tmp_path):
+    """A project that the config does not name, as tools/train_net.py takes it."""
+    project = tmp_path / "analysed_project"
+    project.mkdir()
+    (project / "__init__.py").write_text(
+        "from nlvideo.modeling import HEAD, PoolLinearHead\n\n"
+        "@HEAD.register()\nclass AnalysedHead(PoolLinearHead):\n    pass\n"
+    )
+    arguments = ["--config-file", "configs/quickstart/c2d.yaml", "--json", "MODEL.HEAD.NAME", "AnalysedHead"]
+    status, _, errors = call_tool("analyze_model", *arguments)
+    assert status == 2 and "MODEL.HEAD.NAME: unknown HEAD 'AnalysedHead'" in errors
+    status, out, errors = call_tool("analyze_model", *arguments[:3], "--plugin", str(project), *arguments[3:])
+    assert status == 0 and json.loads(out)["params"] > 0, errors
