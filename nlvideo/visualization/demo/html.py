@@ -90,7 +90,7 @@ def frames_html(frames: np.ndarray, position: tuple[int, int, int], seconds: Seq
 
 
 def strip_html(strip: Image.Image) -> str:
-    """A film strip, as wide as it needs to be; a narrow page scrolls it."""
+    """A film strip, as wide as the page lets it be; a narrow page scrolls it."""
     title = "<h3>The positions with the highest weights</h3>"
     return f'{title}<div class="nl-strip"><img alt="film strip with arrows" src="{image_uri(np.asarray(strip))}"></div>'
 

@@ -5,7 +5,7 @@ FONTS = ("Segoe UI", "Roboto", "Helvetica Neue", "Liberation Sans", "Arial", "sa
 CSS = """
 .gradio-container { max-width: 1240px !important; width: 100%; margin: 0 auto; --nl-quiet: #57606a; }
 .dark.gradio-container, .dark .gradio-container { --nl-quiet: #b1bac4; }
-/* A wide film strip scrolls in its box instead of stretching the page. */
+/* A film strip shrinks to the page, and scrolls in its box where it could not be read any more. */
 .gradio-container .column, .gradio-container .block { min-width: 0; }
 .gradio-container .html-container { padding: 0; }
 .gradio-container h1, .gradio-container h2 { margin: 4px 0; }
@@ -46,5 +46,5 @@ ul.nl-key i { width: 12px; height: 12px; border-radius: 2px; }
 .nl-mark { position: absolute; width: 14px; height: 14px; margin: -7px 0 0 -7px; border-radius: 50%;
   border: 3px solid #fff; box-shadow: 0 0 0 2px #000, inset 0 0 0 1px #000; pointer-events: none; }
 .nl-strip { overflow-x: auto; }
-.nl-strip img { max-width: none; }
+.nl-strip img { max-width: max(100%, 720px); height: auto; }
 """
