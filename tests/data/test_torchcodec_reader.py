@@ -68,7 +68,7 @@ def vars_of(index):
 def test_missing_package_is_one_line_and_known_at_the_start(monkeypatch, reader):
     monkeypatch.setitem(sys.modules, "torchcodec.decoders", None)
     with pytest.raises(ImportError, match=r"pip install 'nlvideo\[torchcodec\]'") as caught:
-        VideoMapper(load_cfg(None, ["DATALOADER.READER", reader]), True)
+        VideoMapper(load_cfg(None, ["DATALOADER.READER", reader, "DATALOADER.NUM_WORKERS", "0"]), True)
     assert "\n" not in str(caught.value)
 
 
