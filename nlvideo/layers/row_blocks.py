@@ -57,6 +57,11 @@ class _Tiles:
         planned = torch.compiler.is_compiling()
         self._tile_npQ = None if planned else query_NPD.new_empty(min(N, n.stop), p.stop, Q)
 
+    @property
+    def in_place(self) -> bool:
+        """Whether a tile may be written over."""
+        return self._tile_npQ is not None
+
     def like(self, rows_npD: torch.Tensor) -> torch.Tensor | None:
         """The part that a tile of these rows takes, (n, p, Q); None for new memory."""
         return None if self._tile_npQ is None else self._tile_npQ[: rows_npD.shape[0], : rows_npD.shape[1]]
@@ -71,9 +76,11 @@ def _product(
     return out_nik.baddbmm_(a_nij, b_njk, alpha=alpha, beta=beta)
 
 
-def _weights(logits_npQ: torch.Tensor, f: str, out_npQ: torch.Tensor | None) -> torch.Tensor:
-    """f of a tile's logits, written to ``out``; None for new memory."""
+def _weights(logits_npQ: torch.Tensor, f: str, in_place: bool) -> torch.Tensor:
+    """f of a tile's logits, written over them or to new memory."""
+    out_npQ = logits_npQ if in_place else None
     if f == "softmax":
+        # PyTorch's kernels read a row before they write to it: a second tile would only crowd the cache.
         return torch.softmax(logits_npQ, 2, out=out_npQ)
     return logits_npQ if f == "identity" else torch.clamp(logits_npQ, min=0, out=out_npQ)
 
@@ -95,11 +102,11 @@ class _RowBlocks(torch.autograd.Function):
         query_NPD, key_NQD, value_NQE = widened(query_NPD, key_NQD, value_NQE)
         N, P, _ = query_NPD.shape
         out_NPE = value_NQE.new_empty(N, P, value_NQE.shape[2])
-        logits, weights = _Tiles(query_NPD, key_NQD, max_logits), _Tiles(query_NPD, key_NQD, max_logits)
+        tile = _Tiles(query_NPD, key_NQD, max_logits)
         for n, p in tiles(N, P, key_NQD.shape[1], max_logits):
             query_npD = query_NPD[n, p]
-            logits_npQ = _product(query_npD, key_NQD[n].transpose(1, 2), logits.like(query_npD), alpha=scale)
-            weights_npQ = _weights(logits_npQ, f, weights.like(query_npD))
+            logits_npQ = _product(query_npD, key_NQD[n].transpose(1, 2), tile.like(query_npD), alpha=scale)
+            weights_npQ = _weights(logits_npQ, f, tile.in_place)
             out_NPE[n, p].baddbmm_(weights_npQ, value_NQE[n], beta=0)
         return out_NPE
 
@@ -110,27 +117,26 @@ class _RowBlocks(torch.autograd.Function):
         saved = ctx.saved_tensors
         query_NPD, key_NQD, value_NQE, grad_NPE = widened(*saved, grad_NPE)
         grad_query, grad_key, grad_value = (torch.empty_like(tensor) for tensor in (query_NPD, key_NQD, value_NQE))
-        logits, weights = (_Tiles(query_NPD, key_NQD, ctx.max_logits) for _ in range(2))
+        weights, grads = (_Tiles(query_NPD, key_NQD, ctx.max_logits) for _ in range(2))
         with without_autocast(query_NPD):
             for n, p in tiles(*query_NPD.shape[:2], key_NQD.shape[1], ctx.max_logits):
                 query_npD, key_nQD, grad_npE = query_NPD[n, p], key_NQD[n], grad_NPE[n, p]
-                logits_npQ = _product(query_npD, key_nQD.transpose(1, 2), logits.like(query_npD), alpha=ctx.scale)
-                weights_npQ = _weights(logits_npQ, ctx.f, weights.like(query_npD))
+                logits_npQ = _product(query_npD, key_nQD.transpose(1, 2), weights.like(query_npD), alpha=ctx.scale)
+                weights_npQ = _weights(logits_npQ, ctx.f, weights.in_place)
                 beta = 0 if p.start == 0 else 1  # 0: the memory is new
                 grad_value[n].baddbmm_(weights_npQ.transpose(1, 2), grad_npE, beta=beta)
-                # Written over the logits, which have done their part.
-                grad_logits_npQ = _product(grad_npE, value_NQE[n].transpose(1, 2), logits.like(query_npD))
+                grad_logits_npQ = _product(grad_npE, value_NQE[n].transpose(1, 2), grads.like(query_npD))
                 if ctx.f == "relu":
                     grad_logits_npQ.masked_fill_(weights_npQ == 0, 0)
                 elif ctx.f == "softmax":
                     # The softmax's own backward kernel: one pass instead of three.
                     grad_logits_npQ = torch._softmax_backward_data(
-                        grad_logits_npQ, weights_npQ, 2, weights_npQ.dtype, grad_input=logits.like(query_npD)
+                        grad_logits_npQ, weights_npQ, 2, weights_npQ.dtype, grad_input=grads.like(query_npD)
                     )
                 grad_query[n, p].baddbmm_(grad_logits_npQ, key_nQD, alpha=ctx.scale, beta=0)
                 grad_key[n].baddbmm_(grad_logits_npQ.transpose(1, 2), query_npD, alpha=ctx.scale, beta=beta)
-        grads = (grad_query, grad_key, grad_value)
-        return *(grad.to(tensor.dtype) for grad, tensor in zip(grads, saved)), None, None, None
+        results = (grad_query, grad_key, grad_value)
+        return *(grad.to(tensor.dtype) for grad, tensor in zip(results, saved)), None, None, None
 
 
 def row_block_softmax(
