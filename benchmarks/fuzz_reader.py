@@ -21,6 +21,7 @@ import av
 import numpy as np
 from tqdm import tqdm
 
+from nlvideo.benchmarking.timing import environment
 from nlvideo.data import VideoDecodeError, VideoReader
 
 MUTATIONS = ("flip bits", "random bytes", "zeros", "cut off", "delete", "repeat", "swap", "header")
@@ -154,7 +155,9 @@ def main() -> None:
             bar.set_postfix_str(what, refresh=False)
 
         result = fuzz(arguments.sources, arguments.num, arguments.seed, arguments.timeout_sec, show)
-    print(json.dumps(result, indent=1))
+    names = [source.name for source in arguments.sources]
+    given = {"sources": names, "num": arguments.num, "seed": arguments.seed, "timeout_sec": arguments.timeout_sec}
+    print(json.dumps({"environment": environment()} | given | result, indent=1))
     sys.exit(bool(result["wrong"]))
 
 
