@@ -21,8 +21,9 @@ quickstart: $(VENV)/.installed
 	@echo "    $(RUN) tools/train_net.py --config-file $(CONFIG) MODEL.NONLOCAL.PAIRWISE dot_product OUTPUT_DIR output/quickstart/dot"
 	@echo "  your own videos, one folder per class: see GETTING_STARTED.md"
 
+# Two files of tests at a time, each on one thread: most of a test is not a product of large matrices.
 test: $(VENV)/.installed-dev
-	$(RUN) -m pytest
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile
 
 # The stamps keep a second call from installing again.
 $(VENV)/.installed: setup.py pyproject.toml | $(RUN)

@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -80,7 +81,9 @@ def test_ctrl_c_leaves_what_was_found(tmp_path, make_video):
     command = [sys.executable, str(ROOT / "tools/check_dataset.py"), f"list:{tmp_path}/list.txt", "--num-workers", "1",
                "--json", f"{tmp_path}/found.json"]  # fmt: skip
     pipes = {"stderr": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    process = subprocess.Popen(command, **pipes, start_new_session=True)
+    # A shell's background jobs ignore the signal, and what they start inherits that.
+    listen = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(command, **pipes, start_new_session=True, preexec_fn=listen)
     shown = ""
     while not re.search(rf"[1-9]\d*/{count}", shown):
         character = process.stderr.read(1)
