@@ -141,7 +141,8 @@ def _draw_arrows(
     start = layout.point(layout.query, position[1] + 0.5, position[2] + 0.5)
     largest = float(keys.weights[0]) if len(keys.weights) else 1.0
     # A query in the last frame of its window points to the last frames of other windows.
-    phase = layout.places(maps.queries.window(query)).index(layout.query)
+    # One behind all windows belongs to the last.
+    phase = sum(place < layout.query for place in layout.places(maps.queries.window(query)))
     # The smallest first: larger ones cover them.
     found = list(zip(keys.cells.tolist(), keys.centres.tolist(), (keys.weights / largest).tolist()))[::-1]
     for cell, _, share in found:
