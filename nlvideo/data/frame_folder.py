@@ -105,8 +105,11 @@ class FrameFolder(ConstantRate):
 
     @property
     def frame_bytes(self) -> int:
-        """Bytes of a frame."""
-        return 3 * self.height * self.width
+        """Bytes of a frame; 0 where the first, which nobody may want, does not open."""
+        try:
+            return 3 * self.height * self.width
+        except VideoDecodeError:
+            return 0
 
     def close(self) -> None:
         """Do nothing: no file stays open."""

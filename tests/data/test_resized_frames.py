@@ -30,6 +30,12 @@ def test_parts_give_the_same_pixels_and_hold_no_more_than_allowed(make_video, ma
         video.close()
 
 
+def test_a_damaged_first_image_that_nobody_wants(make_frames, tmp_path):
+    folder = make_frames(tmp_path / "frames", num_frames=4)
+    (tmp_path / "frames" / "00001.jpg").write_bytes(b"no image")
+    assert read_resized(FrameFolder(folder), [1, 3], 24).shape == (2, 24, 36, 3)
+
+
 def test_a_size_that_changes_between_parts(monkeypatch):
     class Changing(FrameArray):
         def get_frames(self, indices):
