@@ -86,7 +86,8 @@ class Predictor:
 
         Args:
             video: a file, a folder of frames, or frames as uint8 (T, H, W, 3), RGB.
-            on_views: called with (views scored so far, of how many), first with 0 when the video has been read.
+            on_views: called with (views scored so far, of how many), first with 0 when the video has been read; never for a
+                model without a ``backbone``.
 
         Returns:
             float32 (num_classes,) on the CPU: probabilities that add up to 1, or one probability for each class where
@@ -147,7 +148,8 @@ class Predictor:
     @torch.no_grad()
     def _score(self, record: dict[str, Any], on_views: Callable[[int, int], None] | None = None) -> torch.Tensor:
         sample = self._mapper(record, None)
-        if on_views is None:
+        backbone = getattr(self.model, "backbone", None)  # which another META_ARCHITECTURE need not have
+        if on_views is None or backbone is None:
             return self.model([sample])[0]["scores"]
         done, total = 0, len(sample["video"])
 
@@ -158,7 +160,7 @@ class Predictor:
             on_views(done, total)
 
         on_views(0, total)
-        hook = self.model.backbone.register_forward_hook(count)
+        hook = backbone.register_forward_hook(count)
         try:
             return self.model([sample])[0]["scores"]
         finally:
