@@ -21,6 +21,7 @@ from nlvideo.engine.errors import RankFailed
 from nlvideo.engine.script import INTERRUPTED, exit_code_of, one_line, traceback_to_show
 from nlvideo.utils.cpus import usable_cpus
 from nlvideo.utils.env import uses_cuda
+from nlvideo.utils.host_memory import keep_freed_memory
 
 logger = logging.getLogger(__name__)
 
@@ -141,6 +142,7 @@ def _rank_main(arguments: tuple, start_method: str, report: Connection) -> None:
     """Run one spawned rank with the arguments of ``_with_process_group``, and tell the parent how it ended."""
     # A spawned process would spawn its loaders' workers, too: each imports torch again and none knows of signals.
     multiprocessing.set_start_method(start_method, force=True)
+    keep_freed_memory()
     try:
         _with_process_group(*arguments)
         report.send(_Outcome(time.time()))

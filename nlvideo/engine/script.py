@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from nlvideo.engine.errors import RankFailed, TooManyFailedVideos, TrainingInterrupted, UnexpectedResults
+from nlvideo.utils.host_memory import keep_freed_memory
 
 DEBUG_VARIABLE = "NLVIDEO_DEBUG"
 INTERRUPTED = 130
@@ -103,6 +104,7 @@ def run_script(
     nobody foresaw keep their traceback.
     """
     args = parser.parse_args(argv)
+    keep_freed_memory()
     try:
         main(args)
     except (Exception, KeyboardInterrupt) as error:
