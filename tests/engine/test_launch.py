@@ -1,17 +1,19 @@
 """Ranks start, agree and end together."""
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from nlvideo.engine.launch import launch, uses_cuda
+from nlvideo.engine.launch import _rank_main, launch, uses_cuda
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -215,3 +217,11 @@ def test_timeout_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_uses_cuda() -> None:
     assert uses_cuda("cuda") and uses_cuda("cuda:1") and not uses_cuda("cpu")
     assert uses_cuda("auto") == torch.cuda.is_available()
+
+
+def test_a_spawned_rank_keeps_freed_memory(monkeypatch):
+    done, module = [], sys.modules[_rank_main.__module__]
+    monkeypatch.setattr(module, "keep_freed_memory", lambda: done.append("kept"))
+    monkeypatch.setattr(module, "_with_process_group", lambda: done.append("ran"))
+    _rank_main((), multiprocessing.get_start_method(), SimpleNamespace(send=lambda outcome: done.append(outcome.exit_code)))
+    assert done == ["kept", "ran", 0]

@@ -1,5 +1,7 @@
 """The film strip: what is drawn, and where."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -97,7 +99,7 @@ def test_a_key_is_marked_in_all_its_frames(make_maps):
         assert (np.abs(marks - ARROW_COLOUR).max(-1) < 12).any()
     # The last frame of nine is behind the windows of four cells, and belongs to the last of them.
     nine, grid = make_maps(weights, [(8, 0, 0)], clip=(9, 16, 16)), Grid((4, 4, 4), (2, 4, 4), (9, 16, 16))
-    draw_film_strip(type(nine)(**{**nine.__dict__, "queries": grid, "keys": grid}), 0)
+    draw_film_strip(replace(nine, queries=grid, keys=grid), 0)
     # A key none of whose frames is shown is marked in the nearest one.
     layout.shown = [1, 7]
     assert layout.places(maps.keys.window((2, 0, 0))) == [0] and layout.places(maps.keys.window((3, 0, 0))) == [1]
