@@ -9,7 +9,7 @@ import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
-from nlvideo.data.video_reader import VideoDecodeError
+from nlvideo.data.video_errors import VideoDecodeError, unreadable
 
 # Frames per second of a stream that does not say: the rate of the authors' videos, and of most cameras.
 _DEFAULT_FPS = Fraction(30)
@@ -106,7 +106,7 @@ class FrameStream:
         except FileNotFoundError:
             raise VideoDecodeError(self.path, "no such file") from None
         except (av.FFmpegError, OSError) as error:
-            raise VideoDecodeError(self.path, getattr(error, "strerror", None) or str(error)) from error
+            raise unreadable(self.path, error) from error
 
 
 def open_camera(index: int) -> FrameStream:

@@ -1,5 +1,9 @@
 """The one error for everything that can be wrong with a video."""
 
+import os
+
+from nlvideo.utils.file_kind import kind_of_file
+
 
 class VideoDecodeError(RuntimeError):
     """A video that cannot be read; ``path`` says which one and ``reason`` why. It pickles across workers."""
@@ -11,3 +15,17 @@ class VideoDecodeError(RuntimeError):
 
     def __str__(self) -> str:
         return f"{self.path}: {self.reason}"
+
+
+def unreadable(path: str, error: BaseException) -> VideoDecodeError:
+    """Return the error for a video that FFmpeg, or the system, cannot read; it says what the file is instead of one.
+
+    Args:
+        path: the video.
+        error: what was raised.
+    """
+    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    if os.path.isfile(path) and os.path.getsize(path) == 0:
+        return VideoDecodeError(path, "the file is empty")
+    kind = kind_of_file(path)
+    return VideoDecodeError(path, f"{reason}; the file holds {kind}" if kind else reason)

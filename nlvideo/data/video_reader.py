@@ -13,7 +13,7 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 
 from nlvideo.data.frame_decoder import FrameDecoder
-from nlvideo.data.video_errors import VideoDecodeError
+from nlvideo.data.video_errors import VideoDecodeError, unreadable
 from nlvideo.data.video_index import IndexCache, VideoIndex
 from nlvideo.utils.time_limit import TimeLimit, TimeLimitExceeded
 
@@ -279,8 +279,7 @@ class VideoReader:
             raise VideoDecodeError(self.path, f"no progress in {self._timeout_sec:g} s, given up") from None
         # PyAV raises ValueError and others of Python's for values in a file that it cannot make sense of.
         except (av.FFmpegError, OSError, ValueError, LookupError, ArithmeticError, MemoryError) as error:
-            reason = "the file is empty" if _is_empty(self.path) else getattr(error, "strerror", None) or str(error)
-            raise VideoDecodeError(self.path, reason or type(error).__name__) from error
+            raise unreadable(self.path, error) from error
 
 
 def rows_by_index(path: str, indices: Sequence[int], num_frames: int) -> dict[int, list[int]]:
@@ -299,7 +298,3 @@ def rows_by_index(path: str, indices: Sequence[int], num_frames: int) -> dict[in
     for row, index in enumerate(indices):
         rows.setdefault(int(index), []).append(row)
     return rows
-
-
-def _is_empty(path: str) -> bool:
-    return os.path.isfile(path) and os.path.getsize(path) == 0
