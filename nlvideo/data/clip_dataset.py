@@ -11,6 +11,7 @@ from nlvideo.data.catalog import Record, source_of
 from nlvideo.data.clip_sampling import VideoTooShort
 from nlvideo.data.video_reader import VideoDecodeError
 from nlvideo.data.workers import WorkerWatch
+from nlvideo.utils.time_limit import given_up
 
 # Records tried in place of one that fails, before the dataset itself is taken to be broken.
 MAX_ATTEMPTS = 20
@@ -104,7 +105,8 @@ class TestDataset(Dataset):
             return {**self.mapper(record, None), **source_of(record), "failed": False}
         except (VideoDecodeError, VideoTooShort) as error:
             sample = {"video": None, "label": self.mapper.target(record), "video_id": record["video_id"]}
-            return {**sample, **source_of(record), "failed": True, "error": error}
+            # The workers of the next test start with what these have given up.
+            return {**sample, **source_of(record), "failed": True, "error": error, "given_up": dict(given_up)}
 
 
 def unusable_dataset(failed: list[tuple[str, str]], errors: list[Exception]) -> ValueError:

@@ -11,6 +11,7 @@ from nlvideo.data.batch_mixing import BatchMixer
 from nlvideo.data.clip_dataset import unusable_dataset
 from nlvideo.data.clip_sampling import VideoTooShort
 from nlvideo.data.workers import WorkerWatch, signals_blocked
+from nlvideo.utils.time_limit import given_up
 
 _logger = logging.getLogger(__name__)
 
@@ -97,6 +98,7 @@ class TestLoader:
             num_samples += 1
             if batch[0]["failed"]:
                 errors.append(batch[0]["error"])
+                given_up.update(batch[0].pop("given_up"))
                 failed.append((batch[0]["file_name"], getattr(errors[-1], "reason", str(errors[-1]))))
                 _logger.warning("%s: %s; it counts as wrong", *failed[-1])
             yield batch

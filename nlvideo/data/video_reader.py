@@ -40,7 +40,7 @@ class VideoReader:
     Args:
         path: the file.
         timeout_sec: a file that takes longer to open, or to give its next frame, is given up, even where it hangs
-            inside FFmpeg; 0: never. Default: see ``DEFAULT_TIMEOUT_SEC``.
+            inside FFmpeg, and in this process not tried again; 0: never. Default: see ``DEFAULT_TIMEOUT_SEC``.
         index_dir: folder where indices are kept, so that later openings need not read all packets; None: nowhere.
 
     Attributes:
@@ -217,7 +217,7 @@ class VideoReader:
 
     def _open(self, index: VideoIndex | None) -> None:
         self._pid = os.getpid()
-        self._limit = TimeLimit(self._timeout_sec)
+        self._limit = TimeLimit(self._timeout_sec, self.path)
         self._decoder = FrameDecoder(self.path, self._limit)
         try:
             self._run(lambda: self._decoder.open(index))
@@ -276,6 +276,7 @@ class VideoReader:
         except FileNotFoundError:
             raise VideoDecodeError(self.path, "no such file") from None
         except (TimeLimitExceeded, av.error.ExitError):
+            self._limit.give_up()
             raise VideoDecodeError(self.path, f"no progress in {self._timeout_sec:g} s, given up") from None
         # PyAV raises ValueError and others of Python's for values in a file that it cannot make sense of.
         except (av.FFmpegError, OSError, ValueError, LookupError, ArithmeticError, MemoryError) as error:

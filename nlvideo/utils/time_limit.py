@@ -23,6 +23,8 @@ class _WorkThread(threading.Thread):
             pass
 
 
+#: what was given up in this process, by subject, and the longest limit that it was given, seconds
+given_up: dict[str, float] = {}
 # Threads that wait for work; a process that was forked has none of its parent's.
 _idle: list[_WorkThread] = []
 if hasattr(os, "register_at_fork"):
@@ -51,6 +53,8 @@ class TimeLimit:
 
     Args:
         seconds: the limit; 0 for none, and then there is no thread either.
+        subject: what the work is about, such as the path of a file. Once given up, it is refused at once in this process,
+            unless it is given more time: each try would cost the whole limit, and another thread. "": not remembered.
 
     Attributes:
         abandoned: some work was left behind. What it used is its own from then on.
@@ -59,16 +63,21 @@ class TimeLimit:
         ValueError: the limit is negative.
     """
 
-    def __init__(self, seconds: float):
+    def __init__(self, seconds: float, subject: str = ""):
         if seconds < 0:
             raise ValueError(f"time limit: got {seconds} s, allowed: 0 (none) or more")
-        self.seconds = seconds
+        self.seconds, self.subject = seconds, subject
         self.abandoned = False
         self._deadline = time.monotonic() + seconds
         self._lock = threading.Lock()
 
+    def give_up(self) -> None:
+        """Remember that the subject used up its time; ``run`` does this itself where the limit ends the work."""
+        if self.subject:
+            given_up[self.subject] = max(self.seconds, given_up.get(self.subject, 0.0))
+
     def progress(self) -> None:
-        """Begin the time anew."""
+        """Start the time again."""
         self._deadline = time.monotonic() + self.seconds
 
     def check(self) -> None:
@@ -88,11 +97,13 @@ class TimeLimit:
             cleanup: closes what the work uses; called on the work's thread, and only if that was left behind.
 
         Raises:
-            TimeLimitExceeded: no progress for ``seconds``.
+            TimeLimitExceeded: no progress for ``seconds``, now or at an earlier try.
         """
-        self.progress()
         if not self.seconds:
             return work()
+        if self.seconds <= given_up.get(self.subject, 0.0):
+            raise TimeLimitExceeded
+        self.progress()
         outcome: list[Result] = []
         errors: list[BaseException] = []
         done = threading.Event()
@@ -114,6 +125,7 @@ class TimeLimit:
         try:
             while not done.wait(max(0.0, self._deadline - time.monotonic())):
                 if time.monotonic() >= self._deadline:
+                    self.give_up()
                     raise TimeLimitExceeded
         except BaseException:  # the limit, or Ctrl-C
             with self._lock:

@@ -108,3 +108,17 @@ def test_interrupt_leaves_running_work_to_itself(monkeypatch):
 def test_negative_limit():
     with pytest.raises(ValueError, match="got -1 s, allowed: 0"):
         TimeLimit(-1)
+
+
+def test_what_was_given_up_is_refused_at_once_unless_it_gets_more_time():
+    release = threading.Event()
+    with pytest.raises(TimeLimitExceeded):
+        TimeLimit(0.1, "a.mp4").run(release.wait, lambda: None)
+    threads, start = threading.active_count(), time.monotonic()
+    for seconds in (0.1, 0.05):
+        with pytest.raises(TimeLimitExceeded):
+            TimeLimit(seconds, "a.mp4").run(pytest.fail, pytest.fail)
+    assert threading.active_count() == threads and time.monotonic() - start < 0.05
+    for limit in (TimeLimit(10, "a.mp4"), TimeLimit(0, "a.mp4"), TimeLimit(0.1, "b.mp4"), TimeLimit(0.1)):
+        assert limit.run(lambda: 3, pytest.fail) == 3
+    release.set()
