@@ -174,7 +174,9 @@ def _key_named(key: str) -> Iterator[None]:
     try:
         yield
     except (ValueError, LookupFailed) as error:
-        raise type(error)(f"{key}: {error}") from None
+        # Not type(error): some classes, such as UnicodeError, take other arguments.
+        kind = LookupFailed if isinstance(error, LookupFailed) else ValueError
+        raise kind(f"{key}: {error}") from None
 
 
 def _sampler_class(cfg: CfgNode) -> Callable:

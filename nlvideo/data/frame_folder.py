@@ -14,6 +14,7 @@ from nlvideo.data.frame_array import FrameArray
 from nlvideo.data.shard_files import local_video_path
 from nlvideo.data.sliding_window import Window
 from nlvideo.data.torchcodec_reader import TorchCodecReader
+from nlvideo.data.video_files import IMAGE_EXTENSIONS
 from nlvideo.data.video_reader import DEFAULT_TIMEOUT_SEC, VideoDecodeError, VideoReader, rows_by_index
 from nlvideo.utils.errors import one_of
 
@@ -23,7 +24,6 @@ READERS = {
     "torchcodec": TorchCodecReader,
     "torchcodec_cuda": partial(TorchCodecReader, device="cuda"),
 }
-IMAGE_EXTENSIONS = (".jpeg", ".jpg", ".png")
 
 
 class FrameFolder(ConstantRate):

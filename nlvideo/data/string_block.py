@@ -16,7 +16,8 @@ class StringBlock(Sequence[str]):
     The arrays are torch tensors, because those reach a spawned worker as shared memory and not as a copy.
 
     Args:
-        data: uint8, UTF-8 text; what lies outside the intervals does not matter.
+        data: uint8, UTF-8 text, or names as the file system has them (``surrogateescape``); what lies outside the
+            intervals does not matter.
         starts: int64 (N,), first byte of each text.
         ends: int64 (N,), the byte after its last.
     """
@@ -29,7 +30,7 @@ class StringBlock(Sequence[str]):
         """Copy texts into a block."""
         data, ends = bytearray(), []
         for string in strings:
-            data += string.encode()
+            data += string.encode(errors="surrogateescape")
             ends.append(len(data))
         bounds = np.array([0, *ends], np.int64)
         # An empty buffer cannot become an array.
@@ -51,7 +52,7 @@ class StringBlock(Sequence[str]):
 
     def __getitem__(self, index: int) -> str:
         start, end = int(self._starts[index]), int(self._ends[index])
-        return self._data.numpy()[start:end].tobytes().decode()
+        return self._data.numpy()[start:end].tobytes().decode(errors="surrogateescape")
 
     def __iter__(self) -> Iterator[str]:
         return (self[index] for index in range(len(self)))

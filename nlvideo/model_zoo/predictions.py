@@ -1,6 +1,7 @@
 """Predictions of many videos: what is kept of each, as tables and as a JSON file."""
 
 import json
+import logging
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -11,11 +12,13 @@ from typing import Any, BinaryIO
 
 import torch
 
-from nlvideo.data.datasets.folder import VIDEO_EXTENSIONS
-from nlvideo.data.frame_folder import IMAGE_EXTENSIONS
+from nlvideo.data.video_files import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
+from nlvideo.data.video_files import find_videos as find_videos_below
 from nlvideo.model_zoo.predictor import Predictor
 from nlvideo.utils.file_io import atomic_write
 from nlvideo.utils.logger import create_table
+
+logger = logging.getLogger(__name__)
 
 FORMAT, VERSION = "nlvideo predictions", 1
 _DIGITS = 6
@@ -42,7 +45,9 @@ class Prediction:
 
 
 def find_videos(path: str) -> list[str]:
-    """Return the videos that a path means: a file or a folder of frames itself, else all video files below a folder.
+    """Return the videos that a path means: a file or a folder of frames itself, else all videos below a folder.
+
+    What is left out below the folder is counted in the log; see ``nlvideo.data.video_files.find_videos``.
 
     Raises:
         FileNotFoundError: there is nothing of that name.
@@ -52,14 +57,15 @@ def find_videos(path: str) -> list[str]:
         raise FileNotFoundError(f"no video {path!r}: no such file or folder")
     if not os.path.isdir(path):
         return [path]
-    inside = sorted(Path(path).rglob("*"))
-    visible = [p for p in inside if not any(part.startswith(".") for part in p.relative_to(path).parts)]
-    videos = [str(p) for p in visible if p.suffix.lower() in VIDEO_EXTENSIONS and p.is_file()]
-    if videos:
-        return videos
-    if any(p.parent == Path(path) and p.suffix.lower() in IMAGE_EXTENSIONS for p in visible):
+    found = find_videos_below(path)
+    if found.videos:
+        if text := found.describe():
+            logger.warning("%s: left out: %s", path, text)
+        return [str(Path(path, video)) for video in found.videos]
+    if any(name.lower().endswith(IMAGE_EXTENSIONS) and not name.startswith(".") for name in os.listdir(path)):
         return [path]
-    raise ValueError(f"{path}: no videos in the folder ({', '.join(VIDEO_EXTENSIONS)}), and no frames")
+    without = f"; left out: {text}" if (text := found.describe()) else ""
+    raise ValueError(f"{path}: no videos in the folder ({', '.join(VIDEO_EXTENSIONS)}), and no frames{without}")
 
 
 def merge_windows(predictor: Predictor, timeline: Iterable[Scored]) -> list[tuple[float, float, str, float]]:

@@ -87,12 +87,12 @@ def atomic_write(path: str, write: Callable[[BinaryIO], object]) -> None:
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
-    """Write a text file in UTF-8, whole or not at all; its folder must exist.
+    """Write a text file in UTF-8, whole or not at all; its folder must exist. Names of files keep their bytes.
 
     Raises:
         OSError: the file cannot be written.
     """
-    atomic_write(os.fspath(path), lambda file: file.write(text.encode()))
+    atomic_write(os.fspath(path), lambda file: file.write(text.encode(errors="surrogateescape")))
 
 
 def write_json(path: str, content: Any) -> None:

@@ -23,19 +23,23 @@ def scores(label: int, value: float = 0.93) -> torch.Tensor:
     return rest
 
 
-def test_videos_of_a_folder(tmp_path: Path) -> None:
+def test_videos_of_a_folder(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for name in ("b.mp4", "a/c.AVI", "a/notes.txt", ".hidden.mp4", ".trash/d.mp4", "a/e.webm"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     assert find_videos(str(tmp_path)) == [str(tmp_path / name) for name in ("a/c.AVI", "a/e.webm", "b.mp4")]
+    assert "left out: not videos by their extension: 1 (a/notes.txt)" in caplog.text
     assert find_videos(str(tmp_path / "a/notes.txt")) == [str(tmp_path / "a/notes.txt")]
 
 
 def test_a_folder_of_frames_is_one_video(tmp_path: Path, make_frames) -> None:
     folder = make_frames(tmp_path / "frames", num_frames=2)
     assert find_videos(folder) == [folder]
-    with pytest.raises(ValueError, match=r"no videos in the folder \(.avi, .*\), and no frames"):
-        find_videos(str(tmp_path))
+    assert find_videos(str(tmp_path)) == [folder]
+    (tmp_path / "none").mkdir()
+    (tmp_path / "none/a.txt").touch()
+    with pytest.raises(ValueError, match=r"no videos in the folder \(.264, .*\), and no frames; left out: .* \(a.txt\)"):
+        find_videos(str(tmp_path / "none"))
     with pytest.raises(FileNotFoundError, match="no video 'nowhere': no such file or folder"):
         find_videos("nowhere")
 

@@ -1,27 +1,28 @@
 """``folder:DIR``: one folder of videos per class, labelled in the alphabetical order of the folders."""
 
-import os
-from collections.abc import Iterator
+import functools
+import logging
 from pathlib import Path
 
 import numpy as np
 
 from nlvideo.data.catalog import MetadataCatalog
-from nlvideo.data.frame_folder import IMAGE_EXTENSIONS
 from nlvideo.data.records import Labels, TableRecords
 from nlvideo.data.string_block import StringBlock
+from nlvideo.data.video_files import VIDEO_EXTENSIONS, FoundVideos, find_videos
 
-VIDEO_EXTENSIONS = (".avi", ".flv", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv")
+# A run reads its test sets several times, and says a thing once.
+_warn_once = functools.cache(logging.getLogger(__name__).warning)
 
 
 def load_folder(name: str) -> TableRecords:
     """Return the records of ``folder:DIR`` and note its classes in the ``MetadataCatalog``.
 
-    Videos are found at any depth below a class folder, and so are folders of frames; hidden files and folders are
-    skipped, and images that lie in the class folder itself belong to no video.
+    Videos are found at any depth below a class folder, and so are folders of frames, see ``find_videos``. What is left
+    out is counted in the log.
 
     Raises:
-        ValueError: the folder does not exist or has no folders for classes in it.
+        ValueError: the folder does not exist, has no folders for classes in it, or a class has no video.
     """
     root = Path(name.removeprefix("folder:")).expanduser().absolute()
     if not root.is_dir():
@@ -29,12 +30,20 @@ def load_folder(name: str) -> TableRecords:
     classes = folder_classes(root)
     if not classes:
         raise ValueError(f"{name}: expected one folder per class in {root}, found no folders")
-    videos, counts = [], []
+    videos, counts, left_out = [], [], FoundVideos()
+    for path in sorted(root.iterdir()):
+        if path.suffix.lower() in VIDEO_EXTENSIONS and not path.name.startswith(".") and path.name not in classes:
+            left_out.leave_out(path.name, "not in the folder of a class")
     for class_name in classes:
-        # A folder comes before what is in it, whatever character its name ends with.
-        found = sorted(set(_find_videos(root, class_name)), key=lambda video: video.split("/"))
-        videos.append(StringBlock.from_strings(found))
-        counts.append(len(found))
+        found = find_videos(str(root / class_name))
+        if not found.videos:
+            without = f" (left out: {text})" if (text := found.describe()) else ""
+            raise ValueError(f"{name}: the class {class_name!r} has no video{without}; allowed: at least one in each folder")
+        videos.append(StringBlock.from_strings(f"{class_name}/{video}" for video in found.videos))
+        counts.append(len(found.videos))
+        left_out.add(found, class_name)
+    if text := left_out.describe():
+        _warn_once("%s: left out: %s", name, text)
     labels = np.repeat(np.arange(len(classes)), counts)
     MetadataCatalog.get(name).classes = classes
     return TableRecords(str(root), StringBlock.concatenate(videos), Labels(labels))
@@ -45,18 +54,3 @@ def folder_classes(root: Path) -> list[str]:
     if not root.is_dir():
         return []
     return sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
-
-
-def _find_videos(root: Path, class_name: str) -> Iterator[str]:
-    """Yield the videos of a class, relative to the root."""
-    for folder, folders, files in os.walk(root / class_name):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        inside = Path(folder).relative_to(root).as_posix()
-        for name in [*folders, *files]:
-            extension = os.path.splitext(name)[1].lower()
-            if name.startswith("."):
-                continue
-            if extension in VIDEO_EXTENSIONS:
-                yield f"{inside}/{name}"
-            elif extension in IMAGE_EXTENSIONS and inside != class_name:
-                yield inside

@@ -1,5 +1,8 @@
 """A folder per class."""
 
+import os
+import shutil
+
 import pytest
 
 from nlvideo.data.catalog import MetadataCatalog
@@ -11,20 +14,27 @@ def test_folders_are_classes_in_alphabetical_order(tmp_path):
     for name in ("walk/b.mp4", "walk/a.AVI", "run/deep/c.webm", *others):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    (tmp_path / "empty class").mkdir()
     name = f"folder:{tmp_path}"
     assert get_dataset(name) == [
-        {"file_name": str(tmp_path / "run/deep/c.webm"), "label": 1, "video_id": "run/deep/c.webm"},
-        {"file_name": str(tmp_path / "walk/a.AVI"), "label": 2, "video_id": "walk/a.AVI"},
-        {"file_name": str(tmp_path / "walk/b.mp4"), "label": 2, "video_id": "walk/b.mp4"},
+        {"file_name": str(tmp_path / "run/deep/c.webm"), "label": 0, "video_id": "run/deep/c.webm"},
+        {"file_name": str(tmp_path / "walk/a.AVI"), "label": 1, "video_id": "walk/a.AVI"},
+        {"file_name": str(tmp_path / "walk/b.mp4"), "label": 1, "video_id": "walk/b.mp4"},
     ]
-    assert MetadataCatalog.get(name).classes == ["empty class", "run", "walk"]
+    assert MetadataCatalog.get(name).classes == ["run", "walk"]
 
 
 def test_errors(tmp_path):
     with pytest.raises(ValueError, match=f"there is no folder {tmp_path}/nothing"):
         get_dataset(f"folder:{tmp_path}/nothing")
+    for name in ("a.mp4", "full/a.mp4", "half empty/notes.txt", "half empty/b.part"):
+        (tmp_path / "set" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "set" / name).touch()
+    message = r"the class 'half empty' has no video \(left out: not videos by their extension: 2 \(b.part, notes.txt\)\)"
+    with pytest.raises(ValueError, match=message) as caught:
+        get_dataset(f"folder:{tmp_path}/set")
+    assert "\n" not in str(caught.value)
     (tmp_path / "a.mp4").touch()
+    shutil.rmtree(tmp_path / "set")
     with pytest.raises(ValueError, match="expected one folder per class in .*, found no folders"):
         get_dataset(f"folder:{tmp_path}")
 
@@ -39,3 +49,34 @@ def test_folders_of_frames_are_videos(tmp_path, make_frames, make_video):
     assert [(record["video_id"], record["label"]) for record in records] == [
         ("run/a", 0), ("run/deep/b", 0), ("walk/c.mp4", 1),
     ]  # fmt: skip
+
+
+def test_what_cameras_write_and_linked_folders_count_too(tmp_path, caplog):
+    cameras = ("b.MTS", "c.m2ts", "d.3gp", "e.ogv", "f.vob", "g.asf", "h.mxf", "i.f4v", "j.h264")
+    for name in ("d/run/a.mp4", *(f"d/walk/{name}" for name in cameras), "more/k.mp4", "d/walk/notes.txt", "d/stray.mp4"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "d/walk/session").symlink_to("../../more")
+    (tmp_path / "d/walk/gone.mp4").symlink_to("nowhere.mp4")
+    (tmp_path / "more/back").symlink_to("../d/walk")
+    (tmp_path / "more/self").symlink_to("self")
+    records = get_dataset(f"folder:{tmp_path}/d")
+    assert [record["video_id"] for record in records] == [
+        "run/a.mp4", *(f"walk/{name}" for name in cameras), "walk/session/k.mp4",
+    ]  # fmt: skip
+    for reason in ("broken links: 2 (walk/gone.mp4, walk/session/self)", "(walk/notes.txt)", "class: 1 (stray.mp4)",
+                   "links to folders that are in it already: 1 (walk/session/back)"):  # fmt: skip
+        assert reason in caplog.text
+    caplog.clear()
+    get_dataset(f"folder:{tmp_path}/d")
+    assert not caplog.text, "said again"
+
+
+def test_names_that_are_not_utf8(tmp_path, make_video):
+    folder = os.fsencode(tmp_path / "e")
+    for name in (b"a\xe9/x.mp4", b"b/caf\xe9.mp4"):
+        os.makedirs(os.path.dirname(os.path.join(folder, name)))
+        os.rename(make_video(tmp_path / "x.mp4", num_frames=4), os.path.join(folder, name))
+    records = get_dataset(f"folder:{tmp_path}/e")
+    assert [os.fsencode(r["file_name"]) for r in records] == [folder + b"/a\xe9/x.mp4", folder + b"/b/caf\xe9.mp4"]
+    assert MetadataCatalog.get(f"folder:{tmp_path}/e").classes == [os.fsdecode(b"a\xe9"), "b"]

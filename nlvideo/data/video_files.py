@@ -1,0 +1,102 @@
+"""Which files are videos, and all videos below a folder. What is left out is counted."""
+
+import os
+from collections import Counter, deque
+from dataclasses import dataclass, field
+
+IMAGE_EXTENSIONS = (".jpeg", ".jpg", ".png")
+# What FFmpeg opens and programs and cameras write.
+VIDEO_EXTENSIONS = (
+    ".264", ".265", ".3g2", ".3gp", ".asf", ".avi", ".divx", ".dv", ".f4v", ".flv", ".gif", ".h264", ".h265", ".hevc",
+    ".ivf", ".m2ts", ".m2v", ".m4v", ".mjpeg", ".mjpg", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".ogv",
+    ".ts", ".vob", ".webm", ".wmv", ".y4m",
+)  # fmt: skip
+_NAMED = 3
+
+
+@dataclass
+class FoundVideos:
+    """What is below a folder.
+
+    Attributes:
+        videos: video files and folders of frames, relative to the folder; a folder comes before what is in it.
+        left_out: number of the other files and links, by the reason.
+        examples: of each reason the first few.
+    """
+
+    videos: list[str] = field(default_factory=list)
+    left_out: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, list[str]] = field(default_factory=dict)
+
+    def leave_out(self, path: str, reason: str) -> None:
+        """Count a file that is no video."""
+        self.left_out[reason] += 1
+        if self.left_out[reason] <= _NAMED:
+            self.examples.setdefault(reason, []).append(path)
+
+    def add(self, other: "FoundVideos", folder: str) -> None:
+        """Count what was left out in a folder of this one, too."""
+        self.left_out.update(other.left_out)
+        for reason, paths in other.examples.items():
+            self.examples[reason] = [*self.examples.get(reason, []), *(f"{folder}/{path}" for path in paths)][:_NAMED]
+
+    def describe(self) -> str:
+        """Return what was left out, such as ``broken links: 1 (run/a.mp4)``; an empty text where nothing was."""
+        parts = []
+        for reason, count in self.left_out.items():
+            parts.append(f"{reason}: {count} ({', '.join(self.examples[reason])}{', ...' if count > _NAMED else ''})")
+        return "; ".join(parts)
+
+
+def find_videos(root: str) -> FoundVideos:
+    """Return the videos at any depth below a folder.
+
+    Links to folders are followed, and each folder is entered once. Hidden files and folders are skipped and not
+    counted. A folder below the root that holds images is a video; images in the root itself belong to no video.
+
+    Args:
+        root: a local folder.
+    """
+    found, videos, entered = FoundVideos(), set(), set()
+    folders = deque([""])
+    while folders:
+        inside = folders.pop()
+        try:
+            status = os.stat(os.path.join(root, inside))
+            entries = sorted(os.scandir(os.path.join(root, inside)), key=lambda entry: entry.name)
+        except OSError:
+            found.leave_out(inside, "folders that cannot be read")
+            continue
+        if (status.st_dev, status.st_ino) in entered:
+            found.leave_out(inside, "links to folders that are in it already")
+            continue
+        entered.add((status.st_dev, status.st_ino))
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            path = f"{inside}/{entry.name}".lstrip("/")
+            kind, extension = _kind_of(entry), os.path.splitext(entry.name)[1].lower()
+            if kind == "folder":
+                # Links last, so that a folder counts at its own place.
+                (folders.appendleft if entry.is_symlink() else folders.append)(path)
+            if kind in ("file", "folder") and extension in VIDEO_EXTENSIONS:
+                videos.add(path)
+            elif kind == "file" and extension in IMAGE_EXTENSIONS and inside:
+                videos.add(inside)
+            elif kind == "file":
+                found.leave_out(path, "not videos by their extension")
+            elif kind != "folder":
+                found.leave_out(path, kind)
+    found.videos = sorted(videos, key=lambda video: video.split("/"))
+    return found
+
+
+def _kind_of(entry: os.DirEntry) -> str:
+    try:
+        if entry.is_dir():
+            return "folder"
+        if entry.is_file():
+            return "file"
+    except OSError:  # a link that leads to itself
+        pass
+    return "broken links" if entry.is_symlink() else "neither files nor folders"
