@@ -160,14 +160,13 @@ def predict_file(
     predictions: list["Prediction"], on_window: Callable | None = None, on_views: Callable[[int, int], None] | None = None,
 ) -> None:  # fmt: skip
     """Predict a whole video and, where that is asked for, its windows; Ctrl-C leaves those that are done."""
-    from nlvideo.data import FrameStream
     from nlvideo.model_zoo.predictions import Prediction
 
     prediction = Prediction(path, predictor.scores(path, on_views))
     predictions.append(prediction)
     if output or args.window_sec is not None or args.stride_sec is not None:
         try:
-            with FrameStream(path) as stream:
+            with predictor.open_stream(path) as stream:
                 follow(args, predictor, stream, output, prediction, on_window)
         except Exception:  # what cannot be read to its end is no prediction; Ctrl-C is not one of these
             predictions.remove(prediction)

@@ -26,15 +26,19 @@ def resize_short_side(frames: torch.Tensor, short_side: int) -> torch.Tensor:
     Returns:
         uint8 (T, H', W', 3); the input itself where its short side is right already.
     """
-    height, width = frames.shape[1:3]
-    short = min(height, width)
-    if short == short_side:
+    size = resized_size(*frames.shape[1:3], short_side)
+    if size == frames.shape[1:3]:
         return frames
-    # In integers: height * (short_side / height) in floats may end one pixel short.
-    size = (height * short_side // short, width * short_side // short)
     # Torch's fast case, which comes out the same way.
     channels_last = frames.permute(0, 3, 1, 2)
     return F.interpolate(channels_last, size=size, mode="bilinear", align_corners=False).permute(0, 2, 3, 1)
+
+
+def resized_size(height: int, width: int, short_side: int) -> tuple[int, int]:
+    """Return height and width of a frame after ``resize_short_side``."""
+    # In integers: height * (short_side / height) in floats may end one pixel short.
+    short = min(height, width)
+    return height * short_side // short, width * short_side // short
 
 
 def jitter_short_side(frames: torch.Tensor, short_side_range: Sequence[int], rng: np.random.Generator) -> torch.Tensor:

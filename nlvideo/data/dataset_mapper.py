@@ -12,6 +12,7 @@ from nlvideo.data.catalog import Record
 from nlvideo.data.clip_augmentations import ClipAugmentation, augment_clip, build_clip_augmentations
 from nlvideo.data.clip_sampling import CLIP_SAMPLER, ClipSampler
 from nlvideo.data.frame_folder import FrameFolder, open_video
+from nlvideo.data.pixel_limits import PixelLimits
 from nlvideo.data.random_boxes import random_resized_crop
 from nlvideo.data.resized_frames import read_resized
 from nlvideo.data.torchcodec_reader import load_video_decoder
@@ -85,6 +86,7 @@ class VideoMapper:
         self.flip_views = flip_views
         self.num_classes = num_classes
         self.reading = reading or {}
+        self.pixels = self.reading.get("pixels", PixelLimits())
         if self.reading.get("reader", "pyav").startswith("torchcodec"):
             load_video_decoder()  # what is missing is found out here and not in a worker
         self.crop_area_range, self.crop_aspect_range = crop_area_range, crop_aspect_range
@@ -154,8 +156,10 @@ class VideoMapper:
             indices = [first + index for index in needed]
             if self.is_train:
                 frames = video.get_frames(indices)
+                size = augmentation.resized_size(*frames.shape[1:3], self.short_side_range[1])
+                self.pixels.check_clip(video.path, len(indices), *size)
             else:
-                frames = read_resized(video, indices, self.short_side_range[0]).numpy()
+                frames = read_resized(video, indices, self.short_side_range[0], self.pixels).numpy()
             labels = [record["label"]] * len(clips)
             if self.is_train and "label_spans" in record:
                 labels = [_active_labels(record, video, first + min(clip), first + max(clip)) for clip in clips]
@@ -186,7 +190,12 @@ class VideoMapper:
 def reading_options(cfg: CfgNode) -> dict[str, Any]:
     """Return the keyword arguments of ``open_video`` that a config asks for."""
     loader = cfg.DATALOADER
-    return {"reader": loader.READER, "timeout_sec": loader.VIDEO_TIMEOUT_SEC, "index_dir": loader.INDEX_DIR or None}
+    return {
+        "reader": loader.READER,
+        "timeout_sec": loader.VIDEO_TIMEOUT_SEC,
+        "index_dir": loader.INDEX_DIR or None,
+        "pixels": PixelLimits(loader.MAX_FRAME_PIXELS, loader.MAX_CLIP_PIXELS),
+    }
 
 
 def _active_labels(record: Record, video: VideoReader | FrameFolder, first: int, last: int) -> list[int]:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import av
 import numpy as np
 
+from nlvideo.data.pixel_limits import PixelLimits
 from nlvideo.data.video_errors import VideoDecodeError
 from nlvideo.data.video_index import VideoIndex, shown_order, to_stamps
 from nlvideo.utils.time_limit import TimeLimit
@@ -34,6 +35,7 @@ class FrameDecoder:
     Args:
         path: the file.
         limit: the time that opening, and then each frame, may take.
+        pixels: how large a frame may be.
 
     Attributes:
         index: after ``open``.
@@ -41,9 +43,9 @@ class FrameDecoder:
         num_decoded: frames that came out of the decoder so far.
     """
 
-    def __init__(self, path: str, limit: TimeLimit):
+    def __init__(self, path: str, limit: TimeLimit, pixels: PixelLimits):
         self.path, self.num_decoded = path, 0
-        self._limit = limit
+        self._limit, self._pixels = limit, pixels
         self._container: av.container.InputContainer | None = None
         self._from_start = False  # no seeking in this file
         self._end_run()
@@ -103,6 +105,7 @@ class FrameDecoder:
         self._codec = self._stream.codec_context
         if self._codec is None:
             raise VideoDecodeError(self.path, "FFmpeg has no decoder for the video stream")
+        self._pixels.apply(self.path, self._codec)
         # The loader's workers are the parallelism.
         self._codec.thread_count, self._codec.thread_type = 1, "NONE"
         self.frame_bytes = 3 * self._codec.width * self._codec.height
@@ -260,7 +263,8 @@ class FrameDecoder:
             # Decoders hand timestamps on from packets to frames: so each frame says where it comes from.
             packet.pts = position
         self._codec.skip_frame = "NONREF" if skip else "DEFAULT"
-        frames = self._codec.decode(packet)
+        with self._pixels.explained(self.path, self._codec):
+            frames = self._codec.decode(packet)
         if frames:
             self._limit.progress()
             self.num_decoded += len(frames)

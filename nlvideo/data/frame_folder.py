@@ -11,6 +11,7 @@ from PIL import Image
 
 from nlvideo.data.constant_rate import ConstantRate
 from nlvideo.data.frame_array import FrameArray
+from nlvideo.data.pixel_limits import PixelLimits
 from nlvideo.data.shard_files import local_video_path
 from nlvideo.data.sliding_window import Window
 from nlvideo.data.torchcodec_reader import TorchCodecReader
@@ -36,6 +37,7 @@ class FrameFolder(ConstantRate):
     Args:
         path: the folder.
         fps: frames per second; images carry none. None: seconds cannot be turned into frames.
+        pixels: how large frames may be, and all frames of one call together.
 
     Attributes:
         num_frames, fps: see ``ConstantRate``.
@@ -48,8 +50,8 @@ class FrameFolder(ConstantRate):
 
     rotation = 0
 
-    def __init__(self, path: str | os.PathLike, fps: float | None = None):
-        self.path = os.fspath(path)
+    def __init__(self, path: str | os.PathLike, fps: float | None = None, pixels: PixelLimits = PixelLimits()):
+        self.path, self._pixels = os.fspath(path), pixels
         self.fps = float(fps or 0)
         with self._errors("the folder"):
             self._names = sorted(filter(_is_frame, os.listdir(self.path)), key=_natural_key)
@@ -76,6 +78,7 @@ class FrameFolder(ConstantRate):
         for index, rows in rows_by_index(self.path, indices, self.num_frames).items():
             image = self._decode(index, short_side)
             if frames is None:
+                self._pixels.check_clip(self.path, len(indices), *image.shape[:2])
                 frames = np.empty((len(indices), *image.shape), np.uint8)
             if image.shape != frames.shape[1:]:
                 sizes = f"from {frames.shape[1:3]} to {image.shape[:2]}"
@@ -123,9 +126,11 @@ class FrameFolder(ConstantRate):
     def _decode(self, index: int, short_side: int | None = None) -> np.ndarray:
         name = self._names[index]
         with self._errors(name), Image.open(os.path.join(self.path, name)) as image:
+            self._pixels.check_frame(self.path, image.height, image.width)
             image = image.convert("RGB")
             if short_side:
                 size = [max(short_side, length * short_side // min(image.size)) for length in image.size]
+                self._pixels.check_frame(self.path, *size[::-1])
                 image = image.resize(size, Image.Resampling.BILINEAR)
             return np.asarray(image)
 
@@ -156,6 +161,7 @@ def open_video(
     reader: str = "pyav",
     timeout_sec: float = DEFAULT_TIMEOUT_SEC,
     index_dir: str | os.PathLike | None = None,
+    pixels: PixelLimits = PixelLimits(),
 ) -> VideoReader | FrameFolder | FrameArray | Window:
     """Open a video file, a folder of frames, or frames in memory; all are read alike.
 
@@ -165,6 +171,7 @@ def open_video(
         fps: frames per second of a folder or an array; the others know their own.
         reader: of files, a name in ``READERS``.
         timeout_sec, index_dir: of files, see ``VideoReader``.
+        pixels: how large frames may be, of files and folders.
 
     Raises:
         ValueError: an unknown reader, or an array that is not frames.
@@ -182,8 +189,8 @@ def open_video(
     except OSError as error:
         raise VideoDecodeError(os.fspath(path), f"not fetched: {error}") from None
     if os.path.isdir(path):
-        return FrameFolder(path, fps)
-    return READERS[reader](path, timeout_sec, index_dir)
+        return FrameFolder(path, fps, pixels)
+    return READERS[reader](path, timeout_sec, index_dir, pixels)
 
 
 def _is_frame(name: str) -> bool:

@@ -9,6 +9,7 @@ import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
+from nlvideo.data.pixel_limits import PixelLimits
 from nlvideo.data.video_errors import VideoDecodeError, unreadable
 
 # Frames per second of a stream that does not say: the rate of the authors' videos, and of most cameras.
@@ -27,9 +28,9 @@ class StreamFrame:
         self._frame, self._reformatter = frame, reformatter
 
     @property
-    def rgb_bytes(self) -> int:
-        """Bytes that ``to_rgb`` takes."""
-        return 3 * self._frame.height * self._frame.width
+    def size(self) -> tuple[int, int]:
+        """Height and width as stored, pixels."""
+        return self._frame.height, self._frame.width
 
     def to_rgb(self) -> np.ndarray:
         """Return the pixels, uint8 (H, W, 3), RGB, upright; the same as ``VideoReader`` gives."""
@@ -47,9 +48,11 @@ class FrameStream:
     Args:
         path: the file, or the device.
         format: the input format of FFmpeg where the file does not show it, e.g. "v4l2" of a camera.
+        pixels: how large frames may be, and all frames of a window together.
 
     Attributes:
         path: as given.
+        pixels: as given.
         fps: average frames per second; 30 where the stream does not say.
         duration_sec: as the file states it, for progress bars; 0.0 where it does not.
         tick: half of the unit of the timestamps, seconds: differences up to it mean nothing.
@@ -58,8 +61,8 @@ class FrameStream:
         VideoDecodeError: the file is missing or not a video; also while it is iterated, where it is damaged.
     """
 
-    def __init__(self, path: str | os.PathLike, format: str | None = None):
-        self.path = os.fspath(path)
+    def __init__(self, path: str | os.PathLike, format: str | None = None, pixels: PixelLimits = PixelLimits()):
+        self.path, self.pixels = os.fspath(path), pixels
         self._container = None
         if os.path.isdir(self.path):
             raise VideoDecodeError(self.path, "a folder of frames has no times; a stream needs a video file")
@@ -68,6 +71,7 @@ class FrameStream:
             self._stream = self._container.streams.best("video")
             if self._stream is None:
                 raise VideoDecodeError(self.path, "no video stream")
+            pixels.apply(self.path, self._stream.codec_context)
         self._stream.thread_type = "AUTO"
         self._rate = self._stream.average_rate or self._stream.guessed_rate or _DEFAULT_FPS
         self.fps = float(self._rate)
@@ -77,7 +81,7 @@ class FrameStream:
     def __iter__(self) -> Iterator[StreamFrame]:
         reformatter = VideoReformatter()
         first, seconds = None, Fraction(0)
-        with self._errors():
+        with self._errors(), self.pixels.explained(self.path, self._stream.codec_context):
             for number, frame in enumerate(self._container.decode(self._stream)):
                 first = frame.pts if number == 0 else first
                 stamped = None if None in (first, frame.pts) else (frame.pts - first) * self._stream.time_base

@@ -40,7 +40,7 @@ class Window:
     @property
     def frame_bytes(self) -> int:
         """Bytes of a frame as RGB."""
-        return self.frames[0].rgb_bytes
+        return 3 * math.prod(self.frames[0].size)
 
     def get_frames(self, indices: Sequence[int]) -> np.ndarray:
         """Return frames of the window by index, in the order given: uint8 (T, H, W, 3), RGB.
@@ -111,6 +111,7 @@ def _slide(stream: FrameStream, length: Fraction, stride: Fraction) -> Iterator[
             if not held:
                 start = _start_before(frame, start, length, stride, stream.tick)
         held.append(frame)
+        stream.pixels.check_clip(stream.path, len(held), *frame.size)
     if held:
         end = max(start, held[-1].seconds + Fraction(1 / stream.fps).limit_denominator(10**6))
         end = min(end, start + length)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from nlvideo.data.pixel_limits import PixelLimits
 from nlvideo.data.video_errors import VideoDecodeError
 from nlvideo.data.video_index import VideoIndex
 from nlvideo.data.video_reader import DEFAULT_TIMEOUT_SEC, VideoReader, rows_by_index
@@ -25,6 +26,7 @@ class TorchCodecReader(VideoReader):
         path: the file.
         timeout_sec: see ``VideoReader``; here for all frames of one call.
         index_dir: see ``VideoReader``.
+        pixels: see ``VideoReader``; the size is the one that the header says.
         device: "cpu", or "cuda" for NVDEC; frames are returned on the CPU all the same.
 
     Raises:
@@ -37,12 +39,13 @@ class TorchCodecReader(VideoReader):
         path: str | os.PathLike,
         timeout_sec: float = DEFAULT_TIMEOUT_SEC,
         index_dir: str | os.PathLike | None = None,
+        pixels: PixelLimits = PixelLimits(),
         device: str = "cpu",
     ):
         self._device = device
         self._torchcodec: Any = None
         self._video_decoder = load_video_decoder()
-        super().__init__(path, timeout_sec, index_dir)
+        super().__init__(path, timeout_sec, index_dir, pixels)
 
     def get_frames(self, indices: Sequence[int], short_side: int | None = None) -> np.ndarray:
         """Return frames by index, in the order given; see ``VideoReader``, also for what it raises.
@@ -57,6 +60,8 @@ class TorchCodecReader(VideoReader):
         def _read() -> np.ndarray:
             if self._torchcodec is None:
                 self._torchcodec = self._open_torchcodec()
+            size = self._torchcodec.metadata.height, self._torchcodec.metadata.width
+            self._pixels.check_clip(self.path, len(indices), *size)
             try:
                 return self._torchcodec.get_frames_at([int(index) for index in indices]).data.cpu().numpy()
             # torchcodec has one kind of error for everything.

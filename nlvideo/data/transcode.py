@@ -11,6 +11,7 @@ import av
 from av.filter import Graph
 
 from nlvideo.data.frame_folder import open_video
+from nlvideo.data.pixel_limits import PixelLimits
 from nlvideo.data.video_reader import VideoDecodeError, VideoReader
 from nlvideo.utils.file_io import local_path
 
@@ -112,6 +113,7 @@ def _encode(source: str, out: str, options: TranscodeOptions, origin: str) -> No
     with av.open(source, metadata_errors="replace") as before, av.open(out, "w", format="mp4") as after:
         stream = before.streams.best("video")
         stream.codec_context.thread_count = 1
+        PixelLimits().apply(source, stream.codec_context)
         encoder = _add_stream(after, options, height, width, Fraction(stream.average_rate or _DEFAULT_RATE), time_base)
         after.metadata["comment"] = origin
         count = 0

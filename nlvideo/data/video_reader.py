@@ -13,6 +13,7 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 
 from nlvideo.data.frame_decoder import FrameDecoder
+from nlvideo.data.pixel_limits import PixelLimits
 from nlvideo.data.video_errors import VideoDecodeError, unreadable
 from nlvideo.data.video_index import IndexCache, VideoIndex
 from nlvideo.utils.time_limit import TimeLimit, TimeLimitExceeded
@@ -42,6 +43,7 @@ class VideoReader:
         timeout_sec: a file that takes longer to open, or to give its next frame, is given up, even where it hangs
             inside FFmpeg, and in this process not tried again; 0: never. Default: see ``DEFAULT_TIMEOUT_SEC``.
         index_dir: folder where indices are kept, so that later openings need not read all packets; None: nowhere.
+        pixels: how large frames may be, and all frames of one call together.
 
     Attributes:
         num_frames: frames in the video stream (FFmpeg's "best" one where there are several).
@@ -61,9 +63,11 @@ class VideoReader:
         path: str | os.PathLike,
         timeout_sec: float = DEFAULT_TIMEOUT_SEC,
         index_dir: str | os.PathLike | None = None,
+        pixels: PixelLimits = PixelLimits(),
     ):
         self.path = os.fspath(path)
         self._timeout_sec = timeout_sec
+        self._pixels = pixels
         # One scaler for all frames: a frame's own conversion sets up a scaler, and its threads, every time.
         self._reformatter = VideoReformatter()
         self._geometry: tuple[int, int, int] | None = None
@@ -99,6 +103,7 @@ class VideoReader:
             for index, frame in self._decoder.frames(sorted(rows)):
                 image = self._to_rgb(frame, short_side)
                 if frames is None:
+                    self._pixels.check_clip(self.path, len(indices), *image.shape[:2])
                     frames = np.empty((len(indices), *image.shape), np.uint8)
                 if image.shape != frames.shape[1:]:
                     sizes = f"from {frames.shape[1:3]} to {image.shape[:2]}"
@@ -218,7 +223,7 @@ class VideoReader:
     def _open(self, index: VideoIndex | None) -> None:
         self._pid = os.getpid()
         self._limit = TimeLimit(self._timeout_sec, self.path)
-        self._decoder = FrameDecoder(self.path, self._limit)
+        self._decoder = FrameDecoder(self.path, self._limit, self._pixels)
         try:
             self._run(lambda: self._decoder.open(index))
         except BaseException:
@@ -249,6 +254,7 @@ class VideoReader:
         if short_side:
             # As torch's own resize rounds.
             width, height = (max(short_side, length * short_side // min(width, height)) for length in (width, height))
+        self._pixels.check_frame(self.path, height, width)
         turns = round(frame.rotation / 90) % 4
         # Not frame.to_ndarray(format=...): it sets up a scaler with threads for every frame, slower than the decoding.
         options = {"width": width, "height": height, "interpolation": "BILINEAR"} if short_side else {}

@@ -9,7 +9,7 @@ import torch
 
 from nlvideo.config import CfgNode
 from nlvideo.data.clip_sampling import VideoTooShort
-from nlvideo.data.dataset_mapper import MAPPER
+from nlvideo.data.dataset_mapper import MAPPER, reading_options
 from nlvideo.data.frame_stream import FrameStream
 from nlvideo.data.sliding_window import Window, slide
 from nlvideo.model_zoo.trained import get, trained_config
@@ -118,9 +118,17 @@ class Predictor:
             VideoDecodeError: the file cannot be read.
             ValueError: a wrong window or stride.
         """
-        with FrameStream(path) as stream:
+        with self.open_stream(path) as stream:
             windows = self.score_windows(stream, window_sec, stride_sec)
             return [(window.start_sec, window.end_sec, scores) for window, scores in windows]
+
+    def open_stream(self, path: str | os.PathLike) -> FrameStream:
+        """Open a video file for ``score_windows``, with the config's limits of size.
+
+        Raises:
+            VideoDecodeError: the file cannot be read.
+        """
+        return FrameStream(path, pixels=reading_options(self.cfg)["pixels"])
 
     def score_windows(
         self, stream: FrameStream, window_sec: float | None = None, stride_sec: float | None = None

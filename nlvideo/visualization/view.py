@@ -57,14 +57,14 @@ def load_view(
     cfg.defrost()
     cfg.TEST.NUM_CLIPS, cfg.TEST.NUM_CROPS, cfg.TEST.FLIP = 1, 1, False
     mapper = VideoMapper(cfg, False)
-    with open_video(path) as video:
+    with open_video(path, **mapper.reading) as video:
         first = 0 if start_sec is None else video.index_at(start_sec)
         end = video.num_frames if end_sec is None else video.index_at(end_sec)
         if first >= end:
             to = "the end" if end_sec is None else f"{end_sec:g} s"
             raise VideoDecodeError(video.path, f"no frames from {start_sec or 0:g} s to {to}")
         indices = [first + index for index in mapper.clip_sampler(end - first, None)[0]]
-        resized = read_resized(video, indices, mapper.short_side_range[0])
+        resized = read_resized(video, indices, mapper.short_side_range[0], mapper.pixels)
         original = (video.height, video.width)
     crop = augmentation.uniform_crops(resized, mapper.crop_size, 1)[0]
     sides = list(zip(original, resized.shape[1:3], crop.shape[1:3]))

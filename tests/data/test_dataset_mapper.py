@@ -9,6 +9,7 @@ import torch
 from nlvideo.config import get_cfg, load_cfg
 from nlvideo.data.clip_sampling import RandomClip, SegmentClip, UniformClips, VideoTooShort
 from nlvideo.data.dataset_mapper import MAPPER, VideoMapper
+from nlvideo.data.pixel_limits import PixelLimits
 from nlvideo.data.video_reader import VideoDecodeError, VideoReader
 
 
@@ -174,6 +175,9 @@ def test_from_config():
 
 def test_config_says_how_files_are_read(tmp_path):
     options = ["DATALOADER.VIDEO_TIMEOUT_SEC", "7", "DATALOADER.INDEX_DIR", str(tmp_path / "index")]
+    options += ["DATALOADER.MAX_FRAME_PIXELS", "1000", "DATALOADER.MAX_CLIP_PIXELS", "9000"]
     mapper = VideoMapper(load_cfg(None, options), True)
-    assert mapper.reading == {"reader": "pyav", "timeout_sec": 7.0, "index_dir": str(tmp_path / "index")}
+    pixels = PixelLimits(1000, 9000)
+    expected = {"reader": "pyav", "timeout_sec": 7.0, "index_dir": str(tmp_path / "index"), "pixels": pixels}
+    assert mapper.reading == expected
     assert VideoMapper(load_cfg(None, []), False).reading["index_dir"] is None

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from nlvideo.data import FrameStream, VideoDecodeError, VideoReader, open_video, slide
+from nlvideo.data.pixel_limits import PixelLimits
 
 
 class Frame:
@@ -23,7 +24,7 @@ class Frame:
 class Stream:
     """A stream of such frames at given tenths of a second, which remembers who is still alive."""
 
-    path, fps, tick = "stream", 10.0, Fraction(1, 1000)
+    path, fps, tick, pixels = "stream", 10.0, Fraction(1, 1000), PixelLimits(clip=60)
 
     def __init__(self, tenths):
         self.tenths = tenths
@@ -106,3 +107,9 @@ def test_a_window_is_a_video():
 def test_wrong_lengths_are_refused_at_once(window_sec, stride_sec, message):
     with pytest.raises(ValueError, match=message):
         slide(Stream([]), window_sec, stride_sec)
+
+
+def test_a_window_that_is_too_large_is_an_error():
+    assert len(list(slide(Stream(range(20)), 1.5, 1.5))) == 2  # 15 frames of 2 x 2 pixels
+    with pytest.raises(VideoDecodeError, match="stream: 16 frames of 2x2 pixels, allowed: 60 pixels a clip"):
+        list(slide(Stream(range(20)), 1.6, 1.6))
