@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 from nlvideo.data.constant_rate import ConstantRate
 from nlvideo.data.frame_array import FrameArray
@@ -25,6 +25,8 @@ READERS = {
     "torchcodec": TorchCodecReader,
     "torchcodec_cuda": partial(TorchCodecReader, device="cuda"),
 }
+# EXIF orientations that swap height and width.
+_SIDEWAYS = (5, 6, 7, 8)
 
 
 class FrameFolder(ConstantRate):
@@ -42,7 +44,7 @@ class FrameFolder(ConstantRate):
     Attributes:
         num_frames, fps: see ``ConstantRate``.
         height, width: size of the frames, pixels.
-        rotation: 0; extracted frames are upright.
+        rotation: 0; frames are returned upright, as the EXIF orientation of a JPEG says.
 
     Raises:
         VideoDecodeError: the folder is missing, is not a folder or holds no image.
@@ -127,7 +129,7 @@ class FrameFolder(ConstantRate):
         name = self._names[index]
         with self._errors(name), Image.open(os.path.join(self.path, name)) as image:
             self._pixels.check_frame(self.path, image.height, image.width)
-            image = image.convert("RGB")
+            image = _to_rgb(image)
             if short_side:
                 size = [max(short_side, length * short_side // min(image.size)) for length in image.size]
                 self._pixels.check_frame(self.path, *size[::-1])
@@ -138,7 +140,8 @@ class FrameFolder(ConstantRate):
         if self._size is None:
             # Opening reads the header only.
             with self._errors(self._names[0]), Image.open(os.path.join(self.path, self._names[0])) as image:
-                self._size = (image.height, image.width)
+                size = (image.height, image.width)
+                self._size = size[::-1] if _orientation(image) in _SIDEWAYS else size
         return self._size
 
     @contextlib.contextmanager
@@ -191,6 +194,21 @@ def open_video(
     if os.path.isdir(path):
         return FrameFolder(path, fps, pixels)
     return READERS[reader](path, timeout_sec, index_dir, pixels)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """The pixels of an image, upright, 8 bits in each of three channels."""
+    if _orientation(image) != 1:
+        image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):
+        # Grey of 16 bits, which Pillow's own conversion clips at 255.
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    return image.convert("RGB")
+
+
+def _orientation(image: Image.Image) -> int:
+    # A PNG would be decoded in search of it, and says it almost never.
+    return 1 if image.format == "PNG" else image.getexif().get(ExifTags.Base.Orientation, 1)
 
 
 def _is_frame(name: str) -> bool:

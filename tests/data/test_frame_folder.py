@@ -143,3 +143,34 @@ def test_frames_at_times_and_scaled(tmp_path, make_frames, frame_index):
         assert [frame_index(frame) for frame in frames] == [0, 0, 1, 1, 19, 19]
         small = video.get_frames([4, 7], short_side=16)
         assert small.shape == (2, 16, 24, 3) and [frame_index(frame) for frame in small] == [4, 7]
+
+
+def test_sixteen_bits_keep_their_scale(tmp_path):
+    ramp = np.linspace(0, 65535, 64).astype(np.uint16)
+    for number in (1, 2):
+        Image.fromarray(np.tile(ramp // number, (4, 1))).save(tmp_path / f"{number}.png")
+    assert Image.open(tmp_path / "1.png").mode.startswith("I")
+    with FrameFolder(tmp_path) as video:
+        frames = video.get_frames([0, 1])
+    assert frames[0, 0, [0, 16, 32, 63]].tolist() == [[0] * 3, [65] * 3, [130] * 3, [255] * 3]
+    assert (frames[1, ..., 0] == ramp // 2 >> 8).all()
+
+
+@pytest.mark.parametrize(
+    "orientation, corners",
+    [(1, "RGBK"), (2, "GRKB"), (3, "KBGR"), (4, "BKRG"), (5, "RBGK"), (6, "BRKG"), (7, "KGBR"), (8, "GKRB")],
+)
+def test_photos_are_turned_upright(tmp_path, orientation, corners):
+    """The corners, as EXIF 2.32 defines the orientations: top left, top right, bottom left, bottom right."""
+    colours = {"R": (255, 0, 0), "G": (0, 255, 0), "B": (0, 0, 255), "K": (0, 0, 0)}
+    stored = np.array([[colours["R"], colours["G"]], [colours["B"], colours["K"]]], np.uint8).repeat(16, 0).repeat(24, 1)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(stored).save(tmp_path / "1.jpg", exif=exif, quality=95)
+    with FrameFolder(tmp_path) as video:
+        frame = video.get_frames([0])[0]
+        assert frame.shape[:2] == (video.height, video.width) == ((32, 48) if orientation < 5 else (48, 32))
+        video.check()
+    found = [min(colours, key=lambda name: np.abs(frame[y, x].astype(int) - colours[name]).sum())
+             for y, x in ((4, 4), (4, -4), (-4, 4), (-4, -4))]  # fmt: skip
+    assert "".join(found) == corners
