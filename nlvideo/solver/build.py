@@ -68,9 +68,8 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     """
     solver = cfg.SOLVER
     groups = parameter_groups(model, solver.WEIGHT_DECAY, solver.WEIGHT_DECAY_NORM)
-    # Before 2.5 the fused kernels refuse 1x1x1 convolutions whose gradients differ in the strides of axes of length 1.
     # None leaves the choice among the other forms to PyTorch.
-    fused = True if solver.FUSED and torch.__version__ >= (2, 5) else None
+    fused = True if solver.FUSED else None
     if solver.OPTIMIZER == "SGD":
         optimizer = torch.optim.SGD(
             groups, lr=solver.BASE_LR, momentum=solver.MOMENTUM, nesterov=solver.NESTEROV, fused=fused
@@ -79,8 +78,32 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         optimizer = torch.optim.AdamW(groups, lr=solver.BASE_LR, betas=tuple(solver.BETAS), fused=fused)
     else:
         raise ValueError(f"SOLVER.OPTIMIZER: got {solver.OPTIMIZER!r}, allowed: 'SGD', 'AdamW'")
+    if solver.OPTIMIZER == "SGD" and solver.MOMENTUM:
+        for group in groups:
+            for parameter in group["params"]:
+                # Zeros give the first step that PyTorch makes without them. But where a gradient scaler skips the first
+                # step, the fused kernels leave the momentum that PyTorch makes there without any value.
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    optimizer.register_load_state_dict_pre_hook(keep_settings)
     optimizer.register_load_state_dict_post_hook(match_layouts)
     return optimizer
+
+
+def keep_settings(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -> dict[str, Any] | None:
+    """Return a saved state with the settings of this optimizer (momentum, weight decay, ...) in place of the saved ones.
+
+    The configuration says what they are, and the checkpoint where the run was; PyTorch takes both from the latter.
+
+    Raises:
+        ValueError: the state is of another kind of optimizer.
+    """
+    ours, saved = optimizer.param_groups, state_dict["param_groups"]
+    if len(ours) != len(saved):
+        return None  # PyTorch says what is wrong.
+    if any(("betas" in mine) != ("betas" in theirs) for mine, theirs in zip(ours, saved)):
+        raise ValueError(f"it is not of {type(optimizer).__name__}: SOLVER.OPTIMIZER was another one")
+    groups = [{**mine, "params": theirs["params"]} for mine, theirs in zip(ours, saved)]
+    return {**state_dict, "param_groups": groups}
 
 
 def match_layouts(optimizer: torch.optim.Optimizer) -> None:

@@ -183,7 +183,6 @@ def test_clip_refusals(setting, named):
 gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
 
 
-@pytest.mark.skipif(torch.__version__ < (2, 5), reason="torch 2.5 fuses where strides of axes of length 1 differ")
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=gpu)])
 @pytest.mark.parametrize("name", ["SGD", "AdamW"])
 @pytest.mark.parametrize("memory_format", [torch.channels_last_3d, torch.contiguous_format])
@@ -218,3 +217,56 @@ def test_a_loaded_state_takes_the_memory_format_of_the_weights(name):
             found = other.state[ours][key]
             assert torch.equal(found, value)
             assert value.shape != ours.shape or found.stride() == ours.stride()
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("name", ["SGD", "AdamW"])
+def test_a_first_step_that_a_gradient_scaler_skips_leaves_no_trace(name, fused):
+    junk = [torch.full((1 << 16,), float("nan")) for _ in range(200)]  # what new memory may hold
+    del junk
+    weights = []
+    for skipped in (1, 0):
+        layer = nn.Linear(1 << 16, 1, bias=False)
+        nn.init.ones_(layer.weight)
+        optimizer = build_optimizer(_cfg(OPTIMIZER=name, FUSED=fused), layer)
+        scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+        for step in range(-skipped, 3):
+            optimizer.zero_grad()
+            scaler.scale((layer.weight * (float("inf") if step < 0 else 0.5)).sum()).backward()
+            scaler.unscale_(optimizer)
+            scaler.step(optimizer)
+            scaler.update()
+        weights.append(layer.weight.detach())
+    assert torch.isfinite(weights[0]).all() and not torch.equal(weights[0], torch.ones_like(weights[0]))
+    assert torch.equal(*weights)
+
+
+def test_momentum_of_zeros_makes_the_steps_that_pytorch_makes():
+    torch.manual_seed(0)
+    ours, theirs = nn.Linear(3, 2), nn.Linear(3, 2)
+    theirs.load_state_dict(ours.state_dict())
+    settings = {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 1e-4, "fused": True}
+    optimizers = build_optimizer(_cfg(BASE_LR=0.1, FUSED=True), ours), torch.optim.SGD(theirs.parameters(), **settings)
+    for _ in range(3):
+        x = torch.randn(4, 3)
+        for model, optimizer in zip((ours, theirs), optimizers):
+            optimizer.zero_grad()
+            model(x).square().sum().backward()
+            optimizer.step()
+    assert torch.equal(ours.weight, theirs.weight) and torch.equal(ours.bias, theirs.bias)
+
+
+def test_a_resumed_optimizer_has_the_settings_of_the_config():
+    model = _Net()
+    saved = build_optimizer(_cfg(), model).state_dict()
+    optimizer = build_optimizer(_cfg(MOMENTUM=0.5, WEIGHT_DECAY=0.25, FUSED=False), model)
+    optimizer.load_state_dict(saved)
+    group = optimizer.param_groups[0]
+    assert (group["momentum"], group["weight_decay"], group["fused"]) == (0.5, 0.25, None)
+
+
+def test_the_state_of_another_kind_of_optimizer_is_refused():
+    model = _Net()
+    saved = build_optimizer(_cfg(OPTIMIZER="AdamW"), model).state_dict()
+    with pytest.raises(ValueError, match="it is not of SGD: SOLVER.OPTIMIZER was another one"):
+        build_optimizer(_cfg(), model).load_state_dict(saved)
