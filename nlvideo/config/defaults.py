@@ -195,8 +195,7 @@ _C.DATALOADER.MAX_FAILED_FRACTION = 0.01
 _C.SOLVER = CN()
 # "SGD" or "AdamW".
 _C.SOLVER.OPTIMIZER = "SGD"
-# PyTorch's fused form of it (from torch 2.5 on): the same update to rounding, in one pass over the weights. On a GPU it
-# can be told on the device to skip a step, so that the loop need not wait for the loss of each (not measured there).
+# PyTorch's fused form of it: the same update to rounding, in one pass over the weights.
 _C.SOLVER.FUSED = True
 # Clips per optimizer step over all ranks (Sec. 4.1: 8 GPUs x 8 clips).
 _C.SOLVER.CLIPS_PER_BATCH = 64

@@ -212,8 +212,6 @@ class DefaultTrainer(SimpleTrainer):
 
     def save(self, name: str, tag_last: bool = True) -> None:
         """Save a checkpoint; call it on every rank."""
-        # On every rank, before any of them begins.
-        self.settle()
         # With the names of the classes: the data may be far from where the model is used.
         names = dataset_classes(self.cfg.DATASETS.TRAIN)
         self.checkpointer.save(name, tag_last=tag_last, **({"classes": names} if names else {}))
@@ -222,7 +220,6 @@ class DefaultTrainer(SimpleTrainer):
 
     def evaluate(self) -> Results:
         """Test the current weights, or their average where there is one, without disturbing the training."""
-        self.settle()
         with preserved_rng(), nullcontext() if self.ema is None else self.ema.apply():
             return self.test(self.cfg, self.bare_model)
 

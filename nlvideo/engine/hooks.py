@@ -106,8 +106,6 @@ class PeriodicWriter(HookBase):
         """Write if it is time."""
         done = self.trainer.iter + 1
         if done % self._period == 0 or self.trainer.is_last_step or is_due(done, self._eval_period):
-            # A loss that ends the run is in the error, not in the files.
-            self.trainer.settle()
             for writer in self._writers:
                 writer.write()
 

@@ -1,6 +1,7 @@
 """The training loop: hooks around one step. Everything else of the engine is a hook, or builds one of these."""
 
 import logging
+import math
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator
@@ -10,9 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from nlvideo.engine.device_copy import DeviceCopy
 from nlvideo.engine.errors import TrainingInterrupted
-from nlvideo.engine.loss_check import LossCheck, can_skip
 from nlvideo.engine.rng import preserved_rng
 from nlvideo.utils import comm
 from nlvideo.utils.events import EventStorage
@@ -111,7 +110,6 @@ class TrainerBase:
                     self._call_hooks("after_step")
                     if self.stop_reason:
                         break
-                self.settle()
             finally:
                 self._call_hooks("after_train")
         if self.stop_reason and not self.is_last_step:
@@ -121,16 +119,12 @@ class TrainerBase:
         """Do the work of one iteration."""
         raise NotImplementedError
 
-    def settle(self) -> None:
-        """Wait for what a step has put off, and raise what it raises; call it before anything is saved or tested."""
-
     def _call_hooks(self, method: str) -> None:
         for hook in self.hooks:
             getattr(hook, method)()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the number of finished iterations, the scalars so far and the hooks' states by name."""
-        self.settle()
         hooks = {hook.name: hook.state_dict() for hook in self.hooks}
         return {
             "iteration": self.iter + 1,
@@ -158,9 +152,8 @@ class SimpleTrainer(TrainerBase):
     All scalars that the model puts into the event storage during a step are averaged over its batches and over the
     ranks, so every rank must put the same names.
 
-    Where the optimizer is a fused one on a GPU, and no gradient scaler reads it, nothing of a step makes the CPU wait for
-    the GPU: scalars are read when somebody asks the storage for them, and the loss is checked one step later; see
-    ``LossCheck`` for what holds then.
+    Of a step on a GPU the CPU waits for one number, the loss: one that is not finite must end the run before the weights
+    change. All other scalars stay on the device until somebody asks the storage for them.
     """
 
     def __init__(
@@ -172,7 +165,6 @@ class SimpleTrainer(TrainerBase):
         amp_dtype: torch.dtype | None = None,
         accumulate: int = 1,
         clip: Callable[[Iterable[nn.Parameter]], torch.Tensor | None] | None = None,
-        delay_check: bool | None = None,
     ):
         """Put model, data and optimizer together.
 
@@ -183,7 +175,6 @@ class SimpleTrainer(TrainerBase):
             amp_dtype: ``torch.bfloat16`` or ``torch.float16`` for mixed precision, the latter with a gradient scaler.
             accumulate: batches per step. Losses are averaged over them, so that k batches of n equal one of k * n.
             clip: changes gradients in place, may return their norm.
-            delay_check: check the loss one step later where the optimizer can skip a step on the device; None: on a GPU.
         """
         super().__init__()
         self.model = model.train()
@@ -197,16 +188,12 @@ class SimpleTrainer(TrainerBase):
         # (file, reason) of the videos of this step that could not be read, for a hook to take away.
         self.failed_files: list[tuple[str, str]] = []
         self._iterator: Iterator[Any] | None = None
-        self._delay_check = self.device.type == "cuda" if delay_check is None else delay_check
-        self._loss_check = LossCheck()
-        self._to_device = DeviceCopy(self.device)
 
     def run_step(self) -> None:
         """Train on ``accumulate`` batches.
 
         Raises:
-            FloatingPointError: the loss is not finite, of this step or of the one before where that was not looked at
-                yet; the weights are those from before it.
+            FloatingPointError: the loss is not finite; the weights are those from before the step.
         """
         self.optimizer.zero_grad()
         data_time = 0.0
@@ -220,26 +207,16 @@ class SimpleTrainer(TrainerBase):
                     sums[name] = sums.get(name, 0.0) + value / self.accumulate
         # The loss is checked on the average over the ranks, so that all of them stop at the same place.
         scalars = comm.reduce_dict(sums)
-        delayed = self._delay_check and not self.scaler.is_enabled() and can_skip(self.optimizer)
-        self._loss_check.begin_step(scalars, self.iter, self.optimizer, delayed)
+        _check_finite(scalars, self.iter)
         self._call_hooks("after_backward")
         self.scaler.unscale_(self.optimizer)
         norm = self.clip(self.model.parameters()) if self.clip else None
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        self._loss_check.end_step(self.optimizer)
         if norm is not None:
             scalars["grad_norm"] = norm
         self.storage.put_scalars(**scalars)
         self.storage.put_scalar("data_time", data_time)
-
-    def settle(self) -> None:
-        """Check the loss of the last step, if that was put off.
-
-        Raises:
-            FloatingPointError: it is not finite.
-        """
-        self._loss_check.settle()
 
     def _next_batch(self) -> Any:
         if self._iterator is None:
@@ -251,7 +228,7 @@ class SimpleTrainer(TrainerBase):
             batch = next(self._iterator)
         if isinstance(batch, dict):
             self.failed_files += batch.pop("failed", ())
-        return self._to_device(batch)
+        return batch
 
     def _gradient_sync(self, last: bool) -> AbstractContextManager:
         # Ranks exchange gradients once per step, in the last backward pass.
@@ -268,3 +245,13 @@ class SimpleTrainer(TrainerBase):
         scalars = {**inner.latest_tensors(self.device), **losses, "total_loss": total}
         # In double precision, as plain numbers would be.
         return {name: value.detach().double() for name, value in scalars.items()}
+
+
+def _check_finite(scalars: dict[str, torch.Tensor], iteration: int) -> None:
+    if math.isfinite(scalars["total_loss"]):
+        return
+    losses = ", ".join(f"{name} = {float(value)}" for name, value in scalars.items() if "loss" in name)
+    raise FloatingPointError(
+        f"iteration {iteration}: the loss is not finite ({losses}). Weights and checkpoints are as before it;"
+        " lower SOLVER.BASE_LR, lengthen SOLVER.WARMUP_ITERS or clip gradients"
+    )

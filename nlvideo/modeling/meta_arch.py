@@ -21,7 +21,8 @@ META_ARCH = Registry(
 
     Called with ``obj(cfg)``; returns an ``nn.Module``. In training mode ``forward`` takes one batch,
     ``{"video": uint8 (N, C, T, H, W), "label": int64 (N,), or float (N, K), multi-hot or the shares of mixed clips,
-    "video_id": list[str]}``, and returns ``dict[str, scalar loss]``. In eval mode it takes a list of videos,
+    "video_id": list[str]}``, and returns ``dict[str, scalar loss]``. A loader's batches are on the CPU: the model moves what
+    it uses to its own device. In eval mode it takes a list of videos,
     ``{"video": uint8 (V, C, T, H, W), "video_id": str, ...}`` with V views each, and returns a list of
     ``{"video_id": str, "scores": float32 (K,) on the CPU}`` in the same order, with "views": float32 (V, K) where
     TEST.KEEP_VIEWS asks for the scores of each view.
