@@ -7,9 +7,9 @@ from fractions import Fraction
 
 import av
 import numpy as np
-from av.video.reformatter import VideoReformatter
 
 from nlvideo.data.pixel_limits import PixelLimits
+from nlvideo.data.upright import RgbConverter
 from nlvideo.data.video_errors import VideoDecodeError, unreadable
 
 # Frames per second of a stream that does not say: the rate of the authors' videos, and of most cameras.
@@ -23,9 +23,9 @@ class StreamFrame:
         seconds: from the first frame of the stream to this one.
     """
 
-    def __init__(self, seconds: Fraction, frame: av.VideoFrame, reformatter: VideoReformatter):
+    def __init__(self, seconds: Fraction, frame: av.VideoFrame, converter: RgbConverter):
         self.seconds = seconds
-        self._frame, self._reformatter = frame, reformatter
+        self._frame, self._converter = frame, converter
 
     @property
     def size(self) -> tuple[int, int]:
@@ -34,9 +34,7 @@ class StreamFrame:
 
     def to_rgb(self) -> np.ndarray:
         """Return the pixels, uint8 (H, W, 3), RGB, upright; the same as ``VideoReader`` gives."""
-        image = self._reformatter.reformat(self._frame, format="rgb24", threads=1).to_ndarray()
-        turns = round(self._frame.rotation / 90) % 4
-        return np.rot90(image, turns) if turns else image
+        return self._converter(self._frame)
 
 
 class FrameStream:
@@ -79,7 +77,7 @@ class FrameStream:
         self.tick = self._stream.time_base / 2
 
     def __iter__(self) -> Iterator[StreamFrame]:
-        reformatter = VideoReformatter()
+        converter = RgbConverter()
         first, seconds = None, Fraction(0)
         with self._errors(), self.pixels.explained(self.path, self._stream.codec_context):
             for number, frame in enumerate(self._container.decode(self._stream)):
@@ -88,7 +86,7 @@ class FrameStream:
                 # Some containers have no timestamps, and some files two frames at one time.
                 is_later = stamped is not None and (number == 0 or stamped > seconds)
                 seconds = stamped if is_later else seconds + 1 / self._rate if number else seconds
-                yield StreamFrame(seconds, frame, reformatter)
+                yield StreamFrame(seconds, frame, converter)
 
     def close(self) -> None:
         """Close the file; may be called more than once."""

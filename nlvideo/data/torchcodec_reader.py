@@ -69,7 +69,7 @@ class TorchCodecReader(VideoReader):
                 raise VideoDecodeError(self.path, _first_line(error)) from error
 
         frames = self._run(_read)
-        self._geometry = self._geometry or (*frames.shape[1:3], int(self._torchcodec.metadata.rotation or 0) % 360)
+        self._geometry = self._geometry or (*frames.shape[1:3], int(self._torchcodec.metadata.rotation or 0) % 360, False)
         return frames
 
     def check(self) -> None:

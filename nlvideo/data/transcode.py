@@ -12,6 +12,7 @@ from av.filter import Graph
 
 from nlvideo.data.frame_folder import open_video
 from nlvideo.data.pixel_limits import PixelLimits
+from nlvideo.data.upright import Orientation
 from nlvideo.data.video_reader import VideoDecodeError, VideoReader
 from nlvideo.utils.file_io import local_path
 
@@ -107,7 +108,7 @@ def _encode(source: str, out: str, options: TranscodeOptions, origin: str) -> No
     if os.path.isdir(source):
         raise ValueError("a folder of frames: transcoding is for video files")
     with open_video(source) as video:
-        num_frames, rotation = video.num_frames, video.rotation
+        num_frames, orientation = video.num_frames, Orientation(video.rotation, video.mirrored)
         height, width = output_size(video.height, video.width, options.short_side)
         times, time_base = _show_times(video)
     with av.open(source, metadata_errors="replace") as before, av.open(out, "w", format="mp4") as after:
@@ -117,7 +118,7 @@ def _encode(source: str, out: str, options: TranscodeOptions, origin: str) -> No
         encoder = _add_stream(after, options, height, width, Fraction(stream.average_rate or _DEFAULT_RATE), time_base)
         after.metadata["comment"] = origin
         count = 0
-        for frame in _filtered(before.decode(stream), stream, height, width, rotation):
+        for frame in _filtered(before.decode(stream), stream, height, width, orientation):
             if count == 0:
                 _copy_colours(frame, encoder)
             if count < num_frames:
@@ -165,14 +166,14 @@ def _show_times(video: VideoReader) -> tuple[list[int], Fraction]:
 
 
 def _filtered(
-    frames: Iterator[av.VideoFrame], stream: av.VideoStream, height: int, width: int, rotation: int
+    frames: Iterator[av.VideoFrame], stream: av.VideoStream, height: int, width: int, orientation: Orientation
 ) -> Iterator[av.VideoFrame]:
     """Turn frames upright, scale and convert them."""
     graph, layout = None, None
     for frame in frames:
         if graph is None:
             layout = (frame.width, frame.height, frame.format.name)
-            graph = _build_graph(frame, stream, height, width, rotation)
+            graph = _build_graph(frame, stream, height, width, orientation)
         if (frame.width, frame.height, frame.format.name) != layout:
             raise VideoDecodeError(stream.container.name, f"the frame size changes to {frame.height}x{frame.width}")
         # Frames without timestamps would be held back.
@@ -181,12 +182,12 @@ def _filtered(
         yield graph.pull()
 
 
-def _build_graph(frame: av.VideoFrame, stream: av.VideoStream, height: int, width: int, rotation: int) -> Graph:
+def _build_graph(frame: av.VideoFrame, stream: av.VideoStream, height: int, width: int, orientation: Orientation) -> Graph:
     graph = Graph()
     chain = [graph.add_buffer(template=stream, width=frame.width, height=frame.height, format=frame.format)]
     # "cclock": counter-clockwise by 90 degrees.
-    turns = {0: [], 90: ["cclock"], 180: ["cclock", "cclock"], 270: ["clock"]}[rotation % 360]
-    chain += [graph.add("transpose", f"dir={turn}") for turn in turns]
+    chain += [graph.add("transpose", "dir=cclock") for _ in range(orientation.rotation // 90)]
+    chain += [graph.add("hflip")] if orientation.mirrored else []
     chain.append(graph.add("scale", f"{width}:{height}:flags=bicubic"))
     chain.append(graph.add("format", "yuv420p"))
     chain.append(graph.add("buffersink"))

@@ -23,7 +23,7 @@ from nlvideo.utils.file_io import atomic_write
 
 # Stands for a timestamp that the file does not give.
 NO_STAMP = np.iinfo(np.int64).min
-_FORMAT = 1
+_FORMAT = 2
 # What a file of the cache holds behind its header, in this order.
 _ARRAYS = {"stamps": "<i8", "sizes": "<i4", "keys": "?", "position": "<i8"}
 
@@ -41,7 +41,7 @@ class VideoIndex:
         time_base: seconds.
         fps: average frames per second; 0.0 where the file does not say.
         counted: packets and frames do not correspond; frame k is the k-th that decoding from the start gives.
-        geometry: height and width of the upright frames, pixels, and rotation, degrees; None: not looked at.
+        geometry: height and width of the upright frames, pixels, and their ``Orientation``; None: not looked at.
     """
 
     stamps: np.ndarray
@@ -52,7 +52,7 @@ class VideoIndex:
     time_base: Fraction
     fps: float
     counted: bool = False
-    geometry: tuple[int, int, int] | None = None
+    geometry: tuple[int, int, int, bool] | None = None
 
     @property
     def num_frames(self) -> int:

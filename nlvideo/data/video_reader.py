@@ -10,10 +10,10 @@ from typing import TypeVar
 
 import av
 import numpy as np
-from av.video.reformatter import VideoReformatter
 
 from nlvideo.data.frame_decoder import FrameDecoder
 from nlvideo.data.pixel_limits import PixelLimits
+from nlvideo.data.upright import RgbConverter, orientation_of
 from nlvideo.data.video_errors import VideoDecodeError, unreadable
 from nlvideo.data.video_index import IndexCache, VideoIndex
 from nlvideo.utils.time_limit import TimeLimit, TimeLimitExceeded
@@ -50,6 +50,7 @@ class VideoReader:
         fps: average frames per second, for display; time intervals are looked up in the timestamps.
         height, width: size of the returned frames, pixels.
         rotation: counter-clockwise degrees by which the file's metadata turns the stored frames: 0, 90, 180 or 270.
+        mirrored: whether it has left and right change places after that.
         num_decoded: frames decoded so far.
         frame_bytes: of a returned frame, for planning: by what the header says, which need not be true; 0 where it does
             not.
@@ -68,9 +69,8 @@ class VideoReader:
         self.path = os.fspath(path)
         self._timeout_sec = timeout_sec
         self._pixels = pixels
-        # One scaler for all frames: a frame's own conversion sets up a scaler, and its threads, every time.
-        self._reformatter = VideoReformatter()
-        self._geometry: tuple[int, int, int] | None = None
+        self._converter = RgbConverter()
+        self._geometry: tuple[int, int, int, bool] | None = None
         cache = IndexCache(index_dir) if index_dir else None
         index = cache.load(self.path) if cache else None
         # Before the file is read: one that is replaced meanwhile is another file.
@@ -90,7 +90,7 @@ class VideoReader:
                 afterwards, and not the same to the last bit. None: as they are.
 
         Returns:
-            uint8 (T, H, W, 3), RGB, with the file's rotation applied.
+            uint8 (T, H, W, 3), RGB, upright.
 
         Raises:
             IndexError: an index is outside ``[0, num_frames)``.
@@ -200,6 +200,11 @@ class VideoReader:
         return self._get_geometry()[2]
 
     @property
+    def mirrored(self) -> bool:
+        """Whether the file's metadata has left and right change places, after the rotation."""
+        return self._get_geometry()[3]
+
+    @property
     def num_decoded(self) -> int:
         """Frames that came out of the decoder so far."""
         return self._decoder.num_decoded
@@ -255,19 +260,13 @@ class VideoReader:
             # As torch's own resize rounds.
             width, height = (max(short_side, length * short_side // min(width, height)) for length in (width, height))
         self._pixels.check_frame(self.path, height, width)
-        turns = round(frame.rotation / 90) % 4
-        # Not frame.to_ndarray(format=...): it sets up a scaler with threads for every frame, slower than the decoding.
         options = {"width": width, "height": height, "interpolation": "BILINEAR"} if short_side else {}
-        frame = self._reformatter.reformat(frame, format="rgb24", threads=1, **options)
-        plane = frame.planes[0]
-        lines = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[:height, : 3 * width]
-        image = lines.reshape(height, width, 3)
-        image = np.rot90(image, turns) if turns else image
+        image = self._converter(frame, **options)
         if not short_side:
-            self._geometry = (image.shape[0], image.shape[1], 90 * turns)
+            self._geometry = (*image.shape[:2], *orientation_of(frame))
         return image
 
-    def _get_geometry(self) -> tuple[int, int, int]:
+    def _get_geometry(self) -> tuple[int, int, int, bool]:
         if self._geometry is None:
             self.get_frames([0])
         return self._geometry

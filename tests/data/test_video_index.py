@@ -72,7 +72,7 @@ def test_cache_gives_back_what_it_took(cached):
         expected = video._index
     for name in ("stamps", "sizes", "keys", "position"):
         assert (getattr(index, name) == getattr(expected, name)).all(), name
-    assert (index.time_base, index.fps, index.geometry) == (expected.time_base, expected.fps, (32, 48, 0))
+    assert (index.time_base, index.fps, index.geometry) == (expected.time_base, expected.fps, (32, 48, 0, False))
 
 
 def test_later_openings_read_no_packets(cached, monkeypatch, frame_index):
