@@ -9,7 +9,7 @@ from nlvideo.config.node import CfgNode
 from nlvideo.config.validate import validate
 from nlvideo.config.yaml_files import read_yaml_chain
 from nlvideo.utils.errors import close_matches
-from nlvideo.utils.plugins import load_plugin
+from nlvideo.utils.plugins import load_plugin, loaded_plugins, resolve_spec
 
 # Config files are looked for under the current folder and, in a clone, beside the package.
 _ROOTS = (Path("."), Path(__file__).resolve().parents[2])
@@ -20,13 +20,17 @@ def get_cfg() -> CfgNode:
     return _C.clone()
 
 
-def load_cfg(config_file: str | None, opts: Sequence[str] = (), plugins: Sequence[str] = ()) -> CfgNode:
+def load_cfg(
+    config_file: str | None, opts: Sequence[str] = (), plugins: Sequence[str] = (), import_plugins: bool = True
+) -> CfgNode:
     """Load a config in two phases: import the plugins it names and add their keys, then merge and validate.
 
     Args:
         config_file: a YAML file, with ``_BASE_`` and ``PLUGINS`` where it needs them. None: the defaults.
         opts: overrides ``[KEY, VALUE, ...]``, the last word over the file.
-        plugins: further plugins; relative paths start from the current folder.
+        plugins: further plugins; relative paths start from the current folder. Those that come with the folder of a run
+            or of a packed model must be among them: what lies there is not imported because its ``config.yaml`` says so.
+        import_plugins: False for a config that is only read: a plugin that is not loaded already is an error.
 
     Returns:
         The config, frozen. ``load_cfg`` of its ``dump()`` is an equal config, from any folder.
@@ -34,9 +38,11 @@ def load_cfg(config_file: str | None, opts: Sequence[str] = (), plugins: Sequenc
     Raises:
         FileNotFoundError: no such file; the message lists near matches.
         LookupFailed: an unknown key or plugin.
-        ValueError: a value of the wrong type, outside its allowed values, or at odds with another key.
+        ValueError: a value of the wrong type, outside its allowed values, or at odds with another key; a plugin that may
+            not be imported.
     """
-    content = _read(config_file) if config_file is not None else {}
+    named = [resolve_spec(spec) for spec in plugins] if import_plugins else None
+    content = _read(config_file, named) if config_file is not None else {}
     listed = content.get("PLUGINS", [])
     if not isinstance(listed, list):
         raise ValueError(f"PLUGINS: expected list, got {type(listed).__name__} {listed!r}")
@@ -44,6 +50,8 @@ def load_cfg(config_file: str | None, opts: Sequence[str] = (), plugins: Sequenc
         raise ValueError("PLUGINS: cannot be an override, its keys must exist before overrides are read; use --plugin")
     cfg = get_cfg()
     for spec in [*listed, *plugins]:
+        if not import_plugins and spec not in loaded_plugins():
+            raise ValueError(f"{config_file} needs the plugin {spec!r}; a config that is only read imports none")
         plugin = load_plugin(spec)
         if plugin.spec not in cfg.PLUGINS:
             cfg.PLUGINS.append(plugin.spec)
@@ -56,12 +64,12 @@ def load_cfg(config_file: str | None, opts: Sequence[str] = (), plugins: Sequenc
     return cfg
 
 
-def _read(config_file: str) -> dict:
+def _read(config_file: str, named: Sequence[str] | None) -> dict:
     if not os.path.isfile(os.path.expanduser(config_file)):
         near = _near_config_files(config_file)
         hint = f"; did you mean {' or '.join(near)}?" if near else ""
         raise FileNotFoundError(f"no config file {config_file!r}{hint}")
-    return read_yaml_chain(config_file)
+    return read_yaml_chain(config_file, named)
 
 
 def _near_config_files(config_file: str) -> list[str]:

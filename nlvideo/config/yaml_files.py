@@ -1,29 +1,38 @@
 """YAML files that stand on others through ``_BASE_``."""
 
 import os
+from collections.abc import Collection
+from pathlib import Path
 from typing import Any
 
 import yaml
 
-from nlvideo.utils.plugins import resolve_spec
+from nlvideo.utils.plugins import comes_with, resolve_spec
 
 BASE_KEY = "_BASE_"
+# What a run writes into its folder and that of its tests, and a packed model is.
+_DUMP, _TESTS = "config.yaml", "inference"
 
 
-def read_yaml_chain(path: str) -> dict[str, Any]:
+def read_yaml_chain(path: str, named: Collection[str] | None = None) -> dict[str, Any]:
     """Read a YAML file over the ``_BASE_`` files (one or a list, relative to the file that names them).
 
     Relative paths in ``PLUGINS`` become absolute, and the ``PLUGINS`` of a chain add up: a file cannot take away a
-    project whose keys its base uses.
+    project whose keys its base uses. Nothing is imported.
+
+    Args:
+        path: of the file.
+        named: for who imports the ``PLUGINS``: those (resolved) that the user named. A ``config.yaml`` is what a run or
+            a packed model has in its folder; a plugin that comes with that folder must be among them.
 
     Raises:
         FileNotFoundError: a file of the chain is missing.
-        ValueError: not safe YAML, not a mapping, or a chain that closes on itself.
+        ValueError: not safe YAML, not a mapping, a chain that closes on itself, or a plugin that is not named.
     """
-    return _read_chain(os.path.abspath(os.path.expanduser(path)), ())
+    return _read_chain(os.path.abspath(os.path.expanduser(path)), (), named)
 
 
-def _read_chain(path: str, above: tuple[str, ...]) -> dict[str, Any]:
+def _read_chain(path: str, above: tuple[str, ...], named: Collection[str] | None) -> dict[str, Any]:
     if path in above:
         raise ValueError(f"{BASE_KEY}: the chain closes on itself: {' -> '.join((*above, path))}")
     content = _read_yaml(path, above)
@@ -32,11 +41,27 @@ def _read_chain(path: str, above: tuple[str, ...]) -> dict[str, Any]:
     merged: dict[str, Any] = {}
     for base in [bases] if isinstance(bases, str) else bases:
         base_path = os.path.abspath(os.path.join(folder, os.path.expanduser(base)))
-        _overlay(_read_chain(base_path, (*above, path)), merged)
+        _overlay(_read_chain(base_path, (*above, path), named), merged)
     if isinstance(content.get("PLUGINS"), list):
+        if named is not None:
+            _refuse_unnamed(content["PLUGINS"], folder, (*above, path)[0], named)
         content["PLUGINS"] = [resolve_spec(spec, folder) for spec in content["PLUGINS"]]
     _overlay(content, merged)
     return merged
+
+
+def _refuse_unnamed(specs: list[Any], folder: str, top: str, named: Collection[str]) -> None:
+    if os.path.basename(top) != _DUMP:
+        return
+    home = Path(top).parent.resolve()
+    home = home.parent if home.name == _TESTS else home
+    for spec in specs:
+        plugin = resolve_spec(spec, folder)
+        if plugin not in named and comes_with(spec, folder, str(home)):
+            raise ValueError(
+                f"{top} asks for the plugin {plugin!r}, which comes with its folder; that is code, and loading it runs"
+                f" it: if you trust it, add --plugin {plugin}"
+            )
 
 
 def _read_yaml(path: str, above: tuple[str, ...]) -> dict[str, Any]:

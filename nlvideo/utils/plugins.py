@@ -4,6 +4,7 @@ import importlib.util
 import sys
 from dataclasses import dataclass
 from importlib import metadata
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 
@@ -33,16 +34,44 @@ def resolve_spec(spec: str, base_dir: str | None = None) -> str:
     A spec is a path when it holds a separator or starts with ``.`` or ``~``. A bare name is one only if nothing of
     that name is installed and there is such a folder, so that a stray folder never hides a module.
 
+    Nothing is imported.
+
     Args:
         spec: an entry of ``PLUGINS`` or of ``--plugin``.
         base_dir: the folder that relative paths start from. None: the current one.
+
+    Raises:
+        ValueError: not a text, or an empty one.
     """
+    if not isinstance(spec, str) or not spec:
+        raise ValueError(f"PLUGINS: expected a path, a module or an entry point, got {spec!r}")
     path = (Path(base_dir or ".") / Path(spec).expanduser()).resolve()
     if "/" in spec or spec.startswith((".", "~")):
         return str(path)
-    if path.is_dir() and not _entry_point(spec) and not _is_installed(spec):
+    # To look for a.b is to import a.
+    if path.is_dir() and not _entry_point(spec) and not _is_installed(spec.partition(".")[0]):
         return str(path)
     return spec
+
+
+def comes_with(spec: str, base_dir: str, folder: str) -> bool:
+    """Return whether a plugin belongs to whoever made a folder, and not to the user or the system.
+
+    It does if it lies in the folder, whether it is named by its path or as a module, and if a file in the folder names
+    it by a relative path. Nothing is imported.
+
+    Args:
+        spec: an entry of ``PLUGINS``.
+        base_dir: the folder of the file that holds the entry.
+        folder: of a run or of a packed model.
+    """
+    root, plugin = Path(folder).resolve(), Path(resolve_spec(spec, base_dir))
+    if plugin.is_absolute():
+        is_relative = not Path(spec).expanduser().is_absolute()
+        return plugin.is_relative_to(root) or (is_relative and Path(base_dir).resolve().is_relative_to(root))
+    entry_point = _entry_point(spec)
+    found = _find((entry_point.module if entry_point else spec).partition(".")[0])
+    return found is not None and bool(found.origin) and Path(found.origin).resolve().is_relative_to(root)
 
 
 def load_plugin(spec: str, base_dir: str | None = None) -> Plugin:
@@ -60,8 +89,6 @@ def load_plugin(spec: str, base_dir: str | None = None) -> Plugin:
         ValueError: the folder holds no package or several, or another module already has the package's name.
         ImportError: the project exists but its own imports fail.
     """
-    if not isinstance(spec, str) or not spec:
-        raise ValueError(f"PLUGINS: expected a path, a module or an entry point, got {spec!r}")
     spec = resolve_spec(spec, base_dir)
     if spec not in _loaded:
         if Path(spec).is_absolute():
@@ -124,9 +151,13 @@ def _entry_point(name: str) -> metadata.EntryPoint | None:
 
 
 def _is_installed(name: str) -> bool:
-    try:
-        found = importlib.util.find_spec(name)
-    except (ImportError, ValueError):
-        return False
+    found = _find(name)
     # A folder on sys.path without an __init__.py is found as a namespace package (no origin): not a plugin.
     return found is not None and found.origin is not None
+
+
+def _find(name: str) -> ModuleSpec | None:
+    try:
+        return importlib.util.find_spec(name)
+    except (ImportError, ValueError):
+        return None

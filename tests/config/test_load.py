@@ -163,3 +163,77 @@ def test_a_missing_file_with_nothing_near(tree):
     with pytest.raises(FileNotFoundError) as info:
         load_cfg("qqqqqqqqqqqqqqqqqqqq.txt")
     assert str(info.value) == "no config file 'qqqqqqqqqqqqqqqqqqqq.txt'"
+
+
+def write_run(folder, specs, name="config.yaml"):
+    """A folder with a plugin in it that leaves a file where it is imported, and a config that asks for plugins."""
+    (folder / "load_inside").mkdir(parents=True)
+    (folder / "load_inside" / "__init__.py").write_text(f"open({str(folder.parent / 'was_run')!r}, 'w').close()\n")
+    (folder / name).parent.mkdir(exist_ok=True)
+    return write_yaml(folder / name, f"PLUGINS: {specs}\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "spec"),
+    [
+        ("config.yaml", "./load_inside"),
+        ("config.yaml", "{root}/link/load_inside"),
+        ("config.yaml", "../run"),
+        ("inference/config.yaml", "{root}/run/load_inside"),
+        ("inference/config.yaml", "../load_inside"),
+    ],
+)
+def test_a_plugin_in_the_folder_of_a_run_is_imported_only_by_name(tmp_path, name, spec):
+    (tmp_path / "link").symlink_to(tmp_path / "run")
+    path = write_run(tmp_path / "run", [spec.format(root=tmp_path)], name)
+    asked = plugins.resolve_spec(spec.format(root=tmp_path), os.path.dirname(path))
+    with pytest.raises(ValueError, match=f"asks for the plugin '{asked}', which comes with its folder.*--plugin {asked}$"):
+        load_cfg(path)
+    with pytest.raises(ValueError, match="comes with its folder"):
+        load_cfg(path, plugins=["colorsys"])
+    assert not (tmp_path / "was_run").exists()
+    assert load_cfg(path, plugins=[asked]).PLUGINS == [asked] and (tmp_path / "was_run").exists()
+
+
+def test_relative_plugins_and_bases_come_with_the_folder_too(tmp_path):
+    (tmp_path / "beside" / "load_beside").mkdir(parents=True)
+    path = write_run(tmp_path / "run", ["../beside"])
+    with pytest.raises(ValueError, match="asks for the plugin '.*/beside'"):
+        load_cfg(path)
+    write_yaml(tmp_path / "run" / "base.yaml", "PLUGINS: [./load_inside]\n")
+    with pytest.raises(ValueError, match="asks for the plugin '.*/load_inside'"):
+        load_cfg(write_yaml(tmp_path / "run" / "config.yaml", "_BASE_: base.yaml\n"))
+
+
+def test_a_module_in_the_folder_is_found_without_an_import(tmp_path, monkeypatch):
+    for spec in ("load_inside", "load_inside.part"):
+        path = write_run(tmp_path / spec / "run", [spec])
+        (tmp_path / spec / "run" / spec).mkdir(exist_ok=True)
+        monkeypatch.setattr(sys, "path", [str(tmp_path / spec / "run"), *sys.path])
+        with pytest.raises(ValueError, match="comes with its folder"):
+            load_cfg(path)
+        assert not (tmp_path / spec / "was_run").exists()
+
+
+def test_other_configs_and_other_plugins_load_as_they_are(tmp_path):
+    write_project(tmp_path / "own", "load_own", "OWN")
+    path = write_run(tmp_path / "run", ["colorsys", str(tmp_path / "own")])
+    assert load_cfg(path).MODEL.OWN.RATE == 0.5
+    # A config that is no dump of a run is the user's own.
+    assert load_cfg(write_run(tmp_path / "project", ["./load_inside"], "train.yaml"))
+
+
+def test_a_config_that_is_only_read_imports_nothing(tmp_path):
+    write_project(tmp_path / "own", "load_own2", "OWN")
+    path = write_run(tmp_path / "run", [str(tmp_path / "own")])
+    with pytest.raises(ValueError, match="needs the plugin '.*/own'; a config that is only read imports none"):
+        load_cfg(path, import_plugins=False)
+    assert "load_own2" not in sys.modules
+    load_cfg(path)
+    assert load_cfg(path, import_plugins=False).MODEL.OWN.RATE == 0.5
+
+
+@pytest.mark.parametrize("spec", ["3", "''", "[a]"])
+def test_a_plugin_that_is_no_text(tmp_path, spec):
+    with pytest.raises(ValueError, match="PLUGINS: expected a path, a module or an entry point"):
+        load_cfg(write_yaml(tmp_path / "a.yaml", f"PLUGINS: [{spec}]\n"))

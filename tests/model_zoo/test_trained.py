@@ -151,3 +151,17 @@ def forget_datasets(monkeypatch: pytest.MonkeyPatch) -> None:
     from nlvideo.data import MetadataCatalog
 
     monkeypatch.setattr(MetadataCatalog, "_metadata", {})
+
+
+def test_a_folder_runs_no_code_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "mine" / "plugin_of_a_folder").mkdir(parents=True)
+    code = f"open({str(tmp_path / 'was_run')!r}, 'w').close()\n"
+    (tmp_path / "mine" / "plugin_of_a_folder" / "__init__.py").write_text(code)
+    config = tmp_path / "mine" / "config.yaml"
+    config.write_text(f"{Path(CONFIG).read_text()}\nPLUGINS: [./plugin_of_a_folder]\n")
+    for model in (config.parent, config):
+        with pytest.raises(ValueError, match="asks for the plugin .*which comes with its folder"):
+            Predictor(model, WEIGHTS)
+    assert not (tmp_path / "was_run").exists()
+    assert Predictor(config, WEIGHTS, plugins=[str(config.parent / "plugin_of_a_folder")]).classes
+    assert (tmp_path / "was_run").exists()

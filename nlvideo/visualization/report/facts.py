@@ -57,15 +57,15 @@ def description(run: Run) -> str:
 def model_facts(run: Run) -> dict[str, Any]:
     """Return the costs of a run's network for one training clip, see ``model_costs``; "error" says why there are none.
 
-    The network is built on the meta device, with the plugins that the config names.
+    The network is built on the meta device. Plugins that the config names are not imported for it: a report only reads.
     """
     if not run.config:
         return {"error": "the configuration is unknown"}
     try:
-        cfg = load_cfg(str(run.folder / "config.yaml"))
+        cfg = load_cfg(str(run.folder / "config.yaml"), import_plugins=False)
         clip = f"{cfg.INPUT.NUM_FRAMES} x {cfg.INPUT.CROP_SIZE} x {cfg.INPUT.CROP_SIZE}"
         return {**model_costs(cfg), "clip": clip, "error": ""}
-    # A plugin may be gone, and may raise anything; the rest of the page does not need the model.
+    # Whatever a folder of unknown origin holds, the rest of the page does not need the model.
     except Exception as error:
         return {"error": " ".join(str(error).split()) or type(error).__name__}
 

@@ -46,6 +46,17 @@ def test_costs_of_a_config_that_does_not_load(make_run, tmp_path):
     assert model_facts(Run(folder, "run"))["error"] == "the configuration is unknown"
 
 
+def test_a_report_imports_no_plugin(make_run, tmp_path):
+    folder = make_run(tmp_path / "run")
+    package = tmp_path / "plugin_of_a_report"
+    package.mkdir()
+    (package / "__init__.py").write_text(f"open({str(tmp_path / 'was_run')!r}, 'w').close()\n")
+    text = (folder / "config.yaml").read_text()
+    (folder / "config.yaml").write_text(text.replace("PLUGINS: []", f"PLUGINS: [{package}]"))
+    (run,) = read_runs([str(folder)])
+    assert f"needs the plugin '{package}'" in model_facts(run)["error"] and not (tmp_path / "was_run").exists()
+
+
 def test_description(make_run, tmp_path):
     (run,) = read_runs([str(make_run(tmp_path / "run"))])
     assert description(run) == (
