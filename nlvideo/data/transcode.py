@@ -1,6 +1,5 @@
 """A video encoded anew, small and with key-frames close together, so that clips decode fast."""
 
-import contextlib
 import json
 import os
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ from nlvideo.data.frame_folder import open_video
 from nlvideo.data.pixel_limits import PixelLimits
 from nlvideo.data.upright import Orientation
 from nlvideo.data.video_reader import VideoDecodeError, VideoReader
-from nlvideo.utils.file_io import local_path
+from nlvideo.utils.file_io import WholeFile, local_path
 
 PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")
 # Where frames have no timestamps, or useless ones.
@@ -70,7 +69,6 @@ def transcode_video(task: tuple[str, str, TranscodeOptions, bool]) -> Transcoded
     """
     source, out, options, overwrite = task
     result = Transcoded(source, out)
-    temporary = os.path.join(os.path.dirname(out), f".{os.path.basename(out)}.{os.getpid()}.tmp")
     try:
         local = local_path(source)
         if os.path.exists(out) and os.path.isfile(local) and os.path.samefile(local, out):
@@ -84,17 +82,13 @@ def transcode_video(task: tuple[str, str, TranscodeOptions, bool]) -> Transcoded
                 return result
         if not result.kept:
             os.makedirs(os.path.dirname(out), exist_ok=True)
-            _encode(local, temporary, options, origin)
-            _sync(temporary)
-            os.replace(temporary, out)
+            with WholeFile(out) as file:
+                _encode(local, file.temporary, options, origin)
         result.bytes_before, result.bytes_after = os.path.getsize(local), os.path.getsize(out)
     except VideoDecodeError as error:
         result.error = error.reason
     except (OSError, ValueError, av.FFmpegError) as error:
         result.error = str(error)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
     return result
 
 
@@ -224,8 +218,3 @@ def _made_from(path: str) -> str | None:
             return container.metadata.get("comment")
     except (OSError, av.FFmpegError):
         return None
-
-
-def _sync(path: str) -> None:
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())

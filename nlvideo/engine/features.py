@@ -1,6 +1,5 @@
 """Features of any layer for every video of a dataset, in shards: resumable, and each rank makes its part."""
 
-import glob
 import hashlib
 import os
 import sys
@@ -233,8 +232,6 @@ def _prepare(folder: str, settings: dict[str, Any]) -> None:
                 pass
         except OSError as error:
             raise ValueError(f"--output: got {folder!r}, allowed: a folder that can be written ({error})") from None
-        for leftover in glob.glob(os.path.join(glob.escape(folder), ".features_*.tmp")):
-            os.unlink(leftover)
         if read_settings(folder) is None:
             write_settings(folder, settings)
     comm.synchronize()

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from nlvideo.utils.errors import LookupFailed, did_you_mean
+from nlvideo.utils.file_io import naming
 from nlvideo.utils.history import HISTORY_LENGTH, History
 
 # Not among the metrics of the console's line, where they have places of their own.
@@ -174,13 +175,15 @@ class JSONWriter(_IncrementalWriter):
         by_iteration: dict[int, dict[str, float]] = {}
         for name, (value, iteration) in self._new_scalars(get_event_storage()).items():
             by_iteration.setdefault(iteration, {})[name] = value
-        for iteration, scalars in sorted(by_iteration.items()):
-            self._file.write(json.dumps({"iteration": iteration, **dict(sorted(scalars.items()))}) + "\n")
-        self._file.flush()
+        with naming(self._file.name):
+            for iteration, scalars in sorted(by_iteration.items()):
+                self._file.write(json.dumps({"iteration": iteration, **dict(sorted(scalars.items()))}) + "\n")
+            self._file.flush()
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        with naming(self._file.name):
+            self._file.close()
 
 
 class TensorBoardWriter(_IncrementalWriter):
@@ -200,12 +203,14 @@ class TensorBoardWriter(_IncrementalWriter):
 
     def write(self) -> None:
         """Add the new values."""
-        for name, (value, iteration) in self._new_scalars(get_event_storage()).items():
-            self._writer.add_scalar(name, value, iteration)
+        with naming(self._writer.log_dir):
+            for name, (value, iteration) in self._new_scalars(get_event_storage()).items():
+                self._writer.add_scalar(name, value, iteration)
 
     def close(self) -> None:
         """Flush and close the event file."""
-        self._writer.close()
+        with naming(self._writer.log_dir):
+            self._writer.close()
 
 
 class ConsoleWriter(EventWriter):

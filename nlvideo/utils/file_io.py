@@ -1,9 +1,13 @@
 """Files: paths and URLs through iopath, and writes that are whole or not there."""
 
+import contextlib
+import errno
+import fcntl
+import functools
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -14,6 +18,9 @@ from iopath.common.file_io import PathManager as _PathManager
 PathManager = _PathManager()
 PathManager.register_handler(HTTPURLHandler())
 
+# What a library that writes may hide in an error of its own.
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+_TEMPORARY = re.compile(r"\..+\.\d+\.tmp", re.DOTALL)
 _SCHEME = re.compile(r"[A-Za-z][\w+.-]*://")
 
 
@@ -60,6 +67,108 @@ def file_exists(path: str) -> bool:
         return True
 
 
+class WholeFile:
+    """A file that is written under another name, beside it, and takes its own when it is complete; a context manager.
+
+    Other processes, and a run that is killed meanwhile, see it either whole or not at all. The writer holds a lock on
+    the temporary file; what killed writers have left without one is removed when this process first writes into a folder.
+
+    Args:
+        path: the local file to create or replace; its folder must exist.
+
+    Attributes:
+        path: absolute.
+        temporary: the path to write to.
+
+    Raises:
+        OSError: the folder is missing or full; it names ``path``. An earlier file of that name is then untouched.
+    """
+
+    def __init__(self, path: str):
+        self.path = os.path.abspath(path)
+        folder, name = os.path.split(self.path)
+        # In the same folder, because a rename is atomic only inside a file system.
+        self.temporary = os.path.join(folder, f".{name}.{os.getpid()}.tmp")
+        _sweep(folder)
+        with naming(self.path, self.temporary):
+            self._handle = _open_locked(self.temporary)
+
+    def finish(self) -> None:
+        """Give the file its name, once it is on disk."""
+        try:
+            with naming(self.path, self.temporary):
+                os.fsync(self._handle)
+                os.replace(self.temporary, self.path)
+        except BaseException:
+            self.discard()
+            raise
+        os.close(self._handle)
+        _sync_folder(os.path.dirname(self.path))
+
+    def discard(self) -> None:
+        """Leave nothing behind."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.temporary)
+        os.close(self._handle)
+
+    def __enter__(self) -> "WholeFile":
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, *rest: object) -> None:
+        if error is None:
+            self.finish()
+            return
+        self.discard()
+        with naming(self.path, self.temporary):
+            raise error
+
+
+def _open_locked(path: str) -> int:
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        # Before it was locked, somebody may have swept it, or given it its final name.
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(handle), os.stat(path)):
+                return handle
+        os.close(handle)
+
+
+@functools.cache
+def _sweep(folder: str) -> None:
+    """Remove what killed writers of whole files have left in a folder, where its file system knows locks."""
+    with contextlib.suppress(OSError):
+        for name in filter(_TEMPORARY.fullmatch, os.listdir(folder)):
+            with contextlib.suppress(OSError), open(os.path.join(folder, name), "rb+") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.unlink(file.name)
+
+
+@contextlib.contextmanager
+def naming(path: str | os.PathLike, temporary: str | None = None) -> Iterator[None]:
+    """Put the path of the file that is written in this block into errors of the system that do not name it.
+
+    Args:
+        path: of the file.
+        temporary: the name under which it is written.
+
+    Raises:
+        OSError: with the path, also where the library that writes hides a full disk in an error of its own.
+    """
+    try:
+        yield
+    except Exception as error:
+        cause = error
+        while cause is not None and not isinstance(cause, OSError):
+            cause = cause.__context__
+        if cause is None or cause.errno is None or cause.filename not in (None, temporary):
+            raise
+        if cause is not error and cause.errno not in _DISK_ERRORS:
+            raise
+        raise OSError(cause.errno, os.strerror(cause.errno), os.fspath(path)) from error
+
+
 def atomic_write(path: str, write: Callable[[BinaryIO], object]) -> None:
     """Write a file that other processes, and a run that is killed meanwhile, see either whole or not at all.
 
@@ -70,20 +179,8 @@ def atomic_write(path: str, write: Callable[[BinaryIO], object]) -> None:
     Raises:
         OSError: the folder is missing or full. An earlier file of that name is then untouched.
     """
-    folder, name = os.path.split(os.path.abspath(path))
-    # In the same folder, because a rename is atomic only inside a file system.
-    temporary = os.path.join(folder, f".{name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        if os.path.exists(temporary):
-            os.unlink(temporary)
-        raise
-    _sync_folder(folder)
+    with WholeFile(path) as whole, open(whole.temporary, "wb") as file:
+        write(file)
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from nlvideo.utils.file_io import naming
+
 FILE_NAME = "invocations.json"
 
 
@@ -39,7 +41,8 @@ def append_invocation(folder: str, environment: Mapping[str, str], **facts: Any)
         **facts,
         "environment": dict(environment),
     }
-    with open(os.path.join(folder, FILE_NAME), "a", encoding="utf8") as file:
+    path = os.path.join(folder, FILE_NAME)
+    with naming(path), open(path, "a", encoding="utf8") as file:
         file.write(json.dumps(row) + "\n")
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from nlvideo.data import Window
+from nlvideo.utils.file_io import WholeFile
 from nlvideo.visualization.drawing import enlargement, font
 from nlvideo.visualization.video_file import add_h264, open_mp4
 
@@ -34,10 +35,8 @@ class LabelledVideo:
 
     def __init__(self, path: str | os.PathLike, fps: float = 30.0, keep_interrupted: bool = False):
         self.path = os.path.abspath(path)
-        folder, name = os.path.split(self.path)
-        # In the same folder, because a rename is atomic only inside a file system.
-        self._temporary = os.path.join(folder, f".{name}.{os.getpid()}.tmp")
-        self._container = open_mp4(self._temporary)
+        self._file = WholeFile(self.path)
+        self._container = open_mp4(self._file.temporary)
         self._rate = Fraction(fps).limit_denominator(1000)
         self._stream: av.VideoStream | None = None
         self._size: tuple[int, int] | None = None
@@ -104,13 +103,12 @@ class LabelledVideo:
             raise ValueError(f"{self.path}: no frame was written")
         self._container.mux(self._stream.encode(None))
         self._container.close()
-        os.replace(self._temporary, self.path)
+        self._file.finish()
 
     def discard(self) -> None:
         """Stop without a file."""
         self._container.close()
-        if os.path.exists(self._temporary):
-            os.unlink(self._temporary)
+        self._file.discard()
 
     def __enter__(self) -> "LabelledVideo":
         return self

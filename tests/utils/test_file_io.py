@@ -1,13 +1,17 @@
 """Files: whole or not there."""
 
+import errno
+import fcntl
 import json
 import os
 import stat
+import threading
 
 import pytest
 from iopath.common.file_io import HTTPURLHandler
 
-from nlvideo.utils.file_io import PathManager, atomic_write, write_json, write_text
+from nlvideo.utils import file_io
+from nlvideo.utils.file_io import PathManager, WholeFile, atomic_write, naming, write_json, write_text
 
 
 def test_creates_and_replaces(tmp_path):
@@ -103,3 +107,95 @@ def test_texts_are_utf8_and_json_makes_its_folders(tmp_path):
     with pytest.raises(TypeError):
         write_json(str(tmp_path / "new" / "a.json"), {"a": object()})
     assert json.loads((tmp_path / "new/a.json").read_bytes()) == {"ä": [1, None, True]}
+
+
+def test_names_of_files_keep_their_bytes(tmp_path):
+    write_text(tmp_path / "a.csv", os.fsdecode(b"caf\xe9.mp4 1\n"))
+    assert (tmp_path / "a.csv").read_bytes() == b"caf\xe9.mp4 1\n"
+
+
+def full(*rest):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def hidden(*rest):
+    """A full disk as PyTorch's zip writer reports it."""
+    try:
+        full()
+    finally:
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 704 vs 598")
+
+
+@pytest.mark.parametrize("write", [full, hidden])
+def test_a_full_disk_names_the_file(tmp_path, write):
+    path = str(tmp_path / "model.pth")
+    with pytest.raises(OSError) as caught:
+        atomic_write(path, write)
+    assert str(caught.value) == f"[Errno {errno.ENOSPC}] No space left on device: '{path}'"
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(OSError) as caught:
+        with naming(path):
+            write()
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, path)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
+def test_a_writer_that_appends_names_its_file(monkeypatch):
+    from nlvideo.utils.events import EventStorage, JSONWriter
+
+    writer = JSONWriter("/dev/full")
+    with EventStorage() as storage, pytest.raises(OSError, match="No space left on device: '/dev/full'"):
+        storage.put_scalar("loss", 1.0)
+        writer.write()
+    with pytest.raises(OSError, match="No space left on device: '/dev/full'"):
+        writer.close()
+
+
+def test_errors_of_other_files_stay_as_they_are(tmp_path):
+    other = tmp_path / "other"
+    for write in (lambda file: open(other), lambda file: {}["a"], lambda file: hidden_key(other)):
+        with pytest.raises((FileNotFoundError, KeyError)) as caught:
+            atomic_write(str(tmp_path / "a"), write)
+        assert getattr(caught.value, "filename", str(other)) == str(other)
+    with pytest.raises(FileNotFoundError, match="No such file or directory: '.*/none/a'"):
+        atomic_write(str(tmp_path / "none" / "a"), full)
+
+
+def hidden_key(other):
+    """A look-up that fails after an error of the system was dealt with."""
+    try:
+        raise OSError(errno.EAGAIN, "try again")
+    except OSError:
+        return {}["a"]
+
+
+def test_what_killed_writers_left_is_swept_and_what_is_being_written_is_not(tmp_path):
+    left, busy, other = (tmp_path / name for name in (".a.pth.123.tmp", ".b.pth.1.tmp", ".c.tmp"))
+    for path in (left, busy, other):
+        path.write_bytes(b"half")
+    with open(busy, "rb+") as writer:
+        fcntl.flock(writer, fcntl.LOCK_EX)
+        file_io._sweep.cache_clear()
+        atomic_write(str(tmp_path / "new"), lambda file: file.write(b"x"))
+        assert sorted(entry.name for entry in tmp_path.iterdir()) == [".b.pth.1.tmp", ".c.tmp", "new"]
+    file_io._sweep.cache_clear()
+    with WholeFile(str(tmp_path / "d")) as whole:
+        assert not busy.exists() and os.path.exists(whole.temporary)
+        # Another process sweeps meanwhile.
+        file_io._sweep.cache_clear()
+        file_io._sweep(str(tmp_path))
+        assert os.path.exists(whole.temporary)
+
+
+def test_two_threads_that_write_one_file_write_it_whole(tmp_path):
+    path = str(tmp_path / "a")
+    threads = [
+        threading.Thread(target=atomic_write, args=(path, lambda file, i=i: file.write(bytes([i]) * 10**6)))
+        for i in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    content = (tmp_path / "a").read_bytes()
+    assert content == content[:1] * 10**6 and os.listdir(tmp_path) == ["a"]
