@@ -1,11 +1,17 @@
 """Many files, each in one of several processes; a file that takes its process down takes nothing else with it."""
 
+import multiprocessing
 import signal
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from itertools import islice
+from multiprocessing.context import BaseContext
 from typing import TypeVar
+
+from nlvideo.utils.errors import portable
+from nlvideo.utils.processes import end_with_parent
 
 Item, Result = TypeVar("Item"), TypeVar("Result")
 
@@ -15,32 +21,34 @@ class ProcessDied(Exception):
 
 
 def map_in_processes(
-    function: Callable[[Item], Result], items: Iterable[Item], num_workers: int
+    function: Callable[[Item], Result], items: Iterable[Item], num_workers: int, start_method: str | None = None
 ) -> Iterator[tuple[int, Result | ProcessDied]]:
     """Yield (index of an item, result) as results come in; a ``ProcessDied`` stands for a result that never came.
 
-    Workers ignore Ctrl-C, so that what they have begun is finished while this process stops.
+    Workers ignore Ctrl-C, so that what they have begun is finished while this process stops. They end with this process.
 
     Args:
         function: pickles, and so do items and results. What it raises is raised here.
         items: taken as they are needed.
         num_workers: processes.
+        start_method: "spawn" where this process may run threads of torch; None: Python's default.
     """
-    queue = enumerate(items)
-    while lost := (yield from _run_pool(function, queue, num_workers)):
+    queue, work = enumerate(items), partial(_answer, function)
+    context = multiprocessing.get_context(start_method)
+    while lost := (yield from _run_pool(work, queue, num_workers, context)):
         # Which of the items was it? Each gets a process of its own.
         for index, item in lost:
-            if (yield from _run_pool(function, iter([(index, item)]), 1)):
+            if (yield from _run_pool(work, iter([(index, item)]), 1, context)):
                 yield index, ProcessDied("the process that read it died: a crash, or out of memory")
 
 
 def _run_pool(
-    function: Callable[[Item], Result], queue: Iterator[tuple[int, Item]], num_workers: int
+    function: Callable[[Item], Result], queue: Iterator[tuple[int, Item]], num_workers: int, context: BaseContext
 ) -> Generator[tuple[int, Result], None, list[tuple[int, Item]]]:
     """Work until the queue is empty or a process dies; return the items that were then being worked on."""
     begun: dict[int, Item] = {}
     running = {}
-    pool = ProcessPoolExecutor(num_workers, initializer=_ignore_interrupts)
+    pool = ProcessPoolExecutor(num_workers, context, initializer=_begin_worker)
     try:
         while True:
             for index, item in islice(queue, 2 * num_workers - len(running)):
@@ -59,5 +67,13 @@ def _run_pool(
         pool.shutdown(cancel_futures=True)
 
 
-def _ignore_interrupts() -> None:
+def _begin_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_parent()
+
+
+def _answer(function: Callable[[Item], Result], item: Item) -> Result:
+    try:
+        return function(item)
+    except Exception as error:
+        raise portable(error)

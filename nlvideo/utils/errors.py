@@ -1,6 +1,7 @@
-"""Errors of failed look-ups: one clear line that names what was asked for and what is close to it."""
+"""Errors: one clear line that names what was asked for and what is close to it, and errors as other processes get them."""
 
 import difflib
+import pickle
 from collections.abc import Iterable
 
 
@@ -26,3 +27,23 @@ def did_you_mean(name: str, candidates: Iterable[str]) -> str:
 def one_of(what: str, given: object, allowed: Iterable[object]) -> ValueError:
     """Return the error for a value outside a list, ready to raise: ``X: got 'a', allowed: 'b', 'c'``."""
     return ValueError(f"{what}: got {given!r}, allowed: {', '.join(repr(value) for value in allowed)}")
+
+
+# Kinds of errors that can be made from a text alone; subclasses of theirs often cannot, such as UnicodeError's.
+_FROM_TEXT = (LookupFailed, ValueError, OSError, ImportError, FloatingPointError, MemoryError, RuntimeError)
+
+
+def portable(error: Exception) -> Exception:
+    """Return an error that reaches another process as it is: the same, or its text in the nearest kind that pickles.
+
+    An error whose class cannot be built from what it pickled would end the queue that carries it.
+    """
+    try:
+        copy = pickle.loads(pickle.dumps(error))
+        whole = type(copy) is type(error) and str(copy) == str(error)
+    except Exception:
+        whole = False
+    if whole:
+        return error
+    kind = next((kind for kind in _FROM_TEXT if isinstance(error, kind)), RuntimeError)
+    return kind(f"{type(error).__name__}: {error}")

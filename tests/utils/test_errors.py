@@ -4,7 +4,7 @@ import pickle
 
 import pytest
 
-from nlvideo.utils.errors import LookupFailed, close_matches, did_you_mean, one_of
+from nlvideo.utils.errors import LookupFailed, close_matches, did_you_mean, one_of, portable
 
 
 def test_lookup_failed_is_a_key_error_that_prints_without_quotes():
@@ -42,3 +42,23 @@ def test_one_of_names_key_value_and_allowed():
     error = one_of("attend", "everywhere", ["space", "time"])
     assert isinstance(error, ValueError)
     assert str(error) == "attend: got 'everywhere', allowed: 'space', 'time'"
+
+
+class _NeedsTwo(ValueError):
+    def __init__(self, name, text):
+        super().__init__(f"{name}: {text}")
+
+
+class _Local(OSError):
+    def __reduce__(self):
+        raise TypeError("does not pickle")
+
+
+def test_every_error_reaches_another_process_with_its_text():
+    encode = UnicodeEncodeError("utf-8", "a\udce9", 1, 2, "surrogates not allowed")
+    for error in (ValueError("a"), LookupFailed("b"), encode, FileNotFoundError(2, "none", "a.mp4")):
+        assert portable(error) is error
+    for error, kind in ((_NeedsTwo("a", "b"), ValueError), (_Local(28, "full"), OSError)):
+        sent = pickle.loads(pickle.dumps(portable(error)))
+        assert type(sent) is kind and str(sent) == f"{type(error).__name__}: {error}"
+    assert type(portable(type("Own", (Exception,), {})("c"))) is RuntimeError

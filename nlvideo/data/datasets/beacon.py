@@ -11,7 +11,6 @@ import logging
 import multiprocessing
 import os
 import shutil
-import signal
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -25,7 +24,9 @@ from tqdm import tqdm
 
 from nlvideo.data.catalog import DatasetCatalog, MetadataCatalog
 from nlvideo.data.datasets.beacon_render import ACTIONS, COLOURS, Scene, render, sample_scene
+from nlvideo.data.parallel import ProcessDied, map_in_processes
 from nlvideo.utils.cpus import usable_cpus
+from nlvideo.utils.file_io import write_text
 
 # Raised whenever the same spec would give other videos, so that an old folder is noticed.
 _GENERATOR_VERSION = 2
@@ -154,10 +155,10 @@ def _write_all(root: Path, spec: BeaconSpec, num_processes: int | None) -> None:
     truths = _map_in_processes(partial(_write_clip, str(root), spec), jobs, num_processes)
     for split in _SPLITS:
         rows = [f"{t['video']} {ACTIONS.index(t['label'])}\n" for t in truths if t["split"] == split]
-        (root / f"{split}.csv").write_text("".join(rows), encoding="utf8")
-    (root / "truth.jsonl").write_text("".join(json.dumps(t) + "\n" for t in truths), encoding="utf8")
-    (root / "classes.txt").write_text("".join(f"{a}\n" for a in ACTIONS), encoding="utf8")
-    (root / "spec.json").write_text(json.dumps(_spec_as_dict(spec), indent=1) + "\n", encoding="utf8")
+        write_text(root / f"{split}.csv", "".join(rows))
+    write_text(root / "truth.jsonl", "".join(json.dumps(t) + "\n" for t in truths))
+    write_text(root / "classes.txt", "".join(f"{a}\n" for a in ACTIONS))
+    write_text(root / "spec.json", json.dumps(_spec_as_dict(spec), indent=1) + "\n")
 
 
 def _map_in_processes(function: Callable, jobs: list, num_processes: int | None) -> list:
@@ -168,14 +169,19 @@ def _map_in_processes(function: Callable, jobs: list, num_processes: int | None)
     # A worker costs a second or two to start, and a daemonic process may not have children.
     if num_processes == 1 or len(jobs) < 64 or multiprocessing.current_process().daemon:
         return [function(job) for job in bar(jobs)]
-    # Spawned, not forked: the caller may already run torch's threads.
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(num_processes, initializer=_leave_interrupts_to_the_parent) as pool:
-        return list(bar(pool.imap(function, jobs, chunksize=16)))
+    # Spawned, not forked: the caller may already run torch's threads. A chunk, because a job takes milliseconds.
+    chunks = [jobs[start : start + 16] for start in range(0, len(jobs), 16)]
+    found: list[list | ProcessDied] = [[]] * len(chunks)
+    with bar() as progress:
+        for index, found[index] in map_in_processes(partial(_map, function), chunks, num_processes, "spawn"):
+            if isinstance(found[index], ProcessDied):
+                raise RuntimeError(f"cannot generate the data set: {found[index]}")
+            progress.update(len(chunks[index]))
+    return [result for chunk in found for result in chunk]
 
 
-def _leave_interrupts_to_the_parent() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _map(function: Callable, jobs: list) -> list:
+    return [function(job) for job in jobs]
 
 
 def _write_clip(root: str, spec: BeaconSpec, job: tuple[str, int]) -> dict:
