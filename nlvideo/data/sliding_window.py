@@ -1,5 +1,6 @@
 """Overlapping windows of a stream of frames, each a small video, with no more than one window in memory."""
 
+import itertools
 import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,7 +23,7 @@ class Window:
         start_sec: its first moment, in seconds from the first frame of the stream.
         end_sec: the moment after its last; the end of the stream for the last window.
         frames: all its frames.
-        num_own: how many of them no later window has: the first ``num_own``.
+        own: those of them that count as its own: each frame of the stream is one window's own.
     """
 
     path: str
@@ -30,7 +31,7 @@ class Window:
     start_sec: float
     end_sec: float
     frames: Sequence[StreamFrame]
-    num_own: int
+    own: Sequence[StreamFrame]
 
     @property
     def num_frames(self) -> int:
@@ -75,10 +76,11 @@ def slide(stream: FrameStream, window_sec: float, stride_sec: float) -> Iterator
 
         window 2.0, stride 1.5, 4.8 s of video    |---- 0 ----|
                                                            |---- 1 ----|
-                                                                    |--- 2 --|
+                                                                  |---- 2 ----|
 
     A window has the frames from its start to before its end, as a record with ``start_sec`` and ``end_sec`` has. The
-    last one may be shorter. One without frames, in a gap of the timestamps, is left out.
+    last one is as long as the others: it begins earlier where it would go on after the end, since a rest of a few
+    frames says little. One without frames, in a gap of the timestamps, is left out.
 
     Args:
         stream: read once, from where it is.
@@ -89,33 +91,45 @@ def slide(stream: FrameStream, window_sec: float, stride_sec: float) -> Iterator
         ValueError: the window is not above 0, or the stride not above 0 and up to the window.
         VideoDecodeError: as ``FrameStream``.
     """
+    check_windows(window_sec, stride_sec)
+    return _slide(stream, *(Fraction(value).limit_denominator(10**6) for value in (window_sec, stride_sec)))
+
+
+def check_windows(window_sec: float, stride_sec: float) -> None:
+    """Raise ``ValueError`` where ``slide`` cannot use these lengths."""
     if not window_sec > 0 or not math.isfinite(window_sec):
         raise ValueError(f"window_sec: got {window_sec}, allowed: more than 0")
     if not 0 < stride_sec <= window_sec:
         raise ValueError(f"stride_sec: got {stride_sec}, allowed: more than 0 and up to window_sec = {window_sec}")
-    return _slide(stream, *(Fraction(value).limit_denominator(10**6) for value in (window_sec, stride_sec)))
 
 
 def _slide(stream: FrameStream, length: Fraction, stride: Fraction) -> Iterator[Window]:
+    # Frames that no window had as its own yet, and those before them that the last window may begin with.
     held: deque[StreamFrame] = deque()
-    start = Fraction(0)
+    past: deque[StreamFrame] = deque()
+    start, period = Fraction(0), Fraction(1 / stream.fps).limit_denominator(10**6)
+
+    def window(begin: Fraction, end: Fraction, earlier: list[StreamFrame], num_own: int) -> Window:
+        own = tuple(itertools.islice(held, num_own))
+        return Window(stream.path, stream.fps, float(begin), float(end), (*earlier, *held), own)
+
     for frame in stream:
         # As VideoReader.index_at: timestamps are rounded, half a tick decides nothing.
         while held and frame.seconds >= start + length - stream.tick:
-            following = start + stride - stream.tick
-            num_own = _count_before(held, following)
-            yield Window(stream.path, stream.fps, float(start), float(start + length), tuple(held), num_own)
-            for _ in range(num_own):
-                held.popleft()
+            num_own = _count_before(held, start + stride - stream.tick)
+            yield window(start, start + length, [], num_own)
+            past.extend(held.popleft() for _ in range(num_own))
             start += stride
             if not held:
                 start = _start_before(frame, start, length, stride, stream.tick)
         held.append(frame)
-        stream.pixels.check_clip(stream.path, len(held), *frame.size)
+        while past and past[0].seconds < frame.seconds + period - length - stream.tick:
+            past.popleft()
+        stream.pixels.check_clip(stream.path, len(held) + len(past), *frame.size)
     if held:
-        end = max(start, held[-1].seconds + Fraction(1 / stream.fps).limit_denominator(10**6))
-        end = min(end, start + length)
-        yield Window(stream.path, stream.fps, float(start), float(end), tuple(held), len(held))
+        end = min(max(start, held[-1].seconds + period), start + length)
+        start = max(Fraction(0), end - length)
+        yield window(start, end, [frame for frame in past if frame.seconds >= start - stream.tick], len(held))
 
 
 def _start_before(frame: StreamFrame, start: Fraction, length: Fraction, stride: Fraction, tick: Fraction) -> Fraction:

@@ -112,7 +112,7 @@ class Predictor:
 
         Returns:
             (start_sec, end_sec, scores as `scores`) for each window; the scores are those of the test of that part of
-            the video. The last window ends with the video and may be shorter.
+            the video. The last window ends with the video, and begins earlier to be as long as the others.
 
         Raises:
             VideoDecodeError: the file cannot be read.
@@ -146,10 +146,10 @@ class Predictor:
             try:
                 scores = self._score({"file_name": window, "label": 0, "video_id": stream.path})
             except VideoTooShort:
-                # Only what is left at the end may be; unless all of the video is.
+                # A gap may leave a window few frames; where the first has too few, all have.
                 if num_windows == 0:
                     raise
-                return
+                continue
             num_windows += 1
             yield window, scores
 

@@ -67,8 +67,8 @@ class LabelledVideo:
         self._container.mux(self._stream.encode(encoded))
 
     def write_window(self, window: Window, best: Sequence[tuple[str, float]]) -> None:
-        """Add the frames of a window that no later one has, with the window's labels; see `write`."""
-        for frame in window.frames[: window.num_own]:
+        """Add the frames that are a window's own, with the window's labels; see `write`."""
+        for frame in window.own:
             self.write(frame.to_rgb(), float(frame.seconds), best)
 
     def _open(self, height: int, width: int) -> None:

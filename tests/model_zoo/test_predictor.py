@@ -11,6 +11,7 @@ from nlvideo.config import CfgNode
 from nlvideo.data import VideoDecodeError, VideoReader, VideoTooShort, build_test_loader
 from nlvideo.data.datasets.beacon_render import ACTIONS
 from nlvideo.model_zoo import Predictor, get_config
+from nlvideo.visualization.labelled_video import LabelledVideo
 
 
 @pytest.fixture(scope="module")
@@ -100,14 +101,23 @@ def test_a_timeline_has_the_scores_of_the_parts(predictor: Predictor, long_video
     assert found == ["left", "clockwise", "shake"]
 
 
-def test_the_last_window_may_be_short(predictor: Predictor, long_video: str) -> None:
-    times = [(start, end) for start, end, _ in predictor.timeline(long_video, window_sec=1.0, stride_sec=1.0)]
-    assert times == [(0.0, 1.0), (1.0, 2.0), (2.0, pytest.approx(2.4))]
+def test_the_last_window_is_a_whole_one(predictor: Predictor, long_video: str) -> None:
+    """The rest of 0.1 s is one frame, which says nothing however sure the network is of it."""
+    timeline = predictor.timeline(long_video, window_sec=2.3, stride_sec=2.3)
+    assert [(start, end) for start, end, _ in timeline] == [(0.0, 2.3), (pytest.approx(0.1), pytest.approx(2.4))]
+    part = {"file_name": long_video, "start_sec": 0.1, "label": 0, "video_id": "part"}
+    with torch.no_grad():
+        (expected,) = predictor.model([predictor._mapper(part, None)])
+    assert torch.equal(timeline[1][2], expected["scores"])
 
 
-def test_a_rest_too_short_for_a_clip_is_left_out(long_video: str) -> None:
+def test_windows_too_short_for_a_clip_are_left_out(long_video: str, tmp_path: Path) -> None:
     strict = Predictor("quickstart", device="cpu", opts=["INPUT.SHORT_VIDEO", "error"])
-    assert [end for _, end, _ in strict.timeline(long_video, window_sec=1.0)] == [1.0, 2.0]
+    with LabelledVideo(tmp_path / "gaps.mp4") as video:
+        for seconds in (*range(10), 20, 21, *range(30, 40)):
+            video.write(np.zeros((64, 64, 3), np.uint8), seconds, [])
+    timeline = strict.timeline(tmp_path / "gaps.mp4", window_sec=10.0)
+    assert [start for start, _, _ in timeline] == [0.0, 30.0]
     with pytest.raises(VideoTooShort, match="the video has 5 frames, a clip needs 8"):
         strict.timeline(long_video, window_sec=0.5)
 
