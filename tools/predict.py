@@ -15,7 +15,9 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from nlvideo.engine.script import ScriptParser, add_model_arguments, chosen_model, run_script
+from nlvideo.engine.script import (
+    ScriptParser, add_model_arguments, chosen_model, one_line, run_script, traceback_to_show,
+)  # fmt: skip
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,10 +52,13 @@ def build_parser() -> argparse.ArgumentParser:
 def main(args: argparse.Namespace) -> None:
     """Predict, print the tables and write the files."""
     # Only now: --help answers without loading torch.
+    from nlvideo.data.sliding_window import check_windows
     from nlvideo.model_zoo import Predictor
     from nlvideo.model_zoo.predictions import find_videos, format_predictions, write_predictions
 
     check_arguments(args)
+    if args.window_sec is not None:
+        check_windows(args.window_sec, args.window_sec if args.stride_sec is None else args.stride_sec)
     is_camera = args.input.isdigit() and not os.path.exists(args.input)
     videos = [f"camera{args.input}"] if is_camera else find_videos(args.input)
     outputs = plan_outputs(args, videos)
@@ -140,19 +145,19 @@ def predict_folder(
     args: argparse.Namespace, predictor: "Predictor", videos: Sequence[str], outputs: dict[str, str],
     predictions: list["Prediction"],
 ) -> None:  # fmt: skip
-    """Predict all videos; one that cannot be read is reported, and the rest go on."""
+    """Predict all videos; whatever goes wrong with one is reported, and the rest go on."""
     from tqdm import tqdm
 
-    from nlvideo.data import VideoDecodeError, VideoTooShort
     from nlvideo.model_zoo.predictions import Prediction
 
     for path in tqdm(videos, unit="video", disable=None):
         try:
             predict_file(args, predictor, path, outputs.get(path), predictions)
-        except (VideoDecodeError, VideoTooShort) as error:
-            reason = getattr(error, "reason", str(error))
-            predictions.append(Prediction(path, error=reason))
-            tqdm.write(f"{path}: {reason}", file=sys.stderr)
+        except Exception as error:
+            if not (predictions and predictions[-1].file == path):
+                predictions.append(Prediction(path))
+            predictions[-1].error = getattr(error, "reason", None) or one_line(error)
+            tqdm.write(f"{traceback_to_show(error)}{path}: {predictions[-1].error}", file=sys.stderr)
 
 
 def predict_file(
@@ -160,6 +165,7 @@ def predict_file(
     predictions: list["Prediction"], on_window: Callable | None = None, on_views: Callable[[int, int], None] | None = None,
 ) -> None:  # fmt: skip
     """Predict a whole video and, where that is asked for, its windows; Ctrl-C leaves those that are done."""
+    from nlvideo.data import VideoDecodeError
     from nlvideo.model_zoo.predictions import Prediction
 
     prediction = Prediction(path, predictor.scores(path, on_views))
@@ -168,7 +174,7 @@ def predict_file(
         try:
             with predictor.open_stream(path) as stream:
                 follow(args, predictor, stream, output, prediction, on_window)
-        except Exception:  # what cannot be read to its end is no prediction; Ctrl-C is not one of these
+        except VideoDecodeError:  # what cannot be read to its end is no prediction; what cannot be written is one
             predictions.remove(prediction)
             raise
 

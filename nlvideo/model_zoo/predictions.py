@@ -33,9 +33,9 @@ class Prediction:
 
     Attributes:
         file: the path as it was given, or the name of a camera.
-        scores: float32 (num_classes,) of the whole video; None of a camera, and where there is an error.
+        scores: float32 (num_classes,) of the whole video; None of a camera, and of a video that cannot be read.
         timeline: of its windows, in order.
-        error: why there are no scores; "" where there are.
+        error: what went wrong, maybe only with writing the labelled video; "" where nothing did.
     """
 
     file: str

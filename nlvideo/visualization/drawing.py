@@ -11,6 +11,8 @@ RGB = tuple[int, int, int]
 QUERY_COLOUR: RGB = (255, 255, 255)
 ARROW_COLOUR: RGB = (255, 196, 0)
 DARK: RGB = (16, 16, 20)
+# Pixels of a side that every player and browser shows; x264 takes up to four times as many.
+LONG_SIDE = 4096
 # Lines are drawn this much larger and made smaller afterwards: Pillow draws without antialiasing.
 SUPERSAMPLE = 3
 
@@ -26,8 +28,11 @@ def font(size: int) -> ImageFont.FreeTypeFont:
 
 
 def enlargement(height: int, width: int, short_side: int) -> int:
-    """The whole factor, 1 or more, that brings a frame's short side closest to ``short_side`` pixels."""
-    return max(1, round(short_side / min(height, width)))
+    """The whole factor that brings a frame's short side closest to ``short_side`` pixels.
+
+    It is 1 or more, and no side grows above ``LONG_SIDE``.
+    """
+    return max(1, min(round(short_side / min(height, width)), LONG_SIDE // max(height, width)))
 
 
 def enlarge(frame: np.ndarray, factor: int) -> np.ndarray:

@@ -1,5 +1,6 @@
 """``LabelledVideo``: a copy of a video with the best classes in a strip below the picture, written frame by frame."""
 
+import contextlib
 import os
 from collections.abc import Sequence
 from fractions import Fraction
@@ -10,12 +11,15 @@ from PIL import Image, ImageDraw, ImageFont
 
 from nlvideo.data import Window
 from nlvideo.utils.file_io import WholeFile
-from nlvideo.visualization.drawing import enlargement, font
+from nlvideo.visualization.drawing import LONG_SIDE, enlargement, font
 from nlvideo.visualization.video_file import add_h264, open_mp4
 
 # Small frames grow by a whole factor to about this short side, pixels: text needs room.
 _SHORT_SIDE = 256
 _TIME_BASE = Fraction(1, 90_000)
+# The longest that a frame is shown: 1 h 39 min. MP4 holds 2**31 units of time, and where the encoder reorders frames
+# several gaps add up.
+_MAX_GAP = 2**29
 _BACKGROUND, _TEXT, _DIM, _BAR = (18, 20, 26), (244, 244, 246), (150, 154, 166), (46, 96, 196)
 _MAX_BARS = 3
 
@@ -40,7 +44,8 @@ class LabelledVideo:
         self._rate = Fraction(fps).limit_denominator(1000)
         self._stream: av.VideoStream | None = None
         self._size: tuple[int, int] | None = None
-        self._last_pts = -1
+        # The last time that was written, and how much of the gaps so far was cut out, in units of the time base.
+        self._last_pts, self._cut = -1, 0
         self._keep_interrupted = keep_interrupted
         self._strip: tuple[tuple, np.ndarray] | None = None
 
@@ -48,8 +53,10 @@ class LabelledVideo:
         """Add a frame with its labels.
 
         Args:
-            frame: uint8 (H, W, 3), RGB; later frames of another size are resized to that of the first.
-            seconds: when it is shown, from the start of the video; later than the frame before.
+            frame: uint8 (H, W, 3), RGB; later frames of another size are resized to that of the first. Those above 4096
+                pixels are made smaller.
+            seconds: when it is shown, from the start of the video; later than the frame before. MP4 holds no gap of
+                hours: what is longer than 1 h 39 min is cut to that.
             best: (class name, score from 0 to 1), the best first; up to three are shown.
         """
         if self._stream is None:
@@ -61,8 +68,10 @@ class LabelledVideo:
             picture = picture.resize(self._size, Image.Resampling.NEAREST if is_whole else Image.Resampling.BILINEAR)
         pixels = np.concatenate([np.asarray(picture), self._labels(tuple(best[:_MAX_BARS]))])
         encoded = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels[: self._stream.height]), format="rgb24")
-        # Two frames at one time would end the encoding.
-        self._last_pts = max(self._last_pts + 1, round(Fraction(seconds) / _TIME_BASE))
+        # Two frames at one time would end the encoding, and so would a gap that MP4 cannot hold.
+        pts = round(Fraction(seconds) / _TIME_BASE) - self._cut
+        self._cut += max(0, pts - self._last_pts - _MAX_GAP)
+        self._last_pts = min(max(self._last_pts + 1, pts), self._last_pts + _MAX_GAP)
         encoded.pts, encoded.time_base = self._last_pts, _TIME_BASE
         self._container.mux(self._stream.encode(encoded))
 
@@ -72,9 +81,9 @@ class LabelledVideo:
             self.write(frame.to_rgb(), float(frame.seconds), best)
 
     def _open(self, height: int, width: int) -> None:
-        factor = enlargement(height, width, _SHORT_SIDE)
+        scale = min(enlargement(height, width, _SHORT_SIDE), LONG_SIDE / max(height, width))
         # yuv420p halves both sides.
-        self._size = width * factor // 2 * 2, height * factor // 2 * 2
+        self._size = tuple(max(2, int(side * scale) // 2 * 2) for side in (width, height))
         total = self._size[1] + self._strip_height()
         stream = add_h264(self._container, total, self._size[0], self._rate, crf=18, preset="veryfast")
         stream.codec_context.time_base = _TIME_BASE
@@ -101,13 +110,19 @@ class LabelledVideo:
         if self._stream is None:
             self.discard()
             raise ValueError(f"{self.path}: no frame was written")
-        self._container.mux(self._stream.encode(None))
-        self._container.close()
+        try:
+            self._container.mux(self._stream.encode(None))
+            self._container.close()
+        except BaseException:
+            self.discard()
+            raise
         self._file.finish()
 
     def discard(self) -> None:
         """Stop without a file."""
-        self._container.close()
+        # What cannot be written, as on a full disk, cannot be finished either.
+        with contextlib.suppress(av.FFmpegError, OSError):
+            self._container.close()
         self._file.discard()
 
     def __enter__(self) -> "LabelledVideo":

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -100,3 +101,34 @@ def test_long_names_are_shortened_and_numbers_stay() -> None:
     assert np.array_equal(long[:, 165:], strip("short")[:, 165:]) and not np.array_equal(long, strip("short"))
     assert not np.array_equal(strip("short", 0.5)[:, 165:], strip("short", 0.6)[:, 165:])
     assert np.array_equal(strip("two\nlines"), strip("two lines"))
+
+
+@pytest.mark.parametrize(
+    "height, width, expected",
+    [(64, 6000, (42, 4096)), (1, 5000, (2, 4096)), (1, 1500, (2, 3000)), (5000, 30, (4096, 24)), (1, 1, (256, 256))],
+)
+def test_every_frame_has_a_size_that_can_be_written(tmp_path: Path, height: int, width: int, expected: tuple) -> None:
+    with LabelledVideo(tmp_path / "out.mp4") as video:
+        video.write(pixels(height, width), 0.0, BEST)
+    frames, _ = read(tmp_path / "out.mp4")
+    assert frames.shape[2] == expected[1] and frames.shape[1] > expected[0]
+    assert np.abs(frames[0, : expected[0]].astype(int) - 200).mean() < 6
+
+
+def test_gaps_that_mp4_does_not_hold_are_cut(tmp_path: Path) -> None:
+    hours = [0, 1, 24, 24.001, 48, 72, 96, 97]
+    with LabelledVideo(tmp_path / "out.mp4", 10) as video:
+        for k, hour in enumerate(hours):
+            video.write(pixels(64, 64, level=25 * k), 3600 * hour, BEST)
+    _, times = read(tmp_path / "out.mp4")
+    longest = 2**29 / 90_000
+    expected = [min(3600 * (b - a), longest) for a, b in zip(hours, hours[1:])]
+    assert np.diff(times) == pytest.approx(expected, abs=0.01)
+
+
+def test_what_cannot_be_written_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nlvideo.visualization.labelled_video._MAX_GAP", 2**33)
+    with pytest.raises(av.FFmpegError), LabelledVideo(tmp_path / "out.mp4", 10) as video:
+        for day in range(3):
+            video.write(pixels(), 86400.0 * day, BEST)
+    assert list(tmp_path.iterdir()) == []
