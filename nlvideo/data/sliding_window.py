@@ -109,7 +109,7 @@ def _slide(stream: FrameStream, length: Fraction, stride: Fraction) -> Iterator[
     past: deque[StreamFrame] = deque()
     start, period = Fraction(0), Fraction(1 / stream.fps).limit_denominator(10**6)
 
-    def window(begin: Fraction, end: Fraction, earlier: list[StreamFrame], num_own: int) -> Window:
+    def _window(begin: Fraction, end: Fraction, earlier: list[StreamFrame], num_own: int) -> Window:
         own = tuple(itertools.islice(held, num_own))
         return Window(stream.path, stream.fps, float(begin), float(end), (*earlier, *held), own)
 
@@ -117,7 +117,7 @@ def _slide(stream: FrameStream, length: Fraction, stride: Fraction) -> Iterator[
         # As VideoReader.index_at: timestamps are rounded, half a tick decides nothing.
         while held and frame.seconds >= start + length - stream.tick:
             num_own = _count_before(held, start + stride - stream.tick)
-            yield window(start, start + length, [], num_own)
+            yield _window(start, start + length, [], num_own)
             past.extend(held.popleft() for _ in range(num_own))
             start += stride
             if not held:
@@ -129,7 +129,7 @@ def _slide(stream: FrameStream, length: Fraction, stride: Fraction) -> Iterator[
     if held:
         end = min(max(start, held[-1].seconds + period), start + length)
         start = max(Fraction(0), end - length)
-        yield window(start, end, [frame for frame in past if frame.seconds >= start - stream.tick], len(held))
+        yield _window(start, end, [frame for frame in past if frame.seconds >= start - stream.tick], len(held))
 
 
 def _start_before(frame: StreamFrame, start: Fraction, length: Fraction, stride: Fraction, tick: Fraction) -> Fraction:
