@@ -4,11 +4,11 @@ import ast
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import yaml
 from fvcore.common.config import CfgNode as _CfgNode
 
 from nlvideo.config.yaml_files import read_yaml_chain
 from nlvideo.utils.errors import LookupFailed, close_matches
+from nlvideo.utils.safe_yaml import parse_yaml
 
 
 class CfgNode(_CfgNode):
@@ -169,8 +169,8 @@ def _coerce_elements(values: Sequence[Any], default: Sequence[Any], key: str) ->
 def _parse(text: str) -> Any:
     """Read a word of the command line as YAML (true, [a, b]) or, where that says text, as Python (1e-4, (1, 2))."""
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
+        value = parse_yaml(text)
+    except ValueError:
         value = text
     if not isinstance(value, str):
         return value

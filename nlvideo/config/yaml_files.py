@@ -5,9 +5,8 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from nlvideo.utils.plugins import comes_with, resolve_spec
+from nlvideo.utils.safe_yaml import parse_yaml
 
 BASE_KEY = "_BASE_"
 # What a run writes into its folder and that of its tests, and a packed model is.
@@ -65,14 +64,16 @@ def _refuse_unnamed(specs: list[Any], folder: str, top: str, named: Collection[s
 
 
 def _read_yaml(path: str, above: tuple[str, ...]) -> dict[str, Any]:
+    if not os.path.isfile(path):
+        holder = f" (named as {BASE_KEY} in {above[-1]})" if above else ""
+        # To open a pipe would wait for somebody to write into it.
+        kind = f"{path} is no file" if os.path.exists(path) else f"no config file {path}"
+        raise FileNotFoundError(f"{kind}{holder}")
     try:
         with open(path, encoding="utf8") as file:
-            content = yaml.safe_load(file)
-    except FileNotFoundError:
-        holder = f" (named as {BASE_KEY} in {above[-1]})" if above else ""
-        raise FileNotFoundError(f"no config file {path}{holder}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not safe YAML: {' '.join(str(error).split())}") from None
+            content = parse_yaml(file.read())
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
     content = {} if content is None else content
     if not isinstance(content, dict):
         raise ValueError(f"{path}: expected a mapping of keys, got {type(content).__name__}")

@@ -7,8 +7,6 @@ import shlex
 import sys
 import tempfile
 
-import yaml
-
 from nlvideo.config import CfgNode
 from nlvideo.utils import comm
 from nlvideo.utils.env import collect_env, environment, seed_everything
@@ -16,6 +14,7 @@ from nlvideo.utils.file_io import write_text
 from nlvideo.utils.invocations import append_invocation
 from nlvideo.utils.logger import setup_logger
 from nlvideo.utils.plugins import load_plugin
+from nlvideo.utils.safe_yaml import parse_yaml
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +78,7 @@ def _with_seed(cfg: CfgNode, earlier_dump: str | None) -> CfgNode:
     if seed < 0 and earlier_dump and os.path.isfile(earlier_dump):
         # The run that is resumed drew one already.
         with open(earlier_dump, encoding="utf8") as file:
-            seed = yaml.safe_load(file)["SEED"]
+            seed = parse_yaml(file.read())["SEED"]
     cfg = cfg.clone()
     cfg.defrost()
     cfg.SEED = seed_everything(seed)

@@ -4,10 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from nlvideo.model_zoo.model_zoo import CONFIG_DIR, list_networks
 from nlvideo.utils.errors import LookupFailed, did_you_mean
+from nlvideo.utils.safe_yaml import parse_yaml
 
 LEDGER_FILE = CONFIG_DIR.parent / "model_zoo" / "ledger.yaml"
 
@@ -58,9 +57,9 @@ def read_ledger(path: str | Path = LEDGER_FILE) -> dict[str, dict[str, Any]]:
     if not path.is_file():
         raise FileNotFoundError(f"no ledger {path}")
     try:
-        ledger = yaml.safe_load(path.read_text(encoding="utf8")) or {}
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path}: not safe YAML: {' '.join(str(error).split())}") from None
+        ledger = parse_yaml(path.read_text(encoding="utf8")) or {}
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
     networks = list_networks()
     for name, entry in ledger.items():
         if name not in networks:

@@ -1,5 +1,7 @@
 """YAML files on `_BASE_` files."""
 
+import os
+
 import pytest
 
 from nlvideo.config.yaml_files import read_yaml_chain
@@ -66,3 +68,21 @@ def test_a_list_is_not_a_config(tmp_path):
     write(tmp_path, bad="- 1\n")
     with pytest.raises(ValueError, match="bad.yaml: expected a mapping of keys, got list"):
         read_yaml_chain(str(tmp_path / "bad.yaml"))
+
+
+def test_a_key_that_stands_twice_is_an_error(tmp_path):
+    write(tmp_path, base="A: 1\n", leaf="_BASE_: base.yaml\nSOLVER: {BASE_LR: 0.1}\nSOLVER: {MAX_ITER: 3}\n")
+    with pytest.raises(ValueError, match="leaf.yaml: SOLVER stands twice, in lines 2 and 3$"):
+        read_yaml_chain(str(tmp_path / "leaf.yaml"))
+
+
+def test_a_base_that_is_a_pipe_does_not_wait(tmp_path):
+    os.mkfifo(tmp_path / "pipe.yaml")
+    write(tmp_path, leaf="_BASE_: pipe.yaml\n")
+    with pytest.raises(FileNotFoundError, match=r"pipe.yaml is no file \(named as _BASE_ in .*leaf.yaml\)"):
+        read_yaml_chain(str(tmp_path / "leaf.yaml"))
+
+
+def test_what_an_alias_shares_is_merged_apart(tmp_path):
+    write(tmp_path, base="A: &a {X: 1}\nB: *a\n", leaf="_BASE_: base.yaml\nA: {X: 2}\n")
+    assert read_yaml_chain(str(tmp_path / "leaf.yaml")) == {"A": {"X": 2}, "B": {"X": 1}}

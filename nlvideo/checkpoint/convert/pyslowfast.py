@@ -8,6 +8,7 @@ from nlvideo.checkpoint.convert.common import Converted, Source, register
 from nlvideo.checkpoint.convert.names import ModuleNames, rename
 from nlvideo.checkpoint.convert.read import CONFIG_TEXT
 from nlvideo.utils.errors import one_of
+from nlvideo.utils.safe_yaml import parse_yaml
 
 NAME = "pyslowfast"
 
@@ -91,11 +92,9 @@ def _explain(name: str) -> str | None:
 def _recipe(text: object) -> dict | None:
     if not isinstance(text, str):
         return None
-    import yaml
-
     try:
-        recipe = yaml.safe_load(text)
-    except yaml.YAMLError:
+        recipe = parse_yaml(text)
+    except ValueError:
         recipe = None
     if not isinstance(recipe, dict):
         raise ValueError(f"{NAME}: the config in the file is not YAML: {text[:40]!r}")

@@ -8,10 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from nlvideo.evaluation.results_file import Results, read_results
 from nlvideo.utils.invocations import read_invocations
+from nlvideo.utils.safe_yaml import parse_yaml
 
 Row = dict[str, float]
 
@@ -120,8 +119,8 @@ def _read_config(run: Run) -> None:
         run.notes.append("No config.yaml: the configuration is unknown.")
         return
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf8"))
-    except (yaml.YAMLError, UnicodeDecodeError):
+        content = parse_yaml(path.read_text(encoding="utf8"))
+    except ValueError:
         content = None
     if isinstance(content, dict):
         run.config = content

@@ -1,0 +1,59 @@
+"""YAML that anybody may have written: plain values, or an error in one line."""
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import yaml
+
+_MERGE_TAG = "tag:yaml.org,2002:merge"
+# Values of a file with its aliases written out; the config of a run has some 300.
+_MAX_VALUES = 100_000
+_TOO_LARGE = f"more than {_MAX_VALUES} values, with aliases written out"
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader, for which a later key silently replaces an earlier one, and merged mappings may grow without end."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Build a mapping of keys that are all different."""
+        lines: dict[tuple[str, str], int] = {}
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode) or key.tag == _MERGE_TAG:
+                continue
+            line, name = key.start_mark.line + 1, (key.tag, key.value)
+            if name in lines:
+                raise ValueError(f"{key.value} stands twice, in lines {lines[name]} and {line}")
+            lines[name] = line
+        return super().construct_mapping(node, deep)
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Merge what ``<<`` names."""
+        super().flatten_mapping(node)
+        if len(node.value) > _MAX_VALUES:
+            raise ValueError(_TOO_LARGE)
+
+
+def parse_yaml(text: str) -> Any:
+    """Return the plain values of a text in YAML; what aliases share becomes copies.
+
+    Raises:
+        ValueError: not YAML, or with tags that build objects; a key that stands twice; aliases that contain themselves,
+            or grow without measure. One line.
+    """
+    try:
+        return _written_out(yaml.load(text, _Loader), itertools.count(1))
+    except yaml.YAMLError as error:
+        raise ValueError(f"not safe YAML: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise ValueError("not safe YAML: nested too deeply, or an alias that contains itself") from None
+
+
+def _written_out(value: Any, count: Iterator[int]) -> Any:
+    if next(count) > _MAX_VALUES:
+        raise ValueError(_TOO_LARGE)
+    if isinstance(value, dict):
+        return {key: _written_out(item, count) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_written_out(item, count) for item in value]
+    return value
