@@ -42,7 +42,7 @@ def main(arguments: argparse.Namespace) -> None:
     if not records:
         raise ValueError(f"{arguments.name}: the dataset is empty")
     if arguments.fix_list:
-        prepare_to_write_list(arguments.name, arguments.fix_list)
+        prepare_to_write_list(arguments.name, records, arguments.fix_list)
     survey, complete = survey_dataset(records, arguments.num_workers)
     for facts in survey.bad:
         print(f"{facts.path}: {facts.error}")

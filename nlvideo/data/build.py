@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from nlvideo.config import CfgNode
 from nlvideo.data.batch_mixing import BatchMixer
 from nlvideo.data.catalog import MetadataCatalog, Record
-from nlvideo.data.checks import check_pair, check_records, log_dataset
+from nlvideo.data.checks import check_pair, check_records, check_same_classes, log_dataset
 from nlvideo.data.clip_dataset import TestDataset, TrainDataset, collate_test, collate_train
 from nlvideo.data.dataset_mapper import MAPPER
 from nlvideo.data.datasets import get_dataset
@@ -191,6 +191,6 @@ def _sampler_class(cfg: CfgNode) -> Callable:
 def _check_same_classes(names: list[str]) -> None:
     named = {name: MetadataCatalog.get(name).classes for name in names if MetadataCatalog.get(name).classes}
     first = next(iter(named), None)
-    for name, classes in named.items():
-        if classes != named[first]:
-            raise ValueError(f"DATASETS.TRAIN: {first} and {name} name their classes differently")
+    for name in named:
+        with _key_named("DATASETS.TRAIN"):
+            check_same_classes(first, named[first], name)

@@ -32,10 +32,12 @@ class Metadata:
 
     Attributes:
         classes: names of the classes, in the order of the labels; empty where they have no names.
+        classes_from: what names the classes, such as a file; empty: the data set itself.
         evaluator_type: "classification" (one label) or "multilabel" (any number).
     """
 
     classes: list[str] = field(default_factory=list)
+    classes_from: str = ""
     evaluator_type: str = "classification"
 
 

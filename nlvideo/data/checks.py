@@ -47,9 +47,10 @@ def check_records(name: str, records: Sequence[Record], num_classes: int, multi_
             f"{name}: {records[index]['video_id']} has the label {labels[index]},"
             f" allowed: 0 to {num_classes - 1} (MODEL.HEAD.NUM_CLASSES = {num_classes})"
         )
-    num_names = len(MetadataCatalog.get(name).classes)
-    if num_names > num_classes:
-        raise ValueError(f"{name}: {num_names} classes are named, MODEL.HEAD.NUM_CLASSES = {num_classes}")
+    metadata = MetadataCatalog.get(name)
+    if len(metadata.classes) > num_classes:
+        where = f" by {metadata.classes_from}" if metadata.classes_from else ""
+        raise ValueError(f"{name}: {len(metadata.classes)} classes are named{where}, MODEL.HEAD.NUM_CLASSES = {num_classes}")
     check_files(name, records)
 
 
@@ -111,11 +112,8 @@ def check_pair(
         ValueError: the names of the classes differ, or the test has a class that training lacks; one line.
     """
     tested = MetadataCatalog.get(test).classes
-    for name in train if tested else ():
-        trained = MetadataCatalog.get(name).classes
-        for label, (one, other) in enumerate(zip_longest(trained, tested)) if trained else ():
-            if one != other:
-                raise ValueError(f"{test}: class {label} is {other!r}, but {one!r} in {name}")
+    for name in train:
+        check_same_classes(name, MetadataCatalog.get(name).classes, test)
     if multi_label:
         return
     labels = labels_of(test_records)
@@ -126,6 +124,26 @@ def check_pair(
         of = f" ({tested[label]})" if label in range(len(tested)) else ""
         video = test_records[index]["video_id"]
         raise ValueError(f"{test}: {video} has the label {label}{of}, which no video of {', '.join(train)} has")
+
+
+def check_same_classes(one: str, classes: Sequence[str], other: str) -> None:
+    """Check that a dataset names its classes as another one, or a model, does; where either has no names it may be so.
+
+    Args:
+        one: who names the classes first, for the message.
+        classes: their names, in the order of the labels.
+        other: a dataset that has been read.
+
+    Raises:
+        ValueError: the first class that differs, and what names it; one line.
+    """
+    metadata = MetadataCatalog.get(other)
+    for label, (first, second) in enumerate(zip_longest(classes, metadata.classes)):
+        if not classes or not metadata.classes or first == second:
+            continue
+        named = f" (named by {metadata.classes_from})" if metadata.classes_from else ""
+        hint = "; a classes.txt beside the list, one name a line, gives it the same classes" if other.startswith("list:") else ""
+        raise ValueError(f"{other}: class {label} is {second!r}{named}, but {first!r} in {one}{hint}")
 
 
 def fingerprint(records: Sequence[Record]) -> str:

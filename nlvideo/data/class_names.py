@@ -5,14 +5,15 @@ from pathlib import Path
 
 from nlvideo.data.catalog import MetadataCatalog
 from nlvideo.data.datasets.folder import folder_classes
-from nlvideo.data.datasets.listed import read_classes
+from nlvideo.data.datasets.listed import classes_beside
+from nlvideo.utils.file_io import absolute_path
 
 
 def dataset_classes(names: Sequence[str]) -> list[str]:
     """Return the class names of the first dataset that names its classes; none where no dataset does.
 
     No video and no list of videos is read: what a dataset has noted in the ``MetadataCatalog`` counts, and for one that
-    nobody has read yet the ``classes.txt`` beside ``list:FILE`` and the folders in ``folder:DIR``, if they are there.
+    nobody has read yet the file of names beside ``list:FILE`` and the folders in ``folder:DIR``, if they are there.
 
     Args:
         names: datasets, e.g. those of DATASETS.TRAIN.
@@ -25,5 +26,5 @@ def _classes_of(name: str) -> list[str]:
     kind, _, place = name.partition(":")
     if noted or kind not in ("list", "folder"):
         return noted
-    path = Path(place).expanduser().absolute()
-    return read_classes(path.parent / "classes.txt") if kind == "list" else folder_classes(path)
+    path = absolute_path(place)
+    return classes_beside(path)[0] if kind == "list" else folder_classes(Path(path))

@@ -7,7 +7,7 @@ from pathlib import Path, PurePath
 from tqdm import tqdm
 
 from nlvideo.data.catalog import Record
-from nlvideo.data.list_files import check_classes, write_list
+from nlvideo.data.list_files import check_classes, format_list, write_list
 from nlvideo.data.parallel import ProcessDied, map_in_processes
 from nlvideo.data.transcode import Transcoded, TranscodeOptions, transcode_video
 from nlvideo.utils.file_io import is_remote
@@ -40,18 +40,21 @@ def transcode_dataset(
         What became of each file, in the order of the records, and the path of the list of those that are well.
 
     Raises:
-        ValueError: the dataset is made of shards, or the list or ``classes.txt`` would replace a file of somebody else.
+        ValueError: the dataset is made of shards, a list cannot hold a name, or the list would replace a file of
+            somebody else or be read with other classes.
         KeyboardInterrupt: interrupted; what is done stays.
     """
     if name.startswith("wds:"):
         raise ValueError(f"{name}: shards hold videos as they are: transcode those, and make shards of the new ones")
     folder = Path(out).expanduser().absolute()
     listed = folder / f"{_list_name(name)}.csv"
-    if listed.exists() and not overwrite and listed.open().readline().strip() != f"# {_COMMENT}":
+    if listed.exists() and not overwrite and not _is_made_here(listed):
         raise ValueError(f"{listed} exists and is not of this program; use another folder, or --overwrite")
-    check_classes(name, folder)
+    check_classes(name, str(listed))
     sources = list(dict.fromkeys(record["file_name"] for record in records))
     outs = new_paths(sources, folder)
+    # A record that a list cannot hold fails here, before the work.
+    format_list([record | {"file_name": str(outs[record["file_name"]])} for record in records], folder)
     tasks = [(source, str(outs[source]), options, overwrite) for source in sources]
     found: dict[int, Transcoded] = {}
     results = map_in_processes(transcode_video, tasks, num_workers)
@@ -92,6 +95,12 @@ def new_paths(sources: Sequence[str], folder: Path) -> dict[str, Path]:
 def _as_local(path: str) -> str:
     """A path as one of this machine: far://folder/a.mp4 becomes /far/folder/a.mp4."""
     return "/" + path.replace("://", "/", 1) if is_remote(path) else path
+
+
+def _is_made_here(listed: Path) -> bool:
+    """Whether a list says, after its header, that this program made it."""
+    with open(listed, errors="replace") as file:
+        return f"# {_COMMENT}\n" in (file.readline(), file.readline())
 
 
 def _list_name(name: str) -> str:

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -79,7 +78,7 @@ def _stored_classes(path: str) -> list[str]:
     stored = content.get("classes")
     if stored and isinstance(stored, list) and all(isinstance(name, str) for name in stored):
         return stored
-    return [] if "://" in path else read_classes(Path(os.path.abspath(path)).parent / "classes.txt")
+    return [] if "://" in path else read_classes(f"{os.path.dirname(os.path.abspath(path))}/classes.txt")
 
 
 def _build(cfg: CfgNode) -> tuple[nn.Module, Checkpointer]:

@@ -10,17 +10,29 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
+from urllib.parse import urlparse
 
-from iopath.common.file_io import HTTPURLHandler
+from iopath.common.file_io import HTTPURLHandler, get_cache_dir
 from iopath.common.file_io import PathManager as _PathManager
+
+
+class _HTTPHandler(HTTPURLHandler):
+    """Downloads into a folder of the cache for each server: two servers may have a file of the same path."""
+
+    def _get_local_path(self, path: str, force: bool = False, cache_dir: str | None = None, **kwargs: Any) -> str:
+        folder = os.path.join(get_cache_dir(cache_dir), urlparse(path).netloc)
+        return super()._get_local_path(path, force=force, cache_dir=folder, **kwargs)
+
 
 # Opens local paths, and http(s) URLs through a local cache. Projects may register more handlers.
 PathManager = _PathManager()
-PathManager.register_handler(HTTPURLHandler())
+PathManager.register_handler(_HTTPHandler())
 
 # What a library that writes may hide in an error of its own.
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 _TEMPORARY = re.compile(r"\..+\.\d+\.tmp", re.DOTALL)
+# What a server of HTTP says of a file that it does not have; storage in the cloud says "forbidden".
+_NOT_THERE = (403, 404, 410)
 _SCHEME = re.compile(r"[A-Za-z][\w+.-]*://")
 
 
@@ -51,20 +63,58 @@ def local_path(path: str) -> str:
     """
     if not is_remote(path):
         return path
-    local = PathManager.get_local_path(path)
-    if local == path:  # the handler of last resort takes it for a local path
-        raise FileNotFoundError(f"{path}: no path handler is registered for {path.partition('://')[0]}://")
-    return local
+    _check_handler(path)
+    return PathManager.get_local_path(path)
 
 
 def file_exists(path: str) -> bool:
-    """Return whether a file or folder exists; a remote one whose handler cannot tell is taken to."""
+    """Return whether a file or folder exists; a remote one whose handler cannot tell is taken to.
+
+    A pipe or a device is neither: reading one waits for ever.
+
+    Raises:
+        OSError: no handler is registered for the scheme of a remote path.
+    """
     if not is_remote(path):
-        return os.path.exists(path)
+        return os.path.isfile(path) or os.path.isdir(path)
+    _check_handler(path)
     try:
         return PathManager.exists(path)
     except NotImplementedError:
         return True
+
+
+def fetch_file(path: str) -> str | None:
+    """Return the local path of a file that may not exist, and None where it does not.
+
+    Raises:
+        ValueError: there is something else of that name, such as a folder or a pipe, which reading would wait for.
+        OSError: it cannot be fetched, or no handler is registered for its scheme.
+    """
+    if is_remote(path):
+        _check_handler(path)
+        try:
+            return local_path(path) if PathManager.isfile(path) else None
+        except NotImplementedError:  # of http: what fetching says counts
+            pass
+        try:
+            return local_path(path)
+        except OSError as error:
+            if getattr(error, "code", None) in _NOT_THERE:
+                return None
+            raise OSError(f"{path}: not fetched: {error}") from None
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise ValueError(f"{path}: expected a file, found {'a folder' if os.path.isdir(path) else 'a pipe or a device'}")
+    return path if os.path.exists(path) else None
+
+
+def _check_handler(path: str) -> None:
+    # The handler of last resort would take a remote path for a local one.
+    if not any(path.startswith(prefix) for prefix in PathManager._path_handlers):
+        raise FileNotFoundError(
+            f"{path}: no path handler is registered for {path.partition('://')[0]}://; a plugin can register one of"
+            " iopath with nlvideo.utils.file_io.PathManager.register_handler"
+        )
 
 
 class WholeFile:

@@ -204,7 +204,7 @@ def test_datasets_must_agree_on_their_classes(folder, tmp_path):
         (tmp_path / name / "train.csv").write_text(f"{folder}/0.mp4 0\n")
         (tmp_path / name / "classes.txt").write_text(f"{name}\n")
     names = [f"list:{tmp_path}/{name}/train.csv" for name in ("x", "y")]
-    with pytest.raises(ValueError, match="TRAIN: .*x/train.csv and .*y/train.csv name their classes differently"):
+    with pytest.raises(ValueError, match="TRAIN: .*y/train.csv: class . is .* but .* in .*x/train.csv; a classes.txt beside"):
         build_train_loader(make_cfg(folder, "DATASETS.TRAIN", names))
 
 

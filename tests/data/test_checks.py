@@ -36,7 +36,8 @@ def test_errors(labels, multi_label, message):
 
 def test_more_names_than_classes():
     MetadataCatalog.get("five_names").classes = list("abcde")
-    with pytest.raises(ValueError, match="five_names: 5 classes are named, MODEL.HEAD.NUM_CLASSES = 3"):
+    MetadataCatalog.get("five_names").classes_from = "/x/classes.txt"
+    with pytest.raises(ValueError, match="five_names: 5 classes are named by /x/classes.txt, MODEL.HEAD.NUM_CLASSES = 3"):
         check_records("five_names", make_records([0]), 3, False)
 
 

@@ -1,7 +1,10 @@
 """Paths with a scheme go through iopath: lists, videos, names of classes, shards and their indexes."""
 
+import functools
+import http.server
 import itertools
 import os
+import threading
 
 import pytest
 from iopath.common.file_io import PathHandler
@@ -126,3 +129,36 @@ def test_tools_read_from_afar(far, tmp_path):
     done, listed = transcode_dataset(name, get_dataset(name), f"{tmp_path}/out", TranscodeOptions(preset="ultrafast"))
     assert all(result.error is None for result in done)
     assert [r["file_name"] for r in get_dataset(f"list:{listed}")] == [f"{tmp_path}/out/{i}.mp4" for i in range(5)]
+
+
+@pytest.fixture()
+def server(tmp_path, monkeypatch):
+    """The address of a server of the files in ``tmp_path / "web"``."""
+    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "web").mkdir()
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path / "web"))
+    monkeypatch.setattr(http.server.SimpleHTTPRequestHandler, "log_message", lambda *arguments: None)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as served:
+        threading.Thread(target=served.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{served.server_port}"
+        served.shutdown()
+
+
+def test_lists_and_videos_by_http(server, tmp_path, make_video):
+    make_video(tmp_path / "web/videos/a.mp4", num_frames=7)
+    (tmp_path / "web/train.csv").write_text("videos/a.mp4 0\n")
+    (record,) = get_dataset(f"list:{server}/train.csv")
+    assert record["file_name"] == f"{server}/videos/a.mp4" and MetadataCatalog.get(f"list:{server}/train.csv").classes == []
+    with open_video(record["file_name"]) as video:
+        assert video.num_frames == 7
+    with pytest.raises(ValueError, match=f"there is no file {server}/none.csv"):
+        get_dataset(f"list:{server}/none.csv")
+    with pytest.raises(OSError, match="http://127.0.0.1:9/train.csv: not fetched: .*refused"):
+        get_dataset("list:http://127.0.0.1:9/train.csv")
+
+
+@pytest.mark.parametrize("name", ["list:nowhere://set/train.csv", "wds:nowhere://set/{0..2}.tar"])
+def test_what_needs_a_handler_says_which(name):
+    with pytest.raises(OSError, match="nowhere://set/.*: no path handler is registered for nowhere://; a plugin can") as caught:
+        get_dataset(name)
+    assert "\n" not in str(caught.value) and "PathManager.register_handler" in str(caught.value)

@@ -163,7 +163,8 @@ def test_a_dataset_goes_on_where_it_was(dataset, tmp_path):
         ("x/a.mp4", 0, None), ("y/b.mp4", 1, 0.5), ("y/b.mp4#2", 0, 1.0)
     ]  # fmt: skip
     assert all(os.path.exists(record["file_name"]) for record in records)
-    assert (tmp_path / "out/classes.txt").read_text() == "one\ntwo\n"
+    assert (tmp_path / "out/train.classes.txt").read_text() == "one\ntwo\n"
+    assert (tmp_path / "out/train.csv").read_text().startswith("path,label,start_sec\n# made by tools/transcode_dataset.py")
     (tmp_path / "out/y/b.mp4").unlink()
     assert [(result.kept, result.error is None) for result in run()[0]] == [(True, True), (False, False), (False, True)]
     (tmp_path / "out/train.csv").write_text("my list\n")
@@ -176,6 +177,10 @@ def test_what_a_dataset_refuses(dataset, tmp_path):
         transcode_dataset(dataset, get_dataset(dataset), f"{tmp_path}/videos", FAST)
     with pytest.raises(ValueError, match="wds:x.tar: shards hold videos as they are"):
         transcode_dataset("wds:x.tar", [], f"{tmp_path}/out", FAST)
+    records = [*get_dataset(dataset), {"file_name": f"{tmp_path}/a\nb.mp4", "label": 0, "video_id": "a"}]
+    with pytest.raises(ValueError, match=r"a list cannot hold the name 'a.nb.mp4', which has a line break in it"):
+        transcode_dataset(dataset, records, f"{tmp_path}/out", FAST)
+    assert not (tmp_path / "out").exists(), "refused after the work"
 
 
 def test_a_process_that_dies_is_a_failure(dataset, tmp_path, monkeypatch):

@@ -42,7 +42,7 @@ def test_a_list_without_the_bad_ones_works_where_it_is(folder, call_tool):
         assert call_tool("check_dataset", f"folder:{folder}/videos", "--fix-list", str(out))[0] == 1
         records = get_dataset(f"list:{out}")
         assert [r["file_name"] for r in records] == [f"{folder}/videos/{name}" for name in ("run/a.mp4", "walk/b.mp4")]
-        assert [r["label"] for r in records] == [0, 1] and (out.parent / "classes.txt").read_text() == "run\nwalk\n"
+        assert [r["label"] for r in records] == [0, 1] and out.with_suffix(".classes.txt").read_text() == "run\nwalk\n"
     text = (folder / "fixed.csv").read_text()
     assert "videos/run/a.mp4" in text and str(folder) not in text
 
@@ -66,10 +66,10 @@ def test_no_file_is_replaced(folder, call_tool):
     out.write_text("mine")
     assert "fixed.csv: the file exists already" in call_tool("check_dataset", name, "--fix-list", str(out))[2]
     out.unlink()
-    (folder / "classes.txt").write_text("others\n")
+    (folder / "fixed.classes.txt").write_text("others\n")
     assert "names other classes" in call_tool("check_dataset", name, "--fix-list", str(out))[2]
     assert "there is no folder" in call_tool("check_dataset", name, "--fix-list", f"{folder}/no/fixed.csv")[2]
-    assert (folder / "classes.txt").read_text() == "others\n" and not out.exists()
+    assert (folder / "fixed.classes.txt").read_text() == "others\n" and not out.exists()
 
 
 def test_ctrl_c_leaves_what_was_found(tmp_path, make_video):

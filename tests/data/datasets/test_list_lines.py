@@ -5,23 +5,23 @@ import itertools
 import numpy as np
 import pytest
 
-from nlvideo.data.datasets import get_dataset, listed
+from nlvideo.data.datasets import get_dataset, list_table, listed
 from nlvideo.data.datasets.list_lines import read_csv_lines, read_plain_lines
 
-PIECES = ["a.mp4", "b c.mp4", " ", "\t", "3", "07", "1234567890", ",", '"', "#", "é", "\r", "x,1", "-1", "1.5", ".",
+PIECES = ["run", "sit,run", "a.mp4", "b c.mp4", " ", "\t", "3", "07", "1234567890", ",", '"', "#", "é", "\r", "x,1", "-1", "1.5", ".",
           "", "4.", ".5", "0.1", "123456789.123456", "1.1234567", "2147483647"]  # fmt: skip
 
 
 def read_slowly(monkeypatch, name):
     """The records or the error of a list all of whose lines are read one by one."""
-    def none_usual(chunk, *columns):
-        lines = read_csv_lines(chunk, *columns) if columns else read_plain_lines(chunk)
+    def none_usual(chunk, *arguments):
+        lines = read_csv_lines(chunk, *arguments) if len(arguments) > 1 else read_plain_lines(chunk, *arguments)
         lines.usual[:] = False
         return lines
 
     with monkeypatch.context() as patch:
-        patch.setattr(listed, "read_plain_lines", none_usual)
-        patch.setattr(listed, "read_csv_lines", none_usual)
+        patch.setattr(list_table, "read_plain_lines", none_usual)
+        patch.setattr(list_table, "read_csv_lines", none_usual)
         return read(name)
 
 
@@ -33,19 +33,21 @@ def read(name):
         return str(error)
 
 
+@pytest.mark.parametrize("label", ["12", "stand-up"])
 @pytest.mark.parametrize("header", ["", "path,label", "label,path", "path,label,start_sec", "note,label,end_sec,path"])
-def test_both_ways_agree_on_random_lines(tmp_path, monkeypatch, header):
+def test_both_ways_agree_on_random_lines(tmp_path, monkeypatch, header, label):
     rng = np.random.default_rng(len(header))
     path, usual = tmp_path / "list.csv", 0
-    good = {"path": "v/x y.mp4", "label": "12", "start_sec": "0.25", "end_sec": "", "note": "fine"}
+    good = {"path": "v/x y.mp4", "label": label, "start_sec": "0.25", "end_sec": "", "note": "fine"}
     columns = header.split(",") if header else ["path", "label"]
     for _ in range(150):
         values = [good[column] for column in columns]
         values[rng.integers(len(values))] = "".join(rng.choice(PIECES, rng.integers(1, 4)))
         lines = [(",".join(row) if header else " ".join(row)) for row in (values, [good[column] for column in columns])]
         path.write_bytes("\n".join([header, *lines]).encode())
-        found = read(f"list:{path}")
-        assert found == read_slowly(monkeypatch, f"list:{path}"), lines
+        found, slowly = read(f"list:{path}"), read_slowly(monkeypatch, f"list:{path}")
+        # Of two mistakes in a chunk of names either may be found first.
+        assert found == slowly or (isinstance(found, str) and isinstance(slowly, str) and "not a name" in slowly), lines
         usual += isinstance(found, list)
     assert usual > 5, "hardly any list could be read"
 
@@ -97,7 +99,9 @@ def test_chunks_and_line_numbers(tmp_path, monkeypatch):
         (b"\xef\xbb\xbfa.mp4 0\r\nb.mp4 1\r\n", ["a.mp4", "b.mp4"]),
         (b"a.mp4 0\rb.mp4 1\r", ["a.mp4", "b.mp4"]),
         (b"a.mp4 0", ["a.mp4"]),
-        (b"a.mp4 0\nb\xff.mp4 1\n", "list.csv:2: expected text in UTF-8, found the byte 0xff"),
+        (b"a.mp4 0\nb\xff.mp4 1\n", ["a.mp4", "b\udcff.mp4"]),
+        (b'a.mp4 0\n"\xff x.mp4" 1\n', ["a.mp4", "\udcff x.mp4"]),
+        ("a.mp4 0\n".encode("utf-16"), "list.csv: expected text in UTF-8, found bytes 0"),
         (b"a.mp4 99999999999\n", "list.csv:1: the label 99999999999 is not of 32 bits"),
     ],
 )
