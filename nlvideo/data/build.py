@@ -18,7 +18,7 @@ from nlvideo.data.datasets import get_dataset
 from nlvideo.data.loaders import TestLoader, TrainLoader
 from nlvideo.data.records import chain_records, compact_records
 from nlvideo.data.samplers import SAMPLER, InferenceSampler
-from nlvideo.data.workers import WorkerWatch, obey_main_process
+from nlvideo.data.workers import WorkerWatch, begin_worker
 from nlvideo.utils import comm
 from nlvideo.utils.env import uses_cuda
 from nlvideo.utils.errors import LookupFailed
@@ -146,8 +146,9 @@ def _worker_options(cfg: CfgNode, prefetch: int = 2) -> dict[str, Any]:
     workers = cfg.DATALOADER.NUM_WORKERS
     if workers == 0:
         return {"num_workers": 0}
-    obey = partial(obey_main_process, os.getpid())
-    return {"num_workers": workers, "prefetch_factor": prefetch, "worker_init_fn": obey}
+    # Without a batch for so long, the workers are looked at.
+    options = {"prefetch_factor": prefetch, "timeout": 30, "worker_init_fn": partial(begin_worker, os.getpid())}
+    return {"num_workers": workers, **options}
 
 
 def load_dataset(cfg: CfgNode, name: str, key: str) -> Sequence[Record]:

@@ -11,6 +11,7 @@ from nlvideo.data.catalog import Record, source_of
 from nlvideo.data.clip_sampling import VideoTooShort
 from nlvideo.data.video_reader import VideoDecodeError
 from nlvideo.data.workers import WorkerWatch
+from nlvideo.utils.errors import FORESEEN, portable
 from nlvideo.utils.time_limit import given_up
 
 # Records tried in place of one that fails, before the dataset itself is taken to be broken.
@@ -45,8 +46,8 @@ class TrainDataset(Dataset):
     def __len__(self) -> int:
         return len(self.records)
 
-    def __getitem__(self, key: tuple[int, int]) -> list[dict[str, Any]] | ValueError:
-        """Return the samples of a record, or the error to raise where no replacement works either.
+    def __getitem__(self, key: tuple[int, int]) -> list[dict[str, Any]] | Exception:
+        """Return the samples of a record, or the error to raise, such as that no replacement works either.
 
         The error is returned, so that it reaches the user without a worker's traceback around it.
         """
@@ -64,6 +65,8 @@ class TrainDataset(Dataset):
             except (VideoDecodeError, VideoTooShort) as error:
                 errors.append(error)
                 failed.append((record["file_name"], getattr(error, "reason", str(error))))
+            except FORESEEN as error:
+                return portable(error)
             while index in tried and len(tried) < len(self.records):
                 index = int(rng.integers(len(self.records)))
         return unusable_dataset(failed, errors)
@@ -97,7 +100,7 @@ class TestDataset(Dataset):
     def __len__(self) -> int:
         return len(self.records)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, index: int) -> dict[str, Any] | Exception:
         record = self.records[index]
         if self.watch is not None:
             self.watch.note(index)
@@ -107,6 +110,8 @@ class TestDataset(Dataset):
             sample = {"video": None, "label": self.mapper.target(record), "video_id": record["video_id"]}
             # The workers of the next test start with what these have given up.
             return {**sample, **source_of(record), "failed": True, "error": error, "given_up": dict(given_up)}
+        except FORESEEN as error:
+            return portable(error)
 
 
 def unusable_dataset(failed: list[tuple[str, str]], errors: list[Exception]) -> ValueError:
@@ -121,7 +126,7 @@ def unusable_dataset(failed: list[tuple[str, str]], errors: list[Exception]) -> 
     return ValueError(f"none of {len(failed)} videos tried in a row could be used; the last: {path}: {reason}")
 
 
-def collate_train(groups: list[list[dict[str, Any]] | ValueError]) -> dict[str, Any] | ValueError:
+def collate_train(groups: list[list[dict[str, Any]] | Exception]) -> dict[str, Any] | Exception:
     """Stack the samples of the videos of a training batch; an error among them becomes the batch.
 
     Returns:
@@ -129,7 +134,7 @@ def collate_train(groups: list[list[dict[str, Any]] | ValueError]) -> dict[str, 
         "num_failed": int, "failed": list of (path, reason)}. Clips of one video are neighbours.
     """
     for group in groups:
-        if isinstance(group, ValueError):
+        if isinstance(group, Exception):
             return group
     samples = [sample for group in groups for sample in group]
     labels = [sample["label"] for sample in samples]

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 from nlvideo.data.batch_mixing import BatchMixer
 from nlvideo.data.clip_dataset import unusable_dataset
 from nlvideo.data.clip_sampling import VideoTooShort
-from nlvideo.data.workers import WorkerWatch, signals_blocked
+from nlvideo.data.workers import WorkerWatch, full_memory_explained, signals_blocked
 from nlvideo.utils.time_limit import given_up
 
 _logger = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ class TrainLoader:
         """Put the parts together.
 
         Args:
-            loader: of batches, or of a ``ValueError`` to raise.
+            loader: of batches, or of errors to raise.
             dataset_size: number of records.
             watch: of the loader's workers.
             mixer: mixes the clips of each batch, or None.
@@ -54,14 +54,13 @@ class TrainLoader:
 
     def __next__(self) -> dict[str, Any]:
         if self._batches is None:  # workers start with the first batch, not with the construction
-            with signals_blocked():
+            with signals_blocked(), full_memory_explained():
                 self._batches = iter(self.loader)
-        with self.watch.explained():
-            batch = next(self._batches)
-        if isinstance(batch, ValueError):
+        try:
+            batch = self.watch.next_of(self._batches)
+        except Exception:
             self._batches = None
-            # A new one: raising an object held here makes a cycle that keeps the workers alive until it is collected.
-            raise ValueError(str(batch))
+            raise
         if self._mixer is not None:
             batch["video"] = batch["video"].to(self._device, non_blocking=True)
             batch = self._mixer(batch, self._number)
@@ -88,13 +87,9 @@ class TestLoader:
 
     def __iter__(self) -> Iterator[list[dict[str, Any]]]:
         errors, failed, num_samples = [], [], 0
-        with signals_blocked():
+        with signals_blocked(), full_memory_explained():
             batches = iter(self.loader)
-        while True:
-            with self.watch.explained():
-                batch = next(batches, None)
-            if batch is None:
-                break
+        while (batch := self.watch.next_of(batches)) is not None:
             num_samples += 1
             if batch[0]["failed"]:
                 errors.append(batch[0]["error"])

@@ -2,21 +2,26 @@
 
 import multiprocessing
 import os
+import shutil
 import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from multiprocessing import resource_tracker
+from multiprocessing import queues, resource_tracker
+from typing import Any
 
 import torch
 from torch.utils.data import get_worker_info
 
 from nlvideo.data.catalog import Record
 
+# As long as ranks wait for each other: no video takes so long to decode, whatever its length.
+_STALLED_SEC = 1800.0
+
 
 class WorkerDied(RuntimeError):
-    """A process that reads data was ended by the system, or by a crash of the decoder."""
+    """A process that reads data was ended by the system, or by a crash of the decoder, or does nothing any more."""
 
 
 class WorkerWatch:
@@ -29,20 +34,48 @@ class WorkerWatch:
 
     def __init__(self, records: Sequence[Record], num_workers: int):
         self._records = records
-        # Process id and index by worker; 0 before the first.
-        self._begun = torch.zeros(num_workers, 2, dtype=torch.int64).share_memory_()
+        # Process id, index and time of its beginning by worker; 0 before the first.
+        with full_memory_explained():
+            self._begun = torch.zeros(num_workers, 3, dtype=torch.int64).share_memory_()
 
     def note(self, index: int) -> None:
         """Remember that this worker begins to read a record; in the main process it does nothing."""
         worker = get_worker_info()
         if worker is not None:
-            self._begun[worker.id, 0] = os.getpid()
-            self._begun[worker.id, 1] = index
+            self._begun[worker.id] = torch.tensor([os.getpid(), index, time.monotonic()], dtype=torch.int64)
+
+    def next_of(self, batches: Iterator[Any]) -> Any:
+        """Return the next batch of a loader, None at its end.
+
+        Raises:
+            WorkerDied: a worker is dead, or no worker has begun a record for half an hour.
+            Exception: what a worker sent in place of a batch.
+        """
+        start = time.monotonic()
+        with self.explained():
+            while True:
+                try:
+                    batch = next(batches, None)
+                    break
+                except RuntimeError as error:
+                    if "DataLoader timed out" not in str(error):
+                        raise
+                if time.monotonic() - max(start, self._begun[:, 2].max().item()) > _STALLED_SEC:
+                    files = [self._records[index]["file_name"] for pid, index, _ in self._begun.tolist() if pid]
+                    raise WorkerDied(f"no data worker goes on; what they read last: {', '.join(files) or 'nothing'}")
+        sent = batch[0] if isinstance(batch, list) else batch
+        if isinstance(sent, Exception):
+            try:
+                raise sent
+            finally:
+                # Or error and frame keep each other, and the workers, alive until they are collected.
+                del sent, batch
+        return batch
 
     def files_of_the_dead(self) -> list[str]:
         """Return what each worker that is no longer alive read last."""
         alive = {process.pid for process in multiprocessing.active_children()}
-        return [self._records[index]["file_name"] for pid, index in self._begun.tolist() if pid and pid not in alive]
+        return [self._records[index]["file_name"] for pid, index, _ in self._begun.tolist() if pid and pid not in alive]
 
     def _wait_for_the_dead(self) -> list[str]:
         deadline = time.monotonic() + 1.0
@@ -60,7 +93,8 @@ class WorkerWatch:
             WorkerDied: one line.
         """
         try:
-            yield
+            with full_memory_explained():
+                yield
         except (RuntimeError, EOFError, ConnectionError) as error:
             # The connection to a worker may break before the system has buried it.
             broken = isinstance(error, (EOFError, ConnectionError))
@@ -78,6 +112,32 @@ def explained(loader: object) -> AbstractContextManager:
     """Return ``WorkerWatch.explained`` of a loader, or a context that does nothing for one that has no watch."""
     watch = getattr(loader, "watch", None)
     return nullcontext() if watch is None else watch.explained()
+
+
+@contextmanager
+def full_memory_explained() -> Iterator[None]:
+    """Turn the errors that torch and the system raise when the shared memory is full into one that says what to do.
+
+    Raises:
+        OSError: one line.
+    """
+    try:
+        yield
+    except (RuntimeError, OSError) as error:
+        if (explained := _full_memory(error)) is None:
+            raise
+        raise explained from None
+
+
+def _full_memory(error: BaseException) -> OSError | None:
+    # With a path it is a file on a full disk.
+    is_full = "No space left on device" in str(error) and not getattr(error, "filename", None)
+    if not is_full and "out of shared memory" not in str(error):
+        return None
+    return OSError(
+        f"/dev/shm is full ({shutil.disk_usage('/dev/shm').total / 2**20:.0f} MiB): data workers hand over what they read"
+        " in it. Make it larger (`docker run --shm-size 8g`), or set DATALOADER.NUM_WORKERS to 0"
+    )
 
 
 @contextmanager
@@ -100,13 +160,17 @@ def signals_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, previous)
 
 
-def obey_main_process(main_pid: int, worker_id: int = 0) -> None:
-    """Let a worker that was started with its signals blocked end at the main process's own SIGTERM; torch sends one.
+def begin_worker(main_pid: int, worker_id: int = 0) -> None:
+    """Prepare a worker of a loader, which was started with its signals blocked.
+
+    It ends at the main process's own SIGTERM; torch sends one. And where it cannot hand a batch over, it sends the error
+    in its place: torch would print it and leave the main process waiting.
 
     Args:
         main_pid: the main process.
         worker_id: number of the worker, which does not matter.
     """
+    queues.Queue._on_queue_feeder_error = _send_error
     if hasattr(signal, "sigwaitinfo"):  # not on macOS and Windows
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         threading.Thread(target=_wait_for_sigterm, args=(main_pid,), daemon=True).start()
@@ -119,3 +183,10 @@ def _wait_for_sigterm(main_pid: int) -> None:
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != main_pid:
         pass
     os._exit(0)
+
+
+def _send_error(queue: queues.Queue, error: Exception, item: tuple[int, Any]) -> None:
+    # Called on the thread that writes into the queue; the item is the number of a batch and the batch.
+    text = " ".join(str(error).split())
+    failed = _full_memory(error) or WorkerDied(f"a data worker could not hand over what it read: {text}")
+    queue.put((item[0], failed))

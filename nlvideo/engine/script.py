@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from nlvideo.engine.errors import RankFailed, TooManyFailedVideos, TrainingInterrupted, UnexpectedResults
+from nlvideo.utils.errors import FORESEEN
 from nlvideo.utils.host_memory import keep_freed_memory
 
 DEBUG_VARIABLE = "NLVIDEO_DEBUG"
 INTERRUPTED = 130
 
-# Mistakes in what the user gave, and runs that failed; subclasses count.
-_USER_ERRORS = (ValueError, KeyError, OSError, ImportError)
+# Runs that failed; subclasses count.
 _RUN_ERRORS = (FloatingPointError, TooManyFailedVideos, UnexpectedResults)
 # By name: the modules that define these import torch.
 _NAMED_ERRORS = {"VideoDecodeError": 2, "OutOfMemoryError": 1, "WorkerDied": 1}
@@ -133,14 +133,14 @@ def exit_code_of(error: BaseException) -> int:
         return INTERRUPTED
     if isinstance(error, _RUN_ERRORS):
         return 1
-    if isinstance(error, _USER_ERRORS):
+    if isinstance(error, FORESEEN):
         return 2
     return next((_NAMED_ERRORS[name] for name in _class_names(error) if name in _NAMED_ERRORS), 1)
 
 
 def is_foreseen(error: BaseException) -> bool:
     """Return whether the message of an error is all that a user needs."""
-    foreseen = (*_RUN_ERRORS, *_USER_ERRORS, RankFailed, TrainingInterrupted, KeyboardInterrupt, SystemExit)
+    foreseen = (*_RUN_ERRORS, *FORESEEN, RankFailed, TrainingInterrupted, KeyboardInterrupt, SystemExit)
     return isinstance(error, foreseen) or any(name in _NAMED_ERRORS for name in _class_names(error))
 
 

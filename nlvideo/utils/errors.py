@@ -29,6 +29,8 @@ def one_of(what: str, given: object, allowed: Iterable[object]) -> ValueError:
     return ValueError(f"{what}: got {given!r}, allowed: {', '.join(repr(value) for value in allowed)}")
 
 
+#: mistakes in what the user gave, whose text is all that is needed; subclasses count
+FORESEEN = (ValueError, KeyError, OSError, ImportError)
 # Kinds of errors that can be made from a text alone; subclasses of theirs often cannot, such as UnicodeError's.
 _FROM_TEXT = (LookupFailed, ValueError, OSError, ImportError, FloatingPointError, MemoryError, RuntimeError)
 

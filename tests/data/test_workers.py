@@ -13,11 +13,11 @@ import torch
 from torch.utils.data import DataLoader
 
 from nlvideo.config import get_cfg
-from nlvideo.data import build_test_loader, build_train_loader
-from nlvideo.data.clip_dataset import TrainDataset, collate_train
-from nlvideo.data.loaders import TrainLoader
+from nlvideo.data import build_test_loader, build_train_loader, workers
+from nlvideo.data.clip_dataset import TestDataset, TrainDataset, collate_test, collate_train
+from nlvideo.data.loaders import TestLoader, TrainLoader
 from nlvideo.data.samplers import TrainingSampler
-from nlvideo.data.workers import WorkerDied, WorkerWatch, explained, obey_main_process, signals_blocked
+from nlvideo.data.workers import WorkerDied, WorkerWatch, explained, begin_worker, signals_blocked
 
 RECORDS = [{"file_name": f"/{i}.mp4", "label": 0, "video_id": str(i)} for i in range(6)]
 
@@ -36,13 +36,13 @@ class Killer:
         return {"video": torch.zeros(3, 1, 2, 2), "label": 0, "video_id": record["video_id"]}
 
 
-def loader_of(mapper, num_workers):
+def loader_of(mapper, num_workers, **options):
     """A training loader of the records above."""
     watch = WorkerWatch(RECORDS, num_workers)
     dataset = TrainDataset(RECORDS, mapper, 0, watch)
     loader = DataLoader(
         dataset, 2, sampler=TrainingSampler(RECORDS), collate_fn=collate_train, num_workers=num_workers,
-        worker_init_fn=partial(obey_main_process, os.getpid()) if num_workers else None,
+        worker_init_fn=partial(begin_worker, os.getpid()) if num_workers else None, **options,
     )  # fmt: skip
     return TrainLoader(loader, len(RECORDS), watch)
 
@@ -88,7 +88,7 @@ def test_a_broken_connection_is_a_death_only_where_a_worker_is_dead():
         with WorkerWatch(RECORDS, 1).explained():
             raise EOFError
     watch = WorkerWatch(RECORDS, 1)
-    watch._begun[0] = torch.tensor([2**22 + 1, 4])  # no process has this number
+    watch._begun[0] = torch.tensor([2**22 + 1, 4, 0])  # no process has this number
     with pytest.raises(WorkerDied, match="^DataLoader worker died. What it read last: /4.mp4. "):
         with watch.explained():
             raise EOFError
@@ -102,11 +102,107 @@ def test_in_the_main_process_nothing_is_noted():
     assert next(loader)["label"].tolist() == [0, 0]
 
 
+class Sends:
+    """What a mapper gives for each video."""
+
+    def __init__(self, video):
+        self.video = video
+
+    def __call__(self, record, rng):
+        """A sample."""
+        if isinstance(self.video, Exception):
+            raise self.video
+        return {"video": torch.zeros(3, 1, 2, 2), "label": 0, "video_id": self.video}
+
+
+class Unsendable:
+    """Fails when a worker sends it, as tensors do where the shared memory is full."""
+
+    def __init__(self, text):
+        self.text = text
+
+    def __reduce__(self):
+        raise RuntimeError(self.text)
+
+
+FULL = "unable to write to file </torch_12_345_0>: No space left on device (28)"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [(FULL, r"/dev/shm is full .*--shm-size.*NUM_WORKERS"), ("odd\nerror", "^a data worker could not hand over .*: odd error")],
+)
+@pytest.mark.parametrize("training", [True, False])
+def test_a_batch_that_cannot_be_handed_over_is_an_error(text, message, training):
+    loader = iter(loader_of(Sends(Unsendable(text)), 1))
+    if not training:
+        loader = DataLoader(
+            TestDataset(RECORDS, Sends(Unsendable(text))), 1, collate_fn=collate_test, num_workers=1,
+            worker_init_fn=partial(begin_worker, os.getpid()),
+        )  # fmt: skip
+        loader = iter(TestLoader(loader, len(RECORDS), WorkerWatch(RECORDS, 1)))
+    with pytest.raises((OSError, WorkerDied), match=message) as caught:
+        next(loader)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_an_error_in_a_worker_comes_as_it_was(num_workers):
+    error = UnicodeEncodeError("utf-8", "a\udce9", 1, 2, "surrogates not allowed")
+    for sent in (ValueError("no"), error, FileNotFoundError(2, "No such file", "a.mp4")):
+        with pytest.raises(type(sent)) as caught:
+            next(loader_of(Sends(sent), num_workers))
+        assert str(caught.value) == str(sent)
+
+
+def test_workers_that_do_not_go_on_end_the_run(monkeypatch):
+    monkeypatch.setattr(workers, "_STALLED_SEC", 1.0)
+    loader = loader_of(Killer(signal.SIGCONT), 1, timeout=1)
+    with pytest.raises(WorkerDied, match="^no data worker goes on; what they read last: /3.mp4$"):
+        for _ in range(4):
+            next(loader)
+
+
+# The first argument: which loader. The shared memory of this process has 8 MiB, a clip 12.
+FULL_SCRIPT = """
+import sys
+import torch
+from torch.utils.data import DataLoader
+from nlvideo.config import load_cfg
+from nlvideo.data import MAPPER, VideoMapper, build_test_loader, build_train_loader
+
+@MAPPER.register()
+class Large(VideoMapper):
+    def __call__(self, record, rng):
+        return {**super().__call__(record, rng), "video": torch.zeros(12, 2**20, dtype=torch.uint8)}
+
+cfg = load_cfg(None, ["DATASETS.TRAIN", "['list:list.txt']", "DATASETS.TEST", "['list:list.txt']", "DATALOADER.MAPPER",
+    "Large", "DATALOADER.NUM_WORKERS", "1", "SOLVER.CLIPS_PER_BATCH", "1", "INPUT.NUM_FRAMES", "4", "INPUT.CROP_SIZE",
+    "32", "INPUT.SHORT_SIDE_RANGE", "[32, 32]", "MODEL.HEAD.NUM_CLASSES", "2"])
+next(iter(build_train_loader(cfg) if sys.argv[1] == "train" else build_test_loader(cfg, "list:list.txt")))
+"""
+
+
+@pytest.mark.parametrize("which", ["train", "test"])
+def test_a_full_shared_memory_is_one_line(which, tmp_path, make_video):
+    mount = "mount -t tmpfs -o size=8m tmpfs /dev/shm"
+    if subprocess.run(["unshare", "-m", "sh", "-c", mount], capture_output=True, check=False).returncode:
+        pytest.skip("this user may not mount a small /dev/shm")
+    make_video(tmp_path / "a.mp4")
+    (tmp_path / "list.txt").write_text("a.mp4 0\n")
+    (tmp_path / "script.py").write_text(FULL_SCRIPT)
+    command = ["unshare", "-m", "sh", "-c", f"{mount} && exec {sys.executable} script.py {which}"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    line = done.stderr.splitlines()[-1]
+    assert line.startswith("OSError: /dev/shm is full (8 MiB): ") and "--shm-size" in line and "NUM_WORKERS" in line
+    assert "QueueFeederThread" not in done.stderr
+
+
 SCRIPT = """
 import multiprocessing, os, signal, sys, time
 import torch
 from functools import partial
-from nlvideo.data.workers import obey_main_process, signals_blocked
+from nlvideo.data.workers import begin_worker, signals_blocked
 
 class Slow(torch.utils.data.Dataset):
     def __len__(self):
@@ -119,7 +215,7 @@ if __name__ == "__main__":
     multiprocessing.set_start_method(sys.argv[1])
     signal.signal(signal.SIGINT, lambda *_: None)
     signal.signal(signal.SIGTERM, lambda *_: None)
-    loader = torch.utils.data.DataLoader(Slow(), num_workers=2, worker_init_fn=partial(obey_main_process, os.getpid()))
+    loader = torch.utils.data.DataLoader(Slow(), num_workers=2, worker_init_fn=partial(begin_worker, os.getpid()))
     with signals_blocked():
         batches = iter(loader)
     pids = {int(next(batches)) for _ in range(2)}
@@ -148,7 +244,7 @@ def test_signals_to_the_whole_group_do_not_end_the_workers(tmp_path, method):
 
 
 def _wait(main_pid, ready):
-    obey_main_process(main_pid)
+    begin_worker(main_pid)
     ready.set()
     time.sleep(60)
 
