@@ -78,7 +78,7 @@ def measure_clip(model, view, truth: dict, block: str, into: dict) -> None:
     lamp = lamp_keys(truth["lamp"], view, maps.keys)
     if not lamp:
         return
-    for (agent, _), row, found in zip(queries, maps.weights, top_keys(maps, NUM_ARROWS)):
+    for (agent, _), row, found in zip(queries, maps.weights, top_keys(maps, NUM_ARROWS, share=1.0)):
         into[truth["lamp"]["colour"], agent["colour"]].append(measure_query(row, found, lamp))
 
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Draw what a non-local block attends to in a video, as in Figure 3 of the paper.
 
-For each query: OUTPUT/query_0.png, a film strip with arrows to the 20 keys of the highest weights in space and time,
+For each query: OUTPUT/query_0.png, a film strip with arrows to the keys that have 90 % of the weight, in space and time,
 and OUTPUT/query_0.mp4, all weights as heat over the frames. OUTPUT/attention.json has the same in numbers.
 
 Examples:
@@ -27,10 +27,10 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--position", action="append", type=position, metavar="T,Y,X",
         help="a query: number of the sampled frame, pixels of the frame shown, all from 0; repeatable (default: where "
-        "the block adds most to its input, in places apart)",
+        "what the block adds to its input changes the decision most, in places apart)",
     )  # fmt: skip
     parser.add_argument("--num-queries", type=int, default=3, metavar="K", help="without --position (default: 3)")
-    parser.add_argument("--num-arrows", type=int, default=20, metavar="N", help="arrows of a query (default: 20)")
+    parser.add_argument("--num-arrows", type=int, default=20, metavar="N", help="arrows of a query, at most (default: 20)")
     parser.add_argument("--start-sec", type=float, metavar="S", help="look at the video from here (default: its begin)")
     parser.add_argument("--end-sec", type=float, metavar="S", help="and until here (default: its end)")
     parser.add_argument("--fps", type=float, default=4, metavar="R", help="frames per second of the MP4 (default: 4)")
@@ -71,7 +71,8 @@ def main(arguments: argparse.Namespace) -> None:
     for index, query in enumerate(report["queries"]):
         draw(maps, index, output, arguments)
         t, y, x = (f"{value:g}" for value in query["shown"])
-        print(f"{output}/query_{index}.png, .mp4: {block} from frame {t}, y {y}, x {x}")
+        keys = f"{len(query['keys'])} of {report['num_keys']} keys, with {100 * query['share']:.0f} % of the weight"
+        print(f"{output}/query_{index}.png, .mp4: {block} from frame {t}, y {y}, x {x}; {keys}")
     write_json(str(output / "attention.json"), report)
 
 

@@ -7,11 +7,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from nlvideo.visualization.blocks import Preprocess, block_input, evaluating, find_block, query_grid
+from nlvideo.visualization.blocks import (
+    Preprocess, block_input, decision_gradient, evaluating, find_block, query_grid,
+)  # fmt: skip
 from nlvideo.visualization.grid import Grid, Point, pooled
 
-# Fig. 3: "the 20 highest weighted arrows for each x_i".
-NUM_ARROWS = 20
+# Fig. 3: "the 20 highest weighted arrows for each x_i". Where fewer keys have this share of the weight, the others say
+# nothing.
+NUM_ARROWS, SHARE = 20, 0.9
 
 
 @dataclass(frozen=True)
@@ -46,11 +49,13 @@ class TopKeys:
         cells: int64 (n, 3), (t', h', w') on the grid of the keys.
         centres: float (n, 3), (t, y, x) of the centres of their windows in the clip.
         weights: float32 (n,), all above 0.
+        share: of the weight of all keys above 0, what these have together, 0 to 1.
     """
 
     cells: torch.Tensor
     centres: torch.Tensor
     weights: torch.Tensor
+    share: float
 
 
 def attend(
@@ -91,37 +96,49 @@ def attend(
     )
 
 
-def top_keys(maps: AttentionMaps, k: int = NUM_ARROWS) -> list[TopKeys]:
-    """The ``k`` keys of every query with the highest weights (Fig. 3), wherever they are in space and time.
+def top_keys(maps: AttentionMaps, k: int = NUM_ARROWS, share: float = SHARE) -> list[TopKeys]:
+    """The keys of every query with the highest weights (Fig. 3), wherever they are in space and time.
 
-    Only weights above 0 count: a key of weight 0 adds nothing to the response, and one of negative weight (dot product)
-    is subtracted from it. So there may be fewer than ``k``.
+    They are as few as have ``share`` of the weight, and at most ``k``. Only weights above 0 count: a key of weight 0 adds
+    nothing to the response, and one of negative weight (dot product) is subtracted from it.
 
     Raises:
-        ValueError: ``k`` below 1.
+        ValueError: ``k`` below 1, or ``share`` not above 0 and up to 1.
     """
     if k < 1:
         raise ValueError(f"k: got {k}, allowed: 1 or more")
+    if not 0 < share <= 1:
+        raise ValueError(f"share: got {share}, allowed: above 0 and up to 1")
     found = []
     for row in maps.weights:
         weights, flat = row.flatten().sort(descending=True, stable=True)
-        count = min(k, int((weights > 0).sum()))
+        weights = weights[weights > 0]
+        sums = weights.double().cumsum(0)
+        total = float(sums[-1]) if len(sums) else 1.0
+        # Each key is needed that those before it leave below the share.
+        count = min(k, int((sums - weights < share * total).sum()))
         cells = torch.stack(torch.unravel_index(flat[:count], row.shape), dim=1)
         centres = torch.tensor([maps.keys.centre(cell) for cell in cells.tolist()]).view(-1, 3)
-        found.append(TopKeys(cells, centres, weights[:count]))
+        found.append(TopKeys(cells, centres, weights[:count], float(sums[count - 1]) / total if count else 0.0))
     return found
 
 
 def chosen_positions(
     model: nn.Module, video: torch.Tensor, block: str | None, count: int, *, preprocess: Preprocess | None = None
 ) -> list[Point]:
-    """The positions where a block responds most: where what it adds to its input, z_i - x_i (Eq. 6), is longest.
+    """The positions where what a block adds to its input, z_i - x_i (Eq. 6), changes the decision most.
 
-    Longest comes first. Positions in or beside a place that was chosen before, within a quarter of the map's short
-    side and in whichever frame, come after all others, so that several queries show several things.
+    The decision is how far the best class is ahead of the second: the difference of their logits, or of the logarithms
+    of their probabilities. How much a position changes it is the product of z_i - x_i with the decision's gradient at
+    z_i, without its sign: to first order, what is lost where the block leaves x_i as it is. All positions cost one pass
+    forward and one backward. Positions that change it alike come in the order of the length of z_i - x_i; so do all
+    where the network returns no scores.
+
+    The largest change comes first. Positions in or beside a place that was chosen before, within a quarter of the map's
+    short side and in whichever frame, come after all others, so that several queries show several things.
 
     Args:
-        model: as in ``attend``.
+        model: as in ``attend``; it runs to its end, and returns scores (N, K).
         video: as in ``attend``.
         block: as in ``attend``.
         count: how many.
@@ -135,15 +152,17 @@ def chosen_positions(
         LookupFailed: there is no such block.
     """
     name, module = find_block(model, block)
-    x = block_input(model, module, video, preprocess)
+    x, z, gradient = decision_gradient(model, module, video, preprocess)
     grid = query_grid(model, module, video, x, preprocess)
-    with torch.no_grad(), evaluating(model):
-        added = (module(x) - x).float().norm(dim=1).reshape(grid.size)
-    if not 1 <= count <= added.numel():
-        raise ValueError(f"count: got {count}, allowed: 1 to {added.numel()}, the positions of {name}")
-    if not added.any():
+    added = (z - x).float()
+    length, change = added.norm(dim=1).flatten(), (added * gradient).sum(dim=1).abs().flatten()
+    if not 1 <= count <= len(length):
+        raise ValueError(f"count: got {count}, allowed: 1 to {len(length)}, the positions of {name}")
+    if not length.any():
         raise ValueError(f"non-local block {name} adds nothing to its input: it is untrained, or the weights lack it")
-    cells = torch.stack(torch.unravel_index(added.flatten().argsort(descending=True, stable=True), grid.size), dim=1)
+    order = length.argsort(descending=True, stable=True)
+    order = order[change[order].argsort(descending=True, stable=True)]
+    cells = torch.stack(torch.unravel_index(order, grid.size), dim=1)
     reach = min(grid.size[1:]) / 4
     chosen: list[tuple[int, ...]] = []
     late: list[tuple[int, ...]] = []

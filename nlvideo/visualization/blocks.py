@@ -71,6 +71,53 @@ def block_input(model: nn.Module, block: nn.Module, video: torch.Tensor, preproc
     return seen
 
 
+def decision_gradient(
+    model: nn.Module, block: nn.Module, video: torch.Tensor, preprocess: Preprocess | None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return a block's input, its output, and the gradient of the decision with respect to its output.
+
+    Args:
+        model: run in eval mode; modules keep the mode that they have.
+        block: a block of it.
+        video: (C, T, H, W).
+        preprocess: as in ``attend``.
+
+    Returns:
+        All of one shape, see `block_input`. The gradient is that of how far the best class is ahead of the second; it
+        is 0 where the network returns no scores (N, K).
+
+    Raises:
+        ValueError: as `block_input`.
+    """
+    seen: list[torch.Tensor] = []
+
+    def cut(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
+        """Let the graph begin behind the block."""
+        torch.set_grad_enabled(True)
+        seen[:] = inputs[0], output.detach().requires_grad_()
+        return seen[1]
+
+    inputs = _on_device_of(model, _network_input(model, block, video, preprocess))
+    handle = block.register_forward_hook(cut)
+    try:
+        with torch.no_grad(), evaluating(model):
+            scores = _forward(model)(inputs)
+    finally:
+        handle.remove()
+    if not seen:
+        raise ValueError("the non-local block does not run when the network sees this clip")
+    x, z = seen
+    if not (isinstance(scores, torch.Tensor) and scores.dim() == 2 and scores.requires_grad):
+        return x, z.detach(), torch.zeros_like(z)
+    with torch.enable_grad():
+        scores = scores.float().mean(dim=0)
+        if 0 <= scores.min() and scores.max() <= 1:
+            # Probabilities: where one is almost 1, its own gradient is lost in rounding.
+            scores = scores.clamp(min=1e-30).log()
+        best = scores.topk(min(2, len(scores))).values
+        return x, z.detach(), torch.autograd.grad(best[0] - best[1:].sum(), z)[0]
+
+
 def query_grid(
     model: nn.Module, block: nn.Module, video: torch.Tensor, x: torch.Tensor, preprocess: Preprocess | None
 ) -> Grid:
@@ -133,10 +180,18 @@ def _network_input(
 
 
 def _run_to(model: nn.Module, block: nn.Module, inputs: torch.Tensor) -> torch.Tensor | None:
-    parameter = next(model.parameters(), None)
-    inputs = inputs if parameter is None else inputs.to(parameter.device)
+    inputs = _on_device_of(model, inputs)
     with torch.no_grad(), evaluating(model):
-        return run_until(block, lambda: getattr(model, "forward_clips", model)(inputs), before=True)[1]
+        return run_until(block, lambda: _forward(model)(inputs), before=True)[1]
+
+
+def _on_device_of(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
+    parameter = next(model.parameters(), None)
+    return inputs if parameter is None else inputs.to(parameter.device)
+
+
+def _forward(model: nn.Module) -> Callable[[torch.Tensor], object]:
+    return getattr(model, "forward_clips", model)
 
 
 @contextlib.contextmanager

@@ -68,7 +68,7 @@ class _Layout:
 
 
 def draw_film_strip(maps: AttentionMaps, index: int, k: int = NUM_ARROWS) -> Image.Image:
-    """Draw the arrows of one query (Fig. 3): from it to the ``k`` keys of the highest weights, across frames.
+    """Draw the arrows of one query (Fig. 3): from it to the keys of the highest weights, across frames, see `top_keys`.
 
     Shown are all frames of a short clip, of one longer than 10 frames one for each frame of the map. The query is a white
     box, its cell, with a dot. Every key is a yellow box, the window of its cell, in all its frames that are shown, and the
@@ -78,7 +78,7 @@ def draw_film_strip(maps: AttentionMaps, index: int, k: int = NUM_ARROWS) -> Ima
     Args:
         maps: from `attend`.
         index: which of its queries.
-        k: arrows.
+        k: arrows, at most.
 
     Raises:
         ValueError: there is no such query, or ``k`` is below 1.
@@ -114,9 +114,10 @@ def _texts(maps: AttentionMaps, index: int, keys: TopKeys) -> tuple[str, str]:
     if not len(keys.weights):
         return title, "no key has a weight above 0"
     row = maps.weights[index]
+    found = f"{len(keys.weights)} of {row.numel()} keys, with {100 * keys.share:.0f} % of the weight"
     weights = f"weights {keys.weights[0]:.2g} to {keys.weights[-1]:.2g}"
     above = f"{int((keys.weights > row.mean()).sum())} above the mean"
-    return title, f"white: query; yellow: its {len(keys.weights)} highest of {row.numel()} keys, {weights}, {above}"
+    return title, f"white: query; yellow: {found}; {weights}, {above}"
 
 
 def _draw_frames(strip: Image.Image, maps: AttentionMaps, layout: _Layout) -> None:

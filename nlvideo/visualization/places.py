@@ -12,10 +12,11 @@ def describe(maps: AttentionMaps, view: View, k: int = NUM_ARROWS) -> dict[str, 
     Args:
         maps: from `attend`, of the clip of ``view``.
         view: from `load_view`.
-        k: keys for each query.
+        k: keys for each query, at most; see ``top_keys``.
 
     Returns:
-        ``{"block", "pairwise", "num_keys", "queries": [{**place, "keys": [{"weight", **place}]}]}``. A place is
+        ``{"block", "pairwise", "num_keys", "queries": [{**place, "share", "keys": [{"weight", **place}]}]}``; the share
+        is what the keys have of all weight above 0. A place is
         ``"shown": [t, y, x]`` in sampled frames and pixels of the view, of a key the centre of its window, and
         ``"video": [frame, y, x]``: the index in the file of the frame that stands for it, and pixels there.
     """
@@ -24,7 +25,8 @@ def describe(maps: AttentionMaps, view: View, k: int = NUM_ARROWS) -> dict[str, 
         keys = []
         for cell, centre, weight in zip(found.cells.tolist(), found.centres.tolist(), found.weights.tolist()):
             keys.append({"weight": weight, **_place(view, maps.keys.shown_frame(cell[0]), centre)})
-        queries.append({**_place(view, int(position[0]), position), "keys": keys})
+        place = _place(view, int(position[0]), position)
+        queries.append({**place, "share": round(found.share, 4), "keys": keys})
     return {"block": maps.block, "pairwise": maps.pairwise, "num_keys": maps.weights[0].numel(), "queries": queries}
 
 

@@ -63,7 +63,7 @@ def test_pictures_of_given_positions(visualize, tmp_path):
     status, text, _ = visualize(*positions, "--block", "res3.0", "--num-arrows", "5")
     assert status == 0 and "frames 2, 4, 6, 8; predicted: " in text
     out = tmp_path / "out"
-    assert f"{out}/query_1.png, .mp4: res3.0 from frame 3, y 31, x 31" in text
+    assert f"{out}/query_1.png, .mp4: res3.0 from frame 3, y 31, x 31; " in text
     names = [f"query_{i}.{kind}" for i in (0, 1) for kind in ("mp4", "png")]
     assert sorted(path.name for path in out.iterdir()) == ["attention.json", *names]
     for i in (0, 1):
@@ -79,6 +79,8 @@ def test_pictures_of_given_positions(visualize, tmp_path):
     assert first["video"][1:] == pytest.approx([3 * 40 / 32, (4 + 6) * 56 / 44], abs=1e-3)
     weights = [key["weight"] for key in first["keys"]]
     assert 1 <= len(weights) <= 5 and weights == sorted(weights, reverse=True)
+    assert first["share"] == pytest.approx(sum(weights), abs=1e-3)
+    assert f"x 4; {len(weights)} of 8 keys, with {100 * first['share']:.0f} % of the weight" in text
 
 
 def test_queries_of_its_own_choice(visualize, tmp_path):

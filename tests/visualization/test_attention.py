@@ -47,29 +47,57 @@ def test_the_highest_keys_come_first(make_maps):
     weights[0, 3, 2, 1], weights[0, 0, 0, 0], weights[0, 1, 1, 1] = 0.5, 0.2, 0.3
     weights[1] = -1.0
     weights[1, 2, 2, 2] = 0.1
-    first, second = top_keys(make_maps(weights, [(0, 0, 0), (1, 1, 1)]), k=2)
+    first, second = top_keys(make_maps(weights, [(0, 0, 0), (1, 1, 1)]), k=2, share=1.0)
+    assert (first.share, second.share) == (pytest.approx(0.8), 1.0)
     assert first.cells.tolist() == [[3, 2, 1], [1, 1, 1]] and first.weights.tolist() == pytest.approx([0.5, 0.3])
     assert first.centres.tolist() == [[3.5, 10, 6], [1.5, 6, 6]]
     # Zeros and negative weights are no arrows.
     assert second.cells.tolist() == [[2, 2, 2]]
-    everything = top_keys(make_maps(weights, [(0, 0, 0), (1, 1, 1)]))
+    everything = top_keys(make_maps(weights, [(0, 0, 0), (1, 1, 1)]), share=1.0)
     assert [len(keys.weights) for keys in everything] == [3, 1]
     with pytest.raises(ValueError, match="k: got 0, allowed: 1 or more"):
         top_keys(make_maps(weights, [(0, 0, 0), (1, 1, 1)]), 0)
+    for share in (0, 1.1, float("nan")):
+        with pytest.raises(ValueError, match=f"share: got {share}, allowed: above 0 and up to 1"):
+            top_keys(make_maps(weights, [(0, 0, 0), (1, 1, 1)]), share=share)
+
+
+def test_keys_are_as_few_as_have_most_of_the_weight(make_maps):
+    weights = torch.full((4, 4, 4, 4), 1e-6)
+    weights[0, 1, 2, 3] = 0.97  # one key has it all
+    weights[1, 0, 0, :3] = torch.tensor([0.5, 0.3, 0.15])
+    weights[2] = 1 / 64  # they all weigh the same
+    weights[3] = -5.0  # negative weights do not count
+    weights[3, 0, 0, :2] = torch.tensor([3.0, 1.0])
+    one, three, many, dot = top_keys(make_maps(weights, [(0, 0, 0)] * 4))
+    assert one.cells.tolist() == [[1, 2, 3]] and one.share > 0.99
+    assert len(three.weights) == 3 and three.share == pytest.approx(1, abs=1e-3)
+    assert len(many.weights) == 20 and many.share == pytest.approx(20 / 64)
+    assert len(dot.weights) == 2 and dot.share == 1
 
 
 def test_no_key_above_zero(make_maps):
     keys = top_keys(make_maps(-torch.ones(1, 4, 4, 4), [(0, 0, 0)]))[0]
-    assert keys.cells.shape == (0, 3) and keys.centres.shape == (0, 3) and keys.weights.shape == (0,)
+    assert keys.share == 0 and keys.cells.shape == (0, 3) and keys.centres.shape == (0, 3) and keys.weights.shape == (0,)
 
 
-def test_queries_are_where_the_block_adds_most(pool_net, clip):
+def change_of_the_decision(network, clip):
+    """Exactly, for each position: how far the best class is ahead, less how far it is without the block there."""
+    with torch.no_grad():
+        x = network.pool(clip[None].float() / 255)
+        added = network.nl(x) - x
+        scores = network(clip[None].float() / 255)[0]
+        best, second = scores.topk(2).indices
+        # The mean over positions is all that follows the block.
+        return ((added[:, best] - added[:, second]) / added[0, 0].numel())[0].abs()
+
+
+def test_queries_are_where_the_block_changes_the_decision_most(pool_net, clip):
     network = pool_net()
-    x = network.pool(clip[None].float() / 255)
-    added = (network.nl(x) - x)[0].norm(dim=0)
+    added = change_of_the_decision(network, clip)
     positions = chosen_positions(network, clip, None, 3)
     cells = [(t // 2, y // 4, x // 4) for t, y, x in positions]
-    assert added[cells[0]] == added.max()
+    assert added[cells[0]] == pytest.approx(added.max())
     assert added[cells[1]] <= added[cells[0]]
     for one, other in [(0, 1), (0, 2), (1, 2)]:
         assert max(abs(a - b) for a, b in zip(cells[one][1:], cells[other][1:])) > 2  # a quarter of 8 cells
@@ -78,6 +106,36 @@ def test_queries_are_where_the_block_adds_most(pool_net, clip):
     assert sorted(chosen_positions(network, clip, None, 384)) == sorted(
         (2 * t, 4 * h + 2, 4 * w + 2) for t in range(4) for h in range(8) for w in range(12)
     )
+
+
+def test_a_part_that_the_decision_does_not_look_at_is_no_query(pool_net, clip):
+    """The block adds most to the upper half, which the classes are not taken from."""
+
+    class LowerHalf(torch.nn.Module):
+        def __init__(self, network, probabilities):
+            super().__init__()
+            self.network, self.probabilities = network, probabilities
+
+        def forward(self, video):
+            scores = 40 * self.network.nl(self.network.pool(video))[..., 4:, :].mean((2, 3, 4))
+            return scores.softmax(1) if self.probabilities else scores
+
+    clip[:, :, :16] = 255
+    clip[:, :, 16:] //= 8
+    found = [chosen_positions(LowerHalf(pool_net(), probabilities), clip, None, 3) for probabilities in (False, True)]
+    assert found[0] == found[1] and all(y >= 16 for _, y, _ in found[0])
+    # Without scores, what is added is all that is known.
+    features = torch.nn.Module()
+    features.network = pool_net()
+    features.forward = lambda video: {"map": features.network.nl(features.network.pool(video))}
+    assert all(y < 16 for _, y, _ in chosen_positions(features, clip, None, 1))
+
+
+def test_choosing_leaves_the_network_as_it_was(pool_net, clip):
+    network = pool_net().train()
+    chosen_positions(network, clip, None, 1)
+    assert network.training and network.nl.training and torch.is_grad_enabled() and not network.nl._forward_hooks
+    assert all(parameter.grad is None for parameter in network.parameters())
 
 
 def test_queries_of_a_block_that_does_nothing(pool_net, clip):

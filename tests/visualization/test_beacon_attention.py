@@ -46,7 +46,7 @@ def test_figures_of_a_query(bench):
     row = torch.zeros(4, 8, 8)
     row[0, 1, 1], row[0, 2, 2], row[3, 3, 3], row[1, 1, 1] = 0.75, 0.001, 0.249, -0.5
     cells = torch.tensor([[0, 1, 1], [3, 3, 3], [0, 2, 2]])
-    found = TopKeys(cells, cells.float(), torch.tensor([0.75, 0.249, 0.001]))
+    found = TopKeys(cells, cells.float(), torch.tensor([0.75, 0.249, 0.001]), 1.0)
     hit = bench.measure_query(row, found, {(0, 1, 1), (0, 2, 2)})
     assert (hit["arrows"], hit["above_mean"], hit["weight"]) == (1, 1, pytest.approx(0.751))
     # Among the arrows, but below the mean of 1 / 512.
