@@ -49,8 +49,9 @@ def check_records(name: str, records: Sequence[Record], num_classes: int, multi_
         )
     metadata = MetadataCatalog.get(name)
     if len(metadata.classes) > num_classes:
-        where = f" by {metadata.classes_from}" if metadata.classes_from else ""
-        raise ValueError(f"{name}: {len(metadata.classes)} classes are named{where}, MODEL.HEAD.NUM_CLASSES = {num_classes}")
+        named = f"{len(metadata.classes)} classes are named"
+        named += f" by {metadata.classes_from}" if metadata.classes_from else ""
+        raise ValueError(f"{name}: {named}, MODEL.HEAD.NUM_CLASSES = {num_classes}")
     check_files(name, records)
 
 
@@ -142,7 +143,7 @@ def check_same_classes(one: str, classes: Sequence[str], other: str) -> None:
         if not classes or not metadata.classes or first == second:
             continue
         named = f" (named by {metadata.classes_from})" if metadata.classes_from else ""
-        hint = "; a classes.txt beside the list, one name a line, gives it the same classes" if other.startswith("list:") else ""
+        hint = "; a classes.txt beside the list, one name a line, gives it the same" if other.startswith("list:") else ""
         raise ValueError(f"{other}: class {label} is {second!r}{named}, but {first!r} in {one}{hint}")
 
 

@@ -1,5 +1,6 @@
 """Shards: written whole, read back as the same records, streamed in an order that nothing but the seed decides."""
 
+import gzip
 import io
 import itertools
 import json
@@ -55,6 +56,9 @@ def test_patterns(tmp_path):
         expand_pattern(f"{tmp_path}/x-*.tar")
     with pytest.raises(ValueError, match=r"the range \{3..1\} ends before it begins"):
         expand_pattern("{3..1}.tar")
+    for pattern, count in (("{0..999999999}.tar", "1000000000 shards or more"), ("{0..9999}/{0..9999}.tar", "100000000 shards")):
+        with pytest.raises(ValueError, match=f"names {count}, allowed: up to 1000000"):
+            expand_pattern(pattern)
 
 
 def test_paths_of_members():
@@ -122,7 +126,17 @@ def test_shards_of_others(tmp_path, records):
         ({"a.cls": b"one", "a.mp4": b"x"}, "the sample a has no label, an integer or a list of them, in b'one'"),
         ({"a.json": b'{"label": 1.5}', "a.mp4": b"x"}, "the sample a has no label"),
         ({"a.json": b'{"class": 1}', "a.mp4": b"x"}, "the sample a has no label"),
+        ({"a.json": b'{"label": 10000000000}', "a.mp4": b"x"}, "the sample a has no label, .* in 10000000000"),
+        ({"a.json": b'{"label": [0, true]}', "a.mp4": b"x"}, "the sample a has no label"),
+        ({"a.json": b"[" * 100_000, "a.mp4": b"x"}, "the sample a has no label"),
+        ({"a.json": b'{"label": 0, "label_spans": [[0, 1]]}', "a.mp4": b"x"}, "sample a has .'label_spans': .*, allowed bes"),
+        ({"a.json": b'{"label": 0, "label_spans": [[0, 1, NaN]]}', "a.mp4": b"x"}, "sample a has .'label_spans'"),
+        ({"a.json": b'{"label": 0, "label_spans": [["run", 1, 2]]}', "a.mp4": b"x"}, "sample a has .'label_spans'"),
+        ({"a.json": b'{"label": 0, "start_sec": "1"}', "a.mp4": b"x"}, "sample a has .'start_sec': '1'"),
+        ({"a.v1.mp4": b"x", "a.v1.cls": b"0"},
+         "a has 0 videos, no label, .*; a.v1.cls does not count: the name of a sample ends at the first dot, so rename it"),
         (None, "x.tar: not a whole tar file"),
+        ("gzip", "x.tar: compressed by gzip, but videos are read in place: unpack it to .tar"),
         ("index", "x.tar.index: not the index of a shard"),
         ("other", r"x.tar.index: it is of a shard of 3 bytes, .*/x.tar has 10240"),
     ],
@@ -133,6 +147,8 @@ def test_errors_name_shard_and_sample(tmp_path, files, message):
             add_member(shard, name, content)
     if files is None:
         (tmp_path / "x.tar").write_bytes(b"nonsense" * 200)
+    if files == "gzip":
+        (tmp_path / "x.tar").write_bytes(gzip.compress((tmp_path / "x.tar").read_bytes()))
     if files == "index":
         (tmp_path / "x.tar.index").write_text("[]")
     if files == "other":
@@ -140,6 +156,66 @@ def test_errors_name_shard_and_sample(tmp_path, files, message):
     with pytest.raises(ValueError, match=message) as caught:
         get_dataset(f"wds:{tmp_path}/x.tar")
     assert "\n" not in str(caught.value)
+
+
+def test_members_that_are_no_videos_are_passed_over(tmp_path, records):
+    video = open(records[0]["file_name"], "rb").read()
+    with tarfile.open(tmp_path / "x.tar", "w") as shard:
+        for name in ("README", "./._a.mp4", "._a.cls", "a.jpg", "a.npy", "__MACOSX/._a.mp4", "a.mask.mp4", "a.pose.json"):
+            add_member(shard, name, b"x")
+        add_member(shard, "a.mp4", video)
+        add_member(shard, "a.cls", b"1")
+    (record,) = get_dataset(f"wds:{tmp_path}/x.tar")
+    assert (record["video_id"], record["label"]) == ("a", 1)
+    with open_video(record["file_name"]) as opened:
+        assert opened.num_frames == 5
+
+
+def test_videos_of_any_extension_come_back_without_an_index(tmp_path, records):
+    odd = f"{tmp_path}/odd.xyz"
+    os.link(records[0]["file_name"], odd)
+    write_shards([records[0] | {"file_name": odd}], [f"{tmp_path}/x.tar"])
+    os.unlink(f"{tmp_path}/x.tar.index")
+    (record,) = get_dataset(f"wds:{tmp_path}/x.tar")
+    assert record["video_id"] == "v/0.mp4"
+
+
+@pytest.mark.parametrize(
+    "sample, message",
+    [
+        (["a", 512, 9728, 0, {}], None),
+        (["a", 512, 9729, 0, {}], "the sample a lies at 512, 9729 bytes, outside of its shard of 10240"),
+        (["a", -512, 10, 0, {}], "the sample a lies at -512, 10 bytes"),
+        (["a", "0", 10, 0, {}], "the sample a lies at 0, 10 bytes"),
+        (["a", 512, 10, 0, {"file_name": "/etc/passwd"}], "the sample a has .'file_name': '/etc/passwd'., allowed beside"),
+        (["a", 512, 10, 0, {"fps": 3}], "the sample a has .'fps': 3"),
+        (["a", 512, 10, 0, []], "the sample a has .., allowed beside"),
+        (["a", 512, 10, "0", {}], "the sample a has no label"),
+        ([7, 512, 10, 0, {}], "the sample 7 has"),
+        (["\ud800", 512, 10, 0, {}], "the sample .* has"),
+        (["a", 512, 10, 0], "not the index of a shard"),
+    ],
+)
+def test_an_index_names_nothing_but_members_of_its_shard(tmp_path, sample, message):
+    with tarfile.open(tmp_path / "x.tar", "w"):
+        pass
+    index = {"format": "nlvideo-shard-1", "bytes": 10240, "samples": [sample]}
+    (tmp_path / "x.tar.index").write_text(json.dumps(index))
+    if message is None:
+        assert len(get_dataset(f"wds:{tmp_path}/x.tar")) == 1
+        return
+    with pytest.raises(ValueError, match=f"x.tar.index: {message}") as caught:
+        get_dataset(f"wds:{tmp_path}/x.tar")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("pipe", ["x.tar", "x.tar.index", "classes.txt"])
+def test_pipes_are_not_waited_for(tmp_path, records, pipe):
+    write_shards(records[:1], [f"{tmp_path}/x.tar"], classes=["a"])
+    os.unlink(tmp_path / pipe)
+    os.mkfifo(tmp_path / pipe)
+    with pytest.raises(ValueError, match=f"{tmp_path}/{pipe}: expected a file, found a pipe"):
+        get_dataset(f"wds:{tmp_path}/x.tar")
 
 
 def test_missing_shards(tmp_path):

@@ -38,7 +38,7 @@ def load_folder(name: str) -> TableRecords:
         found = find_videos(str(root / class_name))
         if not found.videos:
             without = f" (left out: {text})" if (text := found.describe()) else ""
-            raise ValueError(f"{name}: the class {class_name!r} has no video{without}; allowed: at least one in each folder")
+            raise ValueError(f"{name}: the class {class_name!r} has no video{without}; allowed: at least one")
         videos.append(StringBlock.from_strings(f"{class_name}/{video}" for video in found.videos))
         counts.append(len(found.videos))
         left_out.add(found, class_name)

@@ -86,7 +86,8 @@ class ListTable:
             line = _text_of(chunk, begin, newline)
             if line and not line.startswith("#"):
                 row = self._split(number, line)
-                if found := row["label"] or "".join(part.rsplit(maxsplit=2)[0] for part in _parts(row.get("label_spans"))):
+                spans = (part.rsplit(maxsplit=2)[0] for part in _parts(row.get("label_spans")))
+                if found := row["label"] or "".join(spans):
                     return any(map(str.isalpha, found))
             begin, number = newline + 1, number + 1
         return None
@@ -152,7 +153,8 @@ class ListTable:
                 hint = f": {text}" if (text := did_you_mean(name, self.classes)) else ""
                 raise self._malformed(number, line, f"{self.classes_file} has no class {name!r}{hint}")
             if not any(map(str.isalpha, name)):
-                raise self._malformed(number, line, f"the label {name!r} is not a name, but the first label of the list is")
+                reason = f"the label {name!r} is not a name, but the first label of the list is"
+                raise self._malformed(number, line, reason)
             self._index[name] = len(self.classes)
             self.classes.append(name)
         return self._index[name]
@@ -186,7 +188,7 @@ class ListTable:
     def to_records(self, text: np.ndarray, folder: str) -> TableRecords:
         """Join the columns; classes that no file names are put into the order of their names."""
         empty = np.zeros(0, np.int64)
-        columns = list(zip(*self._chunks)) or [[empty], [empty], [Labels(empty)], *([empty * 1.0] for _ in self._numbers)]
+        columns = list(zip(*self._chunks)) or [[empty]] * 2 + [[Labels(empty)]] + [[empty * 1.0]] * len(self._numbers)
         begins, ends, parts, *numbers = columns
         labels = Labels.concatenate(parts)
         if self._named and not self.classes_file:

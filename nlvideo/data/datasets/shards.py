@@ -12,7 +12,7 @@ from nlvideo.data.datasets.listed import read_classes
 from nlvideo.data.records import ChainedRecords, CompactRecords, Labels, SerializedRecords
 from nlvideo.data.shard_files import expand_pattern, member_path, read_index, scan_shard
 from nlvideo.data.string_block import StringBlock
-from nlvideo.utils.file_io import absolute_path, file_exists
+from nlvideo.utils.file_io import absolute_path, fetch_file, file_exists, is_remote
 
 _logger = logging.getLogger(__name__)
 _NAMED = 3
@@ -73,7 +73,7 @@ def load_shards(name: str) -> ShardRecords:
         ValueError: shards are missing or not in order; one line that names the shard and the sample.
     """
     shards = [absolute_path(path) for path in expand_pattern(name.removeprefix("wds:"))]
-    if missing := [path for path in shards if not file_exists(path)]:
+    if missing := [path for path in shards if not (file_exists(path) if is_remote(path) else fetch_file(path))]:
         some = ", ".join(missing[:_NAMED]) + (", ..." if len(missing) > _NAMED else "")
         raise ValueError(f"{name}: {len(missing)} of {len(shards)} shards do not exist: {some}")
     ids, places, labels, extras, num_scanned = [], [], [], [], 0
@@ -89,7 +89,8 @@ def load_shards(name: str) -> ShardRecords:
     if num_scanned:
         _logger.info("%s: read through %d shards, which have no index beside them", name, num_scanned)
     metadata = MetadataCatalog.get(name)
-    metadata.classes = read_classes(f"{shards[0].rpartition('/')[0]}/classes.txt")
+    metadata.classes_from = f"{shards[0].rpartition('/')[0]}/classes.txt"
+    metadata.classes = read_classes(metadata.classes_from)
     joined = Labels.concatenate(labels)
     metadata.evaluator_type = "multilabel" if joined.any_lists else "classification"
     further = None
