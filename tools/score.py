@@ -40,6 +40,7 @@ def main(arguments: argparse.Namespace) -> None:
     """Print the metrics of each file, and of all together where there are several."""
     # Only now: --help answers without loading torch.
     from nlvideo.evaluation import ensemble, evaluate_results, read_results, rescore
+    from nlvideo.evaluation.intervals import with_interval
     from nlvideo.utils.file_io import write_json
     from nlvideo.utils.logger import create_table
 
@@ -55,8 +56,13 @@ def main(arguments: argparse.Namespace) -> None:
         weights = arguments.weights or [1.0] * len(parts)
         together = ensemble(parts, weights, average or "softmax", names)
         metrics[ENSEMBLE] = evaluate_results(together, arguments.evaluator)
-    rows = [{"results": name, **own} for name, own in metrics.items()]
-    print(create_table([{k: f"{v:.2f}" if isinstance(v, float) else v for k, v in row.items()} for row in rows]))
+    rows = []
+    for name, own in metrics.items():
+        count = own.get("num_videos")
+        texts = {k: with_interval(k, v, count) if isinstance(v, float) else v for k, v in own.items()}
+        rows.append({"results": name, **texts})
+    print(create_table(rows))
+    print("In brackets: 95 % confidence intervals (Wilson's) of accuracies.")
     if arguments.json:
         write_json(arguments.json, metrics)
 

@@ -13,6 +13,7 @@ from nlvideo.config import CfgNode, configurable
 from nlvideo.data import MetadataCatalog
 from nlvideo.data.catalog import source_of
 from nlvideo.evaluation.evaluator import Evaluator
+from nlvideo.evaluation.intervals import interval_text
 from nlvideo.evaluation.results_file import Results, VideoScores, is_usable, write_results
 from nlvideo.utils import comm
 from nlvideo.utils.file_io import PathManager
@@ -202,6 +203,9 @@ def format_per_class(rows: Sequence[dict[str, Any]]) -> str:
     """Return the rows of the classes that occur as a table; of many classes the best and the worst."""
     metric = list(rows[0])[-1]
     present = sorted((row for row in rows if row[metric] is not None), key=lambda row: (-row[metric], row["class"]))
+    intervals = [interval_text(metric, row[metric], row["num_videos"]) for row in present]
+    if any(intervals):
+        present = [{**row, "95 % interval": interval} for row, interval in zip(present, intervals)]
     half = _MAX_CLASSES // 2
     if len(present) <= _MAX_CLASSES:
         return create_table(present)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from nlvideo.config import CfgNode
+from nlvideo.evaluation.intervals import interval_text
 from nlvideo.utils import comm
 from nlvideo.utils.logger import create_table
 
@@ -26,12 +27,18 @@ def _by_task(results: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str,
 def print_results(results: Mapping[str, Mapping[str, Any]]) -> None:
     """Log a table of the metrics, and lines marked ``copypaste:`` for spreadsheets and scripts.
 
+    Accuracies stand with their 95 % confidence intervals, see ``wilson_interval``.
+
     Args:
         results: ``{task: {metric: value}}``, or ``{dataset: {task: {metric: value}}}``.
     """
     for task, metrics in _by_task(results).items():
         texts = {name: str(value) if isinstance(value, int) else f"{value:.2f}" for name, value in metrics.items()}
-        logger.info("Results of %s:\n%s", task, create_table([{"metric": k, "value": v} for k, v in texts.items()]))
+        rows = [{"metric": name, "value": text} for name, text in texts.items()]
+        intervals = [interval_text(name, value, metrics.get("num_videos")) for name, value in metrics.items()]
+        if any(intervals):
+            rows = [{**row, "95 % interval (Wilson)": interval} for row, interval in zip(rows, intervals)]
+        logger.info("Results of %s:\n%s", task, create_table(rows))
         logger.info("copypaste: Task: %s", task)
         logger.info("copypaste: %s", ",".join(texts))
         logger.info("copypaste: %s", ",".join(texts.values()))

@@ -26,7 +26,7 @@ def test_table_and_copypaste_lines(caplog):
     _printed(caplog, _RESULTS)
     table, task, names, values = [record.getMessage() for record in caplog.records]
     assert table.startswith("Results of classification:\n")
-    assert ["top1", "71.23"] in [line.split() for line in table.splitlines()]
+    assert ["top1", "71.23", "27.5", "to", "94.2"] in [line.split() for line in table.splitlines()]
     assert ["num_videos", "4"] in [line.split() for line in table.splitlines()]
     assert task == "copypaste: Task: classification"
     assert names == "copypaste: top1,top5,num_videos"

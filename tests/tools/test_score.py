@@ -40,7 +40,7 @@ def test_each_file_and_their_average(score, save, tmp_path):
     status, text, _ = score(a, b, "--json", str(out))
     assert status == 0
     rows = {line.split()[0]: line.split()[1:] for line in text.splitlines()[2:]}
-    assert [rows[name][0] for name in (a, b, "ensemble")] == ["50", "50", "100"]
+    assert [rows[name][0] for name in (a, b, "ensemble")] == ["50.00", "50.00", "100.00"]
     written = json.loads(out.read_text())
     assert list(written) == [a, b, "ensemble"]
     assert [metrics["top1"] for metrics in written.values()] == [50.0, 50.0, 100.0]

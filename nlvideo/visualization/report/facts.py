@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from nlvideo.config import load_cfg
+from nlvideo.evaluation.intervals import with_interval
 from nlvideo.modeling.costs import model_costs
 from nlvideo.visualization.report.curves import clips_per_iteration, training_seconds
 from nlvideo.visualization.report.run import Run
@@ -99,8 +100,11 @@ def reproduce_text(run: Run) -> str:
 
 def _cells(run: Run, model: dict[str, Any]) -> dict[str, str]:
     cells = {}
-    for name, value in _last_metrics(run).items():
-        cells[f"{name} (%)"] = f"{value:.2f}"
+    metrics = _last_metrics(run)
+    for name, value in metrics.items():
+        if name.rpartition("/")[2] not in _COUNTS:
+            count = metrics.get(f"{name.rpartition('/')[0]}/num_videos")
+            cells[f"{name} (%)"] = with_interval(name, value, count)
     if run.metrics:
         of = f" of {run.max_iter:,}" if run.max_iter and run.max_iter != run.iterations else ""
         cells["iterations"] = f"{run.iterations:,}{of}"
@@ -130,7 +134,7 @@ def _last_metrics(run: Run) -> dict[str, float]:
             where = f"{results.dataset}/" if len(run.results) > 1 else ""
             for task, metrics in results.metrics.items():
                 found.update({f"{where}{task}/{name}": value for name, value in metrics.items()})
-    return {name: value for name, value in found.items() if name.rpartition("/")[2] not in _COUNTS}
+    return found
 
 
 def format_seconds(seconds: float) -> str:

@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 import nlvideo
+from nlvideo.evaluation.intervals import interval_text
 from nlvideo.utils.file_io import write_text
 from nlvideo.visualization.report.chart import Chart, draw
 from nlvideo.visualization.report.clips import Budget
@@ -125,7 +126,7 @@ def _templates() -> Environment:
         undefined=StrictUndefined,
     )  # fmt: skip
     environment.filters |= {"number": format_number, "value": format_value}
-    environment.globals["num_styles"] = 6
+    environment.globals |= {"num_styles": 6, "interval_text": interval_text}
     return environment
 
 

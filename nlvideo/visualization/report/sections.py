@@ -51,7 +51,7 @@ def _metrics_table(tested: Sequence[tuple[int, Run, Results]]) -> dict[str, Any]
     flat = [{k: v for metrics in results.metrics.values() for k, v in metrics.items()} for _, _, results in tested]
     names = list(dict.fromkeys(name for metrics in flat for name in metrics))
     rows = [
-        {"index": index, "run": run, "values": [metrics.get(name) for name in names], "average": results.average}
+        {"index": index, "run": run, "metrics": metrics, "average": results.average}
         for (index, run, results), metrics in zip(tested, flat)
     ]
     return {"names": names, "rows": rows}

@@ -25,9 +25,9 @@ def test_summary_of_runs_that_know_different_things(make_run, make_test, tmp_pat
     table = summary(runs, [model_facts(runs[0]), {"error": "none"}])
     a, b = (dict(zip(table["columns"], row["cells"])) for row in table["rows"])
     assert table["columns"][:2] == ["top1 (%)", "top5 (%)"] and not any("num_videos" in c for c in table["columns"])
-    assert (a["top1 (%)"], a["top5 (%)"], a["iterations"]) == ("49.90", "90.00", "100")
+    assert (a["top1 (%)"], a["top5 (%)"], a["iterations"]) == ("49.90 (18.7 to 81.2)", "90.00 (50.0 to 98.8)", "100")
     # From the results file, since training never evaluated.
-    assert (b["top1 (%)"], b["top5 (%)"], b["iterations"]) == ("50.00", "–", "60 of 100")
+    assert (b["top1 (%)"], b["top5 (%)"], b["iterations"]) == ("50.00 (5.5 to 94.5)", "–", "60 of 100")
     assert b["params (M)"] == "–" and float(a["params (M)"]) > 0
 
 

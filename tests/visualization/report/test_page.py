@@ -45,7 +45,10 @@ def test_a_whole_run(page_of, make_run, make_test, make_video, tmp_path):
     found = sections(page)
     assert list(found) == ["summary", "curves", "test-1", "config", "model", "environment"]
     tiles = dict(zip(*([node.text for node in found["summary"].all(tag)] for tag in ("dt", "dd"))))
-    assert list(tiles)[0] == "top1 (%)" and tiles["top1 (%)"] == "49.90" and tiles["iterations"] == "100"
+    assert list(tiles)[0] == "top1 (%)" and tiles["top1 (%)"] == "49.90 (18.7 to 81.2)" and tiles["iterations"] == "100"
+    (note,) = (node.text for node in found["summary"].all("p", class_="note"))
+    assert "95 % confidence interval of an accuracy (Wilson's)" in note
+    assert len(found["test-1"].all("span", class_="interval")) > 3  # top-1, top-5, and each class
     # 100 iterations of half a second and four clips.
     assert tiles["training time"] == "50 s" and tiles["clips/s"] == "8.0" and tiles["memory (GiB)"] == "0.60"
     titles = [node.text for node in found["curves"].all("h3")]
