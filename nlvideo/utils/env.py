@@ -22,6 +22,7 @@ def environment() -> dict[str, str]:
     rows = {
         "nlvideo": nlvideo.__version__,
         "commit": _commit(),
+        "repository": str(_root()) if _is_clone() else "none",
         "python": sys.version.replace("\n", " "),
         "platform": platform.platform(),
         "CPUs usable": usable_cpus(),
@@ -66,13 +67,20 @@ def seed_everything(seed: int) -> int:
     return seed
 
 
+def _root() -> Path:
+    return Path(nlvideo.__file__).resolve().parents[1]
+
+
+def _is_clone() -> bool:
+    # A ".git" further up would be that of whatever project has nlvideo among its installed packages.
+    return (_root() / ".git").exists()
+
+
 def _commit() -> str:
     """The commit of the clone that nlvideo runs from, with "-dirty" where files were changed; "none" outside of one."""
-    root = Path(nlvideo.__file__).resolve().parents[1]
-    # A ".git" further up would be that of whatever project has nlvideo among its installed packages.
-    if not (root / ".git").exists():
+    if not _is_clone():
         return "none"
-    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    command = ["git", "-C", str(_root()), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):

@@ -80,7 +80,7 @@ def test_the_commit_is_that_of_our_clone(tmp_path, monkeypatch):
     monkeypatch.setattr(env.nlvideo, "__file__", str(package / "__init__.py"))
     # Installed inside of somebody's repository: its commit is none of ours.
     (tmp_path / "project" / ".git").mkdir()
-    assert env.environment()["commit"] == "none"
+    assert env.environment()["commit"] == env.environment()["repository"] == "none"
     if git is None:
         pytest.skip("git is not installed")
     root = package.parent
@@ -89,7 +89,7 @@ def test_the_commit_is_that_of_our_clone(tmp_path, monkeypatch):
     for command in (["init", "-q"], ["add", "."], [*identity, "commit", "-qm", "m"], ["tag", "v1"]):
         subprocess.run([git, "-C", str(root), *command], check=True)
     commit = env.environment()["commit"]
-    assert re.fullmatch("[0-9a-f]{40}", commit)
+    assert re.fullmatch("[0-9a-f]{40}", commit) and env.environment()["repository"] == str(root.resolve())
     (package / "__init__.py").write_text("changed")
     assert env.environment()["commit"] == f"{commit}-dirty"
     monkeypatch.setenv("PATH", "")

@@ -87,12 +87,16 @@ def reproduce_text(run: Run) -> str:
     started = run.started()
     if not started:
         return ""
-    lines = [f"cd {shlex.quote(started['folder'])}"] if "folder" in started else []
-    commit = started.get("environment", {}).get("commit", "none")
+    lines, environment = [], started.get("environment", {})
+    commit, repository = environment.get("commit", "none"), environment.get("repository")
     if commit not in ("none", "unknown"):
         if commit.endswith("-dirty"):
             lines.append("# the files differed from this commit")
-        lines.append(f"git checkout {shlex.quote(commit.removesuffix('-dirty'))}")
+        # The command may have been started anywhere. Runs from before did not write down where the repository is.
+        where = f"git -C {shlex.quote(repository)}" if repository else "git -C REPOSITORY_OF_NLVIDEO"
+        lines.append(f"{where} checkout {shlex.quote(commit.removesuffix('-dirty'))}")
+    if "folder" in started:
+        lines.append(f"cd {shlex.quote(started['folder'])}")
     seed = started.get("drawn_seed")
     lines.append(started["command"] + (f" SEED {seed}" if seed is not None else ""))
     return "\n".join(lines)

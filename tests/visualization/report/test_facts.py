@@ -77,11 +77,15 @@ def test_description(make_run, tmp_path):
         ({"command": "python t.py", "folder": "/a b"}, "cd '/a b'\npython t.py"),
         ({"command": "python t.py", "drawn_seed": 7}, "python t.py SEED 7"),
         ({"command": "python t.py", "drawn_seed": None, "environment": {"commit": "none"}}, "python t.py"),
-        ({"command": "c", "environment": {"commit": "abc"}}, "git checkout abc\nc"),
-        ({"command": "c", "folder": "/a", "environment": {"commit": "abc"}}, "cd /a\ngit checkout abc\nc"),
+        # From before the repository was written down.
+        ({"command": "c", "environment": {"commit": "abc"}}, "git -C REPOSITORY_OF_NLVIDEO checkout abc\nc"),
         (
-            {"command": "c", "environment": {"commit": "abc-dirty"}},
-            "# the files differed from this commit\ngit checkout abc\nc",
+            {"command": "c", "folder": "/a", "environment": {"commit": "abc", "repository": "/r s"}},
+            "git -C '/r s' checkout abc\ncd /a\nc",
+        ),
+        (
+            {"command": "c", "environment": {"commit": "abc-dirty", "repository": "/r"}},
+            "# the files differed from this commit\ngit -C /r checkout abc\nc",
         ),
     ],
 )
