@@ -15,6 +15,7 @@ import torch
 from torch.utils.data import get_worker_info
 
 from nlvideo.data.catalog import Record
+from nlvideo.utils.processes import stop_signals
 
 # As long as ranks wait for each other: no video takes so long to decode, whatever its length.
 _STALLED_SEC = 1800.0
@@ -144,16 +145,13 @@ def _full_memory(error: BaseException) -> OSError | None:
 def signals_blocked() -> Iterator[None]:
     """Start workers in this block, so that they outlive the signals that ask a run to stop.
 
-    Ctrl-C and a scheduler's SIGTERM reach every process of a run. The main process then finishes its iteration and
+    Ctrl-C, a scheduler's SIGTERM and the SIGHUP of a terminal that closes reach every process of a run. The main process then finishes its iteration and
     saves, for which it needs the workers; it ends them itself when it is done. What is blocked here stays blocked in
     them from their first moment, and in the server that forks them, where there is one.
     """
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
     # It unblocks both as it starts, which it would otherwise do in the middle of the block.
     resource_tracker.ensure_running()
-    previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    previous = signal.pthread_sigmask(signal.SIG_BLOCK, stop_signals())
     try:
         yield
     finally:

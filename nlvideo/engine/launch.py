@@ -22,6 +22,7 @@ from nlvideo.engine.script import INTERRUPTED, exit_code_of, one_line, traceback
 from nlvideo.utils.cpus import usable_cpus
 from nlvideo.utils.env import uses_cuda
 from nlvideo.utils.host_memory import keep_freed_memory
+from nlvideo.utils.processes import ONE_KEYPRESS_SEC, end_with_parent, stop_signals
 
 logger = logging.getLogger(__name__)
 
@@ -143,6 +144,7 @@ def _rank_main(arguments: tuple, start_method: str, report: Connection) -> None:
     # A spawned process would spawn its loaders' workers, too: each imports torch again and none knows of signals.
     multiprocessing.set_start_method(start_method, force=True)
     keep_freed_memory()
+    end_with_parent()
     try:
         _with_process_group(*arguments)
         report.send(_Outcome(time.time()))
@@ -178,9 +180,10 @@ def _spawn(
         ranks[first_rank + local] = process, receiver
         sender.close()
     processes = [process for process, _ in ranks.values()]
-    previous = _pass_signals_on(processes)
+    asked: list[float] = []
+    previous = _pass_signals_on(processes, asked)
     try:
-        _join(ranks)
+        _join(ranks, asked)
     finally:
         for process in processes:
             if process.is_alive():
@@ -189,20 +192,21 @@ def _spawn(
             signal.signal(number, handler)
 
 
-def _pass_signals_on(processes: list[BaseProcess]) -> dict[int, Any]:
-    # The ranks decide what a signal means; this process only waits for them.
+def _pass_signals_on(processes: list[BaseProcess], asked: list[float]) -> dict[int, Any]:
+    # The ranks decide what a signal means; this process waits for them, though not for ever after a second one.
     def forward(number: int, frame: Any) -> None:
         """Send the signal to every rank."""
+        asked.append(time.monotonic())
         for process in processes:
             if process.is_alive():
                 os.kill(process.pid, number)
 
     if threading.current_thread() is not threading.main_thread():
         return {}
-    return {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
+    return {number: signal.signal(number, forward) for number in stop_signals()}
 
 
-def _join(ranks: dict[int, tuple[BaseProcess, Connection]]) -> None:
+def _join(ranks: dict[int, tuple[BaseProcess, Connection]], asked: list[float]) -> None:
     running = dict(ranks)
     failures: list[tuple[_Outcome, int]] = []
     deadline = float("inf")
@@ -216,8 +220,12 @@ def _join(ranks: dict[int, tuple[BaseProcess, Connection]]) -> None:
             if outcome.exit_code:
                 failures.append((outcome, rank))
             # Ranks that stop on a signal all end by themselves; one of them may still be saving.
-            if outcome.exit_code not in (0, INTERRUPTED):
+            if outcome.exit_code != 0 and (outcome.exit_code != INTERRUPTED or not outcome.time):
                 deadline = min(deadline, time.monotonic() + _GRACE_SEC)
+        if asked and asked[-1] > asked[0] + ONE_KEYPRESS_SEC:
+            deadline = min(deadline, asked[-1] + _GRACE_SEC)
+    if running and not failures:
+        failures = [(_Outcome(0.0, INTERRUPTED, "killed, for it did not end after two signals"), min(running))]
     if failures:
         cause, rank = min(failures)
         raise RankFailed(f"rank {rank}: {cause.line}", cause.exit_code, cause.trace)
@@ -230,4 +238,5 @@ def _outcome_of(exit_code: int, receiver: Connection) -> _Outcome:
     except EOFError:
         # Killed: the cause, whatever the others tell of broken connections before anyone notices.
         how = f"ended by {signal.Signals(-exit_code).name}" if exit_code < 0 else f"exit code {exit_code}"
-        return _Outcome(0.0, INTERRUPTED if exit_code == -signal.SIGINT else int(exit_code != 0), how)
+        interrupted = exit_code in (-signal.SIGINT, INTERRUPTED)
+        return _Outcome(0.0, INTERRUPTED if interrupted else int(exit_code != 0), how)

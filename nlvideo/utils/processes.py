@@ -1,11 +1,22 @@
-"""Processes that end with the one that started them."""
+"""How processes end: with the one that started them, and the signals that ask them to."""
 
 import multiprocessing
 import os
+import signal
 import threading
+
+#: signals within this time are one: a keypress can arrive several times, from the terminal and from a launcher
+ONE_KEYPRESS_SEC = 1.0
 
 
 def end_with_parent() -> None:
     """End this process as soon as the one that started it is gone, even killed: it would wait for work for ever."""
     parent = multiprocessing.parent_process()
-    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+    if parent is not None:
+        threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+
+
+def stop_signals() -> list[signal.Signals]:
+    """Return the signals that ask a run to stop: Ctrl-C, a scheduler's, and a terminal's that closes, but for `nohup`."""
+    signals = [signal.SIGINT, signal.SIGTERM]
+    return signals if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else [*signals, signal.SIGHUP]

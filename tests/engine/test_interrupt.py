@@ -30,7 +30,7 @@ class Trainer(TrainerBase):
         self.finished += 1
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_the_iteration_is_finished_and_handlers_go_back(number: int) -> None:
     before = signal.getsignal(number)
     trainer = Trainer(number)
@@ -68,16 +68,20 @@ def test_outside_the_main_thread_nothing_is_installed() -> None:
 
 
 SCRIPT = """
-import os, signal, time
+import ctypes, os, signal, sys, time
 from nlvideo.engine import interrupt
 from nlvideo.engine.train_loop import TrainerBase
 
-interrupt._ONE_KEYPRESS_SEC = 0.01
+interrupt.processes.ONE_KEYPRESS_SEC = 0.01
 
 class Trainer(TrainerBase):
     def run_step(self):
         print("step", flush=True)
-        time.sleep(60)
+        if sys.argv[1] == "python":
+            time.sleep(60)
+        lock = ctypes.create_string_buffer(64)
+        for _ in range(2):  # the second time it waits in C code, without end
+            ctypes.CDLL(None).pthread_mutex_lock(lock)
 
 trainer = Trainer()
 trainer.register_hooks([interrupt.StopOnSignal()])
@@ -85,18 +89,40 @@ trainer.train(0, 10)
 """
 
 
-def test_the_second_ctrl_c_ends_the_process_at_once() -> None:
+@pytest.mark.parametrize("where", ["python", "c"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_the_second_signal_ends_the_process_wherever_it_waits(where: str, number: int) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ}
+        [sys.executable, "-c", SCRIPT, where], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ}
     )
     assert process.stdout.readline() == b"step\n"
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     while b"Stopping after this iteration" not in process.stderr.readline():
         pass
     assert process.poll() is None
     time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=120) == -signal.SIGINT
+    process.send_signal(number)
+    assert process.wait(timeout=120) == 130
+    assert b"Stopped at once, without saving." in process.stderr.read()
+
+
+def test_a_terminal_that_is_gone_does_not_keep_the_run_from_stopping(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "write", lambda *rest, write=os.write: write(*rest) if rest[0] != 2 else os.close(-1))
+    trainer = Trainer(signal.SIGHUP)
+    trainer.register_hooks([StopOnSignal()])
+    with pytest.raises(TrainingInterrupted, match="^SIGHUP: stopped after 3 of 10 iterations"):
+        trainer.train(0, 10)
+
+
+def test_nohup_is_respected() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        trainer = Trainer(signal.SIGHUP)
+        trainer.register_hooks([StopOnSignal()])
+        trainer.train(0, 4)
+        assert trainer.finished == 4 and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 @pytest.mark.parametrize(

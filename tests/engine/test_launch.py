@@ -18,7 +18,7 @@ from nlvideo.engine.launch import _rank_main, launch, uses_cuda
 ROOT = Path(__file__).resolve().parents[2]
 
 SCRIPT = """
-import json, os, signal, sys, time
+import ctypes, json, os, signal, sys, time
 import torch
 from nlvideo.engine.errors import RankFailed, TooManyFailedVideos, TrainingInterrupted
 from nlvideo.engine.failures import FailedVideos, FailureBudget
@@ -80,6 +80,13 @@ def hang():
         time.sleep(600)
     comm.synchronize()
 
+def stuck():
+    lock = ctypes.create_string_buffer(64)
+    comm.synchronize()
+    say("ready")
+    for _ in range(2):  # the second time it waits in C code, where Ctrl-C is not heard
+        ctypes.CDLL(None).pthread_mutex_lock(lock)
+
 class Ready(HookBase):
     def after_step(self):
         if self.trainer.iter == 2:
@@ -97,6 +104,8 @@ def start(args):
     options = {"num_gpus": 2, "device": "cpu", "timeout_minutes": 3}
     if sys.argv[1] == "train":
         launch(train, **options)
+    elif sys.argv[1] == "stuck":
+        launch(stuck, **options)
     elif sys.argv[1] == "hang":
         launch(hang, **options | {"timeout_minutes": 0.05})
     else:
@@ -182,6 +191,29 @@ def test_a_signal_stops_all_ranks_after_the_same_iteration(script: str, whom: st
     assert process.returncode == 130, err
     assert len(out.splitlines()) == 2 and len(set(out.splitlines())) == 1, out
     assert "stopped after" in err.splitlines()[-1] and "Traceback" not in err
+
+
+def test_a_second_signal_ends_ranks_that_hear_none(script: str) -> None:
+    process = subprocess.Popen(
+        [sys.executable, script, "stuck"], env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert [process.stdout.readline() for _ in range(2)] == ["ready\n"] * 2
+    process.send_signal(signal.SIGINT)
+    time.sleep(1.5)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and err.endswith(": rank 0: killed, for it did not end after two signals\n"), err
+
+
+def test_ranks_end_with_a_launcher_that_is_killed(script: str) -> None:
+    process = subprocess.Popen(
+        [sys.executable, script, "train"], env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    assert [process.stdout.readline() for _ in range(2)] == ["ready\n"] * 2
+    process.kill()
+    # The pipe ends with the last process that holds it.
+    assert process.communicate(timeout=60)[0] == ""
 
 
 def test_one_rank_runs_here() -> None:

@@ -103,7 +103,7 @@ def test_a_killed_worker_is_one_line_with_the_video(
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_to_the_whole_group_saves_a_checkpoint(videos: Path, tmp_path: Path, number: int) -> None:
     """As Ctrl-C in a terminal and as a scheduler's notice: the workers get it, too."""
     more = ["SOLVER.MAX_ITER", "100000", "DATALOADER.MAX_FAILED_FRACTION", "0.1", "DATALOADER.NUM_WORKERS", "2",
