@@ -18,7 +18,6 @@ Legend of shape suffixes: N batch, P queries, Q keys, D key channels, E value ch
 
 import torch
 import torch.nn.functional as F
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from nlvideo.layers.precision import accumulation_dtype, without_autocast
 from nlvideo.layers.row_blocks import row_block_dot_product, row_block_relu, row_block_softmax
@@ -31,19 +30,18 @@ ALGORITHMS = {
     "concatenation": ("dense", "fused", "sorted"),
 }
 # Multiply-adds of a matrix product that take as long as the sorted algorithm's work on one number, which is bound by
-# memory. CPU: measured, forward and backward, on one core; GPU: estimated from bandwidth and fp32 speed, not measured.
-SORTED_COST = {"cpu": 150, "cuda": 200}
+# memory. Measured on one core of a CPU, forward and backward.
+SORTED_COST = 150
 # Rows of the matrix that are as short as this are attention over time, or of maps of next to nothing: they are much shorter
 # than a value, and there may be thousands of samples of them.
 SHORT_ROW = 32
-# Below it the symmetric algorithm is not worth its launches. It takes samples all at once: thousands of small ones, as of
-# attention over time, are the row blocks' business.
+# Below it the symmetric algorithm is not worth its many products. It takes samples all at once: thousands of small ones, as
+# of attention over time, are the row blocks' business.
 SYMMETRIC_POSITIONS = 128
 # Channels of keys and values up to which PyTorch's kernel for the CPU is faster than row blocks: it works on the rows of a
 # tile while they are in the fastest cache, but gains little where the products take most of the time. It wants equally many
 # of both, and the smaller ones filled up. Measured with PyTorch 2.14, 196 to 3136 keys, forward and backward.
 THIN, THIN_EQUAL = 32, 128
-_FUSED_BACKENDS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.CUDNN_ATTENTION]
 
 
 def softmax_aggregate(
@@ -57,7 +55,7 @@ def softmax_aggregate(
         value_NQE: (N, Q, E).
         scale: factor of the logits: 1 in the paper, D ** -0.5 in the authors' code.
         algorithm: "dense", "fused" or "auto". Where queries and keys are one and the same tensor, as in the Gaussian form
-            without pooling, "fused" computes half of the symmetric logits.
+            without pooling, "fused" computes half of the symmetric logits on a CPU.
 
     Returns:
         (N, P, E).
@@ -71,19 +69,20 @@ def softmax_aggregate(
         with without_autocast(query_NPD):
             logits_NPQ = (query_NPD.to(dtype) * scale) @ key_NQD.to(dtype).transpose(1, 2)
             return (logits_NPQ.softmax(dim=2) @ value_NQE.to(dtype)).to(value_NQE.dtype)
-    if query_NPD is key_NQD and query_NPD.shape[1] >= SYMMETRIC_POSITIONS:
+    on_cpu = query_NPD.device.type == "cpu"
+    if on_cpu and query_NPD is key_NQD and query_NPD.shape[1] >= SYMMETRIC_POSITIONS:
         return symmetric_softmax(query_NPD, value_NQE, scale=scale)
     value_dim = value_NQE.shape[2]
     # The kernels want one dtype. They sum in float32 themselves, so half-precision inputs may stay as they are.
     dtype = torch.promote_types(torch.promote_types(query_NPD.dtype, key_NQD.dtype), value_NQE.dtype)
     if not _has_fused_kernel(query_NPD, key_NQD, value_NQE, dtype):
         return row_block_softmax(query_NPD, key_NQD, value_NQE, scale=scale)
-    if query_NPD.device.type == "cpu":
+    if on_cpu:
         query_NPD, key_NQD, value_NQE = _equally_wide(query_NPD, key_NQD, value_NQE)
     # One head, and contiguous: with channels that are not adjacent in memory PyTorch falls back, silently, to the
     # implementation that builds the matrix.
     query, key, value = (t.to(dtype).contiguous()[:, None] for t in (query_NPD, key_NQD, value_NQE))
-    with without_autocast(query), sdpa_kernel(_FUSED_BACKENDS):
+    with without_autocast(query):
         out_NPE = F.scaled_dot_product_attention(query, key, value, scale=scale)[:, 0, :, :value_dim]
     return out_NPE.to(value_NQE.dtype)
 
@@ -152,17 +151,14 @@ def concatenation_aggregate(
         return (out / key_term_NQ.shape[1]).to(value_NQE.dtype)
 
 
-def choose_algorithm(
-    form: str, num_queries: int, num_keys: int, key_dim: int, value_dim: int, *,
-    device: str | torch.device = "cpu",
-) -> str:
+def choose_algorithm(form: str, num_queries: int, num_keys: int, key_dim: int, value_dim: int) -> str:
     """The algorithm that "auto" stands for. With P queries, Q keys, D key and E value channels:
 
     - "dot_product": "reordered" where it needs fewer multiply-adds, (P + Q) D E against P Q (D + E). With D = E that is
       2 P Q / (P + Q) > D: yes in res3, no in res4 of a 32-frame network; "fused" otherwise.
     - "softmax": "fused", about as fast as "dense" and without its memory.
     - "concatenation": "sorted" where P Q E > c (P + Q) E, "fused" otherwise. Sorting's work on one number costs as much as c
-      multiply-adds of a matrix product, c by device (``SORTED_COST``).
+      multiply-adds of a matrix product (``SORTED_COST``).
     - "dense" instead of "fused" and "sorted" where a row of the matrix is short, Q <= 32. That is attention over time:
       thousands of samples of a few positions each, and less to keep than the values.
 
@@ -177,7 +173,6 @@ def choose_algorithm(
         num_keys: Q.
         key_dim: D.
         value_dim: E.
-        device: where it will run.
 
     Raises:
         ValueError: for another form.
@@ -191,8 +186,7 @@ def choose_algorithm(
         return "dense"
     if form in ("softmax", "dot_product"):
         return "fused"
-    cost = SORTED_COST.get(torch.device(device).type, SORTED_COST["cuda"])
-    return "sorted" if P * Q > cost * (P + Q) else "fused"
+    return "sorted" if P * Q > SORTED_COST * (P + Q) else "fused"
 
 
 def _resolve(form: str, algorithm: str, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> str:
@@ -206,31 +200,23 @@ def _resolve(form: str, algorithm: str, query: torch.Tensor, key: torch.Tensor, 
     if key.shape[1] == 0:
         raise ValueError(f"there are no keys: {shapes}")
     if algorithm == "auto":
-        return choose_algorithm(
-            form, query.shape[1], key.shape[1], key.shape[2], value.shape[2], device=query.device
-        )
+        return choose_algorithm(form, query.shape[1], key.shape[1], key.shape[2], value.shape[2])
     if algorithm not in ALGORITHMS[form]:
         raise ValueError(f"algorithm {algorithm!r} of {form}: allowed are auto, {', '.join(ALGORITHMS[form])}")
     return algorithm
 
 
 def _has_fused_kernel(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, dtype: torch.dtype) -> bool:
-    """Whether PyTorch has an attention kernel without the matrix that is best for tensors like these in this dtype."""
+    """Whether an attention kernel of PyTorch, without the matrix, is the choice for tensors like these in this dtype."""
+    half, (D, E) = dtype.itemsize < 4, (key.shape[2], value.shape[2])
     if query.is_cuda:
-        from torch.backends import cuda
-
-        one_head = [t.to(dtype)[:, None] for t in (query[:, :1], key[:, :1], value[:, :1])]
-        params = cuda.SDPAParams(*one_head, None, 0.0, False, False)
-        return (
-            cuda.can_use_flash_attention(params)
-            or cuda.can_use_efficient_attention(params)
-            or cuda.can_use_cudnn_attention(params)
-        )
+        # PyTorch chooses among its kernels. One of them takes any number of channels that is a multiple of 8; none is in
+        # double precision.
+        return dtype.itemsize <= 4 and D % 8 == E % 8 == 0
     if query.device.type != "cpu":
         return False
     # Row blocks are as fast and keep less for backward, but for the thin rows of small networks. They widen tensors of
     # half precision, and a compiled or exported graph would hold each block by itself, for one size of the batch.
-    half, (D, E) = dtype.itemsize < 4, (key.shape[2], value.shape[2])
     if D == E:
         return D <= THIN_EQUAL or half or torch.compiler.is_compiling()
     return max(D, E) <= THIN and not half

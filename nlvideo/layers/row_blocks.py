@@ -48,13 +48,14 @@ def tiles(batch: int, num_queries: int, num_keys: int, max_logits: int) -> Itera
 
 
 class _Tiles:
-    """Memory for one tile after the other: fresh memory for each would cost more than the softmax."""
+    """Memory for one tile after the other: on a CPU fresh memory for each would cost more than the softmax."""
 
     def __init__(self, query_NPD: torch.Tensor, key_NQD: torch.Tensor, max_logits: int):
         (N, P, _), Q = query_NPD.shape, key_NQD.shape[1]
         n, p = next(tiles(N, P, Q, max_logits))
-        # A compiler plans memory itself, and an exported graph takes no out=.
-        planned = torch.compiler.is_compiling()
+        # A compiler plans memory itself, and an exported graph takes no out=. A GPU's memory is kept by PyTorch, and its
+        # kernels are not known to read a row before they write over it.
+        planned = torch.compiler.is_compiling() or query_NPD.device.type != "cpu"
         self._tile_npQ = None if planned else query_NPD.new_empty(min(N, n.stop), p.stop, Q)
 
     @property
@@ -80,7 +81,7 @@ def _weights(logits_npQ: torch.Tensor, f: str, in_place: bool) -> torch.Tensor:
     """f of a tile's logits, written over them or to new memory."""
     out_npQ = logits_npQ if in_place else None
     if f == "softmax":
-        # PyTorch's kernels read a row before they write to it: a second tile would only crowd the cache.
+        # On a CPU PyTorch's kernels read a row before they write to it: a second tile would only crowd the cache.
         return torch.softmax(logits_npQ, 2, out=out_npQ)
     return logits_npQ if f == "identity" else torch.clamp(logits_npQ, min=0, out=out_npQ)
 

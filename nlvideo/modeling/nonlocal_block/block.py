@@ -234,7 +234,7 @@ class NonLocalBlock(nn.Module):
         if may_fold and folding_pays(P, Q, self.in_channels, self.inner_channels):
             return "folded"
         key_dim = self.in_channels if self.pairwise == "gaussian" else self.inner_channels
-        return choose_algorithm(PAIRWISE[self.pairwise], P, Q, key_dim, self.inner_channels, device=self.g.weight.device)
+        return choose_algorithm(PAIRWISE[self.pairwise], P, Q, key_dim, self.inner_channels)
 
     def extra_repr(self) -> str:
         """What the sub-modules do not show, for ``print(model)``."""
