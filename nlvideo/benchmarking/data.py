@@ -14,6 +14,7 @@ from tqdm import tqdm
 from nlvideo.benchmarking.timing import alternate, environment
 from nlvideo.data.clip_sampling import RandomClip, UniformClips
 from nlvideo.data.frame_decoder import FrameDecoder
+from nlvideo.data.pixel_limits import PixelLimits
 from nlvideo.data.torchcodec_reader import TorchCodecReader, load_video_decoder
 from nlvideo.data.video_errors import VideoDecodeError
 from nlvideo.data.video_reader import VideoReader
@@ -61,7 +62,7 @@ def make_cases(path: str, clips: Sequence[Clip], index_dir: str) -> dict[str, Ca
 
     def decode_only(clip: Clip) -> None:
         """All that reading a clip is, without the conversion to RGB."""
-        decoder = FrameDecoder(path, TimeLimit(0))
+        decoder = FrameDecoder(path, TimeLimit(0), PixelLimits())
         try:
             decoder.open()
             for _ in decoder.frames(sorted(set(clip))):

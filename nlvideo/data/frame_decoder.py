@@ -1,23 +1,28 @@
 """``FrameDecoder``: decodes chosen frames of one video file, and as few others as it can."""
 
-import itertools
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
 
 import av
 import numpy as np
 
+from nlvideo.data.decode_in_order import open_stream, read_packets
+from nlvideo.data.packet_scan import is_packed, scan_packets
 from nlvideo.data.pixel_limits import PixelLimits
+from nlvideo.data.proven_kinds import PROVEN, kind_of
+from nlvideo.data.show_times import ShowTimes, average_fps
+from nlvideo.data.upright import RgbConverter
 from nlvideo.data.video_errors import VideoDecodeError
-from nlvideo.data.video_index import VideoIndex, shown_order, to_stamps
+from nlvideo.data.video_index import VideoIndex
+from nlvideo.utils.logger import log_once
 from nlvideo.utils.time_limit import TimeLimit
 
 # Decoders that leave out, when told to, exactly the frames that no other frame refers to.
 _SKIP_UNREFERENCED = ("h264", "mpeg1video", "mpeg2video", "mpeg4")
-# The bit in the first byte of a VP8 packet that says that its frame is shown (RFC 6386, section 9.1).
-_VP8_SHOWN = 0x10
-# Bytes of a packet of MPEG-4 without a picture.
-_PLACEHOLDER_SIZE = 8
+# Places in a file where random access is compared with a decode in order.
+_NUM_PROBES = 5
 
 
 class _Mismatch(Exception):
@@ -28,9 +33,13 @@ class FrameDecoder:
     """Decodes frames by number, each from the last key-frame before it, or on from where the last call stopped.
 
     The index says which packet is which frame, so packets are told apart before they are decoded, and those that no
-    wanted frame needs are left out: all before the key-frame, and behind it the frames that no other frame refers to
+    wanted frame needs are left out: all before the key-frame, and after it the frames that no other frame refers to
     (most B-frames). Where a seek misses, or where what comes out is not what the index says, the file is read from its
     beginning.
+
+    The packets are trusted as far as tests have proven it (``PROVEN``). A file of any other kind, or one whose packets
+    say too little, is decoded once when its index is made: frames, their order and times are then those that come out,
+    and a few frames by random access are compared with them. If one differs, the file is always read from its beginning.
 
     Args:
         path: the file.
@@ -39,6 +48,7 @@ class FrameDecoder:
 
     Attributes:
         index: after ``open``.
+        kind: of the file, after ``open``; ``is_proven``: whether it is one of ``PROVEN``.
         frame_bytes: of a frame as RGB, after ``open``, by what the header says; 0 where it does not.
         num_decoded: frames that came out of the decoder so far.
     """
@@ -47,19 +57,28 @@ class FrameDecoder:
         self.path, self.num_decoded = path, 0
         self._limit, self._pixels = limit, pixels
         self._container: av.container.InputContainer | None = None
-        self._from_start = False  # no seeking in this file
+        self._from_start = False  # seeking leads astray in this file
         self._end_run()
 
-    def open(self, index: VideoIndex | None = None) -> None:
-        """Open the file; without an index, read it from the packets.
+    def open(self, index: VideoIndex | None = None, check: bool = False) -> None:
+        """Open the file; without an index, make it.
+
+        Args:
+            index: as an earlier reader made it.
+            check: decode the file to make the index whatever its kind is.
 
         Raises:
             VideoDecodeError: there are no frames, or fewer than there should be.
-            FFmpegError, OSError, ValueError: what PyAV raises; so in ``frames``.
+            FFmpegError, OSError, ValueError: what PyAV raises; so in the other methods.
         """
         self._open()
-        self.index = index or self._scan()
-        if self.index.num_frames == 0:
+        if index is None:
+            index, is_sure = scan_packets(self.path, self._container, self._stream, self._limit.check)
+            self._end_run()
+            if check or not is_sure or not self.is_proven:
+                index, _ = self._learn(index)
+        self.index = index
+        if index.num_frames == 0:
             raise VideoDecodeError(self.path, "no frames in the video stream")
 
     def frames(self, wanted: Sequence[int]) -> Iterator[tuple[int, av.VideoFrame]]:
@@ -69,20 +88,42 @@ class FrameDecoder:
             VideoDecodeError: a wanted frame does not come out of the decoder.
         """
         done = 0
-        for fall_back in (None, self._read_from_start, self._count):
+        while True:
             try:
-                if fall_back:
-                    fall_back()
                 for number, frame in self._pick(wanted[done:]):
                     done += 1
                     yield number, frame
                 return
-            except _Mismatch:
+            except (_Mismatch, av.FFmpegError) as error:
                 self._end_run()
+                can_fall_back = self.index.can_seek and not self._from_start
+                if not can_fall_back or isinstance(error, av.error.ExitError):
+                    self._from_start = False  # damage, which other frames need not have
+                    if isinstance(error, av.FFmpegError):
+                        raise
+                    reason = f"frame {wanted[done]} of {self.index.num_frames} could not be decoded"
+                    raise VideoDecodeError(self.path, reason) from None
+                self._from_start = True
             except BaseException:
                 self._end_run()
                 raise
-        raise VideoDecodeError(self.path, f"frame {wanted[done]} of {self.index.num_frames} could not be decoded")
+
+    def check(self) -> None:
+        """Decode the whole file, and compare its index, and a few frames by random access, with what comes out.
+
+        Raises:
+            VideoDecodeError: they differ, or the size of the frames changes.
+        """
+        index = self.index
+        found, sizes = self._learn(index)
+        self.index = index
+        if len(sizes) > 1:
+            raise VideoDecodeError(self.path, f"the frame size changes between {' and '.join(sorted(sizes))}")
+        if found.num_frames != index.num_frames:
+            raise VideoDecodeError(self.path, f"{found.num_frames} of {index.num_frames} frames could be decoded")
+        if not index.counted and (found.counted or not np.array_equal(found.position, index.position)):
+            advice = "index the data set with tools/index_dataset.py"
+            raise VideoDecodeError(self.path, f"random access gives other frames than decoding in order: {advice}")
 
     def close(self) -> None:
         """Close the file; may be called more than once."""
@@ -94,23 +135,16 @@ class FrameDecoder:
     def _open(self) -> None:
         """Open the file, anew if need be, to read it from its first packet."""
         self.close()
-        # A title in an unexpected encoding is no reason to refuse a video.
-        self._container = av.open(self.path, metadata_errors="replace", timeout=self._limit.seconds or None)
-        self._stream = self._container.streams.best("video")
-        if self._stream is None:
-            raise VideoDecodeError(self.path, "no video stream")
-        for stream in self._container.streams if hasattr(av.stream, "Discard") else ():  # from PyAV 18 on
-            if stream is not self._stream:
-                stream.discard = av.stream.Discard.all
+        self._container, self._stream = open_stream(self.path, timeout_sec=self._limit.seconds or None)
         self._codec = self._stream.codec_context
-        if self._codec is None:
-            raise VideoDecodeError(self.path, "FFmpeg has no decoder for the video stream")
         self._pixels.apply(self.path, self._codec)
         # The loader's workers are the parallelism.
         self._codec.thread_count, self._codec.thread_type = 1, "NONE"
         self.frame_bytes = 3 * self._codec.width * self._codec.height
-        self._skips = self._codec.name in _SKIP_UNREFERENCED
-        self._packets = self._container.demux(self._stream)
+        self.kind = kind_of(self._container, self._codec)
+        self.is_proven = self._is_prepared = self.kind in PROVEN  # whose decoders need nothing but a key-frame
+        self._skips = self.is_proven and self._codec.name in _SKIP_UNREFERENCED
+        self._packets = read_packets(self._container, self._stream)
         self._next = self._run_start = 0
 
     def _end_run(self) -> None:
@@ -120,52 +154,59 @@ class FrameDecoder:
         self._shown = -1  # the last frame that came out
         self._left_out: set[int] = set()
 
-    def _scan(self) -> VideoIndex:
-        """Read the index from the packets."""
-        packets = []
-        is_vp8 = self._codec.name == "vp8"
-        for packet in self._packets:
-            self._limit.check()
-            if packet.size:  # the demuxer says with an empty packet that this is the end
-                hidden = packet.is_discard or (is_vp8 and not memoryview(packet)[0] & _VP8_SHOWN)
-                packets.append((packet.pts, packet.dts, packet.size, packet.is_keyframe, hidden))
-        self._end_run()
-        # This family of containers lists its packets in the header; edit lists are already applied.
-        listed = len(self._stream.index_entries) if "mp4" in self._container.format.name else 0
-        if len(packets) < listed:
-            raise VideoDecodeError(self.path, f"truncated: {len(packets)} of {listed} frames")
-        if not packets:
-            raise VideoDecodeError(self.path, "no frames in the video stream")
-        pts, dts, sizes, keys, hidden = zip(*packets)
-        # AVI has no presentation timestamps: where frames are reordered, FFmpeg's are guesses.
-        guessed = self._container.format.name == "avi" and pts != dts
-        stamps = to_stamps(dts if guessed else pts)
-        packed = self._codec.name == "mpeg4" and min(sizes) <= _PLACEHOLDER_SIZE
-        order = None if guessed or packed else shown_order(stamps, hidden)
-        index = VideoIndex(
-            stamps=stamps,
-            stamp_kind="dts" if guessed else "pts",
-            sizes=np.array(sizes),
-            keys=np.array(keys),
-            position=np.arange(len(packets)) if order is None else order,
-            time_base=self._stream.time_base,
-            fps=float(self._stream.average_rate or self._stream.guessed_rate or 0),
-        )
-        return self._learn_order(index) if order is None else index
-
-    def _learn_order(self, index: VideoIndex) -> VideoIndex:
-        """Decode the whole file to learn which packet is which frame."""
+    def _learn(self, packets: VideoIndex) -> tuple[VideoIndex, set[str]]:
+        """Decode the whole file; return its index as it is, and the sizes of the frames."""
         self._open()
-        origins = []
-        for position, packet in enumerate(self._packets):
+        keys = np.flatnonzero(packets.keys)
+        some = keys[np.linspace(0, len(keys) - 1, _NUM_PROBES).astype(int)] if len(keys) else keys
+        probes = {len(packets.keys) - 1, *(some[:, None] + range(3)).flat}
+        origins, images, sizes = [], {}, set()
+        for position, packet in enumerate(chain(self._packets, [None])):
             self._limit.check()
-            origins.extend(frame.pts for frame in self._decode(packet, position))
+            for frame in self._decode(packet, position):
+                sizes.add(f"{frame.height}x{frame.width}")
+                if frame.pts in probes:
+                    images[len(origins)] = _fingerprint(frame)
+                origins.append(frame.pts)
+        stream = self._stream
         self._end_run()
-        # MPEG-4 in AVI may pack two frames into a packet, and a placeholder into the next.
-        packed = self._codec.name == "mpeg4" and index.sizes.min() <= _PLACEHOLDER_SIZE
-        counted = packed or None in origins or len(set(origins)) < len(origins)
-        order = np.arange(len(origins)) if counted else np.array(origins, np.int64)
-        return replace(index, position=order, counted=counted)
+        counted = is_packed(self._codec, packets.sizes) or None in origins or len(set(origins)) < len(origins)
+        # Decoding timestamps belong to the order in which frames come out.
+        stamped = range(len(origins)) if packets.stamp_kind == "dts" else origins
+        times = ShowTimes(stream).of_all(packets.stamp_of(place) for place in stamped)
+        in_order = np.arange(len(origins))
+        index = replace(
+            packets,
+            position=in_order if counted else np.array(origins, np.int64),
+            times=times,
+            fps=average_fps(times, stream),
+            counted=counted,
+            checked=True,
+        )
+        if index.can_seek and not self._gives(index, images):
+            found = f"random access gives other frames than decoding in order ({self.kind})"
+            log_once(f"{self.path}: {found}; it is read from its start, which is right and slow")
+            index = replace(index, position=in_order, counted=True)
+        return index, sizes
+
+    def _gives(self, index: VideoIndex, images: dict[int, tuple]) -> bool:
+        """Whether random access by an index gives frames with these fingerprints."""
+        self.index = index
+        # Nothing decoded yet, and all packets read, as where an index is made without decoding.
+        self._open()
+        for _ in self._packets:
+            self._limit.check()
+        try:
+            for number in sorted(images, reverse=True):
+                self._end_run()
+                _, frame = next(self._pick([number]))
+                if _fingerprint(frame) != images[number]:
+                    return False
+        except (_Mismatch, av.FFmpegError):
+            return False
+        finally:
+            self._end_run()
+        return True
 
     def _pick(self, wanted: Sequence[int]) -> Iterator[tuple[int, av.VideoFrame]]:
         """Yield the wanted frames out of runs of decoded ones, with a new run wherever that leaves frames out."""
@@ -183,20 +224,6 @@ class FrameDecoder:
                         missing.remove(number)
                         yield number, frame
 
-    def _read_from_start(self) -> None:
-        """Fall back to decoding the file from its beginning, for good."""
-        self._from_start = True
-
-    def _count(self) -> None:
-        """Fall back to counting frames from the beginning, for good.
-
-        Raises:
-            VideoDecodeError: there are not as many as packets, so that a number may not mean what it should.
-        """
-        expected, self.index = self.index.num_frames, replace(self._learn_order(self.index), counted=True)
-        if self.index.num_frames != expected:
-            raise VideoDecodeError(self.path, f"{self.index.num_frames} of {expected} frames could be decoded")
-
     def _can_reach(self, target: int) -> bool:
         """Whether going on decoding leads to a frame, and a later key-frame would not do so sooner."""
         if self._next < 0 or target <= self._shown or target in self._left_out:
@@ -211,41 +238,60 @@ class FrameDecoder:
         """Go to the key-frame of a frame."""
         start = self._start_of(target)
         self._end_run()
-        if self._from_start or not self.index.can_seek:
+        if self._from_start or not self.index.can_seek or (start == 0 and not self.is_proven):
             self._open()
             return
-        self._container.seek(int(self.index.stamps[start]), stream=self._stream)
-        if not self._skip_to(start):
-            # A seek that lands too late, as in MPEG transport streams.
+        if not self._seek(start):
+            # A seek that is refused, or that lands too late, as in MPEG transport streams.
             self._open()
+            self._prepare()
             if not self._skip_to(start):
                 raise _Mismatch
         self._next = self._run_start = start
 
+    def _seek(self, start: int) -> bool:
+        if not self._is_prepared:
+            self._open()
+            self._prepare()
+        try:
+            self._container.seek(int(self.index.stamps[start]), stream=self._stream)
+        except av.error.ExitError:
+            raise
+        except av.FFmpegError:
+            return False
+        return self._skip_to(start)
+
+    def _prepare(self) -> None:
+        """Show the decoder the first packet, which may hold what the others need, such as a palette."""
+        if not self._is_prepared:
+            self._is_prepared = True
+            self._decode(next(self._packets, None), 0)
+            self._codec.flush_buffers()
+
     def _skip_to(self, start: int) -> bool:
         """Read packets, without decoding them, until the next is the one at ``start``; False where there is none."""
-        packets = self._container.demux(self._stream)
+        packets = read_packets(self._container, self._stream)
         for packet in packets:
             self._limit.check()
             position = self.index.find(getattr(packet, self.index.stamp_kind))
             if position >= start:
-                self._packets = itertools.chain([packet], packets)
+                self._packets = chain([packet], packets)
                 return position == start and packet.size == self.index.sizes[start]
         return False
 
     def _step(self, wanted: set[int], last: int) -> list[av.VideoFrame]:
         """Decode the next packet and return the frames that come out.
 
-        Behind the packet ``last`` nothing is left out, so that the next call can go on from there.
+        After the packet ``last`` nothing is left out, so that the next call can go on from there.
         """
         self._limit.check()
         packet, position, index = next(self._packets, None), self._next, self.index
         if packet is None:
-            raise _Mismatch
-        if packet.size == 0:
             # The end: it empties the decoder, which can then not go on.
+            if position < 0:
+                raise _Mismatch
             self._next = -1
-            return self._decode(packet, None)
+            return self._decode(None, None)
         self._next += 1
         if index.counted:
             return self._decode(packet, position)
@@ -257,9 +303,9 @@ class FrameDecoder:
             self._left_out.add(number)
         return self._decode(packet, position, skip)
 
-    def _decode(self, packet: av.Packet, position: int | None, skip: bool = False) -> list[av.VideoFrame]:
+    def _decode(self, packet: av.Packet | None, position: int | None, skip: bool = False) -> list[av.VideoFrame]:
         """Return the frames that come out for a packet; with ``skip`` without it, if no other frame refers to it."""
-        if packet.size:
+        if packet is not None:
             # Decoders hand timestamps on from packets to frames: so each frame says where it comes from.
             packet.pts = position
         self._codec.skip_frame = "NONREF" if skip else "DEFAULT"
@@ -279,3 +325,9 @@ class FrameDecoder:
                 raise _Mismatch
         self._shown = max(self._shown, number)
         return number
+
+
+def _fingerprint(frame: av.VideoFrame) -> tuple:
+    """What tells whether two frames give the same pixels."""
+    image = RgbConverter()(frame)
+    return image.shape, zlib.crc32(np.ascontiguousarray(image))

@@ -4,16 +4,17 @@ import contextlib
 import os
 from collections.abc import Iterator
 from fractions import Fraction
+from functools import cached_property
 
 import av
 import numpy as np
 
+from nlvideo.data.decode_in_order import decode_in_order, open_stream
 from nlvideo.data.pixel_limits import PixelLimits
+from nlvideo.data.show_times import ShowTimes, stated_rates
 from nlvideo.data.upright import RgbConverter
 from nlvideo.data.video_errors import VideoDecodeError, unreadable
-
-# Frames per second of a stream that does not say: the rate of the authors' videos, and of most cameras.
-_DEFAULT_FPS = Fraction(30)
+from nlvideo.data.video_reader import VideoReader
 
 
 class StreamFrame:
@@ -40,8 +41,8 @@ class StreamFrame:
 class FrameStream:
     """The frames of a file or of a camera in the order they are shown; a context manager, to be iterated once.
 
-    Unlike ``VideoReader`` it does not look through the file first, so that a video of any length, and one without end,
-    starts at once and takes the memory of a few frames.
+    A video of any length, and one without end, takes the memory of a few frames. Frames and times are those of
+    ``VideoReader``.
 
     Args:
         path: the file, or the device.
@@ -51,7 +52,6 @@ class FrameStream:
     Attributes:
         path: as given.
         pixels: as given.
-        fps: average frames per second; 30 where the stream does not say.
         duration_sec: as the file states it, for progress bars; 0.0 where it does not.
         tick: half of the unit of the timestamps, seconds: differences up to it mean nothing.
 
@@ -65,28 +65,25 @@ class FrameStream:
         if os.path.isdir(self.path):
             raise VideoDecodeError(self.path, "a folder of frames has no times; a stream needs a video file")
         with self._errors():
-            self._container = av.open(self.path, format=format, metadata_errors="replace")
-            self._stream = self._container.streams.best("video")
-            if self._stream is None:
-                raise VideoDecodeError(self.path, "no video stream")
+            self._container, self._stream = open_stream(self.path, format)
             pixels.apply(self.path, self._stream.codec_context)
         self._stream.thread_type = "AUTO"
-        self._rate = self._stream.average_rate or self._stream.guessed_rate or _DEFAULT_FPS
-        self.fps = float(self._rate)
         self.duration_sec = float((self._container.duration or 0) / av.time_base)
         self.tick = self._stream.time_base / 2
 
     def __iter__(self) -> Iterator[StreamFrame]:
-        converter = RgbConverter()
-        first, seconds = None, Fraction(0)
+        converter, times = RgbConverter(), ShowTimes(self._stream)
         with self._errors(), self.pixels.explained(self.path, self._stream.codec_context):
-            for number, frame in enumerate(self._container.decode(self._stream)):
-                first = frame.pts if number == 0 else first
-                stamped = None if None in (first, frame.pts) else (frame.pts - first) * self._stream.time_base
-                # Some containers have no timestamps, and some files two frames at one time.
-                is_later = stamped is not None and (number == 0 or stamped > seconds)
-                seconds = stamped if is_later else seconds + 1 / self._rate if number else seconds
-                yield StreamFrame(seconds, frame, converter)
+            for frame, stamp in decode_in_order(self._container, self._stream):
+                yield StreamFrame(times.next(stamp) * times.time_base, frame, converter)
+
+    @cached_property
+    def fps(self) -> float:
+        """Average frames per second: of a file that of ``VideoReader``, which looks through it; else the stated rate."""
+        if os.path.isfile(self.path):
+            with contextlib.suppress(VideoDecodeError), VideoReader(self.path, pixels=self.pixels) as video:
+                return video.fps
+        return float(stated_rates(self._stream)[0])
 
     def close(self) -> None:
         """Close the file; may be called more than once."""

@@ -19,7 +19,7 @@ class IndexingResult:
     Attributes:
         num_indexed: indices made.
         num_known: indices that were there.
-        num_slow: of both, videos without usable timestamps, which are decoded from their beginning.
+        num_slow: of both, videos that are always decoded from their beginning.
         failed: (path, reason) of videos that do not open, in their order.
     """
 
@@ -31,6 +31,8 @@ class IndexingResult:
 
 def index_videos(paths: Sequence[str], index_dir: str | os.PathLike, num_workers: int = 1) -> IndexingResult:
     """Make the index of every video file that has none, or has changed since.
+
+    Each file is decoded once, and frames by random access are compared with what comes out.
 
     Args:
         paths: files, each indexed once; folders of frames need no index and are passed over.
@@ -50,14 +52,14 @@ def index_videos(paths: Sequence[str], index_dir: str | os.PathLike, num_workers
         except OSError as error:
             return None, str(error)
         known = cache.load(local)
-        if known:
+        if known and known.checked:
             return known, ""
         try:
-            with VideoReader(local, index_dir=index_dir):
+            with VideoReader(local, index_dir=index_dir, check=True):
                 index = cache.load(local)
         except VideoDecodeError as error:
             return None, error.reason
-        if index is None:
+        if index is None or not index.checked:
             raise OSError(f"{cache.file_of(local)}: the index of {path} cannot be written")
         return index, "new"
 

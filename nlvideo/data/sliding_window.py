@@ -1,5 +1,6 @@
 """Overlapping windows of a stream of frames, each a small video, with no more than one window in memory."""
 
+import bisect
 import itertools
 import math
 from collections import deque
@@ -59,7 +60,9 @@ class Window:
 
     def index_at(self, seconds: float) -> int:
         """Return the index of the first frame shown at or after ``seconds`` from the start of the window."""
-        return min(self.num_frames, max(0, math.ceil(seconds * self.fps - 1e-6)))
+        # Half a millionth of a second decides no frame.
+        moment = self.start_sec + seconds - 5e-7
+        return bisect.bisect_left(self.frames, moment, key=lambda frame: float(frame.seconds))
 
     def close(self) -> None:
         """Do nothing: the stream stays open."""

@@ -1,5 +1,6 @@
 """``TorchCodecReader``: the frames of ``VideoReader``, decoded by torchcodec."""
 
+import contextlib
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -20,7 +21,8 @@ class TorchCodecReader(VideoReader):
 
     Numbers, times and errors are those of ``VideoReader``, whose index it uses, and frames are the same to the byte
     where both use the same conversion: 8 bits per channel on the CPU. Deeper formats and NVDEC differ by rounding and
-    by how chroma is interpolated. A file whose frames torchcodec counts otherwise is refused.
+    by how chroma is interpolated. A file of a kind that is not proven, or a mirrored one, is read by ``VideoReader``. One
+    whose frames torchcodec counts otherwise is refused.
 
     Args:
         path: the file.
@@ -55,6 +57,8 @@ class TorchCodecReader(VideoReader):
         """
         if short_side:
             raise ValueError(f"short_side: got {short_side}, allowed: None, as torchcodec does not scale here")
+        if not self._fits():
+            return super().get_frames(indices)
         rows_by_index(self.path, indices, self.num_frames)
 
         def _read() -> np.ndarray:
@@ -68,9 +72,7 @@ class TorchCodecReader(VideoReader):
             except (RuntimeError, IndexError) as error:
                 raise VideoDecodeError(self.path, _first_line(error)) from error
 
-        frames = self._run(_read)
-        self._geometry = self._geometry or (*frames.shape[1:3], int(self._torchcodec.metadata.rotation or 0) % 360, False)
-        return frames
+        return self._run(_read)
 
     def check(self) -> None:
         """Decode the whole video.
@@ -78,6 +80,9 @@ class TorchCodecReader(VideoReader):
         Raises:
             VideoDecodeError: some frame cannot be decoded.
         """
+        if not self._fits():
+            super().check()
+            return
         for first in range(0, self.num_frames, _CHUNK):
             self.get_frames(range(first, min(first + _CHUNK, self.num_frames)))
 
@@ -87,11 +92,23 @@ class TorchCodecReader(VideoReader):
         if not self._limit.abandoned:
             self._torchcodec = None
 
-    def _open(self, index: VideoIndex | None) -> None:
-        super()._open(index)
-        # The index is all that is needed from here.
-        self._decoder.close()
+    def _open(self, index: VideoIndex | None, check: bool = False) -> None:
+        super()._open(index, check)
         self._torchcodec = None
+        self._is_fit: bool | None = None
+
+    def _fits(self) -> bool:
+        """Whether torchcodec, which seeks by its own rules and knows no mirrors, gives the frames of the index."""
+        if self._is_fit is None:
+            with contextlib.suppress(VideoDecodeError):
+                if self._geometry is None:
+                    super().get_frames([0])
+            is_mirrored = self._geometry is not None and self._geometry[3]
+            self._is_fit = self._decoder.is_proven and self._index.can_seek and not is_mirrored
+            if self._is_fit:
+                # The index is all that is needed from here.
+                self._decoder.close()
+        return self._is_fit
 
     def _open_torchcodec(self) -> Any:
         try:

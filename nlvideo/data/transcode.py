@@ -7,8 +7,10 @@ from dataclasses import asdict, dataclass
 from fractions import Fraction
 
 import av
+import numpy as np
 from av.filter import Graph
 
+from nlvideo.data.decode_in_order import decode_in_order, open_stream
 from nlvideo.data.frame_folder import open_video
 from nlvideo.data.pixel_limits import PixelLimits
 from nlvideo.data.upright import Orientation
@@ -16,8 +18,6 @@ from nlvideo.data.video_reader import VideoDecodeError, VideoReader
 from nlvideo.utils.file_io import WholeFile, local_path
 
 PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")
-# Where frames have no timestamps, or useless ones.
-_DEFAULT_RATE = Fraction(25)
 
 
 @dataclass(frozen=True)
@@ -104,19 +104,23 @@ def _encode(source: str, out: str, options: TranscodeOptions, origin: str) -> No
     with open_video(source) as video:
         num_frames, orientation = video.num_frames, Orientation(video.rotation, video.mirrored)
         height, width = output_size(video.height, video.width, options.short_side)
-        times, time_base = _show_times(video)
-    with av.open(source, metadata_errors="replace") as before, av.open(out, "w", format="mp4") as after:
-        stream = before.streams.best("video")
+        times, time_base = video.show_times
+        rate = max(Fraction(video.fps).limit_denominator(65535), Fraction(1, 65535))
+    # No two frames of an MP4 may have the same time.
+    times = np.maximum.accumulate(times - np.arange(num_frames)) + np.arange(num_frames)
+    before, stream = open_stream(source)
+    with before, av.open(out, "w", format="mp4") as after:
         stream.codec_context.thread_count = 1
         PixelLimits().apply(source, stream.codec_context)
-        encoder = _add_stream(after, options, height, width, Fraction(stream.average_rate or _DEFAULT_RATE), time_base)
+        encoder = _add_stream(after, options, height, width, rate, time_base)
         after.metadata["comment"] = origin
         count = 0
-        for frame in _filtered(before.decode(stream), stream, height, width, orientation):
+        frames = (frame for frame, _ in decode_in_order(before, stream))
+        for frame in _filtered(frames, stream, height, width, orientation):
             if count == 0:
                 _copy_colours(frame, encoder)
             if count < num_frames:
-                frame.pts, frame.time_base = times[count], time_base
+                frame.pts, frame.time_base = int(times[count]), time_base
                 frame.pict_type = av.video.frame.PictureType.NONE  # the encoder decides
                 after.mux(encoder.encode(frame))
             count += 1
@@ -136,27 +140,13 @@ def _add_stream(
 ) -> av.VideoStream:
     # sc_threshold 0: no key-frames beyond those asked for, which cuts between scenes would add.
     settings = {"crf": str(options.crf), "preset": options.preset, "sc_threshold": "0"}
-    encoder = container.add_stream("libx264", rate=rate.limit_denominator(65535), options=settings)
+    encoder = container.add_stream("libx264", rate=rate, options=settings)
     encoder.height, encoder.width, encoder.pix_fmt = height, width, "yuv420p"
     encoder.gop_size = options.key_frame_distance
     encoder.time_base = encoder.codec_context.time_base = time_base
     # The files are worked on in parallel already.
     encoder.codec_context.thread_count = 1
     return encoder
-
-
-def _show_times(video: VideoReader) -> tuple[list[int], Fraction]:
-    """When each frame is shown, from 0 on, in units of a time base."""
-    with av.open(video.path, metadata_errors="replace") as container:
-        stream = container.streams.best("video")
-        packets = (packet for packet in container.demux(stream) if packet.size and not packet.is_discard)
-        times = [packet.pts for packet in packets]
-        rate = Fraction(stream.average_rate or stream.guessed_rate or _DEFAULT_RATE).limit_denominator(65535)
-        time_base = stream.time_base
-    if None in times or len(set(times)) < len(times) or len(times) != video.num_frames:
-        return list(range(video.num_frames)), 1 / rate
-    first = min(times)
-    return [time - first for time in sorted(times)], time_base
 
 
 def _filtered(

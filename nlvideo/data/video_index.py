@@ -23,9 +23,10 @@ from nlvideo.utils.file_io import atomic_write
 
 # Stands for a timestamp that the file does not give.
 NO_STAMP = np.iinfo(np.int64).min
-_FORMAT = 2
+_FORMAT = 3
 # What a file of the cache holds behind its header, in this order.
-_ARRAYS = {"stamps": "<i8", "sizes": "<i4", "keys": "?", "position": "<i8"}
+_ARRAYS = {"stamps": "<i8", "sizes": "<i4", "keys": "?", "position": "<i8", "times": "<i8"}
+_OF_FRAMES = ("position", "times")
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,9 +39,11 @@ class VideoIndex:
         sizes: int32 (P,), bytes.
         keys: bool (P,), where decoding can start.
         position: int64 (num_frames,), the packet of each frame that is shown, in the order of showing.
-        time_base: seconds.
-        fps: average frames per second; 0.0 where the file does not say.
-        counted: packets and frames do not correspond; frame k is the k-th that decoding from the start gives.
+        times: int64 (num_frames,), when each frame is shown, from the first one on, see ``ShowTimes``.
+        time_base: of ``stamps`` and ``times``, seconds.
+        fps: average frames per second, see ``average_fps``.
+        counted: frames cannot be found by packets; frame k is the k-th that decoding from the start gives.
+        checked: all of it is what a decode in order gave, and random accesses were compared with that.
         geometry: height and width of the upright frames, pixels, and their ``Orientation``; None: not looked at.
     """
 
@@ -49,9 +52,11 @@ class VideoIndex:
     sizes: np.ndarray
     keys: np.ndarray
     position: np.ndarray
+    times: np.ndarray
     time_base: Fraction
     fps: float
     counted: bool = False
+    checked: bool = False
     geometry: tuple[int, int, int, bool] | None = None
 
     @property
@@ -63,11 +68,6 @@ class VideoIndex:
     def can_seek(self) -> bool:
         """Whether packets can be found by their stamps, and frames by packets."""
         return not self.counted and _are_unique(self._sorted_stamps)
-
-    @cached_property
-    def frame_stamps(self) -> np.ndarray:
-        """The time of each frame, increasing: int64 (num_frames,); empty where timestamps are missing."""
-        return np.sort(self.stamps[self.position]) if self.can_seek else self.stamps[:0]
 
     @cached_property
     def frame_at(self) -> np.ndarray:
@@ -89,6 +89,11 @@ class VideoIndex:
                 return int(keys[place])
         return 0
 
+    def stamp_of(self, packet: int | None) -> int | None:
+        """Return the timestamp of a packet, or None where there is no such packet, or it has none."""
+        known = packet is not None and packet < len(self.stamps) and self.stamps[packet] != NO_STAMP
+        return int(self.stamps[packet]) if known else None
+
     def find(self, stamp: int | None) -> int:
         """Return the position of the packet with a stamp, or -1."""
         if stamp is None:
@@ -102,7 +107,7 @@ class VideoIndex:
         """The positions of the key packets, and for each the first frame that is shown no earlier."""
         keys = np.flatnonzero(self.keys) if self.can_seek else np.zeros(0, int)
         frames = self.frame_at[keys]
-        return keys, np.where(frames < 0, np.searchsorted(self.frame_stamps, self.stamps[keys]), frames)
+        return keys, np.where(frames < 0, np.searchsorted(np.sort(self.stamps[self.position]), self.stamps[keys]), frames)
 
     @cached_property
     def _by_stamp(self) -> np.ndarray:
@@ -159,7 +164,7 @@ class IndexCache:
         os.makedirs(os.path.dirname(target), exist_ok=True)
         header = {"format": _FORMAT, "key": key or _key(path), "packets": len(index.stamps), "frames": index.num_frames}
         header |= {"stamp_kind": index.stamp_kind, "counted": index.counted, "time_base": str(index.time_base)}
-        header |= {"fps": index.fps, "geometry": index.geometry}
+        header |= {"fps": index.fps, "checked": index.checked, "geometry": index.geometry}
         arrays = [getattr(index, name).astype(dtype).tobytes() for name, dtype in _ARRAYS.items()]
         atomic_write(target, lambda file: file.write(b"".join([json.dumps(header).encode(), b"\n", *arrays])))
 
@@ -203,7 +208,7 @@ def _full(path: str) -> str:
 def _unpack(header: dict, data: bytes) -> VideoIndex:
     arrays, start = {}, 0
     for name, dtype in _ARRAYS.items():
-        count = header["frames" if name == "position" else "packets"]
+        count = header["frames" if name in _OF_FRAMES else "packets"]
         arrays[name] = np.frombuffer(data, dtype, count, start)
         start += arrays[name].nbytes
     if start != len(data):
@@ -212,11 +217,14 @@ def _unpack(header: dict, data: bytes) -> VideoIndex:
     # Frames that were counted are not those of single packets.
     if not header["counted"] and not ((0 <= position) & (position < num_packets)).all():
         raise ValueError(f"frames outside of the {num_packets} packets")
+    if (np.diff(arrays["times"]) < 0).any():
+        raise ValueError("times that go back")
     return VideoIndex(
         **arrays,
         stamp_kind=header["stamp_kind"],
         time_base=Fraction(header["time_base"]),
         fps=header["fps"],
         counted=header["counted"],
+        checked=header["checked"],
         geometry=tuple(header["geometry"]) if header["geometry"] else None,
     )

@@ -1,6 +1,7 @@
 """``VideoReader``: frames of a video file by their exact index."""
 
 import contextlib
+import logging
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +17,7 @@ from nlvideo.data.pixel_limits import PixelLimits
 from nlvideo.data.upright import RgbConverter, orientation_of
 from nlvideo.data.video_errors import VideoDecodeError, unreadable
 from nlvideo.data.video_index import IndexCache, VideoIndex
+from nlvideo.utils.logger import log_once
 from nlvideo.utils.time_limit import TimeLimit, TimeLimitExceeded
 
 __all__ = ["DEFAULT_TIMEOUT_SEC", "VideoDecodeError", "VideoReader", "rows_by_index"]
@@ -29,12 +31,12 @@ Result = TypeVar("Result")
 class VideoReader:
     """Random access to the frames of one video, exact to the frame; a context manager that always closes the file.
 
-    Opening reads the packets without decoding them, or their index from a cache: their sorted timestamps number the
-    frames, and the key-frames among them are the places where decoding can start. ``get_frames`` decodes, on one thread,
-    what the wanted frames need (``FrameDecoder``) and converts to RGB only what is wanted. Where packets have no
-    timestamps of their own, as in raw H.264, opening decodes the file once to count its frames, and reading starts from
-    its beginning. A frame that the decoder had to conceal because its data is damaged is returned as the decoder made
-    it.
+    Frame k is frame k of a decode from the start, to the byte. Opening reads the packets without decoding them, or their
+    index from a cache: their sorted timestamps number the frames, and the key-frames among them are the places where
+    decoding can start. ``get_frames`` decodes, on one thread, what the wanted frames need (``FrameDecoder``) and converts
+    to RGB only what is wanted. Where packets are not proven to tell all that, opening decodes the file once; what comes
+    out is then counted, numbered and timed. A frame that the decoder had to conceal because its data is damaged is
+    returned as the decoder made it.
 
     A reader may be used again after a fork: it then opens the file anew.
 
@@ -43,11 +45,12 @@ class VideoReader:
         timeout_sec: a file that takes longer to open, or to give its next frame, is given up, even where it hangs
             inside FFmpeg, and in this process not tried again; 0: never. Default: see ``DEFAULT_TIMEOUT_SEC``.
         index_dir: folder where indices are kept, so that later openings need not read all packets; None: nowhere.
+        check: decode the file to make its index whatever its kind is, and use no index that was made otherwise.
         pixels: how large frames may be, and all frames of one call together.
 
     Attributes:
         num_frames: frames in the video stream (FFmpeg's "best" one where there are several).
-        fps: average frames per second, for display; time intervals are looked up in the timestamps.
+        fps: average frames per second, for display; time intervals are looked up in the times of the frames.
         height, width: size of the returned frames, pixels.
         rotation: counter-clockwise degrees by which the file's metadata turns the stored frames: 0, 90, 180 or 270.
         mirrored: whether it has left and right change places after that.
@@ -65,21 +68,24 @@ class VideoReader:
         timeout_sec: float = DEFAULT_TIMEOUT_SEC,
         index_dir: str | os.PathLike | None = None,
         pixels: PixelLimits = PixelLimits(),
+        check: bool = False,
     ):
         self.path = os.fspath(path)
         self._timeout_sec = timeout_sec
         self._pixels = pixels
         self._converter = RgbConverter()
-        self._geometry: tuple[int, int, int, bool] | None = None
         cache = IndexCache(index_dir) if index_dir else None
         index = cache.load(self.path) if cache else None
+        index = index if index and (index.checked or not check) else None
         # Before the file is read: one that is replaced meanwhile is another file.
         key = cache.key_of(self.path) if cache and index is None else None
-        self._open(index)
-        if index:
-            self._geometry = index.geometry
-        elif key is not None:
+        self._geometry = index.geometry if index else None
+        self._open(index, check)
+        if key is not None:
             self._keep_index(cache, key)
+        elif self._index.checked and index is None:
+            advice = "DATALOADER.INDEX_DIR keeps what was found, so that it is done once"
+            log_once(f"such videos are decoded when they are opened: {self._decoder.kind}; {advice}", logging.INFO)
 
     def get_frames(self, indices: Sequence[int], short_side: int | None = None) -> np.ndarray:
         """Return frames by index, in the order given; an index may occur several times.
@@ -118,12 +124,9 @@ class VideoReader:
 
         Past the end it is ``num_frames``.
         """
-        stamps = self._index.frame_stamps
-        if not len(stamps):
-            return min(self.num_frames, max(0, int(np.ceil(seconds * self.fps - 1e-6))))
         # Timestamps are rounded to the time base: half a tick decides no frame.
-        ticks = int(stamps[0]) + Fraction(seconds).limit_denominator(10**6) / self._index.time_base - Fraction(1, 2)
-        return int(np.searchsorted(stamps, math.ceil(ticks)))
+        ticks = Fraction(seconds).limit_denominator(10**6) / self._index.time_base - Fraction(1, 2)
+        return int(np.searchsorted(self._index.times, math.ceil(ticks)))
 
     def get_frames_at(self, seconds: Sequence[float], short_side: int | None = None) -> np.ndarray:
         """Return the frames that are on the screen at some times, counted from the start of the video.
@@ -141,20 +144,12 @@ class VideoReader:
         return self.get_frames([max(0, self.index_at(time + tick) - 1) for time in seconds], short_side)
 
     def check(self) -> None:
-        """Decode the whole video without converting it.
+        """Decode the whole video, and compare a few frames by random access with what comes out.
 
         Raises:
-            VideoDecodeError: some frame cannot be decoded, or is of another size than those before.
+            VideoDecodeError: some frame cannot be decoded, is of another size than those before, or differs.
         """
-
-        def _read() -> None:
-            size = None
-            for _, frame in self._decoder.frames(range(self.num_frames)):
-                size = size or (frame.height, frame.width)
-                if (frame.height, frame.width) != size:
-                    raise VideoDecodeError(self.path, f"the frame size changes from {size} to {(frame.height, frame.width)}")
-
-        self._run(_read)
+        self._run(self._decoder.check)
 
     @property
     def num_frames(self) -> int:
@@ -163,25 +158,23 @@ class VideoReader:
 
     @property
     def frame_seconds(self) -> np.ndarray:
-        """When each frame is shown, from the start of the video: float64 (num_frames,), seconds.
+        """When each frame is shown, from the start of the video: float64 (num_frames,), seconds; see ``ShowTimes``."""
+        return self._index.times * float(self._index.time_base)
 
-        Where timestamps are missing, at the average rate; all zero where that is not known either.
-        """
-        stamps = self._index.frame_stamps
-        if len(stamps):
-            return (stamps - stamps[0]) * float(self._index.time_base)
-        return np.arange(self.num_frames) / (self.fps or np.inf)
+    @property
+    def show_times(self) -> tuple[np.ndarray, Fraction]:
+        """``frame_seconds`` without rounding: int64 (num_frames,), and of how many seconds they are multiples."""
+        return self._index.times, self._index.time_base
 
     @property
     def duration_sec(self) -> float:
-        """How long all frames are shown, seconds, the last one for as long as the others on average; 0.0 where unknown."""
-        if self.num_frames > 1:
-            return float(self.frame_seconds[-1]) * self.num_frames / (self.num_frames - 1)
-        return 1 / self.fps if self.fps > 0 else 0.0
+        """How long all frames are shown, seconds, the last one for as long as most."""
+        seconds = self.frame_seconds
+        return float(seconds[-1] + np.median(np.diff(seconds))) if self.num_frames > 1 else 1 / self.fps
 
     @property
     def fps(self) -> float:
-        """Average frames per second; 0.0 where unknown."""
+        """Average frames per second, by the times of the frames; by the header where those say nothing."""
         return self._index.fps
 
     @property
@@ -225,12 +218,12 @@ class VideoReader:
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
-    def _open(self, index: VideoIndex | None) -> None:
+    def _open(self, index: VideoIndex | None, check: bool = False) -> None:
         self._pid = os.getpid()
         self._limit = TimeLimit(self._timeout_sec, self.path)
         self._decoder = FrameDecoder(self.path, self._limit, self._pixels)
         try:
-            self._run(lambda: self._decoder.open(index))
+            self._run(lambda: self._decoder.open(index, check))
         except BaseException:
             self.close()
             raise

@@ -11,7 +11,7 @@ from nlvideo.benchmarking import data
 def result(tmp_path_factory, make_video):
     """(the table, the figures) of one run."""
     folder = tmp_path_factory.mktemp("benchmark")
-    path = make_video(folder / "a.mp4", num_frames=60, gop=20)
+    path = make_video(folder / "a.mp4", num_frames=60, gop=20, codec="libx264", pix_fmt="yuv420p", crf="5")
     out = str(folder / "out.json")
     options = {"num_frames": 4, "frame_stride": 2, "num_clips": 3, "rounds": 2, "step_seconds": 1e-4}
     return data.run([path], out, **options), json.loads(open(out).read())

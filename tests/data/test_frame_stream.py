@@ -46,23 +46,6 @@ def test_a_live_source_has_frames_and_times():
     assert times == [Fraction(k, 10) for k in range(10)]
 
 
-def test_times_grow_whatever_the_file_says(make_video, tmp_path, monkeypatch):
-    class Frame:
-        rotation = 0
-
-        def __init__(self, pts):
-            self.pts = pts
-
-    with FrameStream(make_video(tmp_path / "a.mp4", fps=10)) as stream:
-        tick = stream._stream.time_base
-        stamps = [None, 7, None, 6]
-        container = type("Container", (), {"decode": lambda *_: map(Frame, stamps), "close": lambda _: None})()
-        monkeypatch.setattr(stream, "_container", container)
-        assert [frame.seconds for frame in stream] == [Fraction(k, 10) for k in range(4)]
-        stamps = [100, 100 + 1 / tick / 5, 100, None]
-        assert [frame.seconds for frame in stream] == [Fraction(k, 10) for k in (0, 2, 3, 4)]
-
-
 def test_what_is_no_video_says_so(make_frames, tmp_path):
     (tmp_path / "text.mp4").write_text("not a video")
     with pytest.raises(VideoDecodeError, match="text.mp4: ."):

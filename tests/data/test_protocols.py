@@ -39,7 +39,7 @@ def test_the_table_is_read():
 def data(tmp_path_factory, make_video):
     """Overrides for a test set of one landscape video."""
     folder = tmp_path_factory.mktemp("video")
-    make_video(folder / "a.mp4", num_frames=NUM_FRAMES, height=64, width=96)
+    make_video(folder / "a.mp4", num_frames=NUM_FRAMES, height=64, width=96, codec="libx264", pix_fmt="yuv420p", crf="5")
     (folder / "list.txt").write_text("a.mp4 1\n")
     return ["DATASETS.TEST", str([f"list:{folder / 'list.txt'}"])]
 

@@ -1,6 +1,7 @@
 """torchcodec gives the frames of our reader, and what it lacks is said in one line."""
 
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ def torchcodec():
 
 @pytest.mark.parametrize("name, options", [("a.mp4", {"bf": "2"}), ("b.mkv", {"gop": 5}), ("c.mp4", {"gop": 250})])
 def test_same_frames_and_numbers(torchcodec, tmp_path, make_video, name, options):
-    path = make_video(tmp_path / name, num_frames=30, codec="libx264", pix_fmt="yuv420p", **options)
+    path = make_video(tmp_path / name, num_frames=30, codec="libx264", pix_fmt="yuv420p", crf="5", **options)
     wanted = [29, 0, 7, 7, 12]
     with VideoReader(path) as ours, open_video(path, reader="torchcodec", timeout_sec=30) as theirs:
         assert isinstance(theirs, TorchCodecReader)
@@ -84,10 +85,31 @@ def test_the_config_says_which_device_decodes(monkeypatch, tmp_path, make_video,
             raise RuntimeError("no such device")
 
     monkeypatch.setattr("nlvideo.data.torchcodec_reader.load_video_decoder", lambda: Decoder)
-    with open_video(make_video(tmp_path / "a.mp4", num_frames=3), reader=reader, timeout_sec=30) as video:
+    path = make_video(tmp_path / "a.mp4", num_frames=3, codec="libx264", pix_fmt="yuv420p", crf="5")
+    with open_video(path, reader=reader, timeout_sec=30) as video:
         with pytest.raises(VideoDecodeError, match="no such device"):
             video.get_frames([0])
     assert asked == [device]
+
+
+def test_what_torchcodec_would_get_wrong_is_read_by_ours(monkeypatch, tmp_path, make_video):
+    def refuse(path, **options):
+        raise RuntimeError("torchcodec was asked")
+
+    monkeypatch.setattr("nlvideo.data.torchcodec_reader.load_video_decoder", lambda: refuse)
+    plain = make_video(tmp_path / "a.mp4", num_frames=5, codec="libx264", pix_fmt="yuv420p", crf="5")
+    data = bytearray(Path(plain).read_bytes())
+    place = data.index(b"tkhd") + 44  # the display matrix
+    data[place : place + 4] = b"\xff\xff\x00\x00"
+    (tmp_path / "mirrored.mp4").write_bytes(data)
+    odd = Path(__file__).parent / "videos/old444n.mp4"
+    for path in (odd, tmp_path / "mirrored.mp4"):
+        with TorchCodecReader(path) as theirs, VideoReader(path) as ours:
+            assert (theirs.get_frames([4, 0]) == ours.get_frames([4, 0])).all()
+            assert (theirs.height, theirs.mirrored) == (ours.height, path != odd)
+            theirs.check()
+    with TorchCodecReader(plain) as video, pytest.raises(VideoDecodeError, match="torchcodec was asked"):
+        video.get_frames([0])
 
 
 def test_libraries_that_do_not_load_are_one_line(monkeypatch):

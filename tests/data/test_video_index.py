@@ -23,6 +23,7 @@ def make(pts, keys, hidden=None):
         sizes=np.full(len(pts), 9),
         keys=np.array([place in keys for place in range(len(pts))]),
         position=np.arange(len(pts)) if order is None else order,
+        times=np.arange(len(pts) if order is None else len(order)),
         time_base=Fraction(1, 10),
         fps=10.0,
         counted=order is None,
@@ -32,7 +33,6 @@ def make(pts, keys, hidden=None):
 def test_frames_are_ranks_of_timestamps():
     index = make([100, 103, 101, 102, 105, 104], keys=[0])
     assert index.position.tolist() == [0, 2, 3, 1, 5, 4] and index.frame_at.tolist() == [0, 3, 1, 2, 5, 4]
-    assert index.frame_stamps.tolist() == [100, 101, 102, 103, 104, 105]
     assert [index.find(stamp) for stamp in (100, 104, 99, 106, None)] == [0, 5, -1, -1, -1]
 
 
@@ -52,8 +52,9 @@ def test_hidden_packets_are_no_frames_but_may_be_where_decoding_starts():
 def test_timestamps_that_order_nothing(pts):
     index = make(pts, keys=[0])
     assert index.counted and not index.can_seek and index.num_frames == len(pts)
-    assert len(index.frame_stamps) == 0 and index.start_of(len(pts) - 1) == 0
+    assert index.start_of(len(pts) - 1) == 0
     assert (NO_STAMP in index.stamps) == (None in pts)
+    assert [index.stamp_of(packet) for packet in (*range(len(pts)), len(pts), None)] == [*pts, None, None]
 
 
 @pytest.fixture
@@ -70,14 +71,14 @@ def test_cache_gives_back_what_it_took(cached):
     index = cache.load(path)
     with VideoReader(path) as video:
         expected = video._index
-    for name in ("stamps", "sizes", "keys", "position"):
+    for name in ("stamps", "sizes", "keys", "position", "times"):
         assert (getattr(index, name) == getattr(expected, name)).all(), name
     assert (index.time_base, index.fps, index.geometry) == (expected.time_base, expected.fps, (32, 48, 0, False))
 
 
 def test_later_openings_read_no_packets(cached, monkeypatch, frame_index):
     path, cache = cached
-    monkeypatch.setattr("nlvideo.data.frame_decoder.FrameDecoder._scan", pytest.fail)
+    monkeypatch.setattr("nlvideo.data.frame_decoder.scan_packets", pytest.fail)
     with VideoReader(path, index_dir=cache.folder) as video:
         assert (video.height, video.width, video.rotation, video.num_frames, video.num_decoded) == (32, 48, 0, 30, 0)
         assert [frame_index(frame) for frame in video.get_frames([29, 3, 14])] == [29, 3, 14]
@@ -107,11 +108,12 @@ def test_a_damaged_entry_is_replaced(cached, damage):
     assert cache.load(path).num_frames == 30
 
 
-def test_an_entry_with_impossible_frames_is_replaced(cached):
+@pytest.mark.parametrize("offset, value", [(-31 * 8, 10**6), (-9 * 8, 0)], ids=["frames", "times"])
+def test_an_entry_with_impossible_values_is_replaced(cached, offset, value):
     path, cache = cached
     with open(cache.file_of(path), "rb+") as file:
-        file.seek(-8, os.SEEK_END)
-        file.write((10**6).to_bytes(8, "little"))
+        file.seek(offset, os.SEEK_END)
+        file.write(value.to_bytes(8, "little"))
     assert cache.load(path) is None
     with VideoReader(path, index_dir=cache.folder) as video:
         assert video.get_frames([29]).shape == (1, 32, 48, 3)
@@ -121,8 +123,8 @@ def test_a_file_that_is_replaced_while_it_is_read(tmp_path, make_video, monkeypa
     path, cache = make_video(tmp_path / "a.mp4"), IndexCache(tmp_path / "index")
     real_open = VideoReader._open
 
-    def open_and_replace(self, index):
-        real_open(self, index)
+    def open_and_replace(self, index, check):
+        real_open(self, index, check)
         os.utime(path, (1, 1))
 
     monkeypatch.setattr(VideoReader, "_open", open_and_replace)

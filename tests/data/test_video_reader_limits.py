@@ -43,7 +43,7 @@ def test_a_file_that_hangs_is_given_up(hanging):
 
 
 def test_a_decoder_that_spins_is_given_up(tmp_path, make_video):
-    video = VideoReader(make_video(tmp_path / "a.mp4"), timeout_sec=0.3)
+    video = VideoReader(make_video(tmp_path / "a.mp4", codec="libx264", pix_fmt="yuv420p", crf="5"), timeout_sec=0.3)
     stuck, closed, close = threading.Event(), threading.Event(), video._decoder.close
     video._decoder._decode = lambda *rest: stuck.wait() and []
     video._decoder.close = lambda: (close(), closed.set())

@@ -4,13 +4,13 @@ import os
 
 
 def test_indexes_once_and_lists_what_fails(tmp_path, make_video, call_tool):
-    make_video(tmp_path / "jump" / "a.mp4")
-    make_video(tmp_path / "run" / "b.mp4")
-    name, index = f"folder:{tmp_path}", str(tmp_path / "index")
+    make_video(tmp_path / "videos" / "jump" / "a.mp4")
+    make_video(tmp_path / "videos" / "run" / "b.mp4")
+    name, index = f"folder:{tmp_path / 'videos'}", str(tmp_path / "index")
     status, out, _ = call_tool("index_dataset", name, "--index-dir", index)
     assert "2 videos indexed, 0 known before, 0 to be read from their beginning, 0 failed" in out and status == 0
     assert sum(len(names) for _, _, names in os.walk(index)) == 2
-    (tmp_path / "run" / "c.mp4").write_text("not a video")
+    (tmp_path / "videos" / "run" / "c.mp4").write_text("not a video")
     status, out, _ = call_tool("index_dataset", name, "--index-dir", index)
     assert status == 1 and "c.mp4: " in out and "0 videos indexed, 2 known before" in out
 

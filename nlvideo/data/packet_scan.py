@@ -1,0 +1,100 @@
+"""The index of a video as its packets have it, without decoding."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import av
+import numpy as np
+
+from nlvideo.data.decode_in_order import DTS_CONTAINERS
+from nlvideo.data.show_times import ShowTimes, average_fps
+from nlvideo.data.video_errors import VideoDecodeError
+from nlvideo.data.video_index import VideoIndex, shown_order, to_stamps
+
+# The bit in the first byte of a VP8 packet that says that its frame is shown (RFC 6386, section 9.1).
+_VP8_SHOWN = 0x10
+# Bytes of a packet of MPEG-4 without a picture.
+_PLACEHOLDER_SIZE = 8
+# Frames by which the order of showing may differ from that of the packets: what H.264 and HEVC allow.
+_MAX_REORDERED = 16
+
+
+class _Packet(NamedTuple):
+    pts: int | None
+    dts: int | None
+    size: int
+    is_key: bool
+    is_cut: bool  # by an edit list
+    is_hidden: bool  # by its codec
+    is_corrupt: bool
+
+
+def scan_packets(
+    path: str, container: av.container.InputContainer, stream: av.VideoStream, check: Callable[[], None]
+) -> tuple[VideoIndex, bool]:
+    """Read all packets of a freshly opened file.
+
+    Args:
+        path: for messages.
+        container, stream: from ``open_stream``.
+        check: called for each packet; may raise.
+
+    Returns:
+        The index, each packet that is shown being a frame, and whether that can be trusted as far as packets tell;
+        where they say too little, the frames are in the order of the packets.
+
+    Raises:
+        VideoDecodeError: there are no packets, or fewer than the header lists.
+    """
+    packets, num_all = [], 0
+    is_vp8 = stream.codec_context.name == "vp8"
+    for packet in container.demux(stream):
+        check()
+        num_all += 1
+        if packet.size:
+            hidden = is_vp8 and not memoryview(packet)[0] & _VP8_SHOWN
+            flags = packet.is_keyframe, packet.is_discard, hidden, packet.is_corrupt
+            packets.append(_Packet(packet.pts, packet.dts, packet.size, *flags))
+    # This family of containers lists its packets in the header; edit lists are already applied.
+    listed = len(stream.index_entries) if "mp4" in container.format.name else 0
+    if num_all - 1 < listed:  # the last one says that this is the end
+        raise VideoDecodeError(path, f"truncated: {num_all - 1} of {listed} frames")
+    if not packets:
+        raise VideoDecodeError(path, "no frames in the video stream")
+    columns = _Packet(*map(np.array, zip(*packets)))
+    by_dts = container.format.name in DTS_CONTAINERS
+    stamps = to_stamps(columns.dts if by_dts else columns.pts)
+    order = shown_order(stamps, columns.is_cut | columns.is_hidden)
+    is_sure = order is not None and len(order) > 0 and _is_plain(columns, stamps)
+    is_sure &= not (by_dts and (columns.pts != columns.dts).any()) and not is_packed(stream.codec_context, columns.size)
+    position = order if is_sure else np.arange(len(packets))
+    times = ShowTimes(stream).of_all(stamps[position].tolist()) if is_sure else np.zeros(len(packets), np.int64)
+    index = VideoIndex(
+        stamps=stamps,
+        stamp_kind="dts" if by_dts else "pts",
+        sizes=columns.size,
+        keys=columns.is_key,
+        position=position,
+        times=times,
+        time_base=stream.time_base,
+        fps=average_fps(times, stream),
+    )
+    return index, is_sure
+
+
+def is_packed(codec: av.VideoCodecContext, sizes: np.ndarray) -> bool:
+    """Whether packets may hold two frames, with placeholders for the second ones, as MPEG-4 in AVI."""
+    return codec.name == "mpeg4" and sizes.min() <= _PLACEHOLDER_SIZE
+
+
+def _is_plain(packets: _Packet, stamps: np.ndarray) -> bool:
+    """Whether the stream begins with a key-frame, shown first, and nothing in it is cut out, damaged or out of order."""
+    ranks = np.argsort(stamps)
+    cut = packets.is_cut
+    return bool(
+        packets.is_key[0]
+        and stamps[0] <= stamps[~cut].min()
+        and (not cut.any() or stamps[cut].max() < stamps[~cut].min())
+        and abs(ranks - np.arange(len(ranks))).max() <= _MAX_REORDERED
+        and not packets.is_corrupt.any()
+    )
