@@ -149,6 +149,7 @@ def predict_folder(
     from tqdm import tqdm
 
     from nlvideo.model_zoo.predictions import Prediction
+    from nlvideo.utils.console import printable
 
     for path in tqdm(videos, unit="video", disable=None):
         try:
@@ -157,7 +158,7 @@ def predict_folder(
             if not (predictions and predictions[-1].file == path):
                 predictions.append(Prediction(path))
             predictions[-1].error = getattr(error, "reason", None) or one_line(error)
-            tqdm.write(f"{traceback_to_show(error)}{path}: {predictions[-1].error}", file=sys.stderr)
+            tqdm.write(printable(f"{traceback_to_show(error)}{path}: {predictions[-1].error}"), file=sys.stderr)
 
 
 def predict_file(

@@ -27,6 +27,7 @@ from nlvideo.engine.feature_files import (
 from nlvideo.engine.layer_output import LayerOutput
 from nlvideo.engine.recipe import view_recipe
 from nlvideo.utils import comm
+from nlvideo.utils.console import printable
 from nlvideo.utils.errors import one_of
 
 VIEWS = ("mean", "keep")
@@ -150,7 +151,7 @@ class _Shards:
             row = {"video_id": record["video_id"], "label": record["label"], "row": None, "failed": sample["failed"]}
             if sample["failed"]:
                 row["error"] = getattr(sample["error"], "reason", str(sample["error"]))
-                tqdm.write(f"{sample['file_name']}: {row['error']}", file=sys.stderr)
+                tqdm.write(printable(f"{sample['file_name']}: {row['error']}"), file=sys.stderr)
             else:
                 row["row"] = sum(not other["failed"] for other in rows)
                 features += map(self._row, batch.add(sample["video"]))

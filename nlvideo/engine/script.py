@@ -4,7 +4,9 @@ Nothing here imports torch, so that ``--help`` answers at once.
 """
 
 import argparse
+import contextlib
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -12,6 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from nlvideo.engine.errors import RankFailed, TooManyFailedVideos, TrainingInterrupted, UnexpectedResults
+from nlvideo.utils.console import Printable, end_if_unread, never_fail_to_encode, printable
 from nlvideo.utils.errors import FORESEEN
 from nlvideo.utils.host_memory import keep_freed_memory
 
@@ -28,8 +31,14 @@ class ScriptParser(argparse.ArgumentParser):
     """A parser that takes flags and overrides in any order, however often they take turns, and says mistakes in a line."""
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Parse the arguments."""
-        return self.parse_intermixed_args(args, namespace)
+        """Parse the arguments; a value may begin with a dash, as names of files do."""
+        words = list(sys.argv[1:] if args is None else args)
+        flags = {flag: action for action in self._actions for flag in action.option_strings}
+        for i in range(len(words) - 1, 0, -1):
+            action = flags.get(words[i - 1])
+            if action is not None and action.nargs is None and re.match("-[^-]", words[i]) and words[i] not in flags:
+                words[i - 1 : i + 1] = [f"{words[i - 1]}={words[i]}"]
+        return self.parse_intermixed_args(words, namespace)
 
     def error(self, message: str) -> NoReturn:
         """End with exit code 2 and one line, like the mistakes that `run_script` meets."""
@@ -103,14 +112,19 @@ def run_script(
     Exit codes: 0 done, 2 a mistake in arguments, config or files, 1 a failed run, 130 stopped by a signal. Errors that
     nobody foresaw keep their traceback.
     """
-    args = parser.parse_args(argv)
-    keep_freed_memory()
+    never_fail_to_encode()
     try:
-        main(args)
+        with contextlib.redirect_stdout(Printable(sys.stdout)):
+            args = parser.parse_args(argv)
+            keep_freed_memory()
+            main(args)
     except (Exception, KeyboardInterrupt) as error:
+        end_if_unread(error)
         sys.stderr.write(traceback_to_show(error))
-        print(f"{Path(sys.argv[0]).name}: {one_line(error)}", file=sys.stderr, flush=True)
+        print(f"{Path(sys.argv[0]).name}: {printable(one_line(error))}", file=sys.stderr, flush=True)
         sys.exit(exit_code_of(error))
+    finally:
+        end_if_unread()
 
 
 def one_line(error: BaseException) -> str:

@@ -1,6 +1,8 @@
 """Logging set-up of a run, messages that do not repeat, and tables."""
 
 import logging
+import os
+import signal
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -8,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from tabulate import tabulate
+
+from nlvideo.utils.console import never_fail_to_encode, printable
 
 _FORMAT = "[%(asctime)s %(name)s] %(levelname)s: %(message)s"
 _seen: Counter[tuple[str, str]] = Counter()
@@ -30,16 +34,46 @@ def setup_logger(output_dir: str | None, rank: int = 0, name: str = "nlvideo") -
         logger.removeHandler(handler)
         handler.close()
     if rank == 0:
-        _add(logger, logging.StreamHandler(sys.stdout))
+        never_fail_to_encode()
+        _add(logger, _Console(sys.stdout))
     if output_dir is not None:
         Path(output_dir).mkdir(parents=True, exist_ok=True)
         file_name = "log.txt" if rank == 0 else f"log.txt.rank{rank}"
-        _add(logger, logging.FileHandler(Path(output_dir) / file_name, encoding="utf8"))
+        _add(logger, _File(Path(output_dir) / file_name, encoding="utf8", errors="backslashreplace"))
     return logger
 
 
+class _Formatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        """Names of files may hold what a terminal takes for commands."""
+        return printable(super().format(record))
+
+
+class _Console(logging.StreamHandler):
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Where nobody reads the console any more, end; a run that saves first is asked to, as by a terminal that closes."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+        elif signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+            raise
+        else:
+            self.stream = open(os.devnull, "w")
+            os.kill(os.getpid(), signal.SIGHUP)
+
+
+class _File(logging.FileHandler):
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Say once that the file cannot be written: a full disk ends a run where it loses more than a line."""
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif _seen[self.baseFilename, ""] == 0:
+            _seen[self.baseFilename, ""] += 1
+            print(f"{self.baseFilename} cannot be written: {error.strerror}", file=sys.stderr, flush=True)
+
+
 def _add(logger: logging.Logger, handler: logging.Handler) -> None:
-    handler.setFormatter(logging.Formatter(_FORMAT, datefmt="%m/%d %H:%M:%S"))
+    handler.setFormatter(_Formatter(_FORMAT, datefmt="%m/%d %H:%M:%S"))
     handler.is_nlvideo = True
     logger.addHandler(handler)
 
