@@ -19,6 +19,7 @@ from nlvideo.engine.errors import UnexpectedResults
 from nlvideo.engine.export_files import FORMATS, check_packages, read_export, write_export
 from nlvideo.engine.export_network import trace
 from nlvideo.engine.recipe import view_recipe
+from nlvideo.utils.file_io import make_writable
 
 #: largest difference of a probability, between the model and what was exported
 TOLERANCE = 1e-4
@@ -152,13 +153,7 @@ def _check_output(output: str, overwrite: bool) -> None:
         raise ValueError(f"--output: got the folder {output!r}, allowed: a file")
     if os.path.exists(output) and not overwrite:
         raise ValueError(f"--output: {output} exists; --overwrite replaces it")
-    folder = os.path.dirname(os.path.abspath(output))
-    try:
-        os.makedirs(folder, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise ValueError(f"--output: got {output!r}, allowed: a file that can be written ({error})") from None
+    make_writable(os.path.dirname(os.path.abspath(output)), "--output")
 
 
 def _next(bar: tqdm, description: str) -> None:

@@ -3,7 +3,6 @@
 import hashlib
 import os
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +28,7 @@ from nlvideo.engine.recipe import view_recipe
 from nlvideo.utils import comm
 from nlvideo.utils.console import printable
 from nlvideo.utils.errors import one_of
+from nlvideo.utils.file_io import make_writable
 
 VIEWS = ("mean", "keep")
 DTYPES = ("float32", "float16")
@@ -227,12 +227,7 @@ def _model_digest(model: nn.Module, cfg: CfgNode) -> str:
 def _prepare(folder: str, settings: dict[str, Any]) -> None:
     """Note the settings, or compare them with those of the features that are there."""
     if comm.is_main_process():
-        try:
-            os.makedirs(folder, exist_ok=True)
-            with tempfile.TemporaryFile(dir=folder):
-                pass
-        except OSError as error:
-            raise ValueError(f"--output: got {folder!r}, allowed: a folder that can be written ({error})") from None
+        make_writable(folder, "--output")
         if read_settings(folder) is None:
             write_settings(folder, settings)
     comm.synchronize()

@@ -5,12 +5,11 @@ import logging
 import os
 import shlex
 import sys
-import tempfile
 
 from nlvideo.config import CfgNode
 from nlvideo.utils import comm
 from nlvideo.utils.env import collect_env, environment, seed_everything
-from nlvideo.utils.file_io import write_text
+from nlvideo.utils.file_io import make_writable, write_text
 from nlvideo.utils.invocations import append_invocation
 from nlvideo.utils.logger import setup_logger
 from nlvideo.utils.plugins import load_plugin
@@ -34,7 +33,7 @@ def default_setup(cfg: CfgNode, args: argparse.Namespace) -> CfgNode:
     Raises:
         ValueError: ``OUTPUT_DIR`` cannot be written.
     """
-    _make_writable(cfg.OUTPUT_DIR)
+    make_writable(cfg.OUTPUT_DIR, "OUTPUT_DIR")
     given_seed = cfg.SEED
     dump = os.path.join(cfg.OUTPUT_DIR, "config.yaml")
     cfg = _with_seed(cfg, dump if args.resume else None)
@@ -61,15 +60,6 @@ def default_setup(cfg: CfgNode, args: argparse.Namespace) -> CfgNode:
     # Nobody reads the dump, or trains, before it is there.
     comm.synchronize()
     return cfg
-
-
-def _make_writable(folder: str) -> None:
-    try:
-        os.makedirs(folder, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise ValueError(f"OUTPUT_DIR: got {folder!r}, allowed: a folder that can be written ({error})") from error
 
 
 def _with_seed(cfg: CfgNode, earlier_dump: str | None) -> CfgNode:

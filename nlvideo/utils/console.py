@@ -48,14 +48,11 @@ def end_if_unread(error: BaseException | None = None) -> None:
     """
     try:
         sys.stdout.flush()
-        if isinstance(error, BrokenPipeError) and _is_unread(sys.stdout.fileno()):
-            raise error
+        if isinstance(error, BrokenPipeError):
+            watched = select.poll()
+            watched.register(sys.stdout, 0)
+            if watched.poll(0):  # it is this pipe that broke
+                raise error
     except BrokenPipeError:
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGPIPE)
-
-
-def _is_unread(handle: int) -> bool:
-    watched = select.poll()
-    watched.register(handle, 0)
-    return any(event & select.POLLERR for _, event in watched.poll(0))

@@ -7,6 +7,7 @@ import functools
 import json
 import os
 import re
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -231,6 +232,20 @@ def atomic_write(path: str, write: Callable[[BinaryIO], object]) -> None:
     """
     with WholeFile(path) as whole, open(whole.temporary, "wb") as file:
         write(file)
+
+
+def make_writable(folder: str, key: str) -> None:
+    """Make a folder, and see that files can be written into it.
+
+    Raises:
+        ValueError: they cannot; it names ``key``, the flag or config key that says which folder.
+    """
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(f"{key}: got {folder!r}, allowed: a folder that can be written ({error})") from error
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:

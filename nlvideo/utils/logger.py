@@ -4,7 +4,6 @@ import logging
 import os
 import signal
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from tabulate import tabulate
 from nlvideo.utils.console import never_fail_to_encode, printable
 
 _FORMAT = "[%(asctime)s %(name)s] %(levelname)s: %(message)s"
-_seen: Counter[tuple[str, str]] = Counter()
+_seen: set[tuple[str, str]] = set()
 
 
 def setup_logger(output_dir: str | None, rank: int = 0, name: str = "nlvideo") -> logging.Logger:
@@ -67,8 +66,8 @@ class _File(logging.FileHandler):
         error = sys.exc_info()[1]
         if not isinstance(error, OSError):
             super().handleError(record)
-        elif _seen[self.baseFilename, ""] == 0:
-            _seen[self.baseFilename, ""] += 1
+        elif (self.baseFilename, "") not in _seen:
+            _seen.add((self.baseFilename, ""))
             print(f"{self.baseFilename} cannot be written: {error.strerror}", file=sys.stderr, flush=True)
 
 
@@ -78,16 +77,11 @@ def _add(logger: logging.Logger, handler: logging.Handler) -> None:
     logger.addHandler(handler)
 
 
-def log_first_n(message: str, n: int, level: int = logging.WARNING, name: str = "nlvideo") -> None:
-    """Log a message the first ``n`` times that this process sends it."""
-    _seen[name, message] += 1
-    if _seen[name, message] <= n:
-        logging.getLogger(name).log(level, message)
-
-
 def log_once(message: str, level: int = logging.WARNING, name: str = "nlvideo") -> None:
     """Log a message the first time that this process sends it."""
-    log_first_n(message, 1, level, name)
+    if (name, message) not in _seen:
+        _seen.add((name, message))
+        logging.getLogger(name).log(level, message)
 
 
 def create_table(content: dict[str, Any] | Sequence[dict[str, Any]]) -> str:

@@ -191,7 +191,7 @@ def test_wrong_arguments(model, cfg, tiny_cfg, tmp_path):
         (tmp_path / "model.pt2", {"format": "tflite"}, "--format: got 'tflite', allowed: 'pt2', 'onnx'"),
         (tmp_path, {"format": "pt2"}, "--output: got the folder"),
         (tmp_path / "file.pt2", {}, "file.pt2 exists; --overwrite replaces it"),
-        (tmp_path / "file.pt2" / "model.pt2", {}, "--output: got '.*', allowed: a file that can be written"),
+        (tmp_path / "file.pt2" / "model.pt2", {}, "--output: got '.*', allowed: a folder that can be written"),
     ]:
         with pytest.raises(ValueError, match=message):
             export_model(model, cfg, CLASSES, str(output), **options)

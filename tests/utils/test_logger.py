@@ -5,7 +5,7 @@ import logging
 import pytest
 
 from nlvideo.utils import logger as logger_module
-from nlvideo.utils.logger import create_table, log_first_n, log_once, setup_logger
+from nlvideo.utils.logger import create_table, log_once, setup_logger
 
 
 @pytest.fixture
@@ -65,13 +65,11 @@ def test_without_a_folder_there_is_no_file(tmp_path, capsys, name, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_log_first_n_and_log_once(caplog, monkeypatch):
+def test_log_once(caplog, monkeypatch):
     monkeypatch.setattr(logger_module, "_seen", type(logger_module._seen)())
     for _ in range(5):
-        log_first_n("twice", 2)
         log_once("single")
         log_once("single", name="nlvideo.other")
-    assert caplog.messages.count("twice") == 2
     assert caplog.messages.count("single") == 2
     assert caplog.records[0].levelno == logging.WARNING
 
