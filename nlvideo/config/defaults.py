@@ -175,8 +175,7 @@ _C.DATALOADER.SAMPLER = "TrainingSampler"
 _C.DATALOADER.SHUFFLE_BUFFER = 4096
 # A name in MAPPER.
 _C.DATALOADER.MAPPER = "VideoMapper"
-# What reads video files: "pyav", "torchcodec" (its own package, which needs FFmpeg's libraries on the machine), or
-# "torchcodec_cuda": the same by NVDEC, with DATALOADER.NUM_WORKERS 0, as a forked process has no CUDA.
+# What reads video files: "pyav" or "torchcodec" (its own package, which needs FFmpeg's libraries on the machine).
 _C.DATALOADER.READER = "pyav"
 # A video that takes longer than this to open, or to give its next frame, counts as one that does not decode. 0: never.
 _C.DATALOADER.VIDEO_TIMEOUT_SEC = 60.0

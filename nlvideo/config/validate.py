@@ -18,7 +18,7 @@ _ALLOWED: dict[str, tuple] = {
     "MODEL.NONLOCAL.ATTEND": ("space", "time", "spacetime"),
     "MODEL.NONLOCAL.NORM": ("same", "BN", "SyncBN", "FrozenBN", "none"),
     "MODEL.NONLOCAL.ALGORITHM": ("auto", "dense", "fused", "reordered", "folded", "sorted"),
-    "DATALOADER.READER": ("pyav", "torchcodec", "torchcodec_cuda"),
+    "DATALOADER.READER": ("pyav", "torchcodec"),
     "INPUT.SHORT_VIDEO": ("wrap", "clamp", "error"),
     "SOLVER.OPTIMIZER": ("SGD", "AdamW"),
     "SOLVER.LR_SCHEDULE": ("step", "cosine"),
@@ -159,10 +159,6 @@ def _check_input(cfg: CfgNode) -> None:
     # A random resized crop does without a short side.
     if cfg.INPUT.CROP_SIZE > sides[0] and not cfg.INPUT.CROP_AREA_RANGE:
         raise _wrong("INPUT.CROP_SIZE", cfg.INPUT.CROP_SIZE, f"allowed: up to INPUT.SHORT_SIDE_RANGE[0] = {sides[0]}")
-    loader = cfg.DATALOADER
-    if loader.READER == "torchcodec_cuda" and loader.NUM_WORKERS:
-        allowed = "allowed with DATALOADER.READER 'torchcodec_cuda': 0, as a forked process has no CUDA"
-        raise _wrong("DATALOADER.NUM_WORKERS", loader.NUM_WORKERS, allowed)
 
 
 def _check_augmentation(cfg: CfgNode) -> None:

@@ -4,7 +4,6 @@ import contextlib
 import os
 import re
 from collections.abc import Iterator, Sequence
-from functools import partial
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
@@ -20,11 +19,7 @@ from nlvideo.data.video_reader import DEFAULT_TIMEOUT_SEC, VideoDecodeError, Vid
 from nlvideo.utils.errors import one_of
 
 # What can read the files: the values of DATALOADER.READER.
-READERS = {
-    "pyav": VideoReader,
-    "torchcodec": TorchCodecReader,
-    "torchcodec_cuda": partial(TorchCodecReader, device="cuda"),
-}
+READERS = {"pyav": VideoReader, "torchcodec": TorchCodecReader}
 # EXIF orientations that swap height and width.
 _SIDEWAYS = (5, 6, 7, 8)
 

@@ -17,19 +17,18 @@ _CHUNK = 64
 
 
 class TorchCodecReader(VideoReader):
-    """A ``VideoReader`` whose frames torchcodec decodes, on the CPU or by NVDEC; ``pip install 'nlvideo[torchcodec]'``.
+    """A ``VideoReader`` whose frames torchcodec decodes, on the CPU; ``pip install 'nlvideo[torchcodec]'``.
 
     Numbers, times and errors are those of ``VideoReader``, whose index it uses, and frames are the same to the byte
-    where both use the same conversion: 8 bits per channel on the CPU. Deeper formats and NVDEC differ by rounding and
-    by how chroma is interpolated. A file of a kind that is not proven, or a mirrored one, is read by ``VideoReader``. One
-    whose frames torchcodec counts otherwise is refused.
+    where both use the same conversion: 8 bits per channel. Deeper formats differ by rounding and by how chroma is
+    interpolated. A file of a kind that is not proven, or a mirrored one, is read by ``VideoReader``. One whose frames
+    torchcodec counts otherwise is refused.
 
     Args:
         path: the file.
         timeout_sec: see ``VideoReader``; here for all frames of one call.
         index_dir: see ``VideoReader``.
         pixels: see ``VideoReader``; the size is the one that the header says.
-        device: "cpu", or "cuda" for NVDEC; frames are returned on the CPU all the same.
 
     Raises:
         ImportError: torchcodec is missing or finds no FFmpeg.
@@ -42,9 +41,7 @@ class TorchCodecReader(VideoReader):
         timeout_sec: float = DEFAULT_TIMEOUT_SEC,
         index_dir: str | os.PathLike | None = None,
         pixels: PixelLimits = PixelLimits(),
-        device: str = "cpu",
     ):
-        self._device = device
         self._torchcodec: Any = None
         self._video_decoder = load_video_decoder()
         super().__init__(path, timeout_sec, index_dir, pixels)
@@ -67,7 +64,7 @@ class TorchCodecReader(VideoReader):
             size = self._torchcodec.metadata.height, self._torchcodec.metadata.width
             self._pixels.check_clip(self.path, len(indices), *size)
             try:
-                return self._torchcodec.get_frames_at([int(index) for index in indices]).data.cpu().numpy()
+                return self._torchcodec.get_frames_at([int(index) for index in indices]).data.numpy()
             # torchcodec has one kind of error for everything.
             except (RuntimeError, IndexError) as error:
                 raise VideoDecodeError(self.path, _first_line(error)) from error
@@ -113,7 +110,7 @@ class TorchCodecReader(VideoReader):
     def _open_torchcodec(self) -> Any:
         try:
             decoder = self._video_decoder(
-                self.path, dimension_order="NHWC", num_ffmpeg_threads=1, device=self._device, seek_mode="exact"
+                self.path, dimension_order="NHWC", num_ffmpeg_threads=1, device="cpu", seek_mode="exact"
             )
         except (RuntimeError, ValueError) as error:
             raise VideoDecodeError(self.path, _first_line(error)) from error
