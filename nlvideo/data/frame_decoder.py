@@ -7,6 +7,7 @@ from itertools import chain
 
 import av
 import numpy as np
+from av.video.frame import PictureType
 
 from nlvideo.data.decode_in_order import open_stream, read_packets
 from nlvideo.data.packet_scan import is_packed, scan_packets
@@ -160,9 +161,11 @@ class FrameDecoder:
         keys = np.flatnonzero(packets.keys)
         some = keys[np.linspace(0, len(keys) - 1, _NUM_PROBES).astype(int)] if len(keys) else keys
         probes = {len(packets.keys) - 1, *(some[:, None] + range(3)).flat}
-        origins, images, sizes = [], {}, set()
+        origins, images, sizes, has_changes = [], {}, set(), False
         for position, packet in enumerate(chain(self._packets, [None])):
             self._limit.check()
+            # Who enters after a change of what is said once for all packets does not learn of it.
+            has_changes |= packet is not None and packet.has_sidedata("new_extradata")
             for frame in self._decode(packet, position):
                 sizes.add(f"{frame.height}x{frame.width}")
                 if frame.pts in probes:
@@ -170,7 +173,8 @@ class FrameDecoder:
                 origins.append(frame.pts)
         stream = self._stream
         self._end_run()
-        counted = is_packed(self._codec, packets.sizes) or None in origins or len(set(origins)) < len(origins)
+        is_one_each = None not in origins and len(set(origins)) == len(origins)
+        counted = has_changes or not is_one_each or is_packed(self._codec, packets.sizes)
         # Decoding timestamps belong to the order in which frames come out.
         stamped = range(len(origins)) if packets.stamp_kind == "dts" else origins
         times = ShowTimes(stream).of_all(packets.stamp_of(place) for place in stamped)
@@ -319,6 +323,10 @@ class FrameDecoder:
     def _number(self, frame: av.VideoFrame) -> int:
         """The number of a frame that came out; -1 for one that is not to be shown."""
         number = self._shown + 1
+        is_key = frame.key_frame or frame.pict_type == PictureType.I
+        if frame.pts == self._run_start > 0 and not is_key:
+            # The file calls it a key-frame. Some decoders give what they can make of it, without an error.
+            raise _Mismatch
         if not self.index.counted:
             number = -1 if frame.pts is None else int(self.index.frame_at[frame.pts])
             if 0 <= number <= self._shown:

@@ -26,7 +26,7 @@ class _Packet(NamedTuple):
     is_key: bool
     is_cut: bool  # by an edit list
     is_hidden: bool  # by its codec
-    is_corrupt: bool
+    is_odd: bool  # damaged, or with new parameters for the decoder
 
 
 def scan_packets(
@@ -53,7 +53,8 @@ def scan_packets(
         num_all += 1
         if packet.size:
             hidden = is_vp8 and not memoryview(packet)[0] & _VP8_SHOWN
-            flags = packet.is_keyframe, packet.is_discard, hidden, packet.is_corrupt
+            is_odd = packet.is_corrupt or packet.has_sidedata("new_extradata")
+            flags = packet.is_keyframe, packet.is_discard, hidden, is_odd
             packets.append(_Packet(packet.pts, packet.dts, packet.size, *flags))
     # This family of containers lists its packets in the header; edit lists are already applied.
     listed = len(stream.index_entries) if "mp4" in container.format.name else 0
@@ -84,11 +85,11 @@ def scan_packets(
 
 def is_packed(codec: av.VideoCodecContext, sizes: np.ndarray) -> bool:
     """Whether packets may hold two frames, with placeholders for the second ones, as MPEG-4 in AVI."""
-    return codec.name == "mpeg4" and sizes.min() <= _PLACEHOLDER_SIZE
+    return codec.name == "mpeg4" and bool(sizes.min() <= _PLACEHOLDER_SIZE)
 
 
 def _is_plain(packets: _Packet, stamps: np.ndarray) -> bool:
-    """Whether the stream begins with a key-frame, shown first, and nothing in it is cut out, damaged or out of order."""
+    """Whether the stream begins with a key-frame, shown first, and nothing after it is cut, odd or out of order."""
     ranks = np.argsort(stamps)
     cut = packets.is_cut
     return bool(
@@ -96,5 +97,5 @@ def _is_plain(packets: _Packet, stamps: np.ndarray) -> bool:
         and stamps[0] <= stamps[~cut].min()
         and (not cut.any() or stamps[cut].max() < stamps[~cut].min())
         and abs(ranks - np.arange(len(ranks))).max() <= _MAX_REORDERED
-        and not packets.is_corrupt.any()
+        and not packets.is_odd.any()
     )

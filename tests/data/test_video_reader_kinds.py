@@ -1,10 +1,12 @@
 """Whatever PyAV can write: every frame by random access is, to the byte, that of a plain decode from the start."""
 
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import numpy as np
 import pytest
+from av.packet import PacketSideData
 
 from nlvideo.data import VideoReader
 
@@ -60,14 +62,22 @@ def write(tmp_path_factory, make_noise):
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_every_frame_equals_that_of_a_plain_decode(write, plain_decode, name):
+def test_every_frame_equals_that_of_a_plain_decode(write, plain_decode, tmp_path, name):
     path = write(name)
     expected = plain_decode(path)
+    assert len(expected) >= NUM_FRAMES - 1
+    for _ in range(2):  # without and with its index
+        assert_equal(path, expected, index_dir=tmp_path)
+
+
+def assert_equal(path, expected, **options):
+    """Every frame by random access, in several orders, is the expected one."""
     rng = np.random.default_rng(0)
     forward = list(range(len(expected)))
-    with VideoReader(path) as video:
-        assert video.num_frames == len(expected) >= NUM_FRAMES - 1
-        for order in (forward, forward[::-1], rng.permutation(forward).tolist()):
+    with VideoReader(path, **options) as video:
+        assert video.num_frames == len(expected)
+        # The last ones first: a decoder that has seen the beginning may know more.
+        for order in (forward[::-1], forward, rng.permutation(forward).tolist()):
             assert all((video.get_frames([i])[0] == expected[i]).all() for i in order)
         for _ in range(4):
             some = np.sort(rng.choice(forward, 9, replace=False)).tolist()
@@ -143,17 +153,6 @@ def test_times_count_from_the_first_frame(write, name, first_sec):
         assert [video.index_at(second) for second in (0, 0.04, 0.4)] == [0, 1, 10]
 
 
-def remux(source, target, options=None, keep=lambda packet: True):
-    """Copy the packets of a video stream to another file."""
-    with av.open(source) as reader, av.open(target, "w", options=options or {}) as writer:
-        stream = writer.add_stream_from_template(reader.streams.video[0])
-        for packet in reader.demux(video=0):
-            if packet.dts is not None and keep(packet):
-                packet.stream = stream
-                writer.mux(packet)
-    return target
-
-
 def test_edit_list_hides_the_frames_before_the_cut(write, plain_decode, tmp_path):
     source, cut = write("b_pyramid.mp4"), str(tmp_path / "cut.mp4")
 
@@ -220,6 +219,33 @@ def test_no_seeking_where_a_seek_misses(write, plain_decode, monkeypatch):
         assert isinstance(video._decoder._container, real)
         video._decoder._container = Late(video._decoder._container)
         assert (video.get_frames([12, 20])[0] == expected[12]).all()
+
+
+@pytest.mark.parametrize("name", ["mpeg4.mp4", "b_pyramid.mp4", "hevc_open_gop.mp4"])
+def test_a_table_that_calls_every_frame_a_key_frame(write, plain_decode, tmp_path, name):
+    """Where an MP4 has no such table, every sample is one; some decoders then give anything, without an error."""
+    data = Path(write(name)).read_bytes()
+    assert data.count(b"stss") == 1
+    (tmp_path / name).write_bytes(data.replace(b"stss", b"free"))
+    assert_equal(tmp_path / name, plain_decode(tmp_path / name))
+
+
+@pytest.mark.parametrize("name", ["joined.mp4", "joined.flv"])
+def test_parameters_of_the_decoder_that_change_within_the_file(make_noise, plain_decode, tmp_path, name):
+    """Two recordings in one file: frames of the second, decoded by what is said of the first, are wrong without an error."""
+    parts = [make_noise(tmp_path / f"{qp}.mp4", "libx264", 16, bf="0", g="8", qp=qp) for qp in ("20", "30")]
+    with av.open(parts[0]) as one, av.open(parts[1]) as other, av.open(str(tmp_path / name), "w") as writer:
+        stream = writer.add_stream_from_template(one.streams.video[0])
+        change = PacketSideData(1, other.streams.video[0].codec_context.extradata_size)  # AV_PKT_DATA_NEW_EXTRADATA
+        change.update(other.streams.video[0].codec_context.extradata)
+        packets = [packet for part in (one, other) for packet in part.demux(video=0) if packet.size]
+        packets[16].set_sidedata(change)
+        step = packets[1].dts
+        for position, packet in enumerate(packets):
+            packet.pts = packet.dts = position * step
+            packet.stream = stream
+            writer.mux(packet)
+    assert_equal(tmp_path / name, plain_decode(tmp_path / name))
 
 
 def test_scaled_while_converted(write):
