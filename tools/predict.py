@@ -123,16 +123,16 @@ def predict_video(
     predictions: list["Prediction"],
 ) -> None:  # fmt: skip
     """Predict one video; its views move a progress bar, and then its windows."""
-    from tqdm import tqdm
+    from nlvideo.utils.progress import progress_bar
 
     def count(done: int, total: int) -> None:
         views.total = total
         views.update(done - views.n)
 
-    # disable=None: no bar where nobody watches it, such as in a log file. The length is known with the first window.
+    # The length is known with the first window.
     form = "{l_bar}{bar}| {n:.0f}/{total:.0f} s [{elapsed}<{remaining}]"
-    views = tqdm(total=0, unit="view", disable=None, delay=2, leave=False)
-    with views, tqdm(total=0, unit="s", disable=None, bar_format=form) as bar:
+    views = progress_bar(total=0, unit="view", delay=2, leave=False)
+    with views, progress_bar(total=0, unit="s", bar_format=form) as bar:
 
         def move(stream: "FrameStream", window: "Window", scores: "Tensor") -> None:
             bar.total = max(stream.duration_sec, window.end_sec)
@@ -150,8 +150,9 @@ def predict_folder(
 
     from nlvideo.model_zoo.predictions import Prediction
     from nlvideo.utils.console import printable
+    from nlvideo.utils.progress import progress_bar
 
-    for path in tqdm(videos, unit="video", disable=None):
+    for path in progress_bar(videos, unit="video"):
         try:
             predict_file(args, predictor, path, outputs.get(path), predictions)
         except Exception as error:

@@ -9,7 +9,6 @@ from typing import Any
 
 import av
 import numpy as np
-from tqdm import tqdm
 
 from nlvideo.benchmarking.timing import alternate, environment
 from nlvideo.data.clip_sampling import RandomClip, UniformClips
@@ -20,6 +19,7 @@ from nlvideo.data.video_errors import VideoDecodeError
 from nlvideo.data.video_reader import VideoReader
 from nlvideo.utils.file_io import write_json
 from nlvideo.utils.logger import create_table
+from nlvideo.utils.progress import progress_bar
 from nlvideo.utils.time_limit import TimeLimit
 
 OURS, FULL, TORCHCODEC = "nlvideo", "full decode", "torchcodec"
@@ -177,7 +177,7 @@ def run(
     results = []
     with tempfile.TemporaryDirectory() as folder:
         paths = list(paths) or [write_video(os.path.join(folder, "generated.mp4"))]
-        for number, path in enumerate(tqdm(paths, unit="video", disable=None)):
+        for number, path in enumerate(progress_bar(paths, unit="video")):
             index_dir = os.path.join(folder, str(number))
             results.append(
                 measure(

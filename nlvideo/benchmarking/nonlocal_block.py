@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from nlvideo.benchmarking.peer import mmcv_block, mmcv_bytes
 from nlvideo.benchmarking.timing import alternate, environment, peak_memory
@@ -19,6 +18,7 @@ from nlvideo.modeling.nonlocal_block import NonLocalBlock
 from nlvideo.utils.errors import one_of
 from nlvideo.utils.file_io import write_json
 from nlvideo.utils.logger import create_table
+from nlvideo.utils.progress import progress_bar
 
 FORMS = ("gaussian", "embedded_gaussian", "dot_product", "concatenation")
 # Channels and stride of the stages of a ResNet-50; 8 is the paper's stride in time (Table 1).
@@ -217,7 +217,7 @@ def measure_all(
     if dtype not in ("float32", "bfloat16", "float16"):
         raise one_of("dtype", dtype, ("float32", "bfloat16", "float16"))
     plan = [(f, MapShape.parse(s), k) for f in forms for s in shapes for k in keys]
-    for form, shape, kind in tqdm(plan, desc="forms x shapes", disable=None):
+    for form, shape, kind in progress_bar(plan, desc="forms x shapes"):
         trial = Trial(form, shape, kind == "pooled", device, getattr(torch, dtype), peer)
         implementations = {name: asdict(row) for name, row in trial.measure(rounds, max_seconds).items()}
         yield {

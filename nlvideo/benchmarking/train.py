@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from nlvideo.benchmarking.timing import PeakMemory, Timing, alternate, environment, peak_memory
 from nlvideo.config import CfgNode, load_cfg
@@ -22,6 +21,7 @@ from nlvideo.solver import build_gradient_clipper, build_optimizer, scale_to_wor
 from nlvideo.utils.errors import one_of
 from nlvideo.utils.file_io import write_json
 from nlvideo.utils.logger import create_table
+from nlvideo.utils.progress import progress_bar
 
 # What can stand in --variants, alone or joined by "+": overrides of the config.
 VARIANTS: dict[str, tuple[str, ...]] = {
@@ -271,7 +271,7 @@ def format_rows(rows: dict[str, dict[str, Any]]) -> str:
 
 
 def _with_progress(cases: dict[str, Callable[[], None]], rounds: int) -> dict[str, Callable[[], None]]:
-    bar = tqdm(total=len(cases) * rounds, unit="step", disable=None)
+    bar = progress_bar(total=len(cases) * rounds, unit="step")
 
     def counted(case: Callable[[], None]) -> Callable[[], None]:
         """The case, and a step of the bar."""

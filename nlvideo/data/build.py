@@ -1,7 +1,7 @@
 """From a config to loaders of training batches and of test videos."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -77,16 +77,22 @@ def build_test_loader(cfg: CfgNode, name: str) -> TestLoader:
         LookupFailed: an unknown dataset or mapper.
     """
     records = load_dataset(cfg, name, "DATASETS.TEST")
-    mapper = MAPPER.get(cfg.DATALOADER.MAPPER, "DATALOADER.MAPPER")(cfg, False)
     sampler = InferenceSampler(len(records), comm.get_rank(), comm.get_world_size())
-    shared = compact_records(records)
-    watch = WorkerWatch(shared, cfg.DATALOADER.NUM_WORKERS)
+    return loader_of_records(cfg, compact_records(records), sampler)
+
+
+def loader_of_records(
+    cfg: CfgNode, records: Sequence[Record], indices: Iterable[int], failed_as: str = "it counts as wrong"
+) -> TestLoader:
+    """Build the loader of chosen records as in a test; ``failed_as`` is said of those that cannot be read."""
+    mapper = MAPPER.get(cfg.DATALOADER.MAPPER, "DATALOADER.MAPPER")(cfg, False)
+    watch = WorkerWatch(records, cfg.DATALOADER.NUM_WORKERS)
     # All views of a video are some 200 MB: one per worker waits, not two. Nor are they pinned: only
     # TEST.VIEWS_PER_FORWARD of them go to the GPU at once, from a copy.
     options = _worker_options(cfg, prefetch=1)
-    dataset = TestDataset(shared, mapper, watch)
-    loader = DataLoader(dataset, batch_size=1, sampler=sampler, collate_fn=collate_test, **options)
-    return TestLoader(loader, len(records), watch)
+    dataset = TestDataset(records, mapper, watch)
+    loader = DataLoader(dataset, batch_size=1, sampler=indices, collate_fn=collate_test, **options)
+    return TestLoader(loader, len(records), watch, failed_as)
 
 
 def build_batch_mixer(cfg: CfgNode, batch_size: int, seed: int) -> BatchMixer | None:

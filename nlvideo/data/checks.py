@@ -9,12 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import zip_longest
 
 import numpy as np
-from tqdm import tqdm
 
 from nlvideo.data.catalog import MetadataCatalog, Record
 from nlvideo.data.records import id_hashes, labels_of
 from nlvideo.data.shard_files import split_member_path
 from nlvideo.utils.file_io import file_exists
+from nlvideo.utils.progress import progress_bar
 
 _logger = logging.getLogger(__name__)
 _NAMED = 3
@@ -69,12 +69,11 @@ def check_files(name: str, records: Sequence[Record]) -> None:
     begin = time.perf_counter()
     missing = _missing_files(name, records, chunks[0])
     slow = time.perf_counter() - begin > _SLOW_SEC * len(chunks[0])
-    progress = tqdm(total=len(chunks) - 1, desc=f"{name}: files", delay=5, leave=False)
     # A file system that takes its time is waited for by several threads; on a fast one they would wait for each other.
-    with ThreadPoolExecutor(_NUM_THREADS if slow else 1) as pool, progress:
-        for paths in pool.map(lambda chunk: _missing_files(name, records, chunk), chunks[1:]):
+    with ThreadPoolExecutor(_NUM_THREADS if slow else 1) as pool:
+        found = pool.map(lambda chunk: _missing_files(name, records, chunk), chunks[1:])
+        for paths in progress_bar(found, total=len(chunks) - 1, desc=f"{name}: files", delay=5, leave=False):
             missing.extend(paths)
-            progress.update()
     if missing:
         some = ", ".join(missing[:_NAMED]) + (", ..." if len(missing) > _NAMED else "")
         of = f"{len(indices)} videos" if step == 1 else f"{len(indices)} videos looked for (there are {len(records)})"

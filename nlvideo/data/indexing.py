@@ -5,11 +5,10 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from tqdm import tqdm
-
 from nlvideo.data.shard_files import local_video_path
 from nlvideo.data.video_index import IndexCache, VideoIndex
 from nlvideo.data.video_reader import VideoDecodeError, VideoReader
+from nlvideo.utils.progress import progress_bar
 
 
 @dataclass
@@ -65,7 +64,7 @@ def index_videos(paths: Sequence[str], index_dir: str | os.PathLike, num_workers
 
     # Threads do: FFmpeg reads without holding Python's lock.
     with ThreadPoolExecutor(num_workers) as pool:
-        for path, (index, note) in zip(files, tqdm(pool.map(_work, files), total=len(files), unit="video", disable=None)):
+        for path, (index, note) in zip(files, progress_bar(pool.map(_work, files), total=len(files), unit="video")):
             if index is None:
                 result.failed.append((path, note))
                 continue

@@ -80,10 +80,8 @@ class TestLoader:
 
     __test__ = False  # not a test class, whatever pytest makes of its name
 
-    def __init__(self, loader: DataLoader, dataset_size: int, watch: WorkerWatch):
-        self.loader = loader
-        self.dataset_size = dataset_size
-        self.watch = watch
+    def __init__(self, loader: DataLoader, dataset_size: int, watch: WorkerWatch, failed_as: str = ""):
+        self.loader, self.dataset_size, self.watch, self._failed_as = loader, dataset_size, watch, failed_as
 
     def __iter__(self) -> Iterator[list[dict[str, Any]]]:
         errors, failed, num_samples = [], [], 0
@@ -95,7 +93,7 @@ class TestLoader:
                 errors.append(batch[0]["error"])
                 given_up.update(batch[0].pop("given_up"))
                 failed.append((batch[0]["file_name"], getattr(errors[-1], "reason", str(errors[-1]))))
-                _logger.warning("%s: %s; it counts as wrong", *failed[-1])
+                _logger.warning("%s: %s; %s", *failed[-1], self._failed_as)
             yield batch
         if num_samples and len(errors) == num_samples and all(isinstance(error, VideoTooShort) for error in errors):
             raise unusable_dataset(failed, errors)

@@ -7,12 +7,12 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 
 import numpy as np
-from tqdm import tqdm
 
 from nlvideo.data.catalog import Record
 from nlvideo.data.datasets.listed import read_classes
 from nlvideo.data.shard_files import OPTIONAL_KEYS, read_index, write_shard
 from nlvideo.utils.file_io import write_text
+from nlvideo.utils.progress import progress_bar
 
 _NAMED = 3
 
@@ -89,12 +89,11 @@ def write_shards(
 
 def _write_all(shards: Sequence[str], write: Callable[[str], None], num_workers: int) -> None:
     # Threads do: copying files waits for disks.
-    with ThreadPoolExecutor(num_workers) as pool, tqdm(total=len(shards), desc="shards", delay=5) as progress:
+    with ThreadPoolExecutor(num_workers) as pool:
         tasks = [pool.submit(write, path) for path in shards]
         try:
-            for task in as_completed(tasks):
+            for task in progress_bar(as_completed(tasks), total=len(shards), desc="shards", delay=5):
                 task.result()
-                progress.update()
         except BaseException:
             # Those that are being written are finished; the rest is not begun.
             pool.shutdown(wait=False, cancel_futures=True)

@@ -9,13 +9,13 @@ from typing import Any
 import av
 import numpy as np
 from tabulate import tabulate
-from tqdm import tqdm
 
 from nlvideo.data.catalog import Record
 from nlvideo.data.frame_folder import open_video
 from nlvideo.data.parallel import ProcessDied, map_in_processes
 from nlvideo.data.shard_files import local_video_path, split_member_path
 from nlvideo.data.video_reader import VideoDecodeError
+from nlvideo.utils.progress import progress_bar
 
 # What tools/transcode_dataset.py makes.
 SHORT_SIDE, KEY_FRAME_DISTANCE = 256, 30
@@ -129,7 +129,7 @@ def survey_dataset(records: Sequence[Record], num_workers: int) -> tuple[Survey,
     found, num_bad, complete = {}, 0, True
     results = map_in_processes(survey_video, items, num_workers)
     try:
-        with tqdm(total=len(items), desc="videos", unit="video") as progress:
+        with progress_bar(total=len(items), desc="videos", unit="video") as progress:
             for index, facts in results:
                 if isinstance(facts, ProcessDied):
                     facts = VideoFacts(items[index][0], error=str(facts))

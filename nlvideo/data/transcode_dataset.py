@@ -4,13 +4,12 @@ import os
 from collections.abc import Sequence
 from pathlib import Path, PurePath
 
-from tqdm import tqdm
-
 from nlvideo.data.catalog import Record
 from nlvideo.data.list_files import check_classes, format_list, write_list
 from nlvideo.data.parallel import ProcessDied, map_in_processes
 from nlvideo.data.transcode import Transcoded, TranscodeOptions, transcode_video
 from nlvideo.utils.file_io import is_remote
+from nlvideo.utils.progress import progress_bar
 
 _COMMENT = "made by tools/transcode_dataset.py, which may replace it"
 
@@ -59,12 +58,10 @@ def transcode_dataset(
     found: dict[int, Transcoded] = {}
     results = map_in_processes(transcode_video, tasks, num_workers)
     try:
-        with tqdm(total=len(tasks), desc="videos", unit="video") as progress:
-            for index, result in results:
-                if isinstance(result, ProcessDied):
-                    result = Transcoded(tasks[index][0], tasks[index][1], error=str(result))
-                found[index] = result
-                progress.update()
+        for index, result in progress_bar(results, total=len(tasks), desc="videos", unit="video"):
+            if isinstance(result, ProcessDied):
+                result = Transcoded(tasks[index][0], tasks[index][1], error=str(result))
+            found[index] = result
     finally:
         results.close()
     done = [found[index] for index in range(len(tasks))]

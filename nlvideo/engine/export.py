@@ -20,6 +20,7 @@ from nlvideo.engine.export_files import FORMATS, check_packages, read_export, wr
 from nlvideo.engine.export_network import trace
 from nlvideo.engine.recipe import view_recipe
 from nlvideo.utils.file_io import make_writable
+from nlvideo.utils.progress import progress_bar
 
 #: largest difference of a probability, between the model and what was exported
 TOLERANCE = 1e-4
@@ -75,7 +76,7 @@ def export_model(
     with tempfile.TemporaryDirectory(dir=os.path.dirname(os.path.abspath(output)), prefix=".export") as folder:
         # Not a name of its own: what reads the file may go by the ending.
         path = os.path.join(folder, f"model.{format}")
-        with tqdm(total=3, desc="tracing", unit="step") as bar:
+        with progress_bar(total=3, desc="tracing", unit="step") as bar:
             program = trace(model, clips)
             _next(bar, "writing")
             write_export(program, path, format, recipe)

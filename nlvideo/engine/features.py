@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,15 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from nlvideo.config import CfgNode
 from nlvideo.data import get_dataset
+from nlvideo.data.build import loader_of_records
 from nlvideo.data.catalog import Record
 from nlvideo.data.checks import check_files, fingerprint
-from nlvideo.data.clip_dataset import TestDataset, collate_test
-from nlvideo.data.dataset_mapper import MAPPER
 from nlvideo.data.records import SerializedRecords
 from nlvideo.engine.feature_files import (
     check_format, num_shards, read_settings, shard_name, write_index, write_settings, write_shard,
@@ -26,9 +22,9 @@ from nlvideo.engine.feature_files import (
 from nlvideo.engine.layer_output import LayerOutput
 from nlvideo.engine.recipe import view_recipe
 from nlvideo.utils import comm
-from nlvideo.utils.console import printable
 from nlvideo.utils.errors import one_of
 from nlvideo.utils.file_io import make_writable
+from nlvideo.utils.progress import progress_bar
 
 VIEWS = ("mean", "keep")
 DTYPES = ("float32", "float16")
@@ -135,12 +131,9 @@ class _Shards:
         """The samples of videos, in order."""
         # The labels may be of other classes than the model's, of which the mapper would make a vector.
         records = SerializedRecords([{**record, "label": 0} for record in self.records])
-        dataset = TestDataset(records, MAPPER.get(self.cfg.DATALOADER.MAPPER, "DATALOADER.MAPPER")(self.cfg, False))
-        loader = DataLoader(
-            dataset, 1, sampler=indices, collate_fn=collate_test, num_workers=self.cfg.DATALOADER.NUM_WORKERS
-        )
+        loader = loader_of_records(self.cfg, records, indices, "it has no features")
         hidden = not comm.is_main_process()
-        return (batch[0] for batch in tqdm(loader, desc="features", unit="video", disable=hidden))
+        return (batch[0] for batch in progress_bar(loader, desc="features", unit="video", disable=hidden))
 
     def _make_shard(self, number: int, samples: Iterator[dict[str, Any]]) -> None:
         rows, features = [], []
@@ -151,7 +144,6 @@ class _Shards:
             row = {"video_id": record["video_id"], "label": record["label"], "row": None, "failed": sample["failed"]}
             if sample["failed"]:
                 row["error"] = getattr(sample["error"], "reason", str(sample["error"]))
-                tqdm.write(printable(f"{sample['file_name']}: {row['error']}"), file=sys.stderr)
             else:
                 row["row"] = sum(not other["failed"] for other in rows)
                 features += map(self._row, batch.add(sample["video"]))

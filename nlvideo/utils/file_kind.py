@@ -1,6 +1,5 @@
 """What a file is that is not what it should be, by its bytes: for error messages."""
 
-import codecs
 import os
 import re
 import zlib
@@ -48,16 +47,7 @@ def kind_of_file(path: str) -> str:
     if re.match(_VIDEO, start, re.DOTALL):
         protected = any(b"encv" in part and b"sinf" in part for part in (head, tail))
         return "a video with encrypted frames (DRM)" if protected else ""
-    if _is_text(start):
-        return "a text: " + repr(start.decode(errors="ignore")[:40])
+    if re.fullmatch(rb"[\t\n\f\r\x20-\x7e\x80-\xff]+", start):
+        return f"a text: {start.decode(errors='replace')[:40]!r}"
     random = len(start) >= 256 and len(zlib.compress(start, 9)) >= len(start)
     return "bytes without any pattern: encrypted, compressed or damaged data" if random else ""
-
-
-def _is_text(start: bytes) -> bool:
-    # An incremental decoder forgives a last character that was cut.
-    try:
-        text = codecs.getincrementaldecoder("utf8")().decode(start)
-    except UnicodeDecodeError:
-        return False
-    return bool(text) and all(character.isprintable() or character.isspace() for character in text)

@@ -20,13 +20,13 @@ import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 from iopath.common.file_io import file_lock
-from tqdm import tqdm
 
 from nlvideo.data.catalog import DatasetCatalog, MetadataCatalog
 from nlvideo.data.datasets.beacon_render import ACTIONS, COLOURS, Scene, render, sample_scene
 from nlvideo.data.parallel import ProcessDied, map_in_processes
 from nlvideo.utils.cpus import usable_cpus
 from nlvideo.utils.file_io import write_text
+from nlvideo.utils.progress import progress_bar
 
 # Raised whenever the same spec would give other videos, so that an old folder is noticed.
 _GENERATOR_VERSION = 2
@@ -164,24 +164,16 @@ def _write_all(root: Path, spec: BeaconSpec, num_processes: int | None) -> None:
 def _map_in_processes(function: Callable, jobs: list, num_processes: int | None) -> list:
     """Results of ``function`` in the order of ``jobs``, with a progress bar."""
     num_processes = num_processes or usable_cpus()
-    # disable=None: no bar where nobody watches it, such as in a log file.
-    bar = partial(tqdm, total=len(jobs), desc="beacon", unit="video", leave=False, disable=None)
+    bar = partial(progress_bar, total=len(jobs), desc="beacon", unit="video", leave=False)
     # A worker costs a second or two to start, and a daemonic process may not have children.
     if num_processes == 1 or len(jobs) < 64 or multiprocessing.current_process().daemon:
         return [function(job) for job in bar(jobs)]
-    # Spawned, not forked: the caller may already run torch's threads. A chunk, because a job takes milliseconds.
-    chunks = [jobs[start : start + 16] for start in range(0, len(jobs), 16)]
-    found: list[list | ProcessDied] = [[]] * len(chunks)
-    with bar() as progress:
-        for index, found[index] in map_in_processes(partial(_map, function), chunks, num_processes, "spawn"):
-            if isinstance(found[index], ProcessDied):
-                raise RuntimeError(f"cannot generate the data set: {found[index]}")
-            progress.update(len(chunks[index]))
-    return [result for chunk in found for result in chunk]
-
-
-def _map(function: Callable, jobs: list) -> list:
-    return [function(job) for job in jobs]
+    # Spawned, not forked: the caller may already run torch's threads.
+    found = dict(bar(map_in_processes(function, jobs, num_processes, "spawn")))
+    for result in found.values():
+        if isinstance(result, ProcessDied):
+            raise RuntimeError(f"cannot generate the data set: {result}")
+    return [found[index] for index in range(len(jobs))]
 
 
 def _write_clip(root: str, spec: BeaconSpec, job: tuple[str, int]) -> dict:

@@ -18,12 +18,12 @@ import csv
 import os
 
 import numpy as np
-from tqdm import tqdm
 
 from nlvideo.data.catalog import MetadataCatalog
 from nlvideo.data.datasets.list_table import NUMBERS, ListTable
 from nlvideo.data.records import TableRecords
 from nlvideo.utils.file_io import absolute_path, fetch_file
+from nlvideo.utils.progress import progress_bar
 
 _COLUMNS = ("path", "label", *NUMBERS, "label_spans")
 _CHUNK_BYTES = 1 << 24
@@ -47,7 +47,7 @@ def load_list(name: str) -> TableRecords:
     columns, begin, number = _read_header(path, text)
     classes, classes_file = classes_beside(path)
     table = ListTable(path, columns, classes, classes_file)
-    with tqdm(total=len(text), unit="B", unit_scale=True, desc="list", delay=5) as progress:
+    with progress_bar(total=len(text), unit="B", unit_scale=True, desc="list", delay=5) as progress:
         while begin < len(text):
             end = _chunk_end(text, begin)
             number += table.add(text, begin, end, number)

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from nlvideo.data.catalog import MetadataCatalog, Record
 from nlvideo.data.datasets.listed import read_classes
@@ -13,6 +12,7 @@ from nlvideo.data.records import ChainedRecords, CompactRecords, Labels, Seriali
 from nlvideo.data.shard_files import expand_pattern, member_path, read_index, scan_shard
 from nlvideo.data.string_block import StringBlock
 from nlvideo.utils.file_io import absolute_path, fetch_file, file_exists, is_remote
+from nlvideo.utils.progress import progress_bar
 
 _logger = logging.getLogger(__name__)
 _NAMED = 3
@@ -77,7 +77,7 @@ def load_shards(name: str) -> ShardRecords:
         some = ", ".join(missing[:_NAMED]) + (", ..." if len(missing) > _NAMED else "")
         raise ValueError(f"{name}: {len(missing)} of {len(shards)} shards do not exist: {some}")
     ids, places, labels, extras, num_scanned = [], [], [], [], 0
-    for shard in tqdm(shards, desc="shards", delay=5, leave=False):
+    for shard in progress_bar(shards, desc="shards", delay=5, leave=False):
         entries = read_index(shard)
         if entries is None:
             entries = scan_shard(shard)

@@ -4,11 +4,10 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from tqdm import tqdm
-
 from nlvideo.data import VideoDecodeError, get_dataset
 from nlvideo.data.catalog import source_of
 from nlvideo.evaluation.results_file import Results
+from nlvideo.utils.progress import progress_bar
 from nlvideo.visualization.report.clips import Budget, make_clip
 from nlvideo.visualization.report.results import (
     Mistake, class_names, confusion, is_single_label, mistakes, most_confused, per_class_metric, per_class_table,
@@ -62,7 +61,7 @@ def _run_details(index: int, run: Run, results: Results, count: int, budget: Bud
     found = mistakes(results, count)
     sources = _sources(results, found)
     # Nothing is to be seen of the bar where the videos are short.
-    progress = tqdm(found, desc=f"Clips of {run.name}", unit="clip", delay=2, leave=False)
+    progress = progress_bar(found, desc=f"Clips of {run.name}", unit="clip", delay=2, leave=False)
     return {
         "index": index,
         "run": run,
