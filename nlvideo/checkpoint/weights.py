@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from nlvideo.utils.file_io import PathManager
+from nlvideo.utils.file_kind import kind_of_file
 from nlvideo.utils.logger import create_table
 
 # "backbone.res4.nl5.theta.weight": a tensor of the non-local block behind residual block 5 of res4.
@@ -104,11 +105,13 @@ def read_checkpoint(path: str) -> dict[str, Any]:
         raise FileNotFoundError(f"no checkpoint {path}")
     try:
         content = torch.load(local, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
+    except Exception as error:  # of other bytes the unpickler may say anything, such as KeyError: 101 of a text
         # PyTorch seeks to places before the beginning of some archives that were cut.
-        if isinstance(error, OSError) and error.errno != errno.EINVAL:
+        if isinstance(error, (OSError, MemoryError)) and getattr(error, "errno", None) != errno.EINVAL:
             raise
-        raise ValueError(f"{path}: not a complete PyTorch file of tensors and plain types{_reason(error)}") from error
+        kind = kind_of_file(local)
+        reason = _reason(error) if kind in ("", "a zip archive") else f"; it holds {kind}"
+        raise ValueError(f"{path}: not a complete PyTorch file of tensors and plain types{reason}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path}: expected a dict, got {type(content).__name__}")
     return content

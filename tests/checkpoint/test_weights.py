@@ -210,6 +210,22 @@ def test_broken_files(tmp_path, content):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (b"epoch 1\nloss 0.5\n", r"a text: 'epoch 1\nloss 0.5\n'"),  # KeyError: 101 to the unpickler
+        (b"(a", "a text"),  # IndexError
+        (b"<!DOCTYPE html><html>", "an HTML page"),
+        (b"\x1f\x8b\x08\x00", "gzip data"),
+    ],
+)
+def test_a_file_that_is_no_checkpoint_says_what_it_is(tmp_path, content, kind):
+    (tmp_path / "a.pth").write_bytes(content)
+    with pytest.raises(ValueError) as error:
+        read_checkpoint(str(tmp_path / "a.pth"))
+    assert f"of tensors and plain types; it holds {kind}" in str(error.value)
+
+
 @pytest.mark.parametrize("zipped", [True, False])
 @pytest.mark.parametrize("kept", [0.0, 0.01, 0.25, 0.5, 0.999])
 def test_truncated_files_are_one_short_line(tmp_path, zipped, kept):

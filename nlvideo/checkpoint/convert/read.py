@@ -12,6 +12,7 @@ from torch import Tensor
 from nlvideo.checkpoint.convert.unpickle import safe_unpickle
 from nlvideo.checkpoint.weights import read_checkpoint, some
 from nlvideo.utils.file_io import PathManager
+from nlvideo.utils.file_kind import kind_of_file
 
 # Where frameworks keep the weights in a file: Caffe2, PySlowFast and PyTorchVideo, OpenMMLab and Lightning, detectron2.
 WRAPPERS = ("blobs", "model_state", "state_dict", "model")
@@ -39,7 +40,8 @@ def read_file(path: str) -> dict[str, Any]:
             return read_checkpoint(path)
         # Protocols from 2 on begin with this byte; 0 and 1 with the opening of a dict.
         if not start.startswith((b"\x80", b"(", b"}")):
-            raise ValueError(f"{path}: neither a PyTorch file nor a pickle of arrays; it starts with {start[:8]!r}")
+            held = kind_of_file(local) or f"{start[:8]!r} at its start"
+            raise ValueError(f"{path}: neither a PyTorch file nor a pickle of arrays; it holds {held}")
         file.seek(0)
         content = safe_unpickle(file, path)
     if not isinstance(content, dict):

@@ -67,7 +67,7 @@ def test_a_missing_file(tmp_path):
 @pytest.mark.parametrize("data", [b"", b"#!/bin/sh", b"\x1f\x8b zipped"])
 def test_other_files(tmp_path, data):
     (tmp_path / "w.pkl").write_bytes(data)
-    with pytest.raises(ValueError, match="w.pkl: neither a PyTorch file nor a pickle of arrays; it starts with"):
+    with pytest.raises(ValueError, match="w.pkl: neither a PyTorch file nor a pickle of arrays; it holds "):
         read_file(str(tmp_path / "w.pkl"))
 
 
