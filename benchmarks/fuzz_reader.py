@@ -21,8 +21,10 @@ import av
 import numpy as np
 from tqdm import tqdm
 
-from nlvideo.benchmarking.timing import environment
 from nlvideo.data import VideoDecodeError, VideoReader
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
+from lib.benchmarking.timing import environment  # noqa: E402
 
 MUTATIONS = ("flip bits", "random bytes", "zeros", "cut off", "delete", "repeat", "swap", "header")
 

@@ -7,16 +7,19 @@ keys'), of row blocks, and of the dense form, taking turns. ``nonlocal_ops.THIN`
 
 import argparse
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
 
 import torch
 
-from nlvideo.benchmarking.timing import alternate, environment
 from nlvideo.layers import nonlocal_ops
 from nlvideo.layers.nonlocal_ops import softmax_aggregate
 from nlvideo.layers.row_blocks import row_block_softmax
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
+from lib.benchmarking.timing import alternate, environment  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 # (batch, queries, keys): quickstart's block; larger and smaller maps.

@@ -17,7 +17,6 @@ LAYERS = [
     {"data", "modeling", "solver", "checkpoint"},
     {"evaluation"},
     {"engine", "model_zoo", "visualization"},
-    {"benchmarking"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -60,7 +60,7 @@ def main(arguments: argparse.Namespace) -> None:
 # Their imports are in the functions: --help answers without loading torch.
 def run_data(arguments: argparse.Namespace) -> str:
     """Measure reading."""
-    from nlvideo.benchmarking import data
+    from lib.benchmarking import data
 
     return data.run(
         arguments.videos, arguments.json, num_frames=arguments.num_frames, frame_stride=arguments.frame_stride,
@@ -71,7 +71,7 @@ def run_data(arguments: argparse.Namespace) -> str:
 
 def run_train(arguments: argparse.Namespace) -> str:
     """Measure a training step."""
-    from nlvideo.benchmarking import train
+    from lib.benchmarking import train
 
     device = ["MODEL.DEVICE", arguments.device] if arguments.device else []
     amp = ["SOLVER.AMP.ENABLED", "True"] if arguments.amp else []
@@ -84,7 +84,7 @@ def run_train(arguments: argparse.Namespace) -> str:
 
 def run_nonlocal(arguments: argparse.Namespace) -> str:
     """Measure the block."""
-    from nlvideo.benchmarking import nonlocal_block
+    from lib.benchmarking import nonlocal_block
 
     return nonlocal_block.run(
         arguments.forms, arguments.shapes, arguments.keys, arguments.json, device=arguments.device,

@@ -25,7 +25,7 @@ def main(arguments: argparse.Namespace) -> None:
     """Write the file, or compare it."""
     # Only now: --help answers without loading torch.
     from nlvideo.model_zoo import list_networks
-    from nlvideo.model_zoo.ledger import format_model_zoo, read_ledger
+    from lib.ledger import format_model_zoo, read_ledger
 
     text = format_model_zoo(read_ledger(arguments.ledger), list_networks())
     output = Path(arguments.output)

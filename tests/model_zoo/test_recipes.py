@@ -7,7 +7,7 @@ import pytest
 
 from nlvideo.config import CfgNode, load_cfg
 from nlvideo.model_zoo import get_config, get_config_file, list_configs, list_networks
-from nlvideo.model_zoo.ledger import read_ledger
+from lib.ledger import read_ledger
 
 KINETICS = [name for name in list_networks() if name.startswith("kinetics/")]
 RELEASE = [name for name in KINETICS if name.startswith("kinetics/authors/")]

@@ -6,8 +6,8 @@ import json
 import pytest
 import torch
 
-from nlvideo.benchmarking import nonlocal_block as bench
-from nlvideo.benchmarking.nonlocal_block import FORMS, SHAPES, MapShape, Trial, measure_all, saved_for_backward
+from lib.benchmarking import nonlocal_block as bench
+from lib.benchmarking.nonlocal_block import FORMS, SHAPES, MapShape, Trial, measure_all, saved_for_backward
 
 needs_mmcv = pytest.mark.skipif(importlib.util.find_spec("mmcv") is None, reason="mmcv is not installed")
 

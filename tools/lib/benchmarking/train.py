@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from nlvideo.benchmarking.timing import PeakMemory, Timing, alternate, environment, peak_memory
+from lib.benchmarking.timing import PeakMemory, Timing, alternate, environment, peak_memory
 from nlvideo.config import CfgNode, load_cfg
 from nlvideo.data import build_train_loader
 from nlvideo.engine.train_loop import HookBase, SimpleTrainer

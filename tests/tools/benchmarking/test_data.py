@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from nlvideo.benchmarking import data
+from lib.benchmarking import data
 
 
 @pytest.fixture(scope="module")

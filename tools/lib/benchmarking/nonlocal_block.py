@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from nlvideo.benchmarking.peer import mmcv_block, mmcv_bytes
-from nlvideo.benchmarking.timing import alternate, environment, peak_memory
+from lib.benchmarking.peer import mmcv_block, mmcv_bytes
+from lib.benchmarking.timing import alternate, environment, peak_memory
 from nlvideo.modeling.nonlocal_block import NonLocalBlock
 from nlvideo.utils.errors import one_of
 from nlvideo.utils.file_io import write_json

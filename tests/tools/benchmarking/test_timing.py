@@ -5,7 +5,7 @@ import time
 import pytest
 import torch
 
-from nlvideo.benchmarking.timing import Timing, alternate, environment, peak_memory
+from lib.benchmarking.timing import Timing, alternate, environment, peak_memory
 
 MIB = 2**20
 

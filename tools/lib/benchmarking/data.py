@@ -10,7 +10,7 @@ from typing import Any
 import av
 import numpy as np
 
-from nlvideo.benchmarking.timing import alternate, environment
+from lib.benchmarking.timing import alternate, environment
 from nlvideo.data.clip_sampling import RandomClip, UniformClips
 from nlvideo.data.frame_decoder import FrameDecoder
 from nlvideo.data.pixel_limits import PixelLimits

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from nlvideo.benchmarking import train
+from lib.benchmarking import train
 
-CONFIG = str(Path(__file__).resolve().parents[2] / "configs/quickstart/i3d_nl.yaml")
+CONFIG = str(Path(__file__).resolve().parents[3] / "configs/quickstart/i3d_nl.yaml")
 TINY = [
     "MODEL.BACKBONE.DEPTH", "10", "MODEL.BACKBONE.WIDTH", "0.25", "INPUT.CROP_SIZE", "32", "INPUT.NUM_FRAMES", "4",
     "MODEL.DEVICE", "cpu", "MODEL.NONLOCAL.EVERY", "1",

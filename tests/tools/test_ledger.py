@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from nlvideo.model_zoo import list_networks
-from nlvideo.model_zoo.ledger import LEDGER_FILE, format_model_zoo, read_ledger
+from lib.ledger import LEDGER_FILE, format_model_zoo, read_ledger
 
 ROOT = Path(__file__).resolve().parents[2]
 NAME = "kinetics/c2d_r50_32x2"

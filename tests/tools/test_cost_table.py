@@ -9,8 +9,8 @@ import pytest
 
 from nlvideo.config import CfgNode
 from nlvideo.model_zoo import get_config, list_networks
-from nlvideo.model_zoo.cost_table import cost_rows, format_cost_rows
-from nlvideo.model_zoo.ledger import read_ledger
+from lib.cost_table import cost_rows, format_cost_rows
+from lib.ledger import read_ledger
 
 # The paper's networks; those of quickstart have another stem.
 NAMES = [name for name in list_networks() if not name.startswith("quickstart/")]
