@@ -82,11 +82,15 @@ def _check(num_gpus: int, num_machines: int, machine_rank: int, dist_url: str, d
         raise ValueError(f"--machine-rank: got {machine_rank}, allowed: 0 to {num_machines - 1} (--num-machines - 1)")
     if num_machines > 1 and dist_url == "auto":
         raise ValueError("--dist-url: got 'auto', allowed with several machines: tcp://HOST:PORT of machine 0")
-    if num_gpus > 1 and ":" in device:
+    _check_device("--num-gpus", num_gpus, device)
+
+
+def _check_device(name: str, num_ranks: int, device: str) -> None:
+    if num_ranks > 1 and ":" in device:
         raise ValueError(f"MODEL.DEVICE: got {device!r}, allowed with several ranks: 'auto', 'cpu', 'cuda'")
-    if uses_cuda(device) and num_gpus > torch.cuda.device_count():
+    if uses_cuda(device) and num_ranks > torch.cuda.device_count():
         raise ValueError(
-            f"--num-gpus: got {num_gpus}, allowed: 1 to {torch.cuda.device_count()}, the visible GPUs"
+            f"{name}: got {num_ranks}, allowed: 1 to {torch.cuda.device_count()}, the visible GPUs"
             " (MODEL.DEVICE cpu runs that many processes on the CPU)"
         )
 
@@ -112,6 +116,7 @@ def _run_under_torchrun(main: Callable[..., Any], args: tuple, minutes: float, d
     if int(os.environ["WORLD_SIZE"]) == 1:
         main(*args)
         return
+    _check_device("torchrun's --nproc-per-node", int(os.environ.get("LOCAL_WORLD_SIZE", 1)), device)
     _with_process_group(main, args, {}, int(os.environ.get("LOCAL_RANK", 0)), minutes, device)
 
 

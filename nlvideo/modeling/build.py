@@ -15,11 +15,16 @@ _logger = logging.getLogger(__name__)
 def build_model(cfg: CfgNode) -> nn.Module:
     """Build the model that ``cfg.MODEL`` describes, on ``cfg.MODEL.DEVICE``, and log its non-local blocks.
 
+    A device with a number, such as "cuda:1", becomes the current one of this process.
+
     Raises:
         KeyError: ``MODEL.META_ARCHITECTURE`` is not registered.
         ValueError: a value of the config is outside of what is allowed, or the device is not there.
     """
     device = resolve_device(cfg.MODEL.DEVICE)
+    if device.index is not None:
+        # PyTorch's random state, pinned memory and peaks of memory are those of the current device.
+        torch.cuda.set_device(device)
     model = META_ARCH.get(cfg.MODEL.META_ARCHITECTURE, "MODEL.META_ARCHITECTURE")(cfg).to(device)
     _log_nonlocal_blocks(cfg, model)
     return model

@@ -240,6 +240,20 @@ def test_wrong_arguments(arguments: dict, message: str) -> None:
         launch(lambda: pytest.fail("must not run"), **arguments)
 
 
+@pytest.mark.parametrize(
+    ("device", "message"),
+    [
+        ("cuda:1", "MODEL.DEVICE: got 'cuda:1', allowed with several ranks"),
+        ("cuda", "torchrun's --nproc-per-node: got 999, allowed: 1 to"),
+    ],
+)
+def test_wrong_devices_under_torchrun(device: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "999"), ("LOCAL_WORLD_SIZE", "999")):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match="^" + message):
+        launch(lambda: pytest.fail("must not run"), device=device)
+
+
 def test_timeout_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NLVIDEO_DIST_TIMEOUT_MINUTES", "soon")
     with pytest.raises(ValueError, match="NLVIDEO_DIST_TIMEOUT_MINUTES: got 'soon'"):

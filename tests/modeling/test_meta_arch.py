@@ -239,6 +239,18 @@ def test_a_missing_gpu_is_one_clear_line() -> None:
         build_model(cfg)
 
 
+@pytest.mark.parametrize("name, current", [("cuda:1", [1]), ("cuda", []), ("cpu", [])])
+def test_a_device_with_a_number_becomes_the_current_one(name: str, current: list, monkeypatch) -> None:
+    chosen: list = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: chosen.append(device.index))
+    monkeypatch.setattr(META_ARCH, "get", lambda *names: lambda cfg: torch.nn.Identity())
+    cfg = _tiny_cfg()
+    cfg.MODEL.DEVICE = name
+    build_model(cfg)
+    assert chosen == current
+
+
 def test_an_unknown_meta_architecture_lists_the_known_ones() -> None:
     cfg = _tiny_cfg()
     cfg.MODEL.META_ARCHITECTURE = "VideoClasifier"

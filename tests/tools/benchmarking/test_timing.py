@@ -58,6 +58,15 @@ def test_peak_memory_sees_what_is_freed_again(size):
     assert nothing.bytes < 2 * MIB
 
 
+def test_on_a_gpu_the_one_that_is_named_is_measured(monkeypatch):
+    asked = []
+    for name in ("synchronize", "memory_allocated", "reset_peak_memory_stats", "max_memory_allocated"):
+        monkeypatch.setattr(torch.cuda, name, lambda device: asked.append(device) or len(asked))
+    with peak_memory("cuda:1") as peak:
+        pass
+    assert asked == ["cuda:1"] * 5 and (peak.process_bytes, peak.bytes) == (5, 3)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_peak_memory_on_a_gpu():
     with peak_memory("cuda") as peak:

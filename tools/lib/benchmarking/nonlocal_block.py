@@ -162,7 +162,7 @@ class Trial:
             row.saved_bytes, row.saved_matrices = saved_for_backward(
                 lambda name=name: self.forward(name), self.blocks[name], matrix_numel
             )
-        wait = torch.cuda.synchronize if self.device.startswith("cuda") else None
+        wait = (lambda: torch.cuda.synchronize(self.device)) if self.device.startswith("cuda") else None
         cases = {name: (lambda name=name: self.step(name)) for name in runs}
         # Each has run once for its peak of memory.
         timings = alternate(cases, rounds=rounds, warmup=0, max_seconds=max_seconds, synchronize=wait)
@@ -267,5 +267,5 @@ def _mib(count: int | None) -> str:
 
 def _available_bytes(device: str) -> int:
     if device.startswith("cuda"):
-        return torch.cuda.mem_get_info()[0]
+        return torch.cuda.mem_get_info(device)[0]
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

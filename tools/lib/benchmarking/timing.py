@@ -96,12 +96,12 @@ def peak_memory(device: str = "cpu") -> Iterator[PeakMemory]:
     if device.startswith("cuda"):
         import torch
 
-        torch.cuda.synchronize()
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
+        torch.cuda.synchronize(device)
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
         yield peak
-        torch.cuda.synchronize()
-        peak.process_bytes = torch.cuda.max_memory_allocated()
+        torch.cuda.synchronize(device)
+        peak.process_bytes = torch.cuda.max_memory_allocated(device)
         peak.bytes = peak.process_bytes - before
         return
     before_bytes = _reset_high_water_mark()
