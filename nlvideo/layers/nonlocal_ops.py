@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 
 from nlvideo.layers.precision import accumulation_dtype, without_autocast
-from nlvideo.layers.row_blocks import row_block_dot_product, row_block_relu, row_block_softmax
+from nlvideo.layers.row_blocks import row_block_relu, row_block_sum
 from nlvideo.layers.sorted_relu import sorted_relu
 from nlvideo.layers.symmetric_softmax import symmetric_softmax
 
@@ -76,7 +76,7 @@ def softmax_aggregate(
     # The kernels want one dtype. They sum in float32 themselves, so half-precision inputs may stay as they are.
     dtype = torch.promote_types(torch.promote_types(query_NPD.dtype, key_NQD.dtype), value_NQE.dtype)
     if not _has_fused_kernel(query_NPD, key_NQD, value_NQE, dtype):
-        return row_block_softmax(query_NPD, key_NQD, value_NQE, scale=scale)
+        return row_block_sum(query_NPD, key_NQD, value_NQE, f="softmax", scale=scale)
     if on_cpu:
         query_NPD, key_NQD, value_NQE = _equally_wide(query_NPD, key_NQD, value_NQE)
     # One head, and contiguous: with channels that are not adjacent in memory PyTorch falls back, silently, to the
@@ -107,7 +107,7 @@ def dot_product_aggregate(
     algorithm = _resolve("dot_product", algorithm, query_NPD, key_NQD, value_NQE)
     # A compiler would hold each block by itself, for one size of the batch; the matrix is small where "auto" says "fused".
     if algorithm == "fused" and not torch.compiler.is_compiling():
-        return row_block_dot_product(query_NPD, key_NQD, value_NQE, scale=1 / key_NQD.shape[1])
+        return row_block_sum(query_NPD, key_NQD, value_NQE, f="identity", scale=1 / key_NQD.shape[1])
     dtype = accumulation_dtype(query_NPD, key_NQD, value_NQE)
     with without_autocast(query_NPD):
         query, key, value = query_NPD.to(dtype), key_NQD.to(dtype) / key_NQD.shape[1], value_NQE.to(dtype)

@@ -140,36 +140,25 @@ class _RowBlocks(torch.autograd.Function):
         return *(grad.to(tensor.dtype) for grad, tensor in zip(results, saved)), None, None, None
 
 
-def row_block_softmax(
-    query_NPD: torch.Tensor, key_NQD: torch.Tensor, value_NQE: torch.Tensor, *, scale: float,
+def row_block_sum(
+    query_NPD: torch.Tensor, key_NQD: torch.Tensor, value_NQE: torch.Tensor, *, f: str, scale: float,
     max_logits: int | None = None,
 ) -> torch.Tensor:
-    """softmax over the keys of scale * (query . key), times the values: (N, P, E), in the values' dtype.
+    """The sum over the keys of f(scale * (query . key)) times the values: (N, P, E), in the values' dtype.
 
     Args:
         query_NPD: (N, P, D).
         key_NQD: (N, Q, D).
         value_NQE: (N, Q, E).
+        f: "softmax" over the keys, "identity" or "relu".
         scale: factor of the logits.
         max_logits: logits held at a time. None: by device.
     """
-    return _row_blocks(query_NPD, key_NQD, value_NQE, scale, max_logits, "softmax")
-
-
-def row_block_dot_product(
-    query_NPD: torch.Tensor, key_NQD: torch.Tensor, value_NQE: torch.Tensor, *, scale: float,
-    max_logits: int | None = None,
-) -> torch.Tensor:
-    """The sum over the keys of scale * (query . key) times the values: (N, P, E), in the values' dtype.
-
-    Args:
-        query_NPD: (N, P, D).
-        key_NQD: (N, Q, D).
-        value_NQE: (N, Q, E).
-        scale: factor of the weights.
-        max_logits: weights held at a time. None: by device.
-    """
-    return _row_blocks(query_NPD, key_NQD, value_NQE, scale, max_logits, "identity")
+    if max_logits is None:
+        max_logits = tile_logits(query_NPD, key_NQD.shape[1])
+    with without_autocast(query_NPD):
+        out_NPE = _RowBlocks.apply(query_NPD, key_NQD, value_NQE, scale, max_logits, f)
+    return out_NPE.to(value_NQE.dtype)
 
 
 def row_block_relu(
@@ -188,17 +177,7 @@ def row_block_relu(
     # scale a_i + scale b_j is (a_i, 1) . (1, b_j): a product of two channels.
     query_NP2 = torch.stack([query_term_NP, torch.ones_like(query_term_NP)], 2)
     key_NQ2 = torch.stack([torch.ones_like(key_term_NQ), key_term_NQ], 2)
-    return _row_blocks(query_NP2, key_NQ2, value_NQE, scale, max_logits, "relu")
-
-
-def _row_blocks(
-    query_NPD: torch.Tensor, key_NQD: torch.Tensor, value_NQE: torch.Tensor, scale: float, max_logits: int | None, f: str
-) -> torch.Tensor:
-    if max_logits is None:
-        max_logits = tile_logits(query_NPD, key_NQD.shape[1])
-    with without_autocast(query_NPD):
-        out_NPE = _RowBlocks.apply(query_NPD, key_NQD, value_NQE, scale, max_logits, f)
-    return out_NPE.to(value_NQE.dtype)
+    return row_block_sum(query_NP2, key_NQ2, value_NQE, f="relu", scale=scale, max_logits=max_logits)
 
 
 def widened(*tensors: torch.Tensor) -> list[torch.Tensor]:

@@ -1,6 +1,7 @@
 """Every algorithm of the non-local operation against a naive double loop, values and gradients, and what it keeps."""
 
 import itertools
+from functools import partial
 from unittest import mock
 
 import pytest
@@ -95,9 +96,10 @@ def test_equals_the_double_loop(form, algorithm, shape):
 
 
 ROW_BLOCKS = {
-    "softmax": row_blocks.row_block_softmax, "dot_product": row_blocks.row_block_dot_product,
+    "softmax": partial(row_blocks.row_block_sum, f="softmax"),
+    "dot_product": partial(row_blocks.row_block_sum, f="identity"),
     "concatenation": row_blocks.row_block_relu,
-}  # fmt: skip
+}
 
 
 def row_blocks_of(form, query, key, value, max_logits):
@@ -178,10 +180,11 @@ def test_concatenation_at_the_kinks(algorithm, a, b):
 def test_gradcheck_of_own_functions(shape):
     """Finite differences of the hand-written backwards."""
     torch.autograd.gradcheck(
-        lambda *t: row_blocks.row_block_softmax(*t, scale=SCALE, max_logits=7), make_inputs("softmax", shape)
+        lambda *t: row_blocks.row_block_sum(*t, f="softmax", scale=SCALE, max_logits=7), make_inputs("softmax", shape)
     )
     torch.autograd.gradcheck(
-        lambda *t: row_blocks.row_block_dot_product(*t, scale=SCALE, max_logits=7), make_inputs("dot_product", shape)
+        lambda *t: row_blocks.row_block_sum(*t, f="identity", scale=SCALE, max_logits=7),
+        make_inputs("dot_product", shape),
     )
     torch.autograd.gradcheck(lambda *t: row_blocks_of("concatenation", *t, 7), make_inputs("concatenation", shape, seed=3))
     query, key, value = make_inputs("concatenation", shape, seed=3)
@@ -261,7 +264,7 @@ def test_own_backwards_may_run_under_autocast(form):
     """Where the caller leaves backward inside the autocast region, against advice."""
     query, key, value = inputs = make_inputs(form, (2, 30, 20, 4, 3), torch.float32)
     if form == "softmax":
-        out = row_blocks.row_block_softmax(query, key, value, scale=SCALE)
+        out = row_blocks.row_block_sum(query, key, value, f="softmax", scale=SCALE)
     else:
         out = sorted_relu(query[..., 0], key[..., 0], value)
     expected = gradients(out, inputs)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nlvideo.layers.nonlocal_ops import concatenation_aggregate, dot_product_aggregate, softmax_aggregate
-from nlvideo.layers.row_blocks import row_block_softmax
+from nlvideo.layers.row_blocks import row_block_sum
 from nlvideo.layers.symmetric_softmax import symmetric_softmax
 
 SIZES = st.integers(1, 9)
@@ -71,7 +71,7 @@ def assert_equal_with_gradients(actual, expected, inputs, tolerance):
 def test_softmax_by_row_blocks(data, P, Q, D, E, max_logits, scale):
     inputs = [data.draw(tensors(positions=n, channels=c)) for n, c in ((P, D), (Q, D), (Q, E))]
     assert_equal_with_gradients(
-        lambda q, k, v: row_block_softmax(q, k, v, scale=scale, max_logits=max_logits),
+        lambda q, k, v: row_block_sum(q, k, v, f="softmax", scale=scale, max_logits=max_logits),
         lambda q, k, v: softmax_loop(q, k, v, scale), inputs, 1e-6,
     )  # fmt: skip
 
@@ -129,7 +129,7 @@ def symmetric(query, key, value, algorithm):
 FORMS = {
     "row_blocks": lambda q, k, v, a: (
         softmax_aggregate(q, k, v, scale=0.2, algorithm="dense")
-        if a == "dense" else row_block_softmax(q, k, v, scale=0.2, max_logits=9000)
+        if a == "dense" else row_block_sum(q, k, v, f="softmax", scale=0.2, max_logits=9000)
     ),
     "fused": lambda q, k, v, a: softmax_aggregate(q, k, v, scale=0.2, algorithm=a),
     "symmetric": symmetric,
