@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from nlvideo.checkpoint.convert import SOURCES, Converted, convert, recognise
+from nlvideo.checkpoint.convert.common import has_effect
 from nlvideo.checkpoint.convert.read import flatten
 from nlvideo.checkpoint.convert.release import release_overrides, settle
 from nlvideo.checkpoint.weights import LoadReport, compare_weights, some, weights_of
@@ -27,7 +28,6 @@ _FREE = (
 )  # fmt: skip
 _ENABLED = "MODEL.NONLOCAL.ENABLED"
 _NONLOCAL_NORM = "MODEL.NONLOCAL.NORM"
-_GROUP_STAGES = "MODEL.NONLOCAL.TEMPORAL_GROUP_STAGES"
 
 
 def convert_content(content: Mapping[str, Any], path: str, source: str = "auto") -> tuple[str, Converted]:
@@ -107,7 +107,7 @@ def check_config(converted: Converted, cfg: CfgNode, path: str) -> None:
         of_blocks = key.startswith("MODEL.NONLOCAL.")
         if of_blocks and not (in_file and (in_config or key == _ENABLED)):
             continue
-        if key.startswith(_FREE) or (key == _GROUP_STAGES and cfg.MODEL.NONLOCAL.TEMPORAL_GROUPS == 1):
+        if key.startswith(_FREE) or not has_effect(key, cfg):
             continue
         given = cfg.value_at(key)
         same = _same_norm(wanted, given) if key == _NONLOCAL_NORM else _equal(wanted, given)
@@ -116,6 +116,8 @@ def check_config(converted: Converted, cfg: CfgNode, path: str) -> None:
         elif not same:
             logger.warning("%s: %s: file %r, config %r; training may start with it", path, key, wanted, _plain(given))
     for key, allowed in converted.undecided.items():
+        if not has_effect(key, cfg):
+            continue
         if cfg.value_at(key) not in allowed:
             either = " or ".join(map(repr, allowed))
             found.append(f"{key}: file {either}, config {cfg.value_at(key)!r}")

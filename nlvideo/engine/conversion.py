@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from nlvideo.checkpoint import read_file, resolve_weights, weights_of
 from nlvideo.checkpoint.convert import Converted
+from nlvideo.checkpoint.convert.common import has_effect
 from nlvideo.checkpoint.convert.release import settle
 from nlvideo.checkpoint.foreign import ORIGIN, check_config, check_fit, convert_content
 from nlvideo.checkpoint.weights import some
@@ -21,7 +22,7 @@ from nlvideo.utils.file_io import atomic_write
 from nlvideo.utils.logger import create_table
 
 # What the other frameworks call the weights in their files.
-WRAPPERS = {"pyslowfast": "model_state", "mmaction2": "state_dict"}
+WRAPPERS = {"pyslowfast": "model_state", "pytorchvideo": "model_state", "mmaction2": "state_dict"}
 
 
 @dataclass
@@ -72,12 +73,15 @@ def convert_checkpoint(
         source, converted = convert_content(content, path, source)
     cfg = load_cfg(config_file).clone() if config_file else get_cfg()
     cfg.defrost()
+    given = get_cfg()
+    given.merge_from_list(list(opts))
+    settle(converted, {key: given.value_at(key) for key in opts[::2] if key in converted.undecided})
     cfg.merge_from_list([word for item in converted.overrides.items() for word in item])
     cfg.merge_from_list(list(opts))
-    settle(converted, {key: cfg.value_at(key) for key in opts[::2] if key in converted.undecided})
-    if converted.undecided:
-        rest = "; ".join(f"{key} {' or '.join(map(str, values))}" for key, values in converted.undecided.items())
-        raise ValueError(f"{path} does not say what it was trained with; add to the command line: {rest}")
+    missing = [f"{key} {' or '.join(map(str, values))}" for key, values in converted.undecided.items()
+               if has_effect(key, cfg)]  # fmt: skip
+    if missing:
+        raise ValueError(f"{path} does not say what it was trained with; add to the command line: {'; '.join(missing)}")
     validate(cfg)
     cfg.freeze()
     check_config(converted, cfg, path)

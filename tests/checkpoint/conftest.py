@@ -131,12 +131,12 @@ def caffe2_logits(
     """The network of the authors' code in float64: clip (N, 3, T, H, W) of 0..255, RGB -> logits (N, K, positions).
 
     ``clip_kind`` "32x2" is their `resnet_video_org`, "8x8" their `resnet_video`; affine files group res3 by 4 frames.
-    "slowfast" is PySlowFast's C2D and I3D, which is "8x8" with a padded first pool.
+    "slowfast" is PySlowFast's C2D and I3D, which is "8x8" with a padded first pool, and "nopool" that without the second.
     ``window`` is the height and width of pool5; None: the whole map.
     """
     blobs = {name: torch.as_tensor(value).double() for name, value in arrays.items()}
     sparse, affine = clip_kind != "32x2", "res_conv1_bn_rm" not in blobs
-    padding = (0, 1, 1) if clip_kind == "slowfast" else 0
+    padding = (0, 1, 1) if clip_kind in ("slowfast", "nopool") else 0
     x = (clip.double() - 114.75) / 57.375
     kernel = blobs["conv1_w"]
     x = F.conv3d(x, kernel, stride=(1 if sparse else 2, 2, 2), padding=(kernel.shape[2] // 2, 3, 3))
@@ -150,7 +150,7 @@ def caffe2_logits(
             if f"{name}_theta_w" in blobs:
                 x = _grouped_nonlocal(blobs, name, x, 4) if affine and stage == 3 else _nonlocal(blobs, name, x)
             index += 1
-        if stage == 2:
+        if stage == 2 and clip_kind != "nopool":
             x = F.max_pool3d(x, (2, 1, 1), (2, 1, 1))
     x = F.avg_pool3d(x, (x.shape[2], window or x.shape[3], window or x.shape[4]), stride=1)
     weight = blobs["pred_w"].reshape(len(blobs["pred_w"]), -1, 1, 1, 1)

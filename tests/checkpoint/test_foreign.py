@@ -78,7 +78,7 @@ CONTRADICTIONS = [
     ("blocks", [*I3D, *BLOCKS, "MODEL.BACKBONE.STRIDE_IN_1X1", "True"],
      "MODEL.BACKBONE.STRIDE_IN_1X1: file False, config True"),
     ("blocks", [*BLOCKS, "MODEL.BACKBONE.TEMPORAL", "i3d_3x1x1"],
-     "MODEL.BACKBONE.STEM: file 'authors_32x2' or 'authors_8x8' or 'slowfast_8x8', config 'paper'"),
+     "MODEL.BACKBONE.STEM: file 'authors_32x2' or 'authors_8x8' or 'slowfast_8x8' or 'slow', config 'paper'"),
     ("blocks", [*I3D, *BLOCKS, "MODEL.NONLOCAL.SCALE", "False"], "MODEL.NONLOCAL.SCALE: file True, config False"),
     ("blocks", [*I3D, *BLOCKS, "MODEL.NONLOCAL.POOL_FIRST", "False"],
      "MODEL.NONLOCAL.POOL_FIRST: file True, config False"),
@@ -138,6 +138,20 @@ def test_tolerated_values_are_logged(caplog):
     assert "MODEL.PIXEL_MEAN: file [123.0, 123.0, 123.0], config [114.75, 114.75, 114.75]; training may" in caplog.text
     with pytest.raises(ValueError, match="MODEL.PIXEL_MEAN: file"):
         check_config(converted, load_cfg(None, ["MODEL.PIXEL_MEAN", "[100.0]"]), "w.pth")
+
+
+@pytest.mark.parametrize("decided", [True, False])
+def test_a_setting_that_changes_nothing_is_not_compared(decided):
+    """Dot products are not scaled, and what is not pooled is pooled neither before nor after."""
+    settings = {"MODEL.NONLOCAL.SCALE": True, "MODEL.NONLOCAL.POOL_FIRST": True}
+    both = {"MODEL.NONLOCAL.ENABLED": True, "MODEL.NONLOCAL.SUBSAMPLE": False}
+    undecided = {} if decided else {key: [value] for key, value in settings.items()}
+    converted = Converted({}, both | (settings if decided else {}), undecided=undecided)
+    others = [*BLOCKS, "MODEL.NONLOCAL.SUBSAMPLE", "False", "MODEL.NONLOCAL.SCALE", "False", "MODEL.NONLOCAL.POOL_FIRST",
+              "False"]  # fmt: skip
+    check_config(converted, load_cfg(None, [*others, "MODEL.NONLOCAL.PAIRWISE", "dot_product"]), "w.pth")
+    with pytest.raises(ValueError, match="config's: MODEL.NONLOCAL.SCALE: file True, config False$"):
+        check_config(converted, load_cfg(None, [*others, "MODEL.NONLOCAL.PAIRWISE", "gaussian"]), "w.pth")
 
 
 def test_without_a_config_the_settings_are_logged(folder, caplog):

@@ -128,6 +128,28 @@ def test_what_a_file_leaves_open_must_be_said(tool, msra, tmp_path, monkeypatch)
     assert tool(msra, str(tmp_path / "a.pth"), "MODEL.BACKBONE.STEM", "authors_8x8")[0] == 0
     content = read_checkpoint(str(tmp_path / "a.pth"))
     assert content["converted_from"]["overrides"]["MODEL.BACKBONE.STEM"] == "authors_8x8"
+    # The clip goes with the stem, unless another is given.
+    config = (tmp_path / "a.yaml").read_text()
+    assert yaml.safe_load(config)["INPUT"] == {"NUM_FRAMES": 8, "FRAME_STRIDE": 8}
+    opts = ["MODEL.BACKBONE.STEM", "authors_8x8", "INPUT.NUM_FRAMES", "4"]
+    assert tool(msra, str(tmp_path / "a.pth"), "--overwrite", *opts)[0] == 0
+    assert yaml.safe_load((tmp_path / "a.yaml").read_text())["INPUT"] == {"NUM_FRAMES": 4, "FRAME_STRIDE": 8}
+
+
+def test_what_changes_nothing_is_not_asked_for(tool, msra, tmp_path, monkeypatch):
+    """The scale of a dot product."""
+    from nlvideo.engine import conversion
+
+    def undecided(content, path, source):
+        _, converted = original(content, path, source)
+        converted.undecided |= {"MODEL.NONLOCAL.PAIRWISE": ["dot_product", "gaussian"], "MODEL.NONLOCAL.SCALE": [False]}
+        return "mmaction2", converted
+
+    original = conversion.convert_content
+    monkeypatch.setattr(conversion, "convert_content", undecided)
+    status, _, errors = tool(msra, str(tmp_path / "a.pth"), "MODEL.NONLOCAL.PAIRWISE", "gaussian")
+    assert status == 2 and errors.endswith("add to the command line: MODEL.NONLOCAL.SCALE False\n")
+    assert tool(msra, str(tmp_path / "a.pth"), "MODEL.NONLOCAL.PAIRWISE", "dot_product")[0] == 0
 
 
 def test_the_script_offers_every_source():
@@ -169,7 +191,7 @@ def fake_export(monkeypatch):
     return calls
 
 
-@pytest.mark.parametrize(("to", "wrapper"), [("pyslowfast", "model_state"), ("mmaction2", "state_dict")])
+@pytest.mark.parametrize(("to", "wrapper"), [("pyslowfast", "model_state"), ("mmaction2", "state_dict"), ("pytorchvideo", "model_state")])
 def test_export_writes_the_form_of_the_other_framework(tool, msra, fake_export, tmp_path, to, wrapper):
     out = tmp_path / "theirs.pyth"
     status, text, errors = tool(msra, str(out), "--to", to)

@@ -52,6 +52,8 @@ def architecture_of(weights: Mapping[str, Tensor], depths: Collection[int] = tup
     """
     if _STEM not in weights:
         raise ValueError("the first convolution is missing")
+    if (channels := _channels(weights, _STEM)[1]) != 3:
+        raise ValueError(f"the first convolution reads {channels} channels, such as optical flow; ours reads RGB")
     depth = _depth(weights, depths)
     overrides = {"MODEL.BACKBONE.DEPTH": depth, "MODEL.BACKBONE.WIDTH": _width(weights, depth)}
     if not is_image_network(weights):

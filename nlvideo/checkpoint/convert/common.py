@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from nlvideo.config import CfgNode
 from nlvideo.utils.errors import one_of
 
 
@@ -37,6 +38,20 @@ class Converted:
         reasons = Counter(reason for _, reason in self.dropped)
         why = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
         return f"{len(self.mapped)} tensors taken over, {len(self.dropped)} dropped{f' ({why})' if why else ''}"
+
+
+_SOFTMAX_FORMS = ("gaussian", "embedded_gaussian")
+
+
+def has_effect(key: str, cfg: CfgNode) -> bool:
+    """Return whether a key changes what a network computes, beside the other keys of its config."""
+    node = cfg.MODEL.NONLOCAL
+    idle = {
+        "MODEL.NONLOCAL.SCALE": node.PAIRWISE not in _SOFTMAX_FORMS,
+        "MODEL.NONLOCAL.POOL_FIRST": not node.SUBSAMPLE,
+        "MODEL.NONLOCAL.TEMPORAL_GROUP_STAGES": node.TEMPORAL_GROUPS == 1,
+    }
+    return not idle.get(key, False)
 
 
 @dataclass(frozen=True)

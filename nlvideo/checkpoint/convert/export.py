@@ -1,14 +1,16 @@
-"""Our weights for other frameworks: PySlowFast and mmaction2."""
+"""Our weights for other frameworks: PySlowFast, PyTorchVideo and mmaction2."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
-from nlvideo.checkpoint.convert import mmaction2, pyslowfast
+from nlvideo.checkpoint.convert import mmaction2, pyslowfast, pytorchvideo
 from nlvideo.checkpoint.convert.architecture import BOTTLENECK_DEPTHS, architecture_of
+from nlvideo.checkpoint.convert.common import has_effect
 from nlvideo.checkpoint.convert.mmaction2_recipe import STEMS as MMACTION2_STEMS
 from nlvideo.checkpoint.convert.names import ModuleNames
+from nlvideo.checkpoint.convert.pyslowfast_recipe import ARCHITECTURES, INSTANTIATIONS
 from nlvideo.checkpoint.weights import some
 from nlvideo.config import CfgNode
 from nlvideo.utils.errors import one_of
@@ -22,13 +24,16 @@ _PARTS = {
 # What a block must be for PySlowFast's, and for mmaction2's (mmcv's).
 _PYSLOWFAST_BLOCK = {
     "NAME": ("NonLocalBlock",),
-    "PAIRWISE": tuple(pyslowfast.INSTANTIATIONS.values()),
+    "PAIRWISE": tuple(INSTANTIATIONS.values()),
     "ATTEND": ("spacetime",),
+    "SCALE": (True,),
+    "POOL_FIRST": (True,),
     "NORM": ("same", "BN", "SyncBN", "FrozenBN"),
 }
 _MMACTION2_BLOCK = {
     "NAME": ("NonLocalBlock",),
     "ATTEND": ("spacetime",),
+    "POOL_FIRST": (False,),
     "TEMPORAL_GROUPS": (1,),
 }
 
@@ -43,10 +48,10 @@ def export_weights(weights: Mapping[str, Tensor], cfg: CfgNode, to: str) -> dict
     Args:
         weights: state dict of the model that `cfg` describes.
         cfg: the config of the model.
-        to: "pyslowfast" or "mmaction2".
+        to: "pyslowfast", "pytorchvideo" or "mmaction2".
 
     Returns:
-        Their name -> tensor: what belongs under ``"model_state"`` and ``"state_dict"`` in their files.
+        Their name -> tensor: what belongs under ``"model_state"``, and ``"state_dict"`` for mmaction2, in their files.
 
     Raises:
         ValueError: an unknown framework, weights of another network than `cfg`, or a network that the framework cannot
@@ -71,36 +76,47 @@ def _check(to: str, key: str, value: object, allowed: Sequence | Mapping) -> Non
 
 def _check_block(to: str, cfg: CfgNode, allowed: Mapping[str, tuple]) -> None:
     for key, values in allowed.items():
-        _check(to, f"MODEL.NONLOCAL.{key}", cfg.MODEL.NONLOCAL[key], values)
+        name = f"MODEL.NONLOCAL.{key}"
+        if has_effect(name, cfg):
+            _check(to, name, cfg.value_at(name), values)
 
 
 def _to_pyslowfast(weights: Mapping[str, Tensor], cfg: CfgNode) -> dict[str, Tensor]:
-    to, node = pyslowfast.NAME, cfg.MODEL.BACKBONE
-    depths = (50, 101)
-    _check(to, "MODEL.BACKBONE.DEPTH", node.DEPTH, depths)
-    architectures = tuple(pyslowfast.ARCHITECTURES.values())
-    _check(to, "(MODEL.BACKBONE.TEMPORAL, MODEL.BACKBONE.STEM)", (node.TEMPORAL, node.STEM), architectures)
+    _check_architecture(pyslowfast.NAME, cfg)
     if cfg.MODEL.NONLOCAL.ENABLED:
-        _check_block(to, cfg, _PYSLOWFAST_BLOCK)
-        if cfg.MODEL.NONLOCAL.PAIRWISE == "embedded_gaussian":
-            _check(to, "MODEL.NONLOCAL.SCALE", cfg.MODEL.NONLOCAL.SCALE, (True,))
-        if cfg.MODEL.NONLOCAL.SUBSAMPLE:
-            _check(to, "MODEL.NONLOCAL.POOL_FIRST", cfg.MODEL.NONLOCAL.POOL_FIRST, (True,))
-    return _rename(to, weights, pyslowfast.NAMES)
+        _check_block(pyslowfast.NAME, cfg, _PYSLOWFAST_BLOCK)
+    return _rename(pyslowfast.NAME, weights, pyslowfast.NAMES)
+
+
+def _check_architecture(to: str, cfg: CfgNode) -> None:
+    node = cfg.MODEL.BACKBONE
+    _check(to, "MODEL.BACKBONE.DEPTH", node.DEPTH, (50, 101))
+    architectures = dict.fromkeys(ARCHITECTURES.values())
+    _check(to, "(MODEL.BACKBONE.TEMPORAL, MODEL.BACKBONE.STEM)", (node.TEMPORAL, node.STEM), architectures)
+
+
+def _to_pytorchvideo(weights: Mapping[str, Tensor], cfg: CfgNode) -> dict[str, Tensor]:
+    _check_architecture(pytorchvideo.NAME, cfg)
+    for key in ("MODEL.BACKBONE.STRIDE_IN_1X1", "MODEL.NONLOCAL.ENABLED"):
+        _check(pytorchvideo.NAME, key, cfg.value_at(key), (False,))
+    return _rename(pytorchvideo.NAME, weights, pytorchvideo.NAMES[cfg.MODEL.BACKBONE.STEM])
 
 
 def _to_mmaction2(weights: Mapping[str, Tensor], cfg: CfgNode) -> dict[str, Tensor]:
-    to, node = mmaction2.NAME, cfg.MODEL.NONLOCAL
-    _check(to, "MODEL.BACKBONE.STEM", cfg.MODEL.BACKBONE.STEM, tuple(MMACTION2_STEMS.values()))
+    to, node, backbone = mmaction2.NAME, cfg.MODEL.NONLOCAL, cfg.MODEL.BACKBONE
+    if backbone.TEMPORAL == "c2d" and backbone.STEM in mmaction2.IMAGE_STEMS and not node.ENABLED:
+        # Their C2D and ResNet are image networks that are given every frame.
+        weights = {name: tensor.squeeze(2) if tensor.dim() == 5 else tensor for name, tensor in weights.items()}
+    else:
+        _check(to, "MODEL.BACKBONE.STEM", backbone.STEM, tuple(MMACTION2_STEMS.values()))
     if node.ENABLED:
         _check_block(to, cfg, _MMACTION2_BLOCK)
         if node.PAIRWISE == "gaussian":
             _check(to, "MODEL.NONLOCAL.SCALE of the Gaussian form", node.SCALE, (False,))
-        if node.SUBSAMPLE:
-            _check(to, "MODEL.NONLOCAL.POOL_FIRST", node.POOL_FIRST, (False,))
         if node.NORM != "none":
             weights = _without_output_bias(weights)
-        weights = {name: _as_image_kernel(name, tensor) for name, tensor in weights.items()}
+        # Their w_f is a convolution over the P x Q plane of pairs.
+        weights = {n: tensor.squeeze(2) if n.endswith(".concat.weight") else tensor for n, tensor in weights.items()}
     return _rename(to, weights, mmaction2.names(node.SUBSAMPLE))
 
 
@@ -114,11 +130,6 @@ def _without_output_bias(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return kept
 
 
-def _as_image_kernel(name: str, tensor: Tensor) -> Tensor:
-    # Their w_f is a convolution over the P x Q plane of pairs.
-    return tensor.squeeze(2) if name.endswith(".concat.weight") else tensor
-
-
 def _rename(to: str, weights: Mapping[str, Tensor], names: ModuleNames) -> dict[str, Tensor]:
     lost = [f"{name} {tuple(tensor.shape)}" for name, tensor in weights.items() if names.to_theirs(name) is None]
     if lost:
@@ -126,4 +137,6 @@ def _rename(to: str, weights: Mapping[str, Tensor], names: ModuleNames) -> dict[
     return {names.to_theirs(name): tensor for name, tensor in weights.items()}
 
 
-_EXPORTERS = {pyslowfast.NAME: _to_pyslowfast, mmaction2.NAME: _to_mmaction2}
+_EXPORTERS = {
+    pyslowfast.NAME: _to_pyslowfast, pytorchvideo.NAME: _to_pytorchvideo, mmaction2.NAME: _to_mmaction2
+}  # fmt: skip

@@ -19,6 +19,17 @@ PIXEL_MEAN, PIXEL_STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
 _BLOCK, _OUR_BLOCK = "backbone.layer{stage}.{block}", "backbone.res{stage}.{block}"
 _NONLOCAL, _OUR_NONLOCAL = f"{_BLOCK}.non_local_block", "backbone.res{stage}.nl{block}"
 
+# TEMPORAL -> the stems that it comes with. "i3d_3x1x1_all" is their "heavy" I3D.
+_STEMS = {
+    "i3d_3x1x1": ["mmaction2_32x2", "slowfast_8x8"],
+    "i3d_3x3x3": ["mmaction2_32x2", "slowfast_8x8"],
+    "i3d_3x1x1_all": ["slowfast_8x8"],
+    "slow": ["slow"],
+    "c2d": ["slow", "slowfast_8x8", "mmaction2_32x2"],
+}
+# Of image networks: C2D, which pools as the authors do, and ResNet, whose only pool is the padded one of the stem.
+IMAGE_STEMS = ["authors_8x8", "slow"]
+
 
 def names(subsample: bool) -> ModuleNames:
     """The table of names; the max pool of a subsampling block makes a sequence of phi and of g."""
@@ -46,7 +57,7 @@ def convert(content: Mapping[str, Any]) -> Converted:
     """Bring the weights of an I3D, SlowOnly or C2D network under our names.
 
     Their training checkpoints carry the config as text; where `content` has it as `CONFIG_TEXT`, it decides what names and
-    shapes cannot show. Elsewhere the values are those of their published recipes, and `undecided` lists the others.
+    shapes cannot show. Elsewhere `undecided` lists what the network could be, that of their recipes first.
 
     Args:
         content: name -> tensor, and possibly `CONFIG_TEXT`.
@@ -57,21 +68,29 @@ def convert(content: Mapping[str, Any]) -> Converted:
     recipe = read_recipe(content.get(CONFIG_TEXT), NAME)
     subsample = any(".non_local_block.g.0." in name for name in content)
     converted = rename(NAME, content, names(subsample), _explain)
-    _add_time_axis(converted.weights, recipe)
-    settings = architecture_of(converted.weights, BOTTLENECK_DEPTHS)
+    is_image = _add_time_axis(converted.weights)
+    settings = {"MODEL.PIXEL_MEAN": PIXEL_MEAN, "MODEL.PIXEL_STD": PIXEL_STD, "MODEL.BACKBONE.STRIDE_IN_1X1": False}
+    settings |= architecture_of(converted.weights, BOTTLENECK_DEPTHS)
+    temporal = settings["MODEL.BACKBONE.TEMPORAL"]
+    # What names and shapes do not show, as their recipes have it.
+    possible: dict[str, list[Any]] = {"MODEL.BACKBONE.STEM": IMAGE_STEMS if is_image else _STEMS[temporal]}
+    if temporal == "i3d_3x1x1_all":
+        settings |= {"INPUT.NUM_FRAMES": 32, "INPUT.FRAME_STRIDE": 2}
+    shown = {key: value for key, value in recipe.items() if not key.startswith("MODEL.NONLOCAL.")}
     if settings["MODEL.NONLOCAL.ENABLED"]:
         _complete_nonlocal(converted.weights)
-        settings |= _nonlocal(converted, settings.get("MODEL.NONLOCAL.PAIRWISE"), subsample, recipe)
-    settings |= {
-        "MODEL.BACKBONE.STRIDE_IN_1X1": False,
-        "MODEL.PIXEL_MEAN": PIXEL_MEAN,
-        "MODEL.PIXEL_STD": PIXEL_STD,
-        **_strides(converted, settings["MODEL.BACKBONE.TEMPORAL"]),
-    }
-    if recipe is not None:
-        for key in recipe:
-            converted.undecided.pop(key, None)
-        settings |= {key: value for key, value in recipe.items() if not key.startswith("MODEL.NONLOCAL.")}
+        # They pool phi(x) and g(x), not x.
+        settings |= {"MODEL.NONLOCAL.ATTEND": "spacetime", "MODEL.NONLOCAL.SUBSAMPLE": subsample}
+        settings["MODEL.NONLOCAL.POOL_FIRST"] = False
+        pairwise = settings.get("MODEL.NONLOCAL.PAIRWISE")
+        if pairwise == "gaussian":
+            settings["MODEL.NONLOCAL.SCALE"] = False
+        elif pairwise is None:
+            possible["MODEL.NONLOCAL.PAIRWISE"] = ["embedded_gaussian", "dot_product"]
+            possible["MODEL.NONLOCAL.SCALE"] = [True, False] if temporal == "slow" else [False, True]
+            shown = recipe
+    settings |= {key: values[0] for key, values in possible.items()} | shown
+    converted.undecided = {key: values for key, values in possible.items() if len(values) > 1 and key not in shown}
     converted.overrides = {key: value for key, value in settings.items() if key not in converted.undecided}
     converted.notes += [f"{key}: the weights do not show it" for key in converted.undecided]
     converted.notes.append(
@@ -90,15 +109,13 @@ def _explain(name: str) -> str | None:
     return None
 
 
-def _add_time_axis(weights: dict[str, Tensor], recipe: Mapping[str, Any] | None) -> None:
-    """C2D is an image network over there; TSN is too, with the same names, and knows nothing of time."""
-    if weights.get("backbone.stem.conv.weight", Tensor()).dim() != 4:
-        return
-    if recipe is None or recipe.get("MODEL.BACKBONE.TEMPORAL") != "c2d":
-        raise ValueError(f"{NAME}: C2D, TSN and others have the same names and kernels; allowed: files with their config")
+def _add_time_axis(weights: dict[str, Tensor]) -> bool:
+    """Their C2D is an image network that is given every frame: whether it is one, now with kernels of one frame."""
+    is_image = weights.get("backbone.stem.conv.weight", Tensor()).dim() == 4
     for name, tensor in weights.items():
-        if tensor.dim() == 4:
+        if is_image and tensor.dim() == 4:
             weights[name] = tensor.unsqueeze(2)
+    return is_image
 
 
 def _complete_nonlocal(weights: dict[str, Tensor]) -> None:
@@ -109,40 +126,6 @@ def _complete_nonlocal(weights: dict[str, Tensor]) -> None:
         concat = weights.get(f"{block}.concat.weight")
         if concat is not None and concat.dim() == 4:
             weights[f"{block}.concat.weight"] = concat.unsqueeze(2)
-
-
-def _nonlocal(
-    converted: Converted, pairwise: str | None, subsample: bool, recipe: Mapping[str, Any] | None
-) -> dict[str, Any]:
-    """Settings of the blocks: of names first, of the config next, and else what their recipes have."""
-    settings: dict[str, Any] = {
-        "MODEL.NONLOCAL.ATTEND": "spacetime",
-        "MODEL.NONLOCAL.SUBSAMPLE": subsample,
-        # They pool phi(x) and g(x), not x.
-        "MODEL.NONLOCAL.POOL_FIRST": False,
-    }
-    if pairwise is not None:
-        return settings | ({"MODEL.NONLOCAL.SCALE": False} if pairwise == "gaussian" else {})
-    keys = ("MODEL.NONLOCAL.PAIRWISE", "MODEL.NONLOCAL.SCALE")
-    if recipe is not None and all(key in recipe for key in keys):
-        return settings | {key: recipe[key] for key in keys}
-    # All their recipes have use_scale False; mmcv's default is True.
-    converted.undecided |= dict(zip(keys, (["embedded_gaussian", "dot_product"], [False, True])))
-    return settings
-
-
-def _strides(converted: Converted, temporal: str) -> dict[str, Any]:
-    """Stem and clip of their published recipes."""
-    if temporal == "i3d_3x1x1_all":
-        stem, clip = "slowfast_8x8", (32, 2)  # their "heavy" I3D
-    elif temporal in ("slow", "c2d"):
-        stem, clip = "slow", (8, 8)
-        if temporal == "c2d":
-            converted.undecided["MODEL.BACKBONE.STEM"] = ["slow", "slowfast_8x8", "mmaction2_32x2"]
-    else:
-        stem, clip = "mmaction2_32x2", (32, 2)
-        converted.undecided["MODEL.BACKBONE.STEM"] = ["mmaction2_32x2", "slowfast_8x8"]
-    return {"MODEL.BACKBONE.STEM": stem, "INPUT.NUM_FRAMES": clip[0], "INPUT.FRAME_STRIDE": clip[1]}
 
 
 def _recognise(content: Mapping[str, Any]) -> bool:

@@ -4,8 +4,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from nlvideo.checkpoint.convert.architecture import BOTTLENECK_DEPTHS, architecture_of
+from nlvideo.checkpoint.convert.caffe2 import COMMON_OVERRIDES
 from nlvideo.checkpoint.convert.common import Converted, Source, register
 from nlvideo.checkpoint.convert.names import ModuleNames, rename
+from nlvideo.checkpoint.convert.pyslowfast_recipe import read_recipe
+from nlvideo.checkpoint.convert.read import CONFIG_TEXT
 
 NAME = "pytorchvideo"
 
@@ -26,9 +29,11 @@ def _names(stages: Mapping[int, int], head: int) -> ModuleNames:
     return ModuleNames(modules, stages)
 
 
-# The temporal pool behind res2 is a block of its own, without weights: it moves the numbers of those behind it.
-_POOLED = _names({1: 2, 3: 3, 4: 4, 5: 5}, head=6)
-_UNPOOLED = _names({1: 2, 2: 3, 3: 4, 4: 5}, head=5)
+# Our stem -> their names: the temporal pool after res2 is a block without weights that moves the numbers after it.
+NAMES = {
+    "slowfast_8x8": _names({1: 2, 3: 3, 4: 4, 5: 5}, head=6),
+    "slow": _names({1: 2, 2: 3, 3: 4, 4: 5}, head=5),
+}
 
 # What PySlowFast puts before the names of a PyTorchVideo network that it trains.
 _PREFIX = "model."
@@ -38,30 +43,26 @@ def convert(content: Mapping[str, Any]) -> Converted:
     """Bring the weights of a C2D, I3D or Slow network under our names.
 
     Args:
-        content: name -> tensor.
+        content: name -> tensor, and `CONFIG_TEXT` where PySlowFast trained the network.
 
     Raises:
         ValueError: a network that ours cannot express.
     """
     prefixed = {name.removeprefix(_PREFIX): name for name in content}
-    pooled = not any(name.startswith("blocks.2.") for name in prefixed)
+    stem = "slow" if any(name.startswith("blocks.2.") for name in prefixed) else "slowfast_8x8"
     plain = {name: content[original] for name, original in prefixed.items()}
-    converted = rename(NAME, plain, _POOLED if pooled else _UNPOOLED, _explain)
+    converted = rename(NAME, plain, NAMES[stem], _explain)
     converted.mapped = [(prefixed[theirs], ours) for theirs, ours in converted.mapped]
-    converted.overrides = {
-        **architecture_of(converted.weights, BOTTLENECK_DEPTHS),
-        "MODEL.BACKBONE.STEM": "slowfast_8x8" if pooled else "slow",
-        "MODEL.BACKBONE.STRIDE_IN_1X1": False,
-        # 0.45 and 0.225 of pixels from 0 to 1.
-        "MODEL.PIXEL_MEAN": [114.75] * 3,
-        "MODEL.PIXEL_STD": [57.375] * 3,
-        "INPUT.NUM_FRAMES": 8,
-        "INPUT.FRAME_STRIDE": 8,
-    }
-    converted.notes = [
-        "the clip is taken to be 8 frames with stride 8, as in their hub",
-        "their head averages logits over positions, ours probabilities: the same on crops of INPUT.CROP_SIZE",
-    ]
+    settings = {
+        **COMMON_OVERRIDES, **architecture_of(converted.weights, BOTTLENECK_DEPTHS), "MODEL.BACKBONE.STEM": stem
+    }  # fmt: skip
+    if isinstance(text := content.get(CONFIG_TEXT), str):
+        recipe, converted.notes = read_recipe(text, NAME, settings, ())
+        settings |= recipe
+    else:
+        converted.notes = ["their head averages logits over positions, ours probabilities: the same on crops of"
+                           " INPUT.CROP_SIZE"]  # fmt: skip
+    converted.overrides = settings
     return converted
 
 

@@ -1,4 +1,4 @@
-"""The authors' released networks by name: where they are, and what their files do not say.
+"""Released networks by name: where the authors' are, and what their files and PySlowFast's do not say.
 
 Names, results and the base address are those of the README of facebookresearch/video-nonlocal-net. No checksums are
 published there, so none are checked.
@@ -36,6 +36,22 @@ _STEMS = {"32x2": "authors_32x2", "128x1": "authors_32x2", "8x8": "authors_8x8",
 # Clips with 16 frames in res3, in which attention stays within groups of 4.
 _LONG = ("32x4", "128x1")
 
+# Pickles of PySlowFast's table for Kinetics -> stem, frames and stride.
+_PYSLOWFAST = {
+    "C2D_NOPOOL_8x8_R50": ("slow", 8, 8),
+    "I3D_8x8_R50": ("slowfast_8x8", 8, 8),
+    "I3D_NLN_8x8_R50": ("slowfast_8x8", 8, 8),
+    "SLOWONLY_4x16_R50": ("slow", 4, 16),
+    "SLOWONLY_8x8_R50": ("slow", 8, 8),
+}
+
+# Stem -> frames and stride of the clips that most networks with it were trained on.
+_USUAL_CLIPS = {
+    "authors_32x2": (32, 2), "authors_8x8": (8, 8), "slowfast_8x8": (8, 8), "slow": (8, 8), "mmaction2_32x2": (32, 2)
+}  # fmt: skip
+
+_CLIP_KEYS = ("MODEL.BACKBONE.STEM", "INPUT.NUM_FRAMES", "INPUT.FRAME_STRIDE")
+
 
 def release_url(name: str) -> str | None:
     """Return the address of a released network; None where `name` is none."""
@@ -45,18 +61,19 @@ def release_url(name: str) -> str | None:
 def release_overrides(path: str) -> dict[str, Any]:
     """Return the config keys that the name of a released file decides; none for other files."""
     name = os.path.splitext(os.path.basename(path))[0]
+    if name in _PYSLOWFAST:
+        return dict(zip(_CLIP_KEYS, _PYSLOWFAST[name]))
     if name not in RELEASES:
         return {}
     clip = name.split("_")[2]
-    frames, stride = map(int, clip.split("x"))
-    overrides = {"MODEL.BACKBONE.STEM": _STEMS[clip], "INPUT.NUM_FRAMES": frames, "INPUT.FRAME_STRIDE": stride}
+    overrides = dict(zip(_CLIP_KEYS, (_STEMS[clip], *map(int, clip.split("x")))))
     if "nonlocal" in name and clip in _LONG:
         overrides["MODEL.NONLOCAL.TEMPORAL_GROUPS"] = 4
     return overrides
 
 
 def settle(converted: Converted, overrides: dict[str, Any]) -> None:
-    """Decide, in place, what a file left open.
+    """Decide, in place, what a file left open; a network whose stem is known then gets the clip that goes with it.
 
     Raises:
         ValueError: a value that the file cannot mean.
@@ -66,3 +83,7 @@ def settle(converted: Converted, overrides: dict[str, Any]) -> None:
             raise ValueError(f"{key}: got {overrides[key]!r}, the file can mean {' or '.join(map(repr, allowed))}")
     converted.undecided = {key: allowed for key, allowed in converted.undecided.items() if key not in overrides}
     converted.overrides = {**converted.overrides, **overrides}
+    clip = _USUAL_CLIPS.get(converted.overrides.get("MODEL.BACKBONE.STEM"))
+    if clip and "INPUT.NUM_FRAMES" not in converted.overrides:
+        converted.overrides |= dict(zip(_CLIP_KEYS[1:], clip))
+        converted.notes.append(f"the clip is taken to be {clip[0]} frames with stride {clip[1]}, as usual with this stem")

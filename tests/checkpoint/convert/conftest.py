@@ -1,17 +1,34 @@
-"""Random weights under any names, and what a network of ours computes with them once they are converted."""
+"""Names and shapes of peers' real networks, random weights under them, and the computation of all peers stated again."""
 
 import math
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from nlvideo.checkpoint.convert import convert
 from nlvideo.checkpoint.foreign import check_fit
 from nlvideo.config import get_cfg
 from nlvideo.modeling import META_ARCH, build_model
 
-CLASSES = 5
+TABLES = Path(__file__).parent / "data/peer_keys"
+
+
+def table(name):
+    """Name -> shape of every tensor of a peer's network, as its own class printed them."""
+    lines = (TABLES / f"{name}.tsv").read_text().splitlines()
+    pairs = [line.split("\t") for line in lines]
+    return {key: () if shape == "-" else tuple(map(int, shape.split("x"))) for key, shape in pairs}
+
+
+def narrow(shapes):
+    """The same network with an eighth of the channels and classes."""
+    return {
+        name: tuple(size // 8 if axis < 2 and size >= 64 else size for axis, size in enumerate(shape))
+        for name, shape in shapes.items()
+    }
 
 
 def fill(shapes, seed=0):
@@ -27,14 +44,136 @@ def fill(shapes, seed=0):
         elif len(shape) == 1:
             state[name] = torch.randn(shape, generator=generator) * 0.2
         else:
-            state[name] = torch.randn(shape, generator=generator) * math.prod(shape[1:]) ** -0.5
+            # Blocks of dot products grow with the third power.
+            scale = 0.3 if "out" in name else 1
+            state[name] = torch.randn(shape, generator=generator) * scale * math.prod(shape[1:]) ** -0.5
     return state
 
 
-def norm_shapes(name, channels):
-    """The five tensors of a batch normalisation."""
-    shapes = {f"{name}.{leaf}": (channels,) for leaf in ("weight", "bias", "running_mean", "running_var")}
-    return shapes | {f"{name}.num_batches_tracked": ()}
+def zeros(shapes):
+    """Tensors of these shapes which take no memory."""
+    return {name: torch.zeros(()).expand(shape) for name, shape in shapes.items() if shape is not None}
+
+
+# How each peer calls the parts that the forward pass below asks for, as its tables have them. `{i}`: the residual block.
+NAMES = {
+    "pyslowfast": {
+        "stem": ("s1.pathway0_stem.conv", "s1.pathway0_stem.bn"),
+        "block": [f"s{stage}.pathway0_res{{i}}" for stage in (2, 3, 4, 5)],
+        "convs": [(f"branch2.{letter}", f"branch2.{letter}_bn") for letter in "abc"],
+        "shortcut": ("branch1", "branch1_bn"),
+        "nonlocal": [f"s{stage}.pathway0_nonlocal{{i}}" for stage in (2, 3, 4, 5)],
+        "inner": {"theta": "conv_theta", "phi": "conv_phi", "g": "conv_g", "out": "conv_out", "norm": "bn"},
+        "head": "head.projection",
+    },
+    "mmaction2": {
+        "stem": ("backbone.conv1.conv", "backbone.conv1.bn"),
+        "block": [f"backbone.layer{layer}.{{i}}" for layer in (1, 2, 3, 4)],
+        "convs": [(f"conv{number}.conv", f"conv{number}.bn") for number in (1, 2, 3)],
+        "shortcut": ("downsample.conv", "downsample.bn"),
+        "nonlocal": [f"backbone.layer{layer}.{{i}}.non_local_block" for layer in (1, 2, 3, 4)],
+        "inner": {"theta": "theta.conv", "phi": "phi.0.conv", "g": "g.0.conv", "out": "conv_out.conv",
+                  "norm": "conv_out.bn", "concat": "concat_project.conv"},
+        "head": "cls_head.fc_cls",
+    },
+    "pytorchvideo": {
+        "stem": ("blocks.0.conv", "blocks.0.norm"),
+        "convs": [(f"branch2.conv_{letter}", f"branch2.norm_{letter}") for letter in "abc"],
+        "shortcut": ("branch1_conv", "branch1_norm"),
+        "nonlocal": [""] * 4,
+    },
+}  # fmt: skip
+
+
+def names_of(peer, state):
+    """The names of a peer; blocks of PyTorchVideo are numbered on behind a pool, blocks of mmcv without pools have no 0."""
+    names = dict(NAMES[peer])
+    if peer == "pytorchvideo":
+        numbers, head = ((1, 2, 3, 4), 5) if "blocks.5.proj.weight" in state else ((1, 3, 4, 5), 6)
+        names |= {"block": [f"blocks.{number}.res_blocks.{{i}}" for number in numbers], "head": f"blocks.{head}.proj"}
+    elif peer == "mmaction2" and not any(".g.0.conv." in name for name in state):
+        names["inner"] = {key: value.replace(".0.", ".") for key, value in names["inner"].items()}
+    return names
+
+
+def conv(state, name, x, stride=(1, 1, 1)):
+    weight = state[f"{name}.weight"]
+    weight = weight[:, :, None] if weight.dim() == 4 else weight  # of images: each frame by itself
+    return F.conv3d(x, weight, state.get(f"{name}.bias"), stride, [size // 2 for size in weight.shape[2:]])
+
+
+def bn(state, name, x):
+    values = (state[f"{name}.{leaf}"] for leaf in ("running_mean", "running_var", "weight", "bias"))
+    return F.batch_norm(x, *values, eps=1e-5)
+
+
+def nonlocal_block(state, name, inner, x, form, scale=True, pool="before", group=1):
+    """(N, C, T, H, W). ``pool``: what is max-pooled, x "before" phi and g or what is "after" them; None: nothing."""
+    n, c, t, h, w = x.shape
+    whole = x
+    if group > 1:  # consecutive frames attend to each other
+        x = x.reshape(n, c, group, t // group, h, w).transpose(1, 2).reshape(n * group, c, t // group, h, w)
+    before, after = ((lambda u: F.max_pool3d(u, (1, 2, 2))) if pool == place else (lambda u: u)
+                     for place in ("before", "after"))  # fmt: skip
+    g = after(conv(state, f"{name}.{inner['g']}", before(x))).flatten(2)
+    theta, phi = x, before(x)
+    if form != "gaussian":
+        theta, phi = conv(state, f"{name}.{inner['theta']}", theta), conv(state, f"{name}.{inner['phi']}", phi)
+    theta, phi = theta.flatten(2), after(phi).flatten(2)
+    if form == "concatenation":
+        queries, keys = theta.shape[2], phi.shape[2]
+        pairs = [theta[..., None].expand(-1, -1, -1, keys), phi[:, :, None].expand(-1, -1, queries, -1)]
+        weights = F.relu(F.conv2d(torch.cat(pairs, 1), state[f"{name}.{inner['concat']}.weight"]))[:, 0]
+    else:
+        weights = theta.transpose(1, 2) @ phi
+    if form in ("gaussian", "embedded_gaussian"):
+        weights = (weights * (theta.shape[1] ** -0.5 if scale else 1)).softmax(-1)
+    else:
+        weights = weights / weights.shape[-1]
+    y = (weights @ g.transpose(1, 2)).transpose(1, 2).reshape(len(x), -1, *x.shape[2:])
+    out = conv(state, f"{name}.{inner['out']}", y)
+    norm = f"{name}.{inner['norm']}"
+    out = bn(state, norm, out) if f"{norm}.weight" in state else out
+    if group > 1:
+        out = out.reshape(n, group, c, t // group, h, w).transpose(1, 2).reshape(n, c, t, h, w)
+    return whole + out
+
+
+def features(
+    peer, state, clip, *, conv1=1, pool1=1, pool2=False, padding=1, mean=(114.75,) * 3, std=(57.375,) * 3,
+    stride_1x1=False, group=1, **block,
+):  # fmt: skip
+    """The last map of a network; clip: uint8 (N, 3, T, H, W). ``conv1``, ``pool1``: steps in time of the stem."""
+    names = names_of(peer, state)
+    mean, std = (torch.tensor(values, dtype=torch.float).view(3, 1, 1, 1) for values in (mean, std))
+    first, norm = names["stem"]
+    x = F.relu(bn(state, norm, conv(state, first, (clip.float() - mean) / std, (conv1, 2, 2))))
+    x = F.max_pool3d(x, (1, 3, 3), (pool1, 2, 2), (0, padding, padding))
+    for stage, (block_name, nonlocal_name) in enumerate(zip(names["block"], names["nonlocal"])):
+        for i in range(40):
+            name = block_name.format(i=i)
+            layers = [tuple(f"{name}.{part}" for part in pair) for pair in (*names["convs"], names["shortcut"])]
+            if f"{layers[0][0]}.weight" not in state:
+                break
+            one, two = (1, 1, 1), (1, 2, 2) if stage and i == 0 else (1, 1, 1)
+            (a, a_bn), (b, b_bn), (c, c_bn), (short, short_bn) = layers
+            y = F.relu(bn(state, a_bn, conv(state, a, x, two if stride_1x1 else one)))
+            y = F.relu(bn(state, b_bn, conv(state, b, y, one if stride_1x1 else two)))
+            y = bn(state, c_bn, conv(state, c, y))
+            x = F.relu(y + (bn(state, short_bn, conv(state, short, x, two)) if f"{short}.weight" in state else x))
+            name = nonlocal_name.format(i=i)
+            if name and any(key.startswith(f"{name}.") for key in state):
+                x = nonlocal_block(state, name, names["inner"], x, group=group if stage == 1 else 1, **block)
+        if stage == 0 and pool2:
+            x = F.max_pool3d(x, (2, 1, 1))
+    return x
+
+
+def forward(peer, state, clip, **settings):
+    """The logits (N, K) of the average of the last map."""
+    x = features(peer, state, clip, **settings).mean((2, 3, 4))
+    head = names_of(peer, state)["head"]
+    return F.linear(x, state[f"{head}.weight"], state[f"{head}.bias"])
 
 
 def config(converted, **settled):
@@ -59,6 +198,12 @@ def logits(converted, clip, **settled):
         return model.forward_clips(clip)
 
 
+def same(ours, theirs):
+    """Equal to rounding, and neither all alike nor out of hand."""
+    assert theirs.std() > 0.1 and theirs.abs().max() < 1e6
+    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+
+
 def on_meta(cfg):
     """The state dict of a network of ours, without memory."""
     with torch.device("meta"):
@@ -67,9 +212,8 @@ def on_meta(cfg):
 
 def refusal(shapes, source="auto"):
     """The error of a file with these shapes: of the conversion, or of its comparison with the network."""
-    state = {name: torch.zeros(()).expand(shape) for name, shape in shapes.items() if shape is not None}
     with pytest.raises(ValueError) as error:
-        converted = convert(state, source)
+        converted = convert(zeros(shapes), source)
         check_fit(on_meta(config(converted)), converted.weights, "file")
     assert "\n" not in str(error.value)
     return str(error.value)
@@ -86,8 +230,8 @@ def clip():
 @pytest.fixture
 def peers():
     """The helpers of this file."""
-    return SimpleNamespace(
-        fill=fill, norm_shapes=norm_shapes, config=config, logits=logits, on_meta=on_meta, refusal=refusal,
-        classes=CLASSES,
-        blocks={50: (3, 4, 6, 3), 101: (3, 4, 23, 3)},
-    )
+    return SimpleNamespace(**{
+        function.__name__: function
+        for function in (table, narrow, fill, zeros, bn, nonlocal_block, features, forward, config, logits, same,
+                         on_meta, refusal)
+    }, names=NAMES, tables=TABLES)  # fmt: skip

@@ -119,6 +119,7 @@ def _our_logits(model, clip):
         (True, False, "authors_32x2", 16),
         (True, True, "authors_32x2", 16),
         (True, True, "slowfast_8x8", 8),
+        (False, False, "slow", 4),
     ],
 )
 @pytest.mark.parametrize("affine", [False, True])
@@ -132,8 +133,9 @@ def test_narrow_networks_compute_the_same(authors, tmp_path, i3d, blocks, stem, 
     opts += ["MODEL.NONLOCAL.TEMPORAL_GROUPS", "1"] if affine and blocks else []
     model, cfg = _from_written_config(path, str(tmp_path / "ours.pth"), opts)
     assert cfg.MODEL.NORM == ("FrozenBN" if affine else "BN") and cfg.MODEL.BACKBONE.WIDTH == 0.125
+    assert (cfg.INPUT.NUM_FRAMES, cfg.INPUT.FRAME_STRIDE) == ((32, 2) if stem == "authors_32x2" else (8, 8))
     clip = torch.randint(0, 256, (2, 3, frames, 64, 64), dtype=torch.uint8)
-    kind = {"authors_32x2": "32x2", "authors_8x8": "8x8", "slowfast_8x8": "slowfast"}[stem]
+    kind = {"authors_32x2": "32x2", "authors_8x8": "8x8", "slowfast_8x8": "slowfast", "slow": "nopool"}[stem]
     expected = authors.logits(blobs, clip, kind)[:, :, 0]
     assert expected.std() > 0.05
     torch.testing.assert_close(_our_logits(model, clip), expected, rtol=1e-4, atol=1e-4)
@@ -170,6 +172,18 @@ def test_the_full_network_scores_videos_the_same(authors, tmp_path):
     (features,) = model.double().backbone((clip.double() - 114.75) / 57.375).values()
     positions = F.avg_pool3d(features, (4, 2, 2), stride=1).flatten(2).transpose(1, 2)
     torch.testing.assert_close(model.head.classifier(positions).transpose(1, 2), expected, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_the_c2d_of_pyslowfasts_table(authors, tmp_path):
+    """Its name says the stem and the clip: time is never pooled."""
+    blobs = authors.random_blobs(authors.blob_shapes(base=8, blocks=False, i3d=False, classes=7))
+    path = _write(tmp_path / "C2D_NOPOOL_8x8_R50.pkl", blobs, wrapped=True)
+    model, cfg = _from_written_config(path, str(tmp_path / "ours.pth"))
+    assert (cfg.MODEL.BACKBONE.STEM, cfg.INPUT.NUM_FRAMES, cfg.INPUT.FRAME_STRIDE) == ("slow", 8, 8)
+    clip = torch.randint(0, 256, (1, 3, 8, 64, 64), dtype=torch.uint8)
+    expected = authors.logits(blobs, clip, "nopool")[:, :, 0]
+    torch.testing.assert_close(_our_logits(model, clip), expected, rtol=1e-4, atol=1e-4)
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Our weights under the names of PySlowFast and mmaction2, and back."""
+"""Our weights under the names of PySlowFast, PyTorchVideo and mmaction2: exactly theirs, and back."""
 
 import pytest
 import torch
@@ -11,6 +11,7 @@ from nlvideo.modeling import build_model
 SLOWFAST = {"TEMPORAL": "i3d_3x1x1", "STEM": "slowfast_8x8"}
 MMACTION2 = {"TEMPORAL": "i3d_3x1x1", "STEM": "mmaction2_32x2"}
 AFTER = {"ENABLED": True, "POOL_FIRST": False}
+STRIDES = {"conv1": 2, "pool1": 2, "pool2": True}
 
 
 def config(backbone, block=(), **top):
@@ -55,6 +56,67 @@ def assert_equal(ours, weights):
     assert all(torch.equal(ours[name], tensor) for name, tensor in weights.items())
 
 
+# Table of a peer's names -> our network: backbone, block, and what the peer's network does besides (see `forward`).
+TABLES = {
+    "pyslowfast_c2d_8x8_r50": ({"TEMPORAL": "c2d", "STEM": "slowfast_8x8"}, {}, {"pool2": True}),
+    "pyslowfast_slow_8x8_r50": ({"TEMPORAL": "slow", "STEM": "slow"}, {}, {}),
+    "pyslowfast_i3d_nln_8x8_r50": (SLOWFAST, {"ENABLED": True}, {"pool2": True}),
+    # Its blocks are not spread over res4, as the authors' and ours are.
+    "pyslowfast_i3d_nln_8x8_r101": (
+        {**SLOWFAST, "DEPTH": 101},
+        {"ENABLED": True, "BLOCKS": ["res3.1", "res3.3", "res4.1", "res4.3", "res4.5"]}, {"pool2": True}),
+    "pyslowfast_slow_nln_4x16_r50": (
+        {"TEMPORAL": "slow", "STEM": "slow"}, {"ENABLED": True, "PAIRWISE": "dot_product", "SCALE": False}, {}),
+    "pytorchvideo_c2d_r50": ({"TEMPORAL": "c2d", "STEM": "slowfast_8x8"}, {}, {"pool2": True}),
+    "pytorchvideo_i3d_r50": (SLOWFAST, {}, {"pool2": True}),
+    "pytorchvideo_slow_r50": ({"TEMPORAL": "slow", "STEM": "slow"}, {}, {}),
+    "mmaction2_c2d_r50_8x8": ({"TEMPORAL": "c2d", "STEM": "authors_8x8"}, {}, {"pool2": True, "padding": 0}),
+    "mmaction2_c2d_r50_nopool": ({"TEMPORAL": "c2d", "STEM": "slow"}, {}, {}),
+    "mmaction2_slowonly_r50_8x8": ({"TEMPORAL": "slow", "STEM": "slow"}, {}, {}),
+    "mmaction2_slowonly_nl_eg_8x8": (
+        {"TEMPORAL": "slow", "STEM": "slow"},
+        {**AFTER, "BLOCKS": ["res3.0", "res3.2", "res4.0", "res4.2", "res4.4"]}, {}),
+    "mmaction2_i3d_nl_embedded_gaussian": (MMACTION2, AFTER, STRIDES),
+    "mmaction2_i3d_nl_gaussian": (MMACTION2, {**AFTER, "PAIRWISE": "gaussian", "SCALE": False}, STRIDES),
+    "mmaction2_i3d_nl_concatenation": (MMACTION2, {**AFTER, "PAIRWISE": "concatenation"}, STRIDES),
+}  # fmt: skip
+
+
+def test_every_table_is_exported_or_refused(peers):
+    files = {path.stem for path in peers.tables.glob("*.tsv")}
+    assert files - set(TABLES) == {"pyslowfast_slowfast_4x16", "pytorchvideo_slowfast_r50", "mmaction2_tsm_r50_8",
+                                   "mmaction2_tsm_nl_dot_product"}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_names_and_shapes_are_theirs(peers, name):
+    backbone, block, _ = TABLES[name]
+    cfg = config({**backbone, "WIDTH": 1.0}, block)
+    cfg.MODEL.HEAD.NUM_CLASSES = 400
+    weights = {key: torch.zeros(()).expand(tensor.shape) for key, tensor in peers.on_meta(cfg).items()}
+    exported = export_weights(weights, cfg, name.split("_")[0])
+    assert {key: tuple(tensor.shape) for key, tensor in exported.items()} == peers.table(name)
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_their_network_computes_what_ours_computes(peers, clip, name):
+    backbone, block, settings = TABLES[name]
+    cfg = config(backbone, block)
+    peer = name.split("_")[0]
+    model = build_model(cfg).eval()
+    model.load_state_dict(peers.fill({key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}))
+    model.head.train()
+    model.head.dropout.p = 0.0
+    exported = export_weights(model.state_dict(), cfg, peer)
+    if peer == "mmaction2":
+        # PIXEL_MEAN and PIXEL_STD belong to the data there.
+        settings = {"pool": "after", **settings}
+    node = cfg.MODEL.NONLOCAL
+    with torch.no_grad():
+        theirs = peers.forward(peer, exported, clip, form=node.PAIRWISE, scale=node.SCALE, **settings)
+        peers.same(model.forward_clips(clip), theirs)
+
+
 @pytest.mark.parametrize(
     ("backbone", "block", "top"),
     [
@@ -82,8 +144,10 @@ def test_pyslowfast_and_back_is_the_same_to_the_bit(backbone, block, top):
         (MMACTION2, {**AFTER, "PAIRWISE": "gaussian", "SCALE": False}),
         (MMACTION2, {**AFTER, "PAIRWISE": "concatenation"}),
         ({**MMACTION2, "DEPTH": 152}, AFTER),
+        ({"TEMPORAL": "c2d", "STEM": "slow"}, {}),
+        ({"TEMPORAL": "c2d", "STEM": "slow"}, AFTER),
     ],
-    ids=["slow", "3x3x3", "all", "embedded", "gaussian", "concatenation", "r152"],
+    ids=["slow", "3x3x3", "all", "embedded", "gaussian", "concatenation", "r152", "image", "c2d_with_blocks"],
 )
 def test_mmaction2_and_back_is_the_same_to_the_bit(backbone, block):
     cfg = config(backbone, block)
@@ -118,7 +182,7 @@ def test_an_output_bias_moves_into_the_norm_of_mmaction2():
 @pytest.mark.parametrize(
     ("to", "backbone", "block", "message"),
     [
-        ("gluoncv", SLOWFAST, {}, "framework to export to: got 'gluoncv', allowed: 'pyslowfast', 'mmaction2'"),
+        ("gluoncv", SLOWFAST, {}, "framework to export to: got 'gluoncv', allowed: 'pyslowfast', 'pytorchvideo', 'mma"),
         ("pyslowfast", {**SLOWFAST, "DEPTH": 152}, {}, "MODEL.BACKBONE.DEPTH: got 152, allowed: 50, 101"),
         ("mmaction2", {"DEPTH": 18}, {}, "MODEL.BACKBONE.DEPTH: got 18"),
         ("pyslowfast", {"STEM": "paper"}, {}, "MODEL.BACKBONE.STEM): got ('c2d', 'paper')"),
@@ -128,7 +192,11 @@ def test_an_output_bias_moves_into_the_norm_of_mmaction2():
         ("pyslowfast", SLOWFAST, AFTER, "POOL_FIRST: got False, allowed: True"),
         ("pyslowfast", SLOWFAST, {"ENABLED": True, "NORM": "none"}, "NORM: got 'none'"),
         ("pyslowfast", SLOWFAST, {"ENABLED": True, "ATTEND": "time"}, "ATTEND: got 'time', allowed: 'spacetime'"),
-        ("mmaction2", {"STEM": "authors_8x8"}, {}, "STEM: got 'authors_8x8', allowed: 'mmaction2_32x2'"),
+        ("pytorchvideo", SLOWFAST, {"ENABLED": True}, "MODEL.NONLOCAL.ENABLED: got True, allowed: False"),
+        ("pytorchvideo", {**SLOWFAST, "STRIDE_IN_1X1": True}, {}, "MODEL.BACKBONE.STRIDE_IN_1X1: got True"),
+        ("pytorchvideo", {"STEM": "paper"}, {}, "MODEL.BACKBONE.STEM): got ('c2d', 'paper')"),
+        ("mmaction2", {**MMACTION2, "STEM": "authors_8x8"}, {}, "STEM: got 'authors_8x8', allowed: 'mmaction2_32x2'"),
+        ("mmaction2", {"STEM": "authors_8x8"}, AFTER, "STEM: got 'authors_8x8', allowed: 'mmaction2_32x2'"),
         ("mmaction2", MMACTION2, {"ENABLED": True}, "POOL_FIRST: got True, allowed: False"),
         ("mmaction2", MMACTION2, {**AFTER, "TEMPORAL_GROUPS": 2}, "TEMPORAL_GROUPS: got 2, allowed: 1"),
         ("mmaction2", MMACTION2, {**AFTER, "PAIRWISE": "gaussian"}, "SCALE of the Gaussian form: got True"),

@@ -1,249 +1,209 @@
-"""PySlowFast's C2D, I3D and Slow: the converted network computes what a plain re-statement of theirs computes."""
+"""PySlowFast's C2D, I3D and Slow: the converted network computes what its networks compute, stated again on their names."""
 
 import pytest
 import torch
 import torch.nn.functional as F
+import yaml
 
 from nlvideo.checkpoint.convert import convert, recognise
 from nlvideo.checkpoint.convert.read import flatten
+from nlvideo.checkpoint.convert.release import settle
+from nlvideo.modeling import build_model
 
-# Frames of the first convolution, then of "a" in the blocks of s2 to s5 (repeated over them); the pool behind s2.
-KERNELS = {
-    "c2d": (1, [1], [1], [1], [1]),
-    "i3d": (5, [3], [3, 1], [3, 1], [1, 3]),
-    "slow": (1, [1], [1], [3], [3]),
+# Table of names -> the network of their code: MODEL.ARCH, what their NONLOCAL.INSTANTIATION is, and its pool over time.
+NETWORKS = {
+    "pyslowfast_c2d_8x8_r50": ("c2d", None, True),
+    "pyslowfast_slow_8x8_r50": ("slow", None, False),
+    "pyslowfast_i3d_nln_8x8_r50": ("i3d", "softmax", True),
+    "pyslowfast_i3d_nln_8x8_r101": ("i3d", "softmax", True),
+    "pyslowfast_slow_nln_4x16_r50": ("slow", "dot_product", False),
 }
-PLACES = {3: (1, 3), 4: (1, 3, 5)}
+FORMS = {"softmax": "embedded_gaussian", "dot_product": "dot_product"}
+I3D = "pyslowfast_i3d_nln_8x8_r50"
 
 
-def shapes_of(peers, arch, places=(), depth=50, base=8, classes=None):
-    """Their names and shapes."""
-    stem, *stages = KERNELS[arch]
-    shapes = {"s1.pathway0_stem.conv.weight": (base, 3, stem, 7, 7)} | peers.norm_shapes("s1.pathway0_stem.bn", base)
-    before = base
-    for stage, (kernels, count) in enumerate(zip(stages, peers.blocks[depth]), 2):
-        inner = base * 2 ** (stage - 2)
-        for block in range(count):
-            name = f"s{stage}.pathway0_res{block}"
-            if block == 0:
-                shapes[f"{name}.branch1.weight"] = (4 * inner, before, 1, 1, 1)
-                shapes |= peers.norm_shapes(f"{name}.branch1_bn", 4 * inner)
-            time = kernels[block % len(kernels)]
-            shapes[f"{name}.branch2.a.weight"] = (inner, before, time, 1, 1)
-            shapes[f"{name}.branch2.b.weight"] = (inner, inner, 1, 3, 3)
-            shapes[f"{name}.branch2.c.weight"] = (4 * inner, inner, 1, 1, 1)
-            for letter, channels in (("a", inner), ("b", inner), ("c", 4 * inner)):
-                shapes |= peers.norm_shapes(f"{name}.branch2.{letter}_bn", channels)
-            before = 4 * inner
-            if block in dict(places).get(stage, ()):
-                name = f"s{stage}.pathway0_nonlocal{block}"
-                for conv in ("theta", "phi", "g"):
-                    shapes[f"{name}.conv_{conv}.weight"] = (before // 2, before, 1, 1, 1)
-                    shapes[f"{name}.conv_{conv}.bias"] = (before // 2,)
-                shapes[f"{name}.conv_out.weight"] = (before, before // 2, 1, 1, 1)
-                shapes[f"{name}.conv_out.bias"] = (before,)
-                shapes |= peers.norm_shapes(f"{name}.norm", before)
-    classes = classes or peers.classes
-    return shapes | {"head.projection.weight": (classes, before), "head.projection.bias": (classes,)}
+@pytest.fixture
+def weights_of(peers):
+    """``weights_of(table, blocks=True)``: random weights of a narrow network, without its non-local blocks if wished."""
 
+    def build(name, blocks=True):
+        shapes = peers.narrow(peers.table(name))
+        return peers.fill({key: shape for key, shape in shapes.items() if blocks or "_nonlocal" not in key})
 
-def bn(state, name, x):
-    mean, var = state[f"{name}.running_mean"], state[f"{name}.running_var"]
-    return F.batch_norm(x, mean, var, state[f"{name}.weight"], state[f"{name}.bias"], eps=1e-5)
-
-
-def conv(state, name, x, stride=1):
-    weight = state[f"{name}.weight"]
-    padding = [size // 2 for size in weight.shape[2:]]
-    return F.conv3d(x, weight, state.get(f"{name}.bias"), (1, stride, stride), padding)
-
-
-def nonlocal_block(state, name, x, form, group, pool):
-    n, c, t, h, w = x.shape
-    whole = x
-    if group > 1:  # consecutive frames attend to each other
-        x = x.reshape(n, c, group, t // group, h, w).transpose(1, 2).reshape(n * group, c, t // group, h, w)
-    keys = F.max_pool3d(x, (1, 2, 2)) if pool else x
-    theta = conv(state, f"{name}.conv_theta", x).flatten(2)
-    phi = conv(state, f"{name}.conv_phi", keys).flatten(2)
-    g = conv(state, f"{name}.conv_g", keys).flatten(2)
-    affinity = theta.transpose(1, 2) @ phi
-    if form == "softmax":
-        affinity = (affinity / theta.shape[1] ** 0.5).softmax(-1)
-    else:
-        affinity = affinity / affinity.shape[-1]
-    y = (affinity @ g.transpose(1, 2)).transpose(1, 2).reshape(-1, c // 2, *x.shape[2:])
-    out = bn(state, f"{name}.norm", conv(state, f"{name}.conv_out", y))
-    if group > 1:
-        out = out.reshape(n, group, c, t // group, h, w).transpose(1, 2).reshape(n, c, t, h, w)
-    return whole + out
-
-
-def forward(state, clip, *, pool_time, form="softmax", group=1, pool=True, stride_1x1=False):
-    """The logits of a single-pathway network; clip: uint8 (N, 3, T, H, W)."""
-    x = (clip.float() / 255 - 0.45) / 0.225
-    x = F.relu(bn(state, "s1.pathway0_stem.bn", conv(state, "s1.pathway0_stem.conv", x, 2)))
-    x = F.max_pool3d(x, (1, 3, 3), (1, 2, 2), (0, 1, 1))
-    for stage in (2, 3, 4, 5):
-        block = 0
-        while f"s{stage}.pathway0_res{block}.branch2.a.weight" in state:
-            name, stride = f"s{stage}.pathway0_res{block}", 2 if stage > 2 and block == 0 else 1
-            first, second = (stride, 1) if stride_1x1 else (1, stride)
-            y = F.relu(bn(state, f"{name}.branch2.a_bn", conv(state, f"{name}.branch2.a", x, first)))
-            y = F.relu(bn(state, f"{name}.branch2.b_bn", conv(state, f"{name}.branch2.b", y, second)))
-            y = bn(state, f"{name}.branch2.c_bn", conv(state, f"{name}.branch2.c", y))
-            if block == 0:
-                x = bn(state, f"{name}.branch1_bn", conv(state, f"{name}.branch1", x, stride))
-            x = F.relu(x + y)
-            name = f"s{stage}.pathway0_nonlocal{block}"
-            if f"{name}.conv_g.weight" in state:
-                x = nonlocal_block(state, name, x, form, group if stage == 3 else 1, pool)
-            block += 1
-        if stage == 2 and pool_time:
-            x = F.max_pool3d(x, (2, 1, 1))
-    return F.linear(x.mean((2, 3, 4)), state["head.projection.weight"], state["head.projection.bias"])
+    return build
 
 
 def recipe(arch="i3d", **sections):
     """A file of theirs carries its config as YAML."""
-    lines = [f"MODEL: {{ARCH: {arch}}}"]
-    return "\n".join(lines + [f"{name}: {value}" for name, value in sections.items()])
+    return yaml.safe_dump({**sections, "MODEL": {"ARCH": arch, **sections.get("MODEL", {})}})
 
 
-def same(ours, theirs):
-    assert theirs.std() > 0.1  # not all alike
-    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
-
-
-@pytest.mark.parametrize(("arch", "pool_time"), [("c2d", True), ("i3d", True), ("slow", False)])
-def test_networks_without_blocks(peers, clip, arch, pool_time):
-    state = peers.fill(shapes_of(peers, arch))
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_network_of_the_tables_gives_the_same_logits(peers, weights_of, clip, name):
+    arch, instantiation, pool2 = NETWORKS[name]
+    state = weights_of(name)
     assert recognise(state) == "pyslowfast"
-    same(peers.logits(convert(state), clip), forward(state, clip, pool_time=pool_time))
+    form = FORMS.get(instantiation)
+    expected = peers.forward("pyslowfast", state, clip, pool2=pool2, form=form)
+    # Without their config some settings are open, those of their recipes first; with it there is no doubt.
+    untold = convert(state)
+    open_keys = {"MODEL.BACKBONE.STEM"} if arch != "slow" else set()
+    assert set(untold.undecided) == open_keys | ({"MODEL.NONLOCAL.PAIRWISE"} if form else set())
+    peers.same(peers.logits(untold, clip), expected)
+    told = convert({**state, "cfg": recipe(arch, NONLOCAL={"INSTANTIATION": instantiation} if form else {})})
+    assert told.undecided == {}
+    peers.same(peers.logits(told, clip), expected)
+    for other in set(FORMS.values()) - {form} if form else ():
+        wrong = peers.forward("pyslowfast", state, clip, pool2=pool2, form=other)
+        assert not torch.allclose(expected, wrong, atol=1e-3)
 
 
-@pytest.mark.parametrize("arch", ["c2d", "i3d"])
-def test_the_networks_without_a_temporal_pool_have_the_same_names(peers, clip, arch):
-    state = peers.fill(shapes_of(peers, arch))
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_tensor_of_the_tables_has_a_place(peers, name):
+    state = peers.zeros(peers.table(name))
     converted = convert(state)
-    assert converted.undecided == {"MODEL.BACKBONE.STEM": ["slowfast_8x8", "slow"]}
-    ours = peers.logits(converted, clip, stem="slow")
-    same(ours, forward(state, clip, pool_time=False))
-    assert not torch.allclose(ours, forward(state, clip, pool_time=True), atol=1e-3)
-    told = convert({**state, "cfg": recipe(f"{arch}_nopool")})
-    assert told.undecided == {} and told.overrides["MODEL.BACKBONE.STEM"] == "slow"
+    assert {theirs for theirs, _ in converted.mapped} == set(state) and not converted.dropped
+    ours = {key: tuple(tensor.shape) for key, tensor in peers.on_meta(peers.config(converted)).items()}
+    assert {key: tuple(tensor.shape) for key, tensor in converted.weights.items()} == ours
+
+
+def test_blocks_of_old_files_call_their_norm_otherwise(weights_of):
+    state = weights_of(I3D)
+    old = {name.replace("1.bn.", "1.norm.") if "_nonlocal" in name else name: value for name, value in state.items()}
+    assert "s3.pathway0_nonlocal1.norm.weight" in old
+    ours, theirs = convert(state).weights, convert(old).weights
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
 @pytest.mark.parametrize(
-    ("arch", "form", "ours"), [("i3d", "softmax", "embedded_gaussian"), ("i3d", "dot_product", "dot_product"),
-                               ("slow", "dot_product", "dot_product"), ("c2d", "softmax", "embedded_gaussian")],
+    ("table", "arch"),
+    [("pyslowfast_c2d_8x8_r50", "slow_c2d"), ("pyslowfast_c2d_8x8_r50", "c2d_nopool"), (I3D, "slow_i3d"),
+     (I3D, "i3d_nopool")],
 )  # fmt: skip
-def test_nonlocal_networks(peers, clip, arch, form, ours):
-    state = peers.fill(shapes_of(peers, arch, PLACES))
-    expected = forward(state, clip, pool_time=arch != "slow", form=form)
-    # Without their config two forms are possible, the one of their recipes first; with it there is no doubt.
-    untold = convert(state)
-    assert set(untold.undecided["MODEL.NONLOCAL.PAIRWISE"]) == {"embedded_gaussian", "dot_product"}
-    same(peers.logits(untold, clip, pairwise=ours), expected)
-    told = convert({**state, "cfg": recipe(arch, NONLOCAL=f"{{INSTANTIATION: {form}}}")})
-    assert told.undecided == {} and told.overrides["MODEL.NONLOCAL.PAIRWISE"] == ours
-    same(peers.logits(told, clip), expected)
-    other = "softmax" if form == "dot_product" else "dot_product"
-    assert not torch.allclose(expected, forward(state, clip, pool_time=arch != "slow", form=other), atol=1e-3)
+def test_the_networks_without_a_temporal_pool_have_the_same_names(peers, weights_of, clip, table, arch):
+    state = weights_of(table, blocks=False)
+    assert convert(state).undecided == {"MODEL.BACKBONE.STEM": ["slowfast_8x8", "slow"]}
+    told = convert({**state, "cfg": recipe(arch)})
+    assert told.undecided == {} and told.overrides["MODEL.BACKBONE.STEM"] == "slow"
+    ours = peers.logits(told, clip)
+    peers.same(ours, peers.forward("pyslowfast", state, clip))
+    assert not torch.allclose(ours, peers.forward("pyslowfast", state, clip, pool2=True), atol=1e-3)
 
 
-def test_the_first_form_is_that_of_their_recipe(peers):
-    def first(arch):
-        state = peers.fill(shapes_of(peers, arch, PLACES))
-        return convert(state).undecided["MODEL.NONLOCAL.PAIRWISE"][0]
-
-    assert [first(arch) for arch in KERNELS] == ["embedded_gaussian", "embedded_gaussian", "dot_product"]
-
-
-def test_groups_and_blocks_without_a_pool(peers, clip):
-    state = peers.fill(shapes_of(peers, "i3d", PLACES))
-    sections = "{INSTANTIATION: softmax, GROUP: [[1], [2], [1], [1]], POOL: " + str([[[1, 1, 1]]] * 4) + "}"
-    converted = convert({**state, "cfg": recipe(NONLOCAL=sections)})
+def test_groups_and_blocks_without_a_pool(peers, weights_of, clip):
+    state = weights_of(I3D)
+    block = {"INSTANTIATION": "softmax", "GROUP": [[1], [2], [1], [1]], "POOL": [[[1, 1, 1]]] * 4}
+    converted = convert({**state, "cfg": recipe(NONLOCAL=block)})
     assert converted.overrides["MODEL.NONLOCAL.TEMPORAL_GROUP_STAGES"] == ["res3"]
-    expected = forward(state, clip, pool_time=True, group=2, pool=False)
-    same(peers.logits(converted, clip), expected)
-    assert not torch.allclose(expected, forward(state, clip, pool_time=True, pool=False), atol=1e-3)
+    settings = {"pool2": True, "form": "embedded_gaussian", "pool": None}
+    expected = peers.forward("pyslowfast", state, clip, group=2, **settings)
+    peers.same(peers.logits(converted, clip), expected)
+    assert not torch.allclose(expected, peers.forward("pyslowfast", state, clip, **settings), atol=1e-3)
 
 
-def test_stride_in_the_first_convolution(peers, clip):
-    state = peers.fill(shapes_of(peers, "c2d"))
-    converted = convert({**state, "cfg": recipe("c2d", RESNET="{STRIDE_1X1: true}")})
-    same(peers.logits(converted, clip), forward(state, clip, pool_time=True, stride_1x1=True))
+def test_stride_in_the_first_convolution(peers, weights_of, clip):
+    state = weights_of("pyslowfast_c2d_8x8_r50")
+    converted = convert({**state, "cfg": recipe("c2d", RESNET={"STRIDE_1X1": True})})
+    expected = peers.forward("pyslowfast", state, clip, pool2=True, stride_1x1=True)
+    peers.same(peers.logits(converted, clip), expected)
 
 
-def test_what_their_config_says_of_clips_and_scores(peers):
-    text = recipe("slow", DATA="{NUM_FRAMES: 4, SAMPLING_RATE: 16, MEAN: [0.4, 0.5, 0.6], STD: [0.2, 0.2, 0.25]}")
-    text = text.replace("ARCH: slow", "ARCH: slow, HEAD_ACT: sigmoid")
-    overrides = convert({**peers.fill(shapes_of(peers, "slow")), "cfg": text}).overrides
-    assert (overrides["INPUT.NUM_FRAMES"], overrides["INPUT.FRAME_STRIDE"]) == (4, 16)
-    assert overrides["MODEL.PIXEL_MEAN"] == [102.0, 127.5, 153.0]
-    assert overrides["MODEL.PIXEL_STD"] == [51.0, 51.0, 63.75]
-    assert overrides["MODEL.HEAD.LOSS"] == "sigmoid"
+def test_what_their_config_says_of_clips_and_scores(weights_of):
+    data = {"NUM_FRAMES": 4, "SAMPLING_RATE": 16, "MEAN": [0.4, 0.5, 0.6], "STD": [0.2, 0.2, 0.25],
+            "TRAIN_JITTER_SCALES": [160, 200], "TRAIN_CROP_SIZE": 128, "TEST_CROP_SIZE": 160}  # fmt: skip
+    text = recipe("slow", DATA=data, MODEL={"HEAD_ACT": "sigmoid"}, MULTIGRID={"SHORT_CYCLE": True})
+    converted = convert({**weights_of("pyslowfast_slow_8x8_r50"), "cfg": text})
+    expected = {
+        "INPUT.NUM_FRAMES": 4, "INPUT.FRAME_STRIDE": 16, "MODEL.PIXEL_MEAN": [102.0, 127.5, 153.0],
+        "MODEL.PIXEL_STD": [51.0, 51.0, 63.75], "MODEL.HEAD.LOSS": "sigmoid", "INPUT.SHORT_SIDE_RANGE": [160, 200],
+        "INPUT.CROP_SIZE": 128, "TEST.SHORT_SIDE": 160, "TEST.CROP_SIZE": 160,
+    }  # fmt: skip
+    assert {key: converted.overrides[key] for key in expected} == expected
+    assert converted.notes == ["their head averages the whole map, ours windows: the same on crops of INPUT.CROP_SIZE"]
 
 
-@pytest.mark.parametrize(("depth", "millions"), [(50, 35.40), (101, 59.11)])
-def test_every_tensor_of_the_full_network_has_a_place(peers, depth, millions):
-    shapes = shapes_of(peers, "i3d", PLACES, depth, base=64, classes=400)
-    state = {name: torch.zeros(()).expand(shape) for name, shape in shapes.items()}
-    converted = convert(state)
-    assert len(converted.mapped) == len(state) and not converted.dropped
-    network = peers.on_meta(peers.config(converted))
-    ours = {name: tuple(tensor.shape) for name, tensor in network.items()}
-    assert {name: tuple(tensor.shape) for name, tensor in converted.weights.items()} == ours
-    parameters = sum(tensor.numel() for name, tensor in network.items() if "running" not in name and tensor.dim())
-    assert round(parameters / 1e6, 2) == pytest.approx(millions, abs=0.011)
+@pytest.mark.parametrize(("crop", "size"), [(224, 224), (128, 128), (112, 96), (64, 64)])
+def test_the_windows_of_the_head_are_theirs_at_test(peers, weights_of, crop, size):
+    """They are as large as the crops of training, rounded down: 3 x 3 of a map of 4 x 4 for 112 pixels."""
+    state = weights_of("pyslowfast_slow_8x8_r50")
+    text = recipe("slow", DATA={"TRAIN_CROP_SIZE": crop, "NUM_FRAMES": 4, "TEST_CROP_SIZE": 144})
+    converted = convert({**state, "cfg": text})
+    assert converted.overrides["INPUT.CROP_SIZE"] == size and bool(converted.notes) == (size != crop)
+    model = build_model(peers.config(converted)).eval()
+    model.load_state_dict(converted.weights)
+    clip = torch.randint(0, 256, (1, 3, 4, 144, 144), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    with torch.no_grad():
+        maps = peers.features("pyslowfast", state, clip)
+        window = (4, *[min(crop // 32, maps.shape[3])] * 2)
+        means = F.avg_pool3d(maps, window, stride=1).flatten(2).transpose(1, 2)
+        scores = F.linear(means, state["head.projection.weight"], state["head.projection.bias"]).softmax(-1).mean(1)
+        torch.testing.assert_close(model.forward_clips(clip), scores, atol=1e-5, rtol=1e-4)
 
 
-def test_a_training_checkpoint(peers):
-    state = peers.fill(shapes_of(peers, "i3d"))
-    content = {"epoch": 3, "model_state": state, "optimizer_state": {}, "cfg": recipe("i3d")}
+def test_a_file_without_a_config_gets_the_usual_clip(weights_of):
+    converted = convert(weights_of("pyslowfast_c2d_8x8_r50"))
+    settle(converted, {"MODEL.BACKBONE.STEM": "slow"})
+    assert (converted.overrides["INPUT.NUM_FRAMES"], converted.overrides["INPUT.FRAME_STRIDE"]) == (8, 8)
+    assert converted.notes[-1].startswith("the clip is taken to be 8 frames with stride 8")
+
+
+def test_a_training_checkpoint(weights_of):
+    content = {"epoch": 3, "model_state": weights_of(I3D), "optimizer_state": {}, "cfg": recipe("i3d")}
     flat = flatten(content, "x.pyth")
     assert recognise(flat) == "pyslowfast"
     converted = convert(flat)
     assert converted.undecided == {} and converted.dropped == [("cfg", "not a tensor")]
 
 
+def test_two_pathways_are_refused(peers):
+    message = peers.refusal(peers.table("pyslowfast_slowfast_4x16"))
+    assert message.endswith("a SlowFast network has two pathways, ours have one")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"s1.pathway1_stem.conv.weight": (8, 3, 5, 7, 7)}, "two pathways"),
+        ({"s1.pathway0_stem.conv_xy.weight": (24, 3, 1, 3, 3)}, "an X3D network is not one of our ResNets"),
         ({"s3.pathway0_res0.branch2.b.weight": (16, 4, 1, 3, 3)}, "grouped convolutions (ResNeXt) in res3"),
         ({"s3.pathway0_res1.branch2.a.weight": (16, 64, 3, 1, 1)}, "none of our styles"),
         ({"s3.pathway0_nonlocal1.conv_g.weight": (32, 64, 1, 1, 1)}, "only in the model: backbone.res3.nl1.theta"),
         ({"s5.pathway0_res3.branch2.a.weight": (64, 256, 1, 1, 1)}, "a ResNet of [3, 4, 6, 4] bottlenecks"),
         ({"s1.something.weight": (3,)}, "cannot express s1.something.weight (3,)"),
         ({"s1.pathway0_stem.conv.weight": (12, 3, 1, 7, 7)}, "allowed: 16 and 48 behind a stem of 12"),
+        ({"s1.pathway0_stem.conv.weight": (8, 2, 1, 7, 7)}, "reads 2 channels, such as optical flow; ours reads RGB"),
         ({"head.projection.bias": None}, "only in the model: head.classifier.bias"),
         ({"head.projection.weight": None}, "only in the model: head.classifier.weight"),
     ],
 )
 def test_networks_that_ours_cannot_express_are_refused(peers, change, message):
-    assert message in peers.refusal(shapes_of(peers, "c2d") | change)
+    assert message in peers.refusal(peers.narrow(peers.table("pyslowfast_c2d_8x8_r50")) | change)
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         (recipe("x3d"), "MODEL.ARCH: got 'x3d', allowed: '2d', 'c2d'"),
-        (recipe("i3d"), "MODEL.ARCH is 'i3d', but the kernels are those of 'c2d'"),
-        (recipe("c2d", RESNET="{SPATIAL_DILATIONS: [[1], [1], [1], [2]]}"), "SPATIAL_DILATIONS: got [[1]"),
-        (recipe("c2d", RESNET="{SPATIAL_STRIDES: [[1], [2], [2], [1]]}"), "RESNET.SPATIAL_STRIDES"),
-        (recipe("c2d", DETECTION="{ENABLE: true}"), "DETECTION.ENABLE: got True"),
-        (recipe("c2d", DATA="{REVERSE_INPUT_CHANNEL: true}"), "DATA.REVERSE_INPUT_CHANNEL"),
-        (recipe("c2d", NONLOCAL="{INSTANTIATION: gaussian}"), "NONLOCAL.INSTANTIATION: got 'gaussian'"),
-        (recipe("c2d", NONLOCAL="{POOL: " + str([[[2, 2, 2]]] * 4) + "}"), "NONLOCAL.POOL"),
-        (recipe("c2d", NONLOCAL="{GROUP: [[1], [2], [4], [1]]}"), "NONLOCAL.GROUP"),
+        (recipe("c2d"), "MODEL.ARCH is 'c2d' (MODEL.BACKBONE.TEMPORAL c2d), but the weights are of 'i3d_3x1x1'"),
+        (recipe(RESNET={"SPATIAL_DILATIONS": [[1], [1], [1], [2]]}), "RESNET.SPATIAL_DILATIONS in the config of the f"),
+        (recipe(RESNET={"SPATIAL_STRIDES": [[1], [2], [2], [1]]}), "RESNET.SPATIAL_STRIDES in the config of the file:"),
+        (recipe(RESNET={"NEW_POOL": "max"}), "RESNET.NEW_POOL: 'max' in the config of the file is not understood"),
+        (recipe(MODEL={"HEAD_ACT": "none"}), "MODEL.HEAD_ACT in the config of the file: got 'none', allowed: 'softmax'"),
+        (recipe(BN={"EPSILON": 1e-3}), "BN.EPSILON in the config of the file: got 0.001, allowed: 1e-05"),
+        (recipe(DETECTION={"ENABLE": True}), "DETECTION.ENABLE: got True"),
+        (recipe(DATA={"REVERSE_INPUT_CHANNEL": True}), "DATA.REVERSE_INPUT_CHANNEL"),
+        (recipe(NONLOCAL={"INSTANTIATION": "gaussian"}), "NONLOCAL.INSTANTIATION: got 'gaussian'"),
+        (recipe(NONLOCAL={"POOL": [[[2, 2, 2]]] * 4}), "NONLOCAL.POOL"),
+        (recipe(NONLOCAL={"GROUP": [[1], [2], [4], [1]]}), "NONLOCAL.GROUP"),
         ("[", "is not YAML"),
         ("just text", "is not YAML"),
     ],
 )
-def test_configs_that_ours_cannot_express_are_refused(peers, text, message):
-    state = peers.fill(shapes_of(peers, "c2d", PLACES))
+def test_configs_that_ours_cannot_express_are_refused(weights_of, text, message):
     with pytest.raises(ValueError) as error:
-        convert({**state, "cfg": text})
+        convert({**weights_of(I3D), "cfg": text})
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_settings_that_are_unknown_but_off_change_nothing(weights_of):
+    text = recipe(RESNET={"NEW_POOL": False}, MODEL={"NEW": ""}, DATA={"PATH_TO_DATA_DIR": "/data"})
+    assert convert({**weights_of(I3D), "cfg": text}).undecided == {}

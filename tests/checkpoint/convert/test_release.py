@@ -23,6 +23,9 @@ def test_there_are_fifteen_and_each_has_an_address():
         ("i3d_nonlocal_32x4_I3D_pretrain_400k.pkl", "authors_8x8", 32, 4, 4),
         ("i3d_baseline_128x1_I3D_pretrain_400k.pkl", "authors_32x2", 128, 1, None),
         ("https://host/i3d_nonlocal_128x1_I3D_pretrain_400k.pkl", "authors_32x2", 128, 1, 4),
+        ("/x/C2D_NOPOOL_8x8_R50.pkl", "slow", 8, 8, None),
+        ("I3D_NLN_8x8_R50.pkl", "slowfast_8x8", 8, 8, None),
+        ("SLOWONLY_4x16_R50.pkl", "slow", 4, 16, None),
     ],
 )
 def test_what_a_name_says(path, stem, frames, stride, groups):
@@ -38,9 +41,19 @@ def test_other_names_say_nothing(path):
 
 
 def test_what_is_settled_is_no_longer_open():
-    converted = Converted({"a": torch.zeros(1)}, undecided={"MODEL.BACKBONE.STEM": ["a", "b"], "K": [1]})
-    settle(converted, {"MODEL.BACKBONE.STEM": "b", "INPUT.NUM_FRAMES": 8})
-    assert converted.undecided == {"K": [1]}
-    assert converted.overrides == {"MODEL.BACKBONE.STEM": "b", "INPUT.NUM_FRAMES": 8}
+    converted = Converted({"a": torch.zeros(1)}, undecided={"MODEL.BACKBONE.STEM": ["a", "slow"], "K": [1]})
+    settle(converted, {"MODEL.BACKBONE.STEM": "slow", "INPUT.NUM_FRAMES": 4})
+    assert converted.undecided == {"K": [1]} and converted.notes == []
+    assert converted.overrides == {"MODEL.BACKBONE.STEM": "slow", "INPUT.NUM_FRAMES": 4}
     with pytest.raises(ValueError, match="K: got 2, the file can mean 1"):
         settle(converted, {"K": 2})
+
+
+@pytest.mark.parametrize(("stem", "clip"), [("authors_32x2", (32, 2)), ("authors_8x8", (8, 8)), ("slow", (8, 8))])
+def test_a_stem_comes_with_its_usual_clip_where_nothing_says_another(stem, clip):
+    converted = Converted({}, undecided={"MODEL.BACKBONE.STEM": [stem]})
+    settle(converted, {})
+    assert converted.overrides == {} and converted.notes == []
+    settle(converted, {"MODEL.BACKBONE.STEM": stem})
+    assert (converted.overrides["INPUT.NUM_FRAMES"], converted.overrides["INPUT.FRAME_STRIDE"]) == clip
+    assert converted.notes == [f"the clip is taken to be {clip[0]} frames with stride {clip[1]}, as usual with this stem"]
