@@ -85,7 +85,7 @@ def test_kernels_with_a_time_axis():
     state = state_of("resnet18")
     state["conv1.weight"] = torch.zeros(64, 3, 5, 7, 7)
     with pytest.raises(ValueError, match="the first kernel has a time axis"):
-        convert(state)
+        convert(state, "torchvision")
 
 
 def test_without_a_classifier():

@@ -1,0 +1,47 @@
+"""Tushar-N's pytorch-resnet3d: the authors' I3D of 32x2 clips, with and without blocks, under torchvision's names."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from nlvideo.checkpoint.convert.architecture import architecture_of
+from nlvideo.checkpoint.convert.caffe2 import COMMON_OVERRIDES, NONLOCAL_OVERRIDES
+from nlvideo.checkpoint.convert.common import Converted, Source, register
+from nlvideo.checkpoint.convert.names import ModuleNames, rename
+
+NAME = "pytorch-resnet3d"
+
+_BLOCK, _OUR_BLOCK = "layer{stage}.{block}", "backbone.res{stage}.{block}"
+
+NAMES = ModuleNames(
+    {
+        "conv1": "backbone.stem.conv",
+        "bn1": "backbone.stem.bn",
+        f"{_BLOCK}.downsample.0": f"{_OUR_BLOCK}.shortcut.conv",
+        f"{_BLOCK}.downsample.1": f"{_OUR_BLOCK}.shortcut.bn",
+        **{f"{_BLOCK}.{layer}{number}": f"{_OUR_BLOCK}.{layer}{number}" for layer in ("conv", "bn") for number in (1, 2, 3)},
+        **{f"{_BLOCK}.nl.{layer}": f"backbone.res{{stage}}.nl{{block}}.{layer}"
+           for layer in ("theta", "phi", "g", "out", "bn")},
+        "fc": "head.classifier",
+    },
+    stages={1: 2, 2: 3, 3: 4, 4: 5},
+)  # fmt: skip
+
+
+def _recognise(content: Mapping[str, Any]) -> bool:
+    return {"conv1.weight", "bn1.weight", "layer1.0.conv1.weight"} <= set(content) and content["conv1.weight"].ndim == 5
+
+
+def _convert(content: Mapping[str, Any]) -> Converted:
+    converted = rename(NAME, content, NAMES, lambda name: None)
+    settings = COMMON_OVERRIDES | architecture_of(converted.weights)
+    if settings["MODEL.NONLOCAL.ENABLED"]:
+        settings |= NONLOCAL_OVERRIDES
+    converted.overrides = settings | {"MODEL.BACKBONE.STEM": "authors_32x2"}
+    converted.notes = [
+        "taken to be for 32x2 clips, as in its code; the authors' 8x8 networks have the same names and shapes",
+        "their head averages the whole map, ours windows of INPUT.CROP_SIZE: the same on crops of that size",
+    ]
+    return converted
+
+
+register(Source(NAME, _recognise, _convert))
