@@ -11,7 +11,9 @@ from torch.utils.data import DataLoader
 from nlvideo.config import CfgNode
 from nlvideo.data.batch_mixing import BatchMixer
 from nlvideo.data.catalog import MetadataCatalog, Record
-from nlvideo.data.checks import check_pair, check_records, check_same_classes, log_dataset
+from nlvideo.data.checks import (
+    check_pair, check_records, check_same_classes, log_dataset, warn_of_shared_videos,
+)  # fmt: skip
 from nlvideo.data.clip_dataset import TestDataset, TrainDataset, collate_test, collate_train
 from nlvideo.data.dataset_mapper import MAPPER
 from nlvideo.data.datasets import get_dataset
@@ -126,11 +128,12 @@ def _training_records(cfg: CfgNode) -> Sequence[Record]:
     records = chain_records([load_dataset(cfg, name, "DATASETS.TRAIN") for name in cfg.DATASETS.TRAIN])
     _check_same_classes(cfg.DATASETS.TRAIN)
     for name in cfg.DATASETS.TEST:
-        # Named datasets come with their classes; what somebody made is checked now and not after the training.
-        if name.startswith(("list:", "folder:", "wds:")):
-            multi_label = cfg.MODEL.HEAD.LOSS == "sigmoid"
-            with _key_named("DATASETS.TEST"):
-                check_pair(cfg.DATASETS.TRAIN, records, name, get_dataset(name), multi_label)
+        # Now and not after the training.
+        tested = _checked_records(cfg, name, "DATASETS.TEST")
+        with _key_named("DATASETS.TEST"):
+            check_pair(cfg.DATASETS.TRAIN, records, name, tested, cfg.MODEL.HEAD.LOSS == "sigmoid")
+        if comm.is_main_process():
+            warn_of_shared_videos(cfg.DATASETS.TRAIN, records, name, tested)
     return records
 
 
@@ -169,10 +172,15 @@ def load_dataset(cfg: CfgNode, name: str, key: str) -> Sequence[Record]:
         ValueError: the dataset is not in order; one line.
         LookupFailed: there is no such dataset.
     """
+    records = _checked_records(cfg, name, key)
+    log_dataset(name, records)
+    return records
+
+
+def _checked_records(cfg: CfgNode, name: str, key: str) -> Sequence[Record]:
     with _key_named(key):
         records = get_dataset(name)
         check_records(name, records, cfg.MODEL.HEAD.NUM_CLASSES, multi_label=cfg.MODEL.HEAD.LOSS == "sigmoid")
-    log_dataset(name, records)
     return records
 
 

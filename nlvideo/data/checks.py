@@ -1,28 +1,27 @@
 """What is checked, and logged, about a dataset before a run starts. Each error is one line."""
 
+import functools
 import hashlib
 import logging
 import os
-import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from itertools import zip_longest
 
 import numpy as np
 
 from nlvideo.data.catalog import MetadataCatalog, Record
-from nlvideo.data.records import id_hashes, labels_of
+from nlvideo.data.many_files import look_at_files
+from nlvideo.data.records import id_hashes, labels_of, span_labels_of
 from nlvideo.data.shard_files import split_member_path
+from nlvideo.data.shared_videos import find_shared_videos
 from nlvideo.utils.file_io import file_exists
-from nlvideo.utils.progress import progress_bar
 
 _logger = logging.getLogger(__name__)
+# A run builds its loaders several times, and says a thing once.
+_warn_once = functools.cache(_logger.warning)
 _NAMED = 3
 # Of a dataset as large as Kinetics-400 every file is looked for, of a larger one so many, evenly spread.
 MAX_ALL_CHECKED, NUM_CHECKED = 300_000, 50_000
-_CHUNK = 1000
-# A look at one file: microseconds on a local disk, a fraction of a millisecond over a network.
-_NUM_THREADS, _SLOW_SEC = 16, 3e-4
 
 
 def check_records(name: str, records: Sequence[Record], num_classes: int, multi_label: bool) -> None:
@@ -33,20 +32,27 @@ def check_records(name: str, records: Sequence[Record], num_classes: int, multi_
     """
     if len(records) == 0:
         raise ValueError(f"{name}: the dataset is empty, allowed: at least one video")
-    labels = labels_of(records)
+    try:
+        labels, spans = labels_of(records), span_labels_of(records)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+    takes = "MODEL.HEAD.LOSS 'softmax' allows one label; 'sigmoid' allows any number"
     if not multi_label and labels.any_lists:
         index = int(np.argmax(labels.are_lists))
-        raise ValueError(
-            f"{name}: {records[index]['video_id']} has the labels {labels[index]},"
-            " MODEL.HEAD.LOSS 'softmax' allows one; 'sigmoid' allows any number"
-        )
-    wrong = (labels.values < 0) | (labels.values >= num_classes)
-    if wrong.any():
-        index = int(labels.owners[np.argmax(wrong)])
-        raise ValueError(
-            f"{name}: {records[index]['video_id']} has the label {labels[index]},"
-            f" allowed: 0 to {num_classes - 1} (MODEL.HEAD.NUM_CLASSES = {num_classes})"
-        )
+        raise ValueError(f"{name}: {records[index]['video_id']} has the labels {labels[index]}, {takes}")
+    if not multi_label and spans is not None:
+        raise ValueError(f"{name}: has label_spans, whose clips have any number of labels, {takes}")
+    if len(labels.values) == 0:
+        raise ValueError(f"{name}: no video has a label, allowed: at least one")
+    for what, column in (("the label", labels), ("label_spans with the label", spans)):
+        wrong = (column.values < 0) | (column.values >= num_classes) if column is not None else np.zeros(0)
+        if wrong.any():
+            place = int(np.argmax(wrong))
+            video = records[int(column.owners[place])]["video_id"]
+            raise ValueError(
+                f"{name}: {video} has {what} {column.values[place]}, allowed: 0 to {num_classes - 1}"
+                f" (MODEL.HEAD.NUM_CLASSES = {num_classes})"
+            )
     metadata = MetadataCatalog.get(name)
     if len(metadata.classes) > num_classes:
         named = f"{len(metadata.classes)} classes are named"
@@ -65,35 +71,26 @@ def check_files(name: str, records: Sequence[Record]) -> None:
     indices = range(0, len(records), step)
     if step > 1:
         _logger.info("%s: looking for %d of the %d videos, every %d.", name, len(indices), len(records), step)
-    chunks = [indices[i : i + _CHUNK] for i in range(0, len(indices), _CHUNK)]
-    begin = time.perf_counter()
-    missing = _missing_files(name, records, chunks[0])
-    slow = time.perf_counter() - begin > _SLOW_SEC * len(chunks[0])
-    # A file system that takes its time is waited for by several threads; on a fast one they would wait for each other.
-    with ThreadPoolExecutor(_NUM_THREADS if slow else 1) as pool:
-        found = pool.map(lambda chunk: _missing_files(name, records, chunk), chunks[1:])
-        for paths in progress_bar(found, total=len(chunks) - 1, desc=f"{name}: files", delay=5, leave=False):
-            missing.extend(paths)
+    look = functools.partial(_missing_file, name, records)
+    missing = [path for path in look_at_files(look, indices, f"{name}: files") if path is not None]
     if missing:
         some = ", ".join(missing[:_NAMED]) + (", ..." if len(missing) > _NAMED else "")
         of = f"{len(indices)} videos" if step == 1 else f"{len(indices)} videos looked for (there are {len(records)})"
         raise ValueError(f"{name}: {len(missing)} of {of} do not exist: {some}")
 
 
-def _missing_files(name: str, records: Sequence[Record], indices: range) -> list[str]:
-    missing = []
-    for record in (records[index] for index in indices):
-        member = split_member_path(record["file_name"])
-        path = record["file_name"] if member is None else member[0]
-        if not file_exists(path):
-            missing.append(path)
-        timed = record.keys() & {"start_sec", "end_sec", "label_spans"}
-        if timed and not record.get("fps") and os.path.isdir(path):
-            raise ValueError(
-                f"{name}: {record['video_id']} is a folder of frames with {min(timed)} but without fps, allowed:"
-                " frames per second above 0"
-            )
-    return missing
+def _missing_file(name: str, records: Sequence[Record], index: int) -> str | None:
+    """The path of a record's file where there is none."""
+    record = records[index]
+    member = split_member_path(record["file_name"])
+    path = record["file_name"] if member is None else member[0]
+    timed = record.keys() & {"start_sec", "end_sec", "label_spans"}
+    if timed and not record.get("fps") and os.path.isdir(path):
+        raise ValueError(
+            f"{name}: {record['video_id']} is a folder of frames with {min(timed)} but without fps, allowed:"
+            " frames per second above 0"
+        )
+    return None if file_exists(path) else path
 
 
 def check_pair(
@@ -144,6 +141,27 @@ def check_same_classes(one: str, classes: Sequence[str], other: str) -> None:
         named = f" (named by {metadata.classes_from})" if metadata.classes_from else ""
         hint = "; a classes.txt beside the list, one name a line, gives it the same" if other.startswith("list:") else ""
         raise ValueError(f"{other}: class {label} is {second!r}{named}, but {first!r} in {one}{hint}")
+
+
+def warn_of_shared_videos(
+    train: Sequence[str], train_records: Sequence[Record], test: str, test_records: Sequence[Record]
+) -> None:
+    """Log how many videos of a test are in the training data, too, or are parts of files that are.
+
+    Args:
+        train: names of the training datasets.
+        train_records: all their records.
+        test: name of the test dataset.
+        test_records: its records.
+    """
+    shared = find_shared_videos(train_records, test_records)
+    if shared.pairs:
+        (trained, tested), looked = shared.pairs[0], shared.num_compared
+        same = tested if trained == tested else f"{tested}, which is {trained}"
+        _warn_once(
+            "%s: %d of %d videos are in the training data (%s), too, whole or in part, such as %s: results on them say"
+            " little about new videos", test, len(shared.pairs), looked, ", ".join(train), same,
+        )  # fmt: skip
 
 
 def fingerprint(records: Sequence[Record]) -> str:

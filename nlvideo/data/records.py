@@ -6,6 +6,7 @@ few arrays that all workers share, and make a dict when one is asked for. What h
 arrays: ``labels_of`` and ``id_hashes`` give them for any sequence of records, plain lists included.
 """
 
+import operator
 import pickle
 from abc import abstractmethod
 from array import array
@@ -36,11 +37,21 @@ class Labels:
 
     @classmethod
     def from_values(cls, values: Iterable[int | Sequence[int]]) -> "Labels":
-        """Gather the ``"label"`` of records."""
+        """Gather the ``"label"`` of records.
+
+        Raises:
+            ValueError: one is no integer of 32 bits, or list of them.
+        """
         flat, ends, are_lists = array("q"), array("q"), array("b")
         for value in values:
             is_list = isinstance(value, (list, tuple, np.ndarray))
-            flat.extend(int(label) for label in np.atleast_1d(value)) if is_list else flat.append(int(value))
+            try:
+                labels = [operator.index(label) for label in (value if is_list else [value])]
+            except TypeError:
+                labels = [2**31]
+            if not all(-(2**31) < label < 2**31 for label in labels):
+                raise ValueError(f"a label is {value!r:.80}, allowed: an integer of 32 bits, or a list of them")
+            flat.extend(labels)
             ends.append(len(flat))
             are_lists.append(is_list)
         columns = [np.array(flat, np.int64), np.array(ends, np.int64), np.array(are_lists, bool)]
@@ -108,6 +119,10 @@ class CompactRecords(Sequence[Record]):
     def labels(self) -> Labels:
         """The labels of all records."""
         return Labels.from_values(record["label"] for record in self)
+
+    def span_labels(self) -> Labels | None:
+        """Return the classes in the ``label_spans`` of each record; None where no record has any."""
+        return _span_labels(record.get("label_spans") for record in self)
 
     def id_hashes(self) -> np.ndarray:
         """Return a 64-bit hash of each video id, uint64 (N,)."""
@@ -200,6 +215,10 @@ class TableRecords(CompactRecords):
             record["label_spans"] = parse_spans(self.spans[index])
         return record
 
+    def span_labels(self) -> Labels | None:
+        """Return the classes in the ``label_spans`` of each record; None where no record has any."""
+        return None if self.spans is None else _span_labels(map(parse_spans, self.spans))
+
     def id_hashes(self) -> np.ndarray:
         """Return a 64-bit hash of each video id, uint64 (N,)."""
         hashes = self.videos.hashes()
@@ -258,6 +277,13 @@ def labels_of(records: Sequence[Record]) -> Labels:
     return Labels.from_values(record["label"] for record in records)
 
 
+def span_labels_of(records: Sequence[Record]) -> Labels | None:
+    """Return the classes in the ``label_spans`` of each of any records; None where no record has any."""
+    if isinstance(records, CompactRecords):
+        return records.span_labels()
+    return _span_labels(record.get("label_spans") for record in records)
+
+
 def shard_sizes(records: Sequence[Record]) -> np.ndarray:
     """Return the number of records in each shard, int64 (S,); all that come from no shard count as one."""
     if isinstance(records, ChainedRecords):
@@ -283,6 +309,13 @@ def parse_spans(text: str) -> list[tuple[int, float, float]]:
         label, start_sec, end_sec = part.split()
         spans.append((int(label), float(start_sec), float(end_sec)))
     return spans
+
+
+def _span_labels(spans: Iterable[Sequence[tuple[int, float, float]] | None]) -> Labels | None:
+    found = list(spans)
+    if all(some is None for some in found):
+        return None
+    return Labels.from_values([span[0] for span in some or ()] for some in found)
 
 
 def _count_occurrences(hashes: np.ndarray) -> np.ndarray | None:

@@ -8,7 +8,9 @@ from torch import nn
 
 from nlvideo.checkpoint import Checkpointer, read_file, resolve_weights
 from nlvideo.config import CfgNode
+from nlvideo.data.checks import check_same_classes
 from nlvideo.data.class_names import dataset_classes
+from nlvideo.data.datasets import get_dataset
 from nlvideo.data.datasets.listed import read_classes
 from nlvideo.modeling import build_model
 from nlvideo.modeling.backbone import inflate_2d_weights
@@ -22,7 +24,8 @@ def load_model_for_test(cfg: CfgNode, resume: bool = False) -> nn.Module:
         resume: prefer the last checkpoint in ``OUTPUT_DIR``.
 
     Raises:
-        ValueError: no checkpoint is named, or it hardly fits the model.
+        ValueError: no checkpoint is named, it hardly fits the model, or a dataset of ``DATASETS.TEST`` has the classes
+            under other labels than the model.
         FileNotFoundError: the file is missing.
     """
     model, checkpointer = _build(cfg)
@@ -33,6 +36,7 @@ def load_model_for_test(cfg: CfgNode, resume: bool = False) -> nn.Module:
             f" (now {cfg.OUTPUT_DIR!r})"
         )
     _load(checkpointer, cfg, path)
+    _check_classes(cfg, path)
     return model.eval()
 
 
@@ -79,6 +83,16 @@ def _stored_classes(path: str) -> list[str]:
     if stored and isinstance(stored, list) and all(isinstance(name, str) for name in stored):
         return stored
     return [] if "://" in path else read_classes(f"{os.path.dirname(os.path.abspath(path))}/classes.txt")
+
+
+def _check_classes(cfg: CfgNode, path: str) -> None:
+    classes = _stored_classes(path)
+    for name in cfg.DATASETS.TEST if classes else ():
+        get_dataset(name)  # notes the names of its classes
+        try:
+            check_same_classes(path, classes, name)
+        except ValueError as error:
+            raise ValueError(f"DATASETS.TEST: {error}") from None
 
 
 def _build(cfg: CfgNode) -> tuple[nn.Module, Checkpointer]:

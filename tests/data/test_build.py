@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from nlvideo.config import get_cfg
-from nlvideo.data import build_test_loader, build_train_loader
+from nlvideo.data import build, build_test_loader, build_train_loader
 from nlvideo.utils import comm
 
 NUM_VIDEOS, NUM_FRAMES = 10, 12
@@ -206,6 +206,45 @@ def test_datasets_must_agree_on_their_classes(folder, tmp_path):
     names = [f"list:{tmp_path}/{name}/train.csv" for name in ("x", "y")]
     with pytest.raises(ValueError, match="TRAIN: .*y/train.csv: class . is .* but .* in .*x/train.csv; a classes.txt beside"):
         build_train_loader(make_cfg(folder, "DATASETS.TRAIN", names))
+
+
+@pytest.mark.parametrize(
+    "train, test, options, message",
+    [
+        ("0.mp4 run\n1.mp4 sit\n", "2.mp4 sit\n", [],
+         "TEST: .*class 0 is 'sit' .named by the labels of the list., but 'run' in list:.*train.csv; a classes.txt beside"),
+        ("0.mp4 0\n", "1.mp4 3\n", [], "TEST: .*1.mp4 has the label 3, allowed: 0 to 2"),
+        ("0.mp4 0\n", "gone.mp4 0\n", [], "TEST: .*1 of 1 videos do not exist"),
+        ("path,label,label_spans\n0.mp4,0,0 0 1\n", "path,label,label_spans\n1.mp4,,\n", ["MODEL.HEAD.LOSS", "sigmoid"],
+         "TEST: .*no video has a label, allowed: at least one"),
+        ("path,label,label_spans\n0.mp4,0,0 0 1;7 1 2\n", "1.mp4 0\n", ["MODEL.HEAD.LOSS", "sigmoid"],
+         "TRAIN: .*0.mp4 has label_spans with the label 7, allowed: 0 to 2"),
+    ],
+)
+def test_mistakes_in_a_test_set_are_found_before_training(folder, tmp_path, train, test, options, message):
+    for i in range(3):
+        (tmp_path / f"{i}.mp4").symlink_to(folder / f"{i}.mp4")
+    (tmp_path / "train.csv").write_text(train)
+    (tmp_path / "val.csv").write_text(test)
+    with pytest.raises(ValueError, match=message) as caught:
+        build_train_loader(make_cfg(tmp_path, "DATASETS.TEST", [f"list:{tmp_path}/val.csv"], *options))
+    assert "\n" not in str(caught.value)
+
+
+def test_names_as_labels_train(folder, tmp_path, caplog):
+    (tmp_path / "train.csv").write_text(f"path,label\n{folder}/0.mp4,stand up\n{folder}/1.mp4,run\n")
+    batch = next(build_train_loader(make_cfg(tmp_path)))
+    assert {(video[-5], label) for video, label in zip(batch["video_id"], batch["label"].tolist())} == {("0", 1), ("1", 0)}
+    assert "2 of 2 videos are in the training data" in caplog.text
+
+
+def test_errors_that_take_other_arguments_become_a_line(folder, monkeypatch):
+    def fail(name):
+        b"\xe9".decode()
+
+    monkeypatch.setattr(build, "get_dataset", fail)
+    with pytest.raises(ValueError, match="DATASETS.TRAIN: 'utf-8' codec can't decode byte 0xe9"):
+        build_train_loader(make_cfg(folder))
 
 
 @pytest.mark.parametrize(

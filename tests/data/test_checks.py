@@ -1,15 +1,21 @@
 """Checks before a run: one clear line each."""
 
 import logging
+import os
 import threading
 import time
 
 import pytest
 
-from nlvideo.data import checks
+from nlvideo.data import checks, many_files
 from nlvideo.data.catalog import MetadataCatalog
-from nlvideo.data.checks import check_files, check_pair, check_records, fingerprint, log_dataset
+from nlvideo.data.checks import (
+    check_files, check_pair, check_records, fingerprint, log_dataset, warn_of_shared_videos,
+)  # fmt: skip
+from nlvideo.data.datasets import get_dataset
+from nlvideo.data.list_files import write_list
 from nlvideo.data.records import SerializedRecords
+from nlvideo.data.shard_writing import write_shards
 
 
 def make_records(labels, folder="/videos"):
@@ -23,8 +29,12 @@ def make_records(labels, folder="/videos"):
         ([], False, "mine: the dataset is empty, allowed: at least one video"),
         ([0, 3], False, r"mine: 1 has the label 3, allowed: 0 to 2 \(MODEL.HEAD.NUM_CLASSES = 3\)"),
         ([-1], False, "mine: 0 has the label -1, allowed: 0 to 2"),
-        ([[0, 1], [2, 5]], True, r"mine: 1 has the label \[2, 5\], allowed: 0 to 2"),
-        ([0, [0, 1]], False, r"mine: 1 has the labels \[0, 1\], MODEL.HEAD.LOSS 'softmax' allows one; 'sigmoid' "),
+        ([[0, 1], [2, 5]], True, r"mine: 1 has the label 5, allowed: 0 to 2"),
+        ([0, [0, 1]], False, r"mine: 1 has the labels \[0, 1\], MODEL.HEAD.LOSS 'softmax' allows one label; 'sigmoid' "),
+        ([0, 1.0], False, "mine: a label is 1.0, allowed: an integer of 32 bits, or a list of them"),
+        ([0, "run"], False, "mine: a label is 'run', allowed: an integer of 32 bits"),
+        ([[0, 2**40]], True, r"mine: a label is \[0, 1099511627776\], allowed: an integer of 32 bits"),
+        ([[], []], True, "mine: no video has a label, allowed: at least one"),
         ([0, 1, 2, 0, 1], False, "mine: 5 of 5 videos do not exist: /videos/0.mp4, /videos/1.mp4, /videos/2.mp4, ..."),
     ],
 )
@@ -32,6 +42,33 @@ def test_errors(labels, multi_label, message):
     with pytest.raises(ValueError, match=message) as caught:
         check_records("mine", make_records(labels), 3, multi_label)
     assert "\n" not in str(caught.value)
+
+
+SPANS = [(0, 0.0, 1.0), (3, 1.0, 2.0)]
+
+
+@pytest.mark.parametrize("kind", ["dicts", "serialized", "list", "shards"])
+def test_spans_of_labels_have_classes_of_the_model(tmp_path, make_video, kind):
+    paths = [make_video(tmp_path / f"{i}.mp4", num_frames=4) for i in range(3)]
+    records = [{"file_name": path, "label": [0], "video_id": path, "label_spans": []} for path in paths]
+    records[1]["label_spans"] = SPANS
+    name = "mine"
+    if kind == "list":
+        name = f"list:{tmp_path}/a.csv"
+        write_list("mine", records, f"{tmp_path}/a.csv")
+    if kind == "shards":
+        name = f"wds:{tmp_path}/a.tar"
+        write_shards(records, [f"{tmp_path}/a.tar"], shuffle_seed=None)
+    if kind != "dicts":
+        records = get_dataset(name) if ":" in name else SerializedRecords(records)
+    check_records(name, records, 4, True)
+    for number in (3, 2):
+        with pytest.raises(ValueError, match=f"1.mp4 has label_spans with the label 3, allowed: 0 to {number - 1}") as caught:
+            check_records(name, records, number, True)
+        assert "\n" not in str(caught.value)
+    plain = [record | {"label": 0} for record in records]
+    with pytest.raises(ValueError, match="has label_spans, whose clips have any number of labels, MODEL.HEAD.LOSS 'softmax'"):
+        check_records(name, plain, 4, False)
 
 
 def test_more_names_than_classes():
@@ -130,8 +167,8 @@ def test_of_many_files_some_are_looked_for(tmp_path, monkeypatch, caplog):
 
 @pytest.mark.parametrize("slow_sec", [0, 1e9])
 def test_slow_file_systems_are_asked_by_several_threads(tmp_path, monkeypatch, slow_sec):
-    monkeypatch.setattr(checks, "_SLOW_SEC", slow_sec)
-    monkeypatch.setattr(checks, "_CHUNK", 2)
+    monkeypatch.setattr(many_files, "_SLOW_SEC", slow_sec)
+    monkeypatch.setattr(many_files, "_CHUNK", 2)
     threads = set()
     exists = checks.file_exists
 
@@ -147,3 +184,23 @@ def test_slow_file_systems_are_asked_by_several_threads(tmp_path, monkeypatch, s
     with pytest.raises(ValueError, match="mine: 1 of 40 videos do not exist: .*/0.mp4"):
         check_files("mine", records)
     assert len(threads) > 2 if slow_sec == 0 else len(threads) == 2
+
+
+def test_pipes_are_no_videos(tmp_path):
+    os.mkfifo(tmp_path / "0.mp4")
+    with pytest.raises(ValueError, match=f"mine: 1 of 1 videos do not exist: {tmp_path}/0.mp4"):
+        check_files("mine", make_records([0], tmp_path))
+
+
+def test_shared_videos_are_said_once(tmp_path, caplog):
+    train, test = (make_records([0, 0], tmp_path / name) for name in ("train", "test"))
+    for number, record in enumerate([*train, *test]):
+        os.makedirs(os.path.dirname(record["file_name"]), exist_ok=True)
+        with open(record["file_name"], "w") as file:
+            file.write(f"video {number}")
+    for _ in range(2):
+        warn_of_shared_videos(["a", "b"], train, "mine", test)
+        assert not caplog.text
+    for _ in range(2):
+        warn_of_shared_videos(["a", "b"], train, "mine", [*test, train[1]])
+    assert caplog.text.count("mine: 1 of 3 videos are in the training data (a, b), too, whole or in part, such as /") == 1

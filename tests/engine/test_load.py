@@ -56,3 +56,17 @@ def test_resume_prefers_the_last_checkpoint(tiny_cfg: Callable[..., CfgNode], we
     Checkpointer(model, cfg.OUTPUT_DIR).save("model_0000001")
     assert math.isclose(_bias(load_model_for_test(cfg, resume=True)), 2.0)
     assert math.isclose(_bias(load_model_for_test(cfg, resume=False)), 1.0)
+
+
+def test_a_test_has_the_classes_of_the_model(tiny_cfg: Callable[..., CfgNode], tmp_path: Path) -> None:
+    path = Checkpointer(build_model(tiny_cfg()), str(tmp_path)).save("weights", classes=["run", "sit", "walk"])
+    for class_name in ("run", "walk"):
+        (tmp_path / "test" / class_name).mkdir(parents=True)
+        (tmp_path / "test" / class_name / "a.mp4").touch()
+    cfg = tiny_cfg("MODEL.WEIGHTS", path, "DATASETS.TEST", [f"folder:{tmp_path}/test"])
+    with pytest.raises(ValueError, match="DATASETS.TEST: folder:.*/test: class 1 is 'walk', but 'sit' in .*weights.pth") as caught:
+        load_model_for_test(cfg)
+    assert "\n" not in str(caught.value)
+    (tmp_path / "test/sit").mkdir()
+    (tmp_path / "test/sit/a.mp4").touch()
+    load_model_for_test(cfg)

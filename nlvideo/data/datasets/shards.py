@@ -61,6 +61,10 @@ class ShardRecords(CompactRecords):
         record: dict[str, Any] = {"file_name": member_path(shard, offset, size), "label": self._labels[index]}
         return record | {"video_id": self._ids[index]} | (self._extras[index] if self._extras is not None else {})
 
+    def span_labels(self) -> Labels | None:
+        """Return the classes in the ``label_spans`` of each record; None where no record has any."""
+        return None if self._extras is None else self._extras.span_labels()
+
     def id_hashes(self) -> np.ndarray:
         """Return a 64-bit hash of each video id, uint64 (N,)."""
         return self._ids.hashes()
