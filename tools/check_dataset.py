@@ -18,6 +18,10 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", metavar="OUT", help="write all that was found about every file")
     parser.add_argument("--fix-list", metavar="OUT", help="write a list without the bad files, for list:OUT")
     parser.add_argument(
+        "--short-side", type=int, default=256, metavar="PX", help="of the frames that training will use (%(default)s)"
+    )
+    parser.add_argument("--sample", type=int, metavar="N", help="look at so many files, evenly spread (default: all)")
+    parser.add_argument(
         "--clip-frames", type=int, default=64, metavar="N", help="from a training clip's first to last (%(default)s)"
     )
     parser.add_argument(
@@ -35,30 +39,38 @@ def main(arguments: argparse.Namespace) -> None:
     from nlvideo.data.survey import advise, format_survey, survey_dataset, to_json
     from nlvideo.utils.file_io import write_json
 
-    for flag in ("num_workers", "clip_frames"):
-        if getattr(arguments, flag) < 1:
-            raise ValueError(f"--{flag.replace('_', '-')}: got {getattr(arguments, flag)}, allowed: 1 or more")
+    for flag in ("num_workers", "clip_frames", "short_side", "sample"):
+        given = getattr(arguments, flag)
+        if given is not None and given < 1:
+            raise ValueError(f"--{flag.replace('_', '-')}: got {given}, allowed: 1 or more")
+    if arguments.fix_list and arguments.sample:
+        raise ValueError("--fix-list: a list without the bad files needs a look at all, allowed: without --sample")
     records = get_dataset(arguments.name)
     if not records:
         raise ValueError(f"{arguments.name}: the dataset is empty")
     if arguments.fix_list:
         prepare_to_write_list(arguments.name, records, arguments.fix_list)
-    survey, complete = survey_dataset(records, arguments.num_workers)
+    survey, complete = survey_dataset(records, arguments.num_workers, arguments.sample)
     for facts in survey.bad:
         print(f"{facts.path}: {facts.error}")
+    for video_id, reason in survey.bad_parts.items():
+        print(f"{video_id}: {reason}")
     print(f"\n{format_survey(survey)}\n")
-    if advice := advise(survey.good, arguments.clip_frames):
+    if advice := advise(survey.good, arguments.clip_frames, arguments.short_side):
         print(f"{advice}\n")
     if arguments.json:
         write_json(arguments.json, to_json(survey) | {"dataset": arguments.name, "complete": complete})
     if not complete:
         print(f"stopped: {len(survey.files)} of {survey.num_files} files looked at, {len(survey.bad)} bad")
         raise KeyboardInterrupt
+    bad, bad_parts = {facts.path for facts in survey.bad}, survey.bad_parts
+    good = [record for record in records if record["file_name"] not in bad and record["video_id"] not in bad_parts]
     if arguments.fix_list:
-        bad = {facts.path for facts in survey.bad}
-        write_list(arguments.name, [record for record in records if record["file_name"] not in bad], arguments.fix_list)
-    print(f"{arguments.name}: {len(records)} videos, {len(survey.bad)} bad, fingerprint {fingerprint(records)}")
-    if survey.bad:
+        write_list(arguments.name, good, arguments.fix_list)
+    looked_at = f" ({len(survey.files)} of {survey.num_files} files looked at)" if arguments.sample else ""
+    num_bad = len(records) - len(good)
+    print(f"{arguments.name}: {len(records)} videos{looked_at}, {num_bad} bad, fingerprint {fingerprint(records)}")
+    if num_bad:
         sys.exit(1)
 
 

@@ -13,12 +13,9 @@ from nlvideo.data.catalog import MetadataCatalog, Record
 from nlvideo.data.many_files import look_at_files
 from nlvideo.data.records import id_hashes, labels_of, span_labels_of
 from nlvideo.data.shard_files import split_member_path
-from nlvideo.data.shared_videos import find_shared_videos
 from nlvideo.utils.file_io import file_exists
 
 _logger = logging.getLogger(__name__)
-# A run builds its loaders several times, and says a thing once.
-_warn_once = functools.cache(_logger.warning)
 _NAMED = 3
 # Of a dataset as large as Kinetics-400 every file is looked for, of a larger one so many, evenly spread.
 MAX_ALL_CHECKED, NUM_CHECKED = 300_000, 50_000
@@ -141,27 +138,6 @@ def check_same_classes(one: str, classes: Sequence[str], other: str) -> None:
         named = f" (named by {metadata.classes_from})" if metadata.classes_from else ""
         hint = "; a classes.txt beside the list, one name a line, gives it the same" if other.startswith("list:") else ""
         raise ValueError(f"{other}: class {label} is {second!r}{named}, but {first!r} in {one}{hint}")
-
-
-def warn_of_shared_videos(
-    train: Sequence[str], train_records: Sequence[Record], test: str, test_records: Sequence[Record]
-) -> None:
-    """Log how many videos of a test are in the training data, too, or are parts of files that are.
-
-    Args:
-        train: names of the training datasets.
-        train_records: all their records.
-        test: name of the test dataset.
-        test_records: its records.
-    """
-    shared = find_shared_videos(train_records, test_records)
-    if shared.pairs:
-        (trained, tested), looked = shared.pairs[0], shared.num_compared
-        same = tested if trained == tested else f"{tested}, which is {trained}"
-        _warn_once(
-            "%s: %d of %d videos are in the training data (%s), too, whole or in part, such as %s: results on them say"
-            " little about new videos", test, len(shared.pairs), looked, ", ".join(train), same,
-        )  # fmt: skip
 
 
 def fingerprint(records: Sequence[Record]) -> str:

@@ -150,7 +150,7 @@ class VideoMapper:
         The frames of a test are resized, as all its views share them.
         """
         with open_video(record["file_name"], record.get("fps"), **self.reading) as video:
-            first, end = _interval(record, video)
+            first, end = frame_interval(record, video)
             clips = self.clip_sampler(end - first, rng)
             needed = sorted(set().union(*clips))
             indices = [first + index for index in needed]
@@ -210,11 +210,16 @@ def _active_labels(record: Record, video: VideoReader | FrameFolder, first: int,
     return sorted(active)
 
 
-def _interval(record: Record, video: VideoReader | FrameFolder) -> tuple[int, int]:
-    """The frames [first, end) of a record: the whole video, or from its start_sec to before its end_sec."""
+def frame_interval(record: Record, video: VideoReader | FrameFolder) -> tuple[int, int]:
+    """Return the frames [first, end) of a record: the whole video, or from its start_sec to before its end_sec.
+
+    Raises:
+        VideoDecodeError: there is no frame between them.
+    """
     first = video.index_at(record["start_sec"]) if "start_sec" in record else 0
     end = video.index_at(record["end_sec"]) if "end_sec" in record else video.num_frames
     if first >= end:
-        interval = f"{record.get('start_sec', 0)} s to {record.get('end_sec', 'the end')}"
+        last = f"{record['end_sec']} s" if "end_sec" in record else "the end"
+        interval = f"{record.get('start_sec', 0)} s to {last}"
         raise VideoDecodeError(video.path, f"no frames from {interval} among {video.num_frames} at {video.fps:.4g} fps")
     return first, end

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from tqdm import tqdm
+from nlvideo.utils.progress import progress_bar
 
 Item, Result = TypeVar("Item"), TypeVar("Result")
 _CHUNK = 1000
@@ -21,13 +21,13 @@ def look_at_files(look: Callable[[Item], Result], items: Sequence[Item], desc: s
         items: paths, for example.
         desc: of the progress bar, which is shown where this takes its time.
     """
-    chunks = [items[i : i + _CHUNK] for i in range(0, len(items), _CHUNK)]
+    chunks = [items[i : i + _CHUNK] for i in range(_CHUNK, len(items), _CHUNK)]
     begin = time.perf_counter()
-    yield from [look(item) for item in chunks[0]] if chunks else []
-    slow = time.perf_counter() - begin > _SLOW_SEC * _CHUNK
-    progress = tqdm(total=len(chunks) - 1, desc=desc, delay=5, leave=False)
+    first = [look(item) for item in items[:_CHUNK]]
+    slow = time.perf_counter() - begin > _SLOW_SEC * len(first)
+    yield from first
     # A file system that takes its time is waited for by several threads; on a fast one they would wait for each other.
-    with ThreadPoolExecutor(_NUM_THREADS if slow else 1) as pool, progress:
-        for results in pool.map(lambda chunk: [look(item) for item in chunk], chunks[1:]):
+    with ThreadPoolExecutor(_NUM_THREADS if slow else 1) as pool:
+        found = pool.map(lambda chunk: [look(item) for item in chunk], chunks)
+        for results in progress_bar(found, total=len(chunks), desc=desc, delay=5, leave=False):
             yield from results
-            progress.update()

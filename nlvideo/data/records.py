@@ -109,7 +109,13 @@ class Labels:
 
 
 class CompactRecords(Sequence[Record]):
-    """Base of records that take little memory and that processes share; equal to any sequence of the same records."""
+    """Base of records that take little memory and that processes share; equal to any sequence of the same records.
+
+    Attributes:
+        may_have_spans: False where it is known that no record has ``label_spans``.
+    """
+
+    may_have_spans = True
 
     @abstractmethod
     def record(self, index: int) -> Record:
@@ -119,10 +125,6 @@ class CompactRecords(Sequence[Record]):
     def labels(self) -> Labels:
         """The labels of all records."""
         return Labels.from_values(record["label"] for record in self)
-
-    def span_labels(self) -> Labels | None:
-        """Return the classes in the ``label_spans`` of each record; None where no record has any."""
-        return _span_labels(record.get("label_spans") for record in self)
 
     def id_hashes(self) -> np.ndarray:
         """Return a 64-bit hash of each video id, uint64 (N,)."""
@@ -186,6 +188,7 @@ class TableRecords(CompactRecords):
         spans: StringBlock | None = None,
     ):
         self.folder, self.videos, self._labels, self.spans = folder, videos, labels, spans
+        self.may_have_spans = spans is not None
         given = {key: column for key, column in (numbers or {}).items() if not np.isnan(column).all()}
         self._numbers = {key: torch.from_numpy(column) for key, column in given.items()}
         occurrences = _count_occurrences(videos.hashes())
@@ -214,10 +217,6 @@ class TableRecords(CompactRecords):
         if self.spans is not None:
             record["label_spans"] = parse_spans(self.spans[index])
         return record
-
-    def span_labels(self) -> Labels | None:
-        """Return the classes in the ``label_spans`` of each record; None where no record has any."""
-        return None if self.spans is None else _span_labels(map(parse_spans, self.spans))
 
     def id_hashes(self) -> np.ndarray:
         """Return a 64-bit hash of each video id, uint64 (N,)."""
@@ -279,9 +278,12 @@ def labels_of(records: Sequence[Record]) -> Labels:
 
 def span_labels_of(records: Sequence[Record]) -> Labels | None:
     """Return the classes in the ``label_spans`` of each of any records; None where no record has any."""
-    if isinstance(records, CompactRecords):
-        return records.span_labels()
-    return _span_labels(record.get("label_spans") for record in records)
+    if not getattr(records, "may_have_spans", True):
+        return None
+    spans = [record.get("label_spans") for record in records]
+    if all(some is None for some in spans):
+        return None
+    return Labels.from_values([span[0] for span in some or ()] for some in spans)
 
 
 def shard_sizes(records: Sequence[Record]) -> np.ndarray:
@@ -309,13 +311,6 @@ def parse_spans(text: str) -> list[tuple[int, float, float]]:
         label, start_sec, end_sec = part.split()
         spans.append((int(label), float(start_sec), float(end_sec)))
     return spans
-
-
-def _span_labels(spans: Iterable[Sequence[tuple[int, float, float]] | None]) -> Labels | None:
-    found = list(spans)
-    if all(some is None for some in found):
-        return None
-    return Labels.from_values([span[0] for span in some or ()] for some in found)
 
 
 def _count_occurrences(hashes: np.ndarray) -> np.ndarray | None:

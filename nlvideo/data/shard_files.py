@@ -21,6 +21,7 @@ from typing import Any, BinaryIO
 from nlvideo.data.catalog import Record
 from nlvideo.data.video_files import VIDEO_EXTENSIONS
 from nlvideo.utils.file_io import atomic_write, fetch_file, is_remote, local_path, write_text
+from nlvideo.utils.file_kind import kind_of_file
 
 INDEX_SUFFIX = ".index"
 _INDEX_FORMAT = "nlvideo-shard-1"
@@ -31,7 +32,6 @@ _LABEL_EXTENSIONS = (".cls", ".json")
 _ANY_VIDEO = ".video"
 # More paths than this come from a mistake, and would fill the memory.
 MAX_SHARDS = 1_000_000
-_COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"(\xb5/\xfd": "zstd"}
 _SUBFILE = re.compile(r"subfile,,start,(\d+),end,(\d+),,:(.*)", re.DOTALL)
 
 # One sample: (video id, offset in the shard, bytes, label, further keys of the record).
@@ -190,12 +190,9 @@ def scan_shard(path: str) -> list[Entry]:
                 elif os.path.splitext(extension)[1] in (*_LABEL_EXTENSIONS, *VIDEO_EXTENSIONS):
                     samples.setdefault(key, {})["dotted"] = member.name
     except tarfile.TarError as error:
-        with open(local, "rb") as file:
-            start = file.read(8)
-        packed = next((name for magic, name in _COMPRESSED.items() if start.startswith(magic)), None)
-        if packed:
-            raise ValueError(f"{path}: compressed by {packed}, but videos are read in place: unpack it to .tar") from None
-        raise ValueError(f"{path}: not a whole tar file ({error})") from None
+        kind = kind_of_file(local)
+        found = f"{kind}; videos are read in place, from .tar" if kind and kind != "a tar archive" else error
+        raise ValueError(f"{path}: not a whole tar file ({found})") from None
     num_bytes = os.path.getsize(local)
     return [_checked(path, _to_entry(path, key, sample), num_bytes) for key, sample in samples.items()]
 

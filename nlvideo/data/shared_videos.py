@@ -4,7 +4,6 @@ import hashlib
 import os
 import stat
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -12,43 +11,45 @@ from nlvideo.data.catalog import Record
 from nlvideo.data.many_files import look_at_files
 from nlvideo.data.records import id_hashes
 from nlvideo.data.shard_files import split_member_path
-from nlvideo.utils.file_io import is_remote
+from nlvideo.utils.logger import log_once
 
-# Of a larger dataset so many records, evenly spread, and those whose ids the other one has too.
-MAX_COMPARED = 5_000
-_MAX_IDS = 100_000
+# Of a larger dataset so many records, evenly spread, and those whose ids the other one has, among so many.
+MAX_COMPARED, _MAX_IDS = 5_000, 100_000
 # Files that are opened where sizes are the same, and what is read of each: its beginning, middle and end.
 _MAX_READ, _PART_BYTES = 2_000, 1 << 14
 
-# What a file is on this machine, whatever its path: device, inode, and offset in a shard.
-_Identity = tuple[int, int, int]
 
+def warn_of_shared_videos(
+    train: Sequence[str], train_records: Sequence[Record], test: str, test_records: Sequence[Record]
+) -> None:
+    """Log, once, how many videos of a test are in the training data, too, or are parts of files that are.
 
-@dataclass
-class SharedVideos:
-    """What two datasets share.
-
-    Attributes:
-        pairs: (file of the first, file of the second) for each shared video of the second; the two may be one file.
-        num_compared: videos of the second dataset that were looked at.
+    Args:
+        train: names of the training datasets.
+        train_records: all their records.
+        test: name of the test dataset.
+        test_records: its records.
     """
+    pairs, compared = find_shared_videos(train_records, test_records)
+    if pairs:
+        (trained, tested), names = pairs[0], ", ".join(train)
+        log_once(
+            f"{test}: {len(pairs)} of {compared} videos are in the training data ({names}), too, whole or in part, such as"
+            f" {tested}{f', which is {trained}' if trained != tested else ''}: results on them say little about new videos"
+        )
 
-    pairs: list[tuple[str, str]]
-    num_compared: int
 
-
-def find_shared_videos(one: Sequence[Record], other: Sequence[Record]) -> SharedVideos:
+def find_shared_videos(one: Sequence[Record], other: Sequence[Record]) -> tuple[list[tuple[str, str]], int]:
     """Return the videos that are in both datasets: the same file, also under two names, or a copy of it.
 
     Parts of one file count, whichever they are. Remote files are left out. Copies are told by their size and a hash of
     parts of them; folders of frames count where they are the same folder.
 
-    Args:
-        one: a dataset.
-        other: another one.
+    Returns:
+        (file of one, file of the other) for each shared video, and how many videos of the other were looked at.
     """
     if not len(one) or not len(other):
-        return SharedVideos([], 0)
+        return [], 0
     hashes = [id_hashes(records) if max(len(one), len(other)) > MAX_COMPARED else None for records in (one, other)]
     files, files_of_other = _distinct_files(one, *hashes), _distinct_files(other, *hashes[::-1])
     facts, facts_of_other = (
@@ -58,13 +59,12 @@ def find_shared_videos(one: Sequence[Record], other: Sequence[Record]) -> Shared
     pairs = [(known[identity], path) for path, identity, _ in facts_of_other if identity in known]
     sizes = {size for _, _, size in facts if size}
     others = [(path, size) for path, identity, size in facts_of_other if size in sizes and identity not in known]
-    others = others[:_MAX_READ]
-    sizes = {size for _, size in others}
-    copied = [(path, size) for path, _, size in facts if size in sizes][:_MAX_READ]
-    hashed, hashed_others = (look_at_files(_hash_of, items, "shared videos") for items in (copied, others))
+    sizes = {size for _, size in others[:_MAX_READ]}
+    copied = [(path, size) for path, _, size in facts if size in sizes]
+    hashed, hashed_others = (look_at_files(_hash_of, found[:_MAX_READ], "shared videos") for found in (copied, others))
     originals = {key: path for key, (path, _) in zip(hashed, copied) if key}
     pairs += [(originals[key], path) for key, (path, _) in zip(hashed_others, others) if key in originals]
-    return SharedVideos(pairs, len(files_of_other))
+    return pairs, len(files_of_other)
 
 
 def _distinct_files(records: Sequence[Record], hashes: np.ndarray | None, others: np.ndarray | None) -> list[str]:
@@ -78,14 +78,12 @@ def _distinct_files(records: Sequence[Record], hashes: np.ndarray | None, others
     return list(dict.fromkeys(records[index]["file_name"] for index in picked))
 
 
-def _look_at(path: str) -> tuple[str, _Identity, int] | None:
-    """A path, what its file is, and its bytes, 0 of a folder; None of a file that cannot be looked at."""
+def _look_at(path: str) -> tuple[str, tuple[int, int, int], int] | None:
+    """A path; its device, inode and offset in a shard; its bytes, 0 of a folder. None of what cannot be looked at."""
     file, offset, size = split_member_path(path) or (path, 0, None)
-    if is_remote(file):
-        return None
     try:
         status = os.stat(file)
-    except OSError:
+    except OSError:  # of a remote path, too
         return None
     size = status.st_size if size is None else size
     return path, (status.st_dev, status.st_ino, offset), size if stat.S_ISREG(status.st_mode) else 0

@@ -10,7 +10,8 @@ import av
 import numpy as np
 from tabulate import tabulate
 
-from nlvideo.data.catalog import Record
+from nlvideo.data.catalog import Record, source_of
+from nlvideo.data.dataset_mapper import frame_interval
 from nlvideo.data.frame_folder import open_video
 from nlvideo.data.parallel import ProcessDied, map_in_processes
 from nlvideo.data.shard_files import local_video_path, split_member_path
@@ -35,6 +36,7 @@ class VideoFacts:
         codec: FFmpeg's name; "images" for a folder of frames.
         key_frame_distance: frames from one key-frame to the next, the largest; 1 for a folder.
         mean_wait: frames between a random frame and the key-frame before it, on average.
+        bad_parts: by the id of a record that is a part of the file without any frame, the reason.
     """
 
     path: str
@@ -47,6 +49,7 @@ class VideoFacts:
     codec: str = ""
     key_frame_distance: int = 1
     mean_wait: float = 0.0
+    bad_parts: dict[str, str] = field(default_factory=dict)
 
     @property
     def duration_sec(self) -> float:
@@ -72,24 +75,34 @@ class Survey:
         return [facts for facts in self.files if facts.error is not None]
 
     @property
+    def bad_parts(self) -> dict[str, str]:
+        """The records without any frame among the other files, and the reasons."""
+        return {video_id: reason for facts in self.files for video_id, reason in facts.bad_parts.items()}
+
+    @property
     def good(self) -> list[VideoFacts]:
         """The files that can."""
         return [facts for facts in self.files if facts.error is None]
 
 
-def survey_video(item: tuple[str, float | None]) -> VideoFacts:
+def survey_video(parts: Sequence[Record]) -> VideoFacts:
     """Open a video, decode all of it and return what is known.
 
     Args:
-        item: its path, and frames per second if it is a folder of frames.
+        parts: the records of this video.
     """
-    path, fps = item
+    path = parts[0]["file_name"]
     facts = VideoFacts(path)
     try:
-        with open_video(path, fps) as video:
+        with open_video(path, parts[0].get("fps")) as video:
             video.check()
             facts.num_frames, facts.fps = video.num_frames, video.fps
             facts.height, facts.width = video.height, video.width
+            for part in parts:
+                try:
+                    frame_interval(part, video)
+                except VideoDecodeError as error:
+                    facts.bad_parts[part["video_id"]] = error.reason
         _look_into(local_video_path(path), facts)
     except VideoDecodeError as error:
         facts.error = error.reason
@@ -115,24 +128,30 @@ def _look_into(path: str, facts: VideoFacts) -> None:
     facts.mean_wait = float((distances * (distances - 1) / 2).sum() / len(keys))
 
 
-def survey_dataset(records: Sequence[Record], num_workers: int) -> tuple[Survey, bool]:
+def survey_dataset(records: Sequence[Record], num_workers: int, sample: int | None = None) -> tuple[Survey, bool]:
     """Look at every file of a dataset, in several processes, behind a progress bar.
 
     Args:
         records: the dataset; a file that several records share is looked at once.
         num_workers: processes.
+        sample: so many files, evenly spread, are looked at; None: all.
 
     Returns:
         What was found, and whether it is all: Ctrl-C stops the search and keeps what there is.
     """
-    items = list({record["file_name"]: (record["file_name"], record.get("fps")) for record in records}.values())
+    parts: dict[str, list[Record]] = {}
+    for record in records:
+        parts.setdefault(record["file_name"], []).append(source_of(record) | {"video_id": record["video_id"]})
+    items = list(parts.values())
+    if sample is not None and sample < len(items):
+        items = [items[i * len(items) // sample] for i in range(sample)]
     found, num_bad, complete = {}, 0, True
     results = map_in_processes(survey_video, items, num_workers)
     try:
         with progress_bar(total=len(items), desc="videos", unit="video") as progress:
             for index, facts in results:
                 if isinstance(facts, ProcessDied):
-                    facts = VideoFacts(items[index][0], error=str(facts))
+                    facts = VideoFacts(items[index][0]["file_name"], error=str(facts))
                 found[index] = facts
                 num_bad += facts.error is not None
                 progress.set_postfix(bad=num_bad, refresh=False)
@@ -141,10 +160,10 @@ def survey_dataset(records: Sequence[Record], num_workers: int) -> tuple[Survey,
         complete = False
     finally:
         results.close()
-    return Survey(len(items), [found[index] for index in sorted(found)]), complete
+    return Survey(len(parts), [found[index] for index in sorted(found)]), complete
 
 
-def speed_up(files: Sequence[VideoFacts], clip_frames: int) -> tuple[float, float]:
+def speed_up(files: Sequence[VideoFacts], clip_frames: int, short_side: int = SHORT_SIDE) -> tuple[float, float]:
     """Estimate how many times less work decoding clips is after transcoding, by frames and by pixels.
 
     A clip at a random place costs its own frames and those since the key-frame before it; the time for a frame is taken
@@ -153,20 +172,21 @@ def speed_up(files: Sequence[VideoFacts], clip_frames: int) -> tuple[float, floa
     Args:
         files: of sound videos.
         clip_frames: from the first frame of a clip to its last.
+        short_side: of the frames that are trained on, pixels.
     """
     frames = [(min(clip_frames, facts.num_frames), facts) for facts in files if facts.codec != "images"]
     if not frames:
         return 1.0, 1.0
     wait = (KEY_FRAME_DISTANCE - 1) / 2
-    scales = [min(1.0, (SHORT_SIDE / min(facts.height, facts.width)) ** 2) for _, facts in frames]
+    scales = [min(1.0, (short_side / min(facts.height, facts.width)) ** 2) for _, facts in frames]
     now = sum(span + facts.mean_wait for span, facts in frames)
     fewer = now / sum(span + min(wait, facts.mean_wait) for span, facts in frames)
     return fewer, len(scales) / sum(scales)
 
 
-def advise(files: Sequence[VideoFacts], clip_frames: int) -> str | None:
-    """Return one or two sentences where re-encoding would pay, and None where it would not."""
-    fewer, smaller = speed_up(files, clip_frames)
+def advise(files: Sequence[VideoFacts], clip_frames: int, short_side: int = SHORT_SIDE) -> str | None:
+    """Return one or two sentences where re-encoding would pay, and None where it would not; see ``speed_up``."""
+    fewer, smaller = speed_up(files, clip_frames, short_side)
     if fewer * smaller < MIN_GAIN:
         return None
     reasons = []
@@ -175,10 +195,10 @@ def advise(files: Sequence[VideoFacts], clip_frames: int) -> str | None:
         reasons.append(f"{fewer:.1f} times by a key-frame every {KEY_FRAME_DISTANCE} frames (now {distance:.0f})")
     if smaller > 1.05:
         side = np.median([min(facts.height, facts.width) for facts in files])
-        reasons.append(f"{smaller:.1f} times by a short side of {SHORT_SIDE} pixels (now {side:.0f})")
+        reasons.append(f"{smaller:.1f} times by a short side of {short_side} pixels (now {side:.0f})")
     return (
         f"Decoding clips of {clip_frames} frames would be about {fewer * smaller:.1f} times faster after"
-        f" tools/transcode_dataset.py: {', '.join(reasons)}; estimated from frames and pixels."
+        f" tools/transcode_dataset.py --short-side {short_side}: {', '.join(reasons)}; estimated from frames and pixels."
     )
 
 

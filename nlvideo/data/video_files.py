@@ -1,7 +1,7 @@
 """Which files are videos, and all videos below a folder. What is left out is counted."""
 
 import os
-from collections import Counter, deque
+from collections import defaultdict, deque
 from dataclasses import dataclass, field
 
 IMAGE_EXTENSIONS = (".jpeg", ".jpg", ".png")
@@ -20,32 +20,16 @@ class FoundVideos:
 
     Attributes:
         videos: video files and folders of frames, relative to the folder; a folder comes before what is in it.
-        left_out: number of the other files and links, by the reason.
-        examples: of each reason the first few.
+        left_out: the other files and links, by the reason.
     """
 
     videos: list[str] = field(default_factory=list)
-    left_out: Counter[str] = field(default_factory=Counter)
-    examples: dict[str, list[str]] = field(default_factory=dict)
-
-    def leave_out(self, path: str, reason: str) -> None:
-        """Count a file that is no video."""
-        self.left_out[reason] += 1
-        if self.left_out[reason] <= _NAMED:
-            self.examples.setdefault(reason, []).append(path)
-
-    def add(self, other: "FoundVideos", folder: str) -> None:
-        """Count what was left out in a folder of this one, too."""
-        self.left_out.update(other.left_out)
-        for reason, paths in other.examples.items():
-            self.examples[reason] = [*self.examples.get(reason, []), *(f"{folder}/{path}" for path in paths)][:_NAMED]
+    left_out: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
 
     def describe(self) -> str:
         """Return what was left out, such as ``broken links: 1 (run/a.mp4)``; an empty text where nothing was."""
-        parts = []
-        for reason, count in self.left_out.items():
-            parts.append(f"{reason}: {count} ({', '.join(self.examples[reason])}{', ...' if count > _NAMED else ''})")
-        return "; ".join(parts)
+        some = {why: ", ".join(paths[:_NAMED] + ["..."] * (len(paths) > _NAMED)) for why, paths in self.left_out.items()}
+        return "; ".join(f"{reason}: {len(paths)} ({some[reason]})" for reason, paths in self.left_out.items())
 
 
 def find_videos(root: str) -> FoundVideos:
@@ -65,10 +49,10 @@ def find_videos(root: str) -> FoundVideos:
             status = os.stat(os.path.join(root, inside))
             entries = sorted(os.scandir(os.path.join(root, inside)), key=lambda entry: entry.name)
         except OSError:
-            found.leave_out(inside, "folders that cannot be read")
+            found.left_out["folders that cannot be read"].append(inside)
             continue
         if (status.st_dev, status.st_ino) in entered:
-            found.leave_out(inside, "links to folders that are in it already")
+            found.left_out["links to folders that are in it already"].append(inside)
             continue
         entered.add((status.st_dev, status.st_ino))
         for entry in entries:
@@ -84,9 +68,9 @@ def find_videos(root: str) -> FoundVideos:
             elif kind == "file" and extension in IMAGE_EXTENSIONS and inside:
                 videos.add(inside)
             elif kind == "file":
-                found.leave_out(path, "not videos by their extension")
+                found.left_out["not videos by their extension"].append(path)
             elif kind != "folder":
-                found.leave_out(path, kind)
+                found.left_out[kind].append(path)
     found.videos = sorted(videos, key=lambda video: video.split("/"))
     return found
 

@@ -136,7 +136,7 @@ def test_shards_of_others(tmp_path, records):
         ({"a.v1.mp4": b"x", "a.v1.cls": b"0"},
          "a has 0 videos, no label, .*; a.v1.cls does not count: the name of a sample ends at the first dot, so rename it"),
         (None, "x.tar: not a whole tar file"),
-        ("gzip", "x.tar: compressed by gzip, but videos are read in place: unpack it to .tar"),
+        ("gzip", r"x.tar: not a whole tar file \(gzip data, such as a .tar.gz; videos are read in place, from .tar\)"),
         ("index", "x.tar.index: not the index of a shard"),
         ("other", r"x.tar.index: it is of a shard of 3 bytes, .*/x.tar has 10240"),
     ],

@@ -21,13 +21,13 @@ def folder(tmp_path_factory, make_video, make_frames):
 
 
 def test_facts_of_a_video(folder):
-    facts = survey_video((f"{folder}/long.mp4", None))
+    facts = survey_video([{"file_name": f"{folder}/long.mp4", "video_id": "a", "fps": None}])
     assert facts.error is None and facts.num_bytes == (folder / "long.mp4").stat().st_size
     assert (facts.num_frames, facts.fps, facts.duration_sec, facts.height, facts.width) == (30, 10, 3, 64, 48)
     assert (facts.codec, facts.key_frame_distance) == ("h264", 12)
     # Waits of 0 to 11, 0 to 11 and 0 to 5 frames.
     assert facts.mean_wait == pytest.approx((66 + 66 + 15) / 30)
-    short = survey_video((f"{folder}/short.mkv", None))
+    short = survey_video([{"file_name": f"{folder}/short.mkv", "video_id": "a", "fps": None}])
     assert (short.codec, short.key_frame_distance, short.mean_wait) == ("ffv1", 1, 0)
 
 
@@ -46,16 +46,16 @@ def test_a_title_in_no_known_encoding(make_video, tmp_path):
     path.write_bytes(data.replace(title.encode(), b"\xff\xfe" * 12))
     with VideoReader(path) as video, FrameStream(path) as stream:
         assert video.num_frames == len(list(stream))
-    assert survey_video((str(path), None)).error is None
+    assert survey_video([{"file_name": str(path), "video_id": "a"}]).error is None
     assert transcode_video((str(path), str(tmp_path / "small.mp4"), TranscodeOptions(preset="ultrafast"), False)).error is None
 
 
 def test_facts_of_frames_and_of_what_is_broken(folder):
-    frames = survey_video((f"{folder}/frames", 4.0))
+    frames = survey_video([{"file_name": f"{folder}/frames", "video_id": "a", "fps": 4.0}])
     assert (frames.codec, frames.num_frames, frames.duration_sec, frames.width) == ("images", 3, 0.75, 48)
     assert frames.num_bytes == sum(path.stat().st_size for path in (folder / "frames").iterdir())
-    assert survey_video((f"{folder}/bad.mp4", None)).error
-    assert survey_video((f"{folder}/nothing.mp4", None)).error == "no such file"
+    assert survey_video([{"file_name": f"{folder}/bad.mp4", "video_id": "a", "fps": None}]).error
+    assert survey_video([{"file_name": f"{folder}/nothing.mp4", "video_id": "a", "fps": None}]).error == "no such file"
 
 
 def test_a_dataset_in_its_order(folder):
@@ -79,7 +79,7 @@ def test_an_interrupted_survey_keeps_what_it_found(folder, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(surveys, "map_in_processes", interrupted)
-    records = [{"file_name": f"{folder}/{name}"} for name in ("long.mp4", "bad.mp4", "frames")]
+    records = [{"file_name": f"{folder}/{name}", "video_id": name} for name in ("long.mp4", "bad.mp4", "frames")]
     survey, complete = survey_dataset(records, 1)
     assert not complete and survey.num_files == 3 and [f.path for f in survey.files] == [f"{folder}/bad.mp4"]
     assert format_survey(survey) == "no video can be decoded"
@@ -102,6 +102,28 @@ def test_advice_is_given_where_it_pays():
     assert advise([make_facts(30, 256)], 64) is None and advise([make_facts(1, 512, codec="images")], 64) is None
     assert advise([], 64) is None
     text = advise([make_facts(250, 512)], 64)
-    assert "clips of 64 frames would be about 9.6 times faster after tools/transcode_dataset.py" in text
+    assert "clips of 64 frames would be about 9.6 times faster after tools/transcode_dataset.py --short-side 256" in text
     assert "2.4 times by a key-frame every 30 frames (now 250)" in text
     assert "4.0 times by a short side of 256 pixels (now 512)" in text
+    text = advise([make_facts(30, 256)], 64, short_side=64)
+    assert "16.0 times faster after tools/transcode_dataset.py --short-side 64: 16.0 times by a short side of 64 pixels" in text
+
+
+def test_parts_without_a_frame(folder):
+    times = [(0, 0.5), (5, 6), (0.6, 0.2), (2.9, 9)]
+    records = [
+        {"file_name": f"{folder}/long.mp4", "video_id": str(i), "start_sec": start, "end_sec": end}
+        for i, (start, end) in enumerate(times)
+    ]
+    survey, _ = survey_dataset(records, 1)
+    assert not survey.bad and survey.num_files == 1 and survey.bad_parts.keys() == {"1", "2"}
+    assert survey.bad_parts["1"] == "no frames from 5 s to 6 s among 30 at 10 fps"
+
+
+def test_a_sample_is_spread_evenly(folder):
+    names = ["long.mp4", "bad.mp4", "frames", "short.mkv", "nothing.mp4"]
+    records = [{"file_name": f"{folder}/{name}", "video_id": name} for name in names]
+    for sample, indices in ((2, [0, 2]), (3, [0, 1, 3]), (9, range(5))):
+        survey, complete = survey_dataset(records, 1, sample)
+        assert complete and survey.num_files == 5
+        assert [facts.path for facts in survey.files] == [f"{folder}/{names[index]}" for index in indices]

@@ -54,6 +54,9 @@ def test_a_list_without_the_bad_ones_works_where_it_is(folder, call_tool):
         (["beacon_tain"], "unknown dataset 'beacon_tain'"),
         (["beacon_val", "--num-workers", "0"], "--num-workers: got 0, allowed: 1 or more"),
         (["beacon_val", "--clip-frames", "0"], "--clip-frames: got 0, allowed: 1 or more"),
+        (["beacon_val", "--short-side", "0"], "--short-side: got 0, allowed: 1 or more"),
+        (["beacon_val", "--sample", "0"], "--sample: got 0, allowed: 1 or more"),
+        (["beacon_val", "--sample", "2", "--fix-list", "x.csv"], "--fix-list: a list without the bad files needs a look"),
     ],
 )
 def test_errors_are_one_line(call_tool, arguments, message):
@@ -70,6 +73,25 @@ def test_no_file_is_replaced(folder, call_tool):
     assert "names other classes" in call_tool("check_dataset", name, "--fix-list", str(out))[2]
     assert "there is no folder" in call_tool("check_dataset", name, "--fix-list", f"{folder}/no/fixed.csv")[2]
     assert (folder / "fixed.classes.txt").read_text() == "others\n" and not out.exists()
+
+
+def test_parts_that_hold_no_frame_are_bad(folder, call_tool):
+    (folder / "spans.csv").write_text("path,label,start_sec,end_sec\n" + "".join(
+        f"videos/run/a.mp4,{label},{times}\n" for label, times in ((0, "0,0.2"), (1, "5,6"), (1, "0.3,0.1"))
+    ))  # fmt: skip
+    name, out = f"list:{folder}/spans.csv", f"{folder}/good.csv"
+    status, shown, _ = call_tool("check_dataset", name, "--fix-list", out)
+    assert status == 1 and f"{name}: 3 videos, 2 bad, fingerprint " in shown
+    assert "videos/run/a.mp4#2: no frames from 5.0 s to 6.0 s among 4 at 10 fps" in shown
+    assert [(r["start_sec"], r["end_sec"]) for r in get_dataset(f"list:{out}")] == [(0.0, 0.2)]
+    assert call_tool("check_dataset", f"list:{out}")[0] == 0
+
+
+def test_a_sample_and_the_size_that_is_trained(folder, call_tool):
+    name = f"folder:{folder}/videos"
+    status, shown, _ = call_tool("check_dataset", name, "--sample", "1", "--short-side", "16", "--clip-frames", "4")
+    assert status == 0 and f"{name}: 3 videos (1 of 3 files looked at), 0 bad" in shown
+    assert "tools/transcode_dataset.py --short-side 16: 4.0 times by a short side of 16 pixels (now 32)" in shown
 
 
 def test_ctrl_c_leaves_what_was_found(tmp_path, make_video):

@@ -1,7 +1,6 @@
 """``folder:DIR``: one folder of videos per class, labelled in the alphabetical order of the folders."""
 
-import functools
-import logging
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +8,8 @@ import numpy as np
 from nlvideo.data.catalog import MetadataCatalog
 from nlvideo.data.records import Labels, TableRecords
 from nlvideo.data.string_block import StringBlock
-from nlvideo.data.video_files import VIDEO_EXTENSIONS, FoundVideos, find_videos
-
-# A run reads its test sets several times, and says a thing once.
-_warn_once = functools.cache(logging.getLogger(__name__).warning)
+from nlvideo.data.video_files import find_videos
+from nlvideo.utils.logger import log_once
 
 
 def load_folder(name: str) -> TableRecords:
@@ -30,23 +27,20 @@ def load_folder(name: str) -> TableRecords:
     classes = folder_classes(root)
     if not classes:
         raise ValueError(f"{name}: expected one folder per class in {root}, found no folders")
-    videos, counts, left_out = [], [], FoundVideos()
-    for path in sorted(root.iterdir()):
-        if path.suffix.lower() in VIDEO_EXTENSIONS and not path.name.startswith(".") and path.name not in classes:
-            left_out.leave_out(path.name, "not in the folder of a class")
-    for class_name in classes:
-        found = find_videos(str(root / class_name))
-        if not found.videos:
-            without = f" (left out: {text})" if (text := found.describe()) else ""
-            raise ValueError(f"{name}: the class {class_name!r} has no video{without}; allowed: at least one")
-        videos.append(StringBlock.from_strings(f"{class_name}/{video}" for video in found.videos))
-        counts.append(len(found.videos))
-        left_out.add(found, class_name)
-    if text := left_out.describe():
-        _warn_once("%s: left out: %s", name, text)
-    labels = np.repeat(np.arange(len(classes)), counts)
+    found = find_videos(str(root))
+    by_class: dict[str, list[str]] = {class_name: [] for class_name in classes}
+    for video in found.videos:
+        class_name, is_inside, _ = video.partition("/")
+        (by_class[class_name] if is_inside else found.left_out["not in the folder of a class"]).append(video)
+    text = found.describe()
+    if empty := [class_name for class_name, videos in by_class.items() if not videos]:
+        left_out = f"; left out: {text}" if text else ""
+        raise ValueError(f"{name}: the class {empty[0]!r} has no video, allowed: at least one{left_out}")
+    if text:
+        log_once(f"{name}: left out: {text}")
     MetadataCatalog.get(name).classes = classes
-    return TableRecords(str(root), StringBlock.concatenate(videos), Labels(labels))
+    labels = np.repeat(np.arange(len(classes)), [len(videos) for videos in by_class.values()])
+    return TableRecords(str(root), StringBlock.from_strings(chain(*by_class.values())), Labels(labels))
 
 
 def folder_classes(root: Path) -> list[str]:

@@ -23,8 +23,7 @@ class Lines:
         begins, ends: int64 (N,), where each is in the text; a carriage return at its end does not count.
         usual: bool (N,), whether it could be read here. The columns below hold sense for these alone.
         path_begins, path_ends: int64 (N,), where its path is in the text.
-        labels: int64 (N,); not read where labels are names.
-        label_begins, label_ends: int64 (N,), where a label that is a name is in the text.
+        label_begins, label_ends: int64 (N,), where its label is in the text.
         numbers: float64 (N,) by column, NaN where the line has no value.
     """
 
@@ -33,44 +32,34 @@ class Lines:
     usual: np.ndarray
     path_begins: np.ndarray
     path_ends: np.ndarray
-    labels: np.ndarray
     label_begins: np.ndarray
     label_ends: np.ndarray
     numbers: dict[str, np.ndarray] = field(default_factory=dict)
 
 
-def read_plain_lines(text: np.ndarray, named: bool = False) -> Lines:
+def read_plain_lines(text: np.ndarray) -> Lines:
     """Read lines ``path label``.
 
     Args:
         text: uint8, whole lines, the last one with its newline.
-        named: whether labels are names and not numbers.
     """
     begins, ends = _find_lines(text)
-    if named:
-        spaces = np.flatnonzero((text == _SPACE) | (text == _TAB))
-        labels = np.zeros(len(ends), np.int64)
-        label_begins = np.append(spaces, -1)[np.searchsorted(spaces, ends) - 1] + 1
-        # What is no ASCII may be a space of another kind; several labels have commas between them.
-        others = np.flatnonzero((text < _SPACE) & (text != _NEWLINE) | (text >= 127) | (text == _COMMA) | (text == _QUOTE))
-        is_label = np.searchsorted(others, ends) == np.searchsorted(others, label_begins)
-    else:
-        labels, label_begins = _numbers_before(text, begins, ends)
-        is_label = True
-    path_ends = label_begins - 1
-    separator = _at(text, path_ends)
-    usual = (label_begins < ends) & ((separator == _SPACE) | (separator == _TAB)) & _is_path(text, begins, path_ends)
-    return Lines(begins, ends, usual & is_label, begins, path_ends, labels, label_begins, ends)
+    spaces = np.flatnonzero((text == _SPACE) | (text == _TAB))
+    label_begins = np.append(spaces, -1)[np.searchsorted(spaces, ends) - 1] + 1
+    # What is no ASCII may be a space of another kind; several labels have commas between them.
+    others = np.flatnonzero(((text < _SPACE) & (text != _NEWLINE)) | (text >= 127) | (text == _COMMA) | (text == _QUOTE))
+    usual = (label_begins < ends) & (np.searchsorted(others, ends) == np.searchsorted(others, label_begins))
+    usual &= _is_path(text, begins, label_begins - 1)
+    return Lines(begins, ends, usual, begins, label_begins - 1, label_begins, ends)
 
 
-def read_csv_lines(text: np.ndarray, columns: Sequence[str], numbers: Sequence[str], named: bool = False) -> Lines:
+def read_csv_lines(text: np.ndarray, columns: Sequence[str], numbers: Sequence[str]) -> Lines:
     """Read lines of a csv file; the first value may be in quotes, as the path of a list written by a program is.
 
     Args:
         text: uint8, whole lines, the last one with its newline.
         columns: those of the file; "path" and "label" are among them.
         numbers: names of the columns, where the file has them, that hold numbers or nothing.
-        named: whether labels are names and not numbers.
     """
     begins, ends = _find_lines(text)
     commas, quotes = np.flatnonzero(text == _COMMA), np.flatnonzero(text == _QUOTE)
@@ -99,20 +88,15 @@ def read_csv_lines(text: np.ndarray, columns: Sequence[str], numbers: Sequence[s
 
     path_begins, path_ends = _bounds("path")
     label_begins, label_ends = _bounds("label")
-    good = _is_path(text, path_begins, path_ends) & (label_begins < label_ends)
-    if named:
-        # A name in quotes, as the first value may be, is left to the reader of single lines: it may hold commas.
-        labels, place = np.zeros(len(begins), np.int64), columns.index("label")
-        good &= _is_path(text, label_begins, label_ends) & ~(quoted & (place == 0))
-    else:
-        labels, found = _numbers_before(text, label_begins, label_ends)
-        good &= found == label_begins
+    # A label in quotes, as the first value may be, is left to the reader of single lines: it may hold commas.
+    good = _is_path(text, path_begins, path_ends) & _is_path(text, label_begins, label_ends)
+    good &= ~quoted | (columns[0] != "label")
     values = {}
     for column in numbers:
         if column in columns:
             values[column], readable = _decimals(text, *_bounds(column))
             good &= readable
-    return Lines(begins, ends, usual & good, path_begins, path_ends, labels, label_begins, label_ends, values)
+    return Lines(begins, ends, usual & good, path_begins, path_ends, label_begins, label_ends, values)
 
 
 def _find_lines(text: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

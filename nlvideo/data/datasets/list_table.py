@@ -45,52 +45,34 @@ class ListTable:
             ValueError: a line cannot be understood.
         """
         chunk = text[begin:end]
-        lines = self._read(chunk, number)
+        lines, usual_labels = self._read(chunk, number)
         keep, labels = lines.usual.copy(), {}
         for index in np.flatnonzero(~lines.usual).tolist():
             line = _text_of(chunk, lines.begins[index], lines.ends[index])
             if line and not line.startswith("#"):
                 keep[index] = True
                 labels[index] = self._add_unusual(lines, index, number + index, line, len(text) - begin)
-        self._append(lines, keep, labels, begin)
+        self._append(lines, keep, usual_labels, labels, begin)
         return len(keep)
 
-    def _read(self, chunk: np.ndarray, number: int) -> Lines:
-        if self._named is None:
-            self._named = self._begins_with_name(chunk, number)
-        named = bool(self._named)
+    def _read(self, chunk: np.ndarray, number: int) -> tuple[Lines, np.ndarray]:
+        """Return the lines, and the labels of the usual ones."""
         if self.columns is None:
-            lines = read_plain_lines(chunk, named)
+            lines = read_plain_lines(chunk)
         else:
-            lines = read_csv_lines(chunk, self.columns, self._numbers, named)
+            lines = read_csv_lines(chunk, self.columns, self._numbers)
         if self._has_spans:
             lines.usual[:] = False
-        if named and lines.usual.any():
-            usual = np.flatnonzero(lines.usual)
-            names = StringBlock(chunk, lines.label_begins[usual], lines.label_ends[usual])
-            _, firsts, inverse = np.unique(names.hashes(), return_index=True, return_inverse=True)
-            # In the order of the list, so that the first mistake is the one that is named.
-            ids = np.zeros(len(firsts), np.int64)
-            for place in np.argsort(firsts):
-                index = usual[firsts[place]]
-                line = _text_of(chunk, lines.begins[index], lines.ends[index])
-                ids[place] = self._label_of(names[firsts[place]], number + int(index), line)
-            lines.labels[usual] = ids[inverse]
-        return lines
-
-    def _begins_with_name(self, chunk: np.ndarray, number: int) -> bool | None:
-        """Whether the first label is a name and not a number; None where there is no label."""
-        begin = 0
-        while begin < len(chunk):
-            newline = begin + int(np.argmax(chunk[begin:] == ord("\n")))
-            line = _text_of(chunk, begin, newline)
-            if line and not line.startswith("#"):
-                row = self._split(number, line)
-                spans = (part.rsplit(maxsplit=2)[0] for part in _parts(row.get("label_spans")))
-                if found := row["label"] or "".join(spans):
-                    return any(map(str.isalpha, found))
-            begin, number = newline + 1, number + 1
-        return None
+        usual, labels = np.flatnonzero(lines.usual), np.zeros(len(lines.usual), np.int64)
+        texts = StringBlock(chunk, lines.label_begins[usual], lines.label_ends[usual])
+        _, firsts, inverse = np.unique(texts.hashes(), return_index=True, return_inverse=True)
+        found = np.zeros(len(firsts), np.int64)
+        for place in np.argsort(firsts):  # in the order of the list
+            index = int(usual[firsts[place]])
+            line = _text_of(chunk, lines.begins[index], lines.ends[index])
+            (found[place],) = self._labels_of(texts[firsts[place]], number + index, line)
+        labels[usual] = found[inverse]
+        return lines, labels
 
     def _add_unusual(self, lines: Lines, index: int, number: int, line: str, extra_begin: int) -> int | list[int]:
         """Put what a line says into the columns and return its labels."""
@@ -136,6 +118,8 @@ class ListTable:
 
     def _labels_of(self, text: str, number: int, line: str) -> list[int]:
         """Return the labels in a text such as ``3``, ``3,7``, ``Kickflip`` or ``Kickflip,Ollie``."""
+        if self._named is None:  # the first label decides for all
+            self._named = any(map(str.isalpha, text))
         if self._named:
             parts = [text] if text in self._index else [part.strip() for part in text.split(",")]
             return [self._label_of(part, number, line) for part in parts]
@@ -174,16 +158,17 @@ class ListTable:
     def _malformed(self, number: int, line: str, reason: str) -> ValueError:
         return ValueError(f"{self.path}:{number}: {reason}, got {line!r}")
 
-    def _append(self, lines: Lines, keep: np.ndarray, labels: dict[int, int | list[int]], begin: int) -> None:
+    def _append(
+        self, lines: Lines, keep: np.ndarray, values: np.ndarray, labels: dict[int, int | list[int]], begin: int
+    ) -> None:
         kept = np.flatnonzero(keep)
-        values: np.ndarray | Labels = lines.labels
         if any(isinstance(label, list) for label in labels.values()):
-            values = Labels.from_values(labels.get(index, int(lines.labels[index])) for index in kept.tolist())
+            column = Labels.from_values(labels.get(index, int(values[index])) for index in kept.tolist())
         else:
             values[list(labels)] = list(labels.values())
-            values = Labels(values[kept])
+            column = Labels(values[kept])
         numbers = [lines.numbers[key][kept] for key in self._numbers]
-        self._chunks.append((lines.path_begins[kept] + begin, lines.path_ends[kept] + begin, values, *numbers))
+        self._chunks.append((lines.path_begins[kept] + begin, lines.path_ends[kept] + begin, column, *numbers))
 
     def to_records(self, text: np.ndarray, folder: str) -> TableRecords:
         """Join the columns; classes that no file names are put into the order of their names."""

@@ -43,6 +43,7 @@ class ShardRecords(CompactRecords):
         extras: CompactRecords | None = None,
     ):
         self.shards, self.shard_sizes, self._ids, self._labels, self._extras = shards, shard_sizes, ids, labels, extras
+        self.may_have_spans = extras is not None
         self._places = torch.from_numpy(places)
         self._ends = np.cumsum(shard_sizes)
 
@@ -60,10 +61,6 @@ class ShardRecords(CompactRecords):
         offset, size = self._places[index].tolist()
         record: dict[str, Any] = {"file_name": member_path(shard, offset, size), "label": self._labels[index]}
         return record | {"video_id": self._ids[index]} | (self._extras[index] if self._extras is not None else {})
-
-    def span_labels(self) -> Labels | None:
-        """Return the classes in the ``label_spans`` of each record; None where no record has any."""
-        return None if self._extras is None else self._extras.span_labels()
 
     def id_hashes(self) -> np.ndarray:
         """Return a 64-bit hash of each video id, uint64 (N,)."""
