@@ -2,8 +2,6 @@
 """A page to try a model on: drop a video, see its classes, its timeline and what attends to what."""
 
 import argparse
-import tempfile
-from pathlib import Path
 
 from nlvideo.engine.script import ScriptParser, add_model_arguments, chosen_model, run_script
 
@@ -33,8 +31,8 @@ def main(arguments: argparse.Namespace) -> None:
     chosen = chosen_model(arguments)
     name = chosen["cfg_or_name"]
     predictor = Predictor(**chosen)
-    with tempfile.TemporaryDirectory() as folder, demo.UploadFolder() as uploads, demo.ended_by_signal() as ended:
-        examples = demo.write_examples(Path(folder)) if demo.are_of_beacon(predictor.classes) else []
+    with demo.UploadFolder() as uploads, demo.ended_by_signal() as ended:
+        examples = demo.write_examples(uploads.kept) if demo.are_of_beacon(predictor.classes) else []
         content = demo.Demo(demo.Inspector(predictor), uploads, limits, examples, demo.ABOUT_EXAMPLES)
         page, url = demo.start(content, name, arguments.host, port)
         print(f"Serving {name} at {url} (Ctrl-C ends it)", flush=True)

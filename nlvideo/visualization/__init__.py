@@ -6,7 +6,7 @@ from nlvideo.visualization.film_strip import draw_film_strip
 from nlvideo.visualization.overlay import heated_frames, overlay_frames
 from nlvideo.visualization.places import describe
 from nlvideo.visualization.video_file import write_video
-from nlvideo.visualization.view import View, load_view
+from nlvideo.visualization.view import View, load_view, load_views
 
 __all__ = [
     "AttentionMaps",
@@ -19,6 +19,7 @@ __all__ = [
     "find_block",
     "heated_frames",
     "load_view",
+    "load_views",
     "overlay_frames",
     "top_keys",
     "write_video",

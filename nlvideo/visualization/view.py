@@ -1,12 +1,13 @@
 """One view of a video as a test shows it to a network, and where its pixels lie in the video."""
 
 import os
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
 
 from nlvideo.config import CfgNode
-from nlvideo.data import VideoDecodeError, VideoMapper, augmentation, open_video
+from nlvideo.data import VideoDecodeError, VideoMapper, VideoReader, augmentation, open_video
 from nlvideo.data.resized_frames import read_resized
 
 
@@ -53,19 +54,40 @@ def load_view(
         VideoDecodeError: the file cannot be read, or has no frames between ``start_sec`` and ``end_sec``.
         ValueError: the video is too short and ``INPUT.SHORT_VIDEO`` is "error", or too small for the crop.
     """
+    return next(load_views(cfg, path, [(start_sec, end_sec)]))
+
+
+def load_views(
+    cfg: CfgNode, path: str | os.PathLike, parts: Iterable[tuple[float | None, float | None]]
+) -> Iterator[View]:
+    """Yield the clips of several parts of a video as `load_view` does, from one opening: decoding goes on where it was.
+
+    Args:
+        cfg: the model's config.
+        path: a video, or a folder of frames.
+        parts: (start_sec, end_sec) of each.
+
+    Raises:
+        VideoDecodeError, ValueError: as `load_view`.
+    """
     cfg = cfg.clone()
     cfg.defrost()
     cfg.TEST.NUM_CLIPS, cfg.TEST.NUM_CROPS, cfg.TEST.FLIP = 1, 1, False
     mapper = VideoMapper(cfg, False)
     with open_video(path, **mapper.reading) as video:
-        first = 0 if start_sec is None else video.index_at(start_sec)
-        end = video.num_frames if end_sec is None else video.index_at(end_sec)
-        if first >= end:
-            to = "the end" if end_sec is None else f"{end_sec:g} s"
-            raise VideoDecodeError(video.path, f"no frames from {start_sec or 0:g} s to {to}")
-        indices = [first + index for index in mapper.clip_sampler(end - first, None)[0]]
-        resized = read_resized(video, indices, mapper.short_side_range[0], mapper.pixels)
-        original = (video.height, video.width)
+        for start_sec, end_sec in parts:
+            yield _view(video, mapper, start_sec, end_sec)
+
+
+def _view(video: VideoReader, mapper: VideoMapper, start_sec: float | None, end_sec: float | None) -> View:
+    first = 0 if start_sec is None else video.index_at(start_sec)
+    end = video.num_frames if end_sec is None else video.index_at(end_sec)
+    if first >= end:
+        to = "the end" if end_sec is None else f"{end_sec:g} s"
+        raise VideoDecodeError(video.path, f"no frames from {start_sec or 0:g} s to {to}")
+    indices = [first + index for index in mapper.clip_sampler(end - first, None)[0]]
+    resized = read_resized(video, indices, mapper.short_side_range[0], mapper.pixels)
+    original = (video.height, video.width)
     crop = augmentation.uniform_crops(resized, mapper.crop_size, 1)[0]
     sides = list(zip(original, resized.shape[1:3], crop.shape[1:3]))
     return View(

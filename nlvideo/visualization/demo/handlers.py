@@ -4,6 +4,7 @@ Every mistake becomes a message: whatever is dropped, the page goes on.
 """
 
 import logging
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -17,6 +18,9 @@ from nlvideo.visualization.demo.moments import Inspector, Moment
 from nlvideo.visualization.demo.uploads import UploadFolder
 
 logger = logging.getLogger(__name__)
+
+# The model serves one visitor at a time. A video that takes longer than this shows the moments it has by then, seconds.
+PATIENCE_SEC = 60.0
 
 FAILED = "Something went wrong with this video; the log of the server says what."
 EXPIRED = "This video is no longer in memory: drop it again."
@@ -141,17 +145,21 @@ class Demo:
             yield _failed(FAILED)
 
     def _look_at(self, path: Path) -> Iterator[View]:
+        started = time.monotonic()
         yield View(message_html("Reading the video", "busy"), done=False)
         facts = check_upload(path, self.limits)
         scores = dict(self.inspector.predictor(str(path), top_k=5))
-        moments, count = [], len(self.inspector.windows(facts))
+        moments, count, message = [], len(self.inspector.windows(facts)), _describe(facts)
         for moment in self.inspector.moments(path, facts):
+            if moments and time.monotonic() - started > PATIENCE_SEC:
+                message += f"; the first {len(moments)} of {count} moments, as this video takes long to decode"
+                break
             text = f"{facts.name}: moment {len(moments) + 1} of {count}"
             yield View(message_html(text, "busy"), scores=scores, done=False)
             moments.append(moment)
         shown = Shown(facts, moments, len(moments) // 2, next(iter(self.inspector.blocks), ""))
         view = self._refresh(self._at_strongest(shown))
-        yield replace(view, scores=scores, message=message_html(_describe(facts)), keep=False)
+        yield replace(view, scores=scores, message=message_html(message), keep=False)
 
     def _at_strongest(self, shown: Shown) -> Shown:
         if not shown.block:

@@ -9,6 +9,7 @@ import av
 import numpy as np
 
 from nlvideo.data import VideoDecodeError, VideoReader
+from nlvideo.data.pixel_limits import PixelLimits
 
 # Demuxers of real containers. FFmpeg also opens images, subtitles, text and, above all, playlists, which make it read
 # other files of this machine and addresses on the net.
@@ -16,8 +17,6 @@ CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,flv,asf,ogg,
 KNOWN_AS = "MP4, MOV, MKV, WebM, AVI, MPEG, FLV, WMV, OGG or GIF"
 # No camera is faster; more frames than this in a second is a file made to keep a decoder busy.
 _MAX_FPS = 1000
-# Pixels of a frame: 8K.
-_MAX_PIXELS = 7680 * 4320
 
 
 @dataclass(frozen=True)
@@ -27,6 +26,9 @@ class Limits:
     Attributes:
         max_megabytes: size of the file, in 2**20 bytes, as browsers and Gradio count.
         max_seconds: length of the video.
+        max_frame_pixels: of a frame. Default: 4096 x 2304, which holds every kind of 4K.
+        max_pixels: of all frames together, which is how long a video takes. Default: 2 minutes of 1920 x 1080 at 30
+            frames a second, and 30 seconds of 4K.
 
     Raises:
         ValueError: a limit is not above 0.
@@ -34,9 +36,11 @@ class Limits:
 
     max_megabytes: float = 100.0
     max_seconds: float = 120.0
+    max_frame_pixels: int = 4096 * 2304
+    max_pixels: int = 120 * 30 * 1920 * 1080
 
     def __post_init__(self) -> None:
-        for name in ("max_megabytes", "max_seconds"):
+        for name in self.__dataclass_fields__:
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}: got {getattr(self, name)}, allowed: above 0")
 
@@ -83,10 +87,11 @@ def check_upload(path: str | os.PathLike, limits: Limits) -> VideoFacts:
         raise ValueError(f"{name}: {size / 2**20:.3g} MB, allowed: up to {limits.max_megabytes:g} MB")
     _check_header(name, path, limits)
     try:
-        with VideoReader(path) as video:
+        with VideoReader(path, pixels=PixelLimits(limits.max_frame_pixels)) as video:
             # Headers may say anything; the number of frames is counted.
             seconds = video.duration_sec
             _check_length(name, max(seconds, video.num_frames / _MAX_FPS), limits)
+            _check_pixels(name, video.num_frames, video.height, video.width, limits)
             return VideoFacts(name, seconds, video.frame_seconds, video.height, video.width)
     except VideoDecodeError as error:
         raise ValueError(f"{name} cannot be read: {error.reason}") from error
@@ -99,12 +104,21 @@ def _check_header(name: str, path: str | os.PathLike, limits: Limits) -> None:
             stream = container.streams.best("video")
             if stream is None:
                 raise ValueError(f"{name} has no picture: it is not a video")
-            if stream.width * stream.height > _MAX_PIXELS:
-                raise ValueError(f"{name}: frames of {stream.width} x {stream.height}, allowed: up to 7680 x 4320")
+            _check_pixels(name, 1, stream.height, stream.width, limits)
             if container.duration:
                 _check_length(name, float(Fraction(container.duration, av.time_base)), limits)
     except (av.FFmpegError, OSError) as error:
         raise ValueError(f"{name} is not a video that can be read here: expected {KNOWN_AS}") from error
+
+
+def _check_pixels(name: str, num_frames: int, height: int, width: int, limits: Limits) -> None:
+    if height * width > limits.max_frame_pixels:
+        size, most = f"frames of {width} x {height}", f"{limits.max_frame_pixels / 1e6:.3g} million pixels"
+        raise ValueError(f"{name}: {size}, allowed: up to {most}; make it smaller and try again")
+    most = limits.max_pixels // (height * width)
+    if num_frames > most:
+        size = f"{num_frames} frames of {width} x {height}"
+        raise ValueError(f"{name}: {size}, allowed: up to {most} of this size; make it smaller or shorter")
 
 
 def _check_length(name: str, seconds: float, limits: Limits) -> None:

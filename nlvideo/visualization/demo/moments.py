@@ -11,7 +11,7 @@ from torch import nn
 
 from nlvideo.config import CfgNode
 from nlvideo.modeling.nonlocal_block.summary import nonlocal_modules
-from nlvideo.visualization import AttentionMaps, attend, chosen_positions, load_view
+from nlvideo.visualization import AttentionMaps, attend, chosen_positions, load_views
 from nlvideo.visualization.blocks import short_name
 from nlvideo.visualization.demo.limits import VideoFacts
 
@@ -86,10 +86,9 @@ class Inspector:
             ValueError: the video is too short and ``INPUT.SHORT_VIDEO`` is "error".
         """
         windows = self.windows(facts)
-        for start_sec, end_sec in windows:
-            # One view for a moment, so that what is scored is what is shown.
-            part = (start_sec, end_sec) if len(windows) > 1 else ()
-            view = load_view(self.predictor.cfg, path, *part)
+        parts = windows if len(windows) > 1 else [(None, None)]
+        # One view for a moment, so that what is scored is what is shown.
+        for (start_sec, end_sec), view in zip(windows, load_views(self.predictor.cfg, path, parts)):
             with torch.no_grad():
                 scores = self.predictor.model([{"video": view.video[None], "video_id": path.name}])[0]["scores"]
             seconds = facts.frame_seconds[list(view.frames)].tolist()

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from nlvideo.visualization.demo.handlers import Demo
-from nlvideo.visualization.demo.page import build_page, import_gradio
+from nlvideo.visualization.demo.page import MAX_WAITING, build_page, import_gradio
+from nlvideo.visualization.demo.requests import RequestLimit
 from nlvideo.visualization.demo.style import CSS, FONTS
 
 if TYPE_CHECKING:
@@ -41,11 +42,14 @@ def start(demo: Demo, name: str, host: str = "127.0.0.1", port: int = 0) -> tupl
     page = build_page(demo, name)
     gr = import_gradio(demo.uploads.path)
     fonts = [gr.themes.Font(font) for font in FONTS]
+    from starlette.middleware import Middleware
+
+    limit = Middleware(RequestLimit, max_bytes=demo.limits.max_bytes, uploads=demo.uploads, max_waiting=MAX_WAITING)
     theme = gr.themes.Default(primary_hue="blue", font=fonts, font_mono=fonts)
     _, url, _ = page.launch(
         server_name=host, server_port=port, share=False, inbrowser=False, quiet=True, prevent_thread_lock=True,
         max_file_size=demo.limits.max_bytes, state_session_capacity=MAX_VISITORS, footer_links=[], ssr_mode=False,
-        enable_monitoring=False, mcp_server=False, theme=theme, css=CSS,
+        enable_monitoring=False, mcp_server=False, theme=theme, css=CSS, app_kwargs={"middleware": [limit]},
     )  # fmt: skip
     return page, url
 

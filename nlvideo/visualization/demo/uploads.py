@@ -1,6 +1,7 @@
 """The folder that uploads pass through: private, swept while the page runs, gone when it ends."""
 
 import contextlib
+import fcntl
 import os
 import shutil
 import tempfile
@@ -11,21 +12,31 @@ from collections.abc import Iterator
 from pathlib import Path
 
 
+_PREFIX = "nlvideo_demo_"
+
+
 class UploadFolder:
     """A private temporary folder; a context manager that deletes it with all that is in it.
 
     A request deletes the file it was about, whatever becomes of it (``deleted_afterwards``). What no request ever asks
-    for, such as the piece of an upload that broke off, is swept away when it is old.
+    for, such as the piece of an upload that broke off, is swept away when it is old. What a server that was killed has
+    left is swept away when the next one starts.
 
     Attributes:
         path: the folder; only this user may look into it.
+        kept: a folder beside it for what the page needs as long as it runs, to be made by whoever needs it.
         keep_sec: age at which a file is swept away, seconds. The default leaves a slow machine the time for a long
             video.
     """
 
     def __init__(self, keep_sec: float = 600.0, sweep_every_sec: float = 30.0):
+        _sweep_abandoned()
         # mkdtemp makes it readable for its owner alone.
-        self.path = Path(tempfile.mkdtemp(prefix="nlvideo_demo_")).resolve()
+        self._root = Path(tempfile.mkdtemp(prefix=_PREFIX)).resolve()
+        self._lock_handle = os.open(self._root, os.O_RDONLY)
+        fcntl.flock(self._lock_handle, fcntl.LOCK_EX)
+        self.path, self.kept = self._root / "uploads", self._root / "kept"
+        self.path.mkdir(0o700)
         self.keep_sec = keep_sec
         self._closed = threading.Event()
         # How many requests hold each file: the same video dropped by two visitors is one file.
@@ -42,9 +53,11 @@ class UploadFolder:
 
     def close(self) -> None:
         """Delete the folder; may be called more than once."""
-        self._closed.set()
-        self._sweeper.join()
-        shutil.rmtree(self.path, ignore_errors=True)
+        if not self._closed.is_set():
+            self._closed.set()
+            self._sweeper.join()
+            shutil.rmtree(self._root, ignore_errors=True)
+            os.close(self._lock_handle)
 
     @contextlib.contextmanager
     def deleted_afterwards(self, path: str | os.PathLike) -> Iterator[Path]:
@@ -74,15 +87,22 @@ class UploadFolder:
                     if path.is_file() and path.stat().st_mtime_ns == uploaded_ns:
                         self._delete(path)
 
+    def num_bytes(self) -> int:
+        """Return the size of all uploads that are there."""
+        return sum(path.stat().st_size for path in self._files() if path.exists())
+
     def sweep(self) -> int:
         """Delete what is older than ``keep_sec`` and not lent, and return how many files that were."""
         limit, swept = time.time() - self.keep_sec, 0
-        for path in [path for path in self.path.rglob("*") if path.is_file()]:
+        for path in self._files():
             with self._lock, contextlib.suppress(FileNotFoundError):  # its request was faster
                 if path.stat().st_mtime < limit and not self._lent[path]:
                     self._delete(path)
                     swept += 1
         return swept
+
+    def _files(self) -> list[Path]:
+        return [path for path in self.path.rglob("*") if path.is_file()]
 
     def _delete(self, path: Path) -> None:
         path.unlink(missing_ok=True)
@@ -93,3 +113,15 @@ class UploadFolder:
     def _sweep_on(self, every_sec: float) -> None:
         while not self._closed.wait(every_sec):
             self.sweep()
+
+
+def _sweep_abandoned() -> None:
+    """Delete the folders of servers that no longer live: the lock on each goes with its server."""
+    for path in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        with contextlib.suppress(OSError):
+            handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(path, ignore_errors=True)
+            finally:
+                os.close(handle)

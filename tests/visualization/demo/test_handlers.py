@@ -37,6 +37,13 @@ def test_progress_is_said_for_each_moment(demo):
     assert ["moment 2 of 3" in text for text in said] == [False, False, True, False, False]
 
 
+def test_a_video_that_takes_long_shows_what_there_is_by_then(demo, monkeypatch):
+    monkeypatch.setattr("nlvideo.visualization.demo.handlers.PATIENCE_SEC", 0.0)
+    *_, view = demo.open_example(3)
+    assert len(view.shown.moments) == 1 and view.timeline.count("data-index") == 1 and view.scores
+    assert "the first 1 of 3 moments, as this video takes long to decode" in view.message
+
+
 @pytest.mark.parametrize("name, content", [("a.mp4", b""), ("notes.txt", b"no video"), ("<b>.mp4", os.urandom(2000))])
 def test_bad_files_get_a_message_and_are_deleted(demo, upload, tmp_path, clips, name, content):
     (tmp_path / name).write_bytes(content)

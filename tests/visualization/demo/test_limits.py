@@ -72,10 +72,21 @@ def test_more_frames_than_any_camera_makes(make_video, tmp_path):
     assert refusal(tmp_path / "a.mp4", Limits(max_seconds=0.05)) == "a.mp4: 0.1 s long, allowed: up to 0.05 s"
 
 
-def test_frames_larger_than_any_screen(make_video, tmp_path, monkeypatch):
-    monkeypatch.setattr("nlvideo.visualization.demo.limits._MAX_PIXELS", 32 * 48 - 1)
+def test_frames_larger_than_any_screen(make_video, tmp_path):
+    """8K of a few megabytes kept everybody waiting for minutes."""
+    assert Limits().max_frame_pixels < 7680 * 4320
     make_video(tmp_path / "a.mp4", num_frames=2)
-    assert refusal(tmp_path / "a.mp4").startswith("a.mp4: frames of 48 x 32, allowed: up to")
+    assert refusal(tmp_path / "a.mp4", Limits(max_frame_pixels=1500)) == (
+        "a.mp4: frames of 48 x 32, allowed: up to 0.0015 million pixels; make it smaller and try again"
+    )
+
+
+def test_more_pixels_than_can_be_decoded_in_time(make_video, tmp_path):
+    path = make_video(tmp_path / "a.mp4", num_frames=11)
+    assert check_upload(path, Limits(max_pixels=11 * 32 * 48)).num_frames == 11
+    assert refusal(tmp_path / "a.mp4", Limits(max_pixels=11 * 32 * 48 - 1)) == (
+        "a.mp4: 11 frames of 48 x 32, allowed: up to 10 of this size; make it smaller or shorter"
+    )
 
 
 def test_a_truncated_video_says_why(make_video, tmp_path):
@@ -97,7 +108,7 @@ def test_sound_without_a_picture(tmp_path):
     assert refusal(tmp_path / "a.mp4") == "a.mp4 has no picture: it is not a video"
 
 
-@pytest.mark.parametrize("name", ["max_megabytes", "max_seconds"])
+@pytest.mark.parametrize("name", ["max_megabytes", "max_seconds", "max_frame_pixels", "max_pixels"])
 def test_limits_are_above_zero(name):
     with pytest.raises(ValueError, match=f"{name}: got 0, allowed: above 0"):
         Limits(**{name: 0})

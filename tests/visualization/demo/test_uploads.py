@@ -2,8 +2,12 @@
 
 import os
 import stat
+import subprocess
+import sys
+import tempfile
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -103,3 +107,31 @@ def test_the_folder_is_private_and_goes_at_the_end():
         put(uploads, "hash/clip.mp4")
     assert not uploads.path.exists() and threading.active_count() == threads
     uploads.close()
+
+
+def test_what_is_there_is_counted(uploads):
+    put(uploads, "hash/a.mp4")
+    put(uploads, "b.mp4")
+    assert uploads.num_bytes() == 10
+
+
+def test_what_a_killed_server_has_left_is_swept_at_the_next_start(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    # It says where its folder is, and lives until it is killed.
+    script = (
+        "import tempfile, time; from nlvideo.visualization.demo.uploads import UploadFolder;"
+        f"tempfile.tempdir = {str(tmp_path)!r}; folder = UploadFolder(); print(folder.path, flush=True); time.sleep(60)"
+    )
+    server = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    theirs = Path(server.stdout.readline().strip())
+    (theirs / "clip.mp4").write_bytes(b"video")
+    others = tmp_path / "nlvideo_demo_link"
+    (tmp_path / "mine").mkdir()
+    others.symlink_to(tmp_path / "mine")
+    with UploadFolder():
+        assert (theirs / "clip.mp4").exists()  # it lives
+    server.kill()
+    server.wait()
+    with UploadFolder() as ours:
+        assert not theirs.parent.exists() and ours.path.exists() and (tmp_path / "mine").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "nlvideo_demo_link"]
