@@ -67,8 +67,10 @@ def plain_count(path: str) -> int:
         with av.open(path, metadata_errors="replace") as container:
             stream = container.streams.best("video")
             stream.codec_context.thread_type = "NONE"
-            for _ in container.decode(stream):
-                count += 1
+            # As ffmpeg does: an empty packet is not the end.
+            packets = (packet for packet in container.demux(stream) if packet.size)
+            for packet in itertools.chain(packets, [None]):
+                count += len(stream.codec_context.decode(packet))
     except Exception:  # whatever it raises, of which there is much
         pass
     return count

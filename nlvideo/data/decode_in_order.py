@@ -46,6 +46,11 @@ def read_packets(container: av.container.InputContainer, stream: av.VideoStream)
     return (packet for packet in container.demux(stream) if packet.size)
 
 
+def has_new_parameters(packet: av.Packet) -> bool:
+    """Whether what the header says to the decoder changes here: a seek beyond it would miss that."""
+    return any(data.data_type == "new_extradata" for data in packet.iter_sidedata())
+
+
 def decode_in_order(
     container: av.container.InputContainer, stream: av.VideoStream
 ) -> Iterator[tuple[av.VideoFrame, int | None]]:

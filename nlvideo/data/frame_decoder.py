@@ -9,7 +9,7 @@ import av
 import numpy as np
 from av.video.frame import PictureType
 
-from nlvideo.data.decode_in_order import open_stream, read_packets
+from nlvideo.data.decode_in_order import has_new_parameters, open_stream, read_packets
 from nlvideo.data.packet_scan import is_packed, scan_packets
 from nlvideo.data.pixel_limits import PixelLimits
 from nlvideo.data.proven_kinds import PROVEN, kind_of
@@ -164,8 +164,7 @@ class FrameDecoder:
         origins, images, sizes, has_changes = [], {}, set(), False
         for position, packet in enumerate(chain(self._packets, [None])):
             self._limit.check()
-            # Who enters after a change of what is said once for all packets does not learn of it.
-            has_changes |= packet is not None and packet.has_sidedata("new_extradata")
+            has_changes |= packet is not None and has_new_parameters(packet)
             for frame in self._decode(packet, position):
                 sizes.add(f"{frame.height}x{frame.width}")
                 if frame.pts in probes:

@@ -6,8 +6,8 @@ from typing import NamedTuple
 import av
 import numpy as np
 
-from nlvideo.data.decode_in_order import DTS_CONTAINERS
-from nlvideo.data.show_times import ShowTimes, average_fps
+from nlvideo.data.decode_in_order import DTS_CONTAINERS, has_new_parameters
+from nlvideo.data.show_times import average_fps
 from nlvideo.data.video_errors import VideoDecodeError
 from nlvideo.data.video_index import VideoIndex, shown_order, to_stamps
 
@@ -19,14 +19,13 @@ _PLACEHOLDER_SIZE = 8
 _MAX_REORDERED = 16
 
 
-class _Packet(NamedTuple):
-    pts: int | None
-    dts: int | None
-    size: int
-    is_key: bool
-    is_cut: bool  # by an edit list
-    is_hidden: bool  # by its codec
-    is_odd: bool  # damaged, or with new parameters for the decoder
+class _Flags(NamedTuple):
+    """What is said of the packets besides their times and sizes: bool (P,) each."""
+
+    is_key: np.ndarray
+    is_cut: np.ndarray  # by an edit list
+    is_hidden: np.ndarray  # by the codec
+    is_odd: np.ndarray  # damaged, or with new parameters for the decoder
 
 
 def scan_packets(
@@ -53,28 +52,30 @@ def scan_packets(
         num_all += 1
         if packet.size:
             hidden = is_vp8 and not memoryview(packet)[0] & _VP8_SHOWN
-            is_odd = packet.is_corrupt or packet.has_sidedata("new_extradata")
+            is_odd = packet.is_corrupt or has_new_parameters(packet)
             flags = packet.is_keyframe, packet.is_discard, hidden, is_odd
-            packets.append(_Packet(packet.pts, packet.dts, packet.size, *flags))
+            packets.append((packet.pts, packet.dts, packet.size, *flags))
     # This family of containers lists its packets in the header; edit lists are already applied.
     listed = len(stream.index_entries) if "mp4" in container.format.name else 0
     if num_all - 1 < listed:  # the last one says that this is the end
         raise VideoDecodeError(path, f"truncated: {num_all - 1} of {listed} frames")
     if not packets:
         raise VideoDecodeError(path, "no frames in the video stream")
-    columns = _Packet(*map(np.array, zip(*packets)))
+    pts, dts, sizes, *columns = zip(*packets)
+    sizes, flags = np.array(sizes), _Flags(*map(np.array, columns))
     by_dts = container.format.name in DTS_CONTAINERS
-    stamps = to_stamps(columns.dts if by_dts else columns.pts)
-    order = shown_order(stamps, columns.is_cut | columns.is_hidden)
-    is_sure = order is not None and len(order) > 0 and _is_plain(columns, stamps)
-    is_sure &= not (by_dts and (columns.pts != columns.dts).any()) and not is_packed(stream.codec_context, columns.size)
+    stamps = to_stamps(dts if by_dts else pts)
+    order = shown_order(stamps, flags.is_cut | flags.is_hidden)
+    is_sure = order is not None and len(order) > 0 and _is_plain(flags, stamps)
+    is_sure &= not (by_dts and pts != dts) and not is_packed(stream.codec_context, sizes)
     position = order if is_sure else np.arange(len(packets))
-    times = ShowTimes(stream).of_all(stamps[position].tolist()) if is_sure else np.zeros(len(packets), np.int64)
+    # What ``ShowTimes`` makes of timestamps that are all known and different.
+    times = stamps[position] - stamps[position[0]] if is_sure else np.zeros_like(stamps)
     index = VideoIndex(
         stamps=stamps,
         stamp_kind="dts" if by_dts else "pts",
-        sizes=columns.size,
-        keys=columns.is_key,
+        sizes=sizes,
+        keys=flags.is_key,
         position=position,
         times=times,
         time_base=stream.time_base,
@@ -88,14 +89,14 @@ def is_packed(codec: av.VideoCodecContext, sizes: np.ndarray) -> bool:
     return codec.name == "mpeg4" and bool(sizes.min() <= _PLACEHOLDER_SIZE)
 
 
-def _is_plain(packets: _Packet, stamps: np.ndarray) -> bool:
+def _is_plain(flags: _Flags, stamps: np.ndarray) -> bool:
     """Whether the stream begins with a key-frame, shown first, and nothing after it is cut, odd or out of order."""
     ranks = np.argsort(stamps)
-    cut = packets.is_cut
+    cut = flags.is_cut
     return bool(
-        packets.is_key[0]
+        flags.is_key[0]
         and stamps[0] <= stamps[~cut].min()
         and (not cut.any() or stamps[cut].max() < stamps[~cut].min())
         and abs(ranks - np.arange(len(ranks))).max() <= _MAX_REORDERED
-        and not packets.is_odd.any()
+        and not flags.is_odd.any()
     )

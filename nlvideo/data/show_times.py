@@ -19,7 +19,8 @@ class ShowTimes:
     """Gives frames, in the order in which they come out of a decoder, their times.
 
     A timestamp holds unless it is before that of the last frame; two frames may have the same. A frame without one is
-    shown after the last one at the stated rate.
+    shown after the last one at the stated rate; so is one whose timestamp is more than a second before the last: there a
+    joined recording begins, and later timestamps count from there.
 
     Args:
         stream: of the frames.
@@ -42,7 +43,8 @@ class ShowTimes:
         """
         time = Fraction(0) if self._last is None else self._last + self._step
         if stamp is not None:
-            self._origin = stamp - round(time) if self._origin is None else self._origin
+            if self._origin is None or stamp - self._origin < self._last - 1 / self.time_base:
+                self._origin = stamp - round(time)
             if self._last is None or stamp - self._origin >= self._last:
                 time = Fraction(stamp - self._origin)
         self._last = time

@@ -24,22 +24,6 @@ def test_frames_are_those_of_the_reader(make_video, tmp_path, options):
         assert index == 19
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["decord_video_270.mov", "gen_mpegts.ts", "gen_start_5s_h264.mkv", "gen_vfr_h264.mkv", "imageio_newtonscradle.gif",
-     "mmaction2_test.avi", "torchcodec_h265_10bits.mp4"],
-)  # fmt: skip
-def test_real_videos(test_data, name):
-    path = str(test_data / "videos" / name)
-    with VideoReader(path) as reader, FrameStream(path) as stream:
-        for count, frame in enumerate(stream, start=1):
-            if count % 40 == 1:
-                # The times of this AVI file are not those of its packets, which the reader counts instead.
-                assert name.endswith(".avi") or reader.index_at(float(frame.seconds)) == count - 1
-                assert np.array_equal(frame.to_rgb(), reader.get_frames([count - 1])[0])
-        assert count == reader.num_frames
-
-
 def test_a_live_source_has_frames_and_times():
     with FrameStream(**LIVE) as stream:
         times = [frame.seconds for frame in stream]

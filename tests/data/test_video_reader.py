@@ -12,6 +12,7 @@ import pytest
 from av.video.reformatter import VideoReformatter
 
 from nlvideo.data.clip_sampling import UniformClips
+from nlvideo.data.frame_stream import FrameStream
 from nlvideo.data.video_reader import VideoDecodeError, VideoReader
 
 REAL_BAD = {
@@ -171,7 +172,7 @@ def real_files():
 
 @pytest.mark.parametrize("name", real_files())
 def test_real_video_equals_its_full_decode(test_data, name):
-    """Every frame forward, and a sample in random order and in random sets, to the byte."""
+    """Every frame forward, a sample in random order and in random sets, and as a stream, to the byte; and its times."""
     path = str(test_data / "videos" / name)
     scaler, expected = VideoReformatter(), []
     with av.open(path) as container:
@@ -192,6 +193,11 @@ def test_real_video_equals_its_full_decode(test_data, name):
             assert frame.shape == (video.height, video.width, 3) and digest(np.rot90(frame, turns)) == expected[index]
         some = np.sort(rng.choice(len(expected), len(expected) // 3, replace=False)).tolist()
         assert [digest(np.rot90(frame, turns)) for frame in video.get_frames(some)] == [expected[i] for i in some]
+        with FrameStream(path) as stream:
+            found = [(digest(np.rot90(frame.to_rgb(), turns)), float(frame.seconds)) for frame in stream]
+        assert [image for image, _ in found] == expected
+        np.testing.assert_allclose([seconds for _, seconds in found], video.frame_seconds, atol=1e-9)
+        assert [video.index_at(seconds) for _, seconds in found] == list(range(len(expected)))
 
 
 def digest(image):

@@ -248,6 +248,19 @@ def test_parameters_of_the_decoder_that_change_within_the_file(make_noise, plain
     assert_equal(tmp_path / name, plain_decode(tmp_path / name))
 
 
+@pytest.mark.parametrize("name", ["transport.ts", "mpeg2.mpg"])
+def test_recordings_put_one_after_the_other(write, plain_decode, tmp_path, name):
+    """Their timestamps start again: sorted, they would mix the frames."""
+    path = tmp_path / name
+    path.write_bytes(2 * Path(write(name)).read_bytes())
+    expected = plain_decode(path)
+    assert_equal(path, expected)
+    with VideoReader(path) as video:
+        steps = np.diff(video.frame_seconds)
+        assert len(expected) == 2 * NUM_FRAMES and np.delete(steps, NUM_FRAMES - 1) == pytest.approx(0.04)
+        assert 0 < steps[NUM_FRAMES - 1] < 0.1
+
+
 def test_scaled_while_converted(write):
     with VideoReader(write("odd_size.mp4")) as video:
         frames = video.get_frames([3, 4], short_side=20)
