@@ -10,6 +10,7 @@ from nlvideo.config import CfgNode
 from nlvideo.utils import comm
 from nlvideo.utils.env import collect_env, environment, seed_everything
 from nlvideo.utils.file_io import make_writable, write_text
+from nlvideo.utils.folder_lock import lock_folder
 from nlvideo.utils.invocations import append_invocation
 from nlvideo.utils.logger import setup_logger
 from nlvideo.utils.plugins import load_plugin
@@ -31,9 +32,12 @@ def default_setup(cfg: CfgNode, args: argparse.Namespace) -> CfgNode:
         The command and the environment go to ``OUTPUT_DIR/invocations.json``.
 
     Raises:
-        ValueError: ``OUTPUT_DIR`` cannot be written.
+        ValueError: ``OUTPUT_DIR`` cannot be written, or another training is writing there.
     """
     make_writable(cfg.OUTPUT_DIR, "OUTPUT_DIR")
+    eval_only = bool(getattr(args, "eval_only", False))
+    if not eval_only:
+        _lock(cfg.OUTPUT_DIR)
     given_seed = cfg.SEED
     dump = os.path.join(cfg.OUTPUT_DIR, "config.yaml")
     cfg = _with_seed(cfg, dump if args.resume else None)
@@ -44,7 +48,7 @@ def default_setup(cfg: CfgNode, args: argparse.Namespace) -> CfgNode:
     logger.info("Command line: %s", shlex.join(sys.argv))
     logger.info("Ranks: %d", comm.get_world_size())
     if comm.is_main_process():
-        if getattr(args, "eval_only", False) and os.path.isfile(dump):
+        if eval_only and os.path.isfile(dump):
             dump = os.path.join(cfg.OUTPUT_DIR, "inference", "config.yaml")
             os.makedirs(os.path.dirname(dump), exist_ok=True)
         write_text(dump, cfg.dump())
@@ -52,7 +56,7 @@ def default_setup(cfg: CfgNode, args: argparse.Namespace) -> CfgNode:
         append_invocation(
             cfg.OUTPUT_DIR,
             environment(),
-            eval_only=bool(getattr(args, "eval_only", False)),
+            eval_only=eval_only,
             resume=bool(args.resume),
             world_size=comm.get_world_size(),
             drawn_seed=cfg.SEED if given_seed < 0 else None,
@@ -60,6 +64,17 @@ def default_setup(cfg: CfgNode, args: argparse.Namespace) -> CfgNode:
     # Nobody reads the dump, or trains, before it is there.
     comm.synchronize()
     return cfg
+
+
+def _lock(folder: str) -> None:
+    holder = lock_folder(folder) if comm.is_main_process() else None
+    # On every rank, so that none waits for one that has ended.
+    holder = comm.all_gather_object(holder)[0]
+    if holder:
+        raise ValueError(
+            f"OUTPUT_DIR: got {folder!r}, in which another run is writing ({holder}), allowed: another folder, or this"
+            " one once that run has ended"
+        )
 
 
 def _with_seed(cfg: CfgNode, earlier_dump: str | None) -> CfgNode:

@@ -35,6 +35,18 @@ def test_an_output_dir_that_cannot_be_written_is_one_line(tiny_cfg: Callable[...
         default_setup(tiny_cfg("OUTPUT_DIR", "/proc/nlvideo"), TRAIN)
 
 
+def test_two_trainings_do_not_write_into_one_folder(tiny_cfg: Callable[..., CfgNode], monkeypatch) -> None:
+    holder = "process 7 on there, since noon: python train.py"
+    monkeypatch.setattr("nlvideo.engine.setup.lock_folder", lambda folder: holder)
+    cfg = tiny_cfg()
+    for args in (TRAIN, RESUME):
+        with pytest.raises(ValueError, match=r"^OUTPUT_DIR: got .*, in which another run is writing \(process 7 on there"):
+            default_setup(cfg, args)
+    assert not (Path(cfg.OUTPUT_DIR) / "config.yaml").exists()
+    # A test beside a training is welcome.
+    default_setup(cfg, argparse.Namespace(resume=True, eval_only=True))
+
+
 def test_the_seed_decides_what_is_drawn(tiny_cfg: Callable[..., CfgNode]) -> None:
     draws = []
     for seed in ("3", "3", "4"):

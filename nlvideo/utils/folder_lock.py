@@ -1,0 +1,50 @@
+"""A lock on a folder that ends with the process that holds it."""
+
+import datetime
+import errno
+import fcntl
+import logging
+import os
+import socket
+from typing import TextIO
+
+from nlvideo.utils.invocations import command_line
+
+logger = logging.getLogger(__name__)
+
+FILE_NAME = ".lock"
+# Closing a file gives its lock up, so these stay open until the process ends.
+_held: dict[str, TextIO] = {}
+
+
+def lock_folder(folder: str) -> str | None:
+    """Lock a folder until this process ends, however it ends.
+
+    A record lock of the operating system: workers that are forked do not inherit it, so that none of them keeps it
+    after a kill. A file system without such locks is told in the log, and nothing is locked.
+
+    Args:
+        folder: it must exist.
+
+    Returns:
+        None where this process holds the lock now; else which process holds it, in words.
+    """
+    path = os.path.realpath(os.path.join(folder, FILE_NAME))
+    if path in _held and os.path.exists(path):
+        return None
+    file = open(path, "a+", encoding="utf8", errors="replace")
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        with file:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                file.seek(0)
+                return file.read().strip() or "a process that has just begun"
+        logger.warning("%s cannot be locked (%s): see to it that no two runs write there", folder, error)
+        return None
+    now = datetime.datetime.now().isoformat(" ", "seconds")
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {socket.gethostname()}, since {now}: {command_line()}\n")
+    file.flush()
+    _held[path] = file
+    return None
