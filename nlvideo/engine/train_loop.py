@@ -43,7 +43,10 @@ class HookBase:
         """Called when the gradients of an iteration are there, before the optimizer uses them."""
 
     def after_step(self) -> None:
-        """Called after each iteration, on every rank."""
+        """Called after each iteration, on every rank.
+
+        A resumed run calls it again for the iteration of its checkpoint, of the hooks after the one that saved that.
+        """
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs."""
@@ -69,6 +72,8 @@ class TrainerBase:
         self.iter = self.start_iter = self.max_iter = 0
         self.storage = EventStorage(0)
         self.stop_reason: str | None = None
+        # The hook that is called now, and the one that was saving the loaded checkpoint.
+        self._current_hook = self._saving_hook = ""
 
     def register_hooks(self, hooks: Iterable[HookBase | None]) -> None:
         """Append hooks; they run in this order. None is skipped.
@@ -92,17 +97,19 @@ class TrainerBase:
         return self.iter + 1 >= self.max_iter
 
     def train(self, start_iter: int, max_iter: int) -> None:
-        """Run iterations ``start_iter`` to ``max_iter - 1``.
+        """Run iterations ``start_iter`` to ``max_iter - 1``, after what the loaded checkpoint's iteration has left to do.
 
         Raises:
             TrainingInterrupted: a hook set ``stop_reason`` before the last iteration.
         """
-        self.iter = self.start_iter = self.storage.start_iter = start_iter
+        self.iter = self.start_iter = start_iter
         self.max_iter = max_iter
-        logger.info("Training iterations %d to %d", start_iter, max_iter)
+        if start_iter < max_iter:
+            logger.info("Training iterations %d to %d", start_iter, max_iter)
         with self.storage:
             try:
                 self._call_hooks("before_train")
+                self._finish_saved_iteration()
                 for self.iter in range(start_iter, max_iter):
                     self.storage.iter = self.iter
                     self._call_hooks("before_step")
@@ -119,22 +126,39 @@ class TrainerBase:
         """Do the work of one iteration."""
         raise NotImplementedError
 
-    def _call_hooks(self, method: str) -> None:
-        for hook in self.hooks:
+    def _call_hooks(self, method: str, after: str = "") -> None:
+        names = [hook.name for hook in self.hooks]
+        for hook in self.hooks[names.index(after) + 1 if after else 0 :]:
+            self._current_hook = hook.name
             getattr(hook, method)()
+        self._current_hook = ""
+
+    def _finish_saved_iteration(self) -> None:
+        """Call the hooks that come after the one that saved the loaded checkpoint.
+
+        The process that saved it may have been killed before they evaluated or wrote, and their states are in the
+        checkpoint as they were before they did.
+        """
+        saving, self._saving_hook = self._saving_hook, ""
+        if any(hook.name == saving for hook in self.hooks):
+            self.iter = self.storage.iter = self.start_iter - 1
+            self._call_hooks("after_step", after=saving)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the number of finished iterations, the scalars so far and the hooks' states by name."""
         hooks = {hook.name: hook.state_dict() for hook in self.hooks}
         return {
             "iteration": self.iter + 1,
+            "saved_by": self._current_hook,
             "storage": self.storage.state_dict(),
             "hooks": {name: state for name, state in hooks.items() if state},
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take back what ``state_dict`` returned; hooks that are new or gone are named in the log."""
-        self.start_iter = state_dict["iteration"]
+        self.start_iter = self.storage.start_iter = state_dict["iteration"]
+        # Checkpoints from before this was saved have nothing left to do.
+        self._saving_hook = state_dict.get("saved_by", "")
         self.storage.load_state_dict(state_dict["storage"])
         saved = dict(state_dict["hooks"])
         for hook in self.hooks:

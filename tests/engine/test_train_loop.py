@@ -57,6 +57,48 @@ class Counter(HookBase):
         self.count = state_dict["count"]
 
 
+class Saver(HookBase):
+    """Saves the state in one iteration."""
+
+    state: dict
+
+    def after_step(self) -> None:
+        if self.trainer.iter == 1:
+            self.state = self.trainer.state_dict()
+
+
+@pytest.mark.parametrize("max_iter", [3, 2, 1])
+def test_a_resumed_run_finishes_the_iteration_of_its_checkpoint(max_iter: int) -> None:
+    """The process that saved may have been killed before the hooks after the saving one were called."""
+    saver, first, calls = Saver(), CountingTrainer(), []
+    first.register_hooks([Counter("before"), saver, Counter("after")])
+    first.train(0, 2)
+    assert saver.state["hooks"] == {"before": {"count": 2}, "after": {"count": 1}}
+    trainer = CountingTrainer()
+    trainer.register_hooks([Counter("before"), Saver(), Counter("after"), Recorder(calls, "last")])
+    trainer.load_state_dict(saver.state)
+    trainer.train(2, max_iter)
+    steps = [("last", "before_step", 2), ("last", "after_step", 2)] if max_iter == 3 else []
+    assert [call for call in calls if "step" in call[1]] == [("last", "after_step", 1), *steps]
+    assert [hook.count for hook in trainer.hooks if isinstance(hook, Counter)] == ([3, 3] if max_iter == 3 else [2, 2])
+    # Once only.
+    calls.clear()
+    trainer.train(2, 2)
+    assert not [call for call in calls if "step" in call[1]]
+
+
+def test_nothing_is_finished_of_a_state_that_no_hook_saved() -> None:
+    first, second, calls = CountingTrainer(), CountingTrainer(), []
+    first.register_hooks([Recorder([], "a")])
+    first.train(0, 2)
+    second.register_hooks([Recorder(calls, "a")])
+    state = first.state_dict()
+    for saved in (state, {**state, "saved_by": "gone"}, {key: state[key] for key in state if key != "saved_by"}):
+        second.load_state_dict(saved)
+        second.train(2, 2)
+    assert not [call for call in calls if "step" in call[1]]
+
+
 def test_hooks_run_in_order_around_every_step() -> None:
     calls: list = []
     trainer = CountingTrainer()
