@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from nlvideo.config import CfgNode
 from nlvideo.data.batch_mixing import BatchMixer
 from nlvideo.data.catalog import MetadataCatalog, Record
-from nlvideo.data.checks import check_pair, check_records, check_same_classes, log_dataset
+from nlvideo.data.checks import check_pair, check_records, check_same_classes, fingerprint, log_dataset
 from nlvideo.data.clip_dataset import TestDataset, TrainDataset, collate_test, collate_train
 from nlvideo.data.dataset_mapper import MAPPER
 from nlvideo.data.datasets import get_dataset
@@ -63,7 +63,8 @@ def build_train_loader(cfg: CfgNode, start_iter: int = 0) -> TrainLoader:
         **_worker_options(cfg),
     )
     device = cfg.MODEL.DEVICE if cfg.MODEL.DEVICE != "auto" else "cuda" if cuda else "cpu"
-    return TrainLoader(loader, len(records), watch, mixer, device, start_iter * cfg.SOLVER.ACCUMULATE)
+    first_batch = start_iter * cfg.SOLVER.ACCUMULATE
+    return TrainLoader(loader, len(records), watch, mixer, device, first_batch, fingerprint(records))
 
 
 def build_test_loader(cfg: CfgNode, name: str) -> TestLoader:

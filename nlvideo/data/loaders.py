@@ -21,6 +21,7 @@ class TrainLoader:
 
     Attributes:
         dataset_size: number of records, over all ranks.
+        fingerprint: of the records, see ``checks.fingerprint``.
         watch: of the loader's workers.
     """
 
@@ -32,6 +33,7 @@ class TrainLoader:
         mixer: BatchMixer | None = None,
         device: torch.device | str = "cpu",
         first_batch: int = 0,
+        fingerprint: str = "",
     ):
         """Put the parts together.
 
@@ -42,9 +44,11 @@ class TrainLoader:
             mixer: mixes the clips of each batch, or None.
             device: where they are mixed, and then stay.
             first_batch: number of the first batch in this rank's stream.
+            fingerprint: of the records.
         """
         self.loader = loader
         self.dataset_size = dataset_size
+        self.fingerprint = fingerprint
         self.watch = watch
         self._mixer, self._device, self._number = mixer, device, first_batch
         self._batches: Iterator | None = None

@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from nlvideo.config import CfgNode
 from nlvideo.engine.hooks import is_due
 from nlvideo.engine.train_loop import HookBase
 from nlvideo.utils import comm
@@ -37,9 +38,18 @@ class PeriodicCheckpointer(HookBase):
         """Save this iteration's checkpoint unless that has been done, on every rank; return its name."""
         if self.saved is None or self.saved[0] != self.trainer.iter:
             name = "model_final" if self.trainer.is_last_step else f"model_{self.trainer.iter + 1:07d}"
-            self._save(name, True)
+            # First, so that the checkpoint knows its own name.
             self.saved = self.trainer.iter, name
+            self._save(name, True)
         return self.saved[1]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return which checkpoint this is."""
+        return {} if self.saved is None else {"saved": self.saved}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take it back: what follows in its iteration may save it once more."""
+        self.saved = state_dict["saved"]
 
 
 class EvalHook(HookBase):
@@ -121,6 +131,45 @@ class ResultsCheckpointer(HookBase):
         iteration, name = self._checkpoints.saved or (-1, "")
         if iteration == self._evaluation.evaluated_iter == self.trainer.iter:
             self._save(name, True)
+
+
+class Settings(HookBase):
+    """Carries the settings of a run through checkpoints, and warns of those that are others where it is resumed.
+
+    It looks before the first iteration, when the training data is there.
+    """
+
+    # A resumed run may have others and still equal one that never stopped.
+    WITHOUT_INFLUENCE = (
+        "VERSION", "OUTPUT_DIR", "MODEL.WEIGHTS", "DATALOADER.NUM_WORKERS", "DATALOADER.INDEX_DIR",
+        "DATALOADER.MAX_FAILED_FRACTION", "SOLVER.CHECKPOINT_PERIOD", "SOLVER.LOG_PERIOD", "TEST.EVAL_PERIOD",
+        "TEST.EXPECTED_RESULTS", "TEST.KEEP_VIEWS", "TEST.VIEWS_PER_FORWARD",
+    )  # fmt: skip
+
+    def __init__(self, cfg: CfgNode):
+        """Take the values of all keys."""
+        self._now = {key: cfg.value_at(key) for key in cfg.keys_with_path() if key not in self.WITHOUT_INFLUENCE}
+        self._now["ranks"] = comm.get_world_size()
+        self._saved: dict[str, Any] = {}
+
+    def before_train(self) -> None:
+        """Warn of every setting that the loaded checkpoint has with another value."""
+        loader = self.trainer.data_loader
+        self._now["training data"] = f"{loader.dataset_size} videos with fingerprint {loader.fingerprint}"
+        common = [key for key in self._now if key in self._saved and self._now[key] != self._saved[key]]
+        changes = [f"{key} was {self._saved[key]!r} and is {self._now[key]!r}" for key in common]
+        if changes:
+            logger.warning(
+                "Settings differ from those of the checkpoint: %s. The results will be those of neither", "; ".join(changes)
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all settings."""
+        return {"settings": self._now}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keep those of the checkpoint until training begins."""
+        self._saved = state_dict["settings"]
 
 
 def flatten_results(results: dict[str, Any]) -> dict[str, float]:

@@ -23,13 +23,15 @@ def total_over_ranks(count: int) -> int:
 
 
 class IterationTimer(HookBase):
-    """Seconds per iteration, and at the end how much of them was waiting for data.
+    """Seconds per iteration and of all of them, and at the end how much of them was waiting for data.
 
     Must be the first hook: what the others do after a step does not count.
     """
 
     def __init__(self) -> None:
         self._start = 0.0
+        # Of the whole run, also before a resume; the others are without the first iteration of this process.
+        self._total = 0.0
         self._training_time = 0.0
         self._data_time = 0.0
         self._iterations = 0
@@ -39,9 +41,11 @@ class IterationTimer(HookBase):
         self._start = time.perf_counter()
 
     def after_step(self) -> None:
-        """Put ``time`` into the storage."""
+        """Put ``time`` and ``training_time``, of the run so far, into the storage."""
         seconds = time.perf_counter() - self._start
+        self._total += seconds
         self.trainer.storage.put_scalar("time", seconds)
+        self.trainer.storage.put_scalar("training_time", self._total, smoothing_hint=False)
         # The first iteration starts the loader's workers and chooses kernels.
         if self.trainer.iter == self.trainer.start_iter and not self.trainer.is_last_step:
             return
@@ -50,16 +54,25 @@ class IterationTimer(HookBase):
         self._data_time += self.trainer.storage.history("data_time").latest()
 
     def after_train(self) -> None:
-        """Log the mean time of an iteration and the share of it that was waiting for data."""
+        """Log the time of the run, the mean of an iteration and the share of it that was waiting for data."""
         if not self._iterations:
             return
         logger.info(
-            "%d iterations in %s (%.4f s each); waiting for data (data_time) took %.1f%% of the iteration time",
-            self._iterations,
-            datetime.timedelta(seconds=round(self._training_time)),
+            "%d iterations in %s (%.4f s each after the first); waiting for data (data_time) took %.1f%% of the"
+            " iteration time",
+            self.trainer.iter + 1,
+            datetime.timedelta(seconds=round(self._total)),
             self._training_time / self._iterations,
             100 * self._data_time / self._training_time,
         )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the time of the run so far."""
+        return {"training_time": self._total}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Count on from there."""
+        self._total = state_dict["training_time"]
 
 
 class LearningRate(HookBase):
@@ -131,15 +144,9 @@ class RandomStates(HookBase):
 
     def before_train(self) -> None:
         """Go on where the generators of this rank were."""
+        # Those of another number of ranks would be of no use.
         if len(self._loaded) == comm.get_world_size():
             set_rng_state(self._loaded[comm.get_rank()])
-        elif self._loaded:
-            logger.warning(
-                "The checkpoint is of %d ranks, this run has %d: random states start anew, the results will differ"
-                " from those of an uninterrupted run",
-                len(self._loaded),
-                comm.get_world_size(),
-            )
 
     def state_dict(self) -> dict[str, Any]:
         """Return the states of all ranks, on rank 0; call it on every rank."""

@@ -4,7 +4,15 @@ import math
 
 import pytest
 
-from nlvideo.engine.checkpoint_hooks import BestCheckpointer, EvalHook, PeriodicCheckpointer, flatten_results
+from nlvideo.checkpoint.plain import to_plain
+from nlvideo.config import load_cfg
+from nlvideo.engine.checkpoint_hooks import (
+    BestCheckpointer,
+    EvalHook,
+    PeriodicCheckpointer,
+    Settings,
+    flatten_results,
+)
 from nlvideo.engine.errors import TrainingInterrupted
 from nlvideo.engine.train_loop import HookBase, TrainerBase
 
@@ -101,6 +109,56 @@ def test_best_of_nothing_is_nothing() -> None:
     evaluation = EvalHook(dict, 1)
     _run(evaluation, BestCheckpointer(evaluation, saved), steps=2)
     assert saved == []
+
+
+class Loader:
+    """What a hook sees of the training data."""
+
+    def __init__(self, fingerprint: str):
+        self.dataset_size, self.fingerprint = 8, fingerprint
+
+
+def _resume_with(saved: dict, *opts: str, fingerprint: str = "aa") -> None:
+    hook = Settings(load_cfg(None, list(opts)))
+    hook.load_state_dict(saved)
+    trainer = Trainer()
+    trainer.data_loader = Loader(fingerprint)
+    trainer.register_hooks([hook])
+    trainer.train(0, 0)
+
+
+@pytest.mark.parametrize(
+    ("opts", "fingerprint", "said"),
+    [
+        (("SOLVER.CLIPS_PER_BATCH", "16"), "aa", "SOLVER.CLIPS_PER_BATCH was 8 and is 16"),
+        (("SOLVER.ACCUMULATE", "2", "SEED", "5"), "aa", "SEED was 1 and is 5; SOLVER.ACCUMULATE was 1 and is 2"),
+        (("SOLVER.STEPS", "[3]"), "aa", "SOLVER.STEPS was "),
+        (("DATASETS.TRAIN", "['a']"), "aa", "DATASETS.TRAIN was "),
+        ((), "bb", "training data was '8 videos with fingerprint aa' and is '8 videos with fingerprint bb'"),
+        (("TEST.NUM_CROPS", "1"), "aa", "TEST.NUM_CROPS was "),
+        ((), "aa", ""),
+        (("OUTPUT_DIR", "x", "DATALOADER.NUM_WORKERS", "7", "SOLVER.LOG_PERIOD", "3"), "aa", ""),
+    ],
+)
+def test_other_settings_are_said_at_a_resume(
+    opts: tuple, fingerprint: str, said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    same = ("SOLVER.CLIPS_PER_BATCH", "8", "SEED", "1")
+    hook = Settings(load_cfg(None, list(same)))
+    trainer = Trainer()
+    trainer.data_loader = Loader("aa")
+    trainer.register_hooks([hook])
+    trainer.train(0, 0)
+    saved = to_plain(hook.state_dict(), "settings")
+    assert "settings" not in caplog.text.lower()
+    _resume_with(saved, *same, *opts, fingerprint=fingerprint)
+    assert (said in caplog.text) if said else not caplog.records
+    assert caplog.text.count(" was ") == said.count(" was ")
+
+
+def test_another_number_of_ranks_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    _resume_with({"settings": {"ranks": 2, "A.KEY.OF.AN.OLDER.VERSION": 1}})
+    assert "ranks was 2 and is 1. The results" in caplog.text and "A.KEY" not in caplog.text
 
 
 def test_flatten_results() -> None:

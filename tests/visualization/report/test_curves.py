@@ -108,3 +108,4 @@ def test_seconds_of_a_training():
     rows = [row(9, time=1.0), row(19, time=2.0), row(24, time=float("nan")), row(29, time=4.0)]
     assert training_seconds(run_of(rows)) == 10 * 1 + 10 * 2 + 10 * 4
     assert training_seconds(run_of([row(0, lr=1.0)])) is None
+    assert training_seconds(run_of([row(9, time=1.0, training_time=12.5), row(19, training_time=31.0)])) == 31.0
