@@ -2,8 +2,10 @@
 
 import logging
 import os
+import shlex
 from collections.abc import Callable, Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +13,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from nlvideo.checkpoint.catalog import resolve_weights
 from nlvideo.checkpoint.convert.read import read_file
+from nlvideo.checkpoint.earlier_run import TAG, EarlierRun, checkpoints_in, set_aside_in
 from nlvideo.checkpoint.foreign import check_fit, foreign_weights
-from nlvideo.checkpoint.plain import to_plain
+from nlvideo.checkpoint.plain import first_not_finite, to_plain
 from nlvideo.checkpoint.weights import LoadReport, load_weights_into, read_checkpoint, some, weights_of
 from nlvideo.config import CfgNode
 from nlvideo.utils import comm
@@ -20,14 +23,16 @@ from nlvideo.utils.file_io import PathManager, atomic_write
 
 logger = logging.getLogger(__name__)
 
-_TAG = "last_checkpoint"
+# What a value that is not finite spreads in. Other states may hold one on purpose.
+_FINITE = ("model", "optimizer", "ema")
 
 
 class Checkpointer:
     """Writes and reads ``<save_dir>/<name>.pth``: one dict ``{"model": ..., <checkpointable>: ..., <extra>: ...}``.
 
     A file appears under its name only once it is complete, and the file ``last_checkpoint`` names the one to resume
-    from. Files hold tensors and plain Python types only.
+    from. Files hold tensors and plain Python types only. Weights in them are finite. What an earlier run has left in the
+    folder is moved away before a fresh start saves its first file.
 
     Example:
         >>> checkpointer = Checkpointer(model, "output", optimizer=optimizer, scheduler=scheduler)
@@ -66,13 +71,15 @@ class Checkpointer:
                 kind = type(item).__name__
                 raise ValueError(f"checkpointable {name!r}: {kind} has no state_dict and load_state_dict")
         self._checkpointables = checkpointables
+        self._earlier: EarlierRun | None = None
 
     def save(self, name: str, *, tag_last: bool = True, **extra: Any) -> str:
         """Write ``<name>.pth``. Call it on every rank: states may be gathered from all of them; rank 0 writes.
 
         Args:
             name: without folder and ending.
-            tag_last: make this the checkpoint to resume from. The best model so far, for one, is not.
+            tag_last: make this the checkpoint to resume from. The best model so far, for one, is only the first time,
+                before there is another.
             **extra: plain values; :meth:`resume_or_load` returns them.
 
         Returns:
@@ -80,6 +87,7 @@ class Checkpointer:
 
         Raises:
             ValueError: something that is neither a tensor nor a plain type, or an extra named like a checkpointable.
+            FloatingPointError: weights, their average or the optimizer's state are not finite; nothing is written.
         """
         taken = extra.keys() & {"model", *self._checkpointables}
         if taken:
@@ -90,12 +98,33 @@ class Checkpointer:
             return path
         content = {"model": self.model.state_dict(), **states, **extra}
         content = {key: to_plain(value, key) for key, value in content.items()}
+        where = _not_finite_in(content)
+        if where:
+            raise FloatingPointError(
+                f"{path} is not saved: {where} is not finite, though the losses so far were: a gradient was not. Earlier"
+                " checkpoints are as they were; lower SOLVER.BASE_LR, lengthen SOLVER.WARMUP_ITERS or clip gradients"
+            )
+
+        def write(file: BinaryIO) -> None:
+            """Make way only once the content is on disk: a full disk leaves the earlier run where it is."""
+            torch.save(content, file)
+            file.flush()
+            self.set_earlier_run_aside()
+
         PathManager.mkdirs(self.save_dir)
-        atomic_write(path, lambda file: torch.save(content, file))
-        if tag_last:
-            atomic_write(os.path.join(self.save_dir, _TAG), lambda file: file.write(f"{name}.pth\n".encode()))
+        atomic_write(path, write)
+        if tag_last or self.last_checkpoint() is None:
+            atomic_write(os.path.join(self.save_dir, TAG), lambda file: file.write(f"{name}.pth\n".encode()))
         logger.info("Saved checkpoint %s", path)
         return path
+
+    def set_earlier_run_aside(self) -> None:
+        """Move what an earlier run has left in the folder of a fresh start into a folder of its own, if that is to do.
+
+        :meth:`save` calls it. Call it before anything else replaces a file of that run; rank 0 does the work.
+        """
+        if self._earlier is not None and comm.is_main_process():
+            self._earlier.set_aside()
 
     def last_checkpoint(self) -> str | None:
         """Return the path of the checkpoint to resume from, or None where there is none yet."""
@@ -112,14 +141,18 @@ class Checkpointer:
             What was saved as extra; empty for a fresh start.
 
         Raises:
-            ValueError: as :meth:`resume` and :meth:`load_weights`.
+            ValueError: as :meth:`resume` and :meth:`load_weights`; or there are checkpoints and nothing says which of
+                them is to be resumed.
             FileNotFoundError: the file is missing.
         """
         last = self.last_checkpoint() if resume else None
         if last is not None:
             return self.resume(last)
         if resume:
+            self._check_nothing_to_resume()
             logger.info("Nothing to resume in %s: a fresh start", self.save_dir)
+        else:
+            self._earlier = EarlierRun(self.save_dir)
         if path:
             self.load_weights(path)
         else:
@@ -162,11 +195,19 @@ class Checkpointer:
         """Restore model and checkpointables from a file of :meth:`save`, and return its extra.
 
         Raises:
-            ValueError: not such a file, or of another architecture or optimizer; nothing is changed in the first cases.
+            ValueError: not such a file, not finite, or of another architecture or optimizer; nothing is changed in all
+                but the last case. Where the file is at fault, the message lists others in its folder.
             FileNotFoundError: the file is missing.
         """
-        content = read_checkpoint(path)
-        weights = weights_of(content, path)
+        try:
+            content = read_checkpoint(path)
+            weights = weights_of(content, path)
+            if where := _not_finite_in(content):
+                raise ValueError(f"cannot resume from {path}: {where} is not finite")
+        except (ValueError, FileNotFoundError) as error:
+            others = self._resumable(os.path.dirname(path), broken=os.path.basename(path))
+            kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
+            raise kind(f"{error}. {_how_to_choose(os.path.dirname(path), others)}") from error
         _check_architecture(path, weights, self.model.state_dict())
         self.model.load_state_dict(weights)
         content.pop("model")
@@ -181,14 +222,52 @@ class Checkpointer:
         logger.info("Resumed from %s", path)
         return content
 
+    def _check_nothing_to_resume(self) -> None:
+        found = self._resumable(self.save_dir)
+        if found or checkpoints_in(Path(self.save_dir)):
+            how = _how_to_choose(self.save_dir, found)
+            raise ValueError(f"--resume: {self.save_dir} holds checkpoints, but no {TAG} that names one. {how}")
+        if earlier := set_aside_in(self.save_dir):
+            raise ValueError(
+                f"--resume: {self.save_dir} holds no checkpoint; an earlier run was moved to {some(earlier)}. Resume it"
+                f" with OUTPUT_DIR {earlier[0]}, or start without --resume"
+            )
+
+    def _resumable(self, folder: str, broken: str = "") -> list[str]:
+        """Names of the files in a folder that this run can go on from, the latest first."""
+        names = []
+        for path in sorted(Path(folder).glob("*.pth"), key=os.path.getmtime, reverse=True):
+            if path.name == broken:
+                continue
+            try:
+                content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+                if {"model", *self._checkpointables} <= content.keys() and not _not_finite_in(content):
+                    names.append(path.name)
+            # Whatever is wrong with it: it is not one to resume from.
+            except Exception as error:
+                logger.debug("%s is left out: %s", path, error)
+        return names
+
 
 def last_checkpoint_in(folder: str) -> str | None:
     """Return the path of the checkpoint that a run saved last in its folder, or None where there is none."""
-    tag = os.path.join(folder, _TAG)
+    tag = os.path.join(folder, TAG)
     if not PathManager.exists(tag):
         return None
     with PathManager.open(tag, "r") as file:
         return os.path.join(folder, file.read().strip())
+
+
+def _not_finite_in(content: Mapping[str, Any]) -> str | None:
+    return first_not_finite({key: content[key] for key in _FINITE if key in content})
+
+
+def _how_to_choose(folder: str, names: list[str]) -> str:
+    """What to do about a checkpoint that cannot be resumed from, or is not named."""
+    if not names:
+        return f"{folder} holds no other checkpoint to resume from; a start without --resume moves what is there aside"
+    tag = os.path.join(folder, TAG)
+    return f"To go on from one of {some(names, 8)}, write its name into {tag}: echo {names[0]} > {shlex.quote(tag)}"
 
 
 def _check_architecture(path: str, saved: Mapping[str, Tensor], current: Mapping[str, Tensor]) -> None:

@@ -37,3 +37,17 @@ def to_plain(value: Any, where: str) -> Any:
         f"checkpoint entry {where}: got {type(value).__module__}.{type(value).__qualname__}, allowed: tensors, dict, "
         "list, tuple, str, int, float, bool, None"
     )
+
+
+def first_not_finite(value: Any, where: str = "") -> str | None:
+    """Return the place of the first tensor in a state that holds NaN or an infinity, None where there is none.
+
+    Args:
+        value: a state dict, or anything in one. Plain numbers are not looked at.
+        where: its place.
+    """
+    if isinstance(value, Tensor):
+        return where if value.is_floating_point() and not value.isfinite().all() else None
+    items = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, (list, tuple)) else ()
+    places = (first_not_finite(item, f"{where}.{key}".lstrip(".")) for key, item in items)
+    return next((place for place in places if place), None)

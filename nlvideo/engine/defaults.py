@@ -3,7 +3,6 @@
 import json
 import logging
 import os
-import shutil
 from collections.abc import Iterable
 from contextlib import nullcontext
 from typing import Any
@@ -19,7 +18,13 @@ from nlvideo.config import CfgNode
 from nlvideo.data import build_test_loader, build_train_loader
 from nlvideo.data.class_names import dataset_classes
 from nlvideo.data.workers import explained
-from nlvideo.engine.checkpoint_hooks import BestCheckpointer, EvalHook, PeriodicCheckpointer, ResultsCheckpointer
+from nlvideo.engine.checkpoint_hooks import (
+    BestCheckpointer,
+    EvalHook,
+    PeriodicCheckpointer,
+    ResultsCheckpointer,
+    Settings,
+)
 from nlvideo.engine.errors import TrainingInterrupted
 from nlvideo.engine.failures import FailedVideos, FailureBudget
 from nlvideo.engine.hooks import (
@@ -110,15 +115,16 @@ class DefaultTrainer(SimpleTrainer):
     def resume_or_load(self, resume: bool = False) -> None:
         """Continue the run in ``OUTPUT_DIR`` where asked to and there is one, or start from ``MODEL.WEIGHTS``.
 
+        What an earlier run has left in the folder of a fresh start is moved aside when this one saves or tests first.
+
         Raises:
-            ValueError: the checkpoint belongs to another architecture or optimizer, or hardly fits.
+            ValueError: the checkpoint belongs to another architecture or optimizer, or hardly fits; or none is named.
             FileNotFoundError: the file is missing.
         """
         self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
-        if comm.is_main_process():
-            if not resume:
-                set_earlier_run_aside(self.cfg.OUTPUT_DIR)
-            drop_metrics_from(os.path.join(self.cfg.OUTPUT_DIR, "metrics.json"), self.start_iter)
+        if resume and comm.is_main_process():
+            metrics = os.path.join(self.cfg.OUTPUT_DIR, "metrics.json")
+            self.storage.start_iter = drop_metrics_from(metrics, self.start_iter)
 
     def train(self, start_iter: int | None = None, max_iter: int | None = None) -> Results:
         """Train to ``SOLVER.MAX_ITER`` and return the results of the last evaluation, the same on every rank.
@@ -137,13 +143,15 @@ class DefaultTrainer(SimpleTrainer):
         max_iter = self.cfg.SOLVER.MAX_ITER if max_iter is None else max_iter
         if start_iter >= max_iter:
             logger.info("All %d iterations are done already: testing only", max_iter)
-            return comm.all_gather_object(self.evaluate())[0]
         self.data_loader = self.build_train_loader(self.cfg, start_iter)
         try:
             with explained(self.data_loader):
                 super().train(start_iter, max_iter)
         except TrainingInterrupted as stop:
             raise TrainingInterrupted(f"{stop}. To go on: {resume_command()}") from None
+        if self.evaluation.evaluated_iter != self.iter:
+            # The process that did the last iteration has tested it; the settings of the test may be others now.
+            return comm.all_gather_object(self.evaluate())[0]
         return self.evaluation.results
 
     def build_hooks(self) -> list[HookBase | None]:
@@ -160,6 +168,7 @@ class DefaultTrainer(SimpleTrainer):
             # First: what other hooks do after a step is not the step's time.
             IterationTimer(),
             LearningRate(self.optimizer, self.scheduler),
+            Settings(cfg),
             PeakMemory(self.bare_model, cfg.SOLVER.LOG_PERIOD),
             # Before all that saves or tests the average.
             None if self.ema is None else WeightAverage(self.ema),
@@ -220,6 +229,8 @@ class DefaultTrainer(SimpleTrainer):
 
     def evaluate(self) -> Results:
         """Test the current weights, or their average where there is one, without disturbing the training."""
+        # The results of an earlier run would be replaced.
+        self.checkpointer.set_earlier_run_aside()
         with preserved_rng(), nullcontext() if self.ema is None else self.ema.apply():
             return self.test(self.cfg, self.bare_model)
 
@@ -284,42 +295,27 @@ def distribute(model: nn.Module) -> nn.Module:
     return DistributedDataParallel(model, find_unused_parameters=False)
 
 
-def set_earlier_run_aside(folder: str) -> None:
-    """Keep the metrics of a run that is not resumed, and have nobody resume it in place of the one that begins.
+def drop_metrics_from(path: str, iteration: int) -> int:
+    """Cut ``metrics.json`` before the first line that is not of the run that goes on at ``iteration``.
 
-    Args:
-        folder: ``OUTPUT_DIR``. ``metrics.json`` and ``last_checkpoint`` in it become ``metrics.json.old`` and
-            ``last_checkpoint.old``, and replace earlier ones of these names.
+    A run that was killed has written lines after its last checkpoint; it will write them again. A start that failed has
+    added lines that begin at 0 again. A line that a kill cut short goes, too.
+
+    Returns:
+        The first iteration of which the file may get a line.
     """
-    metrics, tag = (os.path.join(folder, name) for name in ("metrics.json", "last_checkpoint"))
-    found = []
-    if os.path.isfile(metrics) and os.path.getsize(metrics):
-        # A copy: the writer of the run that begins has the file open.
-        shutil.copyfile(metrics, f"{metrics}.old")
-        found.append("metrics.json")
-    if os.path.isfile(tag):
-        os.replace(tag, f"{tag}.old")
-        found.append("last_checkpoint")
-    if found:
-        names = " and ".join(f"{name}.old" for name in found)
-        logger.warning("%s holds an earlier run, which --resume would have continued; of it remain %s", folder, names)
-
-
-def drop_metrics_from(path: str, iteration: int) -> None:
-    """Cut ``metrics.json`` before the first line of ``iteration`` or a later one.
-
-    A run that was killed has written lines after its last checkpoint; it will write them again, in place of a fresh run
-    in an old folder its own. A line that the kill cut short goes, too.
-    """
+    last = -1
     if not os.path.exists(path):
-        return
+        return 0
     with open(path, "rb+") as file:
         keep = 0
         for line in file:
             try:
-                if json.loads(line)["iteration"] >= iteration:
-                    break
+                number = json.loads(line)["iteration"]
             except ValueError:
                 break
-            keep += len(line)
+            if not last < number < iteration or not line.endswith(b"\n"):
+                break
+            last, keep = number, keep + len(line)
         file.truncate(keep)
+    return last + 1

@@ -6,6 +6,7 @@ import os
 import shlex
 import sys
 
+from nlvideo.checkpoint.earlier_run import config_path
 from nlvideo.config import CfgNode
 from nlvideo.utils import comm
 from nlvideo.utils.env import collect_env, environment, seed_everything
@@ -28,7 +29,8 @@ def default_setup(cfg: CfgNode, args: argparse.Namespace) -> CfgNode:
 
     Returns:
         The config of the run, also written to ``OUTPUT_DIR/config.yaml``: ``cfg`` with a random ``SEED`` filled in. A
-        test beside a training run leaves that run's config alone, and writes ``OUTPUT_DIR/inference/config.yaml``.
+        test beside a training run leaves that run's config alone, and writes ``OUTPUT_DIR/inference/config.yaml``; a
+        training in the folder of an earlier one writes ``config.next.yaml`` until it saves something.
         The command and the environment go to ``OUTPUT_DIR/invocations.json``.
 
     Raises:
@@ -48,7 +50,9 @@ def default_setup(cfg: CfgNode, args: argparse.Namespace) -> CfgNode:
     logger.info("Command line: %s", shlex.join(sys.argv))
     logger.info("Ranks: %d", comm.get_world_size())
     if comm.is_main_process():
-        if eval_only and os.path.isfile(dump):
+        if not eval_only:
+            dump = config_path(cfg.OUTPUT_DIR, args.resume)
+        elif os.path.isfile(dump):
             dump = os.path.join(cfg.OUTPUT_DIR, "inference", "config.yaml")
             os.makedirs(os.path.dirname(dump), exist_ok=True)
         write_text(dump, cfg.dump())

@@ -15,7 +15,7 @@ from nlvideo.utils.file_io import naming
 from nlvideo.utils.history import HISTORY_LENGTH, History
 
 # Not among the metrics of the console's line, where they have places of their own.
-_TIMES = ("time", "data_time", "lr", "peak_gpu_memory_mib", "peak_cpu_memory_mib")
+_TIMES = ("time", "data_time", "training_time", "lr", "peak_gpu_memory_mib", "peak_cpu_memory_mib")
 
 _storages: list[EventStorage] = []
 
@@ -168,22 +168,17 @@ class JSONWriter(_IncrementalWriter):
     def __init__(self, path: str, window: int = 20):
         super().__init__(window)
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        self._file = open(path, "a", encoding="utf8")
+        self._path = path
 
     def write(self) -> None:
         """Append a line for each iteration that has new values."""
         by_iteration: dict[int, dict[str, float]] = {}
         for name, (value, iteration) in self._new_scalars(get_event_storage()).items():
             by_iteration.setdefault(iteration, {})[name] = value
-        with naming(self._file.name):
-            for iteration, scalars in sorted(by_iteration.items()):
-                self._file.write(json.dumps({"iteration": iteration, **dict(sorted(scalars.items()))}) + "\n")
-            self._file.flush()
-
-    def close(self) -> None:
-        """Close the file."""
-        with naming(self._file.name):
-            self._file.close()
+        rows = [{"iteration": key, **dict(sorted(by_iteration[key].items()))} for key in sorted(by_iteration)]
+        # Opened each time: the lines of an earlier run may have been moved to another file meanwhile.
+        with naming(self._path), open(self._path, "a", encoding="utf8") as file:
+            file.writelines(json.dumps(row) + "\n" for row in rows)
 
 
 class TensorBoardWriter(_IncrementalWriter):

@@ -1,6 +1,7 @@
 """Saving and resuming: file format, atomicity, the tag of the last checkpoint, strictness."""
 
 import logging
+import math
 import os
 import subprocess
 import sys
@@ -242,6 +243,96 @@ def test_a_tag_without_its_file_is_an_error(tmp_path):
     os.remove(run.checkpointer.save("m"))
     with pytest.raises(FileNotFoundError, match="no checkpoint .*m.pth"):
         run.checkpointer.resume_or_load("", resume=True)
+
+
+@pytest.mark.parametrize("broken", ["cut short", "not finite", "gone", "no tensors"])
+def test_a_checkpoint_that_cannot_be_resumed_from_names_the_others(tmp_path, broken):
+    run = _Run(tmp_path)
+    for number in (1, 2):
+        os.utime(run.checkpointer.save(f"model_{number}", iteration=number), (number, number))
+    torch.save({"weight": torch.ones(2)}, tmp_path / "start.pth")
+    (tmp_path / "model_0.pth").write_bytes(b"text")
+    path = run.checkpointer.save("model_3", iteration=3)
+    content = _content(path)
+    content["optimizer"]["state"] = {0: {"momentum_buffer": torch.tensor([1.0, math.nan])}}
+    torch.save(content if broken == "not finite" else {"model": {}}, path)
+    if broken == "cut short":
+        os.truncate(path, os.path.getsize(path) // 2)
+    if broken == "gone":
+        os.unlink(path)
+    other = _Run(tmp_path, seed=1)
+    before = other.model[0].weight.clone()
+    with pytest.raises((ValueError, FileNotFoundError)) as error:
+        other.checkpointer.resume_or_load("", resume=True)
+    what = "optimizer.state.0.momentum_buffer is not finite" if broken == "not finite" else "model_3.pth"
+    way_out = f"To go on from one of model_2.pth, model_1.pth, write its name into {tmp_path}/last_checkpoint: "
+    assert what in str(error.value) and way_out in str(error.value)
+    command = str(error.value).split("last_checkpoint: ")[1]
+    assert torch.equal(other.model[0].weight, before)
+    subprocess.run(command, shell=True, check=True)
+    assert other.checkpointer.resume_or_load("", resume=True) == {"iteration": 2}
+
+
+def test_checkpoints_without_a_tag_are_not_passed_over(tmp_path):
+    run = _Run(tmp_path)
+    path = run.checkpointer.save("model_0000002", iteration=2)
+    os.remove(tmp_path / "last_checkpoint")
+    with pytest.raises(ValueError, match="holds checkpoints, but no last_checkpoint.* one of model_0000002.pth, write"):
+        run.checkpointer.resume_or_load("", resume=True)
+    os.truncate(path, 10)
+    with pytest.raises(ValueError, match="no other checkpoint to resume from; a start without --resume moves"):
+        run.checkpointer.resume_or_load("", resume=True)
+
+
+@pytest.mark.parametrize("where", ["model.0.weight", "model.1.running_var", "ema.2.bias", "optimizer.state.0"])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_what_is_not_finite_is_not_saved(tmp_path, where, value):
+    run = _Run(tmp_path)
+    run.train(2)
+    run.checkpointer.save("model_final", iteration=1)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    kind, _, name = where.partition(".")
+    momentum = run.optimizer.state[run.model[0].weight]["momentum_buffer"]
+    tensor = momentum if kind == "optimizer" else (run.ema if kind == "ema" else run.model).state_dict()[name]
+    tensor.view(-1)[-1] = value
+    for name, tag_last in (("model_0000002", True), ("model_final", True), ("model_best", False)):
+        with pytest.raises(FloatingPointError, match=rf"{name}.pth is not saved: {where}.* is not finite, though"):
+            run.checkpointer.save(name, tag_last=tag_last)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_fresh_start_moves_what_is_there_when_it_saves(tmp_path):
+    _Run(tmp_path).checkpointer.save("model_final", iteration=5)
+    old = (tmp_path / "model_final.pth").read_bytes()
+    run = _Run(tmp_path, seed=1)
+    run.checkpointer.resume_or_load("", resume=False)
+    assert run.checkpointer.last_checkpoint() and not (tmp_path / "earlier_1").exists()
+    run.checkpointer.save("model_best", tag_last=False)
+    assert (tmp_path / "earlier_1" / "model_final.pth").read_bytes() == old
+    # The first that is saved is the one to resume from, whatever it is.
+    assert _Run(tmp_path).checkpointer.resume_or_load("", resume=True) == {}
+    os.remove(tmp_path / "last_checkpoint")
+    os.remove(tmp_path / "model_best.pth")
+    with pytest.raises(ValueError, match=r"an earlier run was moved to .*earlier_1. Resume it with OUTPUT_DIR \S*earlier_1"):
+        _Run(tmp_path).checkpointer.resume_or_load("", resume=True)
+    run.checkpointer.save("model_final", iteration=1)
+    assert _Run(tmp_path).checkpointer.resume_or_load("", resume=True) == {"iteration": 1}
+    assert sorted(os.listdir(tmp_path)) == ["earlier_1", "last_checkpoint", "model_final.pth"]
+
+
+def test_a_full_disk_leaves_the_earlier_run_in_place(tmp_path, monkeypatch):
+    _Run(tmp_path).checkpointer.save("model_final", iteration=5)
+
+    def fail(content, file):
+        """Run out of space."""
+        raise OSError("No space left on device")
+
+    run = _Run(tmp_path)
+    run.checkpointer.resume_or_load("", resume=False)
+    monkeypatch.setattr(checkpointer_module.torch, "save", fail)
+    with pytest.raises(OSError, match="No space left"):
+        run.checkpointer.save("model_final", iteration=1)
+    assert _Run(tmp_path).checkpointer.resume_or_load("", resume=True) == {"iteration": 5}
 
 
 def test_only_rank_0_writes_but_every_rank_gives_its_state(tmp_path, monkeypatch):

@@ -1,7 +1,9 @@
 """A run that is stopped and resumed equals one that never stopped, to the bit."""
 
 import argparse
+import itertools
 import json
+import math
 import os
 import signal
 import subprocess
@@ -12,10 +14,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from nlvideo.config import CfgNode
+from nlvideo.config import CfgNode, load_cfg
 from nlvideo.engine.defaults import DefaultTrainer, default_setup
 from nlvideo.engine.errors import TrainingInterrupted
 from nlvideo.engine.train_loop import HookBase
+from nlvideo.utils.env import seed_everything
+from nlvideo.utils.events import JSONWriter
 
 ROOT = Path(__file__).resolve().parents[2]
 MAX_ITER, STOP_AFTER = 12, 7
@@ -160,18 +164,66 @@ def test_a_longer_run_knows_the_best_of_the_shorter_one(
     assert torch.load(tmp_path / "model_best.pth", weights_only=True)["trainer"]["iteration"] == 2
 
 
-def test_a_fresh_start_keeps_the_metrics_of_an_earlier_run(tiny_cfg: Callable[..., CfgNode], tmp_path: Path) -> None:
-    cfg = tiny_cfg("OUTPUT_DIR", str(tmp_path))
-    first = DefaultTrainer(cfg)
-    first.resume_or_load()
+def _load(cfg: CfgNode, resume: bool = False) -> DefaultTrainer:
+    seed_everything(cfg.SEED)
+    trainer = DefaultTrainer(cfg)
+    trainer.resume_or_load(resume)
+    return trainer
+
+
+def _start(cfg: CfgNode, resume: bool = False) -> DefaultTrainer:
+    return _load(default_setup(cfg, argparse.Namespace(resume=resume)), resume)
+
+
+def _tree(folder: Path) -> dict[str, bytes]:
+    """What a run's folder holds of it; the logs, which only grow, apart."""
+    growing = ("log.txt", "invocations.json", "tfevents", ".lock")
+    files = [path for path in folder.rglob("*") if path.is_file() and not any(name in path.name for name in growing)]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def test_a_mistaken_start_leaves_the_earlier_run_as_it_is(tiny_cfg: Callable[..., CfgNode], tmp_path: Path) -> None:
+    opts = ("OUTPUT_DIR", str(tmp_path), "SEED", "-1", "SOLVER.MAX_ITER", "4", "SOLVER.CHECKPOINT_PERIOD", "2")
+    _start(tiny_cfg(*opts)).train()
+    before = _tree(tmp_path)
+
+    class Fails(HookBase):
+        """An error after the second iteration, before anything is saved."""
+
+        def after_step(self) -> None:
+            if self.trainer.iter == 1:
+                raise OSError("mistaken")
+
+    mistaken = _start(tiny_cfg(*opts[:-1], "9", "SOLVER.BASE_LR", "0.5"))
+    mistaken.register_hooks([Fails()])
+    with pytest.raises(OSError, match="mistaken"):
+        mistaken.train()
+    after = _tree(tmp_path)
+    assert load_cfg(str(tmp_path / "config.next.yaml")).SOLVER.BASE_LR == 0.5
+    # What it has written is there to be read, until the earlier run goes on.
+    assert after.pop("metrics.json").startswith(before.pop("metrics.json")) and after.pop("config.next.yaml")
+    assert after == before
+    resumed = _start(tiny_cfg(*opts), resume=True)
+    assert resumed.start_iter == 4 and resumed.cfg.SEED == load_cfg(str(tmp_path / "config.yaml")).SEED
+    assert [line["iteration"] for line in _metrics(tmp_path)] == [0, 1, 2, 3]
+    assert not (tmp_path / "config.next.yaml").exists()
+
+
+def test_a_fresh_start_sets_the_earlier_run_aside(tiny_cfg: Callable[..., CfgNode], tmp_path: Path) -> None:
+    opts = ("OUTPUT_DIR", str(tmp_path), "SOLVER.MAX_ITER", "4", "SOLVER.CHECKPOINT_PERIOD", "3", "TEST.EVAL_PERIOD", "2")
+    first = _start(tiny_cfg(*opts))
     first.train()
-    metrics = (tmp_path / "metrics.json").read_text()
-    DefaultTrainer(cfg).resume_or_load()
-    assert (tmp_path / "metrics.json.old").read_text() == metrics
-    # Who resumes now does not get the earlier run.
-    again = DefaultTrainer(cfg)
-    again.resume_or_load(resume=True)
-    assert again.start_iter == 0 and (tmp_path / "model_final.pth").is_file()
+    before = _tree(tmp_path)
+    for number in (1, 2):
+        _start(tiny_cfg(*opts, "SOLVER.BASE_LR", f"0.0{number}")).train()
+        aside = tmp_path / f"earlier_{number}"
+        # The evaluation after two iterations comes before the first checkpoint, and has replaced nothing.
+        assert _tree(aside) == before
+        before = {name: content for name, content in _tree(tmp_path).items() if not name.startswith("earlier_")}
+        assert load_cfg(str(tmp_path / "config.yaml")).SOLVER.BASE_LR == number / 100
+        assert [line["iteration"] for line in _metrics(tmp_path)] == [0, 1, 2, 3]
+    # What was set aside is a run's folder like others.
+    assert _start(tiny_cfg(*opts, "OUTPUT_DIR", str(aside)), resume=True).start_iter == 4
 
 
 def test_a_killed_run_goes_on_from_its_last_checkpoint(tiny_cfg: Callable[..., CfgNode], tmp_path: Path) -> None:
@@ -187,6 +239,91 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(tiny_cfg: Callable[..., C
     trainer.resume_or_load(resume=True)
     trainer.train()
     _assert_equal_runs(Path(whole.OUTPUT_DIR), folder)
+
+
+class Killed(BaseException):
+    """Ends a run as a kill would, as far as its files go."""
+
+
+def _kill_at(moment: int, cfg: CfgNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train, and stop before the file of this number is renamed, or the metrics get lines."""
+    trainer = _load(cfg)
+    passed = itertools.count()
+
+    def watched(function: Callable) -> Callable:
+        def call(*arguments: object) -> object:
+            if next(passed) == moment:
+                raise Killed
+            return function(*arguments)
+
+        return call
+
+    with monkeypatch.context() as patches:
+        patches.setattr("nlvideo.utils.file_io.os.replace", watched(os.replace))
+        patches.setattr(JSONWriter, "write", watched(JSONWriter.write))
+        with pytest.raises(Killed):
+            trainer.train()
+
+
+def test_a_kill_at_any_moment_loses_nothing(
+    tiny_cfg: Callable[..., CfgNode], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opts = ("SOLVER.MAX_ITER", "4", "SOLVER.CHECKPOINT_PERIOD", "2", "TEST.EVAL_PERIOD", "2", "SOLVER.LOG_PERIOD", "2")
+    whole = tmp_path / "whole"
+    results = _load(tiny_cfg(*opts, "OUTPUT_DIR", str(whole))).train()
+    files = {path.name: torch.load(path, weights_only=True) for path in whole.glob("*.pth")}
+    assert files.keys() == {"model_0000002.pth", "model_best.pth", "model_final.pth"}
+    # Twice: checkpoint, tag, results of the test, best (once), checkpoint with results, tag, lines of metrics. Of these:
+    for moment in (1, 2, 4, 6, 9, 12):
+        folder = tmp_path / str(moment)
+        cfg = tiny_cfg(*opts, "OUTPUT_DIR", str(folder))
+        _kill_at(moment, cfg, monkeypatch)
+        if list(folder.glob("*.pth")) and not (folder / "last_checkpoint").exists():
+            # Between the two renames of the first checkpoint: what the error says to do.
+            with pytest.raises(ValueError, match="To go on from one of model_0000002.pth, write its name"):
+                _load(cfg, resume=True)
+            (folder / "last_checkpoint").write_text("model_0000002.pth")
+        assert _load(cfg, resume=True).train() == results
+        assert _metrics(folder) == _metrics(whole), moment
+        for name, content in files.items():
+            assert _differences(content, torch.load(folder / name, weights_only=True)) == [], (moment, name)
+        assert {path.name for path in (folder / "inference").iterdir()} == {
+            path.name for path in (whole / "inference").iterdir()
+        }
+
+
+def test_other_settings_are_said(
+    tiny_cfg: Callable[..., CfgNode], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    _start(tiny_cfg("OUTPUT_DIR", str(tmp_path), "SOLVER.MAX_ITER", "2", "SOLVER.STEPS", "[1]")).train()
+    caplog.clear()
+    opts = ("SOLVER.MAX_ITER", "3", "SOLVER.STEPS", "[1]", "SOLVER.CLIPS_PER_BATCH", "8")
+    _start(tiny_cfg("OUTPUT_DIR", str(tmp_path), *opts), resume=True).train()
+    (warning,) = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert "SOLVER.CLIPS_PER_BATCH was 4 and is 8; SOLVER.MAX_ITER was 2 and is 3. The results will" in warning
+
+
+def test_gradients_that_are_not_finite_end_the_run_and_spoil_no_checkpoint(
+    tiny_cfg: Callable[..., CfgNode], tmp_path: Path
+) -> None:
+    opts = ("OUTPUT_DIR", str(tmp_path), "SOLVER.CHECKPOINT_PERIOD", "1")
+
+    class Spoils(HookBase):
+        """Makes a gradient NaN where the loss is finite."""
+
+        def after_backward(self) -> None:
+            if self.trainer.iter == at:
+                next(self.trainer.model.parameters()).grad.fill_(math.nan)
+
+    # At a checkpoint, and in the last iteration.
+    for at, resume, last in ((1, False, "model_0000001.pth"), (2, True, "model_0000002.pth")):
+        trainer = _start(tiny_cfg(*opts), resume)
+        trainer.register_hooks([Spoils()])
+        with pytest.raises(FloatingPointError, match=r"is not saved: model.backbone.\S+ is not finite, though"):
+            trainer.train()
+        assert (tmp_path / "last_checkpoint").read_text().strip() == last
+        assert not (tmp_path / "model_final.pth").exists() and not (tmp_path / "model_best.pth").exists()
+    assert _start(tiny_cfg(*opts), resume=True).train()["classification"]["num_videos"] == 5
 
 
 def test_a_finished_run_only_tests(tiny_cfg: Callable[..., CfgNode]) -> None:

@@ -47,6 +47,20 @@ def test_two_trainings_do_not_write_into_one_folder(tiny_cfg: Callable[..., CfgN
     default_setup(cfg, argparse.Namespace(resume=True, eval_only=True))
 
 
+def test_the_config_of_an_earlier_run_stays_until_the_next_one_saves(tiny_cfg: Callable[..., CfgNode]) -> None:
+    cfg = tiny_cfg("SEED", "-1")
+    folder = Path(cfg.OUTPUT_DIR)
+    first = default_setup(cfg, TRAIN)
+    (folder / "model_0000002.pth").write_bytes(b"")
+    second = default_setup(cfg, TRAIN)
+    assert load_cfg(str(folder / "config.yaml")) == first
+    assert load_cfg(str(folder / "config.next.yaml")) == second != first
+    # A test leaves both alone, and a resumed run is the first one.
+    default_setup(cfg, argparse.Namespace(resume=False, eval_only=True))
+    assert load_cfg(str(folder / "config.next.yaml")) == second
+    assert default_setup(cfg, RESUME) == first and not (folder / "config.next.yaml").exists()
+
+
 def test_the_seed_decides_what_is_drawn(tiny_cfg: Callable[..., CfgNode]) -> None:
     draws = []
     for seed in ("3", "3", "4"):
