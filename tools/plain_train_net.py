@@ -97,6 +97,7 @@ def do_train(cfg, model, resume: bool) -> None:
                 checkpointer.save(name, iteration=done, classes=dataset_classes(cfg.DATASETS.TRAIN))
             # After the last iteration the caller tests.
             if cfg.TEST.EVAL_PERIOD and done % cfg.TEST.EVAL_PERIOD == 0 and done != solver.MAX_ITER:
+                checkpointer.set_earlier_run_aside()
                 do_test(cfg, model)
             if done % solver.LOG_PERIOD == 0 or done == solver.MAX_ITER:
                 for writer in writers:

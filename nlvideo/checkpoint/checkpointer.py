@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from nlvideo.checkpoint.catalog import resolve_weights
 from nlvideo.checkpoint.convert.read import read_file
-from nlvideo.checkpoint.earlier_run import TAG, EarlierRun, checkpoints_in, set_aside_in
+from nlvideo.checkpoint.earlier_run import TAG, EarlierRun, checkpoints_in
 from nlvideo.checkpoint.foreign import check_fit, foreign_weights
 from nlvideo.checkpoint.plain import first_not_finite, to_plain
 from nlvideo.checkpoint.weights import LoadReport, load_weights_into, read_checkpoint, some, weights_of
@@ -31,8 +31,8 @@ class Checkpointer:
     """Writes and reads ``<save_dir>/<name>.pth``: one dict ``{"model": ..., <checkpointable>: ..., <extra>: ...}``.
 
     A file appears under its name only once it is complete, and the file ``last_checkpoint`` names the one to resume
-    from. Files hold tensors and plain Python types only. Weights in them are finite. What an earlier run has left in the
-    folder is moved away before a fresh start saves its first file.
+    from. Files hold tensors and plain Python types only, and finite weights. What an earlier run has left in the folder
+    is moved away when a fresh start saves its first file.
 
     Example:
         >>> checkpointer = Checkpointer(model, "output", optimizer=optimizer, scheduler=scheduler)
@@ -98,11 +98,10 @@ class Checkpointer:
             return path
         content = {"model": self.model.state_dict(), **states, **extra}
         content = {key: to_plain(value, key) for key, value in content.items()}
-        where = _not_finite_in(content)
-        if where:
+        if where := _not_finite_in(content):
             raise FloatingPointError(
-                f"{path} is not saved: {where} is not finite, though the losses so far were: a gradient was not. Earlier"
-                " checkpoints are as they were; lower SOLVER.BASE_LR, lengthen SOLVER.WARMUP_ITERS or clip gradients"
+                f"{path} is not saved: {where} is not finite, though the losses so far were: a gradient was not."
+                " Earlier checkpoints are as they were; lower SOLVER.BASE_LR, lengthen SOLVER.WARMUP_ITERS or clip gradients"
             )
 
         def write(file: BinaryIO) -> None:
@@ -227,10 +226,12 @@ class Checkpointer:
         if found or checkpoints_in(Path(self.save_dir)):
             how = _how_to_choose(self.save_dir, found)
             raise ValueError(f"--resume: {self.save_dir} holds checkpoints, but no {TAG} that names one. {how}")
-        if earlier := set_aside_in(self.save_dir):
+        earlier = sorted(Path(self.save_dir).glob(f"earlier_*/{TAG}"), key=os.path.getmtime)
+        if earlier:
+            folder = earlier[-1].parent
             raise ValueError(
-                f"--resume: {self.save_dir} holds no checkpoint; an earlier run was moved to {some(earlier)}. Resume it"
-                f" with OUTPUT_DIR {earlier[0]}, or start without --resume"
+                f"--resume: {self.save_dir} holds no checkpoint, but an earlier run that was moved to {folder}: resume"
+                f" it with OUTPUT_DIR {folder}, or start without --resume"
             )
 
     def _resumable(self, folder: str, broken: str = "") -> list[str]:

@@ -29,21 +29,11 @@ def config_path(folder: str, resume: bool) -> str:
     return os.path.join(folder, _CONFIG)
 
 
-def set_aside_in(folder: str) -> list[str]:
-    """Return the folders, the latest first, into which earlier runs with checkpoints were moved."""
-    found = [path for path in Path(folder).glob("earlier_*") if (path / TAG).is_file()]
-    return [str(path) for path in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)]
-
-
 class EarlierRun:
     """The files of a run that a new one in its folder would replace; made when the new run starts."""
 
     def __init__(self, folder: str):
-        """Look what is there.
-
-        Args:
-            folder: ``OUTPUT_DIR``; need not exist.
-        """
+        """Look what is there; ``folder`` is ``OUTPUT_DIR`` and need not exist."""
         self._folder = Path(folder)
         metrics = self._folder / _METRICS
         # The new run appends to the same file.
@@ -76,11 +66,12 @@ class EarlierRun:
             write_text(metrics, new_lines.decode())
         if waiting.exists():
             waiting.rename(self._folder / _CONFIG)
-        logger.warning("%s held an earlier run: its checkpoints, metrics and results are now in %s", self._folder, aside)
+        logger.warning("%s held an earlier run: its checkpoints, metrics and results are in %s now", self._folder, aside)
 
 
 def checkpoints_in(folder: Path) -> list[Path]:
     """Return the tag, if there is one, and the checkpoints of a run."""
     tag = folder / TAG
-    tagged = [tag, folder / Path(tag.read_text().strip()).name] if tag.is_file() else []
-    return [*tagged, *(path for path in sorted(folder.glob("model_*.pth")) if path not in tagged)]
+    found = [tag, folder / Path(tag.read_text().strip()).name] if tag.is_file() else []
+    found += [path for name in ("[0-9]*", "best", "final") for path in sorted(folder.glob(f"model_{name}.pth"))]
+    return list(dict.fromkeys(found))

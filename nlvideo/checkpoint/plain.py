@@ -48,6 +48,8 @@ def first_not_finite(value: Any, where: str = "") -> str | None:
     """
     if isinstance(value, Tensor):
         return where if value.is_floating_point() and not value.isfinite().all() else None
-    items = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, (list, tuple)) else ()
+    if not isinstance(value, (Mapping, list, tuple)):
+        return None
+    items = value.items() if isinstance(value, Mapping) else enumerate(value)
     places = (first_not_finite(item, f"{where}.{key}".lstrip(".")) for key, item in items)
     return next((place for place in places if place), None)

@@ -159,9 +159,8 @@ class Settings(HookBase):
         common = [key for key in self._now if key in self._saved and self._now[key] != self._saved[key]]
         changes = [f"{key} was {self._saved[key]!r} and is {self._now[key]!r}" for key in common]
         if changes:
-            logger.warning(
-                "Settings differ from those of the checkpoint: %s. The results will be those of neither", "; ".join(changes)
-            )
+            changes = "; ".join(changes)
+            logger.warning("Settings differ from those of the checkpoint: %s. The results will be of neither", changes)
 
     def state_dict(self) -> dict[str, Any]:
         """Return all settings."""

@@ -313,7 +313,7 @@ def test_a_fresh_start_moves_what_is_there_when_it_saves(tmp_path):
     assert _Run(tmp_path).checkpointer.resume_or_load("", resume=True) == {}
     os.remove(tmp_path / "last_checkpoint")
     os.remove(tmp_path / "model_best.pth")
-    with pytest.raises(ValueError, match=r"an earlier run was moved to .*earlier_1. Resume it with OUTPUT_DIR \S*earlier_1"):
+    with pytest.raises(ValueError, match=r"an earlier run that was moved to .*: resume it with OUTPUT_DIR \S*/earlier_1"):
         _Run(tmp_path).checkpointer.resume_or_load("", resume=True)
     run.checkpointer.save("model_final", iteration=1)
     assert _Run(tmp_path).checkpointer.resume_or_load("", resume=True) == {"iteration": 1}

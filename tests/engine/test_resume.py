@@ -210,7 +210,7 @@ def test_a_mistaken_start_leaves_the_earlier_run_as_it_is(tiny_cfg: Callable[...
 
 
 def test_a_fresh_start_sets_the_earlier_run_aside(tiny_cfg: Callable[..., CfgNode], tmp_path: Path) -> None:
-    opts = ("OUTPUT_DIR", str(tmp_path), "SOLVER.MAX_ITER", "4", "SOLVER.CHECKPOINT_PERIOD", "3", "TEST.EVAL_PERIOD", "2")
+    opts = ("SOLVER.MAX_ITER", "4", "SOLVER.CHECKPOINT_PERIOD", "3", "TEST.EVAL_PERIOD", "2", "OUTPUT_DIR", str(tmp_path))
     first = _start(tiny_cfg(*opts))
     first.train()
     before = _tree(tmp_path)
@@ -273,7 +273,7 @@ def test_a_kill_at_any_moment_loses_nothing(
     results = _load(tiny_cfg(*opts, "OUTPUT_DIR", str(whole))).train()
     files = {path.name: torch.load(path, weights_only=True) for path in whole.glob("*.pth")}
     assert files.keys() == {"model_0000002.pth", "model_best.pth", "model_final.pth"}
-    # Twice: checkpoint, tag, results of the test, best (once), checkpoint with results, tag, lines of metrics. Of these:
+    # Twice: checkpoint, tag, results, the best one (once), checkpoint with results, tag, lines of metrics. Of these:
     for moment in (1, 2, 4, 6, 9, 12):
         folder = tmp_path / str(moment)
         cfg = tiny_cfg(*opts, "OUTPUT_DIR", str(folder))

@@ -40,7 +40,7 @@ def test_two_trainings_do_not_write_into_one_folder(tiny_cfg: Callable[..., CfgN
     monkeypatch.setattr("nlvideo.engine.setup.lock_folder", lambda folder: holder)
     cfg = tiny_cfg()
     for args in (TRAIN, RESUME):
-        with pytest.raises(ValueError, match=r"^OUTPUT_DIR: got .*, in which another run is writing \(process 7 on there"):
+        with pytest.raises(ValueError, match=r"^OUTPUT_DIR: got .*, in which another run is writing \(process 7 on"):
             default_setup(cfg, args)
     assert not (Path(cfg.OUTPUT_DIR) / "config.yaml").exists()
     # A test beside a training is welcome.
