@@ -98,7 +98,7 @@ class Checkpointer:
             return path
         content = {"model": self.model.state_dict(), **states, **extra}
         content = {key: to_plain(value, key) for key, value in content.items()}
-        if where := _not_finite_in(content):
+        if where := _not_finite(content):
             raise FloatingPointError(
                 f"{path} is not saved: {where} is not finite, though the losses so far were: a gradient was not."
                 " Earlier checkpoints are as they were; lower SOLVER.BASE_LR, lengthen SOLVER.WARMUP_ITERS or clip gradients"
@@ -118,10 +118,7 @@ class Checkpointer:
         return path
 
     def set_earlier_run_aside(self) -> None:
-        """Move what an earlier run has left in the folder of a fresh start into a folder of its own, if that is to do.
-
-        :meth:`save` calls it. Call it before anything else replaces a file of that run; rank 0 does the work.
-        """
+        """Move what an earlier run has left in the folder of a fresh start; call it before a file of it is replaced."""
         if self._earlier is not None and comm.is_main_process():
             self._earlier.set_aside()
 
@@ -147,8 +144,10 @@ class Checkpointer:
         last = self.last_checkpoint() if resume else None
         if last is not None:
             return self.resume(last)
+        if resume and checkpoints_in(Path(self.save_dir)):
+            what = f"--resume: {self.save_dir} holds checkpoints, but no {TAG} that names one"
+            raise ValueError(f"{what}. {self._way_out(self.save_dir)}")
         if resume:
-            self._check_nothing_to_resume()
             logger.info("Nothing to resume in %s: a fresh start", self.save_dir)
         else:
             self._earlier = EarlierRun(self.save_dir)
@@ -201,12 +200,11 @@ class Checkpointer:
         try:
             content = read_checkpoint(path)
             weights = weights_of(content, path)
-            if where := _not_finite_in(content):
+            if where := _not_finite(content):
                 raise ValueError(f"cannot resume from {path}: {where} is not finite")
         except (ValueError, FileNotFoundError) as error:
-            others = self._resumable(os.path.dirname(path), broken=os.path.basename(path))
             kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
-            raise kind(f"{error}. {_how_to_choose(os.path.dirname(path), others)}") from error
+            raise kind(f"{error}. {self._way_out(*os.path.split(path))}") from error
         _check_architecture(path, weights, self.model.state_dict())
         self.model.load_state_dict(weights)
         content.pop("model")
@@ -221,33 +219,20 @@ class Checkpointer:
         logger.info("Resumed from %s", path)
         return content
 
-    def _check_nothing_to_resume(self) -> None:
-        found = self._resumable(self.save_dir)
-        if found or checkpoints_in(Path(self.save_dir)):
-            how = _how_to_choose(self.save_dir, found)
-            raise ValueError(f"--resume: {self.save_dir} holds checkpoints, but no {TAG} that names one. {how}")
-        earlier = sorted(Path(self.save_dir).glob(f"earlier_*/{TAG}"), key=os.path.getmtime)
-        if earlier:
-            folder = earlier[-1].parent
-            raise ValueError(
-                f"--resume: {self.save_dir} holds no checkpoint, but an earlier run that was moved to {folder}: resume"
-                f" it with OUTPUT_DIR {folder}, or start without --resume"
-            )
-
-    def _resumable(self, folder: str, broken: str = "") -> list[str]:
-        """Names of the files in a folder that this run can go on from, the latest first."""
+    def _way_out(self, folder: str, broken: str = "") -> str:
+        """Say which other files in a folder this run can go on from, the latest first, and how."""
         names = []
         for path in sorted(Path(folder).glob("*.pth"), key=os.path.getmtime, reverse=True):
-            if path.name == broken:
-                continue
             try:
                 content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-                if {"model", *self._checkpointables} <= content.keys() and not _not_finite_in(content):
+                if path.name != broken and {"model", *self._checkpointables} <= content.keys() and not _not_finite(content):
                     names.append(path.name)
-            # Whatever is wrong with it: it is not one to resume from.
-            except Exception as error:
+            except Exception as error:  # whatever is wrong with it: it is not one to resume from
                 logger.debug("%s is left out: %s", path, error)
-        return names
+        if not names:
+            return f"{folder} holds no other checkpoint to resume from; a start without --resume moves what is there aside"
+        tag = os.path.join(folder, TAG)
+        return f"To go on from one of {some(names, 8)}, write its name into {tag}: echo {names[0]} > {shlex.quote(tag)}"
 
 
 def last_checkpoint_in(folder: str) -> str | None:
@@ -259,16 +244,8 @@ def last_checkpoint_in(folder: str) -> str | None:
         return os.path.join(folder, file.read().strip())
 
 
-def _not_finite_in(content: Mapping[str, Any]) -> str | None:
+def _not_finite(content: Mapping[str, Any]) -> str | None:
     return first_not_finite({key: content[key] for key in _FINITE if key in content})
-
-
-def _how_to_choose(folder: str, names: list[str]) -> str:
-    """What to do about a checkpoint that cannot be resumed from, or is not named."""
-    if not names:
-        return f"{folder} holds no other checkpoint to resume from; a start without --resume moves what is there aside"
-    tag = os.path.join(folder, TAG)
-    return f"To go on from one of {some(names, 8)}, write its name into {tag}: echo {names[0]} > {shlex.quote(tag)}"
 
 
 def _check_architecture(path: str, saved: Mapping[str, Tensor], current: Mapping[str, Tensor]) -> None:

@@ -15,12 +15,7 @@ _NEXT_CONFIG = "config.next.yaml"
 
 
 def config_path(folder: str, resume: bool) -> str:
-    """Return where a run that starts writes its config: beside that of an earlier run while it has saved nothing.
-
-    Args:
-        folder: ``OUTPUT_DIR``.
-        resume: the run goes on with what is in the folder.
-    """
+    """Return where a run that starts in a folder writes its config: beside that of an earlier run, if it is another."""
     waiting = os.path.join(folder, _NEXT_CONFIG)
     if not resume and checkpoints_in(Path(folder)):
         return waiting

@@ -134,10 +134,7 @@ class ResultsCheckpointer(HookBase):
 
 
 class Settings(HookBase):
-    """Carries the settings of a run through checkpoints, and warns of those that are others where it is resumed.
-
-    It looks before the first iteration, when the training data is there.
-    """
+    """Carries the settings of a run through checkpoints, and warns of those that are others where it is resumed."""
 
     # A resumed run may have others and still equal one that never stopped.
     WITHOUT_INFLUENCE = (

@@ -12,24 +12,17 @@ from nlvideo.utils.invocations import command_line
 
 logger = logging.getLogger(__name__)
 
-FILE_NAME = ".lock"
 # Closing a file gives its lock up, so these stay open until the process ends.
 _held: dict[str, TextIO] = {}
 
 
 def lock_folder(folder: str) -> str | None:
-    """Lock a folder until this process ends, however it ends.
+    """Lock a folder until this process ends, and return None; or return in words which process holds the lock.
 
-    A record lock of the operating system: workers that are forked do not inherit it, so that none of them keeps it
-    after a kill. A file system without such locks is told in the log, and nothing is locked.
-
-    Args:
-        folder: it must exist.
-
-    Returns:
-        None where this process holds the lock now; else which process holds it, in words.
+    Processes that are forked do not inherit it: none of them keeps it after a kill. Where the file system has no locks,
+    the log says so.
     """
-    path = os.path.realpath(os.path.join(folder, FILE_NAME))
+    path = os.path.realpath(os.path.join(folder, ".lock"))
     if path in _held and os.path.exists(path):
         return None
     file = open(path, "a+", encoding="utf8", errors="replace")
