@@ -101,7 +101,7 @@ class Checkpointer:
         if where := _not_finite(content):
             raise FloatingPointError(
                 f"{path} is not saved: {where} is not finite, though the losses so far were: a gradient was not."
-                " Earlier checkpoints are as they were; lower SOLVER.BASE_LR, lengthen SOLVER.WARMUP_ITERS or clip gradients"
+                " Earlier checkpoints are as before; lower SOLVER.BASE_LR, lengthen SOLVER.WARMUP_ITERS or clip gradients"
             )
 
         def write(file: BinaryIO) -> None:
@@ -225,12 +225,12 @@ class Checkpointer:
         for path in sorted(Path(folder).glob("*.pth"), key=os.path.getmtime, reverse=True):
             try:
                 content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-                if path.name != broken and {"model", *self._checkpointables} <= content.keys() and not _not_finite(content):
-                    names.append(path.name)
+                whole = {"model", *self._checkpointables} <= content.keys() and not _not_finite(content)
+                names += [path.name] if whole and path.name != broken else []
             except Exception as error:  # whatever is wrong with it: it is not one to resume from
                 logger.debug("%s is left out: %s", path, error)
         if not names:
-            return f"{folder} holds no other checkpoint to resume from; a start without --resume moves what is there aside"
+            return f"{folder} holds no other checkpoint to resume from; a start without --resume moves it all aside"
         tag = os.path.join(folder, TAG)
         return f"To go on from one of {some(names, 8)}, write its name into {tag}: echo {names[0]} > {shlex.quote(tag)}"
 

@@ -35,8 +35,8 @@ class EarlierRun:
         self._metrics_size = metrics.stat().st_size if metrics.is_file() else 0
         self._files = checkpoints_in(self._folder)
         if self._files or self._metrics_size:
-            others = (_METRICS, _CONFIG, "failed_videos.json", "inference", "report.html")
-            self._files += [self._folder / name for name in others]
+            # The list of failed videos is the new run's by now; a resumed run has it in its checkpoint.
+            self._files += [self._folder / name for name in (_METRICS, _CONFIG, "inference", "report.html")]
 
     def set_aside(self) -> None:
         """Move the files into a new folder ``earlier_1``, ``earlier_2`` ...; nothing on later calls.
@@ -61,7 +61,7 @@ class EarlierRun:
             write_text(metrics, new_lines.decode())
         if waiting.exists():
             waiting.rename(self._folder / _CONFIG)
-        logger.warning("%s held an earlier run: its checkpoints, metrics and results are in %s now", self._folder, aside)
+        logger.warning("%s held an earlier run: checkpoints, metrics and results are in %s now", self._folder, aside)
 
 
 def checkpoints_in(folder: Path) -> list[Path]:

@@ -97,7 +97,7 @@ class TrainerBase:
         return self.iter + 1 >= self.max_iter
 
     def train(self, start_iter: int, max_iter: int) -> None:
-        """Run iterations ``start_iter`` to ``max_iter - 1``, after what the loaded checkpoint's iteration has left to do.
+        """Run iterations ``start_iter`` to ``max_iter - 1``, after what that of the loaded checkpoint has left to do.
 
         Raises:
             TrainingInterrupted: a hook set ``stop_reason`` before the last iteration.
