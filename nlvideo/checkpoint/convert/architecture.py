@@ -22,7 +22,7 @@ BOTTLENECK_DEPTHS = (50, 101, 152)
 # Temporal style -> the convolution of its inflated blocks that spans several frames (of basic blocks always the first).
 _INFLATED = {"c2d": "", "i3d_3x1x1": "conv1", "i3d_3x3x3": "conv2", "i3d_3x1x1_all": "conv1", "slow": "conv1"}
 _FLAT_STEM = ("c2d", "slow")
-# Residual blocks with a non-local block behind them where MODEL.NONLOCAL keeps STAGES and EVERY (authors' code).
+# Residual blocks with a non-local block after them where MODEL.NONLOCAL keeps STAGES and EVERY (authors' code).
 USUAL_PLACES = {
     50: ["res3.1", "res3.3", "res4.1", "res4.3", "res4.5"],
     101: ["res3.1", "res3.3", "res4.6", "res4.13", "res4.20"],
@@ -70,7 +70,7 @@ def is_image_network(weights: Mapping[str, Tensor]) -> bool:
 
 
 def nonlocal_places(weights: Mapping[str, Tensor]) -> list[str]:
-    """Return the residual blocks with a non-local block behind them, e.g. ``["res3.1", "res4.5"]``, in their order."""
+    """Return the residual blocks with a non-local block after them, e.g. ``["res3.1", "res4.5"]``, in their order."""
     found = sorted((match[1], int(match[2])) for match in filter(None, map(_NONLOCAL.match, weights)))
     return [f"{stage}.{index}" for stage, index in found]
 
@@ -107,7 +107,7 @@ def _width(weights: Mapping[str, Tensor], depth: int) -> float:
             raise ValueError(f"grouped convolutions (ResNeXt) in {stage}: ours are ungrouped")
         found = middle, _channels(weights, f"{block}.{last}.weight")[0]
         if found != (inner, outer):
-            wanted = f"{inner} and {outer} behind a stem of {base}"
+            wanted = f"{inner} and {outer} after a stem of {base}"
             raise ValueError(f"{stage} has {found[0]} inner and {found[1]} outer channels, allowed: {wanted}")
     return base / 64
 
@@ -125,7 +125,7 @@ def _temporal(weights: Mapping[str, Tensor]) -> str:
             return style
     names = [".".join(map(str, key)) for key, inflated in found.items() if inflated]
     raise ValueError(
-        f"temporal kernels in {some(names) or 'no block'} behind a stem of {weights[_STEM].shape[2]} frames are "
+        f"temporal kernels in {some(names) or 'no block'} after a stem of {weights[_STEM].shape[2]} frames are "
         f"none of our styles: {', '.join(_INFLATED)}"
     )
 

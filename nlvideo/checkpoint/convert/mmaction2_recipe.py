@@ -23,7 +23,7 @@ _IMAGE_STEMS = {"C2D": "authors_8x8", "ResNet": "slow"}
 _NORM = known("requires_grad momentum", type=["BN3d", "BN2d", "BN", "SyncBN"], eps=[EPS])
 _CONV = known("", type=["Conv3d", "Conv2d", "Conv"])
 _LAYERS = known(
-    "type depth pretrained in_channels style frozen_stages norm_eval with_cp init_cfg",
+    "type _scope_ depth pretrained in_channels style frozen_stages norm_eval with_cp init_cfg",
     num_stages=[4],
     out_indices=[[3]],
     dilations=[[1, 1, 1, 1]],
@@ -52,10 +52,10 @@ _SLOW = _VIDEO | known("speed_ratio channel_ratio fusion_kernel lateral_norm lat
 _BACKBONES = {"ResNet3d": _VIDEO, "ResNet3dSlowOnly": _SLOW, "C2D": _IMAGE, "ResNet": _IMAGE}
 
 _MODEL = known(
-    "backbone train_cfg test_cfg pretrained init_cfg",
+    "_scope_ backbone train_cfg test_cfg pretrained init_cfg",
     type=["Recognizer3D", "Recognizer2D"],
     cls_head=known(
-        "num_classes in_channels dropout_ratio init_std init_cfg loss_cls multi_class label_smooth_eps topk"
+        "_scope_ num_classes in_channels dropout_ratio init_std init_cfg loss_cls multi_class label_smooth_eps topk"
         " average_clips",
         type=["I3DHead", "TSNHead"],
         spatial_type=["avg"],
@@ -63,7 +63,7 @@ _MODEL = known(
     ),
 )
 # Decoders give RGB: either flag makes it BGR.
-_PIXELS = known("type mean std blending format_shape to_float32", to_rgb=[False], to_bgr=[False])
+_PIXELS = known("type _scope_ mean std blending format_shape to_float32", to_rgb=[False], to_bgr=[False])
 
 
 def read_recipe(text: object, source: str) -> dict[str, Any]:

@@ -75,7 +75,7 @@ def _video_network(content: Mapping[str, Any]) -> str:
         return "r2plus1d_18 (kernels split into space and time)"
     second = next(tensor for name, tensor in content.items() if name.startswith("layer2.0.conv1.0.we"))
     name = "r3d_18" if second.shape[2] == 3 else "mc3_18"
-    return f"{name} (no pool behind the first convolution, a temporal kernel in every convolution of a stage)"
+    return f"{name} (no pool after the first convolution, a temporal kernel in every convolution of a stage)"
 
 
 register(Source("torchvision", _recognise, _convert))

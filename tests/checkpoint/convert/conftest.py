@@ -86,7 +86,7 @@ NAMES = {
 
 
 def names_of(peer, state):
-    """The names of a peer; blocks of PyTorchVideo are numbered on behind a pool, blocks of mmcv without pools have no 0."""
+    """The names of a peer; blocks of PyTorchVideo have other numbers after a pool, and without pools mmcv has no 0."""
     names = dict(NAMES[peer])
     if peer == "pytorchvideo":
         numbers, head = ((1, 2, 3, 4), 5) if "blocks.5.proj.weight" in state else ((1, 3, 4, 5), 6)

@@ -267,7 +267,7 @@ def test_settings_at_their_defaults_and_those_of_training_are_accepted(weights_o
         " conv1_stride_s=2, pool1_stride_s=2, with_pool1=True, spatial_strides=(1, 2, 2, 2), new_layer=None"
     )
     head = "type='I3DHead', num_classes=400, in_channels=2048, spatial_type='avg', dropout_ratio=0.5, init_std=0.01"
-    model = " train_cfg=None, test_cfg=dict(average_clips='prob'), neck=None, type='Recognizer3D'"
+    model = " train_cfg=None, test_cfg=dict(average_clips='prob'), neck=None, type='Recognizer3D', _scope_='mmaction'"
     assert convert({**weights_of(NONLOCAL, blocks=False), "cfg": recipe(backbone, model, "", head)}).undecided == {}
 
 

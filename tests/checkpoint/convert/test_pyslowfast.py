@@ -169,7 +169,7 @@ def test_two_pathways_are_refused(peers):
         ({"s3.pathway0_nonlocal1.conv_g.weight": (32, 64, 1, 1, 1)}, "only in the model: backbone.res3.nl1.theta"),
         ({"s5.pathway0_res3.branch2.a.weight": (64, 256, 1, 1, 1)}, "a ResNet of [3, 4, 6, 4] bottlenecks"),
         ({"s1.something.weight": (3,)}, "cannot express s1.something.weight (3,)"),
-        ({"s1.pathway0_stem.conv.weight": (12, 3, 1, 7, 7)}, "allowed: 16 and 48 behind a stem of 12"),
+        ({"s1.pathway0_stem.conv.weight": (12, 3, 1, 7, 7)}, "allowed: 16 and 48 after a stem of 12"),
         ({"s1.pathway0_stem.conv.weight": (8, 2, 1, 7, 7)}, "reads 2 channels, such as optical flow; ours reads RGB"),
         ({"head.projection.bias": None}, "only in the model: head.classifier.bias"),
         ({"head.projection.weight": None}, "only in the model: head.classifier.weight"),
@@ -202,6 +202,26 @@ def test_configs_that_ours_cannot_express_are_refused(weights_of, text, message)
     with pytest.raises(ValueError) as error:
         convert({**weights_of(I3D), "cfg": text})
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_every_setting_at_its_default_is_accepted(weights_of):
+    """The sections that make the network, as their `cfg.dump()` writes them."""
+    text = """
+BN: {GLOBAL_SYNC: false, NORM_TYPE: batchnorm, NUM_BATCHES_PRECISE: 200, NUM_SPLITS: 1, NUM_SYNC_DEVICES: 1,
+  USE_PRECISE_STATS: false, WEIGHT_DECAY: 0.0}
+DETECTION: {ALIGNED: true, ENABLE: false, ROI_XFORM_RESOLUTION: 7, SPATIAL_SCALE_FACTOR: 16}
+MODEL: {ACT_CHECKPOINT: false, ARCH: i3d, DETACH_FINAL_FC: false, DROPCONNECT_RATE: 0.0, DROPOUT_RATE: 0.5,
+  FC_INIT_STD: 0.01, FP16_ALLREDUCE: false, FROZEN_BN: false, HEAD_ACT: softmax, LOSS_FUNC: cross_entropy,
+  MODEL_NAME: ResNet, MULTI_PATHWAY_ARCH: [slowfast], NUM_CLASSES: 400,
+  SINGLE_PATHWAY_ARCH: [2d, c2d, slow_c2d, i3d, slow_i3d, slow, x3d, mvit, maskmvit]}
+NONLOCAL: {GROUP: [[1], [1], [1], [1]], INSTANTIATION: softmax, LOCATION: [[[]], [[1, 3]], [[1, 3, 5]], [[]]],
+  POOL: [[[1, 2, 2]], [[1, 2, 2]], [[1, 2, 2]], [[1, 2, 2]]]}
+RESNET: {DEPTH: 50, INPLACE_RELU: true, NUM_BLOCK_TEMP_KERNEL: [[3], [4], [6], [3]], NUM_GROUPS: 1,
+  SPATIAL_DILATIONS: [[1], [1], [1], [1]], SPATIAL_STRIDES: [[1], [2], [2], [2]], STRIDE_1X1: false,
+  TRANS_FUNC: bottleneck_transform, WIDTH_PER_GROUP: 64, ZERO_INIT_FINAL_BN: true, ZERO_INIT_FINAL_CONV: false}
+"""
+    converted = convert({**weights_of(I3D), "cfg": text})
+    assert converted.undecided == {} and converted.notes == []
 
 
 def test_settings_that_are_unknown_but_off_change_nothing(weights_of):

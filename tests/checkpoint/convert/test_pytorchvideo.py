@@ -6,7 +6,7 @@ import torch
 from nlvideo.checkpoint.convert import convert, recognise
 from nlvideo.checkpoint.convert.read import flatten
 
-# Table of names -> whether there is a pool over time behind res2.
+# Table of names -> whether there is a pool over time after res2.
 NETWORKS = {"pytorchvideo_c2d_r50": True, "pytorchvideo_i3d_r50": True, "pytorchvideo_slow_r50": False}
 
 

@@ -61,9 +61,9 @@ def test_one_frame_scores_like_the_image():
     [
         ("resnet34", r"a ResNet of \[3, 4, 6, 3\] basic blocks, allowed: .*DEPTH \[10, 18, 50, 101, 152\]"),
         ("resnext50_32x4d", r"grouped convolutions \(ResNeXt\) in res2: ours are ungrouped"),
-        ("wide_resnet50_2", "res2 has 128 inner and 256 outer channels, allowed: 64 and 256 behind a stem of 64"),
-        ("r3d_18", r"torchvision's r3d_18 \(no pool behind the first convolution.*ours has no such network"),
-        ("mc3_18", r"torchvision's mc3_18 \(no pool behind the first convolution.*ours has no such network"),
+        ("wide_resnet50_2", "res2 has 128 inner and 256 outer channels, allowed: 64 and 256 after a stem of 64"),
+        ("r3d_18", r"torchvision's r3d_18 \(no pool after the first convolution.*ours has no such network"),
+        ("mc3_18", r"torchvision's mc3_18 \(no pool after the first convolution.*ours has no such network"),
         ("r2plus1d_18", r"torchvision's r2plus1d_18 \(kernels split into space and time\): ours has no such network"),
     ],
 )
