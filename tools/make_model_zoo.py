@@ -26,6 +26,7 @@ def main(arguments: argparse.Namespace) -> None:
     # Only now: --help answers without loading torch.
     from nlvideo.model_zoo import list_networks
     from lib.ledger import format_model_zoo, read_ledger
+    from nlvideo.utils.file_io import write_text
 
     text = format_model_zoo(read_ledger(arguments.ledger), list_networks())
     output = Path(arguments.output)
@@ -35,7 +36,7 @@ def main(arguments: argparse.Namespace) -> None:
             sys.exit(1)
         print(f"{output} is up to date")
         return
-    output.write_text(text, encoding="utf8")
+    write_text(output, text)
     print(f"Wrote {output}")
 
 

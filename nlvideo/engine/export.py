@@ -19,7 +19,7 @@ from nlvideo.engine.errors import UnexpectedResults
 from nlvideo.engine.export_files import FORMATS, check_packages, read_export, write_export
 from nlvideo.engine.export_network import trace
 from nlvideo.engine.recipe import view_recipe
-from nlvideo.utils.file_io import make_writable
+from nlvideo.utils.file_io import make_writable, naming
 from nlvideo.utils.progress import progress_bar
 
 #: largest difference of a probability, between the model and what was exported
@@ -79,7 +79,8 @@ def export_model(
         with progress_bar(total=3, desc="tracing", unit="step") as bar:
             program = trace(model, clips)
             _next(bar, "writing")
-            write_export(program, path, format, recipe)
+            with naming(output, path):
+                write_export(program, path, format, recipe)
             _next(bar, "comparing")
             difference = largest_difference(model, path, format, clips)
             _next(bar, "done")

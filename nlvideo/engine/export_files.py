@@ -1,7 +1,9 @@
 """Files of exported models: a graph, and beside it in the same file what its user needs to know."""
 
+import io
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -43,7 +45,9 @@ def write_export(program: torch.export.ExportedProgram, path: str, format: str, 
     """
     text = json.dumps(recipe, ensure_ascii=False)
     if format == "pt2":
-        torch.export.save(program, path, extra_files={ENTRY: text})
+        # Not into the file: PyTorch's error for a full disk says nothing of a disk, and then aborts the process.
+        torch.export.save(program, buffer := io.BytesIO(), extra_files={ENTRY: text})
+        Path(path).write_bytes(buffer.getbuffer())
         return
     onnx_program = torch.onnx.export(
         program, dynamo=True, verbose=False, input_names=["clips"], output_names=["scores"],

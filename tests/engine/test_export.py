@@ -2,6 +2,7 @@
 
 import json
 import re
+import resource
 import subprocess
 import sys
 from collections.abc import Callable
@@ -159,6 +160,18 @@ def test_a_file_that_differs_does_not_get_its_name(model, cfg, video_lists, tmp_
     with pytest.raises(UnexpectedResults, match="not written, its probabilities differ by .* allowed: 1e-04"):
         export_model(model, cfg, CLASSES, str(output), overwrite=True)
     assert output.read_text() == "earlier" and [path.name for path in tmp_path.iterdir()] == ["model.pt2"]
+
+
+def test_a_full_disk_names_the_file(model, cfg, make_video, tmp_path):
+    video, output = make_video(tmp_path / "a.mp4"), str(tmp_path / "model.pt2")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**14, hard))
+    try:
+        with pytest.raises(OSError, match=f"File too large: '{output}'"):
+            export_model(model, cfg, CLASSES, output, video=video)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
 
 
 def test_three_clips_of_few_views():

@@ -139,6 +139,21 @@ def test_a_full_disk_names_the_file(tmp_path, write):
     assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, path)
 
 
+def test_a_checkpoint_that_does_not_fit_names_its_file(tmp_path):
+    import resource
+
+    import torch
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, hard))
+    try:
+        with pytest.raises(OSError, match=f"File too large: '{tmp_path}/model.pth'"):
+            atomic_write(str(tmp_path / "model.pth"), lambda file: torch.save({"a": torch.zeros(2**16)}, file))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
 def test_a_writer_that_appends_names_its_file(monkeypatch):
     from nlvideo.utils.events import EventStorage, JSONWriter
