@@ -94,7 +94,7 @@ def test_transcoding_keeps_frames_and_times(tmp_path, name):
 
 def test_survey_and_index_find_all_of_them_sound(tmp_path):
     for name, (num_frames, fps, _) in FILES.items():
-        facts = survey_video((str(FOLDER / name), None))
+        facts = survey_video([{"file_name": str(FOLDER / name)}])
         assert (facts.error, facts.num_frames) == (None, num_frames) and facts.fps == pytest.approx(fps)
     paths = [str(FOLDER / name) for name in FILES]
     result = index_videos(paths, tmp_path)
@@ -145,7 +145,7 @@ def test_a_proven_kind_that_fails_all_the_same_is_found(deaf, monkeypatch, expec
         assert not (video.get_frames([12])[0] == frames[12]).all()
         with pytest.raises(VideoDecodeError, match="random access gives other frames .*tools/index_dataset.py"):
             video.check()
-    assert "random access" in survey_video((path, None)).error
+    assert "random access" in survey_video([{"file_name": path}]).error
     with VideoReader(path, index_dir=tmp_path) as video:  # an index that nothing was compared with
         assert not video._index.checked
     assert index_videos([path], tmp_path).num_indexed == 1

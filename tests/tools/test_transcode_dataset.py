@@ -15,7 +15,7 @@ def test_a_folder_becomes_a_list(tmp_path, make_video, call_tool):
     assert f"'list:{tmp_path}/out/videos.csv'" in out
     records = get_dataset(f"list:{tmp_path}/out/videos.csv")
     assert [(record["video_id"], record["label"]) for record in records] == [("run/a.mp4", 0), ("walk/b.mp4", 1)]
-    facts = survey_video((records[0]["file_name"], None))
+    facts = survey_video(records[:1])
     assert (facts.num_frames, facts.width, facts.height, facts.key_frame_distance) == (40, 32, 42, 10)
     (tmp_path / "videos/walk/bad.mp4").write_bytes(b"nonsense" * 99)
     status, out, _ = call_tool("transcode_dataset", *options, "--short-side", "32", "--key-frame-distance", "10")
