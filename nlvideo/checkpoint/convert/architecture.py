@@ -66,7 +66,7 @@ def architecture_of(weights: Mapping[str, Tensor], depths: Collection[int] = tup
 
 def is_image_network(weights: Mapping[str, Tensor]) -> bool:
     """Whether the kernels have no time axis."""
-    return weights[_STEM].dim() == 4
+    return _STEM in weights and weights[_STEM].dim() == 4
 
 
 def nonlocal_places(weights: Mapping[str, Tensor]) -> list[str]:

@@ -3,12 +3,15 @@
 from collections.abc import Mapping
 from typing import Any
 
-from nlvideo.checkpoint.convert.architecture import BOTTLENECK_DEPTHS, architecture_of, nonlocal_places
+from nlvideo.checkpoint.convert.architecture import (
+    BOTTLENECK_DEPTHS, architecture_of, is_image_network, nonlocal_places
+)  # fmt: skip
 from nlvideo.checkpoint.convert.caffe2 import COMMON_OVERRIDES, NONLOCAL_OVERRIDES
 from nlvideo.checkpoint.convert.common import Converted, Source, register
 from nlvideo.checkpoint.convert.names import ModuleNames, rename
 from nlvideo.checkpoint.convert.pyslowfast_recipe import read_recipe
 from nlvideo.checkpoint.convert.read import CONFIG_TEXT
+from nlvideo.checkpoint.convert.torchvision import settle_image_network
 
 NAME = "pyslowfast"
 
@@ -46,6 +49,10 @@ def convert(content: Mapping[str, Any]) -> Converted:
         ValueError: a network that ours cannot express.
     """
     converted = rename(NAME, content, NAMES, _explain)
+    if is_image_network(converted.weights):
+        # Their ImageNet ResNet, from which their recipes "IN1K" start; 1 x 7 x 7 kernels would be a C2D.
+        settle_image_network(converted)
+        return converted
     settings = COMMON_OVERRIDES | architecture_of(converted.weights, BOTTLENECK_DEPTHS)
     if settings["MODEL.NONLOCAL.ENABLED"]:
         settings |= NONLOCAL_OVERRIDES

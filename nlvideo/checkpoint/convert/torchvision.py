@@ -58,6 +58,12 @@ def _convert(content: Mapping[str, Any]) -> Converted:
     converted = rename(content)
     if not is_image_network(converted.weights):
         raise ValueError("torchvision's ResNets are of images, but the first kernel has a time axis")
+    settle_image_network(converted)
+    return converted
+
+
+def settle_image_network(converted: Converted) -> None:
+    """Say, in place, what the network of renamed ImageNet weights computes: torchvision's, and PySlowFast's as well."""
     converted.overrides = {
         **architecture_of(converted.weights),
         "MODEL.PIXEL_MEAN": PIXEL_MEAN,
@@ -67,7 +73,6 @@ def _convert(content: Mapping[str, Any]) -> Converted:
     # The authors started from ImageNet with their own statistics; the two differ by less than a fifth of a deviation.
     converted.tolerated = {"MODEL.PIXEL_MEAN": [[114.75] * 3], "MODEL.PIXEL_STD": [[57.375] * 3]}
     converted.notes.append(IMAGE_NOTE)
-    return converted
 
 
 def _video_network(content: Mapping[str, Any]) -> str:

@@ -155,6 +155,16 @@ def test_a_training_checkpoint(weights_of):
     assert converted.undecided == {} and converted.dropped == [("cfg", "not a tensor")]
 
 
+def test_their_imagenet_network_starts_networks_of_every_kind(peers):
+    """The weights that their recipes "IN1K" start from have kernels without a time axis."""
+    shapes = peers.narrow(peers.table("pyslowfast_c2d_8x8_r50"))
+    images = {key: shape[:2] + shape[3:] if len(shape) == 5 else shape for key, shape in shapes.items()}
+    converted = convert(peers.zeros(images))
+    assert converted.undecided == {} and "MODEL.BACKBONE.TEMPORAL" not in converted.overrides
+    assert converted.overrides["MODEL.PIXEL_MEAN"] == [123.675, 116.28, 103.53]
+    assert converted.tolerated["MODEL.PIXEL_MEAN"] == [[114.75] * 3] and "image network" in converted.notes[0]
+
+
 def test_two_pathways_are_refused(peers):
     message = peers.refusal(peers.table("pyslowfast_slowfast_4x16"))
     assert message.endswith("a SlowFast network has two pathways, ours have one")
