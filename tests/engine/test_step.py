@@ -113,7 +113,7 @@ def test_a_run_saves_writes_and_tests_nothing_of_a_bad_step(tiny_cfg: Callable[.
         trainer.train()
     files = {path.name for path in Path(cfg.OUTPUT_DIR).iterdir()}
     assert not any(name.endswith(".pth") for name in files)
-    assert (Path(cfg.OUTPUT_DIR) / "metrics.json").read_text() == ""
+    assert not any(path.stat().st_size for path in Path(cfg.OUTPUT_DIR).glob("metrics.json*"))
 
 
 def test_half_precision_trains_on_although_its_first_steps_are_skipped(tiny_cfg: Callable[..., CfgNode]) -> None:
