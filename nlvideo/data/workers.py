@@ -1,13 +1,15 @@
 """The processes that read data: what they do about signals, and what is said when one of them dies."""
 
+import errno
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from multiprocessing import queues, resource_tracker
 from typing import Any
 
@@ -94,9 +96,10 @@ class WorkerWatch:
             WorkerDied: one line.
         """
         try:
-            with full_memory_explained():
-                yield
+            yield
         except (RuntimeError, EOFError, ConnectionError) as error:
+            if full := _full_memory(error):
+                raise full from None
             # The connection to a worker may break before the system has buried it.
             broken = isinstance(error, (EOFError, ConnectionError))
             files = self._wait_for_the_dead() if broken or "DataLoader worker" in str(error) else []
@@ -117,7 +120,7 @@ def explained(loader: object) -> AbstractContextManager:
 
 @contextmanager
 def full_memory_explained() -> Iterator[None]:
-    """Turn the errors that torch and the system raise when the shared memory is full into one that says what to do.
+    """Start workers in this block, and make what they share: where there is no room for that, the error says what to do.
 
     Raises:
         OSError: one line.
@@ -125,19 +128,23 @@ def full_memory_explained() -> Iterator[None]:
     try:
         yield
     except (RuntimeError, OSError) as error:
-        if (explained := _full_memory(error)) is None:
-            raise
-        raise explained from None
+        # Semaphores lie in the shared memory, too; their error names no file.
+        nameless = isinstance(error, OSError) and error.errno == errno.ENOSPC and error.filename is None
+        if full := _full_memory(error, nameless):
+            raise full from None
+        raise
 
 
-def _full_memory(error: BaseException) -> OSError | None:
-    # With a path it is a file on a full disk.
-    is_full = "No space left on device" in str(error) and not getattr(error, "filename", None)
-    if not is_full and "out of shared memory" not in str(error):
+def _full_memory(error: BaseException, is_full: bool = False) -> OSError | None:
+    """The error for a full shared memory, if torch's is that: of a tensor that found no room, or a worker that died of it."""
+    if not is_full and not re.search("</torch_.*No space left on device|out of shared memory", str(error)):
         return None
+    size = ""
+    with suppress(OSError):  # macOS has none
+        size = f" ({shutil.disk_usage('/dev/shm').total / 2**20:.0f} MiB)"
     return OSError(
-        f"/dev/shm is full ({shutil.disk_usage('/dev/shm').total / 2**20:.0f} MiB): data workers hand over what they read"
-        " in it. Make it larger (`docker run --shm-size 8g`), or set DATALOADER.NUM_WORKERS to 0"
+        f"/dev/shm is full{size}: data workers hand over what they read in it. Make it larger"
+        " (`docker run --shm-size 8g`), or set DATALOADER.NUM_WORKERS to 0"
     )
 
 

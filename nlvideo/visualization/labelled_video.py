@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from nlvideo.data import Window
-from nlvideo.utils.file_io import WholeFile
+from nlvideo.utils.file_io import WholeFile, naming
 from nlvideo.visualization.drawing import LONG_SIDE, enlargement, font
 from nlvideo.visualization.video_file import add_h264, open_mp4
 
@@ -73,7 +73,8 @@ class LabelledVideo:
         self._cut += max(0, pts - self._last_pts - _MAX_GAP)
         self._last_pts = min(max(self._last_pts + 1, pts), self._last_pts + _MAX_GAP)
         encoded.pts, encoded.time_base = self._last_pts, _TIME_BASE
-        self._container.mux(self._stream.encode(encoded))
+        with naming(self.path, self._file.temporary):
+            self._container.mux(self._stream.encode(encoded))
 
     def write_window(self, window: Window, best: Sequence[tuple[str, float]]) -> None:
         """Add the frames that are a window's own, with the window's labels; see `write`."""
@@ -111,8 +112,9 @@ class LabelledVideo:
             self.discard()
             raise ValueError(f"{self.path}: no frame was written")
         try:
-            self._container.mux(self._stream.encode(None))
-            self._container.close()
+            with naming(self.path, self._file.temporary):
+                self._container.mux(self._stream.encode(None))
+                self._container.close()
         except BaseException:
             self.discard()
             raise

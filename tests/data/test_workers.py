@@ -146,6 +146,22 @@ def test_a_batch_that_cannot_be_handed_over_is_an_error(text, message, training)
     assert "\n" not in str(caught.value)
 
 
+def test_what_finds_no_room_is_told_apart():
+    watch = WorkerWatch(RECORDS, 1)
+    bus = "DataLoader worker (pid 3) is killed by signal: Bus error. It is possible that dataloader's workers are out of shared memory."
+    for error in (RuntimeError(FULL), RuntimeError(bus)):
+        with pytest.raises(OSError, match=r"^/dev/shm is full \(\d+ MiB\): .*--shm-size"), watch.explained():
+            raise error
+    for error in (OSError(28, "No space left on device"), OSError(28, "No space left on device", "metrics.json")):
+        with pytest.raises(OSError, match="^.Errno 28"), watch.explained():
+            raise error
+    with pytest.raises(OSError, match="^/dev/shm is full"), workers.full_memory_explained():
+        raise OSError(28, "No space left on device")
+    for error in (OSError(28, "No space left on device", "a.csv"), RuntimeError("</torch_1>: Too many open files (24)")):
+        with pytest.raises(type(error), match="a.csv|open files"), workers.full_memory_explained():
+            raise error
+
+
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_an_error_in_a_worker_comes_as_it_was(num_workers):
     error = UnicodeEncodeError("utf-8", "a\udce9", 1, 2, "surrogates not allowed")

@@ -1,5 +1,6 @@
 """Videos with their labels below the picture."""
 
+import resource
 from pathlib import Path
 
 import av
@@ -131,4 +132,18 @@ def test_what_cannot_be_written_leaves_nothing(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(av.FFmpegError), LabelledVideo(tmp_path / "out.mp4", 10) as video:
         for day in range(3):
             video.write(pixels(), 86400.0 * day, BEST)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_names_the_video(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**12, hard))
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    try:
+        with pytest.raises(OSError, match=f"File too large: '{tmp_path}/out.mp4'"):
+            with LabelledVideo(tmp_path / "out.mp4", 10) as video:
+                for k in range(60):
+                    video.write(np.roll(noise, 7 * k, axis=1), k / 10, BEST)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert list(tmp_path.iterdir()) == []
