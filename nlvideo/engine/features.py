@@ -11,11 +11,12 @@ import torch
 from torch import nn
 
 from nlvideo.config import CfgNode
-from nlvideo.data import get_dataset
+from nlvideo.data import TestLoader, get_dataset
 from nlvideo.data.build import loader_of_records
 from nlvideo.data.catalog import Record
 from nlvideo.data.checks import check_files, fingerprint
 from nlvideo.data.records import SerializedRecords
+from nlvideo.data.workers import explained
 from nlvideo.engine.feature_files import (
     check_format, num_shards, read_settings, shard_name, write_index, write_settings, write_shard,
 )
@@ -111,9 +112,12 @@ class _Shards:
         # As rank 0 sees it: another rank may have finished a shard by the time that a slow one looks.
         missing = comm.all_gather_object([k for k, path in enumerate(paths) if not os.path.exists(path)])[0]
         mine = missing[comm.get_rank() :: comm.get_world_size()]
-        samples = self._samples([index for number in mine for index in self._videos(number)])
-        for number in mine:
-            self._make_shard(number, samples)
+        loader = self._loader([index for number in mine for index in self._videos(number)])
+        progress = progress_bar(loader, desc="features", unit="video", disable=not comm.is_main_process())
+        samples = (batch[0] for batch in progress)
+        with explained(loader):
+            for number in mine:
+                self._make_shard(number, samples)
         comm.synchronize()
         rows = write_index(self.folder, self.settings) if comm.is_main_process() else []
         comm.synchronize()
@@ -127,13 +131,10 @@ class _Shards:
     def _videos(self, number: int) -> range:
         return range(number * self.size, min((number + 1) * self.size, len(self.records)))
 
-    def _samples(self, indices: list[int]) -> Iterator[dict[str, Any]]:
-        """The samples of videos, in order."""
+    def _loader(self, indices: list[int]) -> TestLoader:
         # The labels may be of other classes than the model's, of which the mapper would make a vector.
         records = SerializedRecords([{**record, "label": 0} for record in self.records])
-        loader = loader_of_records(self.cfg, records, indices, "it has no features")
-        hidden = not comm.is_main_process()
-        return (batch[0] for batch in progress_bar(loader, desc="features", unit="video", disable=hidden))
+        return loader_of_records(self.cfg, records, indices, "it has no features")
 
     def _make_shard(self, number: int, samples: Iterator[dict[str, Any]]) -> None:
         rows, features = [], []

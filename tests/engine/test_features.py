@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,7 +14,8 @@ import torch
 from torch import nn
 
 from nlvideo.config import CfgNode
-from nlvideo.data.dataset_mapper import MAPPER
+from nlvideo.data.dataset_mapper import MAPPER, VideoMapper
+from nlvideo.data.workers import WorkerDied
 from nlvideo.engine import extract_features, load_features
 from nlvideo.engine import features as features_module
 from nlvideo.modeling import build_model
@@ -76,6 +78,24 @@ def test_features_are_those_of_the_test_views(model, cfg, listed, tmp_path):
     assert kept.features.dtype == np.float16 and kept.features.shape == (5, 6, 64, 2, 1, 1)
     np.testing.assert_allclose(kept.features, np.stack(maps), rtol=2e-3, atol=1e-3)
     assert kept.settings["recipe"]["num_crops"] == 3 and kept.settings["shape"] == [6, 64, 2, 1, 1]
+
+
+def test_a_killed_worker_is_explained_and_failures_are_said(model, cfg, listed, tmp_path, monkeypatch, caplog):
+    name, paths = listed
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.DATALOADER.NUM_WORKERS = 1
+
+    def killed_at_the_last(self, record, rng, call=VideoMapper.__call__):
+        """As by a system out of memory."""
+        if record["file_name"] == paths[-1]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return call(self, record, rng)
+
+    monkeypatch.setattr(VideoMapper, "__call__", killed_at_the_last)
+    with pytest.raises(WorkerDied, match=f"What it read last: {paths[-1]}"):
+        extract_features(model, cfg, name, "res5", str(tmp_path / "out"))
+    assert any(str(paths[2]) in text and text.endswith("; it has no features") for text in caplog.messages)
 
 
 def test_parquet_holds_the_same(model, cfg, listed, tmp_path):
