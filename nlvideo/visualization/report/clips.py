@@ -16,6 +16,7 @@ from nlvideo.visualization.video_file import data_uri, encode_video
 # Enough to see what happens: the short side in pixels, and frames at most.
 SHORT_SIDE, MAX_FRAMES = 128, 48
 _STRIP_FRAMES, _STRIP_SIDE = 4, 72
+_LONG_SIDE = 1024
 # Frames per second where a folder of frames does not say, and the least at which movement is seen as such.
 _DEFAULT_FPS, _MIN_FPS = 10.0, 6.0
 
@@ -75,8 +76,7 @@ def make_clip(source: dict[str, Any], budget: Budget) -> Clip | None:
     Raises:
         VideoDecodeError: the video cannot be read any more.
     """
-    frames, seconds = _read(source)
-    images = [_shrink(Image.fromarray(frame), SHORT_SIDE) for frame in frames]
+    images, seconds = _read(source)
     fps = len(images) / seconds if seconds else _DEFAULT_FPS
     shown_fps = max(fps, _MIN_FPS)
     buffer = io.BytesIO()
@@ -94,8 +94,8 @@ def make_clip(source: dict[str, Any], budget: Budget) -> Clip | None:
     return Clip(video_uri, data_uri("image/jpeg", strip), *images[0].size, speed)
 
 
-def _read(source: dict[str, Any]) -> tuple[np.ndarray, float]:
-    """Up to MAX_FRAMES frames, evenly spread, and the seconds they come from; 0 where that is unknown."""
+def _read(source: dict[str, Any]) -> tuple[list[Image.Image], float]:
+    """Up to MAX_FRAMES frames, evenly spread and small, and the seconds they come from; 0 where that is unknown."""
     with open_video(os.fspath(source["file_name"]), source.get("fps")) as video:
         first = video.index_at(source["start_sec"]) if "start_sec" in source else 0
         end = video.index_at(source["end_sec"]) if "end_sec" in source else video.num_frames
@@ -103,12 +103,14 @@ def _read(source: dict[str, Any]) -> tuple[np.ndarray, float]:
         end = max(end, first + 1)
         count = min(MAX_FRAMES, end - first)
         indices = [first + i * (end - first) // count for i in range(count)]
-        return video.get_frames(indices), (end - first) / video.fps if video.fps else 0.0
+        # One at a time: 48 frames of 8K would take 5 GB.
+        images = [_shrink(Image.fromarray(video.get_frames([index])[0]), SHORT_SIDE) for index in indices]
+        return images, (end - first) / video.fps if video.fps else 0.0
 
 
 def _shrink(image: Image.Image, short_side: int) -> Image.Image:
     # Never larger than it was. Even sides: H.264 halves them for the colours.
-    factor = min(1.0, short_side / min(image.size))
+    factor = min(1.0, short_side / min(image.size), _LONG_SIDE / max(image.size))
     size = [max(2, round(side * factor / 2) * 2) for side in image.size]
     return image.resize(size, Image.Resampling.BILINEAR) if tuple(size) != image.size else image
 

@@ -7,7 +7,7 @@ import av
 import pytest
 from PIL import Image
 
-from nlvideo.data import VideoDecodeError
+from nlvideo.data import VideoDecodeError, VideoReader
 from nlvideo.visualization.report import clips
 from nlvideo.visualization.report.clips import MAX_FRAMES, Budget, make_clip
 
@@ -61,7 +61,8 @@ def test_a_folder_of_frames(make_frames, tmp_path):
     assert make(folder, fps=25).speed == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize("size, shown", [((240, 320), (128, 170)), ((33, 61), (32, 60)), ((500, 129), (496, 128))])
+@pytest.mark.parametrize("size, shown", [((240, 320), (128, 170)), ((33, 61), (32, 60)), ((500, 129), (496, 128)),
+                                         ((8, 6000), (2, 1024))])  # fmt: skip
 def test_large_videos_shrink_and_sides_are_even(size, shown):
     image = clips._shrink(Image.new("RGB", size[::-1]), 128)
     assert image.size == shown[::-1]
@@ -103,3 +104,11 @@ def test_a_video_that_cannot_be_read(tmp_path):
     (tmp_path / "a.mp4").write_bytes(b"no video")
     with pytest.raises(VideoDecodeError):
         make(str(tmp_path / "a.mp4"))
+
+
+def test_frames_are_read_one_at_a_time(make_video, tmp_path, monkeypatch):
+    """Of a large video the frames of a clip would take gigabytes together."""
+    sizes, get_frames = [], VideoReader.get_frames
+    monkeypatch.setattr(VideoReader, "get_frames", lambda *args: sizes.append(len(args[1])) or get_frames(*args))
+    clips.make_clip({"file_name": make_video(tmp_path / "a.mp4", num_frames=30)}, Budget())
+    assert set(sizes) == {1}
