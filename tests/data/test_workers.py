@@ -152,6 +152,8 @@ def test_what_finds_no_room_is_told_apart():
     for error in (RuntimeError(FULL), RuntimeError(bus)):
         with pytest.raises(OSError, match=r"^/dev/shm is full \(\d+ MiB\): .*--shm-size"), watch.explained():
             raise error
+    with pytest.raises(WorkerDied, match="^too many open files.*ulimit -n"), watch.explained():
+        raise RuntimeError("Too many open files. Communication with the\nworkers is no longer possible.")
     for error in (OSError(28, "No space left on device"), OSError(28, "No space left on device", "metrics.json")):
         with pytest.raises(OSError, match="^.Errno 28"), watch.explained():
             raise error

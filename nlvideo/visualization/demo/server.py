@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from nlvideo.utils.processes import stop_signals
 from nlvideo.visualization.demo.handlers import Demo
 from nlvideo.visualization.demo.page import MAX_WAITING, build_page, import_gradio
 from nlvideo.visualization.demo.requests import RequestLimit
@@ -77,9 +78,9 @@ def is_private(host: str) -> bool:
 
 @contextlib.contextmanager
 def ended_by_signal() -> Iterator[threading.Event]:
-    """An event that is set when the process is asked to end (SIGINT, SIGTERM), so that it can clean up first."""
+    """An event that is set when the process is asked to end (Ctrl-C, SIGTERM, SIGHUP), so that it can clean up first."""
     ended = threading.Event()
-    before = {number: signal.signal(number, lambda *_: ended.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, lambda *_: ended.set()) for number in stop_signals()}
     try:
         yield ended
     finally:

@@ -38,7 +38,7 @@ def test_loopback_is_private():
     assert not is_private("0.0.0.0") and not is_private("192.0.2.1")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_the_wait(number):
     before = signal.getsignal(number)
     with ended_by_signal() as ended:
