@@ -35,8 +35,8 @@ NONLOCAL_OVERRIDES = {
     "MODEL.NONLOCAL.SCALE": True,
     "MODEL.NONLOCAL.TEMPORAL_GROUPS": 1,
 }
-# Stems of the authors' two network definitions and of PySlowFast's C2D and I3D, with and without the pool over time; the
-# weights of all four have the same names and shapes.
+# Stems of the authors' two network definitions and of PySlowFast's C2D and I3D, with and without the pool over time.
+# The weights of all four have the same names and shapes.
 STEMS = ["authors_32x2", "authors_8x8", "slowfast_8x8", "slow"]
 
 

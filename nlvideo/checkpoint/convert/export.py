@@ -1,7 +1,6 @@
 """Our weights for other frameworks: PySlowFast, PyTorchVideo and mmaction2."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from torch import Tensor
 

@@ -10,6 +10,7 @@ from nlvideo.checkpoint.convert.common import Converted, Source, register
 from nlvideo.checkpoint.convert.mmaction2_recipe import read_recipe
 from nlvideo.checkpoint.convert.names import ModuleNames, rename
 from nlvideo.checkpoint.convert.read import CONFIG_TEXT
+from nlvideo.checkpoint.convert.recipe import reading_recipe
 
 NAME = "mmaction2"
 
@@ -56,8 +57,8 @@ def names(subsample: bool) -> ModuleNames:
 def convert(content: Mapping[str, Any]) -> Converted:
     """Bring the weights of an I3D, SlowOnly or C2D network under our names.
 
-    Their training checkpoints carry the config as text; where `content` has it as `CONFIG_TEXT`, it decides what names and
-    shapes cannot show. Elsewhere `undecided` lists what the network could be, that of their recipes first.
+    Their training checkpoints carry the config as text. Where `content` has it as `CONFIG_TEXT`, it decides what names
+    and shapes cannot show. Elsewhere `undecided` lists what the network could be, that of their recipes first.
 
     Args:
         content: name -> tensor, and possibly `CONFIG_TEXT`.
@@ -65,7 +66,8 @@ def convert(content: Mapping[str, Any]) -> Converted:
     Raises:
         ValueError: a network that ours cannot express.
     """
-    recipe = read_recipe(content.get(CONFIG_TEXT), NAME)
+    with reading_recipe(NAME):
+        recipe = read_recipe(content.get(CONFIG_TEXT), NAME)
     subsample = any(".non_local_block.g.0." in name for name in content)
     converted = rename(NAME, content, names(subsample), _explain)
     is_image = _add_time_axis(converted.weights)

@@ -11,7 +11,7 @@ from nlvideo.utils.errors import one_of
 # (conv1_stride_t, pool1_stride_t, with_pool2) -> our stem. Their pool1 is 1x3x3, padded in space.
 STEMS = {(2, 2, True): "mmaction2_32x2", (1, 1, True): "slowfast_8x8", (1, 1, False): "slow"}
 
-# Backbone -> what it has where the config does not say. The strides of ResNet3d were 2 before version 1 and are 1 since.
+# Backbone -> what it has where the config does not say. ResNet3d's strides were 2 in version 0 and are 1 in version 1.
 _STRIDES = {
     "ResNet3d": {"conv1_stride_t": None, "pool1_stride_t": None, "with_pool2": True},
     "ResNet3dSlowOnly": {"conv1_stride_t": 1, "pool1_stride_t": 1, "with_pool2": False},
@@ -93,7 +93,7 @@ def read_recipe(text: object, source: str) -> dict[str, Any]:
     return {
         **_backbone(model["backbone"], source),
         **({"MODEL.HEAD.LOSS": "sigmoid"} if head.get("multi_class") else {}),
-        **{key: [float(value) for value in pixels[name]] for key, name in
+        **{key: [1.0 * value for value in pixels[name]] for key, name in
            (("MODEL.PIXEL_MEAN", "mean"), ("MODEL.PIXEL_STD", "std")) if pixels.get(name)},
         **_clip(config),
     }  # fmt: skip

@@ -4,13 +4,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from nlvideo.checkpoint.convert.architecture import (
-    BOTTLENECK_DEPTHS, architecture_of, is_image_network, nonlocal_places
+    BOTTLENECK_DEPTHS,
+    architecture_of,
+    is_image_network,
+    nonlocal_places,
 )  # fmt: skip
 from nlvideo.checkpoint.convert.caffe2 import COMMON_OVERRIDES, NONLOCAL_OVERRIDES
 from nlvideo.checkpoint.convert.common import Converted, Source, register
 from nlvideo.checkpoint.convert.names import ModuleNames, rename
 from nlvideo.checkpoint.convert.pyslowfast_recipe import read_recipe
 from nlvideo.checkpoint.convert.read import CONFIG_TEXT
+from nlvideo.checkpoint.convert.recipe import reading_recipe
 from nlvideo.checkpoint.convert.torchvision import settle_image_network
 
 NAME = "pyslowfast"
@@ -57,7 +61,8 @@ def convert(content: Mapping[str, Any]) -> Converted:
     if settings["MODEL.NONLOCAL.ENABLED"]:
         settings |= NONLOCAL_OVERRIDES
     if isinstance(text := content.get(CONFIG_TEXT), str):
-        recipe, notes = read_recipe(text, NAME, settings, nonlocal_places(converted.weights))
+        with reading_recipe(NAME):
+            recipe, notes = read_recipe(text, NAME, settings, nonlocal_places(converted.weights))
         settings |= recipe
         converted.notes += notes
     else:
@@ -81,7 +86,7 @@ def _assume(converted: Converted, settings: dict[str, Any]) -> None:
         settings["MODEL.BACKBONE.STEM"] = "slow"
     else:
         converted.undecided["MODEL.BACKBONE.STEM"] = ["slowfast_8x8", "slow"]
-        converted.notes.append("MODEL.BACKBONE.STEM: 'slow' for their 'slow_c2d' and 'slow_i3d', called 'nopool' before")
+        converted.notes.append("MODEL.BACKBONE.STEM: 'slow' for their 'slow_c2d' and 'slow_i3d', once called 'nopool'")
     if settings["MODEL.NONLOCAL.ENABLED"]:
         del settings["MODEL.NONLOCAL.PAIRWISE"]
         forms = ["embedded_gaussian", "dot_product"]

@@ -71,7 +71,8 @@ def read_recipe(
     ours = dict(zip(("MODEL.BACKBONE.TEMPORAL", "MODEL.BACKBONE.STEM"), ARCHITECTURES[arch]))
     for key, value in ours.items():
         if settings.get(key, value) != value:
-            raise ValueError(f"{source}: MODEL.ARCH is {arch!r} ({key} {value}), but the weights are of {settings[key]!r}")
+            shown = settings[key]
+            raise ValueError(f"{source}: MODEL.ARCH is {arch!r} ({key} {value}), but the weights are of {shown!r}")
     for name, table in _SECTIONS.items():
         check_recipe(f"{source}: {name}", recipe.get(name) or {}, table)
     for key in _OFF:

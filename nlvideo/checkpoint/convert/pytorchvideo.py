@@ -9,6 +9,7 @@ from nlvideo.checkpoint.convert.common import Converted, Source, register
 from nlvideo.checkpoint.convert.names import ModuleNames, rename
 from nlvideo.checkpoint.convert.pyslowfast_recipe import read_recipe
 from nlvideo.checkpoint.convert.read import CONFIG_TEXT
+from nlvideo.checkpoint.convert.recipe import reading_recipe
 
 NAME = "pytorchvideo"
 
@@ -57,11 +58,12 @@ def convert(content: Mapping[str, Any]) -> Converted:
         **COMMON_OVERRIDES, **architecture_of(converted.weights, BOTTLENECK_DEPTHS), "MODEL.BACKBONE.STEM": stem
     }  # fmt: skip
     if isinstance(text := content.get(CONFIG_TEXT), str):
-        recipe, converted.notes = read_recipe(text, NAME, settings, ())
+        with reading_recipe(NAME):
+            recipe, converted.notes = read_recipe(text, NAME, settings, ())
         settings |= recipe
     else:
-        converted.notes = ["their head averages logits over positions, ours probabilities: the same on crops of"
-                           " INPUT.CROP_SIZE"]  # fmt: skip
+        difference = "their head averages logits over positions, ours probabilities"
+        converted.notes = [f"{difference}: the same on crops of INPUT.CROP_SIZE"]
     converted.overrides = settings
     return converted
 

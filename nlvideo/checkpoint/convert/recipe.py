@@ -1,6 +1,7 @@
 """Configs that other frameworks put into their files: whatever changes the network is read, or refused by its name."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from nlvideo.utils.errors import one_of
@@ -41,6 +42,16 @@ def check_recipe(where: str, given: object, table: Known) -> None:
         if isinstance(allowed, Mapping):
             check_recipe(name, value, allowed)
         elif allowed is None and value:
-            raise ValueError(f"{name}: {value!r} in the config of the file is not understood, so the network is unknown")
+            raise ValueError(f"{name}: {value!r} in the config of the file is not understood: its network is unknown")
         elif allowed not in (None, ANY) and value not in allowed:
             raise one_of(f"{name} in the config of the file", value, allowed)
+
+
+@contextmanager
+def reading_recipe(source: str) -> Iterator[None]:
+    """Make settings of another kind than expected, such as a text for a list, a ValueError while a config is read."""
+    try:
+        yield
+    except (TypeError, AttributeError, LookupError) as error:
+        reason = f"of another kind than expected ({type(error).__name__}: {error})"
+        raise ValueError(f"{source}: a setting of the config in the file is {reason}") from error

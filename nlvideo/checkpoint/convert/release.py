@@ -86,4 +86,4 @@ def settle(converted: Converted, overrides: dict[str, Any]) -> None:
     clip = _USUAL_CLIPS.get(converted.overrides.get("MODEL.BACKBONE.STEM"))
     if clip and "INPUT.NUM_FRAMES" not in converted.overrides:
         converted.overrides |= dict(zip(_CLIP_KEYS[1:], clip))
-        converted.notes.append(f"the clip is taken to be {clip[0]} frames with stride {clip[1]}, as usual with this stem")
+        converted.notes.append(f"the clip is taken to be {clip[0]} frames with stride {clip[1]}, usual with this stem")

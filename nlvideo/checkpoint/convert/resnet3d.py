@@ -18,7 +18,7 @@ NAMES = ModuleNames(
         "bn1": "backbone.stem.bn",
         f"{_BLOCK}.downsample.0": f"{_OUR_BLOCK}.shortcut.conv",
         f"{_BLOCK}.downsample.1": f"{_OUR_BLOCK}.shortcut.bn",
-        **{f"{_BLOCK}.{layer}{number}": f"{_OUR_BLOCK}.{layer}{number}" for layer in ("conv", "bn") for number in (1, 2, 3)},
+        **{f"{_BLOCK}.{layer}{n}": f"{_OUR_BLOCK}.{layer}{n}" for layer in ("conv", "bn") for n in (1, 2, 3)},
         **{f"{_BLOCK}.nl.{layer}": f"backbone.res{{stage}}.nl{{block}}.{layer}"
            for layer in ("theta", "phi", "g", "out", "bn")},
         "fc": "head.classifier",

@@ -48,8 +48,8 @@ def _is_video(content: Mapping[str, Any]) -> bool:
 
 def _recognise(content: Mapping[str, Any]) -> bool:
     # With a time axis these names are those of resnet3d.py.
-    images = {"conv1.weight", "bn1.weight", "layer1.0.conv1.weight"} <= set(content) and content["conv1.weight"].ndim < 5
-    return _is_video(content) or images
+    names = {"conv1.weight", "bn1.weight", "layer1.0.conv1.weight"}
+    return _is_video(content) or (names <= set(content) and content["conv1.weight"].ndim < 5)
 
 
 def _convert(content: Mapping[str, Any]) -> Converted:

@@ -1,4 +1,4 @@
-"""Names and shapes of peers' real networks, random weights under them, and the computation of all peers stated again."""
+"""Names and shapes of peers' real networks, random weights under them, and what all peers compute stated again."""
 
 import math
 from pathlib import Path
@@ -55,7 +55,7 @@ def zeros(shapes):
     return {name: torch.zeros(()).expand(shape) for name, shape in shapes.items() if shape is not None}
 
 
-# How each peer calls the parts that the forward pass below asks for, as its tables have them. `{i}`: the residual block.
+# How each peer calls the parts that the forward pass below asks for, as in its tables. `{i}`: the residual block.
 NAMES = {
     "pyslowfast": {
         "stem": ("s1.pathway0_stem.conv", "s1.pathway0_stem.bn"),

@@ -87,7 +87,7 @@ def test_weights_without_a_head_say_nothing_of_classes(weights_of):
     ("change", "message"),
     [
         ({"stem.conv.weight": None}, "the first convolution is missing"),
-        ({"res5.3.conv1.weight": (64, 256, 1, 1, 1)}, "a ResNet of [3, 4, 6, 4] bottlenecks, allowed: MODEL.BACKBONE.D"),
+        ({"res5.3.conv1.weight": (64, 256, 1, 1, 1)}, "a ResNet of [3, 4, 6, 4] bottlenecks, allowed: MODEL.BACKBONE"),
         ({"res3.0.conv2.weight": None}, "there is no kernel backbone.res3.0.conv2.weight"),
         ({"res3.0.conv2.weight": (16,)}, "there is no kernel backbone.res3.0.conv2.weight"),
         ({"res3.0.conv2.weight": (16, 4, 1, 3, 3)}, "grouped convolutions (ResNeXt) in res3: ours are ungrouped"),

@@ -161,11 +161,13 @@ def test_the_restated_block_is_that_of_mmcv(peers, mode, pooled):
     block = mmcv.NonLocal3d(16, sub_sample=pooled, mode=mode, use_scale=True, norm_cfg={"type": "BN3d"}).eval()
     state = peers.fill({f"b.{name}": tuple(tensor.shape) for name, tensor in block.state_dict().items()})
     block.load_state_dict({name.removeprefix("b."): tensor for name, tensor in state.items()})
-    inner = {key: name if pooled else name.replace(".0.", ".") for key, name in peers.names["mmaction2"]["inner"].items()}
+    inner = peers.names["mmaction2"]["inner"]
+    inner = inner if pooled else {key: name.replace(".0.", ".") for key, name in inner.items()}
     x = torch.randn(2, 16, 2, 5, 4, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         expected = block(x)
-        ours = peers.nonlocal_block(state, "b", inner, x, mode, scale=mode != "gaussian", pool="after" if pooled else None)
+        pool = "after" if pooled else None
+        ours = peers.nonlocal_block(state, "b", inner, x, mode, scale=mode != "gaussian", pool=pool)
         torch.testing.assert_close(ours, expected)
 
 
@@ -237,8 +239,8 @@ REFUSED = [
     (recipe(f"{I3D_KEYS}, act_cfg=None"), "backbone.act_cfg: got None, expected a section"),
     (recipe(f"{I3D_KEYS}, non_local_cfg=dict(norm_cfg=dict(eps=1e-4))"), f"non_local_cfg.norm_cfg.eps {FILE}: got"),
     (recipe(f"{I3D_KEYS}, non_local_cfg=dict(mode='local')"), f"non_local_cfg.mode {FILE}: got 'local', allowed: 'gau"),
-    (recipe(f"{I3D_KEYS}, new_layer=dict(type='SE')"), "backbone.new_layer: {'type': 'SE'} in the config of the file is"),
-    (recipe(f"{I3D_KEYS}, new_layer=build()"), "backbone.new_layer: 'build()' in the config of the file is not underst"),
+    (recipe(f"{I3D_KEYS}, new_layer=dict(type='SE')"), "backbone.new_layer: {'type': 'SE'} in the config of the file"),
+    (recipe(f"{I3D_KEYS}, new_layer=build()"), "backbone.new_layer: 'build()' in the config of the file is not under"),
     (recipe(f"{I3D_KEYS}, **more"), "backbone.None: 'more' in the config of the file is not understood"),
     (recipe("type='C2D', strides=(1, 2, 2, 1)"), f"backbone.strides {FILE}: got [1, 2, 2, 1]"),
     (recipe(model=" neck=dict(type='TPN')"), "model.neck: {'type': 'TPN'} in the config of the file is not understood"),
@@ -246,6 +248,8 @@ REFUSED = [
     (recipe(head="type='I3DHead', spatial_type='max'"), f"model.cls_head.spatial_type {FILE}: got 'max'"),
     (recipe(model=" data_preprocessor=dict(to_rgb=True)"), f"pixels.to_rgb {FILE}: got True, allowed: False"),
     (recipe(rest="img_norm_cfg = dict(mean=[1, 2, 3], to_bgr=True)"), f"pixels.to_bgr {FILE}: got True"),
+    (recipe(model=" data_preprocessor=dict(mean=3)"), "of another kind than expected (TypeError: 'int' object"),
+    (recipe(model=" data_preprocessor=dict(mean='abc')"), "of another kind than expected (TypeError: can't multi"),
     ("model = dict(", "is not Python, line 1"),
     ("a = 1", "no model with a backbone"),
     ("model = build()", "no model with a backbone"),

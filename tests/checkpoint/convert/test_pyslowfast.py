@@ -1,4 +1,4 @@
-"""PySlowFast's C2D, I3D and Slow: the converted network computes what its networks compute, stated again on their names."""
+"""PySlowFast's C2D, I3D and Slow: the converted network computes what theirs computes, stated again on their names."""
 
 import pytest
 import torch
@@ -24,7 +24,7 @@ I3D = "pyslowfast_i3d_nln_8x8_r50"
 
 @pytest.fixture
 def weights_of(peers):
-    """``weights_of(table, blocks=True)``: random weights of a narrow network, without its non-local blocks if wished."""
+    """``weights_of(table, blocks=True)``: random weights of a narrow network, without its blocks if wished."""
 
     def build(name, blocks=True):
         shapes = peers.narrow(peers.table(name))
@@ -197,13 +197,15 @@ def test_networks_that_ours_cannot_express_are_refused(peers, change, message):
         (recipe(RESNET={"SPATIAL_DILATIONS": [[1], [1], [1], [2]]}), "RESNET.SPATIAL_DILATIONS in the config of the f"),
         (recipe(RESNET={"SPATIAL_STRIDES": [[1], [2], [2], [1]]}), "RESNET.SPATIAL_STRIDES in the config of the file:"),
         (recipe(RESNET={"NEW_POOL": "max"}), "RESNET.NEW_POOL: 'max' in the config of the file is not understood"),
-        (recipe(MODEL={"HEAD_ACT": "none"}), "MODEL.HEAD_ACT in the config of the file: got 'none', allowed: 'softmax'"),
+        (recipe(MODEL={"HEAD_ACT": "none"}), "MODEL.HEAD_ACT in the config of the file: got 'none', allowed: 'softma"),
         (recipe(BN={"EPSILON": 1e-3}), "BN.EPSILON in the config of the file: got 0.001, allowed: 1e-05"),
         (recipe(DETECTION={"ENABLE": True}), "DETECTION.ENABLE: got True"),
         (recipe(DATA={"REVERSE_INPUT_CHANNEL": True}), "DATA.REVERSE_INPUT_CHANNEL"),
         (recipe(NONLOCAL={"INSTANTIATION": "gaussian"}), "NONLOCAL.INSTANTIATION: got 'gaussian'"),
         (recipe(NONLOCAL={"POOL": [[[2, 2, 2]]] * 4}), "NONLOCAL.POOL"),
         (recipe(NONLOCAL={"GROUP": [[1], [2], [4], [1]]}), "NONLOCAL.GROUP"),
+        (recipe(DATA=["a"]), "pyslowfast: a setting of the config in the file is of another kind than expected (Attri"),
+        (recipe(NONLOCAL={"POOL": [1]}), "of another kind than expected (IndexError: list index out of range)"),
         ("[", "is not YAML"),
         ("just text", "is not YAML"),
     ],

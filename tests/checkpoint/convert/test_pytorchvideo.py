@@ -1,7 +1,6 @@
 """PyTorchVideo's hub ResNets: the converted network computes what its networks compute, stated again on their names."""
 
 import pytest
-import torch
 
 from nlvideo.checkpoint.convert import convert, recognise
 from nlvideo.checkpoint.convert.read import flatten
@@ -50,7 +49,7 @@ def test_a_network_that_pyslowfast_trained_has_a_prefix_and_a_config(peers):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("MODEL: {ARCH: c2d}", "pytorchvideo: MODEL.ARCH is 'c2d' (MODEL.BACKBONE.TEMPORAL c2d), but the weights are of"),
+        ("MODEL: {ARCH: c2d}", "pytorchvideo: MODEL.ARCH is 'c2d' (MODEL.BACKBONE.TEMPORAL c2d), but the weights are"),
         ("MODEL: {ARCH: slow, HEAD_ACT: none}", "pytorchvideo: MODEL.HEAD_ACT in the config of the file: got 'none'"),
         ("{MODEL: {ARCH: slow}, DATA: {REVERSE_INPUT_CHANNEL: true}}", "DATA.REVERSE_INPUT_CHANNEL: got True"),
     ],
@@ -64,7 +63,7 @@ def test_configs_that_ours_cannot_express_are_refused(peers, text, message):
 def test_the_kernels_decide_between_networks_of_one_architecture(peers):
     """The pool over time shows in the numbers of blocks: a config that says otherwise is of another file."""
     state = peers.zeros(peers.table("pytorchvideo_c2d_r50"))
-    with pytest.raises(ValueError, match=r"'slow_c2d' \(MODEL.BACKBONE.STEM slow\), but the weights are of 'slowfast_8x8'"):
+    with pytest.raises(ValueError, match=r"c2d' \(MODEL.BACKBONE.STEM slow\), but the weights are of 'slowfast_8x8'"):
         convert({**state, "cfg": "MODEL: {ARCH: slow_c2d}"})
 
 

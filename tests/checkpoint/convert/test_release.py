@@ -56,4 +56,4 @@ def test_a_stem_comes_with_its_usual_clip_where_nothing_says_another(stem, clip)
     assert converted.overrides == {} and converted.notes == []
     settle(converted, {"MODEL.BACKBONE.STEM": stem})
     assert (converted.overrides["INPUT.NUM_FRAMES"], converted.overrides["INPUT.FRAME_STRIDE"]) == clip
-    assert converted.notes == [f"the clip is taken to be {clip[0]} frames with stride {clip[1]}, as usual with this stem"]
+    assert converted.notes == [f"the clip is taken to be {clip[0]} frames with stride {clip[1]}, usual with this stem"]
