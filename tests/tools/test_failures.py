@@ -121,3 +121,18 @@ def test_a_signal_to_the_whole_group_saves_a_checkpoint(videos: Path, tmp_path: 
     assert error.count("Stopping after this iteration") == 1 and "Traceback" not in error
     iterations = int(error.splitlines()[-1].split("stopped after ")[1].split()[0])
     assert (tmp_path / "out" / f"model_{iterations:07d}.pth").is_file()
+
+
+def test_a_full_disk_is_one_line_with_the_checkpoint(videos: Path, tmp_path: Path) -> None:
+    mount = f"mount -t tmpfs -o size=1m tmpfs {tmp_path}"
+    if subprocess.run(["unshare", "-m", "sh", "-c", mount], capture_output=True, check=False).returncode:
+        pytest.skip("this user may not mount a small disk")
+    train = [sys.executable, str(ROOT / "tools" / "train_net.py"), *_opts(videos, tmp_path / "out"), "SOLVER.MAX_ITER", "3"]
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", f'{mount} && exec "$@"', "sh", *train, "DATALOADER.MAX_FAILED_FRACTION", "0.1"],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "NLVIDEO_DEBUG": "0"},
+        capture_output=True, text=True, timeout=280, check=False,
+    )  # fmt: skip
+    (line,) = done.stderr.splitlines()[-1:]
+    assert line.startswith(f"train_net.py: [Errno 28] No space left on device: '{tmp_path}/out/model_"), done.stderr
+    assert "Traceback" not in done.stderr and done.returncode == 2
