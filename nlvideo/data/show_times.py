@@ -18,7 +18,7 @@ def stated_rates(stream: av.VideoStream) -> list[Fraction]:
 class ShowTimes:
     """Gives frames, in the order in which they come out of a decoder, their times.
 
-    A timestamp holds unless it is before that of the last frame; two frames may have the same. A frame without one is
+    A timestamp holds unless it is before that of the last frame; two frames may have the same, not three. A frame without is
     shown after the last one at the stated rate; so is one whose timestamp is more than a second before the last: there a
     joined recording begins, and later timestamps count from there.
 
@@ -34,6 +34,7 @@ class ShowTimes:
         self._step = 1 / (stated_rates(stream)[0] * self.time_base)
         self._origin: int | None = None
         self._last: Fraction | None = None
+        self._is_second = False  # the last frame had the time of the one before
 
     def next(self, stamp: int | None) -> int:
         """Return when the next frame is shown, in units of the time base from the first frame.
@@ -41,13 +42,15 @@ class ShowTimes:
         Args:
             stamp: its timestamp; None where the file gives none.
         """
-        time = Fraction(0) if self._last is None else self._last + self._step
+        last = self._last
+        time = Fraction(0) if last is None else last + self._step
         if stamp is not None:
-            if self._origin is None or stamp - self._origin < self._last - 1 / self.time_base:
+            if self._origin is None or stamp - self._origin < last - 1 / self.time_base:
                 self._origin = stamp - round(time)
-            if self._last is None or stamp - self._origin >= self._last:
-                time = Fraction(stamp - self._origin)
-        self._last = time
+            stamped = Fraction(stamp - self._origin)
+            if last is None or stamped > last or (stamped == last and not self._is_second):
+                time = stamped
+        self._is_second, self._last = time == last, time
         return round(time)
 
     def of_all(self, stamps: Iterable[int | None]) -> np.ndarray:

@@ -22,11 +22,12 @@ def stream(average_rate=Fraction(10), guessed_rate=None, time_base=Fraction(1, 1
         ([None, 7, None, 6], [0, 10, 20, 30]),
         ([100, 120, 100, None], [0, 20, 30, 40]),
         ([0, 5, 5, 9], [0, 5, 5, 9]),
+        ([7, 7, 7, 7, 7], [0, 0, 10, 20, 30]),
         ([-50, None, -35, -35], [0, 10, 15, 15]),
         ([0, 40, 30, 80], [0, 40, 50, 80]),
         ([0, 100, 200, 0, 100, 90], [0, 100, 200, 210, 310, 320]),
     ],
-    ids=["true", "none", "some", "going back", "equal", "negative", "in disorder", "starting again"],
+    ids=["true", "none", "some", "going back", "equal", "all equal", "negative", "in disorder", "starting again"],
 )
 def test_times_follow_the_stamps_and_never_go_back(stamps, times):
     assert ShowTimes(stream()).of_all(stamps).tolist() == times
