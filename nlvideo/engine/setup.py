@@ -65,7 +65,7 @@ def default_setup(cfg: CfgNode, args: argparse.Namespace) -> CfgNode:
             world_size=comm.get_world_size(),
             drawn_seed=cfg.SEED if given_seed < 0 else None,
         )
-    # Nobody reads the dump, or trains, before it is there.
+    # No rank reads the dump, or trains, before it is there.
     comm.synchronize()
     return cfg
 

@@ -165,7 +165,7 @@ class TrainerBase:
             if hook.name in saved:
                 hook.load_state_dict(saved.pop(hook.name))
             elif hook.state_dict():
-                logger.warning("The checkpoint holds no state of the hook %s: it starts anew", hook.name)
+                logger.warning("The checkpoint holds no state of the hook %s: it starts from its beginning", hook.name)
         if saved:
             logger.warning("The checkpoint holds states of hooks that are not there: %s", ", ".join(saved))
 
@@ -177,7 +177,7 @@ class SimpleTrainer(TrainerBase):
     ranks, so every rank must put the same names.
 
     Of a step on a GPU the CPU waits for one number, the loss: one that is not finite must end the run before the weights
-    change. All other scalars stay on the device until somebody asks the storage for them.
+    change. All other scalars stay on the device until the storage is asked for them.
     """
 
     def __init__(

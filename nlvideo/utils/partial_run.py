@@ -6,7 +6,7 @@ from torch import nn
 
 
 class _Reached(Exception):
-    """The module has been reached, and nothing behind it needs to run."""
+    """The module has been reached, and nothing after it needs to run."""
 
 
 def run_until(module: nn.Module, run: Callable[[], object], before: bool = False) -> tuple[bool, object]:
