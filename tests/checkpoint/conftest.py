@@ -131,7 +131,7 @@ def caffe2_logits(
     """The network of the authors' code in float64: clip (N, 3, T, H, W) of 0..255, RGB -> logits (N, K, positions).
 
     ``clip_kind`` "32x2" is their `resnet_video_org`, "8x8" their `resnet_video`; affine files group res3 by 4 frames.
-    "slowfast" is PySlowFast's C2D and I3D, which is "8x8" with a padded first pool, and "nopool" that without the second.
+    "slowfast" is PySlowFast's C2D and I3D, which is "8x8" with a padded first pool; "nopool" has no second.
     ``window`` is the height and width of pool5; None: the whole map.
     """
     blobs = {name: torch.as_tensor(value).double() for name, value in arrays.items()}

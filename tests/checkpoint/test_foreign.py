@@ -147,8 +147,8 @@ def test_a_setting_that_changes_nothing_is_not_compared(decided):
     both = {"MODEL.NONLOCAL.ENABLED": True, "MODEL.NONLOCAL.SUBSAMPLE": False}
     undecided = {} if decided else {key: [value] for key, value in settings.items()}
     converted = Converted({}, both | (settings if decided else {}), undecided=undecided)
-    others = [*BLOCKS, "MODEL.NONLOCAL.SUBSAMPLE", "False", "MODEL.NONLOCAL.SCALE", "False", "MODEL.NONLOCAL.POOL_FIRST",
-              "False"]  # fmt: skip
+    keys = ("MODEL.NONLOCAL.SUBSAMPLE", "MODEL.NONLOCAL.SCALE", "MODEL.NONLOCAL.POOL_FIRST")
+    others = [*BLOCKS, *(word for key in keys for word in (key, "False"))]
     check_config(converted, load_cfg(None, [*others, "MODEL.NONLOCAL.PAIRWISE", "dot_product"]), "w.pth")
     with pytest.raises(ValueError, match="config's: MODEL.NONLOCAL.SCALE: file True, config False$"):
         check_config(converted, load_cfg(None, [*others, "MODEL.NONLOCAL.PAIRWISE", "gaussian"]), "w.pth")

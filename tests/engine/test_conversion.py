@@ -97,7 +97,7 @@ def test_nothing_is_overwritten_silently(tool, msra, tmp_path):
         ("a.yaml", [], "a.yaml: the ending .yaml is for the config; give the weights another"),
         ("a.pth", ["MODEL.BACKBONE.STRIDE_IN_1X1", "False"], "MODEL.BACKBONE.STRIDE_IN_1X1: file True, config False"),
         ("a.pth", ["MODEL.BACKBON.DEPTH", "50"], "unknown key 'MODEL.BACKBON.DEPTH'"),
-        ("a.pth", ["--from", "torchvision"], "R-50.pkl: tensors of another network than a ResNet: conv1_w"),
+        ("a.pth", ["--from", "torchvision"], "R-50.pkl: torchvision: cannot express conv1_w (8, 3, 7, 7): our ResNets"),
         ("a.pth", ["--from", "caffe2"], "R-50.pkl is of another network than the config's"),
     ],
 )

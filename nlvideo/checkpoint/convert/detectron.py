@@ -6,6 +6,9 @@ from typing import Any
 from nlvideo.checkpoint.convert import caffe2, torchvision
 from nlvideo.checkpoint.convert.architecture import IMAGE_NOTE, architecture_of, is_image_network
 from nlvideo.checkpoint.convert.common import Converted, Source, register
+from nlvideo.checkpoint.convert.names import rename
+
+NAME = "detectron"
 
 # Detectron's PIXEL_MEANS are 102.9801, 115.9465, 122.7717 for blue, green, red; nothing is divided by.
 PIXEL_MEAN = [122.7717, 115.9465, 102.9801]
@@ -23,7 +26,7 @@ def _convert(content: Mapping[str, Any]) -> Converted:
     if "conv1_w" in content:
         converted = caffe2.rename(content, other="no part of a classifier of images")
     else:
-        converted = torchvision.rename(content)
+        converted = rename(NAME, content, torchvision.NAMES)
     norms = caffe2.tidy(converted.weights)
     architecture = architecture_of(converted.weights)
     if not is_image_network(converted.weights):
@@ -42,4 +45,4 @@ def _convert(content: Mapping[str, Any]) -> Converted:
     return converted
 
 
-register(Source("detectron", _recognise, _convert))
+register(Source(NAME, _recognise, _convert))

@@ -57,7 +57,7 @@ def _translate(name: str, table: list[tuple[re.Pattern, str]], stages: Mapping[i
 
 
 def rename(
-    source: str, content: Mapping[str, Any], names: ModuleNames, explain: Callable[[str], str | None]
+    source: str, content: Mapping[str, Any], names: ModuleNames, explain: Callable[[str], str | None] | None = None
 ) -> Converted:
     """Give the tensors of a file our names.
 
@@ -65,7 +65,7 @@ def rename(
         source: name of the source, for the error.
         content: name -> tensor; what is not a tensor is dropped.
         names: the table of the source.
-        explain: why a name without a place has none; None: nothing is known of it.
+        explain: why a name without a place has none; it returns None where it does not know.
 
     Raises:
         ValueError: a tensor has no place in our network, or two have the same.
@@ -77,7 +77,7 @@ def rename(
             continue
         ours = names.to_ours(theirs)
         if ours is None:
-            reason = explain(theirs) or "our ResNets have no such layer"
+            reason = (explain and explain(theirs)) or "our ResNets have no such layer"
             raise ValueError(f"{source}: cannot express {theirs} {tuple(value.shape)}: {reason}")
         if ours in converted.weights:
             raise ValueError(f"{source}: {theirs} is a second tensor for {ours}")

@@ -6,25 +6,10 @@ from typing import Any
 from nlvideo.checkpoint.convert.architecture import architecture_of
 from nlvideo.checkpoint.convert.caffe2 import COMMON_OVERRIDES, NONLOCAL_OVERRIDES
 from nlvideo.checkpoint.convert.common import Converted, Source, register
-from nlvideo.checkpoint.convert.names import ModuleNames, rename
+from nlvideo.checkpoint.convert.names import rename
+from nlvideo.checkpoint.convert.torchvision import NAMES
 
 NAME = "pytorch-resnet3d"
-
-_BLOCK, _OUR_BLOCK = "layer{stage}.{block}", "backbone.res{stage}.{block}"
-
-NAMES = ModuleNames(
-    {
-        "conv1": "backbone.stem.conv",
-        "bn1": "backbone.stem.bn",
-        f"{_BLOCK}.downsample.0": f"{_OUR_BLOCK}.shortcut.conv",
-        f"{_BLOCK}.downsample.1": f"{_OUR_BLOCK}.shortcut.bn",
-        **{f"{_BLOCK}.{layer}{n}": f"{_OUR_BLOCK}.{layer}{n}" for layer in ("conv", "bn") for n in (1, 2, 3)},
-        **{f"{_BLOCK}.nl.{layer}": f"backbone.res{{stage}}.nl{{block}}.{layer}"
-           for layer in ("theta", "phi", "g", "out", "bn")},
-        "fc": "head.classifier",
-    },
-    stages={1: 2, 2: 3, 3: 4, 4: 5},
-)  # fmt: skip
 
 
 def _recognise(content: Mapping[str, Any]) -> bool:
@@ -32,7 +17,7 @@ def _recognise(content: Mapping[str, Any]) -> bool:
 
 
 def _convert(content: Mapping[str, Any]) -> Converted:
-    converted = rename(NAME, content, NAMES, lambda name: None)
+    converted = rename(NAME, content, NAMES)
     settings = COMMON_OVERRIDES | architecture_of(converted.weights)
     if settings["MODEL.NONLOCAL.ENABLED"]:
         settings |= NONLOCAL_OVERRIDES

@@ -1,45 +1,34 @@
 """ResNets of images from torchvision; its video networks are refused."""
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from nlvideo.checkpoint.convert.architecture import IMAGE_NOTE, architecture_of, is_image_network
 from nlvideo.checkpoint.convert.common import Converted, Source, register
+from nlvideo.checkpoint.convert.names import ModuleNames, rename
 
-_RESIDUAL = re.compile(r"layer([1-4])\.(\d+)\.(conv\d|bn\d|downsample\.[01])\.(\w+)$")
-_STEM = re.compile(r"(conv|bn)1\.(\w+)$")
-_CLASSIFIER = re.compile(r"fc\.(weight|bias)$")
-_SHORTCUT = {"downsample.0": "shortcut.conv", "downsample.1": "shortcut.bn"}
+NAME = "torchvision"
+
+_BLOCK, _OUR_BLOCK = "layer{stage}.{block}", "backbone.res{stage}.{block}"
+
+# The blocks ".nl" are those of resnet3d.py.
+NAMES = ModuleNames(
+    {
+        "conv1": "backbone.stem.conv",
+        "bn1": "backbone.stem.bn",
+        f"{_BLOCK}.downsample.0": f"{_OUR_BLOCK}.shortcut.conv",
+        f"{_BLOCK}.downsample.1": f"{_OUR_BLOCK}.shortcut.bn",
+        **{f"{_BLOCK}.{layer}{n}": f"{_OUR_BLOCK}.{layer}{n}" for layer in ("conv", "bn") for n in (1, 2, 3)},
+        **{f"{_BLOCK}.nl.{layer}": f"backbone.res{{stage}}.nl{{block}}.{layer}"
+           for layer in ("theta", "phi", "g", "out", "bn")},
+        "fc": "head.classifier",
+    },
+    stages={1: 2, 2: 3, 3: 4, 4: 5},
+)  # fmt: skip
 
 # The statistics of ImageNet that torchvision's transforms use, times 255.
 PIXEL_MEAN = [123.675, 116.28, 103.53]
 PIXEL_STD = [58.395, 57.12, 57.375]
-
-
-def our_name(name: str) -> str | None:
-    """Return the name of a torchvision ResNet's tensor in our `VideoClassifier`; None for anything else."""
-    if match := _RESIDUAL.match(name):
-        stage, block, layer, leaf = match.groups()
-        return f"backbone.res{int(stage) + 1}.{block}.{_SHORTCUT.get(layer, layer)}.{leaf}"
-    if match := _STEM.match(name):
-        return f"backbone.stem.{match[1]}.{match[2]}"
-    if match := _CLASSIFIER.match(name):
-        return f"head.classifier.{match[1]}"
-    return None
-
-
-def rename(content: Mapping[str, Any]) -> Converted:
-    """Bring the tensors of a torchvision ResNet under our names.
-
-    Raises:
-        ValueError: there are other tensors: this is another network.
-    """
-    strange = [name for name in content if our_name(name) is None]
-    if strange:
-        raise ValueError(f"tensors of another network than a ResNet: {', '.join(strange[:4])}")
-    mapped = [(name, our_name(name)) for name in content]
-    return Converted({ours: content[theirs] for theirs, ours in mapped}, mapped=mapped)
 
 
 def _is_video(content: Mapping[str, Any]) -> bool:
@@ -55,7 +44,7 @@ def _recognise(content: Mapping[str, Any]) -> bool:
 def _convert(content: Mapping[str, Any]) -> Converted:
     if _is_video(content):
         raise ValueError(f"torchvision's {_video_network(content)}: ours has no such network")
-    converted = rename(content)
+    converted = rename(NAME, content, NAMES)
     if not is_image_network(converted.weights):
         raise ValueError("torchvision's ResNets are of images, but the first kernel has a time axis")
     settle_image_network(converted)
@@ -83,4 +72,4 @@ def _video_network(content: Mapping[str, Any]) -> str:
     return f"{name} (no pool after the first convolution, a temporal kernel in every convolution of a stage)"
 
 
-register(Source("torchvision", _recognise, _convert))
+register(Source(NAME, _recognise, _convert))
