@@ -1,4 +1,4 @@
-"""The ledger: what the paper and the authors' release report for each config, and what was measured with nlvideo."""
+"""The ledger: for each config, what the paper and the authors' release report, and what was measured with nlvideo."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,22 +23,29 @@ _HEADINGS = {
     "kinetics": ("Kinetics-400: the paper", "Top-1 / top-5 on the validation videos, percent."),
     "kinetics/authors": (
         "Kinetics-400: the authors' release",
-        "The settings of the released code, whose networks have other pools than Table 1. Top-1 / top-5, percent; "
-        "where the release pairs a model with a row of the paper, the row stands beside it.",
+        "Top-1 / top-5, percent.\n\n"
+        "These configs have the settings of the released code. Its networks have other pooling layers than\n"
+        "Table 1 of the paper. Where the release pairs a model with a row of the paper, the row stands\n"
+        "beside it.",
     ),
     "charades": ("Charades: the paper", "Mean average precision on the validation videos, percent."),
     "quickstart": (
         "Quickstart",
-        "Small networks on the embedded data set; [benchmarks/beacon.md](benchmarks/beacon.md) has their measurements.",
+        "These are small networks for the generated dataset `beacon`.\n"
+        "[benchmarks/beacon.md](benchmarks/beacon.md) has their measurements.",
     ),
 }
 _INTRODUCTION = """# Model zoo
 
-What the paper and the authors' release report for each config, and what was measured with nlvideo: an empty cell has
-not been measured, and no weights are published here. Names are paths under `configs/`. Parameters and multiply-adds of
-all of them: `python tools/analyze_model.py --all`.
+For each config, the tables show what the paper reports, what the authors' release reports, and what
+was measured with nlvideo. An empty cell in the last column means "not measured". No weights are
+published here.
 
-This file is made of [model_zoo/ledger.yaml](model_zoo/ledger.yaml) by `python tools/make_model_zoo.py`.
+Each name links to its config. `python tools/analyze_model.py --all` prints the parameters and
+multiply-adds of all configs.
+
+This file is made from [model_zoo/ledger.yaml](model_zoo/ledger.yaml) by
+`python tools/make_model_zoo.py`.
 """
 
 
