@@ -19,8 +19,8 @@ class PixelLimits:
 
     Attributes:
         frame: of one frame. It is checked before the frame is decoded. Default: 8192 x 8192, above 8K.
-        clip: of all frames of a clip together, decoded or resized. Default: no limit, as whoever reads frames without a
-            config says how many.
+        clip: of all frames of a clip together, decoded or resized. Default: no limit, as a caller without a config
+            says how many frames it wants.
     """
 
     frame: int = 2**26

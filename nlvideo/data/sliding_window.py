@@ -16,7 +16,7 @@ from nlvideo.data.video_reader import VideoDecodeError, rows_by_index
 
 @dataclass(frozen=True)
 class Window:
-    """A part of a stream, behind the interface of ``VideoReader``; only frames that are asked for are converted.
+    """A part of a stream, with the interface of ``VideoReader``; only frames that are asked for are converted.
 
     Attributes:
         path: of the stream.

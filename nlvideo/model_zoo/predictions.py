@@ -155,7 +155,7 @@ def write_predictions(
         predictor: made the predictions.
         predictions: of the videos, in order.
         top_k: classes that stand under "top", beside the scores of all.
-        complete: False where videos are lacking, because somebody stopped.
+        complete: False where videos are lacking, because the work was stopped.
 
     Raises:
         OSError: the folder is missing or full.

@@ -92,7 +92,7 @@ def decision_gradient(
     seen: list[torch.Tensor] = []
 
     def cut(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
-        """Let the graph begin behind the block."""
+        """Let the graph begin after the block."""
         torch.set_grad_enabled(True)
         seen[:] = inputs[0], output.detach().requires_grad_()
         return seen[1]
@@ -158,7 +158,7 @@ def _longer_map(
         longer = torch.empty(channels, *(length + _LONGER for length in clip), dtype=video.dtype, device="meta")
         there = on_meta.get_submodule(name)
         x = _run_to(on_meta, there, _network_input(on_meta, there, longer, preprocess))
-    except Exception:  # Whatever a network of somebody else raises, it does not take a longer clip.
+    except Exception:  # Whatever another's network raises, it does not take a longer clip.
         return None
     return None if x is None else _size(x)
 

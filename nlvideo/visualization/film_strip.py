@@ -47,8 +47,8 @@ class _Layout:
 
     def places(self, window: tuple) -> list[int]:
         """Which of the frames shown are in a cell's window; where none is, the one that is nearest."""
-        (first, _, _), (behind, _, _) = window
-        inside = [place for place, frame in enumerate(self.shown) if int(first) <= frame < behind]
+        (first, _, _), (end, _, _) = window
+        inside = [place for place, frame in enumerate(self.shown) if int(first) <= frame < end]
         return inside or [min(range(len(self.shown)), key=lambda place: abs(self.shown[place] - first))]
 
     def corner(self, place: int) -> tuple[int, int]:
@@ -125,13 +125,13 @@ def _draw_frames(strip: Image.Image, maps: AttentionMaps, layout: _Layout) -> No
     windows = {}
     if len(layout.shown) < len(maps.frames):
         cells = [maps.queries.window((t, 0, 0)) for t in range(maps.queries.size[0])]
-        windows = {place: (int(first[0]), int(behind[0])) for place, (first, behind) in enumerate(cells)}
+        windows = {place: (int(first[0]), int(end[0])) for place, (first, end) in enumerate(cells)}
     for place, frame in enumerate(layout.shown):
         x, y = layout.corner(place)
         pixels = enlarge(maps.frames[frame], layout.factor)
         strip.paste(Image.fromarray(np.ascontiguousarray(pixels)), (x, y))
-        first, behind = windows.get(place, (frame, frame + 1))
-        label = f"frame {frame}" if behind - first <= 1 else f"frame {frame} (of {first} to {behind - 1})"
+        first, end = windows.get(place, (frame, frame + 1))
+        label = f"frame {frame}" if end - first <= 1 else f"frame {frame} (of {first} to {end - 1})"
         draw.text((x, y + layout.height + 2), label, fill=DARK, font=font(_TEXT - 3))
 
 
@@ -142,7 +142,7 @@ def _draw_arrows(
     start = layout.point(layout.query, position[1] + 0.5, position[2] + 0.5)
     largest = float(keys.weights[0]) if len(keys.weights) else 1.0
     # A query in the last frame of its window points to the last frames of other windows.
-    # One behind all windows belongs to the last.
+    # One after all windows belongs to the last.
     phase = sum(place < layout.query for place in layout.places(maps.queries.window(query)))
     # The smallest first: larger ones cover them.
     found = list(zip(keys.cells.tolist(), keys.centres.tolist(), (keys.weights / largest).tolist()))[::-1]

@@ -47,10 +47,10 @@ class Grid:
         return tuple(min(int(p // s), n - 1) for p, s, n in zip(position, self.stride, self.size))
 
     def window(self, cell: Sequence[int]) -> tuple[Point, Point]:
-        """First corner (t, y, x) of a cell's window and the corner behind its last; cut off at the clip's end."""
+        """First corner (t, y, x) of a cell's window and the corner after its last; cut off at the clip's end."""
         first = tuple(min(c * s, n) for c, s, n in zip(cell, self.stride, self.clip))
-        behind = tuple(min((c + 1) * s, n) for c, s, n in zip(cell, self.stride, self.clip))
-        return first, behind
+        end = tuple(min((c + 1) * s, n) for c, s, n in zip(cell, self.stride, self.clip))
+        return first, end
 
     def centre(self, cell: Sequence[int]) -> Point:
         """Centre (t, y, x) of a cell's window."""
@@ -58,8 +58,8 @@ class Grid:
 
     def shown_frame(self, cell_t: int) -> int:
         """The frame that stands for a cell: the middle one of its window, of two the earlier."""
-        (first, *_), (behind, *_) = self.window((cell_t, 0, 0))
-        return max(int(first), int(-(-(first + behind) // 2)) - 1)
+        (first, *_), (end, *_) = self.window((cell_t, 0, 0))
+        return max(int(first), int(-(-(first + end) // 2)) - 1)
 
     def upsample(self, cells: torch.Tensor) -> torch.Tensor:
         """Every frame and pixel of the clip takes the value of its cell: (T', H', W') -> (T, H, W)."""

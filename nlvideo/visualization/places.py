@@ -1,4 +1,4 @@
-"""The figures behind the pictures, as JSON: where each query attends, in the network's view and in the video."""
+"""The figures of the pictures, as JSON: where each query attends, in the network's view and in the video."""
 
 from typing import Any
 

@@ -29,7 +29,7 @@ def test_rows_are_those_of_the_block(pool_net, clip, pairwise, attend_to):
 
 @pytest.mark.parametrize("place", [(0, 0, 0), (7, 31, 47), (4, 17, 30)])
 def test_a_bright_pixel_is_found_where_it_is(pool_net, place):
-    # Gaussian attention on the pixels themselves: whoever is bright attends to the brightest.
+    # Gaussian attention on the pixels themselves: what is bright attends to the brightest.
     video = torch.full((3, 8, 32, 48), 40, dtype=torch.uint8)
     video[(slice(None), *place)] = 255
     network = pool_net(scale=False)
@@ -37,9 +37,9 @@ def test_a_bright_pixel_is_found_where_it_is(pool_net, place):
     torch.nn.init.constant_(network.nl.theta.weight, 10.0)
     maps = attend(network, video, None, [(2, 3, 4)])
     best = top_keys(maps)[0]
-    first, behind = maps.keys.window(best.cells[0].tolist())
-    assert all(a <= p < b for a, p, b in zip(first, place, behind))
-    assert best.centres[0].tolist() == [(a + b) / 2 for a, b in zip(first, behind)]
+    first, end = maps.keys.window(best.cells[0].tolist())
+    assert all(a <= p < b for a, p, b in zip(first, place, end))
+    assert best.centres[0].tolist() == [(a + b) / 2 for a, b in zip(first, end)]
 
 
 def test_the_highest_keys_come_first(make_maps):

@@ -97,7 +97,7 @@ def test_a_key_is_marked_in_all_its_frames(make_maps):
         x0, y0, x1, y1 = (int(v) for v in layout.box(ends, maps.keys.window((2, 3, 3))))
         marks = np.asarray(draw_film_strip(maps, 0)).astype(int)[y0 + 3 : y1 - 3, x0 + 3 : x1 - 3]
         assert (np.abs(marks - ARROW_COLOUR).max(-1) < 12).any()
-    # The last frame of nine is behind the windows of four cells, and belongs to the last of them.
+    # The last frame of nine is after the windows of four cells, and belongs to the last of them.
     nine, grid = make_maps(weights, [(8, 0, 0)], clip=(9, 16, 16)), Grid((4, 4, 4), (2, 4, 4), (9, 16, 16))
     draw_film_strip(replace(nine, queries=grid, keys=grid), 0)
     # A key none of whose frames is shown is marked in the nearest one.

@@ -19,8 +19,8 @@ def test_every_pixel_is_in_the_window_of_its_cell():
     for t in range(8):
         for y in range(12):
             for x in range(20):
-                first, behind = GRID.window(GRID.cell((t, y, x)))
-                assert all(a <= p < b for a, p, b in zip(first, (t, y, x), behind))
+                first, end = GRID.window(GRID.cell((t, y, x)))
+                assert all(a <= p < b for a, p, b in zip(first, (t, y, x), end))
 
 
 def test_cell_and_centre_are_inverse():

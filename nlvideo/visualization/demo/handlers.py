@@ -1,4 +1,4 @@
-"""What happens when somebody uses the page: from what was dropped or clicked to what is shown. Nothing of Gradio here.
+"""What happens when a visitor uses the page: from what was dropped or clicked to what is shown. Nothing of Gradio here.
 
 Every mistake becomes a message: whatever is dropped, the page goes on.
 """
@@ -138,7 +138,7 @@ class Demo:
             with lent as path:
                 yield from self._look_at(path)
         except (ValueError, LookupError, VideoDecodeError) as error:
-            # A decoder's error begins with the path on the server, which is nobody's business.
+            # A decoder's error begins with the path on the server, which is not for visitors.
             yield _failed(getattr(error, "reason", None) or str(error))
         except Exception:
             logger.exception("A video could not be shown")

@@ -78,7 +78,7 @@ def check_upload(path: str | os.PathLike, limits: Limits) -> VideoFacts:
     """Return the facts of a video that keeps to the limits, decoding one frame of it.
 
     Raises:
-        ValueError: it is too large or too long, or not a video; the message is for whoever uploaded it.
+        ValueError: it is too large or too long, or not a video; the message is for the visitor who uploaded it.
     """
     name, size = Path(path).name, os.path.getsize(path)
     if size == 0:

@@ -18,7 +18,7 @@ FORGET_SEC = 1200
 # Uploads that wait for the model; one more is told that the page is busy.
 MAX_WAITING = 16
 
-# Clicks are caught on the element around: what is in it is drawn anew with each answer.
+# Clicks are caught on the element around: what is in it is drawn again with each answer.
 _CLICK_INDEX = """
 element.addEventListener('click', (event) => {
   const target = event.target.closest('[data-index]');
@@ -40,7 +40,7 @@ element.addEventListener('click', (event) => {
 
 
 def import_gradio(folder: str | os.PathLike) -> ModuleType:
-    """Import Gradio so that it keeps its files in ``folder`` and calls nobody.
+    """Import Gradio so that it keeps its files in ``folder`` and makes no calls.
 
     Raises:
         ImportError: Gradio is not installed.

@@ -1,4 +1,4 @@
-"""Serving the page until somebody ends it."""
+"""Serving the page until it is ended."""
 
 import contextlib
 import signal
@@ -24,7 +24,7 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 def start(demo: Demo, name: str, host: str = "127.0.0.1", port: int = 0) -> tuple["gradio.Blocks", str]:
     """Start the server of the page in the background.
 
-    Nothing is shared through anybody's servers, and nobody counts visits.
+    Nothing is shared through other servers, and visits are not counted.
 
     Args:
         demo: what the page does.

@@ -24,7 +24,7 @@ class UploadFolder:
 
     Attributes:
         path: the folder; only this user may look into it.
-        kept: a folder beside it for what the page needs as long as it runs, to be made by whoever needs it.
+        kept: a folder beside it for what the page needs as long as it runs; the caller makes it.
         keep_sec: age at which a file is swept away, seconds. The default leaves a slow machine the time for a long
             video.
     """

@@ -19,7 +19,7 @@ class Line:
     """A curve and how it looks.
 
     Attributes:
-        label: what the values are, for whoever hovers or listens.
+        label: what the values are, for readers who hover or listen.
         series: the curve.
         run: the number of its run, which decides colour and dashes.
         style: "raw" (faint), "thin" or "bold" (with a dot at each value).

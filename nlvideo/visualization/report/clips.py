@@ -23,7 +23,7 @@ _DEFAULT_FPS, _MIN_FPS = 10.0, 6.0
 
 @dataclass
 class Budget:
-    """What the clips of a page may take; whoever makes them subtracts.
+    """What the clips of a page may take; what makes them subtracts.
 
     Attributes:
         num_bytes: of the files, before base64 makes them a third larger.

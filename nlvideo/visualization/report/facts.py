@@ -83,7 +83,7 @@ def environment_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 
 def reproduce_text(run: Run) -> str:
-    """Return the shell commands that start a run again; empty where nobody wrote them down."""
+    """Return the shell commands that start a run again; empty where they were not written down."""
     started = run.started()
     if not started:
         return ""

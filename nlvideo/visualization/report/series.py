@@ -32,7 +32,7 @@ def make_series(pairs: Sequence[tuple[float, float]]) -> Series:
 def smoothed(series: Series, window: int) -> Series:
     """Return the mean of ``window`` values around each one; NaN stays where it is and counts in no mean.
 
-    Unlike an exponential average it does not lag behind. At the ends the window is what is there of it.
+    Unlike an exponential average it does not lag. At the ends the window is what is there of it.
     """
     if window <= 1 or len(series) < 3:
         return series

@@ -1,4 +1,4 @@
-"""What happens when somebody drops or clicks, without a browser: answers, messages, and that uploads are gone after."""
+"""What happens when a visitor drops or clicks, without a browser: answers, messages, and that uploads are gone after."""
 
 import logging
 

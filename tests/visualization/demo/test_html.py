@@ -1,4 +1,4 @@
-"""Pieces of the page: what they say, and that nobody's file name becomes part of the page."""
+"""Pieces of the page: what they say, and that no file name becomes part of the page."""
 
 import base64
 import io
