@@ -13,7 +13,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser = ScriptParser(
         description=__doc__,
         epilog="Example: index_dataset.py folder:videos/train --index-dir videos/index; then DATALOADER.INDEX_DIR"
-        " videos/index. Videos that are already indexed, and have not changed, are left alone.",
+        " videos/index. Each video is decoded once, and frames by random access are compared with what comes out; one"
+        " that fails is read from its start in training. Those that were compared before, and have not changed, are left"
+        " alone.",
     )
     parser.add_argument("name", metavar="NAME", help="a name in the catalog, list:FILE or folder:DIR")
     parser.add_argument("--index-dir", required=True, metavar="DIR", help="folder of the index, made if missing")

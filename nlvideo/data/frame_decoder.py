@@ -22,6 +22,7 @@ from nlvideo.utils.time_limit import TimeLimit
 
 # Decoders that leave out, when told to, exactly the frames that no other frame refers to.
 _SKIP_UNREFERENCED = ("h264", "mpeg1video", "mpeg2video", "mpeg4")
+_DIFFERS = "random access gives other frames than decoding in order"
 # Places in a file where random access is compared with a decode in order.
 _NUM_PROBES = 5
 
@@ -77,7 +78,9 @@ class FrameDecoder:
             index, is_sure = scan_packets(self.path, self._container, self._stream, self._limit.check)
             self._end_run()
             if check or not is_sure or not self.is_proven:
-                index, _ = self._learn(index)
+                index, differs, _ = self._learn(index)
+                if differs:
+                    log_once(f"{self.path}: {_DIFFERS} ({self.kind}); it is read from its start, which is right and slow")
         self.index = index
         if index.num_frames == 0:
             raise VideoDecodeError(self.path, "no frames in the video stream")
@@ -116,15 +119,14 @@ class FrameDecoder:
             VideoDecodeError: they differ, or the size of the frames changes.
         """
         index = self.index
-        found, sizes = self._learn(index)
+        found, differs, sizes = self._learn(index)
         self.index = index
         if len(sizes) > 1:
             raise VideoDecodeError(self.path, f"the frame size changes between {' and '.join(sorted(sizes))}")
         if found.num_frames != index.num_frames:
             raise VideoDecodeError(self.path, f"{found.num_frames} of {index.num_frames} frames could be decoded")
-        if not index.counted and (found.counted or not np.array_equal(found.position, index.position)):
-            advice = "index the data set with tools/index_dataset.py"
-            raise VideoDecodeError(self.path, f"random access gives other frames than decoding in order: {advice}")
+        if not index.counted and (differs or not np.array_equal(found.position, index.position)):
+            raise VideoDecodeError(self.path, f"{_DIFFERS}: index the data set with tools/index_dataset.py")
 
     def close(self) -> None:
         """Close the file; may be called more than once."""
@@ -155,8 +157,8 @@ class FrameDecoder:
         self._shown = -1  # the last frame that came out
         self._left_out: set[int] = set()
 
-    def _learn(self, packets: VideoIndex) -> tuple[VideoIndex, set[str]]:
-        """Decode the whole file; return its index as it is, and the sizes of the frames."""
+    def _learn(self, packets: VideoIndex) -> tuple[VideoIndex, bool, set[str]]:
+        """Decode the whole file; return its index as it is, whether random access fails, and the sizes of the frames."""
         self._open()
         keys = np.flatnonzero(packets.keys)
         some = keys[np.linspace(0, len(keys) - 1, _NUM_PROBES).astype(int)] if len(keys) else keys
@@ -186,11 +188,8 @@ class FrameDecoder:
             counted=counted,
             checked=True,
         )
-        if index.can_seek and not self._gives(index, images):
-            found = f"random access gives other frames than decoding in order ({self.kind})"
-            log_once(f"{self.path}: {found}; it is read from its start, which is right and slow")
-            index = replace(index, position=in_order, counted=True)
-        return index, sizes
+        differs = index.can_seek and not self._gives(index, images)
+        return replace(index, position=in_order, counted=True) if differs else index, differs, sizes
 
     def _gives(self, index: VideoIndex, images: dict[int, tuple]) -> bool:
         """Whether random access by an index gives frames with these fingerprints."""
