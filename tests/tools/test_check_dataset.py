@@ -1,6 +1,7 @@
 """tools/check_dataset.py says what is in a dataset, lists bad videos and exits accordingly."""
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -10,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from nlvideo.data import get_dataset
+from nlvideo.config import get_cfg
+from nlvideo.data import MetadataCatalog, build_train_loader, get_dataset
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -85,6 +87,30 @@ def test_parts_that_hold_no_frame_are_bad(folder, call_tool):
     assert "videos/run/a.mp4#2: no frames from 5.0 s to 6.0 s among 4 at 10 fps" in shown
     assert [(r["start_sec"], r["end_sec"]) for r in get_dataset(f"list:{out}")] == [(0.0, 0.2)]
     assert call_tool("check_dataset", f"list:{out}")[0] == 0
+
+
+def test_names_that_are_not_utf8_in_every_tool(folder, call_tool):
+    name = os.fsdecode(b"caf\xe9")
+    os.rename(folder / "videos/walk", folder / "videos" / name)
+    os.rename(folder / "videos" / name / "b.mp4", folder / "videos" / name / f"{name}.mp4")
+    videos, listed = f"folder:{folder}/videos", f"list:{folder}/good.csv"
+    status, out, _ = call_tool("check_dataset", videos, "--fix-list", f"{folder}/good.csv")
+    assert status == 1 and "c.mp4: " in out and f"{videos}: 3 videos, 1 bad" in out
+    assert call_tool("check_dataset", listed)[0] == 0
+    assert MetadataCatalog.get(listed).classes == [name, "run"]
+    status, out, _ = call_tool("transcode_dataset", listed, f"{folder}/small", "--preset", "ultrafast", "--num-workers", "1")
+    assert status == 0 and [r["video_id"] for r in get_dataset(f"list:{folder}/small/good.csv")] == [
+        f"{name}/{name}.mp4", "run/a.mp4"
+    ]  # fmt: skip
+    assert call_tool("make_shards", listed, f"{folder}/s.tar")[0] == 0
+    assert {r["video_id"] for r in get_dataset(f"wds:{folder}/s.tar")} == {r["video_id"] for r in get_dataset(listed)}
+    cfg = get_cfg()
+    cfg.merge_from_list([
+        "DATASETS.TRAIN", [listed], "MODEL.HEAD.NUM_CLASSES", 2, "SOLVER.CLIPS_PER_BATCH", 2, "INPUT.NUM_FRAMES", 4,
+        "INPUT.FRAME_STRIDE", 1, "INPUT.SHORT_SIDE_RANGE", [24, 24], "INPUT.CROP_SIZE", 24, "DATALOADER.NUM_WORKERS", 1,
+    ])  # fmt: skip
+    batch = next(build_train_loader(cfg))
+    assert batch["num_failed"] == 0 and f"videos/{name}/{name}.mp4" in batch["video_id"]
 
 
 def test_a_sample_and_the_size_that_is_trained(folder, call_tool):
