@@ -98,7 +98,7 @@ def test_what_does_not_exist_is_said_in_one_line(tmp_path: Path) -> None:
         (str(tmp_path), None, FileNotFoundError, "is not the folder of a run: there is no"),
         ("nowhere/config.yaml", None, FileNotFoundError, "no config file 'nowhere/config.yaml'"),
         ("quickstart", str(tmp_path / "none.pth"), FileNotFoundError, "no checkpoint .*none.pth"),
-        ("quickstart", CONFIG, ValueError, "config.yaml: neither a PyTorch file nor a pickle"),
+        ("quickstart", CONFIG, ValueError, "config.yaml: no file of weights"),
     ]
     for what, weights, error, message in mistakes:
         with pytest.raises(error, match=message):

@@ -3,14 +3,17 @@
 import os
 import pickle
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, BinaryIO
+from urllib.error import URLError
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from nlvideo.checkpoint.convert.unpickle import safe_unpickle
-from nlvideo.checkpoint.weights import read_checkpoint, some
+from nlvideo.checkpoint.convert.safetensors import is_safetensors, read_safetensors
+from nlvideo.checkpoint.convert.torch_file import MAGIC, read_torch_file
+from nlvideo.checkpoint.convert.unpickle import Unbuilt, safe_unpickle
+from nlvideo.checkpoint.weights import some
 from nlvideo.utils.file_io import PathManager
 from nlvideo.utils.file_kind import kind_of_file
 
@@ -18,35 +21,55 @@ from nlvideo.utils.file_kind import kind_of_file
 WRAPPERS = ("blobs", "model_state", "state_dict", "model")
 
 # torch.save writes a zip archive; before PyTorch 1.6 it wrote pickles, the first of which is this number.
-_TORCH_STARTS = (b"PK", pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2))
+_TORCH_STARTS = (b"PK", pickle.dumps(MAGIC, protocol=2))
 
 
 def read_file(path: str) -> dict[str, Any]:
-    """Read a PyTorch file or a pickle of arrays, told apart by their content. Nothing in the file is executed.
+    """Read a file of weights, told by its content: of PyTorch, of safetensors, or a pickle of arrays.
+
+    Nothing in the file is executed. What is neither a tensor, an array nor a plain type is not built: a dict lacks the
+    key, and the log names it.
 
     Args:
         path: a file or an address that iopath reads.
 
     Raises:
         FileNotFoundError: there is none.
-        ValueError: neither of both, cut short, or holding other objects.
+        ValueError: none of these, cut short, or no dict; in one line.
+        OSError: it cannot be downloaded.
     """
-    local = PathManager.get_local_path(path)
+    local = _local_path(path)
     if not os.path.isfile(local):
         raise FileNotFoundError(f"no checkpoint {path}")
     with open(local, "rb") as file:
-        start = file.read(max(map(len, _TORCH_STARTS)))
-        if start.startswith(_TORCH_STARTS):
-            return read_checkpoint(path)
-        # Protocols from 2 on begin with this byte; 0 and 1 with the opening of a dict.
-        if not start.startswith((b"\x80", b"(", b"}")):
-            held = kind_of_file(local) or f"{start[:8]!r} at its start"
-            raise ValueError(f"{path}: neither a PyTorch file nor a pickle of arrays; it holds {held}")
-        file.seek(0)
-        content = safe_unpickle(file, path)
+        content = _content(file, path)
+    if isinstance(content, Unbuilt):
+        raise ValueError(f"{path} holds an object of {content.name}, which is not built; save its state_dict() instead")
     if not isinstance(content, dict):
         raise ValueError(f"{path}: expected a dict, got {type(content).__name__}")
     return content
+
+
+def _local_path(path: str) -> str:
+    try:
+        return PathManager.get_local_path(path)
+    except URLError as error:
+        raise OSError(f"{path}: cannot be downloaded: {error.reason}; give the path of the file instead") from error
+
+
+def _content(file: BinaryIO, path: str) -> Any:
+    if is_safetensors(file):
+        return read_safetensors(file, path)
+    file.seek(0)
+    start = file.read(max(map(len, _TORCH_STARTS)))
+    file.seek(0)
+    if start.startswith(_TORCH_STARTS):
+        return read_torch_file(file, path)
+    # Protocols from 2 on begin with this byte; 0 and 1 with the opening of a dict.
+    if not start.startswith((b"\x80", b"(", b"}")):
+        held = kind_of_file(file.name) or f"{start[:8]!r} at its start"
+        raise ValueError(f"{path}: no file of weights (PyTorch, safetensors or a pickle); it holds {held}")
+    return safe_unpickle(file, path)
 
 
 #: name under which `flatten` hands on the text of the config that a file carries
@@ -94,12 +117,9 @@ def _config_text(content: Mapping[str, Any]) -> str | None:
 def _is_numeric(value: Any) -> bool:
     if isinstance(value, (np.ndarray, np.generic)):
         return value.dtype.kind in "fiub"
-    return isinstance(value, (Tensor, int, float))
+    return isinstance(value, (Tensor, float)) or (isinstance(value, int) and value.bit_length() < 64)
 
 
 def _tensor(value: Any) -> Tensor:
-    if isinstance(value, Tensor):
-        return value
-    # A copy: arrays out of a pickle may be read-only, of another byte order, or views.
-    array = np.array(value)
-    return torch.from_numpy(array.astype(array.dtype.newbyteorder("=")))
+    # Arrays are in this machine's byte order, and share their memory: a file may name one of them many times.
+    return torch.from_numpy(value) if isinstance(value, np.ndarray) else torch.as_tensor(value)

@@ -1,97 +1,334 @@
-"""Read pickles of arrays and plain types, of Python 2 and 3, without running anything that is in them."""
+"""Read pickles of plain types and arrays, of Python 2 and 3, without running or building anything else in them.
 
-import builtins
-import collections
+The unpickler is Python's own with other opcodes for all that calls, builds or fills an object. What a file asks for is
+looked up in a table of functions of this module; any other class or function is an `Unbuilt`, which takes whatever the
+file does with it and stays empty. Work and memory are bounded by the size of the file.
+"""
+
+import logging
+import math
 import pickle
+import struct
+from collections.abc import Callable, Iterable
 from typing import Any, BinaryIO
 
 import numpy as np
 
-_BUILTINS = (
-    "dict", "list", "tuple", "set", "frozenset", "int", "float", "bool", "str", "bytes", "bytearray", "complex"
-)  # fmt: skip
-_PYTHON2 = {"unicode": str, "long": int}
+from nlvideo.checkpoint.weights import some
+
+logger = logging.getLogger(__name__)
+
+# Far more than any file of weights has: some tens for each tensor. Python reads a million in a second.
+_MAX_READS = 10_000_000
+# Lists in lists, with one that stands in many places counted there; and how deep they go.
+_MAX_ITEMS, _MAX_DEPTH = 10_000_000, 64
+
+_NUMBERS = {np.dtype(code).str[1:] for code in "?bBhHiIlLqQefdFD"}
+_PLAIN_KEYS = (type(None), bool, int, float, str, bytes)
+_ARRAY = "numpy.ndarray"
+_KEPT = (
+    "proto persid binpersid none false true int binint binint1 binint2 long long1 long4 float binfloat string binstring"
+    " binbytes unicode binunicode binunicode8 binbytes8 short_binstring short_binbytes short_binunicode tuple empty_tuple"
+    " tuple1 tuple2 tuple3 empty_list empty_dictionary global stack_global pop pop_mark dup get binget long_binget put"
+    " binput long_binput memoize mark stop"
+).split()
+
+
+class Unbuilt:
+    """What a file asks for and is not built: a class, a function or an object of another kind than plain types."""
+
+    def __init__(self, name: str, call: Callable[..., Any] | None = None) -> None:
+        """Remember the name, ``module.name``, and what it does where it is called; None: nothing."""
+        self.call = call
+        self.name = "".join(letter if letter.isprintable() else "?" for letter in name[:200])
+        #: what it stands for, once that is known
+        self.value: Any = None
+
+
+class _Dtype(Unbuilt):
+    """As NumPy names a type of numbers: by a code, and the order of its bytes."""
+
+    def __init__(self, code: Any, *flags: Any) -> None:
+        super().__init__("numpy.dtype")
+        self.code, self.order = code, "="
+
+
+class _File:
+    """A file that refuses to be read past its end, or in too many steps."""
+
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        self._file, self._size, self._reads = file, size, 0
+
+    def read(self, count: int) -> bytes:
+        """Like that of a file, but for a count that is not there."""
+        self._reads += 1
+        if self._reads > _MAX_READS:
+            raise pickle.UnpicklingError(f"it has more than {_MAX_READS:,} parts")
+        if count > self._size - self._file.tell():
+            raise EOFError("it is cut short")
+        return self._file.read(count)
+
+    def readline(self) -> bytes:
+        """Like that of a file."""
+        self.read(0)
+        return self._file.readline()
+
+
+class Unpickler(pickle._Unpickler):
+    """Builds plain types and arrays. A subclass may know more names, and more kinds of objects outside of the pickle."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        """Prepare to read one pickle; text of Python 2 is read as latin1, as NumPy's arrays in such files need.
+
+        Args:
+            file: open at the start of the pickle, and at its end after `load`.
+        """
+        here = file.tell()
+        size = file.seek(0, 2)
+        file.seek(here)
+        super().__init__(_File(file, size), encoding="latin1")
+        # Of what is copied; a file that asks for one long text again and again runs out of it.
+        self._budget = 4 * size + 2**20
+        #: names of what was left out
+        self.left_out: dict[str, None] = {}
+        self._calls = self._known_calls()
+
+    def load(self) -> Any:
+        """Read the pickle.
+
+        Raises:
+            pickle.UnpicklingError: it asks for what plain types and arrays cannot be.
+            Exception: a broken stream of opcodes can raise nearly anything.
+        """
+        content = self._settled(super().load())
+        _measure(content, {}, _MAX_DEPTH)
+        return content
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Look up what the pickle names, among what is built."""
+        return Unbuilt(f"{module}.{name}", self._calls.get((module, name)))
+
+    def persistent_load(self, pid: Any) -> Any:
+        """Refuse: there is nothing outside of the pickle."""
+        raise pickle.UnpicklingError(f"it refers to an object outside of the file, {str(pid)[:80]!r}")
+
+    def _known_calls(self) -> dict[tuple[str, str], Callable[..., Any]]:
+        calls: dict[tuple[str, str], Callable[..., Any]] = {
+            ("collections", "OrderedDict"): self._dict,
+            ("_codecs", "encode"): _encode,
+            ("builtins", "bytes"): bytes,
+            ("__builtin__", "bytes"): bytes,
+            ("numpy", "dtype"): _Dtype,
+        }
+        # NumPy moved its internals in version 2; files name either place.
+        for core in ("numpy.core", "numpy._core"):
+            calls[f"{core}.multiarray", "_reconstruct"] = _unfilled_array
+            calls[f"{core}.multiarray", "scalar"] = _scalar
+            calls[f"{core}.numeric", "_frombuffer"] = _array
+        return calls
+
+    def _dict(self, pairs: Iterable[Any] = ()) -> dict:
+        content: dict = {}
+        for key, value in pairs:
+            self._put(content, key, value)
+        return content
+
+    def _frame(self) -> None:
+        self.read(8)  # says how much to read at once
+
+    def _bytearray(self) -> None:
+        (count,) = struct.unpack("<Q", self.read(8))
+        self.append(self.read(count))
+
+    def _reduce(self) -> None:
+        args = self.stack.pop()
+        function = self.stack.pop()
+        if not isinstance(function, Unbuilt) or type(args) is not tuple:
+            raise pickle.UnpicklingError(f"it calls {type(function).__name__} with {type(args).__name__}")
+        self._spend(args)
+        self.append(function.call(*args) if function.call else Unbuilt(function.name))
+
+    def _new_object(self) -> None:
+        self.stack.pop()
+        cls = self.stack.pop()
+        self.append(Unbuilt(cls.name if isinstance(cls, Unbuilt) else type(cls).__name__))
+
+    def _build(self) -> None:
+        """Fill an array, or say the byte order of a type; what other objects are given is left out."""
+        state = self.stack.pop()
+        target = self.stack[-1]
+        if isinstance(target, _Dtype):
+            target.order = state[1]
+        elif isinstance(target, Unbuilt) and target.name == _ARRAY:
+            self._spend(state)
+            shape, dtype, is_fortran, raw = state[-4:]
+            array = _array(raw, dtype, shape, "F" if is_fortran else "C")
+            target.name, target.value = (array.name, None) if isinstance(array, Unbuilt) else (_ARRAY, array)
+        elif not isinstance(target, (Unbuilt, dict)):
+            raise pickle.UnpicklingError(f"it sets attributes of {type(target).__name__}")
+
+    def _append(self) -> None:
+        self._extend([self.stack.pop()])
+
+    def _appends(self) -> None:
+        self._extend(self.pop_mark())
+
+    def _list(self) -> None:
+        items = self.pop_mark()
+        self.append([])
+        self._extend(items)
+
+    def _set(self) -> None:
+        self.append(Unbuilt("builtins.set"))
+
+    def _filled_set(self) -> None:
+        self.pop_mark()
+        self._set()
+
+    def _set_item(self) -> None:
+        value, key = self.stack.pop(), self.stack.pop()
+        self._put(self.stack[-1], key, value)
+
+    def _set_items(self) -> None:
+        items = self.pop_mark()
+        for key, value in zip(items[::2], items[1::2]):
+            self._put(self.stack[-1], key, value)
+
+    def _filled_dict(self) -> None:
+        items = self.pop_mark()
+        self.append(self._dict(zip(items[::2], items[1::2])))
+
+    def _extend(self, items: list[Any]) -> None:
+        target = self.stack[-1]
+        if type(target) is list:
+            target.extend(map(self._settled, items))
+        elif not isinstance(target, Unbuilt):
+            raise pickle.UnpicklingError(f"it adds items to {type(target).__name__}")
+
+    def _put(self, target: Any, key: Any, value: Any) -> None:
+        if isinstance(target, Unbuilt):
+            return
+        if type(target) is not dict or not _is_key(key):
+            raise pickle.UnpicklingError(f"it sets a key of {type(key).__name__} in {type(target).__name__}")
+        key, value = self._settled(key), self._settled(value)
+        if not isinstance(key, Unbuilt) and not isinstance(value, Unbuilt):
+            target[key] = value
+
+    def _settled(self, value: Any) -> Any:
+        """What stands for a value: an array that is complete; what is not built is noted."""
+        if not isinstance(value, Unbuilt):
+            return value
+        if value.value is None:
+            self.left_out[value.name] = None
+        return value if value.value is None else value.value
+
+    def _spend(self, values: Any) -> None:
+        self._budget -= sum(len(value) for value in values if isinstance(value, (str, bytes, list, tuple, dict)))
+        if self._budget < 0:
+            raise pickle.UnpicklingError("what it asks for is many times its size")
+
+    # Of Python's: literals, tuples, the stack, the memo and names. Any other opcode is refused.
+    dispatch = {
+        code: opcode
+        for code, opcode in pickle._Unpickler.dispatch.items()
+        if opcode.__name__.removeprefix("load_") in _KEPT
+    } | {
+        ord(code): opcode
+        for code, opcode in {
+            pickle.FRAME: _frame, pickle.BYTEARRAY8: _bytearray, pickle.REDUCE: _reduce, pickle.NEWOBJ: _new_object,
+            pickle.BUILD: _build, pickle.APPEND: _append, pickle.APPENDS: _appends, pickle.LIST: _list,
+            pickle.SETITEM: _set_item, pickle.SETITEMS: _set_items, pickle.DICT: _filled_dict,
+            pickle.EMPTY_SET: _set, pickle.FROZENSET: _filled_set, pickle.ADDITEMS: pickle._Unpickler.pop_mark,
+        }.items()
+    }  # fmt: skip
+
+
+def _is_key(value: Any) -> bool:
+    """Whether a value may be a key: one whose hash takes no time. That of nested tuples may take for ever."""
+    if type(value) is tuple:
+        return len(value) <= 16 and all(type(item) is not tuple and _is_key(item) for item in value)
+    if type(value) is int:
+        return value.bit_length() <= 64
+    return type(value) in _PLAIN_KEYS or isinstance(value, Unbuilt)
+
+
+def _measure(value: Any, seen: dict[int, tuple[int, int]], levels: int) -> tuple[int, int]:
+    """Count the items and the levels of nested containers, each time that one stands somewhere; within the limits."""
+    if not isinstance(value, (dict, list, tuple, set)):
+        return 1, 0
+    if id(value) not in seen:
+        if not levels:
+            raise pickle.UnpicklingError(f"its lists and dicts are nested more than {_MAX_DEPTH} deep")
+        # One that holds itself is met again before it is measured, and is too deep then.
+        seen[id(value)] = 1, _MAX_DEPTH
+        inner = [_measure(item, seen, levels - 1) for item in (value.values() if isinstance(value, dict) else value)]
+        seen[id(value)] = 1 + sum(count for count, _ in inner), 1 + max((height for _, height in inner), default=0)
+    count, height = seen[id(value)]
+    if count > _MAX_ITEMS or height > _MAX_DEPTH:
+        raise pickle.UnpicklingError(f"its lists and dicts hold more than {_MAX_ITEMS:,} items or {_MAX_DEPTH} levels")
+    return count, height
 
 
 def _encode(text: str, encoding: str) -> bytes:
-    """What protocol 2 of Python 3 asks for to rebuild bytes: only the one encoding that it writes."""
+    # What protocol 2 of Python 3 asks for to rebuild bytes: only the one encoding that it writes.
     if encoding not in ("latin1", "latin-1"):
         raise pickle.UnpicklingError(f"bytes encoded as {encoding!r}, allowed: 'latin1'")
     return text.encode("latin1")
 
 
-def _from_buffer(buffer: Any, dtype: np.dtype, shape: tuple[int, ...], order: str) -> np.ndarray:
-    """What protocol 5 asks for to rebuild an array."""
-    return np.frombuffer(buffer, dtype=dtype).reshape(shape, order=order)
+def _unfilled_array(cls: Any, *shape_and_code: Any) -> Unbuilt:
+    return Unbuilt(cls.name if isinstance(cls, Unbuilt) else _ARRAY)
 
 
-def _allowed() -> dict[tuple[str, str], Any]:
-    table: dict[tuple[str, str], Any] = {("collections", "OrderedDict"): collections.OrderedDict}
-    for module in ("builtins", "__builtin__"):
-        table |= {(module, name): getattr(builtins, name) for name in _BUILTINS}
-        table |= {(module, name): cls for name, cls in _PYTHON2.items()}
-    table["_codecs", "encode"] = _encode
-    # NumPy moved its internals in version 2; files name either place.
-    reconstruct, scalar = np.zeros(1).__reduce__()[0], np.float32(0).__reduce__()[0]
-    for core in ("numpy.core.multiarray", "numpy._core.multiarray"):
-        table |= {(core, "_reconstruct"): reconstruct, (core, "scalar"): scalar}
-    for core in ("numpy.core.numeric", "numpy._core.numeric"):
-        table[core, "_frombuffer"] = _from_buffer
-    return table | {("numpy", "ndarray"): np.ndarray, ("numpy", "dtype"): np.dtype}
+def _scalar(dtype: Any, raw: Any = b"") -> Any:
+    array = _array(raw, dtype, (), "C")
+    return array if isinstance(array, Unbuilt) else array[()]
 
 
-_ALLOWED = _allowed()
-
-
-class _Unpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        """Look up what the pickle names, among what is allowed."""
-        try:
-            return _ALLOWED[module, name]
-        except KeyError:
-            raise pickle.UnpicklingError(
-                f"it asks for {module}.{name}; allowed: NumPy arrays and plain types"
-            ) from None
-
-    def persistent_load(self, pid: Any) -> Any:
-        """Refuse: there is nothing outside of the file."""
-        raise pickle.UnpicklingError(f"it refers to an object outside of the file, {pid!r}")
+def _array(raw: Any, dtype: Any, shape: Any, order: Any, *more: Any) -> np.ndarray | Unbuilt:
+    """An array of numbers, in memory of its own and in this machine's byte order; `Unbuilt` for one of anything else."""
+    if not isinstance(dtype, _Dtype) or dtype.code not in _NUMBERS or dtype.order not in ("<", ">", "|", "="):
+        return Unbuilt(f"numpy.ndarray of {dtype.code if isinstance(dtype, _Dtype) else type(dtype).__name__}")
+    kind = np.dtype(dtype.code).newbyteorder(dtype.order)
+    raw = raw.encode("latin1") if isinstance(raw, str) else raw  # text of Python 2
+    is_shape = type(shape) is tuple and all(type(size) is int and size >= 0 for size in shape)
+    if type(raw) is not bytes or not is_shape or math.prod(shape) * kind.itemsize != len(raw) or order not in ("C", "F"):
+        raise pickle.UnpicklingError(f"an array of {dtype.code} and the shape {str(shape)[:80]} in other bytes than its own")
+    array = np.frombuffer(bytearray(raw), kind).reshape(shape, order=order)
+    return array.astype(kind.newbyteorder("="), copy=False)
 
 
 def safe_unpickle(file: BinaryIO, path: str) -> Any:
     """Read the first pickled object of a file: NumPy arrays and plain types.
 
-    Text of Python 2 is read as latin1, as NumPy's arrays in such files need.
-
     Args:
         file: open at the start of the pickle.
         path: for the error.
 
+    Returns:
+        The object. Where a dict would hold something else, the key is missing, and the log says so.
+
     Raises:
-        ValueError: anything else is in it, named as module.name, or the file is cut short; in one line.
+        ValueError: the file is cut short, or asks for what would be neither, or for more than its size; in one line.
     """
     try:
-        content = _Unpickler(file, encoding="latin1").load()
-    except pickle.UnpicklingError as error:
-        raise ValueError(f"{path}: not a pickle that can be read safely: {_line(error)}") from error
+        unpickler = Unpickler(file)
+        content = unpickler.load()
+    except OSError:
+        raise
     except Exception as error:  # a broken stream of opcodes can raise nearly anything
-        reason = f"{type(error).__name__} {_line(error)}".strip()
-        raise ValueError(f"{path}: not a complete pickle of arrays and plain types: {reason}") from error
-    _refuse_objects(content, path)
+        raise ValueError(f"{path}: not a complete pickle of arrays and plain types: {reason_of(error)}") from error
+    log_left_out(path, unpickler.left_out)
     return content
 
 
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())
+def reason_of(error: Exception) -> str:
+    """Return in one line why a file cannot be read."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, (pickle.UnpicklingError, EOFError)) else f"{type(error).__name__} {text}".strip()
 
 
-def _refuse_objects(value: Any, path: str) -> None:
-    """An array of Python objects holds nothing that a network could use."""
-    if isinstance(value, dict):
-        for item in value.values():
-            _refuse_objects(item, path)
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            _refuse_objects(item, path)
-    elif isinstance(value, np.ndarray) and value.dtype.hasobject:
-        raise ValueError(f"{path}: not a pickle that can be read safely: it holds an array of Python objects")
+def log_left_out(path: str, names: Iterable[str]) -> None:
+    """Say what of a file was not built."""
+    if names:
+        logger.info("%s: left out what is neither a tensor nor a plain type: %s", path, some(list(names)))

@@ -1,13 +1,14 @@
 """Files are read by what is in them, and flattened to one dict of tensors."""
 
-import io
 import pickle
+from urllib.error import URLError
 
 import numpy as np
 import pytest
 import torch
 
 from nlvideo.checkpoint.convert.read import WRAPPERS, flatten, read_file
+from nlvideo.utils.file_io import PathManager
 
 STATE = {"a.weight": torch.arange(6.0).view(2, 3), "b": torch.ones(2)}
 ARRAYS = {name: tensor.numpy() for name, tensor in STATE.items()}
@@ -40,10 +41,12 @@ def test_numbers_become_tensors_and_other_things_vanish():
     assert flat["lr"] == 0.5 and flat["model_iter"] == 7 and flat["lr"].dim() == 0
 
 
-def test_arrays_that_torch_cannot_wrap():
-    array = np.arange(6, dtype=">f4").reshape(2, 3)[:, ::-1]
-    array.flags.writeable = False
-    assert flatten({"a": array}, "w")["a"].tolist() == [[2, 1, 0], [5, 4, 3]]
+def test_arrays_share_their_memory_with_the_tensors():
+    """A file may name one array many times."""
+    array = np.ones(3)
+    flat = flatten({"a": array, "b": array, "huge": 2**70}, "w")
+    array[0] = 7
+    assert flat["a"][0] == flat["b"][0] == 7 and "huge" not in flat
 
 
 def test_the_prefix_of_ddp_is_gone():
@@ -67,7 +70,7 @@ def test_a_missing_file(tmp_path):
 @pytest.mark.parametrize("data", [b"", b"#!/bin/sh", b"\x1f\x8b zipped"])
 def test_other_files(tmp_path, data):
     (tmp_path / "w.pkl").write_bytes(data)
-    with pytest.raises(ValueError, match="w.pkl: neither a PyTorch file nor a pickle of arrays; it holds "):
+    with pytest.raises(ValueError, match="w.pkl: no file of weights .PyTorch, safetensors or a pickle.; it holds "):
         read_file(str(tmp_path / "w.pkl"))
 
 
@@ -86,9 +89,17 @@ def test_truncated_files_are_one_line(tmp_path, form):
     assert "\n" not in str(error.value)
 
 
-def test_foreign_objects_in_a_torch_file(tmp_path):
-    file = io.BytesIO()
-    torch.save({"model": STATE, "args": pytest.param(1)}, file)
-    (tmp_path / "w.pth").write_bytes(file.getvalue())
-    with pytest.raises(ValueError, match="not a complete PyTorch file of tensors and plain types"):
-        read_file(str(tmp_path / "w.pth"))
+@pytest.mark.parametrize("form", ["zip", "legacy", "pickle"])
+def test_a_whole_module_is_named(tmp_path, form):
+    path = write(tmp_path / "w.pth", torch.nn.Linear(2, 2), form)
+    with pytest.raises(ValueError, match="holds an object of torch.nn.modules.linear.Linear, which is not built; save its"):
+        read_file(path)
+
+
+def test_an_address_that_cannot_be_reached(monkeypatch):
+    def fail(path):
+        raise URLError("no network")
+
+    monkeypatch.setattr(PathManager, "get_local_path", fail)
+    with pytest.raises(OSError, match="^https://host/w.pth: cannot be downloaded: no network; give the path of the file"):
+        read_file("https://host/w.pth")
