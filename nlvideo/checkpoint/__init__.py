@@ -2,15 +2,14 @@
 
 from nlvideo.checkpoint.catalog import resolve_weights
 from nlvideo.checkpoint.checkpointer import Checkpointer, last_checkpoint_in
-from nlvideo.checkpoint.convert.read import read_file
-from nlvideo.checkpoint.weights import LoadReport, load_weights_into, read_checkpoint, weights_of
+from nlvideo.checkpoint.convert.read import read_file, weights_of
+from nlvideo.checkpoint.weights import LoadReport, load_weights_into
 
 __all__ = [
     "Checkpointer",
     "LoadReport",
     "last_checkpoint_in",
     "load_weights_into",
-    "read_checkpoint",
     "read_file",
     "resolve_weights",
     "weights_of",

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from nlvideo.checkpoint.catalog import resolve_weights
-from nlvideo.checkpoint.convert.read import read_file
+from nlvideo.checkpoint.convert.read import read_file, weights_of
 from nlvideo.checkpoint.earlier_run import TAG, EarlierRun, checkpoints_in
-from nlvideo.checkpoint.foreign import check_fit, foreign_weights
+from nlvideo.checkpoint.foreign import check_fit, find_weights
 from nlvideo.checkpoint.plain import first_not_finite, to_plain
-from nlvideo.checkpoint.weights import LoadReport, load_weights_into, read_checkpoint, some, weights_of
+from nlvideo.checkpoint.weights import LoadReport, load_weights_into, some
 from nlvideo.config import CfgNode
 from nlvideo.utils import comm
 from nlvideo.utils.file_io import PathManager, atomic_write
@@ -157,14 +157,14 @@ class Checkpointer:
             logger.info("No weights to load: random initialisation")
         return {}
 
-    def load_weights(self, path: str, *, entry: str = "model", complete: bool = False) -> LoadReport:
+    def load_weights(self, path: str, *, entry: str = "", complete: bool = False) -> LoadReport:
         """Load the weights that fit from a checkpoint or a plain state dict, and log what did not.
 
         Weights of other frameworks are converted; those must fit, but for the classifier and new non-local blocks.
 
         Args:
             path: as MODEL.WEIGHTS: a file, a URL, ``torchvision://NAME`` or a network of the authors' release.
-            entry: ``"ema"`` reads the averaged weights of our own checkpoints instead.
+            entry: of the file, with the weights, e.g. ``"ema"`` of our own checkpoints; "": the usual one.
             complete: refuse a file whose tensors are not exactly those of the model; for a trained network.
 
         Raises:
@@ -175,12 +175,12 @@ class Checkpointer:
         """
         content = read_file(resolve_weights(path))
         current = self.model.state_dict()
-        converted = foreign_weights(content, path, current, self._cfg) if entry == "model" else None
-        weights: Mapping[str, Tensor] = weights_of(content, path, entry) if converted is None else converted.weights
+        weights: Mapping[str, Tensor]
+        weights, is_converted = find_weights(content, path, current, self._cfg, entry)
         shapes = {name: tensor.shape for name, tensor in weights.items()}
         if self._adapt_weights is not None:
             weights = self._adapt_weights(weights, self.model)
-        if converted is not None:
+        if is_converted:
             check_fit(current, weights, path)
         report = load_weights_into(self.model, weights, path)
         report.num_reshaped = sum(name in shapes and shapes[name] != weights[name].shape for name in report.loaded)
@@ -198,8 +198,8 @@ class Checkpointer:
             FileNotFoundError: the file is missing.
         """
         try:
-            content = read_checkpoint(path)
-            weights = weights_of(content, path)
+            content = read_file(path)
+            weights = weights_of(content, path, "model")
             if where := _not_finite(content):
                 raise ValueError(f"cannot resume from {path}: {where} is not finite")
         except (ValueError, FileNotFoundError) as error:

@@ -2,16 +2,16 @@
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor
 
 from nlvideo.checkpoint.convert import SOURCES, Converted, convert, recognise
 from nlvideo.checkpoint.convert.common import has_effect
-from nlvideo.checkpoint.convert.read import flatten
+from nlvideo.checkpoint.convert.read import CONFIG_TEXT, flatten
 from nlvideo.checkpoint.convert.release import release_overrides, settle
-from nlvideo.checkpoint.weights import LoadReport, compare_weights, some, weights_of
+from nlvideo.checkpoint.weights import LoadReport, compare_weights, some
 from nlvideo.config import CfgNode
 
 logger = logging.getLogger(__name__)
@@ -30,13 +30,47 @@ _ENABLED = "MODEL.NONLOCAL.ENABLED"
 _NONLOCAL_NORM = "MODEL.NONLOCAL.NORM"
 
 
-def convert_content(content: Mapping[str, Any], path: str, source: str = "auto") -> tuple[str, Converted]:
+# What trainers put before the names of a network that is a part of theirs.
+_PREFIXES = ("model.", "backbone.", "module.")
+
+
+def identify(flat: Mapping[str, Any], is_ours: Callable[[Mapping[str, Any]], bool]) -> tuple[str, Mapping[str, Any]]:
+    """Say whose names weights have, also below a prefix.
+
+    Args:
+        flat: from `read.flatten`.
+        is_ours: whether names are those of our network.
+
+    Returns:
+        "nlvideo", a name in `SOURCES`, or "" for names that nobody knows; and the weights, without the prefix and what
+        has another.
+
+    Raises:
+        ValueError: several sources claim them.
+    """
+    candidates = [flat]
+    for candidate in candidates:
+        if is_ours(candidate):
+            return "nlvideo", candidate
+        if any(source.recognise(candidate) for source in SOURCES.values()):
+            return recognise(candidate), candidate
+        for prefix in _PREFIXES:
+            below = {name.removeprefix(prefix): value for name, value in candidate.items() if name.startswith(prefix)}
+            if below:
+                candidates.append(below | {name: flat[name] for name in (CONFIG_TEXT,) if name in flat})
+    return "", flat
+
+
+def convert_content(
+    content: Mapping[str, Any], path: str, source: str = "auto", entry: str = ""
+) -> tuple[str, Converted]:
     """Convert what a file holds, and add what a released file's name says.
 
     Args:
         content: from `read_file`.
         path: for errors, and for the name.
         source: a name in `SOURCES`, or "auto".
+        entry: as for `read.flatten`.
 
     Returns:
         The name of the source, and the weights.
@@ -44,9 +78,14 @@ def convert_content(content: Mapping[str, Any], path: str, source: str = "auto")
     Raises:
         ValueError: no weights, not recognised, or a network that ours cannot express; in one line.
     """
-    flat = flatten(content, path)
+    return _convert(flatten(content, path, entry), path, source)
+
+
+def _convert(flat: Mapping[str, Any], path: str, source: str) -> tuple[str, Converted]:
     try:
-        source = recognise(flat) if source == "auto" else source
+        if source == "auto":
+            source, flat = identify(flat, lambda names: False)
+        source = source or recognise(flat)
         converted = convert(flat, source)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
@@ -55,31 +94,34 @@ def convert_content(content: Mapping[str, Any], path: str, source: str = "auto")
     return source, converted
 
 
-def foreign_weights(
-    content: Mapping[str, Any], path: str, current: Mapping[str, Tensor], cfg: CfgNode | None
-) -> Converted | None:
-    """Convert foreign weights for a model; None where a file holds our own names, or names that nobody knows.
+def find_weights(
+    content: Mapping[str, Any], path: str, current: Mapping[str, Tensor], cfg: CfgNode | None, entry: str = ""
+) -> tuple[dict[str, Tensor], bool]:
+    """Find the weights for a model in what a file holds.
 
     Args:
         content: from `read_file`.
         path: for messages.
         current: state dict of the model.
         cfg: what the model was built from; None: nothing is compared with it, which the log says.
+        entry: as for `read.flatten`.
+
+    Returns:
+        The weights, and whether they were converted; they were not where a file holds our own names, or names that
+        nobody knows.
 
     Raises:
         ValueError: as `convert_content`, or the file means another network than `cfg`.
     """
+    flat = flatten(content, path, entry)
     if ORIGIN in content:
-        origin = content[ORIGIN]
-        converted = Converted(weights_of(content, path), origin["overrides"], tolerated=origin["tolerated"])
+        flat.pop(CONFIG_TEXT, None)
+        converted = Converted(flat, **origin_of(content, path))
     else:
-        flat = flatten(content, path)
-        if not current.keys().isdisjoint(flat):
-            return None
-        is_torch = any(isinstance(value, Tensor) for value in _values(content))
-        if is_torch and not any(source.recognise(flat) for source in SOURCES.values()):
-            return None
-        source, converted = convert_content(content, path)
+        source, below = identify(flat, lambda names: not current.keys().isdisjoint(names))
+        if source in ("nlvideo", ""):
+            return {name: value for name, value in below.items() if name != CONFIG_TEXT}, False
+        source, converted = _convert(below, path, source)
         logger.info("%s: weights of %s: %s", path, source, converted.summary())
         for note in converted.notes:
             logger.info("%s: %s", path, note)
@@ -87,11 +129,20 @@ def foreign_weights(
         logger.warning("%s: no config to compare its settings with: %s", path, converted.overrides)
     else:
         check_config(converted, cfg, path)
-    return converted
+    return converted.weights, True
 
 
-def _values(content: Mapping[str, Any]) -> list[Any]:
-    return [item for value in content.values() for item in (value.values() if isinstance(value, Mapping) else [value])]
+def origin_of(content: Mapping[str, Any], path: str) -> dict[str, dict[str, Any]]:
+    """Return what a file of ours that was converted remembers: "overrides" and "tolerated" of `Converted`.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    origin = content[ORIGIN]
+    found = {name: origin.get(name) if isinstance(origin, dict) else None for name in ("overrides", "tolerated")}
+    if not all(isinstance(values, dict) and all(isinstance(key, str) for key in values) for values in found.values()):
+        raise ValueError(f"{path}: its entry {ORIGIN!r} does not say which network was converted")
+    return found
 
 
 def check_config(converted: Converted, cfg: CfgNode, path: str) -> None:

@@ -1,18 +1,11 @@
 """Load weights that may not fit completely, and say exactly what did not."""
 
-import errno
-import os
-import pickle
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from nlvideo.utils.file_io import PathManager
-from nlvideo.utils.file_kind import kind_of_file
 from nlvideo.utils.logger import create_table
 
 # "backbone.res4.nl5.theta.weight": a tensor of the non-local block behind residual block 5 of res4.
@@ -88,67 +81,6 @@ def some(names: Sequence[str], count: int = 4) -> str:
     """Return the first names, and how many more there are."""
     more = f" and {len(names) - count} more" if len(names) > count else ""
     return ", ".join(names[:count]) + more
-
-
-def read_checkpoint(path: str) -> dict[str, Any]:
-    """Read a file of tensors and plain types onto the CPU. Nothing in the file is executed.
-
-    Args:
-        path: a file or a URL that iopath reads.
-
-    Raises:
-        FileNotFoundError: there is none.
-        ValueError: not a PyTorch file, cut short, or holding other objects.
-    """
-    local = PathManager.get_local_path(path)
-    if not os.path.isfile(local):
-        raise FileNotFoundError(f"no checkpoint {path}")
-    try:
-        content = torch.load(local, map_location="cpu", weights_only=True)
-    except Exception as error:  # of other bytes the unpickler may say anything, such as KeyError: 101 of a text
-        # PyTorch seeks to places before the beginning of some archives that were cut.
-        if isinstance(error, (OSError, MemoryError)) and getattr(error, "errno", None) != errno.EINVAL:
-            raise
-        kind = kind_of_file(local)
-        reason = _reason(error) if kind in ("", "a zip archive") else f"; it holds {kind}"
-        raise ValueError(f"{path}: not a complete PyTorch file of tensors and plain types{reason}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: expected a dict, got {type(content).__name__}")
-    return content
-
-
-def _reason(error: Exception) -> str:
-    """What PyTorch's error says of the file; the rest of its lines is advice."""
-    if isinstance(error, pickle.UnpicklingError):
-        found = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
-        return f"; it holds {found[1]}" if found else ""
-    # A zip archive ends with its table of contents; tensors in older files and an empty file end too early.
-    return "; it is cut short or damaged" if isinstance(error, (RuntimeError, EOFError, OSError)) else f": {error}"
-
-
-def weights_of(content: Mapping[str, Any], path: str, entry: str = "model") -> dict[str, Tensor]:
-    """Find the state dict in what a file holds.
-
-    Args:
-        content: from :func:`read_checkpoint`.
-        path: for the error.
-        entry: where our checkpoints keep it. For ``"model"``, ``{"state_dict": ...}`` and a plain state dict will do.
-
-    Returns:
-        Name -> tensor; the prefix ``module.`` of DistributedDataParallel is gone.
-
-    Raises:
-        ValueError: there is none.
-    """
-    weights = content.get(entry)
-    if weights is None and entry == "model":
-        weights = content.get("state_dict", content)
-    if not isinstance(weights, Mapping) or not any(isinstance(value, Tensor) for value in weights.values()):
-        raise ValueError(f"{path}: found no weights under {entry!r}; the file holds {some(list(map(str, content)))}")
-    weights = {name: value for name, value in weights.items() if isinstance(value, Tensor)}
-    if all(name.startswith("module.") for name in weights):
-        weights = {name.removeprefix("module."): value for name, value in weights.items()}
-    return weights
 
 
 def load_weights_into(model: nn.Module, weights: Mapping[str, Tensor], path: str) -> LoadReport:

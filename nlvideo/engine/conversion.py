@@ -13,7 +13,7 @@ from nlvideo.checkpoint import read_file, resolve_weights, weights_of
 from nlvideo.checkpoint.convert import Converted
 from nlvideo.checkpoint.convert.common import has_effect
 from nlvideo.checkpoint.convert.release import settle
-from nlvideo.checkpoint.foreign import ORIGIN, check_config, check_fit, convert_content
+from nlvideo.checkpoint.foreign import ORIGIN, check_config, check_fit, convert_content, origin_of
 from nlvideo.checkpoint.weights import some
 from nlvideo.config import CfgNode, get_cfg, load_cfg
 from nlvideo.config.validate import validate
@@ -52,7 +52,7 @@ class Conversion:
 
 
 def convert_checkpoint(
-    path: str, source: str = "auto", opts: Sequence[str] = (), config_file: str | None = None
+    path: str, source: str = "auto", opts: Sequence[str] = (), config_file: str | None = None, entry: str = ""
 ) -> Conversion:
     """Read weights and the config they belong to, and prove that the two fit each other.
 
@@ -61,6 +61,7 @@ def convert_checkpoint(
         source: a name in `SOURCES`, or "auto".
         opts: overrides ``[KEY, VALUE, ...]``: what the file does not say, and settings of the data.
         config_file: the config of a checkpoint of ours that does not carry one.
+        entry: of the file, with the weights; "": the usual one.
 
     Raises:
         ValueError: unreadable, not recognised, a network that ours cannot express, or a setting left open.
@@ -68,9 +69,9 @@ def convert_checkpoint(
     """
     content = read_file(resolve_weights(path))
     if source == "auto" and _is_ours(content):
-        source, converted = "nlvideo", _ours(content, path, config_file)
+        source, converted = "nlvideo", _ours(content, path, config_file, entry)
     else:
-        source, converted = convert_content(content, path, source)
+        source, converted = convert_content(content, path, source, entry)
     cfg = load_cfg(config_file).clone() if config_file else get_cfg()
     cfg.defrost()
     given = get_cfg()
@@ -158,13 +159,12 @@ def _is_ours(content: Mapping[str, Any]) -> bool:
     return ORIGIN in content or (isinstance(weights, Mapping) and "backbone.stem.conv.weight" in weights)
 
 
-def _ours(content: Mapping[str, Any], path: str, config_file: str | None) -> Converted:
-    weights: dict[str, Tensor] = weights_of(content, path)
+def _ours(content: Mapping[str, Any], path: str, config_file: str | None, entry: str) -> Converted:
+    weights: dict[str, Tensor] = weights_of(content, path, entry)
     if ORIGIN not in content and config_file is None:
         raise ValueError(f"{path} is a checkpoint of nlvideo's: name the config it was trained with by --config-file")
-    origin = content.get(ORIGIN, {"overrides": {}, "tolerated": {}})
-    mapped = [(name, name) for name in weights]
-    return Converted(weights, dict(origin["overrides"]), mapped, tolerated=origin["tolerated"])
+    origin = origin_of(content, path) if ORIGIN in content else {}
+    return Converted(weights, mapped=[(name, name) for name in weights], **origin)
 
 
 def _check_free(paths: Sequence[str], overwrite: bool) -> None:

@@ -69,7 +69,7 @@ def add_model_arguments(parser: ScriptParser, default: str = "", device: bool = 
     """Add what all scripts that use a trained model share; `chosen_model` reads it.
 
     Args:
-        parser: gets --model or --config-file, --weights, --device, --plugin and overrides of the config.
+        parser: gets --model or --config-file, --weights, --entry, --device, --plugin and overrides of the config.
         default: the model where neither --model nor --config-file is given; "": one of them must be.
         device: False leaves --device out.
     """
@@ -78,6 +78,7 @@ def add_model_arguments(parser: ScriptParser, default: str = "", device: bool = 
     which.add_argument("--model", metavar="NAME", help=f"a trained model{note}, or the folder of a run")
     which.add_argument("--config-file", metavar="FILE", help="YAML of the model, instead of --model")
     parser.add_argument("--weights", metavar="W", help="checkpoint (default: the model's own, or MODEL.WEIGHTS)")
+    add_entry_argument(parser)
     if device:
         parser.add_argument("--device", metavar="D", help="auto, cpu, cuda or cuda:N (default: as the config says)")
     add_config_arguments(parser)
@@ -92,7 +93,15 @@ def chosen_model(args: argparse.Namespace) -> dict[str, Any]:
         "device": getattr(args, "device", None),
         "opts": args.opts,
         "plugins": args.plugin,
+        "entry": args.entry,
     }
+
+
+def add_entry_argument(parser: argparse.ArgumentParser) -> None:
+    """Add --entry."""
+    parser.add_argument(
+        "--entry", default="", metavar="NAME", help="entry of the file with the weights, such as ema (default: the usual)"
+    )
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:

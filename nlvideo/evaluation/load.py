@@ -40,12 +40,13 @@ def load_model_for_test(cfg: CfgNode, resume: bool = False) -> nn.Module:
     return model.eval()
 
 
-def load_trained_model(cfg: CfgNode, path: str) -> tuple[nn.Module, list[str]]:
+def load_trained_model(cfg: CfgNode, path: str, entry: str = "") -> tuple[nn.Module, list[str]]:
     """Build ``MODEL`` with the weights at ``path``, every one of them: what does not fit is an error.
 
     Args:
         cfg: what the weights were trained with; of its moving average as in `load_model_for_test`.
         path: as MODEL.WEIGHTS.
+        entry: of the file, with the weights; "": the usual one, or the moving average.
 
     Returns:
         The model in eval mode, and the names of its classes; see `class_names`.
@@ -55,7 +56,7 @@ def load_trained_model(cfg: CfgNode, path: str) -> tuple[nn.Module, list[str]]:
         FileNotFoundError: the file is missing.
     """
     model, checkpointer = _build(cfg)
-    _load(checkpointer, cfg, path, complete=True)
+    _load(checkpointer, cfg, path, entry, complete=True)
     return model.eval(), class_names(cfg, path)
 
 
@@ -100,6 +101,6 @@ def _build(cfg: CfgNode) -> tuple[nn.Module, Checkpointer]:
     return model, Checkpointer(model, cfg.OUTPUT_DIR, adapt_weights=inflate_2d_weights, cfg=cfg)
 
 
-def _load(checkpointer: Checkpointer, cfg: CfgNode, path: str, complete: bool = False) -> None:
-    averaged = cfg.SOLVER.EMA.ENABLED and "ema" in read_file(resolve_weights(path))
-    checkpointer.load_weights(path, entry="ema" if averaged else "model", complete=complete)
+def _load(checkpointer: Checkpointer, cfg: CfgNode, path: str, entry: str = "", complete: bool = False) -> None:
+    averaged = not entry and cfg.SOLVER.EMA.ENABLED and "ema" in read_file(resolve_weights(path))
+    checkpointer.load_weights(path, entry="ema" if averaged else entry, complete=complete)

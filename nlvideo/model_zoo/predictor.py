@@ -36,6 +36,7 @@ class Predictor:
         device: str | None = None,
         opts: Sequence[str] = (),
         plugins: Sequence[str] = (),
+        entry: str = "",
     ):
         """Build the model with its weights; arguments as for ``nlvideo.model_zoo.get``, but there must be weights.
 
@@ -46,6 +47,7 @@ class Predictor:
             device: as MODEL.DEVICE; None: as the config says.
             opts: overrides ``[KEY, VALUE, ...]``, e.g. ``["TEST.NUM_CLIPS", "1"]``.
             plugins: project folders, modules or entry points to load before the config.
+            entry: of the file of weights, for one that holds several, e.g. "ema"; "": the usual one.
 
         Raises:
             LookupFailed: no such model, config or key.
@@ -55,7 +57,7 @@ class Predictor:
         cfg = trained_config(cfg_or_name, weights, device, opts, plugins)
         if not cfg.MODEL.WEIGHTS:
             raise ValueError("MODEL.WEIGHTS: got '', allowed for a prediction: a checkpoint of this config's network")
-        self.model = get(cfg)
+        self.model = get(cfg, entry=entry)
         self.cfg: CfgNode = self.model.cfg
         self.classes: list[str] = self.model.classes
         self._mapper = MAPPER.get(self.cfg.DATALOADER.MAPPER, "DATALOADER.MAPPER")(self.cfg, False)

@@ -26,6 +26,7 @@ def get(
     device: str | None = None,
     opts: Sequence[str] = (),
     plugins: Sequence[str] = (),
+    entry: str = "",
 ) -> nn.Module:
     """Build a model in eval mode, with its weights.
 
@@ -44,6 +45,7 @@ def get(
         device: as MODEL.DEVICE; None: as the config says.
         opts: overrides ``[KEY, VALUE, ...]`` of the config.
         plugins: project folders, modules or entry points to load before the config; a config itself has its own.
+        entry: of the file of weights, for one that holds several, e.g. "ema"; "": the usual one.
 
     Returns:
         The model, with two attributes more: ``cfg``, frozen, which names its device and weights, and ``classes``, the
@@ -56,7 +58,7 @@ def get(
     """
     cfg = trained_config(cfg_or_name, weights, device, opts, plugins)
     if cfg.MODEL.WEIGHTS:
-        model, classes = load_trained_model(cfg, cfg.MODEL.WEIGHTS)
+        model, classes = load_trained_model(cfg, cfg.MODEL.WEIGHTS, entry)
     else:
         logger.warning("No weights for %s: random ones", cfg_or_name if isinstance(cfg_or_name, str) else "the config")
         model, classes = build_model(cfg).eval(), class_names(cfg)

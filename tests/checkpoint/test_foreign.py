@@ -6,10 +6,12 @@ import re
 
 import pytest
 import torch
+import torchvision
 
 from nlvideo.checkpoint import Checkpointer
 from nlvideo.checkpoint.convert import Converted, convert
-from nlvideo.checkpoint.foreign import check_config, check_fit, foreign_weights
+from nlvideo.checkpoint.convert.read import flatten
+from nlvideo.checkpoint.foreign import check_config, check_fit, find_weights, identify
 from nlvideo.config import load_cfg
 from nlvideo.modeling import META_ARCH, inflate_2d_weights
 
@@ -54,7 +56,7 @@ def test_a_foreign_file_is_converted_and_reported(folder, caplog):
     weights = pickle.loads((folder / "blocks.pkl").read_bytes())["blobs"]
     loaded = model.backbone.res4.nl5.theta.weight
     assert torch.equal(loaded, torch.from_numpy(weights["nonlocal_conv4_5_theta_w"]))
-    assert "blocks.pkl: weights of caffe2: 327 tensors taken over, 1 dropped (1 state of the training)" in caplog.text
+    assert "blocks.pkl: weights of caffe2: 327 tensors taken over, 0 dropped" in caplog.text
     assert "does not say which MODEL.BACKBONE.STEM it is for; it loads as 'authors_8x8'" in caplog.text
 
 
@@ -111,7 +113,7 @@ def test_another_network_is_refused_before_anything_is_loaded(folder, name, opts
         current = META_ARCH.get("VideoClassifier")(cfg).state_dict()
     expected = f"x.pkl is of another network than the config's: .*{re.escape(message)}"
     with pytest.raises(ValueError, match=expected) as error:
-        check_fit(current, foreign_weights(content, "x.pkl", current, cfg).weights, "x.pkl")
+        check_fit(current, find_weights(content, "x.pkl", current, cfg)[0], "x.pkl")
     assert "\n" not in str(error.value)
 
 
@@ -161,9 +163,9 @@ def test_without_a_config_the_settings_are_logged(folder, caplog):
     assert "no config to compare its settings with: {'MODEL.PIXEL_MEAN'" in caplog.text
 
 
-def test_unknown_pickles_are_refused(tmp_path):
+def test_unknown_names_are_refused(tmp_path):
     (tmp_path / "w.pkl").write_bytes(pickle.dumps({"blobs": {"fc_w": torch.ones(2, 2).numpy()}}, protocol=2))
-    with pytest.raises(ValueError, match="w.pkl: weights with the names fc_w, ... are of no known source"):
+    with pytest.raises(ValueError, match="w.pkl: only 0 of the backbone's .* tensors fit. The file has fc_w"):
         load(tmp_path / "w.pkl")
 
 
@@ -173,7 +175,7 @@ def test_a_gap_is_not_filled_with_random_numbers(folder):
     with pytest.raises(ValueError, match="only in the model: backbone.res4.2.conv2.weight"):
         model, cfg = build(*I3D)
         current = model.state_dict()
-        check_fit(current, foreign_weights(content, "w.pkl", current, cfg).weights, "w.pkl")
+        check_fit(current, find_weights(content, "w.pkl", current, cfg)[0], "w.pkl")
 
 
 def test_a_head_is_absent_as_a_whole_or_not_at_all(folder):
@@ -182,16 +184,17 @@ def test_a_head_is_absent_as_a_whole_or_not_at_all(folder):
     current = model.state_dict()
     del content["pred_b"]
     with pytest.raises(ValueError, match="only in the model: head.classifier.bias$"):
-        check_fit(current, foreign_weights(content, "w.pkl", current, cfg).weights, "w.pkl")
+        check_fit(current, find_weights(content, "w.pkl", current, cfg)[0], "w.pkl")
     del content["pred_w"]
-    check_fit(current, foreign_weights(content, "w.pkl", current, cfg).weights, "w.pkl")
+    check_fit(current, find_weights(content, "w.pkl", current, cfg)[0], "w.pkl")
 
 
 def test_our_own_files_are_left_alone(folder):
     model, cfg = build(*I3D)
     current = model.state_dict()
-    assert foreign_weights({"model": current}, "w.pth", current, cfg) is None
-    assert foreign_weights({"strange.weight": torch.ones(1)}, "w.pth", current, cfg) is None
+    assert find_weights({"model": current}, "w.pth", current, cfg) == (current, False)
+    strange = {"strange.weight": torch.ones(1)}
+    assert find_weights(strange, "w.pth", current, cfg) == (strange, False)
 
 
 def test_a_converted_file_remembers_its_network(folder):
@@ -201,4 +204,59 @@ def test_a_converted_file_remembers_its_network(folder):
     origin["overrides"]["MODEL.BACKBONE.STEM"] = "authors_32x2"
     model, cfg = build(*I3D)
     with pytest.raises(ValueError, match="MODEL.BACKBONE.STEM: file 'authors_32x2', config 'authors_8x8'"):
-        foreign_weights({"model": converted.weights, "converted_from": origin}, "w.pth", model.state_dict(), cfg)
+        find_weights({"model": converted.weights, "converted_from": origin}, "w.pth", model.state_dict(), cfg)
+
+
+WRAPPED = ["_orig_mod.{}", "module.{}", "module._orig_mod.{}", "model.{}", "model.module.{}", "model.backbone.{}"]
+
+
+@pytest.mark.parametrize("form", WRAPPED)
+def test_what_trainers_put_before_names_is_gone(form):
+    """Of our own names and of another framework's, also with something beside the network."""
+    model, cfg = build("MODEL.BACKBONE.DEPTH", "18")
+    state = model.state_dict()
+    wrapped = {form.format(name): tensor for name, tensor in state.items()} | {"n_averaged": torch.tensor(3)}
+    weights, is_converted = find_weights({"state_dict": wrapped}, "w.pth", state, cfg)
+    assert weights.keys() - {"n_averaged"} == state.keys() and not is_converted
+    images = torchvision.models.resnet18(weights=None, num_classes=2).state_dict()
+    wrapped = {form.format(name): tensor for name, tensor in images.items()} | {"criterion": torch.ones(2)}
+    source, weights = identify(flatten({"state_dict": wrapped}, "w.pth"), lambda names: False)
+    assert source == "torchvision" and weights.keys() - {"criterion"} == images.keys()
+
+
+def test_wrappers_of_parts_are_gone():
+    names = ["backbone._orig_mod.a", "backbone.res2._checkpoint_wrapped_module.b", "_fsdp_wrapped_module.head.c"]
+    flat = flatten({name: torch.ones(1) for name in names}, "w.pth")
+    assert list(flat) == ["backbone.a", "backbone.res2.b", "head.c"]
+
+
+def test_a_prefix_does_not_hide_whose_names_they_are():
+    """mmaction2's own names begin with "backbone."; below it they would be nobody's."""
+    names = {"backbone.conv1.conv.weight": torch.ones(1), "backbone.layer1.0.conv1.conv.weight": torch.ones(1)}
+    assert identify(names, lambda names: False) == ("mmaction2", names)
+    strange = {"model.strange.weight": torch.ones(1)}
+    assert identify(strange, lambda names: False) == ("", strange)
+
+
+def test_an_average_that_is_passed_over_is_said_and_can_be_asked_for(tmp_path, caplog):
+    model, cfg = build("MODEL.BACKBONE.DEPTH", "18")
+    state = model.state_dict()
+    average = {f"module.{name}": torch.full_like(tensor, 2) for name, tensor in state.items()}
+    content = {"state_dict": state, "ema_state_dict": average | {"steps": torch.tensor(7)}, "epoch": 3}
+    torch.save(content, tmp_path / "epoch_1.pth")
+    checkpointer = Checkpointer(model, "unused", cfg=cfg)
+    checkpointer.load_weights(str(tmp_path / "epoch_1.pth"))
+    assert "weights are read from 'state_dict'; it has others in ema_state_dict (see --entry)" in caplog.text
+    caplog.clear()
+    assert checkpointer.load_weights(str(tmp_path / "epoch_1.pth"), entry="ema_state_dict", complete=True).is_complete
+    assert model.state_dict()["head.classifier.bias"].eq(2).all() and "--entry" not in caplog.text
+    with pytest.raises(ValueError, match="found no weights under 'average'; the file holds state_dict, ema_state_dict"):
+        checkpointer.load_weights(str(tmp_path / "epoch_1.pth"), entry="average")
+
+
+@pytest.mark.parametrize("origin", [3, {}, {"overrides": [], "tolerated": {}}, {"overrides": {3: 1}, "tolerated": {}}])
+def test_a_damaged_memory_of_the_network_is_one_line(origin):
+    model, cfg = build("MODEL.BACKBONE.DEPTH", "18")
+    content = {"model": model.state_dict(), "converted_from": origin}
+    with pytest.raises(ValueError, match="w.pth: its entry 'converted_from' does not say which network was converted"):
+        find_weights(content, "w.pth", model.state_dict(), cfg)

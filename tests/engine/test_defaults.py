@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 
-from nlvideo.checkpoint import read_checkpoint
+from nlvideo.checkpoint import read_file
 from nlvideo.config import CfgNode, load_cfg
 from nlvideo.engine.defaults import DefaultTrainer, default_setup, drop_metrics_from
 from nlvideo.engine.errors import TooManyFailedVideos
@@ -100,7 +100,7 @@ def test_the_average_is_tested_and_saved(tiny_cfg: Callable[..., CfgNode]) -> No
     seen = []
     trainer.test = lambda cfg, model: seen.append(model.head.classifier.weight.clone())
     trainer.evaluate()
-    saved = read_checkpoint(f"{cfg.OUTPUT_DIR}/model_final.pth")
+    saved = read_file(f"{cfg.OUTPUT_DIR}/model_final.pth")
     assert torch.equal(seen[0], saved["ema"]["head.classifier.weight"])
     assert not torch.equal(seen[0], trainer.bare_model.head.classifier.weight)
     assert torch.equal(saved["model"]["head.classifier.weight"], trainer.bare_model.head.classifier.weight)
@@ -111,7 +111,7 @@ def test_a_bad_loss_leaves_the_last_checkpoint_alone(tiny_cfg: Callable[..., Cfg
     with pytest.raises(FloatingPointError, match=r"iteration \d: the loss is not finite \(loss_cls = (nan|inf)"):
         _train(cfg)
     for path in Path(cfg.OUTPUT_DIR).glob("*.pth"):
-        weights = read_checkpoint(str(path))["model"]
+        weights = read_file(str(path))["model"]
         assert path.name != "model_final.pth"
         assert not any(weight.isnan().any() for name, weight in weights.items() if "running" not in name)
 

@@ -115,13 +115,15 @@ def model_parser(*args: object, **kwargs: object) -> ScriptParser:
 
 
 def test_a_trained_model_is_chosen_alike_everywhere() -> None:
-    line = "--model mine --plugin p SEED 1 --weights w.pth --device cpu --plugin q TEST.NUM_CLIPS 2"
+    line = "--model mine --plugin p SEED 1 --entry ema --weights w.pth --device cpu --plugin q TEST.NUM_CLIPS 2"
     assert chosen_model(model_parser().parse_args(line.split())) == {
         "cfg_or_name": "mine", "weights": "w.pth", "device": "cpu", "opts": ["SEED", "1", "TEST.NUM_CLIPS", "2"],
         "plugins": ["p", "q"],
+        "entry": "ema",
     }  # fmt: skip
     nothing = chosen_model(model_parser("quickstart", device=False).parse_args([]))
-    assert nothing == {"cfg_or_name": "quickstart", "weights": None, "device": None, "opts": [], "plugins": []}
+    assert nothing == {"cfg_or_name": "quickstart", "weights": None, "device": None, "opts": [], "plugins": [],
+                       "entry": ""}
     assert chosen_model(model_parser("quickstart").parse_args(["--config-file", "f.yaml"]))["cfg_or_name"] == "f.yaml"
 
 

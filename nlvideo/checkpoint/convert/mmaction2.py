@@ -68,6 +68,8 @@ def convert(content: Mapping[str, Any]) -> Converted:
     """
     with reading_recipe(NAME):
         recipe = read_recipe(content.get(CONFIG_TEXT), NAME)
+    # Without pixel statistics, which their config and recipes say.
+    content = {name: value for name, value in content.items() if not name.startswith("data_preprocessor.")}
     subsample = any(".non_local_block.g.0." in name for name in content)
     converted = rename(NAME, content, names(subsample), _explain)
     is_image = _add_time_axis(converted.weights)

@@ -1,7 +1,9 @@
 """Read weights from any file, whatever its ending, into one flat dict of tensors."""
 
+import logging
 import os
 import pickle
+import re
 from collections.abc import Mapping
 from typing import Any, BinaryIO
 from urllib.error import URLError
@@ -16,6 +18,8 @@ from nlvideo.checkpoint.convert.unpickle import Unbuilt, safe_unpickle
 from nlvideo.checkpoint.weights import some
 from nlvideo.utils.file_io import PathManager
 from nlvideo.utils.file_kind import kind_of_file
+
+logger = logging.getLogger(__name__)
 
 # Where frameworks keep the weights in a file: Caffe2, PySlowFast and PyTorchVideo, OpenMMLab and Lightning, detectron2.
 WRAPPERS = ("blobs", "model_state", "state_dict", "model")
@@ -65,6 +69,8 @@ def _content(file: BinaryIO, path: str) -> Any:
     file.seek(0)
     if start.startswith(_TORCH_STARTS):
         return read_torch_file(file, path)
+    if not start:
+        raise ValueError(f"{path}: an empty file")
     # Protocols from 2 on begin with this byte; 0 and 1 with the opening of a dict.
     if not start.startswith((b"\x80", b"(", b"}")):
         held = kind_of_file(file.name) or f"{start[:8]!r} at its start"
@@ -72,38 +78,60 @@ def _content(file: BinaryIO, path: str) -> Any:
     return safe_unpickle(file, path)
 
 
+# Segments that wrappers of parts of a network put into names.
+_WRAPPED = re.compile(r"(?:(?<=\.)|^)(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+
 #: name under which `flatten` hands on the text of the config that a file carries
 CONFIG_TEXT = "cfg"
 
 
-def flatten(content: Mapping[str, Any], path: str) -> dict[str, Any]:
+def flatten(content: Mapping[str, Any], path: str, entry: str = "") -> dict[str, Any]:
     """Find the weights in what a file holds, and the text of the config that PySlowFast and OpenMMLab put beside them.
 
-    The text is handed on as `CONFIG_TEXT`.
+    The text is handed on as `CONFIG_TEXT`. What PyTorch's wrappers (DDP, FSDP, compile, averages) add to names is gone.
 
     Args:
         content: from `read_file`.
-        path: for the error.
+        path: for messages.
+        entry: name of the entry with the weights; "": the first of `WRAPPERS`, or else the file itself.
 
     Returns:
-        Name -> tensor on the CPU; numbers beside the weights, such as Caffe2's ``model_iter``, are tensors without
-        axes. The prefix ``module.`` of DistributedDataParallel is gone.
+        Name -> tensor on the CPU. Numbers beside the weights, such as Caffe2's ``model_iter``, are not among them.
+
+    Raises:
+        ValueError: there are none; the message lists the entries that hold some.
+    """
+    entries = {name: _numeric(value) for name, value in content.items() if isinstance(value, Mapping)}
+    entries = {name: weights for name, weights in entries.items() if any(value.dim() for value in weights.values())}
+    chosen = entry or next((name for name in WRAPPERS if name in entries), "")
+    weights = entries.get(chosen) if chosen else _numeric(content)
+    if not weights or not any(tensor.dim() for tensor in weights.values()):
+        where = f" under {entry!r}" if entry else ""
+        raise ValueError(f"{path}: found no weights{where}; the file holds {some(list(map(str, entries or content)))}")
+    # Momenta and the like have fewer entries, or other names.
+    passed = [name for name, other in entries.items() if name != chosen and len(other) >= len(weights) > 1]
+    if chosen and passed and not entry:
+        logger.warning("%s: weights are read from %r; it has others in %s (see --entry)", path, chosen, some(passed))
+    weights = {_WRAPPED.sub("", name): tensor for name, tensor in weights.items()}
+    if all(name.startswith("module.") for name, tensor in weights.items() if tensor.dim()):
+        weights = {name.removeprefix("module."): value for name, value in weights.items() if name.startswith("module.")}
+    text = _config_text(content)
+    return {**weights, CONFIG_TEXT: text} if text else weights
+
+
+def weights_of(content: Mapping[str, Any], path: str, entry: str = "") -> dict[str, Tensor]:
+    """Return the tensors of `flatten` alone.
 
     Raises:
         ValueError: there are none.
     """
-    inner: Mapping[str, Any] = content
-    for wrapper in WRAPPERS:
-        if isinstance(content.get(wrapper), Mapping):
-            inner = content[wrapper]
-            break
-    weights = {str(name): _tensor(value) for name, value in inner.items() if _is_numeric(value)}
-    if not any(tensor.dim() for tensor in weights.values()):
-        raise ValueError(f"{path}: found no weights; the file holds {some(list(map(str, content)))}")
-    if all(name.startswith("module.") for name in weights):
-        weights = {name.removeprefix("module."): tensor for name, tensor in weights.items()}
-    text = _config_text(content)
-    return {**weights, CONFIG_TEXT: text} if text else weights
+    return {name: value for name, value in flatten(content, path, entry).items() if name != CONFIG_TEXT}
+
+
+def _numeric(values: Mapping[str, Any]) -> dict[str, Tensor]:
+    # Arrays are in this machine's byte order, and share their memory: a file may name one of them many times.
+    arrays = {name: torch.from_numpy(value) for name, value in values.items() if isinstance(value, np.ndarray)}
+    return {str(name): arrays.get(name, value) for name, value in values.items() if isinstance(value, (Tensor, np.ndarray))}
 
 
 def _config_text(content: Mapping[str, Any]) -> str | None:
@@ -112,14 +140,3 @@ def _config_text(content: Mapping[str, Any]) -> str | None:
     meta = meta if isinstance(meta, Mapping) else {}
     texts = (content.get("cfg"), meta.get("cfg"), meta.get("config"))
     return next((text for text in texts if isinstance(text, str) and text), None)
-
-
-def _is_numeric(value: Any) -> bool:
-    if isinstance(value, (np.ndarray, np.generic)):
-        return value.dtype.kind in "fiub"
-    return isinstance(value, (Tensor, float)) or (isinstance(value, int) and value.bit_length() < 64)
-
-
-def _tensor(value: Any) -> Tensor:
-    # Arrays are in this machine's byte order, and share their memory: a file may name one of them many times.
-    return torch.from_numpy(value) if isinstance(value, np.ndarray) else torch.as_tensor(value)

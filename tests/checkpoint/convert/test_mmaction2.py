@@ -210,6 +210,13 @@ def test_networks_that_shift_are_refused(peers, name):
     assert peers.refusal(peers.table(name)).endswith("a TSM network shifts channels over time")
 
 
+def test_pixel_statistics_among_the_weights_are_left_out(peers):
+    shapes = peers.table("mmaction2_slowonly_r50_8x8")
+    statistics = {f"data_preprocessor.{name}": (1, 3, 1, 1, 1) for name in ("mean", "std")}
+    converted = convert({name: torch.zeros(shape) for name, shape in (shapes | statistics).items()})
+    assert {theirs for theirs, _ in converted.mapped} == set(shapes)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

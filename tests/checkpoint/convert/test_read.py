@@ -34,19 +34,17 @@ def test_every_form_and_wrapper(tmp_path, ending, form, state, wrapper):
     assert all(isinstance(flat[name], torch.Tensor) and torch.equal(flat[name], STATE[name]) for name in STATE)
 
 
-def test_numbers_become_tensors_and_other_things_vanish():
-    content = {"a": np.ones((2, 2)), "lr": np.float32(0.5), "model_iter": 7}
-    flat = flatten({**content, "author": "x", "names": ["a"], "none": None}, "w")
-    assert set(flat) == {"a", "lr", "model_iter"}
-    assert flat["lr"] == 0.5 and flat["model_iter"] == 7 and flat["lr"].dim() == 0
+def test_what_is_not_a_tensor_vanishes():
+    content = {"a": np.ones((2, 2)), "lr": np.float32(0.5), "model_iter": 7, "author": "x", "names": ["a"], "none": None}
+    assert flatten(content, "w").keys() == {"a"}
 
 
 def test_arrays_share_their_memory_with_the_tensors():
     """A file may name one array many times."""
     array = np.ones(3)
-    flat = flatten({"a": array, "b": array, "huge": 2**70}, "w")
+    flat = flatten({"a": array, "b": array}, "w")
     array[0] = 7
-    assert flat["a"][0] == flat["b"][0] == 7 and "huge" not in flat
+    assert flat["a"][0] == flat["b"][0] == 7
 
 
 def test_the_prefix_of_ddp_is_gone():
@@ -67,7 +65,7 @@ def test_a_missing_file(tmp_path):
         read_file(str(tmp_path / "nowhere.pkl"))
 
 
-@pytest.mark.parametrize("data", [b"", b"#!/bin/sh", b"\x1f\x8b zipped"])
+@pytest.mark.parametrize("data", [b"text", b"#!/bin/sh", b"\x1f\x8b zipped"])
 def test_other_files(tmp_path, data):
     (tmp_path / "w.pkl").write_bytes(data)
     with pytest.raises(ValueError, match="w.pkl: no file of weights .PyTorch, safetensors or a pickle.; it holds "):
