@@ -18,6 +18,7 @@ logger = logging.getLogger(__name__)
 
 #: entry of a file of ours that was converted: its source, overrides and tolerated values
 ORIGIN = "converted_from"
+_REMEMBERED = ("overrides", "tolerated")
 
 # Keys that change neither what given weights compute nor where they go: how blocks start, how they are evaluated, where
 # they stand (names and shapes tell), which norm holds the same numbers, how clips are cut.
@@ -35,18 +36,10 @@ _PREFIXES = ("model.", "backbone.", "module.")
 
 
 def identify(flat: Mapping[str, Any], is_ours: Callable[[Mapping[str, Any]], bool]) -> tuple[str, Mapping[str, Any]]:
-    """Say whose names weights have, also below a prefix.
-
-    Args:
-        flat: from `read.flatten`.
-        is_ours: whether names are those of our network.
+    """Say whose names the weights of `read.flatten` have, also below a prefix; ValueError if several sources claim them.
 
     Returns:
-        "nlvideo", a name in `SOURCES`, or "" for names that nobody knows; and the weights, without the prefix and what
-        has another.
-
-    Raises:
-        ValueError: several sources claim them.
+        "nlvideo", a name in `SOURCES`, or "" for unknown names; and the weights, without the prefix and what has another.
     """
     candidates = [flat]
     for candidate in candidates:
@@ -64,16 +57,13 @@ def identify(flat: Mapping[str, Any], is_ours: Callable[[Mapping[str, Any]], boo
 def convert_content(
     content: Mapping[str, Any], path: str, source: str = "auto", entry: str = ""
 ) -> tuple[str, Converted]:
-    """Convert what a file holds, and add what a released file's name says.
+    """Convert what a file holds, and add what a released file's name says; return the name of the source, too.
 
     Args:
         content: from `read_file`.
         path: for errors, and for the name.
         source: a name in `SOURCES`, or "auto".
         entry: as for `read.flatten`.
-
-    Returns:
-        The name of the source, and the weights.
 
     Raises:
         ValueError: no weights, not recognised, or a network that ours cannot express; in one line.
@@ -97,7 +87,8 @@ def _convert(flat: Mapping[str, Any], path: str, source: str) -> tuple[str, Conv
 def find_weights(
     content: Mapping[str, Any], path: str, current: Mapping[str, Tensor], cfg: CfgNode | None, entry: str = ""
 ) -> tuple[dict[str, Tensor], bool]:
-    """Find the weights for a model in what a file holds.
+    """Find the weights for a model in what a file holds, and say whether they were converted: others have our names or
+    unknown ones.
 
     Args:
         content: from `read_file`.
@@ -105,10 +96,6 @@ def find_weights(
         current: state dict of the model.
         cfg: what the model was built from; None: nothing is compared with it, which the log says.
         entry: as for `read.flatten`.
-
-    Returns:
-        The weights, and whether they were converted; they were not where a file holds our own names, or names that
-        nobody knows.
 
     Raises:
         ValueError: as `convert_content`, or the file means another network than `cfg`.
@@ -133,16 +120,11 @@ def find_weights(
 
 
 def origin_of(content: Mapping[str, Any], path: str) -> dict[str, dict[str, Any]]:
-    """Return what a file of ours that was converted remembers: "overrides" and "tolerated" of `Converted`.
-
-    Raises:
-        ValueError: it is damaged.
-    """
-    origin = content[ORIGIN]
-    found = {name: origin.get(name) if isinstance(origin, dict) else None for name in ("overrides", "tolerated")}
-    if not all(isinstance(values, dict) and all(isinstance(key, str) for key in values) for values in found.values()):
-        raise ValueError(f"{path}: its entry {ORIGIN!r} does not say which network was converted")
-    return found
+    """Return what a file of ours that was converted remembers, "overrides" and "tolerated"; ValueError if damaged."""
+    try:
+        return {name: {str(key): value for key, value in content[ORIGIN][name].items()} for name in _REMEMBERED}
+    except (TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"{path}: its entry {ORIGIN!r} does not say which network was converted") from error
 
 
 def check_config(converted: Converted, cfg: CfgNode, path: str) -> None:

@@ -55,13 +55,10 @@ def resolve_spec(spec: str, base_dir: str | None = None) -> str:
 
 
 def comes_with(spec: str, base_dir: str, folder: str) -> bool:
-    """Return whether a plugin belongs to whoever made a folder, and not to the user or the system.
-
-    It does if it lies in the folder, whether it is named by its path or as a module, and if a file in the folder names
-    it by a relative path. Nothing is imported.
+    """Return whether a plugin comes with a folder: it lies there, or a file there names it by a relative path.
 
     Args:
-        spec: an entry of ``PLUGINS``.
+        spec: an entry of ``PLUGINS``; nothing is imported.
         base_dir: the folder of the file that holds the entry.
         folder: of a run or of a packed model.
     """

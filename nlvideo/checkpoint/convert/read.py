@@ -29,20 +29,19 @@ _TORCH_STARTS = (b"PK", pickle.dumps(MAGIC, protocol=2))
 
 
 def read_file(path: str) -> dict[str, Any]:
-    """Read a file of weights, told by its content: of PyTorch, of safetensors, or a pickle of arrays.
+    """Read a file, or an address that iopath reads, told by its content: of PyTorch, of safetensors, a pickle of arrays.
 
-    Nothing in the file is executed. What is neither a tensor, an array nor a plain type is not built: a dict lacks the
-    key, and the log names it.
-
-    Args:
-        path: a file or an address that iopath reads.
+    Nothing in it is executed. A dict lacks what is neither a tensor, an array nor a plain type, and the log says so.
 
     Raises:
         FileNotFoundError: there is none.
         ValueError: none of these, cut short, or no dict; in one line.
         OSError: it cannot be downloaded.
     """
-    local = _local_path(path)
+    try:
+        local = PathManager.get_local_path(path)
+    except URLError as error:
+        raise OSError(f"{path}: cannot be downloaded: {error.reason}; give the path of the file instead") from error
     if not os.path.isfile(local):
         raise FileNotFoundError(f"no checkpoint {path}")
     with open(local, "rb") as file:
@@ -52,13 +51,6 @@ def read_file(path: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{path}: expected a dict, got {type(content).__name__}")
     return content
-
-
-def _local_path(path: str) -> str:
-    try:
-        return PathManager.get_local_path(path)
-    except URLError as error:
-        raise OSError(f"{path}: cannot be downloaded: {error.reason}; give the path of the file instead") from error
 
 
 def _content(file: BinaryIO, path: str) -> Any:
@@ -120,11 +112,7 @@ def flatten(content: Mapping[str, Any], path: str, entry: str = "") -> dict[str,
 
 
 def weights_of(content: Mapping[str, Any], path: str, entry: str = "") -> dict[str, Tensor]:
-    """Return the tensors of `flatten` alone.
-
-    Raises:
-        ValueError: there are none.
-    """
+    """Return the tensors of `flatten` alone; ValueError where there are none."""
     return {name: value for name, value in flatten(content, path, entry).items() if name != CONFIG_TEXT}
 
 

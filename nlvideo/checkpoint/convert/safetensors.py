@@ -22,11 +22,7 @@ def is_safetensors(file: BinaryIO) -> bool:
 
 
 def read_safetensors(file: BinaryIO, path: str) -> dict[str, Tensor]:
-    """Read all tensors onto the CPU.
-
-    Args:
-        file: one that `is_safetensors`.
-        path: for the error.
+    """Read all tensors of a file that `is_safetensors` onto the CPU.
 
     Raises:
         ValueError: cut short, or with tensors that overlap, leave gaps or are of an unknown type; in one line.

@@ -117,15 +117,7 @@ def _tensor(storage: Any, offset: Any, size: Any, stride: Any, requires_grad: An
 
 
 def read_torch_file(file: BinaryIO, path: str) -> Any:
-    """Read a file of ``torch.save`` onto the CPU. Nothing in it is executed.
-
-    Args:
-        file: open at its start.
-        path: for the error.
-
-    Returns:
-        The object, of tensors, arrays and plain types. Where a dict would hold something else, the key is missing, and
-        the log says so.
+    """Read a file of ``torch.save`` onto the CPU: tensors and plain types. A dict lacks what is neither; the log says so.
 
     Raises:
         ValueError: not such a file, a program, or cut short; in one line.

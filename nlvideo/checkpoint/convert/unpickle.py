@@ -8,7 +8,6 @@ file does with it and stays empty. Work and memory are bounded by the size of th
 import logging
 import math
 import pickle
-import struct
 from collections.abc import Callable, Iterable
 from typing import Any, BinaryIO
 
@@ -29,7 +28,7 @@ _ARRAY = "numpy.ndarray"
 _KEPT = (
     "proto persid binpersid none false true int binint binint1 binint2 long long1 long4 float binfloat string binstring"
     " binbytes unicode binunicode binunicode8 binbytes8 short_binstring short_binbytes short_binunicode tuple empty_tuple"
-    " tuple1 tuple2 tuple3 empty_list empty_dictionary global stack_global pop pop_mark dup get binget long_binget put"
+    " tuple1 tuple2 tuple3 list empty_list empty_dictionary global stack_global pop pop_mark dup get binget long_binget put"
     " binput long_binput memoize mark stop"
 ).split()
 
@@ -78,11 +77,7 @@ class Unpickler(pickle._Unpickler):
     """Builds plain types and arrays. A subclass may know more names, and more kinds of objects outside of the pickle."""
 
     def __init__(self, file: BinaryIO) -> None:
-        """Prepare to read one pickle; text of Python 2 is read as latin1, as NumPy's arrays in such files need.
-
-        Args:
-            file: open at the start of the pickle, and at its end after `load`.
-        """
+        """Prepare to read one pickle from here; text of Python 2 is read as latin1, as its arrays need."""
         here = file.tell()
         size = file.seek(0, 2)
         file.seek(here)
@@ -94,12 +89,7 @@ class Unpickler(pickle._Unpickler):
         self._calls = self._known_calls()
 
     def load(self) -> Any:
-        """Read the pickle.
-
-        Raises:
-            pickle.UnpicklingError: it asks for what plain types and arrays cannot be.
-            Exception: a broken stream of opcodes can raise nearly anything.
-        """
+        """Read the pickle; a broken stream of opcodes can raise nearly anything."""
         content = self._settled(super().load())
         _measure(content, {}, _MAX_DEPTH)
         return content
@@ -133,13 +123,6 @@ class Unpickler(pickle._Unpickler):
             self._put(content, key, value)
         return content
 
-    def _frame(self) -> None:
-        self.read(8)  # says how much to read at once
-
-    def _bytearray(self) -> None:
-        (count,) = struct.unpack("<Q", self.read(8))
-        self.append(self.read(count))
-
     def _reduce(self) -> None:
         args = self.stack.pop()
         function = self.stack.pop()
@@ -167,36 +150,14 @@ class Unpickler(pickle._Unpickler):
         elif not isinstance(target, (Unbuilt, dict)):
             raise pickle.UnpicklingError(f"it sets attributes of {type(target).__name__}")
 
-    def _append(self) -> None:
-        self._extend([self.stack.pop()])
-
-    def _appends(self) -> None:
-        self._extend(self.pop_mark())
-
-    def _list(self) -> None:
-        items = self.pop_mark()
-        self.append([])
-        self._extend(items)
-
-    def _set(self) -> None:
-        self.append(Unbuilt("builtins.set"))
-
-    def _filled_set(self) -> None:
-        self.pop_mark()
-        self._set()
-
-    def _set_item(self) -> None:
-        value, key = self.stack.pop(), self.stack.pop()
-        self._put(self.stack[-1], key, value)
-
-    def _set_items(self) -> None:
-        items = self.pop_mark()
-        for key, value in zip(items[::2], items[1::2]):
-            self._put(self.stack[-1], key, value)
-
     def _filled_dict(self) -> None:
         items = self.pop_mark()
-        self.append(self._dict(zip(items[::2], items[1::2])))
+        self.append({})
+        self._update(items)
+
+    def _update(self, items: list[Any]) -> None:
+        for key, value in zip(items[::2], items[1::2]):
+            self._put(self.stack[-1], key, value)
 
     def _extend(self, items: list[Any]) -> None:
         target = self.stack[-1]
@@ -235,10 +196,14 @@ class Unpickler(pickle._Unpickler):
     } | {
         ord(code): opcode
         for code, opcode in {
-            pickle.FRAME: _frame, pickle.BYTEARRAY8: _bytearray, pickle.REDUCE: _reduce, pickle.NEWOBJ: _new_object,
-            pickle.BUILD: _build, pickle.APPEND: _append, pickle.APPENDS: _appends, pickle.LIST: _list,
-            pickle.SETITEM: _set_item, pickle.SETITEMS: _set_items, pickle.DICT: _filled_dict,
-            pickle.EMPTY_SET: _set, pickle.FROZENSET: _filled_set, pickle.ADDITEMS: pickle._Unpickler.pop_mark,
+            # A frame says how much to read at once.
+            pickle.FRAME: lambda self: self.read(8),
+            pickle.BYTEARRAY8: lambda self: self.append(self.read(int.from_bytes(self.read(8), "little"))),
+            pickle.REDUCE: _reduce, pickle.NEWOBJ: _new_object, pickle.BUILD: _build, pickle.DICT: _filled_dict,
+            pickle.APPEND: lambda self: self._extend([self.stack.pop()]),
+            pickle.APPENDS: lambda self: self._extend(self.pop_mark()),
+            pickle.SETITEM: lambda self: self._update([self.stack.pop(-2), self.stack.pop()]),
+            pickle.SETITEMS: lambda self: self._update(self.pop_mark()),
         }.items()
     }  # fmt: skip
 
@@ -299,17 +264,10 @@ def _array(raw: Any, dtype: Any, shape: Any, order: Any, *more: Any) -> np.ndarr
 
 
 def safe_unpickle(file: BinaryIO, path: str) -> Any:
-    """Read the first pickled object of a file: NumPy arrays and plain types.
-
-    Args:
-        file: open at the start of the pickle.
-        path: for the error.
-
-    Returns:
-        The object. Where a dict would hold something else, the key is missing, and the log says so.
+    """Read the first pickled object of a file: NumPy arrays and plain types. A dict lacks what is neither; the log says so.
 
     Raises:
-        ValueError: the file is cut short, or asks for what would be neither, or for more than its size; in one line.
+        ValueError: the file is cut short, or asks for what cannot be, or for more than its size; in one line.
     """
     try:
         unpickler = Unpickler(file)
@@ -329,6 +287,6 @@ def reason_of(error: Exception) -> str:
 
 
 def log_left_out(path: str, names: Iterable[str]) -> None:
-    """Say what of a file was not built."""
+    """Say what of a file was not built, if anything."""
     if names:
         logger.info("%s: left out what is neither a tensor nor a plain type: %s", path, some(list(names)))

@@ -235,7 +235,7 @@ def _shared(start, fold, levels, end):
         (_shared(b")", b"0%b2\x86", 50, b"."), "more than 10,000,000 items"),
         # A tuple of tuples as a key is walked through for its hash.
         (_shared(b")", b"0%b2\x86", 60, b"q\xff0}h\xffNs."), "sets a key of tuple"),
-        (_shared(b")", b"0%b2\x86", 60, b"q\xff0\x8f(h\xff\x90."), None),
+        (_shared(b")", b"0%b2\x86", 60, b"q\xff0(h\xff\x91."), "KeyError"),
         (b"\x80\x02" + b"]" * 5000 + b"a" * 4999 + b".", "nested more than 64 deep"),
         (b"\x80\x02]q\x00h\x00a.", "items or 64 levels"),
         (b"\x80\x02}q\x00" + _text(b"a") + b"h\x00s.", "items or 64 levels"),
@@ -257,7 +257,7 @@ def test_work_and_memory_have_limits(data, message):
         with pytest.raises(ValueError, match=message):
             load(data)
     else:
-        assert load(data) is None or load(data).name == "builtins.set"
+        assert load(data) is None
 
 
 def test_a_file_of_endless_parts(monkeypatch):
