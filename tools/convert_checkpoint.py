@@ -9,7 +9,7 @@ Examples:
 
 import argparse
 
-from nlvideo.engine.script import ScriptParser, add_entry_argument, run_script
+from nlvideo.engine.script import ScriptParser, run_script
 
 SOURCES = (
     "auto", "caffe2", "detectron", "mmaction2", "pyslowfast", "pytorch-resnet3d", "pytorchvideo", "torchvision"
@@ -22,7 +22,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("weights", metavar="IN", help="a file, a URL, torchvision://NAME or a network of the release")
     parser.add_argument("out", metavar="OUT", help="file to write; the config goes beside it, with the ending .yaml")
     parser.add_argument("--from", dest="source", default="auto", choices=SOURCES, help="(default: by the names in IN)")
-    add_entry_argument(parser)
+    parser.add_argument("--entry", default="", metavar="NAME", help="entry of IN, such as ema (default: the usual one)")
     parser.add_argument("--to", choices=("pyslowfast", "pytorchvideo", "mmaction2"), help="write another framework's file, no config")
     parser.add_argument("--config-file", metavar="FILE", help="config of IN, where IN is a checkpoint of nlvideo's")
     parser.add_argument("--overwrite", action="store_true", help="replace files that are there")

@@ -95,7 +95,8 @@ def _download(path: str, url: str, local: str) -> None:
     try:
         torch.hub.download_url_to_file(url, local, hash_prefix=found[1], progress=False)
     except URLError as error:
-        raise OSError(f"{path}: cannot download {url}: {error.reason}") from error
+        advice = f"without a network, put that file at {local}"
+        raise OSError(f"{path}: cannot download {url}: {error.reason}; {advice}") from error
     except RuntimeError as error:
         raise ValueError(f"{path}: {url} is damaged: {error}") from error
 

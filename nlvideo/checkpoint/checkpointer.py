@@ -175,7 +175,6 @@ class Checkpointer:
         """
         content = read_file(resolve_weights(path))
         current = self.model.state_dict()
-        weights: Mapping[str, Tensor]
         weights, is_converted = find_weights(content, path, current, self._cfg, entry)
         shapes = {name: tensor.shape for name, tensor in weights.items()}
         if self._adapt_weights is not None:

@@ -18,7 +18,6 @@ logger = logging.getLogger(__name__)
 
 #: entry of a file of ours that was converted: its source, overrides and tolerated values
 ORIGIN = "converted_from"
-_REMEMBERED = ("overrides", "tolerated")
 
 # Keys that change neither what given weights compute nor where they go: how blocks start, how they are evaluated, where
 # they stand (names and shapes tell), which norm holds the same numbers, how clips are cut.
@@ -87,8 +86,7 @@ def _convert(flat: Mapping[str, Any], path: str, source: str) -> tuple[str, Conv
 def find_weights(
     content: Mapping[str, Any], path: str, current: Mapping[str, Tensor], cfg: CfgNode | None, entry: str = ""
 ) -> tuple[dict[str, Tensor], bool]:
-    """Find the weights for a model in what a file holds, and say whether they were converted: others have our names or
-    unknown ones.
+    """Find the weights for a model in what a file holds, and whether they were converted: not our own or unknown names.
 
     Args:
         content: from `read_file`.
@@ -122,7 +120,7 @@ def find_weights(
 def origin_of(content: Mapping[str, Any], path: str) -> dict[str, dict[str, Any]]:
     """Return what a file of ours that was converted remembers, "overrides" and "tolerated"; ValueError if damaged."""
     try:
-        return {name: {str(key): value for key, value in content[ORIGIN][name].items()} for name in _REMEMBERED}
+        return {name: dict(content[ORIGIN][name].items()) for name in ("overrides", "tolerated")}
     except (TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{path}: its entry {ORIGIN!r} does not say which network was converted") from error
 

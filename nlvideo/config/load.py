@@ -38,8 +38,7 @@ def load_cfg(
     Raises:
         FileNotFoundError: no such file; the message lists near matches.
         LookupFailed: an unknown key or plugin.
-        ValueError: a value of the wrong type, outside its allowed values, or at odds with another key; a plugin that may
-            not be imported.
+        ValueError: a value of the wrong type, not allowed, or at odds with another key; a plugin that is not to be loaded.
     """
     named = [resolve_spec(spec) for spec in plugins] if import_plugins else None
     content = _read(config_file, named) if config_file is not None else {}

@@ -52,8 +52,7 @@ def _read_chain(path: str, above: tuple[str, ...], named: Collection[str] | None
 def _refuse_unnamed(specs: list[Any], folder: str, top: str, named: Collection[str]) -> None:
     if os.path.basename(top) != _DUMP:
         return
-    home = Path(top).parent.resolve()
-    home = home.parent if home.name == _TESTS else home
+    home = Path(top).parents[Path(top).parent.name == _TESTS]
     for spec in specs:
         plugin = resolve_spec(spec, folder)
         if plugin not in named and comes_with(spec, folder, str(home)):

@@ -78,7 +78,7 @@ def add_model_arguments(parser: ScriptParser, default: str = "", device: bool = 
     which.add_argument("--model", metavar="NAME", help=f"a trained model{note}, or the folder of a run")
     which.add_argument("--config-file", metavar="FILE", help="YAML of the model, instead of --model")
     parser.add_argument("--weights", metavar="W", help="checkpoint (default: the model's own, or MODEL.WEIGHTS)")
-    add_entry_argument(parser)
+    parser.add_argument("--entry", default="", metavar="NAME", help="entry of the checkpoint (default: the usual one)")
     if device:
         parser.add_argument("--device", metavar="D", help="auto, cpu, cuda or cuda:N (default: as the config says)")
     add_config_arguments(parser)
@@ -95,13 +95,6 @@ def chosen_model(args: argparse.Namespace) -> dict[str, Any]:
         "plugins": args.plugin,
         "entry": args.entry,
     }
-
-
-def add_entry_argument(parser: argparse.ArgumentParser) -> None:
-    """Add --entry."""
-    parser.add_argument(
-        "--entry", default="", metavar="NAME", help="entry of the file with the weights, such as ema (default: the usual)"
-    )
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:

@@ -205,7 +205,7 @@ def test_a_missing_file(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "an empty file$"),
+        (b"", "no file of weights .* it holds nothing$"),
         (b"not a checkpoint", "no file of weights"),
         (b"extra\n", "no file of weights"),
         (b"PK\x03\x04 cut short", "not a complete PyTorch file"),

@@ -61,11 +61,9 @@ def _content(file: BinaryIO, path: str) -> Any:
     file.seek(0)
     if start.startswith(_TORCH_STARTS):
         return read_torch_file(file, path)
-    if not start:
-        raise ValueError(f"{path}: an empty file")
     # Protocols from 2 on begin with this byte; 0 and 1 with the opening of a dict.
     if not start.startswith((b"\x80", b"(", b"}")):
-        held = kind_of_file(file.name) or f"{start[:8]!r} at its start"
+        held = kind_of_file(file.name) or (f"{start[:8]!r} at its start" if start else "nothing")
         raise ValueError(f"{path}: no file of weights (PyTorch, safetensors or a pickle); it holds {held}")
     return safe_unpickle(file, path)
 
@@ -107,8 +105,7 @@ def flatten(content: Mapping[str, Any], path: str, entry: str = "") -> dict[str,
     weights = {_WRAPPED.sub("", name): tensor for name, tensor in weights.items()}
     if all(name.startswith("module.") for name, tensor in weights.items() if tensor.dim()):
         weights = {name.removeprefix("module."): value for name, value in weights.items() if name.startswith("module.")}
-    text = _config_text(content)
-    return {**weights, CONFIG_TEXT: text} if text else weights
+    return weights | ({CONFIG_TEXT: text} if (text := _config_text(content)) else {})
 
 
 def weights_of(content: Mapping[str, Any], path: str, entry: str = "") -> dict[str, Tensor]:

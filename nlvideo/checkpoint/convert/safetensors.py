@@ -46,9 +46,8 @@ def read_safetensors(file: BinaryIO, path: str) -> dict[str, Tensor]:
 
 def _read_tensor(file: BinaryIO, entry: dict[str, Any], begin: int, left: int) -> Tensor:
     dtype, shape, place = _TYPES[entry["dtype"]], entry["shape"], entry["data_offsets"]
-    if not all(type(size) is int and size >= 0 for size in shape):
-        raise ValueError(f"a tensor of the shape {str(shape)[:80]}")
-    count = math.prod(shape) * dtype.itemsize
+    is_shape = all(type(size) is int and size >= 0 for size in shape)
+    count = math.prod(shape) * dtype.itemsize if is_shape else left + 1
     if place != [begin, begin + count] or count > left:
         raise ValueError(f"{count} bytes of a tensor at {str(place)[:80]}, expected from {begin}, with {left} left")
     tensor = torch.empty(shape, dtype=dtype)

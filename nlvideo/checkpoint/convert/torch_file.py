@@ -8,7 +8,6 @@ import errno
 import io
 import math
 import pickle
-import struct
 import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, BinaryIO
@@ -28,10 +27,6 @@ _STORAGES = {
     "ShortStorage": torch.int16, "CharStorage": torch.int8, "ByteStorage": torch.uint8, "BoolStorage": torch.bool,
     "ComplexFloatStorage": torch.complex64, "ComplexDoubleStorage": torch.complex128, "UntypedStorage": torch.uint8,
 }  # fmt: skip
-
-
-# As which a tensor with attributes is saved.
-_TENSORS = ("torch.Tensor", "torch.nn.parameter.Parameter")
 
 
 class _NoWeights(Exception):
@@ -60,10 +55,10 @@ class _TorchUnpickler(Unpickler):
             (utils, "_rebuild_tensor"): _tensor,
             (utils, "_rebuild_tensor_v2"): _tensor,
             (utils, "_rebuild_tensor_v3"): _tensor,
-            (utils, "_rebuild_parameter"): _first,
-            (utils, "_rebuild_parameter_with_state"): _first,
+            (utils, "_rebuild_parameter"): lambda data, *more: data,
+            (utils, "_rebuild_parameter_with_state"): lambda data, *more: data,
             ("torch._tensor", "_rebuild_from_type_v2"): _with_attributes,
-            ("torch", "Size"): _first,
+            ("torch", "Size"): lambda size: size,
         }
 
     def find_class(self, module: str, name: str) -> Any:
@@ -92,12 +87,8 @@ class _TorchUnpickler(Unpickler):
         return storage
 
 
-def _first(data: Any, *more: Any) -> Any:
-    return data
-
-
 def _with_attributes(function: Any, cls: Any, args: Any, *state: Any) -> Any:
-    is_tensor = isinstance(cls, Unbuilt) and cls.name in _TENSORS and function.call is _tensor
+    is_tensor = cls.name in ("torch.Tensor", "torch.nn.parameter.Parameter") and function.call is _tensor
     return _tensor(*args) if is_tensor else Unbuilt("a tensor of another class")
 
 
@@ -136,7 +127,7 @@ def read_torch_file(file: BinaryIO, path: str) -> Any:
         # Broken archives have places before the beginning of the file.
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise
-        is_damaged = isinstance(error, (zipfile.BadZipFile, EOFError, OSError, struct.error))
+        is_damaged = isinstance(error, (zipfile.BadZipFile, EOFError, OSError))
         reason = "it is cut short or damaged" if is_damaged else reason_of(error)
         raise ValueError(f"{path}: not a complete PyTorch file of tensors and plain types; {reason}") from error
     log_left_out(path, left_out)
@@ -165,9 +156,7 @@ def _read_archive(file: BinaryIO, size: int) -> tuple[Any, Iterable[str]]:
 
         if f"{root}byteorder" in names and archive.read(f"{root}byteorder") != b"little":
             raise _NoWeights("written on a machine of another byte order")
-        length = archive.getinfo(f"{root}data.pkl").file_size
-        if length > size:
-            raise EOFError("it is cut short")
+        length = min(size, archive.getinfo(f"{root}data.pkl").file_size)
         unpickler = _TorchUnpickler(io.BytesIO(read("data.pkl", length)), size, fill)
         return unpickler.load(), unpickler.left_out
 
@@ -182,18 +171,18 @@ def _kind_of_archive(names: Sequence[str]) -> str:
 
 def _read_row(file: BinaryIO, size: int) -> tuple[Any, Iterable[str]]:
     """Read the form before PyTorch 1.6: pickles of a number, a version, the machine, the object and the keys; storages."""
-    magic, _, machine = (Unpickler(file).load() for _ in range(3))
-    if magic != MAGIC or not machine.get("little_endian"):
+    _, _, machine = (Unpickler(file).load() for _ in range(3))
+    if not machine.get("little_endian"):
         raise _NoWeights("written on a machine of another byte order")
     waiting: dict[str, Tensor] = {}
     unpickler = _TorchUnpickler(file, size, waiting.__setitem__)
     content = unpickler.load()
     for key in Unpickler(file).load():
         data = waiting.pop(key)
-        if struct.unpack("<q", file.read(8)) != (len(data),) or file.readinto(_bytes_of(data)) != data.nbytes:
-            raise EOFError("it is cut short")
+        if int.from_bytes(file.read(8), "little") != len(data) or file.readinto(_bytes_of(data)) != data.nbytes:
+            raise EOFError
     if waiting:
-        raise EOFError("it is cut short")
+        raise EOFError
     return content, unpickler.left_out
 
 

@@ -40,7 +40,6 @@ class Unbuilt:
         """Remember the name, ``module.name``, and what it does where it is called; None: nothing."""
         self.call = call
         self.name = "".join(letter if letter.isprintable() else "?" for letter in name[:200])
-        #: what it stands for, once that is known
         self.value: Any = None
 
 
@@ -56,7 +55,7 @@ class _File:
     """A file that refuses to be read past its end, or in too many steps."""
 
     def __init__(self, file: BinaryIO, size: int) -> None:
-        self._file, self._size, self._reads = file, size, 0
+        self._file, self._size, self._reads, self.readline = file, size, 0, file.readline
 
     def read(self, count: int) -> bytes:
         """Like that of a file, but for a count that is not there."""
@@ -66,11 +65,6 @@ class _File:
         if count > self._size - self._file.tell():
             raise EOFError("it is cut short")
         return self._file.read(count)
-
-    def readline(self) -> bytes:
-        """Like that of a file."""
-        self.read(0)
-        return self._file.readline()
 
 
 class Unpickler(pickle._Unpickler):
@@ -84,7 +78,6 @@ class Unpickler(pickle._Unpickler):
         super().__init__(_File(file, size), encoding="latin1")
         # Of what is copied; a file that asks for one long text again and again runs out of it.
         self._budget = 4 * size + 2**20
-        #: names of what was left out
         self.left_out: dict[str, None] = {}
         self._calls = self._known_calls()
 
@@ -105,14 +98,15 @@ class Unpickler(pickle._Unpickler):
     def _known_calls(self) -> dict[tuple[str, str], Callable[..., Any]]:
         calls: dict[tuple[str, str], Callable[..., Any]] = {
             ("collections", "OrderedDict"): self._dict,
-            ("_codecs", "encode"): _encode,
+            # As protocol 2 has bytes, in the one encoding that Python writes there.
+            ("_codecs", "encode"): lambda text, encoding: text.encode("latin1"),
             ("builtins", "bytes"): bytes,
             ("__builtin__", "bytes"): bytes,
             ("numpy", "dtype"): _Dtype,
         }
         # NumPy moved its internals in version 2; files name either place.
         for core in ("numpy.core", "numpy._core"):
-            calls[f"{core}.multiarray", "_reconstruct"] = _unfilled_array
+            calls[f"{core}.multiarray", "_reconstruct"] = lambda cls, *shape_and_code: Unbuilt(cls.name)
             calls[f"{core}.multiarray", "scalar"] = _scalar
             calls[f"{core}.numeric", "_frombuffer"] = _array
         return calls
@@ -124,22 +118,19 @@ class Unpickler(pickle._Unpickler):
         return content
 
     def _reduce(self) -> None:
-        args = self.stack.pop()
-        function = self.stack.pop()
+        args, function = self.stack.pop(), self.stack.pop()
         if not isinstance(function, Unbuilt) or type(args) is not tuple:
             raise pickle.UnpicklingError(f"it calls {type(function).__name__} with {type(args).__name__}")
         self._spend(args)
         self.append(function.call(*args) if function.call else Unbuilt(function.name))
 
     def _new_object(self) -> None:
-        self.stack.pop()
-        cls = self.stack.pop()
+        _, cls = self.stack.pop(), self.stack.pop()
         self.append(Unbuilt(cls.name if isinstance(cls, Unbuilt) else type(cls).__name__))
 
     def _build(self) -> None:
         """Fill an array, or say the byte order of a type; what other objects are given is left out."""
-        state = self.stack.pop()
-        target = self.stack[-1]
+        state, target = self.stack.pop(), self.stack[-1]
         if isinstance(target, _Dtype):
             target.order = state[1]
         elif isinstance(target, Unbuilt) and target.name == _ARRAY:
@@ -152,7 +143,7 @@ class Unpickler(pickle._Unpickler):
 
     def _filled_dict(self) -> None:
         items = self.pop_mark()
-        self.append({})
+        self.append({})  # only now to the stack below the mark
         self._update(items)
 
     def _update(self, items: list[Any]) -> None:
@@ -177,11 +168,9 @@ class Unpickler(pickle._Unpickler):
 
     def _settled(self, value: Any) -> Any:
         """What stands for a value: an array that is complete; what is not built is noted."""
-        if not isinstance(value, Unbuilt):
-            return value
-        if value.value is None:
+        if isinstance(value, Unbuilt) and value.value is None:
             self.left_out[value.name] = None
-        return value if value.value is None else value.value
+        return value.value if isinstance(value, Unbuilt) and value.value is not None else value
 
     def _spend(self, values: Any) -> None:
         self._budget -= sum(len(value) for value in values if isinstance(value, (str, bytes, list, tuple, dict)))
@@ -232,17 +221,6 @@ def _measure(value: Any, seen: dict[int, tuple[int, int]], levels: int) -> tuple
     if count > _MAX_ITEMS or height > _MAX_DEPTH:
         raise pickle.UnpicklingError(f"its lists and dicts hold more than {_MAX_ITEMS:,} items or {_MAX_DEPTH} levels")
     return count, height
-
-
-def _encode(text: str, encoding: str) -> bytes:
-    # What protocol 2 of Python 3 asks for to rebuild bytes: only the one encoding that it writes.
-    if encoding not in ("latin1", "latin-1"):
-        raise pickle.UnpicklingError(f"bytes encoded as {encoding!r}, allowed: 'latin1'")
-    return text.encode("latin1")
-
-
-def _unfilled_array(cls: Any, *shape_and_code: Any) -> Unbuilt:
-    return Unbuilt(cls.name if isinstance(cls, Unbuilt) else _ARRAY)
 
 
 def _scalar(dtype: Any, raw: Any = b"") -> Any:

@@ -282,11 +282,6 @@ def test_files_with_any_damage_are_read_or_one_line():
                 assert str(error).startswith("w.pkl: not a ") and "\n" not in str(error)
 
 
-def test_bytes_of_another_codec():
-    with pytest.raises(ValueError, match="bytes encoded as 'rot13', allowed: 'latin1'"):
-        load(b"\x80\x02c_codecs\nencode\nX\x01\x00\x00\x00aX\x05\x00\x00\x00rot13\x86R.")
-
-
 def test_references_outside_of_the_file():
     with pytest.raises(ValueError, match="an object outside of the file, 'storage'"):
         load(b"\x80\x02X\x07\x00\x00\x00storageQ.")
