@@ -102,7 +102,7 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--plugin", action="append", default=[], metavar="P", help="project folder, module or entry point; repeatable"
     )
-    # Not REMAINDER: that would take the flags behind the first override for more overrides.
+    # Not REMAINDER: that would take the flags after the first override for more overrides.
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides of the config")
 
 
@@ -112,7 +112,7 @@ def run_script(
     """Parse the arguments, call ``main`` with them and exit: with 0, or with one line of what went wrong.
 
     Exit codes: 0 done, 2 a mistake in arguments, config or files, 1 a failed run, 130 stopped by a signal. Errors that
-    nobody foresaw keep their traceback.
+    were not foreseen keep their traceback.
     """
     never_fail_to_encode()
     try:

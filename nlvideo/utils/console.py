@@ -1,4 +1,4 @@
-"""What is printed: in any encoding, whatever names of files hold, and until nobody reads it."""
+"""What is printed: in any encoding, whatever names of files hold, and as long as something reads it."""
 
 import io
 import os
@@ -41,7 +41,7 @@ def never_fail_to_encode() -> None:
 
 
 def end_if_unread(error: BaseException | None = None) -> None:
-    """End this process as other programs end when nobody reads their output any more, as with ``| head``.
+    """End this process as other programs end when the reader of their output is gone, as with ``| head``.
 
     Args:
         error: that came up; None: the work is done, and what is left to print is printed here.

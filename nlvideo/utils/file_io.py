@@ -157,7 +157,7 @@ class WholeFile:
         _sync_folder(os.path.dirname(self.path))
 
     def discard(self) -> None:
-        """Leave nothing behind."""
+        """Remove the temporary file."""
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self.temporary)
         os.close(self._handle)

@@ -50,7 +50,7 @@ class _Formatter(logging.Formatter):
 
 class _Console(logging.StreamHandler):
     def handleError(self, record: logging.LogRecord) -> None:
-        """Where nobody reads the console any more, end; a run that saves first is asked to, as by a terminal that closes."""
+        """End where the reader of the console is gone; a run that saves first is asked to, as by a terminal that closes."""
         if not isinstance(sys.exc_info()[1], OSError):
             super().handleError(record)
         elif signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:

@@ -81,7 +81,7 @@ class TimeLimit:
         self._deadline = time.monotonic() + self.seconds
 
     def check(self) -> None:
-        """Called by the work between its steps: stop here if the time is up or nobody waits any more.
+        """Called by the work between its steps: stop here if the time is up or no one waits any more.
 
         Raises:
             TimeLimitExceeded: so it is.

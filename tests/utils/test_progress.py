@@ -1,4 +1,4 @@
-"""Progress bars where nobody watches, and where somebody does."""
+"""Progress bars in a file, and on a terminal."""
 
 import io
 import sys
