@@ -48,7 +48,7 @@ class _DatasetCatalog:
         self._functions: dict[str, Callable[[], Sequence[Record]]] = {}
 
     def register(self, name: str, func: Callable[[], Sequence[Record]]) -> None:
-        """Add a dataset. ``func`` is called without arguments, anew for every ``get``.
+        """Add a dataset. ``func`` is called without arguments, at every ``get``.
 
         Raises:
             LookupFailed: the name is taken.

@@ -13,7 +13,7 @@ def dataset_classes(names: Sequence[str]) -> list[str]:
     """Return the class names of the first dataset that names its classes; none where no dataset does.
 
     No video and no list of videos is read: what a dataset has noted in the ``MetadataCatalog`` counts, and for one that
-    nobody has read yet the file of names beside ``list:FILE`` and the folders in ``folder:DIR``, if they are there.
+    was not read yet the file of names beside ``list:FILE`` and the folders in ``folder:DIR``, if they are there.
 
     Args:
         names: datasets, e.g. those of DATASETS.TRAIN.

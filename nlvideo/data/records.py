@@ -1,4 +1,4 @@
-"""Datasets of millions of records: columns of arrays behind a ``Sequence`` of dicts.
+"""Datasets of millions of records: columns of arrays, used as a ``Sequence`` of dicts.
 
 A list of dicts takes about 500 bytes per record and is copied into each forked worker bit by bit, because merely
 reading a Python object writes its reference count; a spawned worker would copy it at once. ``CompactRecords`` hold a

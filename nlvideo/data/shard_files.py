@@ -157,7 +157,7 @@ def read_index(path: str) -> list[Entry] | None:
             given, size, samples = index["format"], index["bytes"], index["samples"]
             samples = [(video_id, offset, count, label, extras) for video_id, offset, count, label, extras in samples]
         except (ValueError, KeyError, TypeError, RecursionError):
-            raise ValueError(f"{name}: not the index of a shard; remove it or make it anew") from None
+            raise ValueError(f"{name}: not the index of a shard; remove it, or make it again") from None
     if given != _INDEX_FORMAT:
         raise ValueError(f"{name}: got the format {given!r}, allowed: {_INDEX_FORMAT}")
     if not is_remote(path) and os.path.getsize(path) != size:

@@ -129,7 +129,7 @@ def _look_into(path: str, facts: VideoFacts) -> None:
 
 
 def survey_dataset(records: Sequence[Record], num_workers: int, sample: int | None = None) -> tuple[Survey, bool]:
-    """Look at every file of a dataset, in several processes, behind a progress bar.
+    """Look at every file of a dataset, in several processes, with a progress bar.
 
     Args:
         records: the dataset; a file that several records share is looked at once.
