@@ -155,10 +155,14 @@ def _full_memory(error: BaseException, is_full: bool = False) -> OSError | None:
 def signals_blocked() -> Iterator[None]:
     """Start workers in this block, so that they outlive the signals that ask a run to stop.
 
-    Ctrl-C, a scheduler's SIGTERM and the SIGHUP of a terminal that closes reach every process of a run. The main process then finishes its iteration and
-    saves, for which it needs the workers; it ends them itself when it is done. What is blocked here stays blocked in
-    them from their first moment, and in the server that forks them, where there is one.
+    Ctrl-C, a scheduler's SIGTERM and the SIGHUP of a terminal that closes reach every process of a run. The main
+    process then finishes its iteration and saves, for which it needs the workers. It ends them itself when it is done.
+    What is blocked here stays blocked in them from their first moment, and in the server that forks them, where there
+    is one.
     """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
     # It unblocks both as it starts, which it would otherwise do in the middle of the block.
     resource_tracker.ensure_running()
     previous = signal.pthread_sigmask(signal.SIG_BLOCK, stop_signals())

@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import fcntl
 import functools
 import json
 import os
@@ -15,6 +14,8 @@ from urllib.parse import urlparse
 
 from iopath.common.file_io import HTTPURLHandler, get_cache_dir
 from iopath.common.file_io import PathManager as _PathManager
+
+from nlvideo.utils.file_lock import lock_file
 
 
 class _HTTPHandler(HTTPURLHandler):
@@ -178,7 +179,7 @@ def _open_locked(path: str) -> int:
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         with contextlib.suppress(OSError):  # a file system without locks
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            lock_file(handle, wait=True)
         # Before it was locked, somebody may have swept it, or given it its final name.
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(handle), os.stat(path)):
@@ -192,7 +193,7 @@ def _sweep(folder: str) -> None:
     with contextlib.suppress(OSError):
         for name in filter(_TEMPORARY.fullmatch, os.listdir(folder)):
             with contextlib.suppress(OSError), open(os.path.join(folder, name), "rb+") as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lock_file(file)
                 os.unlink(file.name)
 
 

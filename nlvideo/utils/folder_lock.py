@@ -2,12 +2,12 @@
 
 import datetime
 import errno
-import fcntl
 import logging
 import os
 import socket
 from typing import TextIO
 
+from nlvideo.utils.file_lock import lock_file
 from nlvideo.utils.invocations import command_line
 
 logger = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ def lock_folder(folder: str) -> str | None:
         return None
     file = open(path, "a+", encoding="utf8", errors="replace")
     try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock_file(file, inherited=False)
     except OSError as error:
         with file:
             if error.errno in (errno.EACCES, errno.EAGAIN):

@@ -17,6 +17,10 @@ def end_with_parent() -> None:
 
 
 def stop_signals() -> list[signal.Signals]:
-    """Return the signals that ask a run to stop: Ctrl-C, a scheduler's, and a terminal's that closes, but for `nohup`."""
+    """Return the signals that ask a run to stop: Ctrl-C, a scheduler's, and that of a terminal that closes.
+
+    Under ``nohup`` the last is ignored, and it does not exist on Windows.
+    """
     signals = [signal.SIGINT, signal.SIGTERM]
-    return signals if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else [*signals, signal.SIGHUP]
+    hangup = getattr(signal, "SIGHUP", None)
+    return signals if hangup is None or signal.getsignal(hangup) is signal.SIG_IGN else [*signals, hangup]

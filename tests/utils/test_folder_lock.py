@@ -47,9 +47,9 @@ def test_the_lock_is_that_of_one_living_process(tmp_path: Path) -> None:
 
 
 def test_a_file_system_without_locks_is_said(tmp_path: Path, monkeypatch, caplog) -> None:
-    def refuse(*arguments: object) -> None:
+    def refuse(*arguments: object, **options: object) -> None:
         raise OSError(37, "No locks available")
 
-    monkeypatch.setattr("nlvideo.utils.folder_lock.fcntl.lockf", refuse)
+    monkeypatch.setattr("nlvideo.utils.folder_lock.lock_file", refuse)
     assert lock_folder(str(tmp_path)) is None
     assert f"{tmp_path} cannot be locked" in caplog.text and "no two runs" in caplog.text

@@ -1,7 +1,6 @@
 """The folder that uploads pass through: private, swept while the page runs, gone when it ends."""
 
 import contextlib
-import fcntl
 import os
 import shutil
 import tempfile
@@ -11,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+from nlvideo.utils.file_lock import lock_file
 
 _PREFIX = "nlvideo_demo_"
 
@@ -34,7 +34,8 @@ class UploadFolder:
         # mkdtemp makes it readable for its owner alone.
         self._root = Path(tempfile.mkdtemp(prefix=_PREFIX)).resolve()
         self._lock_handle = os.open(self._root, os.O_RDONLY)
-        fcntl.flock(self._lock_handle, fcntl.LOCK_EX)
+        with contextlib.suppress(OSError):  # a file system without locks
+            lock_file(self._lock_handle, wait=True)
         self.path, self.kept = self._root / "uploads", self._root / "kept"
         self.path.mkdir(0o700)
         self.keep_sec = keep_sec
@@ -121,7 +122,7 @@ def _sweep_abandoned() -> None:
         with contextlib.suppress(OSError):
             handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY)
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lock_file(handle)
                 shutil.rmtree(path, ignore_errors=True)
             finally:
                 os.close(handle)
