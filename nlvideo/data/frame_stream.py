@@ -13,7 +13,7 @@ from nlvideo.data.decode_in_order import decode_in_order, open_stream
 from nlvideo.data.pixel_limits import PixelLimits
 from nlvideo.data.show_times import ShowTimes, stated_rates
 from nlvideo.data.upright import RgbConverter
-from nlvideo.data.video_errors import VideoDecodeError, unreadable
+from nlvideo.data.video_errors import READ_ERRORS, VideoDecodeError, unreadable
 from nlvideo.data.video_reader import VideoReader
 
 
@@ -104,7 +104,7 @@ class FrameStream:
             yield
         except FileNotFoundError:
             raise VideoDecodeError(self.path, "no such file") from None
-        except (av.FFmpegError, OSError) as error:
+        except READ_ERRORS as error:
             raise unreadable(self.path, error) from error
 
 

@@ -2,7 +2,12 @@
 
 import os
 
+import av
+
 from nlvideo.utils.file_kind import kind_of_file
+
+#: What reading a video may raise: PyAV has ValueError and others of Python's for values that it cannot make sense of.
+READ_ERRORS = (av.FFmpegError, OSError, ValueError, LookupError, ArithmeticError, MemoryError)
 
 
 class VideoDecodeError(RuntimeError):

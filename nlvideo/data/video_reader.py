@@ -15,7 +15,7 @@ import numpy as np
 from nlvideo.data.frame_decoder import FrameDecoder
 from nlvideo.data.pixel_limits import PixelLimits
 from nlvideo.data.upright import RgbConverter, orientation_of
-from nlvideo.data.video_errors import VideoDecodeError, unreadable
+from nlvideo.data.video_errors import READ_ERRORS, VideoDecodeError, unreadable
 from nlvideo.data.video_index import IndexCache, VideoIndex
 from nlvideo.utils.logger import log_once
 from nlvideo.utils.time_limit import TimeLimit, TimeLimitExceeded
@@ -276,8 +276,7 @@ class VideoReader:
         except (TimeLimitExceeded, av.error.ExitError):
             self._limit.give_up()
             raise VideoDecodeError(self.path, f"no progress in {self._timeout_sec:g} s, given up") from None
-        # PyAV raises ValueError and others of Python's for values in a file that it cannot make sense of.
-        except (av.FFmpegError, OSError, ValueError, LookupError, ArithmeticError, MemoryError) as error:
+        except READ_ERRORS as error:
             raise unreadable(self.path, error) from error
 
 
