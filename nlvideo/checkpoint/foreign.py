@@ -27,6 +27,7 @@ _FREE = (
     "MODEL.NONLOCAL.INIT_STD", "MODEL.NONLOCAL.ALGORITHM",
 )  # fmt: skip
 _ENABLED = "MODEL.NONLOCAL.ENABLED"
+_STEM = "backbone.stem.conv.weight"
 _NONLOCAL_NORM = "MODEL.NONLOCAL.NORM"
 
 
@@ -35,10 +36,10 @@ _PREFIXES = ("model.", "backbone.", "module.")
 
 
 def identify(flat: Mapping[str, Any], is_ours: Callable[[Mapping[str, Any]], bool]) -> tuple[str, Mapping[str, Any]]:
-    """Say whose names the weights of `read.flatten` have, also below a prefix; ValueError if several sources claim them.
+    """Say whose names the weights of `read.flatten` have, also below a prefix; ValueError if several claim them.
 
     Returns:
-        "nlvideo", a name in `SOURCES`, or "" for unknown names; and the weights, without the prefix and what has another.
+        "nlvideo", a name in `SOURCES`, or "" for unknown names; and the weights, without it and what has another.
     """
     candidates = [flat]
     for candidate in candidates:
@@ -53,9 +54,7 @@ def identify(flat: Mapping[str, Any], is_ours: Callable[[Mapping[str, Any]], boo
     return "", flat
 
 
-def convert_content(
-    content: Mapping[str, Any], path: str, source: str = "auto", entry: str = ""
-) -> tuple[str, Converted]:
+def convert_content(content: dict[str, Any], path: str, source: str = "auto", entry: str = "") -> tuple[str, Converted]:
     """Convert what a file holds, and add what a released file's name says; return the name of the source, too.
 
     Args:
@@ -72,10 +71,8 @@ def convert_content(
 
 def _convert(flat: Mapping[str, Any], path: str, source: str) -> tuple[str, Converted]:
     try:
-        if source == "auto":
-            source, flat = identify(flat, lambda names: False)
-        source = source or recognise(flat)
-        converted = convert(flat, source)
+        source, flat = identify(flat, lambda names: False) if source == "auto" else (source, flat)
+        converted = convert(flat, source or recognise(flat))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     if source == "caffe2":
@@ -113,7 +110,7 @@ def find_weights(
     if cfg is None:
         logger.warning("%s: no config to compare its settings with: %s", path, converted.overrides)
     else:
-        check_config(converted, cfg, path)
+        check_config(converted, cfg, path, current)
     return converted.weights, True
 
 
@@ -125,8 +122,8 @@ def origin_of(content: Mapping[str, Any], path: str) -> dict[str, dict[str, Any]
         raise ValueError(f"{path}: its entry {ORIGIN!r} does not say which network was converted") from error
 
 
-def check_config(converted: Converted, cfg: CfgNode, path: str) -> None:
-    """Refuse weights that another config than `cfg` belongs to.
+def check_config(converted: Converted, cfg: CfgNode, path: str, current: Mapping[str, Tensor] | None = None) -> None:
+    """Refuse weights that another config than `cfg` belongs to; `current` is the state dict of its model.
 
     Raises:
         ValueError: naming each key with its value in the file and in the config.
@@ -154,6 +151,10 @@ def check_config(converted: Converted, cfg: CfgNode, path: str) -> None:
             found.append(f"{key}: file {either}, config {cfg.value_at(key)!r}")
         else:
             logger.warning("%s does not say which %s it is for; it loads as %r", path, key, cfg.value_at(key))
+    kernels = [weights[_STEM].shape[-2:] for weights in (converted.weights, current or {}) if _STEM in weights]
+    if len(set(kernels)) == 2:
+        a, b = ("{} x {}".format(*kernel) for kernel in kernels)
+        found.append(f"MODEL.BACKBONE.STEM: file one of {a}, config {cfg.MODEL.BACKBONE.STEM!r}, which is of {b}")
     if found:
         raise ValueError(f"{path} is of another network than the config's: {'; '.join(found)}")
 

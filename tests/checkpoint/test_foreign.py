@@ -260,3 +260,14 @@ def test_a_damaged_memory_of_the_network_is_one_line(origin):
     content = {"model": model.state_dict(), "converted_from": origin}
     with pytest.raises(ValueError, match="w.pth: its entry 'converted_from' does not say which network was converted"):
         find_weights(content, "w.pth", model.state_dict(), cfg)
+
+
+def test_a_small_stem_is_named(tmp_path):
+    """Image networks have large first kernels: the key to change is said, with all the others."""
+    torch.save(torchvision.models.resnet18(weights=None).state_dict(), tmp_path / "r18.pth")
+    message = (
+        "MODEL.BACKBONE.DEPTH: file 18, config 10; MODEL.BACKBONE.WIDTH: file 1.0, config 0.125; "
+        "MODEL.BACKBONE.STEM: file one of 7 x 7, config 'small', which is of 3 x 3"
+    )
+    with pytest.raises(ValueError, match=re.escape(message)):
+        load(tmp_path / "r18.pth", "MODEL.BACKBONE.DEPTH", "10", "MODEL.BACKBONE.STEM", "small")

@@ -127,8 +127,8 @@ def read_torch_file(file: BinaryIO, path: str) -> Any:
         # Broken archives have places before the beginning of the file.
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise
-        is_damaged = isinstance(error, (zipfile.BadZipFile, EOFError, OSError))
-        reason = "it is cut short or damaged" if is_damaged else reason_of(error)
+        is_cut = isinstance(error, (zipfile.BadZipFile, EOFError, OSError))
+        reason = "it is cut short or damaged" if is_cut else reason_of(error)
         raise ValueError(f"{path}: not a complete PyTorch file of tensors and plain types; {reason}") from error
     log_left_out(path, left_out)
     return content

@@ -72,8 +72,7 @@ class Unpickler(pickle._Unpickler):
 
     def __init__(self, file: BinaryIO) -> None:
         """Prepare to read one pickle from here; text of Python 2 is read as latin1, as its arrays need."""
-        here = file.tell()
-        size = file.seek(0, 2)
+        here, size = file.tell(), file.seek(0, 2)
         file.seek(here)
         super().__init__(_File(file, size), encoding="latin1")
         # Of what is copied; a file that asks for one long text again and again runs out of it.
