@@ -89,6 +89,12 @@ def test_a_value_may_begin_with_a_dash() -> None:
     assert run("TOOL --text -1 --many").stdout.startswith(b"-1-1-1")
 
 
+def test_a_file_of_that_name_as_an_argument_is_hinted_at(tmp_path: Path) -> None:
+    (tmp_path / "-out").mkdir()
+    error = run(f"cd {tmp_path}; TOOL -out").stderr.splitlines()[0]
+    assert error == b"-c: unrecognized arguments: -out; for the file or folder write ./-out"
+
+
 def test_a_run_that_saves_first_is_asked_to_stop_when_the_console_is_gone(tmp_path: Path) -> None:
     got: list[int] = []
     before = signal.signal(signal.SIGHUP, lambda number, frame: got.append(number))
