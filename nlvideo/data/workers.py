@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from multiprocessing import queues, resource_tracker
 from typing import Any
 
@@ -142,9 +142,7 @@ def _full_memory(error: BaseException, is_full: bool = False) -> OSError | None:
     """The error for a full shared memory, if torch's is that: of a tensor that found no room, or a worker that died of it."""
     if not is_full and not re.search("</torch_.*No space left on device|out of shared memory", str(error)):
         return None
-    size = ""
-    with suppress(OSError):  # macOS has none
-        size = f" ({shutil.disk_usage('/dev/shm').total / 2**20:.0f} MiB)"
+    size = f" ({shutil.disk_usage('/dev/shm').total / 2**20:.0f} MiB)" if os.path.isdir("/dev/shm") else ""  # macOS has none
     return OSError(
         f"/dev/shm is full{size}: data workers hand over what they read in it. Make it larger"
         " (`docker run --shm-size 8g`), or set DATALOADER.NUM_WORKERS to 0"

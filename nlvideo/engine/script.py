@@ -43,8 +43,7 @@ class ScriptParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """End with exit code 2 and one line, like the mistakes that `run_script` meets."""
         dashed = next((word for word in sys.argv[1:] if word.startswith("-") and os.path.exists(word)), "")
-        hint = f"for the file or folder write ./{dashed}" if dashed else "--help says more"
-        self.exit(2, f"{self.prog}: {message}; {hint}\n")
+        self.exit(2, f"{self.prog}: {message}; {f'for the file or folder write ./{dashed}' if dashed else '--help says more'}\n")
 
 
 def default_argument_parser(description: str | None = None) -> argparse.ArgumentParser:

@@ -22,7 +22,6 @@ _KINDS = [
 ]
 # Containers of videos; what fails in such a file is not its kind.
 _VIDEO = rb".{4}(ftyp|moov|mdat|free|skip|wide)|RIFF|\x1a\x45\xdf\xa3|FLV|OggS|\x30\x26\xb2\x75|\0\0\0?\x01|\x47|.{4}\x47"
-_HEAD_BYTES = 4096
 _MP4_HEADER_BYTES = 2**20
 
 
@@ -40,7 +39,7 @@ def kind_of_file(path: str) -> str:
             tail = file.read()
     except (OSError, ValueError):
         return ""
-    start = head[:_HEAD_BYTES]
+    start = head[:4096]
     for pattern, kind in _KINDS:
         if re.match(pattern, start, re.DOTALL):
             return kind
