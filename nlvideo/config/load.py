@@ -29,7 +29,7 @@ def load_cfg(
         config_file: a YAML file, with ``_BASE_`` and ``PLUGINS`` where it needs them. None: the defaults.
         opts: overrides ``[KEY, VALUE, ...]``, the last word over the file.
         plugins: further plugins; relative paths start from the current folder. Those that come with the folder of a run
-            or of a packed model must be among them: what lies there is not imported because its ``config.yaml`` says so.
+            or of a packed model must be among them: what lies there is not imported for its ``config.yaml`` alone.
         import_plugins: False for a config that is only read: a plugin that is not loaded already is an error.
 
     Returns:
@@ -38,7 +38,7 @@ def load_cfg(
     Raises:
         FileNotFoundError: no such file; the message lists near matches.
         LookupFailed: an unknown key or plugin.
-        ValueError: a value of the wrong type, not allowed, or at odds with another key; a plugin that is not to be loaded.
+        ValueError: a value of the wrong type, not allowed, or at odds with another key; a plugin that may not load.
     """
     named = [resolve_spec(spec) for spec in plugins] if import_plugins else None
     content = _read(config_file, named) if config_file is not None else {}

@@ -140,8 +140,8 @@ def test_what_changes_nothing_is_not_asked_for(tool, msra, tmp_path, monkeypatch
     """The scale of a dot product."""
     from nlvideo.engine import conversion
 
-    def undecided(content, path, source):
-        _, converted = original(content, path, source)
+    def undecided(content, path, source, entry):
+        _, converted = original(content, path, source, entry)
         converted.undecided |= {"MODEL.NONLOCAL.PAIRWISE": ["dot_product", "gaussian"], "MODEL.NONLOCAL.SCALE": [False]}
         return "mmaction2", converted
 

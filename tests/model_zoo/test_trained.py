@@ -165,3 +165,13 @@ def test_a_folder_runs_no_code_of_its_own(tmp_path: Path) -> None:
     assert not (tmp_path / "was_run").exists()
     assert Predictor(config, WEIGHTS, plugins=[str(config.parent / "plugin_of_a_folder")]).classes
     assert (tmp_path / "was_run").exists()
+
+
+def test_an_entry_of_a_file_can_be_asked_for(tmp_path: Path) -> None:
+    model = torch.load(WEIGHTS, weights_only=True)["model"]
+    average = {name: torch.full_like(tensor, 2) for name, tensor in model.items()}
+    torch.save({"model": model, "average": average}, tmp_path / "both.pth")
+    usual = model_zoo.get("quickstart", tmp_path / "both.pth", "cpu").state_dict()
+    asked = Predictor("quickstart", tmp_path / "both.pth", "cpu", entry="average").model.state_dict()
+    assert torch.equal(usual["head.classifier.bias"], model["head.classifier.bias"])
+    assert asked["head.classifier.bias"].eq(2).all()

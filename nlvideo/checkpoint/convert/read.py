@@ -29,7 +29,7 @@ _TORCH_STARTS = (b"PK", pickle.dumps(MAGIC, protocol=2))
 
 
 def read_file(path: str) -> dict[str, Any]:
-    """Read a file, or an address that iopath reads, told by its content: of PyTorch, of safetensors, a pickle of arrays.
+    """Read a file, or an address that iopath reads, told by its content: PyTorch, safetensors, a pickle of arrays.
 
     Nothing in it is executed. A dict lacks what is neither a tensor, an array nor a plain type, and the log says so.
 
@@ -115,8 +115,8 @@ def weights_of(content: Mapping[str, Any], path: str, entry: str = "") -> dict[s
 
 def _numeric(values: Mapping[str, Any]) -> dict[str, Tensor]:
     # Arrays are in this machine's byte order, and share their memory: a file may name one of them many times.
-    arrays = {name: torch.from_numpy(value) for name, value in values.items() if isinstance(value, np.ndarray)}
-    return {str(name): arrays.get(name, value) for name, value in values.items() if isinstance(value, (Tensor, np.ndarray))}
+    values = {name: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for name, v in values.items()}
+    return {str(name): value for name, value in values.items() if isinstance(value, Tensor)}
 
 
 def _config_text(content: Mapping[str, Any]) -> str | None:

@@ -1,4 +1,4 @@
-"""Read ``.safetensors``: 8 bytes with the length of a header, the header in JSON, and the numbers one after the other."""
+"""Read ``.safetensors``: 8 bytes with the length of a header, the header in JSON, and the numbers in a row."""
 
 import json
 import math

@@ -1,7 +1,7 @@
 """Read what ``torch.save`` wrote, today's zip archives and the files from before PyTorch 1.6, building tensors only.
 
-``torch.load(weights_only=True)`` refuses a whole file for one object beside the weights, and before PyTorch 2.6 some files
-got past it.
+``torch.load(weights_only=True)`` refuses a whole file for one object beside the weights, and before PyTorch 2.6 some
+files got past it.
 """
 
 import errno
@@ -69,7 +69,7 @@ class _TorchUnpickler(Unpickler):
         return found if isinstance(found, torch.dtype) else super().find_class(module, name)
 
     def persistent_load(self, pid: Any) -> Unbuilt:
-        """Give a storage, the same for the same key; or a class, which files before PyTorch 1.6 keep with its source."""
+        """Give a storage, the same for the same key; or a class, which files before PyTorch 1.6 hold with its text."""
         kind, dtype, key, _, count = (*pid, None)[:5] if type(pid) is tuple and len(pid) >= 4 else [None] * 5
         if kind == "module" and isinstance(dtype, Unbuilt):
             return dtype
@@ -108,7 +108,7 @@ def _tensor(storage: Any, offset: Any, size: Any, stride: Any, requires_grad: An
 
 
 def read_torch_file(file: BinaryIO, path: str) -> Any:
-    """Read a file of ``torch.save`` onto the CPU: tensors and plain types. A dict lacks what is neither; the log says so.
+    """Read a file of ``torch.save`` onto the CPU: tensors and plain types. A dict lacks what is neither.
 
     Raises:
         ValueError: not such a file, a program, or cut short; in one line.
@@ -170,7 +170,7 @@ def _kind_of_archive(names: Sequence[str]) -> str:
 
 
 def _read_row(file: BinaryIO, size: int) -> tuple[Any, Iterable[str]]:
-    """Read the form before PyTorch 1.6: pickles of a number, a version, the machine, the object and the keys; storages."""
+    """Read the form before PyTorch 1.6: pickles of a number, a version, the machine, the object, the keys; storages."""
     _, _, machine = (Unpickler(file).load() for _ in range(3))
     if not machine.get("little_endian"):
         raise _NoWeights("written on a machine of another byte order")

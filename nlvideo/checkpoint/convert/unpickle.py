@@ -26,10 +26,10 @@ _NUMBERS = {np.dtype(code).str[1:] for code in "?bBhHiIlLqQefdFD"}
 _PLAIN_KEYS = (type(None), bool, int, float, str, bytes)
 _ARRAY = "numpy.ndarray"
 _KEPT = (
-    "proto persid binpersid none false true int binint binint1 binint2 long long1 long4 float binfloat string binstring"
-    " binbytes unicode binunicode binunicode8 binbytes8 short_binstring short_binbytes short_binunicode tuple empty_tuple"
-    " tuple1 tuple2 tuple3 list empty_list empty_dictionary global stack_global pop pop_mark dup get binget long_binget put"
-    " binput long_binput memoize mark stop"
+    "proto persid binpersid none false true int binint binint1 binint2 long long1 long4 float binfloat string"
+    " binstring binbytes unicode binunicode binunicode8 binbytes8 short_binstring short_binbytes short_binunicode"
+    " tuple empty_tuple tuple1 tuple2 tuple3 list empty_list empty_dictionary global stack_global pop pop_mark dup"
+    " get binget long_binget put binput long_binput memoize mark stop"
 ).split()
 
 
@@ -68,7 +68,7 @@ class _File:
 
 
 class Unpickler(pickle._Unpickler):
-    """Builds plain types and arrays. A subclass may know more names, and more kinds of objects outside of the pickle."""
+    """Builds plain types and arrays. A subclass may know more names, and more objects outside of the pickle."""
 
     def __init__(self, file: BinaryIO) -> None:
         """Prepare to read one pickle from here; text of Python 2 is read as latin1, as its arrays need."""
@@ -228,20 +228,21 @@ def _scalar(dtype: Any, raw: Any = b"") -> Any:
 
 
 def _array(raw: Any, dtype: Any, shape: Any, order: Any, *more: Any) -> np.ndarray | Unbuilt:
-    """An array of numbers, in memory of its own and in this machine's byte order; `Unbuilt` for one of anything else."""
+    """An array of numbers, in memory of its own and this machine's byte order; `Unbuilt` for one of other things."""
     if not isinstance(dtype, _Dtype) or dtype.code not in _NUMBERS or dtype.order not in ("<", ">", "|", "="):
         return Unbuilt(f"numpy.ndarray of {dtype.code if isinstance(dtype, _Dtype) else type(dtype).__name__}")
     kind = np.dtype(dtype.code).newbyteorder(dtype.order)
     raw = raw.encode("latin1") if isinstance(raw, str) else raw  # text of Python 2
     is_shape = type(shape) is tuple and all(type(size) is int and size >= 0 for size in shape)
-    if type(raw) is not bytes or not is_shape or math.prod(shape) * kind.itemsize != len(raw) or order not in ("C", "F"):
-        raise pickle.UnpicklingError(f"an array of {dtype.code} and the shape {str(shape)[:80]} in other bytes than its own")
+    is_whole = type(raw) is bytes and is_shape and math.prod(shape) * kind.itemsize == len(raw)
+    if not is_whole or order not in ("C", "F"):
+        raise pickle.UnpicklingError(f"an array of {dtype.code} and the shape {str(shape)[:80]} in other bytes")
     array = np.frombuffer(bytearray(raw), kind).reshape(shape, order=order)
     return array.astype(kind.newbyteorder("="), copy=False)
 
 
 def safe_unpickle(file: BinaryIO, path: str) -> Any:
-    """Read the first pickled object of a file: NumPy arrays and plain types. A dict lacks what is neither; the log says so.
+    """Read the first pickled object of a file: NumPy arrays and plain types. A dict lacks what is neither.
 
     Raises:
         ValueError: the file is cut short, or asks for what cannot be, or for more than its size; in one line.
