@@ -1,7 +1,6 @@
 """``ConstantRate``: when the frames of a video are shown that has no timestamps of its own."""
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 
@@ -23,10 +22,6 @@ class ConstantRate:
     # What the frames are, for the message.
     _frames_are = "images"
 
-    def get_frames(self, indices: Sequence[int], short_side: int | None = None) -> np.ndarray:
-        """Return frames by index: uint8 (T, H, W, 3); for the classes derived from this one."""
-        raise NotImplementedError
-
     def index_at(self, seconds: float) -> int:
         """Return the index of the first frame shown at or after ``seconds`` from the start of the video.
 
@@ -40,19 +35,6 @@ class ConstantRate:
             raise VideoDecodeError(self.path, f"seconds need the frame rate, and {carry}")
         # Seconds are rounded to some decimals: what is within a millionth of a frame is that frame.
         return min(self.num_frames, max(0, math.ceil(seconds * self.fps - 1e-6)))
-
-    def get_frames_at(self, seconds: Sequence[float], short_side: int | None = None) -> np.ndarray:
-        """Return the frames that are on the screen at some times; before the start the first, past the end the last.
-
-        Returns:
-            as ``get_frames``.
-
-        Raises:
-            VideoDecodeError: the frame rate is not known, or a wanted frame cannot be decoded.
-        """
-        # A millionth of a frame is not before it; see index_at.
-        ends = [self.index_at(time + 2e-6 / self.fps if self.fps else time) for time in seconds]
-        return self.get_frames([max(0, end - 1) for end in ends], short_side)
 
     @property
     def frame_seconds(self) -> np.ndarray:

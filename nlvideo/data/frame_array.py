@@ -39,22 +39,18 @@ class FrameArray(ConstantRate):
         self.num_frames, self.height, self.width = frames.shape[:3]
         self.frame_bytes = 3 * self.height * self.width
 
-    def get_frames(self, indices: Sequence[int], short_side: int | None = None) -> np.ndarray:
+    def get_frames(self, indices: Sequence[int]) -> np.ndarray:
         """Return frames by index, in the order given; an index may occur several times.
 
         Args:
             indices: of the frames.
-            short_side: allowed is None; only what is decoded is scaled on the way.
 
         Returns:
             uint8 (T, H, W, 3), RGB, a copy.
 
         Raises:
             IndexError: an index is outside ``[0, num_frames)``.
-            ValueError: a short side is given.
         """
-        if short_side:
-            raise ValueError(f"short_side: got {short_side}, allowed: None, as an array is not scaled here")
         rows_by_index(self.path, indices, self.num_frames)
         return self._frames[np.asarray(indices)]
 

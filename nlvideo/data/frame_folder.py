@@ -57,12 +57,11 @@ class FrameFolder(ConstantRate):
         if not self._names:
             raise VideoDecodeError(self.path, f"no frames in the folder ({', '.join(IMAGE_EXTENSIONS)})")
 
-    def get_frames(self, indices: Sequence[int], short_side: int | None = None) -> np.ndarray:
+    def get_frames(self, indices: Sequence[int]) -> np.ndarray:
         """Return frames by index, in the order given; an index may occur several times and is decoded once.
 
         Args:
             indices: of the frames.
-            short_side: scale frames to this short side, pixels, bilinearly. None: as they are.
 
         Returns:
             uint8 (T, H, W, 3), RGB.
@@ -73,7 +72,7 @@ class FrameFolder(ConstantRate):
         """
         frames = None
         for index, rows in rows_by_index(self.path, indices, self.num_frames).items():
-            image = self._decode(index, short_side)
+            image = self._decode(index)
             if frames is None:
                 self._pixels.check_clip(self.path, len(indices), *image.shape[:2])
                 frames = np.empty((len(indices), *image.shape), np.uint8)
@@ -120,16 +119,11 @@ class FrameFolder(ConstantRate):
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
-    def _decode(self, index: int, short_side: int | None = None) -> np.ndarray:
+    def _decode(self, index: int) -> np.ndarray:
         name = self._names[index]
         with self._errors(name), Image.open(os.path.join(self.path, name)) as image:
             self._pixels.check_frame(self.path, image.height, image.width)
-            image = _to_rgb(image)
-            if short_side:
-                size = [max(short_side, length * short_side // min(image.size)) for length in image.size]
-                self._pixels.check_frame(self.path, *size[::-1])
-                image = image.resize(size, Image.Resampling.BILINEAR)
-            return np.asarray(image)
+            return np.asarray(_to_rgb(image))
 
     def _get_size(self) -> tuple[int, int]:
         if self._size is None:

@@ -20,7 +20,7 @@ import torch
 
 from nlvideo.data.catalog import Record
 from nlvideo.data.string_block import StringBlock, append_hashes
-from nlvideo.utils.file_io import is_remote, join_path
+from nlvideo.utils.file_io import join_path
 
 
 class Labels:

@@ -46,14 +46,8 @@ class TorchCodecReader(VideoReader):
         self._video_decoder = load_video_decoder()
         super().__init__(path, timeout_sec, index_dir, pixels)
 
-    def get_frames(self, indices: Sequence[int], short_side: int | None = None) -> np.ndarray:
-        """Return frames by index, in the order given; see ``VideoReader``, also for what it raises.
-
-        Raises:
-            ValueError: a short side is given; only ``VideoReader`` scales.
-        """
-        if short_side:
-            raise ValueError(f"short_side: got {short_side}, allowed: None, as torchcodec does not scale here")
+    def get_frames(self, indices: Sequence[int]) -> np.ndarray:
+        """Return frames by index, in the order given; see ``VideoReader``, also for what it raises."""
         if not self._fits():
             return super().get_frames(indices)
         rows_by_index(self.path, indices, self.num_frames)

@@ -2,7 +2,7 @@
 
 import math
 import struct
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import av
 import numpy as np
@@ -44,14 +44,9 @@ class RgbConverter:
     def __init__(self) -> None:
         self._reformatter = VideoReformatter()
 
-    def __call__(self, frame: av.VideoFrame, **scaling: Any) -> np.ndarray:
-        """Return the pixels of a frame upright: uint8 (H, W, 3), a view.
-
-        Args:
-            frame: decoded.
-            scaling: ``width`` and ``height`` of the stored frame, and ``interpolation``, as PyAV's reformatter takes them.
-        """
+    def __call__(self, frame: av.VideoFrame) -> np.ndarray:
+        """Return the pixels of a decoded frame upright: uint8 (H, W, 3), a view."""
         orientation = orientation_of(frame)
-        rgb = self._reformatter.reformat(frame, format="rgb24", threads=1, **scaling)
+        rgb = self._reformatter.reformat(frame, format="rgb24", threads=1)
         lines = np.frombuffer(rgb.planes[0], np.uint8).reshape(-1, rgb.planes[0].line_size)
         return orientation.apply(lines[: rgb.height, : 3 * rgb.width].reshape(rgb.height, rgb.width, 3))

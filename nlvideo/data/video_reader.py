@@ -87,13 +87,11 @@ class VideoReader:
             advice = "DATALOADER.INDEX_DIR keeps what was found, so that it is done once"
             log_once(f"such videos are decoded when they are opened: {self._decoder.kind}; {advice}", logging.INFO)
 
-    def get_frames(self, indices: Sequence[int], short_side: int | None = None) -> np.ndarray:
+    def get_frames(self, indices: Sequence[int]) -> np.ndarray:
         """Return frames by index, in the order given; an index may occur several times.
 
         Args:
             indices: of the frames.
-            short_side: scale frames to this short side, pixels, bilinearly, while they are converted: faster than
-                afterwards, and not the same to the last bit. None: as they are.
 
         Returns:
             uint8 (T, H, W, 3), RGB, upright.
@@ -107,7 +105,7 @@ class VideoReader:
         def _read() -> np.ndarray:
             frames = None
             for index, frame in self._decoder.frames(sorted(rows)):
-                image = self._to_rgb(frame, short_side)
+                image = self._to_rgb(frame)
                 if frames is None:
                     self._pixels.check_clip(self.path, len(indices), *image.shape[:2])
                     frames = np.empty((len(indices), *image.shape), np.uint8)
@@ -127,21 +125,6 @@ class VideoReader:
         # Timestamps are rounded to the time base: half a tick decides no frame.
         ticks = Fraction(seconds).limit_denominator(10**6) / self._index.time_base - Fraction(1, 2)
         return int(np.searchsorted(self._index.times, math.ceil(ticks)))
-
-    def get_frames_at(self, seconds: Sequence[float], short_side: int | None = None) -> np.ndarray:
-        """Return the frames that are on the screen at some times, counted from the start of the video.
-
-        Before the start it is the first frame, and past the end the last.
-
-        Returns:
-            as ``get_frames``.
-
-        Raises:
-            VideoDecodeError: a wanted frame cannot be decoded.
-        """
-        # The frame on the screen is the one before the first that is shown later.
-        tick = float(self._index.time_base)
-        return self.get_frames([max(0, self.index_at(time + tick) - 1) for time in seconds], short_side)
 
     def check(self) -> None:
         """Decode the whole video, and compare a few frames by random access with what comes out.
@@ -247,16 +230,10 @@ class VideoReader:
         with contextlib.suppress(OSError):
             cache.save(self.path, replace(self._index, geometry=self._geometry), key)
 
-    def _to_rgb(self, frame: av.VideoFrame, short_side: int | None = None) -> np.ndarray:
-        width, height = frame.width, frame.height
-        if short_side:
-            # As torch's own resize rounds.
-            width, height = (max(short_side, length * short_side // min(width, height)) for length in (width, height))
-        self._pixels.check_frame(self.path, height, width)
-        options = {"width": width, "height": height, "interpolation": "BILINEAR"} if short_side else {}
-        image = self._converter(frame, **options)
-        if not short_side:
-            self._geometry = (*image.shape[:2], *orientation_of(frame))
+    def _to_rgb(self, frame: av.VideoFrame) -> np.ndarray:
+        self._pixels.check_frame(self.path, frame.height, frame.width)
+        image = self._converter(frame)
+        self._geometry = (*image.shape[:2], *orientation_of(frame))
         return image
 
     def _get_geometry(self) -> tuple[int, int, int, bool]:

@@ -68,7 +68,7 @@ def test_seconds_become_indices_as_in_a_video(tmp_path, make_frames, make_video)
         np.testing.assert_allclose(frames.frame_seconds, video.frame_seconds)
         assert frames.duration_sec == pytest.approx(video.duration_sec) == 2.0
         in_memory = FrameArray(frames.get_frames(range(20)), fps=10)
-        assert (in_memory.get_frames_at(seconds) == frames.get_frames_at(seconds)).all()
+        assert [in_memory.index_at(s) for s in seconds] == [video.index_at(s) for s in seconds]
         assert in_memory.duration_sec == 2.0
     assert FrameFolder(folder).duration_sec == 0.0 and not FrameFolder(folder).frame_seconds.any()
     with pytest.raises(VideoDecodeError, match="seconds need the frame rate, and images carry none: add 'fps'"):
@@ -135,14 +135,6 @@ def test_frames_of_different_sizes(tmp_path, make_frames):
 def test_a_file_is_opened_as_a_video(tmp_path, make_video):
     with open_video(make_video(tmp_path / "a.mp4", fps=10), fps=3) as video:
         assert isinstance(video, VideoReader) and video.fps == pytest.approx(10)
-
-
-def test_frames_at_times_and_scaled(tmp_path, make_frames, frame_index):
-    with FrameFolder(make_frames(tmp_path / "v", num_frames=20), fps=10) as video:
-        frames = video.get_frames_at([-1, 0, 0.1, 0.19, 1.9, 60])
-        assert [frame_index(frame) for frame in frames] == [0, 0, 1, 1, 19, 19]
-        small = video.get_frames([4, 7], short_side=16)
-        assert small.shape == (2, 16, 24, 3) and [frame_index(frame) for frame in small] == [4, 7]
 
 
 def test_sixteen_bits_keep_their_scale(tmp_path):

@@ -5,8 +5,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms import v2
+from torchvision.transforms import InterpolationMode, v2
 
 from nlvideo.data.rand_augment import MAX_MAGNITUDE, OPERATIONS, RandAugment
 

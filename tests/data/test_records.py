@@ -7,7 +7,14 @@ import numpy as np
 import pytest
 
 from nlvideo.data.records import (
-    ChainedRecords, Labels, SerializedRecords, TableRecords, chain_records, compact_records, id_hashes, labels_of,
+    ChainedRecords,
+    Labels,
+    SerializedRecords,
+    TableRecords,
+    chain_records,
+    compact_records,
+    id_hashes,
+    labels_of,
 )
 from nlvideo.data.string_block import StringBlock, append_hashes
 

@@ -135,10 +135,10 @@ def test_a_file_that_is_replaced_while_it_is_read(tmp_path, make_video, monkeypa
 def test_a_damaged_first_frame_costs_no_video(tmp_path, make_video, monkeypatch, frame_index):
     path, real = make_video(tmp_path / "a.mp4", num_frames=5), VideoReader.get_frames
 
-    def get_frames(self, indices, short_side=None):
+    def get_frames(self, indices):
         if 0 in indices:
             raise VideoDecodeError(path, "the first frame is damaged")
-        return real(self, indices, short_side)
+        return real(self, indices)
 
     monkeypatch.setattr(VideoReader, "get_frames", get_frames)
     for _ in range(2):  # without and with its index

@@ -17,7 +17,7 @@ from nlvideo.data import build_test_loader, build_train_loader, workers
 from nlvideo.data.clip_dataset import TestDataset, TrainDataset, collate_test, collate_train
 from nlvideo.data.loaders import TestLoader, TrainLoader
 from nlvideo.data.samplers import TrainingSampler
-from nlvideo.data.workers import WorkerDied, WorkerWatch, explained, begin_worker, signals_blocked
+from nlvideo.data.workers import WorkerDied, WorkerWatch, begin_worker, explained, signals_blocked
 
 RECORDS = [{"file_name": f"/{i}.mp4", "label": 0, "video_id": str(i)} for i in range(6)]
 

@@ -4,7 +4,13 @@ import os
 from pathlib import Path
 
 from nlvideo.data.datasets.annotations import (
-    AnnotationError, Sample, check_label, class_index, read_json, read_lines, read_table,
+    AnnotationError,
+    Sample,
+    check_label,
+    class_index,
+    read_json,
+    read_lines,
+    read_table,
 )
 from nlvideo.data.datasets.official import Files, OfficialFormat, register_format, single_file
 
