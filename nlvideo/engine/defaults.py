@@ -205,6 +205,8 @@ class DefaultTrainer(SimpleTrainer):
         cfg.SEED = int(np.random.SeedSequence([self.cfg.SEED, iteration]).generate_state(1)[0])
         # The statistics are for a test, whose clips are whole.
         cfg.SOLVER.MIX.MIXUP_ALPHA = cfg.SOLVER.MIX.CUTMIX_ALPHA = 0.0
+        # They were compared with the training data when training began.
+        cfg.DATASETS.TEST = []
         cfg.freeze()
         return self.build_train_loader(cfg, 0)
 

@@ -163,3 +163,10 @@ def test_precise_bn_sees_whole_clips(tiny_cfg: Callable[..., CfgNode]) -> None:
     trainer = DefaultTrainer(tiny_cfg("SOLVER.MIX.MIXUP_ALPHA", "0.8", "SOLVER.MIX.CUTMIX_ALPHA", "1.0"))
     assert next(trainer._build_precise_bn_loader(0))["label"].shape == (4,)
     assert next(trainer.build_train_loader(trainer.cfg, 0))["label"].shape == (4, 4)
+
+
+def test_precise_bn_does_not_check_the_test_sets_again(tiny_cfg: Callable[..., CfgNode]) -> None:
+    trainer = DefaultTrainer(tiny_cfg("DATASETS.TEST", "['list:gone.csv']"))
+    next(trainer._build_precise_bn_loader(0))
+    with pytest.raises(ValueError, match="DATASETS.TEST: list:gone.csv"):
+        trainer.build_train_loader(trainer.cfg, 0)
