@@ -151,8 +151,9 @@ class Settings(HookBase):
 
     def before_train(self) -> None:
         """Warn of every setting that the loaded checkpoint has with another value."""
-        loader = self.trainer.data_loader
-        self._now["training data"] = f"{loader.dataset_size} videos with fingerprint {loader.fingerprint}"
+        # A project's own loader need not have one.
+        if fingerprint := getattr(loader := self.trainer.data_loader, "fingerprint", ""):
+            self._now["training data"] = f"{loader.dataset_size} videos with fingerprint {fingerprint}"
         common = [key for key in self._now if key in self._saved and self._now[key] != self._saved[key]]
         changes = [f"{key} was {self._saved[key]!r} and is {self._now[key]!r}" for key in common]
         if changes:

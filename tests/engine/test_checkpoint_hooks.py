@@ -156,6 +156,16 @@ def test_other_settings_are_said_at_a_resume(
     assert caplog.text.count(" was ") == said.count(" was ")
 
 
+def test_a_loader_of_a_project_needs_no_fingerprint(caplog: pytest.LogCaptureFixture) -> None:
+    _resume_with({"settings": {"training data": "8 videos with fingerprint aa"}}, fingerprint="")
+    assert not caplog.records
+    hook, trainer = Settings(load_cfg(None)), Trainer()
+    trainer.data_loader = []
+    trainer.register_hooks([hook])
+    trainer.train(0, 0)
+    assert "training data" not in hook.state_dict()["settings"]
+
+
 def test_another_number_of_ranks_is_said(caplog: pytest.LogCaptureFixture) -> None:
     _resume_with({"settings": {"ranks": 2, "A.KEY.OF.AN.OLDER.VERSION": 1}})
     assert "ranks was 2 and is 1. The results" in caplog.text and "A.KEY" not in caplog.text
