@@ -67,6 +67,7 @@ class EarlierRun:
 def checkpoints_in(folder: Path) -> list[Path]:
     """Return the tag, if there is one, and the checkpoints of a run."""
     tag = folder / TAG
-    found = [tag, folder / Path(tag.read_text().strip()).name] if tag.is_file() else []
+    named = Path(tag.read_text().strip()).name if tag.is_file() else ""
+    found = [tag] * tag.is_file() + [folder / named] * bool(named)
     found += [path for name in ("[0-9]*", "best", "final") for path in sorted(folder.glob(f"model_{name}.pth"))]
     return list(dict.fromkeys(found))

@@ -316,6 +316,15 @@ def test_a_fresh_start_moves_what_is_there_when_it_saves(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["earlier_1", "last_checkpoint", "model_best.pth", "model_final.pth"]
 
 
+def test_an_earlier_run_whose_tag_is_empty_is_set_aside(tmp_path):
+    _Run(tmp_path).checkpointer.save("model_final")
+    (tmp_path / "last_checkpoint").write_text("\n")
+    run = _Run(tmp_path)
+    run.checkpointer.resume_or_load("", resume=False)
+    run.checkpointer.save("model_final")
+    assert sorted(os.listdir(tmp_path / "earlier_1")) == ["last_checkpoint", "model_final.pth"]
+
+
 def test_a_full_disk_leaves_the_earlier_run_in_place(tmp_path, monkeypatch):
     _Run(tmp_path).checkpointer.save("model_final", iteration=5)
 
