@@ -219,7 +219,7 @@ def frame_interval(record: Record, video: VideoReader | FrameFolder) -> tuple[in
     first = video.index_at(record["start_sec"]) if "start_sec" in record else 0
     end = video.index_at(record["end_sec"]) if "end_sec" in record else video.num_frames
     if first >= end:
-        last = f"{record['end_sec']} s" if "end_sec" in record else "the end"
-        interval = f"{record.get('start_sec', 0)} s to {last}"
+        last = f"{record['end_sec']:g} s" if "end_sec" in record else "the end"
+        interval = f"{record.get('start_sec', 0):g} s to {last}"
         raise VideoDecodeError(video.path, f"no frames from {interval} among {video.num_frames} at {video.fps:.4g} fps")
     return first, end

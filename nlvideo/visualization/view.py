@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 
 from nlvideo.config import CfgNode
-from nlvideo.data import VideoDecodeError, VideoMapper, VideoReader, augmentation, open_video
+from nlvideo.data import VideoMapper, VideoReader, augmentation, open_video
+from nlvideo.data.dataset_mapper import frame_interval
 from nlvideo.data.resized_frames import read_resized
 
 
@@ -80,11 +81,8 @@ def load_views(
 
 
 def _view(video: VideoReader, mapper: VideoMapper, start_sec: float | None, end_sec: float | None) -> View:
-    first = 0 if start_sec is None else video.index_at(start_sec)
-    end = video.num_frames if end_sec is None else video.index_at(end_sec)
-    if first >= end:
-        to = "the end" if end_sec is None else f"{end_sec:g} s"
-        raise VideoDecodeError(video.path, f"no frames from {start_sec or 0:g} s to {to}")
+    part = {"start_sec": start_sec, "end_sec": end_sec}
+    first, end = frame_interval({key: value for key, value in part.items() if value is not None}, video)
     indices = [first + index for index in mapper.clip_sampler(end - first, None)[0]]
     resized = read_resized(video, indices, mapper.short_side_range[0], mapper.pixels)
     original = (video.height, video.width)

@@ -84,7 +84,7 @@ def test_parts_that_hold_no_frame_are_bad(folder, call_tool):
     name, out = f"list:{folder}/spans.csv", f"{folder}/good.csv"
     status, shown, _ = call_tool("check_dataset", name, "--fix-list", out)
     assert status == 1 and f"{name}: 3 videos, 2 bad, fingerprint " in shown
-    assert "videos/run/a.mp4#2: no frames from 5.0 s to 6.0 s among 4 at 10 fps" in shown
+    assert "videos/run/a.mp4#2: no frames from 5 s to 6 s among 4 at 10 fps" in shown
     assert [(r["start_sec"], r["end_sec"]) for r in get_dataset(f"list:{out}")] == [(0.0, 0.2)]
     assert call_tool("check_dataset", f"list:{out}")[0] == 0
 
