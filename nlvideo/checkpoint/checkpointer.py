@@ -16,9 +16,10 @@ from nlvideo.checkpoint.convert.read import read_file, weights_of
 from nlvideo.checkpoint.earlier_run import TAG, EarlierRun, checkpoints_in
 from nlvideo.checkpoint.foreign import check_fit, find_weights
 from nlvideo.checkpoint.plain import first_not_finite, to_plain
-from nlvideo.checkpoint.weights import LoadReport, load_weights_into, some
+from nlvideo.checkpoint.weights import LoadReport, load_weights_into
 from nlvideo.config import CfgNode
 from nlvideo.utils import comm
+from nlvideo.utils.errors import some
 from nlvideo.utils.file_io import PathManager, atomic_write
 
 logger = logging.getLogger(__name__)

@@ -11,8 +11,9 @@ from nlvideo.checkpoint.convert import SOURCES, Converted, convert, recognise
 from nlvideo.checkpoint.convert.common import has_effect
 from nlvideo.checkpoint.convert.read import CONFIG_TEXT, flatten
 from nlvideo.checkpoint.convert.release import release_overrides, settle
-from nlvideo.checkpoint.weights import LoadReport, compare_weights, some
+from nlvideo.checkpoint.weights import LoadReport, compare_weights
 from nlvideo.config import CfgNode
+from nlvideo.utils.errors import some
 
 logger = logging.getLogger(__name__)
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
+from nlvideo.utils.errors import some
 from nlvideo.utils.logger import create_table
 
 # "backbone.res4.nl5.theta.weight": a tensor of the non-local block behind residual block 5 of res4.
@@ -75,12 +76,6 @@ def _rows(what: str, names: Sequence[str]) -> list[tuple[str, str, str]]:
         module, leaf = block.groups() if block else name.rpartition(".")[::2]
         groups.setdefault(module, []).append(leaf)
     return [(what, module, some(leaves)) for module, leaves in groups.items()]
-
-
-def some(names: Sequence[str], count: int = 4) -> str:
-    """Return the first names, and how many more there are."""
-    more = f" and {len(names) - count} more" if len(names) > count else ""
-    return ", ".join(names[:count]) + more
 
 
 def load_weights_into(model: nn.Module, weights: Mapping[str, Tensor], path: str) -> LoadReport:

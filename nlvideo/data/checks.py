@@ -13,10 +13,10 @@ from nlvideo.data.catalog import MetadataCatalog, Record
 from nlvideo.data.many_files import look_at_files
 from nlvideo.data.records import id_hashes, labels_of, span_labels_of
 from nlvideo.data.shard_files import split_member_path
+from nlvideo.utils.errors import some
 from nlvideo.utils.file_io import file_exists
 
 _logger = logging.getLogger(__name__)
-_NAMED = 3
 # Of a dataset as large as Kinetics-400 every file is looked for, of a larger one so many, evenly spread.
 MAX_ALL_CHECKED, NUM_CHECKED = 300_000, 50_000
 
@@ -71,9 +71,8 @@ def check_files(name: str, records: Sequence[Record]) -> None:
     look = functools.partial(_missing_file, name, records)
     missing = [path for path in look_at_files(look, indices, f"{name}: files") if path is not None]
     if missing:
-        some = ", ".join(missing[:_NAMED]) + (", ..." if len(missing) > _NAMED else "")
         of = f"{len(indices)} videos" if step == 1 else f"{len(indices)} videos looked for (there are {len(records)})"
-        raise ValueError(f"{name}: {len(missing)} of {of} do not exist: {some}")
+        raise ValueError(f"{name}: {len(missing)} of {of} do not exist: {some(missing)}")
 
 
 def _missing_file(name: str, records: Sequence[Record], index: int) -> str | None:

@@ -11,10 +11,9 @@ import numpy as np
 from nlvideo.data.catalog import Record
 from nlvideo.data.datasets.listed import read_classes
 from nlvideo.data.shard_files import OPTIONAL_KEYS, read_index, write_shard
+from nlvideo.utils.errors import some
 from nlvideo.utils.file_io import write_text
 from nlvideo.utils.progress import progress_bar
-
-_NAMED = 3
 
 
 @dataclass
@@ -77,8 +76,7 @@ def write_shards(
     if classes and os.path.exists(names) and read_classes(names) != list(classes):
         others.append(names)
     if others and not overwrite:
-        some = ", ".join(others[:_NAMED]) + (", ..." if len(others) > _NAMED else "")
-        raise ValueError(f"{len(others)} files exist and hold something else: {some}; --overwrite replaces them")
+        raise ValueError(f"{len(others)} files exist and hold something else: {some(others)}; --overwrite replaces them")
     os.makedirs(folder, exist_ok=True)
     if classes:
         write_text(names, "".join(f"{name}\n" for name in classes))

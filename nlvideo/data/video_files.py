@@ -4,6 +4,8 @@ import os
 from collections import defaultdict, deque
 from dataclasses import dataclass, field
 
+from nlvideo.utils.errors import some
+
 IMAGE_EXTENSIONS = (".jpeg", ".jpg", ".png")
 # What FFmpeg opens and programs and cameras write.
 VIDEO_EXTENSIONS = (
@@ -11,7 +13,6 @@ VIDEO_EXTENSIONS = (
     ".ivf", ".m2ts", ".m2v", ".m4v", ".mjpeg", ".mjpg", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".ogv",
     ".ts", ".vob", ".webm", ".wmv", ".y4m",
 )  # fmt: skip
-_NAMED = 3
 
 
 @dataclass
@@ -28,8 +29,7 @@ class FoundVideos:
 
     def describe(self) -> str:
         """Return what was left out, such as ``broken links: 1 (run/a.mp4)``; an empty text where nothing was."""
-        some = {why: ", ".join(paths[:_NAMED] + ["..."] * (len(paths) > _NAMED)) for why, paths in self.left_out.items()}
-        return "; ".join(f"{reason}: {len(paths)} ({some[reason]})" for reason, paths in self.left_out.items())
+        return "; ".join(f"{reason}: {len(paths)} ({some(paths)})" for reason, paths in self.left_out.items())
 
 
 def find_videos(root: str) -> FoundVideos:

@@ -14,10 +14,10 @@ from nlvideo.checkpoint.convert import Converted
 from nlvideo.checkpoint.convert.common import has_effect
 from nlvideo.checkpoint.convert.release import settle
 from nlvideo.checkpoint.foreign import ORIGIN, check_config, check_fit, convert_content, origin_of
-from nlvideo.checkpoint.weights import some
 from nlvideo.config import CfgNode, get_cfg, load_cfg
 from nlvideo.config.validate import validate
 from nlvideo.modeling import META_ARCH, inflate_2d_weights
+from nlvideo.utils.errors import some
 from nlvideo.utils.file_io import atomic_write
 from nlvideo.utils.logger import create_table
 

@@ -9,6 +9,7 @@ from nlvideo.engine.errors import TooManyFailedVideos
 from nlvideo.engine.hooks import total_over_ranks
 from nlvideo.engine.train_loop import HookBase
 from nlvideo.utils import comm
+from nlvideo.utils.errors import some
 from nlvideo.utils.file_io import write_json
 
 logger = logging.getLogger(__name__)
@@ -111,11 +112,9 @@ class FailureBudget(HookBase):
 
     def _message(self, saved: str) -> str:
         reasons = self._failed.reasons
-        listed = [f"{path} ({reason})" for path, reason in list(reasons.items())[: self.MAX_LISTED]]
-        if len(reasons) > self.MAX_LISTED:
-            listed.append(f"and {len(reasons) - self.MAX_LISTED} more")
+        listed = some([f"{path} ({reason})" for path, reason in reasons.items()], self.MAX_LISTED)
         way_on = f". The state is saved as {saved}; --resume with a larger fraction goes on" if saved else ""
         return (
             f"{len(reasons)} of {self._failed.num_videos} training videos could not be read, more than"
-            f" DATALOADER.MAX_FAILED_FRACTION = {self._max_fraction:g} allows: {', '.join(listed)}{way_on}"
+            f" DATALOADER.MAX_FAILED_FRACTION = {self._max_fraction:g} allows: {listed}{way_on}"
         )

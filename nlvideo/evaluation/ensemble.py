@@ -7,10 +7,9 @@ import numpy as np
 
 from nlvideo.evaluation.evaluator import EVALUATOR
 from nlvideo.evaluation.results_file import Results, VideoScores, is_usable
-from nlvideo.utils.errors import one_of
+from nlvideo.utils.errors import one_of, some
 
 AVERAGES = ("softmax", "logits")
-_NAMED = 3
 
 
 def average_scores(
@@ -144,15 +143,11 @@ def check_same_videos(parts: Sequence[Results], names: Sequence[str]) -> None:
                 raise ValueError(f"{where}: {what} {getattr(first, what)!r} and {getattr(part, what)!r}")
         theirs = {video.video_id: video.label for video in part.videos}
         differing = [key for key in labels if key in theirs and labels[key] != theirs[key]]
-        found = [
-            _some(f"only in {names[0]}", [key for key in labels if key not in theirs]),
-            _some(f"only in {name}", [key for key in theirs if key not in labels]),
-            _some("other labels", differing),
-        ]
-        if any(found):
-            raise ValueError(f"{where}: {'; '.join(filter(None, found))}")
-
-
-def _some(what: str, keys: Sequence[str]) -> str:
-    rest = ", ..." if len(keys) > _NAMED else ""
-    return f"{what}: {len(keys)} ({', '.join(keys[:_NAMED])}{rest})" if keys else ""
+        found = {
+            f"only in {names[0]}": [key for key in labels if key not in theirs],
+            f"only in {name}": [key for key in theirs if key not in labels],
+            "other labels": differing,
+        }
+        if any(found.values()):
+            texts = [f"{what}: {len(keys)} ({some(keys)})" for what, keys in found.items() if keys]
+            raise ValueError(f"{where}: {'; '.join(texts)}")

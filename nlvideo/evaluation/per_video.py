@@ -16,6 +16,7 @@ from nlvideo.evaluation.evaluator import Evaluator
 from nlvideo.evaluation.intervals import interval_text
 from nlvideo.evaluation.results_file import Results, VideoScores, is_usable, write_results
 from nlvideo.utils import comm
+from nlvideo.utils.errors import some
 from nlvideo.utils.file_io import PathManager
 from nlvideo.utils.logger import create_table
 
@@ -181,10 +182,8 @@ class PerVideoEvaluator(Evaluator):
         broken = [video.video_id for video in videos if video.scores is not None and not is_usable(video)]
         for names, what in ((failed, "could not be decoded"), (broken, "have scores that are not finite")):
             if names:
-                rest = f" and {len(names) - _MAX_LISTED} more" if len(names) > _MAX_LISTED else ""
-                share = f"{len(names)} of {len(videos)} videos"
-                listed = ", ".join(names[:_MAX_LISTED])
-                logger.warning("%s: %s %s and count as wrong: %s%s", self.dataset_name, share, what, listed, rest)
+                share, listed = f"{len(names)} of {len(videos)} videos", some(names, _MAX_LISTED)
+                logger.warning("%s: %s %s and count as wrong: %s", self.dataset_name, share, what, listed)
 
     def _write(self, videos: Sequence[VideoScores], metrics: dict[str, float], rows: list[dict[str, Any]]) -> None:
         folder = os.path.join(self.output_dir, "inference")

@@ -2,7 +2,7 @@
 
 import difflib
 import pickle
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class LookupFailed(KeyError):
@@ -22,6 +22,12 @@ def did_you_mean(name: str, candidates: Iterable[str]) -> str:
     """Return ``"did you mean 'a' or 'b'?"``, or an empty string where nothing resembles ``name``."""
     matches = close_matches(name, candidates)
     return f"did you mean {' or '.join(repr(match) for match in matches)}?" if matches else ""
+
+
+def some(names: Sequence[str], count: int = 4) -> str:
+    """Return the first names, and how many more there are."""
+    more = f" and {len(names) - count} more" if len(names) > count else ""
+    return ", ".join(names[:count]) + more
 
 
 def one_of(what: str, given: object, allowed: Iterable[object]) -> ValueError:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from nlvideo.checkpoint import Checkpointer, read_file, weights_of
-from nlvideo.checkpoint.weights import load_weights_into, some
+from nlvideo.checkpoint.weights import load_weights_into
 from nlvideo.modeling.backbone.inflate import inflate_2d_weights
 
 
@@ -263,8 +263,3 @@ def test_a_file_without_weights(tmp_path):
         weights_of(content, "w.pth", "average")
     with pytest.raises(ValueError, match="expected a dict, got list"):
         read_file(_save(tmp_path, [1, 2]))
-
-
-def test_some_names():
-    assert some(["a", "b"]) == "a, b"
-    assert some(list("abcdef")) == "a, b, c, d and 2 more"

@@ -34,7 +34,7 @@ def make_records(labels, folder="/videos"):
         ([0, "run"], False, "mine: a label is 'run', allowed: an integer of 32 bits"),
         ([[0, 2**40]], True, r"mine: a label is \[0, 1099511627776\], allowed: an integer of 32 bits"),
         ([[], []], True, "mine: no video has a label, allowed: at least one"),
-        ([0, 1, 2, 0, 1], False, "mine: 5 of 5 videos do not exist: /videos/0.mp4, /videos/1.mp4, /videos/2.mp4, ..."),
+        ([0, 1, 2, 0, 1], False, "mine: 5 of 5 videos do not exist: /videos/0.mp4, /videos/1.mp4, /videos/2.mp4, /videos/3.mp4 and 1 more"),
     ],
 )
 def test_errors(labels, multi_label, message):

@@ -95,7 +95,7 @@ def test_too_many_failed_videos_stop_the_run() -> None:
 def test_a_long_list_of_failures_is_cut() -> None:
     failed = FailedVideos()
     failures = {0: [(f"{i}.mp4", "x") for i in range(25)]}
-    with pytest.raises(TooManyFailedVideos, match="19.mp4 .x., and 5 more$"):
+    with pytest.raises(TooManyFailedVideos, match="19.mp4 .x. and 5 more$"):
         _run(failed, FailureBudget(failed, 0.0), failures=failures)
 
 

@@ -96,7 +96,7 @@ def test_a_video_that_one_model_failed_on_is_averaged_over_the_others():
     [
         (_results(A[:2]), "only in one: 1 (v2)"),
         (_results(A + A), "only in two: 3 (v3, v4, v5)"),
-        (_results(A + A + A), "only in two: 6 (v3, v4, v5, ...)"),
+        (_results(A + A + A), "only in two: 6 (v3, v4, v5, v6 and 2 more)"),
         (_results(A, labels=[0, 2, 1]), "other labels: 2 (v1, v2)"),
         (_results(A[:2], labels=[1, 1]), "only in one: 1 (v2); other labels: 1 (v0)"),
         (_results(A, num_classes=4), "num_classes 3 and 4"),

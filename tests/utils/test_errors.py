@@ -4,7 +4,7 @@ import pickle
 
 import pytest
 
-from nlvideo.utils.errors import LookupFailed, close_matches, did_you_mean, one_of, portable
+from nlvideo.utils.errors import LookupFailed, close_matches, did_you_mean, one_of, portable, some
 
 
 def test_lookup_failed_is_a_key_error_that_prints_without_quotes():
@@ -42,6 +42,11 @@ def test_one_of_names_key_value_and_allowed():
     error = one_of("attend", "everywhere", ["space", "time"])
     assert isinstance(error, ValueError)
     assert str(error) == "attend: got 'everywhere', allowed: 'space', 'time'"
+
+
+def test_some_names():
+    assert some(["a", "b"]) == "a, b"
+    assert some(list("abcdef")) == "a, b, c, d and 2 more"
 
 
 class _NeedsTwo(ValueError):

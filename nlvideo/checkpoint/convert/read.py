@@ -15,7 +15,7 @@ from torch import Tensor
 from nlvideo.checkpoint.convert.safetensors import is_safetensors, read_safetensors
 from nlvideo.checkpoint.convert.torch_file import MAGIC, read_torch_file
 from nlvideo.checkpoint.convert.unpickle import Unbuilt, safe_unpickle
-from nlvideo.checkpoint.weights import some
+from nlvideo.utils.errors import some
 from nlvideo.utils.file_io import PathManager
 from nlvideo.utils.file_kind import kind_of_file
 

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from nlvideo.checkpoint.weights import some
+from nlvideo.utils.errors import some
 
 logger = logging.getLogger(__name__)
 

@@ -11,9 +11,8 @@ from pathlib import Path
 from nlvideo.data.catalog import DatasetCatalog, MetadataCatalog, Record
 from nlvideo.data.datasets.annotations import AnnotationError, Sample, check_unique
 from nlvideo.data.video_files import VIDEO_EXTENSIONS
-from nlvideo.utils.errors import LookupFailed, did_you_mean
+from nlvideo.utils.errors import LookupFailed, did_you_mean, some
 
-_NAMED = 3
 # Folders between the folder of videos and a video, as in train/<class>/<video>.
 _MAX_DEPTH = 3
 
@@ -139,9 +138,8 @@ def load_official(spec: OfficialFormat, split: str) -> list[Record]:
 
 def describe_missing(name: str, found: Split, videos: Path) -> str:
     """Return how many videos are missing, with the first few of them."""
-    some = ", ".join(found.missing[:_NAMED]) + (", ..." if len(found.missing) > _NAMED else "")
     count = f"{len(found.missing)} of {len(found.records) + len(found.missing)} videos"
-    return f"{name}: {count} ({found.missing_fraction:.1%}) are not in {videos}: {some}"
+    return f"{name}: {count} ({found.missing_fraction:.1%}) are not in {videos}: {some(found.missing)}"
 
 
 def find_annotations(spec: OfficialFormat, paths: Sequence[Path]) -> Files:
@@ -178,10 +176,10 @@ def single_file(spec: OfficialFormat, files: Files, role: str) -> Path:
     found = files.get(role, [])
     wanted = f"{spec.name}: expected one annotation file {' or '.join(spec.files[role])}"
     if not found:
-        others = ", ".join(path.name for paths in files.values() for path in paths[:_NAMED])
+        others = some([path.name for paths in files.values() for path in paths])
         raise AnnotationError(f"{wanted} ({role}), found none{f' beside {others}' if others else ''}")
     if len(found) > 1:
-        raise AnnotationError(f"{wanted} ({role}), found {', '.join(map(str, found[:_NAMED]))}")
+        raise AnnotationError(f"{wanted} ({role}), found {some(list(map(str, found)))}")
     return found[0]
 
 
@@ -202,9 +200,9 @@ def read_split(spec: OfficialFormat, split: str, files: Files, videos: Path) -> 
         raise ValueError(f"{spec.name}: there is no folder {videos}")
     samples, classes = spec.read(spec, split, files)
     if len(classes) != spec.num_classes:
-        named = sorted({str(path) for paths in files.values() for path in paths})[:_NAMED]
+        named = some(sorted({str(path) for paths in files.values() for path in paths}))
         raise AnnotationError(
-            f"{spec.name}: {spec.title} has {spec.num_classes} classes, {len(classes)} are named in {', '.join(named)};"
+            f"{spec.name}: {spec.title} has {spec.num_classes} classes, {len(classes)} are named in {named};"
             " a part of it, or another dataset, is read with 'list:FILE'"
         )
     samples, repeated = check_unique(samples)

@@ -11,11 +11,11 @@ from nlvideo.data.datasets.listed import read_classes
 from nlvideo.data.records import ChainedRecords, CompactRecords, Labels, SerializedRecords
 from nlvideo.data.shard_files import expand_pattern, member_path, read_index, scan_shard
 from nlvideo.data.string_block import StringBlock
+from nlvideo.utils.errors import some
 from nlvideo.utils.file_io import absolute_path, fetch_file, file_exists, is_remote
 from nlvideo.utils.progress import progress_bar
 
 _logger = logging.getLogger(__name__)
-_NAMED = 3
 
 
 class ShardRecords(CompactRecords):
@@ -75,8 +75,7 @@ def load_shards(name: str) -> ShardRecords:
     """
     shards = [absolute_path(path) for path in expand_pattern(name.removeprefix("wds:"))]
     if missing := [path for path in shards if not (file_exists(path) if is_remote(path) else fetch_file(path))]:
-        some = ", ".join(missing[:_NAMED]) + (", ..." if len(missing) > _NAMED else "")
-        raise ValueError(f"{name}: {len(missing)} of {len(shards)} shards do not exist: {some}")
+        raise ValueError(f"{name}: {len(missing)} of {len(shards)} shards do not exist: {some(missing)}")
     ids, places, labels, extras, num_scanned = [], [], [], [], 0
     for shard in progress_bar(shards, desc="shards", delay=5, leave=False):
         entries = read_index(shard)
