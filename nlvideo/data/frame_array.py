@@ -6,9 +6,10 @@ import numpy as np
 
 from nlvideo.data.constant_rate import ConstantRate
 from nlvideo.data.video_reader import rows_by_index
+from nlvideo.utils.closing import Closing
 
 
-class FrameArray(ConstantRate):
+class FrameArray(ConstantRate, Closing):
     """The frames of an array by their index.
 
     Args:
@@ -56,12 +57,3 @@ class FrameArray(ConstantRate):
 
     def check(self) -> None:
         """Do nothing: there is nothing to decode."""
-
-    def close(self) -> None:
-        """Do nothing: the array is the caller's."""
-
-    def __enter__(self) -> "FrameArray":
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.close()

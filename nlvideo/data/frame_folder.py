@@ -16,6 +16,7 @@ from nlvideo.data.sliding_window import Window
 from nlvideo.data.torchcodec_reader import TorchCodecReader
 from nlvideo.data.video_files import IMAGE_EXTENSIONS
 from nlvideo.data.video_reader import DEFAULT_TIMEOUT_SEC, VideoDecodeError, VideoReader, rows_by_index
+from nlvideo.utils.closing import Closing
 from nlvideo.utils.errors import one_of
 
 # What can read the files: the values of DATALOADER.READER.
@@ -24,7 +25,7 @@ READERS = {"pyav": VideoReader, "torchcodec": TorchCodecReader}
 _SIDEWAYS = (5, 6, 7, 8)
 
 
-class FrameFolder(ConstantRate):
+class FrameFolder(ConstantRate, Closing):
     """Random access to the frames of a video that was extracted into a folder, one JPEG or PNG for each frame.
 
     Frame k is the k-th image in natural order (``2.jpg`` before ``10.jpg``): names may count from 0 or 1 and may or may
@@ -109,15 +110,6 @@ class FrameFolder(ConstantRate):
             return 3 * self.height * self.width
         except VideoDecodeError:
             return 0
-
-    def close(self) -> None:
-        """Do nothing: no file stays open."""
-
-    def __enter__(self) -> "FrameFolder":
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.close()
 
     def _decode(self, index: int) -> np.ndarray:
         name = self._names[index]

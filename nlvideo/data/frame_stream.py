@@ -15,6 +15,7 @@ from nlvideo.data.show_times import ShowTimes, stated_rates
 from nlvideo.data.upright import RgbConverter
 from nlvideo.data.video_errors import READ_ERRORS, VideoDecodeError, unreadable
 from nlvideo.data.video_reader import VideoReader
+from nlvideo.utils.closing import Closing
 
 
 class StreamFrame:
@@ -38,7 +39,7 @@ class StreamFrame:
         return self._converter(self._frame)
 
 
-class FrameStream:
+class FrameStream(Closing):
     """The frames of a file or of a camera in the order they are shown; a context manager, to be iterated once.
 
     A video of any length, and one without end, takes the memory of a few frames. Frames and times are those of
@@ -90,12 +91,6 @@ class FrameStream:
         if self._container is not None:
             self._container.close()
             self._container = None
-
-    def __enter__(self) -> "FrameStream":
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.close()
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:

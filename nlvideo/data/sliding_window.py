@@ -12,10 +12,11 @@ import numpy as np
 
 from nlvideo.data.frame_stream import FrameStream, StreamFrame
 from nlvideo.data.video_reader import VideoDecodeError, rows_by_index
+from nlvideo.utils.closing import Closing
 
 
 @dataclass(frozen=True)
-class Window:
+class Window(Closing):
     """A part of a stream, with the interface of ``VideoReader``; only frames that are asked for are converted.
 
     Attributes:
@@ -63,15 +64,6 @@ class Window:
         # Half a millionth of a second decides no frame.
         moment = self.start_sec + seconds - 5e-7
         return bisect.bisect_left(self.frames, moment, key=lambda frame: float(frame.seconds))
-
-    def close(self) -> None:
-        """Do nothing: the stream stays open."""
-
-    def __enter__(self) -> "Window":
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.close()
 
 
 def slide(stream: FrameStream, window_sec: float, stride_sec: float) -> Iterator[Window]:

@@ -17,6 +17,7 @@ from nlvideo.data.pixel_limits import PixelLimits
 from nlvideo.data.upright import RgbConverter, orientation_of
 from nlvideo.data.video_errors import READ_ERRORS, VideoDecodeError, unreadable
 from nlvideo.data.video_index import IndexCache, VideoIndex
+from nlvideo.utils.closing import Closing
 from nlvideo.utils.logger import log_once
 from nlvideo.utils.time_limit import TimeLimit, TimeLimitExceeded
 
@@ -28,7 +29,7 @@ DEFAULT_TIMEOUT_SEC = 60.0
 Result = TypeVar("Result")
 
 
-class VideoReader:
+class VideoReader(Closing):
     """Random access to the frames of one video, exact to the frame; a context manager that always closes the file.
 
     Frame k is frame k of a decode from the start, to the byte. Opening reads the packets without decoding them, or their
@@ -194,12 +195,6 @@ class VideoReader:
         """Close the file; may be called more than once."""
         if not self._limit.abandoned:
             self._decoder.close()
-
-    def __enter__(self) -> "VideoReader":
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.close()
 
     def _open(self, index: VideoIndex | None, check: bool = False) -> None:
         self._pid = os.getpid()

@@ -10,12 +10,13 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+from nlvideo.utils.closing import Closing
 from nlvideo.utils.file_lock import lock_file
 
 _PREFIX = "nlvideo_demo_"
 
 
-class UploadFolder:
+class UploadFolder(Closing):
     """A private temporary folder; a context manager that deletes it with all that is in it.
 
     A request deletes the file it was about, whatever becomes of it (``deleted_afterwards``). What no request ever asks
@@ -45,12 +46,6 @@ class UploadFolder:
         self._lock = threading.Lock()
         self._sweeper = threading.Thread(target=self._sweep_on, args=(sweep_every_sec,), daemon=True)
         self._sweeper.start()
-
-    def __enter__(self) -> "UploadFolder":
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.close()
 
     def close(self) -> None:
         """Delete the folder; may be called more than once."""
