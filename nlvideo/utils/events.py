@@ -84,10 +84,6 @@ class EventStorage:
             raise LookupFailed(f"no scalar {name!r} was recorded. {did_you_mean(name, self._histories)}".rstrip())
         return self._histories[name]
 
-    def histories(self) -> dict[str, History]:
-        """Return all histories by name."""
-        return dict(self._histories)
-
     def latest(self) -> dict[str, tuple[float, int]]:
         """Return the last value of each scalar and its iteration."""
         return {name: history.values()[-1] for name, history in self._histories.items()}

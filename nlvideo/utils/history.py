@@ -47,16 +47,9 @@ class History:
 
     def median(self, window: int) -> float:
         """Return the median of the last ``window`` values."""
-        return float(statistics.median(self._window(window)))
-
-    def avg(self, window: int) -> float:
-        """Return the mean of the last ``window`` values."""
-        return statistics.fmean(self._window(window))
-
-    def _window(self, window: int) -> list[float]:
         if not 1 <= window <= HISTORY_LENGTH:
             raise ValueError(f"window: got {window}, allowed: 1 to {HISTORY_LENGTH}")
-        return [value for value, _ in self.values()[-window:]]
+        return float(statistics.median(value for value, _ in self.values()[-window:]))
 
     def _flush(self) -> None:
         if not self._pending:

@@ -1,4 +1,4 @@
-"""Logging set-up of a run, messages that do not repeat, and tables."""
+"""Logging set-up of a run, messages that do not repeat, tables, and lengths of time."""
 
 import logging
 import os
@@ -91,3 +91,13 @@ def create_table(content: dict[str, Any] | Sequence[dict[str, Any]]) -> str:
         cells = {name: f"{value:.4g}" if isinstance(value, float) else value for name, value in content.items()}
         return tabulate(cells.items(), tablefmt="simple")
     return tabulate([dict(row) for row in content], headers="keys", tablefmt="simple", floatfmt=".4g")
+
+
+def format_seconds(seconds: float) -> str:
+    """Return a length of time in the two units that matter: "0.8 s", "2 min", "2 min 5 s", "3 h 20 min"."""
+    whole = round(seconds)
+    for size, large, small, unit in ((86400, "d", "h", 3600), (3600, "h", "min", 60), (60, "min", "s", 1)):
+        if whole >= size:
+            rest = whole % size // unit
+            return f"{whole // size} {large}" + (f" {rest} {small}" if rest else "")
+    return f"{seconds:.3g} s"

@@ -153,7 +153,7 @@ def _longer_map(
         on_meta = without_norms(copy.deepcopy(model).to("meta"))
         for residual in nonlocal_modules(on_meta).values():
             # They keep the shape, and take their time over many positions even where nothing is computed.
-            residual.forward = _as_it_is
+            residual.forward = nn.Identity().forward
         channels, *clip = video.shape
         longer = torch.empty(channels, *(length + _LONGER for length in clip), dtype=video.dtype, device="meta")
         there = on_meta.get_submodule(name)
@@ -161,10 +161,6 @@ def _longer_map(
     except Exception:  # Whatever another's network raises, it does not take a longer clip.
         return None
     return None if x is None else _size(x)
-
-
-def _as_it_is(x: torch.Tensor) -> torch.Tensor:
-    return x
 
 
 def _network_input(

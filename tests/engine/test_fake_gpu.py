@@ -226,7 +226,7 @@ def test_training(optimizer: str, mix: str, amp: str, model_cfg: Callable[..., C
             ema.load_state_dict(model.state_dict())
         state = [value for state in trainer.optimizer.state.values() for value in state.values()]
         assert _devices([*model.state_dict().values(), *ema.state_dict().values(), *state]) == {"cuda"}
-        assert {"total_loss", "loss_cls", "top1", "grad_norm"} <= trainer.storage.histories().keys()
+        assert {"total_loss", "loss_cls", "top1", "grad_norm"} <= trainer.storage.latest().keys()
         assert trainer.storage.smoothed(2)["total_loss"] == (1.0, 1)
 
 

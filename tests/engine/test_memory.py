@@ -23,7 +23,7 @@ def _put(hook: PeakMemory, iterations: range, last: int) -> dict[str, list[tuple
             # Trainers know a hook's trainer as an attribute.
             hook.trainer = SimpleNamespace(iter=i, is_last_step=i == last, storage=storage)
             hook.after_step()
-        return {name: history.values() for name, history in storage.histories().items()}
+        return {name: storage.history(name).values() for name in storage.latest()}
 
 
 def test_it_is_looked_at_when_a_line_is_due_and_at_the_end() -> None:

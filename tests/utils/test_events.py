@@ -51,7 +51,6 @@ def test_scalars_carry_the_iteration():
     assert (storage.iter, storage.start_iter) == (6, 5)
     assert storage.latest() == {"loss": (1.0, 6), "lr": (0.1, 5)}
     assert storage.history("loss").values() == [(2.0, 5), (1.0, 6)]
-    assert list(storage.histories()) == ["loss", "lr"]
 
 
 def test_an_unknown_scalar_names_a_near_one():

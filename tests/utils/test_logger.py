@@ -5,7 +5,7 @@ import logging
 import pytest
 
 from nlvideo.utils import logger as logger_module
-from nlvideo.utils.logger import create_table, log_once, setup_logger
+from nlvideo.utils.logger import create_table, format_seconds, log_once, setup_logger
 
 
 @pytest.fixture
@@ -84,3 +84,8 @@ def test_table_of_rows():
     lines = create_table([{"stage": "res3", "blocks": 2}, {"stage": "res4", "blocks": 3}]).splitlines()
     assert lines[0].split() == ["stage", "blocks"]
     assert [line.split() for line in lines[2:4]] == [["res3", "2"], ["res4", "3"]]
+
+
+def test_lengths_of_time_for_people():
+    texts = {0.8: "0.8 s", 20: "20 s", 60: "1 min", 125: "2 min 5 s", 3600: "1 h", 12_000: "3 h 20 min", 1e5: "1 d 3 h"}
+    assert {given: format_seconds(given) for given in texts} == texts

@@ -10,6 +10,7 @@ import numpy as np
 
 from nlvideo.data import VideoDecodeError, VideoReader
 from nlvideo.data.pixel_limits import PixelLimits
+from nlvideo.utils.logger import format_seconds
 
 # Demuxers of real containers. FFmpeg also opens images, subtitles, text and, above all, playlists, which make it read
 # other files of this machine and addresses on the net.
@@ -124,13 +125,3 @@ def _check_pixels(name: str, num_frames: int, height: int, width: int, limits: L
 def _check_length(name: str, seconds: float, limits: Limits) -> None:
     if seconds > limits.max_seconds:
         raise ValueError(f"{name}: {format_seconds(seconds)} long, allowed: up to {format_seconds(limits.max_seconds)}")
-
-
-def format_seconds(seconds: float) -> str:
-    """Return a length of time for people: "0.8 s", "2 min 5 s", "10 h 0 min"."""
-    if seconds < 60:
-        return f"{seconds:.3g} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s" if rest else f"{minutes} min"
-    return f"{minutes // 60} h {minutes % 60} min"

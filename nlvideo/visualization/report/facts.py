@@ -8,6 +8,7 @@ from typing import Any
 from nlvideo.config import load_cfg
 from nlvideo.evaluation.intervals import with_interval
 from nlvideo.modeling.costs import model_costs
+from nlvideo.utils.logger import format_seconds
 from nlvideo.visualization.report.curves import clips_per_iteration, training_seconds
 from nlvideo.visualization.report.run import Run
 
@@ -139,12 +140,3 @@ def _last_metrics(run: Run) -> dict[str, float]:
             for task, metrics in results.metrics.items():
                 found.update({f"{where}{task}/{name}": value for name, value in metrics.items()})
     return found
-
-
-def format_seconds(seconds: float) -> str:
-    """Return a duration in the two units that matter: "5 min 57 s", "3 h 20 min"."""
-    seconds = round(seconds)
-    for size, large, small, unit in ((86400, "d", "h", 3600), (3600, "h", "min", 60), (60, "min", "s", 1)):
-        if seconds >= size:
-            return f"{seconds // size} {large} {seconds % size // unit} {small}"
-    return f"{seconds} s"

@@ -149,7 +149,7 @@ def test_bad_files_get_a_message_and_the_server_lives_on(page, served, answer, c
     assert "garbage.mp4 is not a video that can be read here" in answer(tmp_path / "garbage.mp4")
     assert page.locator(".nl-frames").count() == 0 and not page.is_visible("#nl-scores")
     assert "notes.txt is not a video" in answer(tmp_path / "notes.txt")
-    assert "ten_hours.mp4: 10 h 0 min long, allowed: up to 20 s" in answer(ten_hours)
+    assert "ten_hours.mp4: 10 h long, allowed: up to 20 s" in answer(ten_hours)
     assert page.locator(".nl-message[role=alert]").count() == 1
     assert "good.mp4: 0.8 s" in answer(copy(clips[2], tmp_path, "good.mp4"))
     assert page.inner_text("#nl-scores").split("\n")[1] == "up" and served.uploads() == []

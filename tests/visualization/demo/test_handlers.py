@@ -61,7 +61,7 @@ def test_bad_files_get_a_message_and_are_deleted(demo, upload, tmp_path, clips, 
 def test_ten_hours_are_refused_before_they_are_decoded(demo, upload, ten_hours, monkeypatch):
     monkeypatch.setattr("nlvideo.visualization.demo.limits.VideoReader", None)
     view = list(demo.open_upload(str(upload(ten_hours))))[-1]
-    assert "ten_hours.mp4: 10 h 0 min long, allowed: up to 20 s" in view.message and left_in(demo) == []
+    assert "ten_hours.mp4: 10 h long, allowed: up to 20 s" in view.message and left_in(demo) == []
 
 
 def test_a_large_file_is_refused(demo, upload, tmp_path):

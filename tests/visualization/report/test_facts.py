@@ -8,7 +8,7 @@ from nlvideo.config import load_cfg
 from nlvideo.modeling.costs import model_costs
 from nlvideo.visualization.report.config_diff import differences, flatten
 from nlvideo.visualization.report.facts import (
-    description, environment_rows, format_seconds, model_facts, reproduce_text, summary,
+    description, environment_rows, model_facts, reproduce_text, summary,
 )
 from nlvideo.visualization.report.run import Run, read_runs
 
@@ -100,13 +100,6 @@ def test_environments_beside_each_other():
         {"item": "torch", "values": ["2", "–"]}, {"item": "av", "values": ["17", "–"]},
     ]  # fmt: skip
     assert environment_rows([run_with(command="c")]) == []
-
-
-@pytest.mark.parametrize(
-    "seconds, text", [(0.4, "0 s"), (59, "59 s"), (357.2, "5 min 57 s"), (12_000, "3 h 20 min"), (100_000, "1 d 3 h")]
-)
-def test_durations(seconds, text):
-    assert format_seconds(seconds) == text
 
 
 def test_flat_configs():
