@@ -175,6 +175,19 @@ def test_our_own_files_have_nothing_to_convert(tool, tmp_path):
     assert conversion.source == "nlvideo" and conversion.cfg.MODEL.BACKBONE.DEPTH == 10
 
 
+def test_keys_of_a_project_may_be_overridden(tmp_path):
+    package = tmp_path / "converted_project"
+    package.mkdir()
+    (package / "__init__.py").write_text("def add_config(cfg):\n    cfg.MODEL.CONVERTED = 1\n")
+    cfg_file = tmp_path / "own.yaml"
+    cfg_file.write_text("PLUGINS: [./converted_project]\nMODEL:\n  BACKBONE: {DEPTH: 10, WIDTH: 0.125}\n")
+    model = META_ARCH.get("VideoClassifier")(load_cfg(str(cfg_file)))
+    torch.save({"model": model.state_dict()}, tmp_path / "ours.pth")
+    opts = ["MODEL.CONVERTED", "2"]
+    conversion = convert_checkpoint(str(tmp_path / "ours.pth"), opts=opts, config_file=str(cfg_file))
+    assert conversion.cfg.MODEL.CONVERTED == 2
+
+
 @pytest.fixture()
 def fake_export(monkeypatch):
     """In place of the exporter: records its arguments, and renames."""
