@@ -36,7 +36,7 @@ def main(arguments: argparse.Namespace) -> None:
     from nlvideo.data import get_dataset
     from nlvideo.data.checks import fingerprint
     from nlvideo.data.list_files import prepare_to_write_list, write_list
-    from nlvideo.data.survey import advise, format_survey, survey_dataset, to_json
+    from lib.survey import advise, format_survey, survey_dataset, to_json
     from nlvideo.utils.file_io import write_json
 
     for flag in ("num_workers", "clip_frames", "short_side", "sample"):

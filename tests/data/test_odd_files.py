@@ -16,8 +16,8 @@ import pytest
 from nlvideo.data import FrameStream, IndexCache, VideoDecodeError, VideoReader, frame_decoder
 from nlvideo.data.indexing import index_videos
 from nlvideo.data.sliding_window import slide
-from nlvideo.data.survey import survey_video
 from nlvideo.data.transcode import TranscodeOptions, transcode_video
+from lib.survey import survey_video
 
 FOLDER = Path(__file__).parent / "videos"
 # Frames, frames per second and seconds from the first frame to the last, as ffmpeg has them.

@@ -16,7 +16,7 @@ from nlvideo.data.indexing import index_videos
 from nlvideo.data.list_files import format_list
 from nlvideo.data.shard_files import expand_pattern
 from nlvideo.data.shard_writing import write_shards
-from nlvideo.data.survey import survey_dataset
+from lib.survey import survey_dataset
 from nlvideo.data.transcode import TranscodeOptions
 from nlvideo.data.transcode_dataset import transcode_dataset
 from nlvideo.utils.file_io import PathManager, absolute_path, file_exists, is_remote, join_path, local_path

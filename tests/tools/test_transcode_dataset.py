@@ -3,7 +3,7 @@
 import pytest
 
 from nlvideo.data import get_dataset
-from nlvideo.data.survey import survey_video
+from lib.survey import survey_video
 
 
 def test_a_folder_becomes_a_list(tmp_path, make_video, call_tool):

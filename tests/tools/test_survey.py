@@ -4,9 +4,9 @@ import av
 import pytest
 
 from nlvideo.data import FrameStream, VideoReader
-from nlvideo.data import survey as surveys
-from nlvideo.data.survey import VideoFacts, advise, format_survey, speed_up, survey_dataset, survey_video, to_json
 from nlvideo.data.transcode import TranscodeOptions, transcode_video
+from lib import survey as surveys
+from lib.survey import VideoFacts, advise, format_survey, speed_up, survey_dataset, survey_video, to_json
 
 
 @pytest.fixture(scope="module")
