@@ -169,8 +169,8 @@ class Checkpointer:
             complete: refuse a file whose tensors are not exactly those of the model; for a trained network.
 
         Raises:
-            ValueError: unreadable, no such entry, not complete where it must be, less than half of the backbone fits, or weights of another framework
-                that mean another network.
+            ValueError: unreadable, no such entry, not complete where it must be, less than half of the backbone fits, or
+                weights of another framework that mean another network.
             FileNotFoundError: the file is missing.
             LookupFailed: torchvision has no such weights.
         """

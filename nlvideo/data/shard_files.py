@@ -2,9 +2,8 @@
 
 The files of a sample share a name up to the first dot: ``000017.mp4`` with ``000017.cls`` (a label, or several as
 ``3,7``) or ``000017.json`` (an object with "label", and with what else a record may hold). Files of other kinds and
-hidden files are passed over. A shard that ``write_shard``
-made has an index beside it, ``train-000000.tar.index``, which says where each video lies; one without is read through,
-header by header.
+hidden files are passed over. A shard that ``write_shard`` made has an index beside it, ``train-000000.tar.index``, which
+says where each video lies; one without is read through, header by header.
 """
 
 import glob

@@ -11,11 +11,9 @@ from nlvideo.checkpoint.convert.mmaction2_recipe import read_recipe
 from nlvideo.checkpoint.convert.names import ModuleNames, rename
 from nlvideo.checkpoint.convert.read import CONFIG_TEXT
 from nlvideo.checkpoint.convert.recipe import reading_recipe
+from nlvideo.checkpoint.convert.torchvision import PIXEL_MEAN, PIXEL_STD
 
 NAME = "mmaction2"
-
-# Of pixels from 0 to 255, RGB.
-PIXEL_MEAN, PIXEL_STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
 
 _BLOCK, _OUR_BLOCK = "backbone.layer{stage}.{block}", "backbone.res{stage}.{block}"
 _NONLOCAL, _OUR_NONLOCAL = f"{_BLOCK}.non_local_block", "backbone.res{stage}.nl{block}"
