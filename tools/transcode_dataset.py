@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Encode the videos of a dataset anew, small and with key-frames close together, so that training decodes fast."""
+"""Encode the videos of a dataset again, small and with key-frames close together, so that training decodes fast."""
 
 import argparse
 import sys

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from nlvideo.utils.errors import some
 from nlvideo.utils.logger import create_table
 
-# "backbone.res4.nl5.theta.weight": a tensor of the non-local block behind residual block 5 of res4.
+# "backbone.res4.nl5.theta.weight": a tensor of the non-local block after residual block 5 of res4.
 _NONLOCAL = re.compile(r"^((?:.*\.)?nl\d+)\.(.+)$")
 _HEAD = "head."
 _BACKBONE = "backbone."

@@ -66,11 +66,11 @@ _C.MODEL.NONLOCAL = CN()
 _C.MODEL.NONLOCAL.ENABLED = False
 # A name in NONLOCAL.
 _C.MODEL.NONLOCAL.NAME = "NonLocalBlock"
-# Stages that get a block behind every EVERY-th residual block: res3 + res4 and 2 are the usual five blocks (Table 2c);
+# Stages that get a block after every EVERY-th residual block: res3 + res4 and 2 are the usual five blocks (Table 2c);
 # the deeper res4 of R101 follows the authors' spacing, so that it gets three as well.
 _C.MODEL.NONLOCAL.STAGES = ["res3", "res4"]
 _C.MODEL.NONLOCAL.EVERY = 2
-# Exact places instead of STAGES and EVERY, e.g. ["res4.4"]: behind the fifth residual block of res4.
+# Exact places instead of STAGES and EVERY, e.g. ["res4.4"]: after the fifth residual block of res4.
 _C.MODEL.NONLOCAL.BLOCKS = []
 # "gaussian", "embedded_gaussian", "dot_product" or "concatenation" (Sec. 3.2).
 _C.MODEL.NONLOCAL.PAIRWISE = "embedded_gaussian"
@@ -86,7 +86,7 @@ _C.MODEL.NONLOCAL.SUBSAMPLE = True
 _C.MODEL.NONLOCAL.POOL_FIRST = True
 # Softmax logits times inner_channels ** -0.5 (authors); False is the paper's text.
 _C.MODEL.NONLOCAL.SCALE = True
-# Norm behind the output convolution: "same" as MODEL.NORM, "BN", "SyncBN", "FrozenBN" or "none" (the 128-frame recipe).
+# Norm after the output convolution: "same" as MODEL.NORM, "BN", "SyncBN", "FrozenBN" or "none" (the 128-frame recipe).
 _C.MODEL.NONLOCAL.NORM = "same"
 # The block starts as the identity: zero norm weight, or a zero output convolution where there is no norm (Sec. 4.1).
 _C.MODEL.NONLOCAL.ZERO_INIT = True
@@ -183,7 +183,7 @@ _C.DATALOADER.VIDEO_TIMEOUT_SEC = 60.0
 # more counts as one that does not decode. 8192 x 8192, and 32 frames of 8K (3 GiB of RGB in each worker).
 _C.DATALOADER.MAX_FRAME_PIXELS = 67108864
 _C.DATALOADER.MAX_CLIP_PIXELS = 1073741824
-# Folder that keeps what opening finds out about each video, so that it is not read anew every time. "": nowhere.
+# Folder that keeps what opening finds out about each video, so that it is not read every time. "": nowhere.
 _C.DATALOADER.INDEX_DIR = ""
 # A training run stops, listing them, once more than this fraction of the videos could not be decoded.
 _C.DATALOADER.MAX_FAILED_FRACTION = 0.01

@@ -65,7 +65,7 @@ def _refuse_unnamed(specs: list[Any], folder: str, top: str, named: Collection[s
 def _read_yaml(path: str, above: tuple[str, ...]) -> dict[str, Any]:
     if not os.path.isfile(path):
         holder = f" (named as {BASE_KEY} in {above[-1]})" if above else ""
-        # To open a pipe would wait for somebody to write into it.
+        # To open a pipe would wait until something is written into it.
         kind = f"{path} is no file" if os.path.exists(path) else f"no config file {path}"
         raise FileNotFoundError(f"{kind}{holder}")
     try:

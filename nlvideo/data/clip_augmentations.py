@@ -1,4 +1,4 @@
-"""The augmentations behind scale, crop and flip that a config asks for, in their fixed order."""
+"""The augmentations after scale, crop and flip that a config asks for, in their fixed order."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager

@@ -53,7 +53,7 @@ class VideoMapper:
         crop_area_range: [smallest, largest] share of the frame, for a random resized crop in training instead of short
             side and crop; None: off.
         crop_aspect_range: [smallest, largest] width / height of that crop.
-        augmentations: applied to training clips behind the flip, in this order.
+        augmentations: applied to training clips after the flip, in this order.
 
     Raises:
         ValueError: at test, a clip sampler that needs a random generator.

@@ -1,4 +1,4 @@
-"""``FrameArray``: a video that is in memory already, behind the interface of ``VideoReader``."""
+"""``FrameArray``: a video that is in memory already, with the interface of ``VideoReader``."""
 
 from collections.abc import Sequence
 

@@ -136,7 +136,7 @@ class FrameDecoder:
             self._container = None
 
     def _open(self) -> None:
-        """Open the file, anew if need be, to read it from its first packet."""
+        """Open the file, again if need be, to read it from its first packet."""
         self.close()
         self._container, self._stream = open_stream(self.path, timeout_sec=self._limit.seconds or None)
         self._codec = self._stream.codec_context

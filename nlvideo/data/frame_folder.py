@@ -1,4 +1,4 @@
-"""``FrameFolder``: a video stored as a folder of images, behind the interface of ``VideoReader``."""
+"""``FrameFolder``: a video stored as a folder of images, with the interface of ``VideoReader``."""
 
 import contextlib
 import os
@@ -105,7 +105,7 @@ class FrameFolder(ConstantRate, Closing):
 
     @property
     def frame_bytes(self) -> int:
-        """Bytes of a frame; 0 where the first, which nobody may want, does not open."""
+        """Bytes of a frame; 0 where the first one, which may never be asked for, does not open."""
         try:
             return 3 * self.height * self.width
         except VideoDecodeError:

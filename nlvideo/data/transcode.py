@@ -1,4 +1,4 @@
-"""A video encoded anew, small and with key-frames close together, so that clips decode fast."""
+"""A video encoded again, small and with key-frames close together, so that clips decode fast."""
 
 import json
 import os

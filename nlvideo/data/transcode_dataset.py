@@ -40,7 +40,7 @@ def transcode_dataset(
 
     Raises:
         ValueError: the dataset is made of shards, a list cannot hold a name, or the list would replace a file of
-            somebody else or be read with other classes.
+            another program or be read with other classes.
         KeyboardInterrupt: interrupted; what is done stays.
     """
     if name.startswith("wds:"):

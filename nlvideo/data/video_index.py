@@ -24,7 +24,7 @@ from nlvideo.utils.file_io import atomic_write
 # Stands for a timestamp that the file does not give.
 NO_STAMP = np.iinfo(np.int64).min
 _FORMAT = 3
-# What a file of the cache holds behind its header, in this order.
+# What a file of the cache holds after its header, in this order.
 _ARRAYS = {"stamps": "<i8", "sizes": "<i4", "keys": "?", "position": "<i8", "times": "<i8"}
 _OF_FRAMES = ("position", "times")
 
@@ -139,7 +139,7 @@ class IndexCache:
             if header["format"] != _FORMAT or header["key"] != _key(path):
                 return None
             return _unpack(header, data)
-        except (OSError, ValueError, KeyError, TypeError):  # missing or damaged: made anew
+        except (OSError, ValueError, KeyError, TypeError):  # missing or damaged: made again
             return None
 
     def key_of(self, path: str) -> list | None:

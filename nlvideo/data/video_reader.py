@@ -39,7 +39,7 @@ class VideoReader(Closing):
     out is then counted, numbered and timed. A frame that the decoder had to conceal because its data is damaged is
     returned as the decoder made it.
 
-    A reader may be used again after a fork: it then opens the file anew.
+    A reader may be used again after a fork: it then opens the file again.
 
     Args:
         path: the file.
@@ -218,7 +218,7 @@ class VideoReader(Closing):
             return self._limit.run(work, cleanup=self._decoder.close)
 
     def _keep_index(self, cache: IndexCache, key: list) -> None:
-        # A first frame that is damaged may be one that nobody wants.
+        # A first frame that is damaged may be one that is never asked for.
         with contextlib.suppress(VideoDecodeError):
             self._get_geometry()
         # A full or read-only disk costs time, not the video.

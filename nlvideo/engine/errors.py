@@ -2,7 +2,7 @@
 
 
 class TrainingInterrupted(Exception):
-    """The loop ended early because somebody asked for it; the state is saved."""
+    """The loop ended early because it was asked to; the state is saved."""
 
 
 class TooManyFailedVideos(RuntimeError):

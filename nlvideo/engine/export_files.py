@@ -54,7 +54,7 @@ def write_export(program: torch.export.ExportedProgram, path: str, format: str, 
         dynamic_shapes={"clips": {0: "batch"}},
     )  # fmt: skip
     for node in onnx_program.model.graph:
-        # Lines of source with their paths on this machine: nobody else's business.
+        # Lines of source with their paths on this machine, which are private.
         node.metadata_props.clear()
     onnx_program.model.metadata_props[ENTRY] = text
     onnx_program.save(path, external_data=False)

@@ -67,10 +67,10 @@ def trace(model: nn.Module, clips: torch.Tensor) -> torch.export.ExportedProgram
     batch = torch.export.Dim("batch", min=1)
     with torch.no_grad():
         program = torch.export.export(ClipScorer(model), (clips.cpu(),), dynamic_shapes={"clips": {0: batch}})
-    # They would be in the file, many megabytes of somebody's video.
+    # They would be in the file, many megabytes of the user's video.
     program.example_inputs = None
     for module in program.graph_module.modules():
         for node in getattr(getattr(module, "graph", None), "nodes", ()):
-            # Lines of source with their paths on this machine: nobody else's business.
+            # Lines of source with their paths on this machine, which are private.
             node.meta.pop("stack_trace", None)
     return program

@@ -85,7 +85,7 @@ class FailedVideos(HookBase):
 class FailureBudget(HookBase):
     """Stops the run when too many training videos have failed, once its state is saved."""
 
-    # Listing more than these on one line helps nobody.
+    # Listing more than these on one line does not help.
     MAX_LISTED = 20
 
     def __init__(self, failed: FailedVideos, max_fraction: float, checkpoints: PeriodicCheckpointer | None = None):

@@ -24,7 +24,7 @@ _KIND, _VERSION = "nlvideo features", 1
 class Features:
     """The features of a dataset, in the order of its videos, without those that failed."""
 
-    #: (num_videos, ...): (C,) pooled or (C, T, H, W) for each video, behind an axis of views where they were kept
+    #: (num_videos, ...): (C,) pooled or (C, T, H, W) for each video, after an axis of views where they were kept
     features: np.ndarray
     video_ids: list[str]
     #: class indices, or lists of them

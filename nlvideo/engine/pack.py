@@ -39,7 +39,7 @@ def pack_model(model: nn.Module, cfg: CfgNode, classes: Sequence[str], folder: s
     kept.pop("OUTPUT_DIR", None)
     for key in ("DEVICE", "WEIGHTS"):
         kept.get("MODEL", {}).pop(key, None)
-    # Copies: of a view, torch would save the whole tensor behind it.
+    # Copies: of a view, torch would save the whole tensor that it is a part of.
     state = {name: tensor.clone().contiguous() for name, tensor in to_plain(model.state_dict(), "model").items()}
     weights, config_file, names = paths
     atomic_write(weights, lambda file: torch.save({"model": state, "classes": list(classes)}, file))

@@ -73,7 +73,7 @@ class ClassificationEvaluator(PerVideoEvaluator):
                     "MultiLabelEvaluator)"
                 )
         labels = np.array([video.label for video in videos])
-        # Last of all: behind any class of a video that has scores.
+        # Last of all: after any class of a video that has scores.
         ranks = np.full(len(videos), self.num_classes)
         usable = np.array([is_usable(video) for video in videos])
         if usable.any():

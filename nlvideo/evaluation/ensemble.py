@@ -60,7 +60,7 @@ def _logits(probabilities: np.ndarray, activation: str) -> np.ndarray:
 
 
 def rescore(results: Results, average: str) -> Results:
-    """Average the views of every video anew; a video without saved views keeps its scores.
+    """Average the views of every video again; a video without saved views keeps its scores.
 
     Raises:
         ValueError: an unknown average.

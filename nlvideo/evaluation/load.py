@@ -63,8 +63,8 @@ def load_trained_model(cfg: CfgNode, path: str, entry: str = "") -> tuple[nn.Mod
 def class_names(cfg: CfgNode, path: str = "") -> list[str]:
     """Return the names of the classes of a model, as many as it has scores.
 
-    They stand in the checkpoint, in a ``classes.txt`` beside it, or with the training data; classes that nobody has
-    named are called by their number.
+    They stand in the checkpoint, in a ``classes.txt`` beside it, or with the training data; classes without a
+    name are called by their number.
 
     Args:
         cfg: of the model.

@@ -1,6 +1,6 @@
 """The whole dot-product form with its projections, as one C x C matrix: no embedding of any position is ever made.
 
-With theta(x_i) = W_theta x_i + b_theta and so on, Eq. 4 behind W_z is linear in x_i:
+With theta(x_i) = W_theta x_i + b_theta and so on, Eq. 4 after W_z is linear in x_i:
 
     z_i = W_z 1/Q sum_j (theta_i . phi_j) g_j + b_z = A x_i + a
     M = 1/Q sum_j g_j phi_j^T = W_g S W_phi^T + W_g s b_phi^T + b_g (W_phi s)^T + b_g b_phi^T

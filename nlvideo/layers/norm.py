@@ -90,7 +90,7 @@ def get_norm(name: str | None, channels: int, *, dim: int = 3) -> nn.Module:
     Args:
         name: "BN", "SyncBN", "FrozenBN", "none" or None (no normalisation).
         channels: channels of the feature map.
-        dim: axes of the feature map behind (N, C): 1, 2 or 3.
+        dim: axes of the feature map after (N, C): 1, 2 or 3.
 
     Raises:
         ValueError: for another name or dim.

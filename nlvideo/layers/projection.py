@@ -15,7 +15,7 @@ import torch
 
 
 class Linear(NamedTuple):
-    """A convolution of kernel size 1: weight (D, C), or with axes of length 1 behind, and bias (D,)."""
+    """A convolution of kernel size 1: weight (D, C), or with axes of length 1 after, and bias (D,)."""
 
     weight: torch.Tensor
     bias: torch.Tensor

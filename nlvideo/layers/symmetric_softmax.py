@@ -1,7 +1,7 @@
 """softmax(scale * x x^T) value: the Gaussian form over all positions, where queries and keys are the same.
 
 The matrix of logits is symmetric, so half of it is enough: a panel of rows I with the keys from I's first on gives,
-read by rows, what the queries of I need of those keys, and, read by columns, what the queries behind I need of the keys
+read by rows, what the queries of I need of those keys, and, read by columns, what the queries after I need of the keys
 of I. Backward likewise, and dx takes one product with x, not one for the queries and one for the keys:
 
     dx_i = scale sum_j (dL_ij + dL_ji) x_j.
@@ -10,7 +10,7 @@ A row of weights is met in parts here, so the softmax is the running one: the la
 what was summed before scaled down whenever a larger one comes.
 
 Legend of shape suffixes: N batch, P positions, D channels of x, E value channels; i a panel's rows, r the rows from the
-panel's first on, b those behind the panel.
+panel's first on, b those after the panel.
 """
 
 import math
@@ -37,7 +37,7 @@ def _exp_(logits: torch.Tensor) -> torch.Tensor:
 
 
 def panels(num_positions: int, max_logits: int) -> Iterator[tuple[slice, slice, slice]]:
-    """Cut P rows into panels: (the panel, the rows from its first on, the rows behind it).
+    """Cut P rows into panels: (the panel, the rows from its first on, the rows after it).
 
     Args:
         num_positions: P.
@@ -121,7 +121,7 @@ class _SymmetricSoftmax(torch.autograd.Function):
                 # The panel's own square holds both directions: dL + dL^T.
                 both_Nir[:, :, :size] += both_Nir[:, :, :size].transpose(1, 2).clone()
                 if b.start < b.stop:
-                    # By columns: the queries behind the panel, the keys of the panel.
+                    # By columns: the queries after the panel, the keys of the panel.
                     weights_Nib = _exp_(logits_Nir[:, :, size:].sub_(logsumexp_NP1[:, b].transpose(1, 2)))
                     grad_value[:, i].baddbmm_(weights_Nib, grad_NPE[:, b])
                     grad_logits_Nib = torch.bmm(value_NPE[:, i], grad_NPE[:, b].transpose(1, 2))

@@ -26,7 +26,7 @@ class Predictor:
     Attributes:
         model: in eval mode.
         cfg: frozen; its MODEL.WEIGHTS names the weights.
-        classes: names of the classes in the order of the scores; "0", "1", ... where nobody has named them.
+        classes: names of the classes in the order of the scores; "0", "1", ... where they have no names.
     """
 
     def __init__(
@@ -178,7 +178,7 @@ class Predictor:
 
 
 def _record(video: str | os.PathLike | np.ndarray | torch.Tensor) -> dict[str, Any]:
-    # The mapper wants a label; 0 is one for a single and for several labels, and nobody looks at it.
+    # The mapper wants a label; 0 is one for a single and for several labels, and is not looked at.
     if isinstance(video, (str, os.PathLike)):
         path = os.path.abspath(video)
         return {"file_name": path, "label": 0, "video_id": os.path.basename(path)}

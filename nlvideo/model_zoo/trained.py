@@ -16,7 +16,7 @@ from nlvideo.utils.errors import LookupFailed, did_you_mean
 
 logger = logging.getLogger(__name__)
 
-# Where a folder has no last_checkpoint: what a whole run leaves behind, and what comes with the package.
+# Where a folder has no last_checkpoint: what a whole run leaves, and what comes with the package.
 _WEIGHTS = ("model_final.pth", "model.pth")
 
 
@@ -49,7 +49,7 @@ def get(
 
     Returns:
         The model, with two attributes more: ``cfg``, frozen, which names its device and weights, and ``classes``, the
-        names of its classes in the order of the scores, "0", "1", ... where nobody has named them.
+        names of its classes in the order of the scores, "0", "1", ... where they have no names.
 
     Raises:
         LookupFailed: no such model, config or key.

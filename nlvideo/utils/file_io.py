@@ -180,7 +180,7 @@ def _open_locked(path: str) -> int:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         with contextlib.suppress(OSError):  # a file system without locks
             lock_file(handle, wait=True)
-        # Before it was locked, somebody may have swept it, or given it its final name.
+        # Before it was locked, another process may have swept it, or given it its final name.
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(handle), os.stat(path)):
                 return handle

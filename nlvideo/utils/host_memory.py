@@ -19,9 +19,9 @@ def keep_freed_memory() -> bool:
     """Have the C library keep memory that was freed for what is allocated next, where it is glibc's.
 
     A step on a CPU frees what the next one allocates again. glibc gives much of it back to the system in between, which
-    then clears every page anew: thousands of page faults a step, a quarter of the time of a small network's. It is kept
-    instead, so that a process stays as large as it was at its peak. For scripts, which own their process; what the user has
-    set about it in the environment stays.
+    then clears every page: thousands of page faults a step, a quarter of the time of a small network's. It is kept
+    instead, so that a process stays as large as it was at its peak. For scripts, which own their process; what the user
+    has set about it in the environment stays.
 
     Returns:
         Whether it is so now.

@@ -1,4 +1,4 @@
-"""YAML that anybody may have written: plain values, or an error in one line."""
+"""YAML of unknown origin: plain values, or an error in one line."""
 
 import itertools
 from collections.abc import Iterator

@@ -47,7 +47,7 @@ class TimeLimitExceeded(Exception):
 class TimeLimit:
     """The longest that some work may take without progress.
 
-    A signal handler runs only when C code returns to Python, so the work runs on another thread, which is left behind
+    A signal handler runs only when C code returns to Python, so the work runs on another thread, which is left alone
     when its time is up: it stops at its next ``check``, or never, and does not keep the process from ending. A thread
     whose work came back in time is kept for the next: to start one takes as long as to decode a small video.
 
@@ -57,7 +57,7 @@ class TimeLimit:
             unless it is given more time: each try would cost the whole limit, and another thread. "": not remembered.
 
     Attributes:
-        abandoned: some work was left behind. What it used is its own from then on.
+        abandoned: some work was left alone. What it used is its own from then on.
 
     Raises:
         ValueError: the limit is negative.
@@ -94,7 +94,7 @@ class TimeLimit:
 
         Args:
             work: calls ``progress`` and ``check`` as it goes.
-            cleanup: closes what the work uses; called on the work's thread, and only if that was left behind.
+            cleanup: closes what the work uses; called on the work's thread, and only if that was left alone.
 
         Raises:
             TimeLimitExceeded: no progress for ``seconds``, now or at an earlier try.

@@ -36,7 +36,7 @@ from nlvideo.utils.events import EventStorage
 DTYPES = (None, torch.bfloat16)
 FORMS = [(form, algorithm) for form, known in BLOCK_ALGORITHMS.items() for algorithm in ("auto", *known)]
 # Keys pooled before and behind the embeddings, all positions, and attention over time.
-KEYS = {"pooled": {}, "pooled behind": {"pool_first": False}, "all": {"subsample": False}, "time": {"attend": "time"}}
+KEYS = {"pooled": {}, "pooled after": {"pool_first": False}, "all": {"subsample": False}, "time": {"attend": "time"}}
 
 
 def _attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float) -> torch.Tensor:
@@ -127,7 +127,7 @@ def gpu() -> Iterator[None]:
 @pytest.mark.parametrize("form, algorithm", FORMS)
 def test_blocks(form: str, algorithm: str, dtype: torch.dtype | None, gpu: None) -> None:
     for keys, norm in zip(KEYS, NORMS):
-        if algorithm == "folded" and keys == "pooled behind":
+        if algorithm == "folded" and keys == "pooled after":
             continue
         block = _on_gpu(NonLocalBlock(16, pairwise=form, algorithm=algorithm, norm=norm, **KEYS[keys]))
         block.checkpoint = keys == "all"

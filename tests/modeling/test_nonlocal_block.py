@@ -406,7 +406,7 @@ def test_auto_folds_where_it_pays_and_where_it_may():
     pooled_behind = NonLocalBlock(512, pairwise="dot_product", pool_first=False)
     assert pooled_behind.algorithm_for((4, 28, 28)) == "reordered"
     pooled_behind.algorithm = "folded"
-    with pytest.raises(ValueError, match="'folded': keys are pooled behind phi and g, allowed: pool_first or no subsample"):
+    with pytest.raises(ValueError, match="'folded': keys are pooled after phi and g, allowed: pool_first or no subsample"):
         pooled_behind(torch.randn(1, 512, 1, 4, 4))
     with pytest.raises(ValueError, match="algorithm with pairwise='concatenation'"):
         NonLocalBlock(4, pairwise="concatenation", algorithm="folded")

@@ -100,7 +100,7 @@ def beacon_clip(spec: BeaconSpec, split: str, index: int) -> tuple[Scene, np.nda
 def generate_beacon(root: str | os.PathLike, spec: BeaconSpec, num_processes: int | None = None) -> Path:
     """Make the data set in the folder ``root``, unless it is there already; returns the folder.
 
-    The work is done in a temporary folder that is renamed at the end: an interrupted run leaves nothing behind, and of
+    The work is done in a temporary folder that is renamed at the end: an interrupted run leaves nothing, and of
     several processes that start together one generates while the others wait.
 
     Args:

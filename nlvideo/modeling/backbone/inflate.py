@@ -14,7 +14,7 @@ def inflate_2d_weights(
     """Turn the state dict of a 2D network into one that the 3D network of the same names loads.
 
     A 4-D kernel (O, I, H, W) whose place in `model` is (O, I, T, H, W) gets a time axis; a kernel of one frame is the
-    2D kernel itself. Everything else, and every name that `model` does not have, is handed on unchanged: whoever loads
+    2D kernel itself. Everything else, and every name that `model` does not have, is handed on unchanged: what loads
     the result reports what did not fit.
 
     Args:

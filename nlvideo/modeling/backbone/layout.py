@@ -56,7 +56,7 @@ class StemLayout:
         return tuple(a * b for a, b in zip(self.conv_stride, self.pool1.stride))
 
     def minimum_clip_size(self) -> Triple:
-        """The least frames, height and width that leave something behind every pool.
+        """The least frames, height and width that leave something after every pool.
 
         Convolutions are padded and keep at least one position; only pools without padding can run out.
         """
@@ -82,7 +82,7 @@ STEMS = {
     ),
     # Authors' code, 32x2 clips (`resnet_video_org`): its pools have no padding.
     "authors_32x2": StemLayout(7, 5, (2, 2, 2), Pool((2, 3, 3), (2, 2, 2)), _TEMPORAL_POOL2),
-    # Authors' code, 8x8 clips (`resnet_video`): time is halved once, behind res2.
+    # Authors' code, 8x8 clips (`resnet_video`): time is halved once, after res2.
     "authors_8x8": StemLayout(7, 5, (1, 2, 2), Pool((1, 3, 3), (1, 2, 2)), _TEMPORAL_POOL2),
     # Frames below ~100 px: kernels as small as what moves in them. Time is halved at once, so that res2 is cheap enough
     # for non-local blocks on its fine map.

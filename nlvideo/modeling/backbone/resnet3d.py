@@ -93,14 +93,14 @@ class Stem(nn.Module):
 
 
 class Stage(nn.Module):
-    """Residual blocks ``0``, ``1``, ... and a non-local block ``nl<i>`` behind block ``i`` where there is one."""
+    """Residual blocks ``0``, ``1``, ... and a non-local block ``nl<i>`` after block ``i`` where there is one."""
 
     def __init__(self, blocks: Sequence[nn.Module], nonlocal_blocks: Mapping[int, nn.Module]) -> None:
         """Chain the blocks.
 
         Args:
             blocks: the residual blocks.
-            nonlocal_blocks: index of a residual block -> the module behind it.
+            nonlocal_blocks: index of a residual block -> the module after it.
 
         Raises:
             ValueError: an index without a residual block.
@@ -155,7 +155,7 @@ class ResNet3d(nn.Module):
             stride_in_1x1: put a bottleneck's stride into its first 1x1 and not into its 3x3 (authors' code).
             zero_init_residual: start the last norm of each residual branch with zero weight (authors' BN_INIT_GAMMA 0).
             freeze_at: how many of stem, res2, ... res5 do not train, non-local blocks in them included.
-            nonlocal_places: stage -> residual blocks that get a non-local block behind them.
+            nonlocal_places: stage -> residual blocks that get a non-local block after them.
             make_nonlocal: called ``(channels, stage)`` for each of these places; None: a `NonLocalBlock` as it comes.
             out_features: stages that `forward` returns.
 

@@ -48,7 +48,7 @@ class NonLocalBlock(nn.Module):
     """z_i = W_z y_i + x_i, where y_i = 1/C(x) sum_j f(x_i, x_j) g(x_j) (Eqs. 6 and 1).
 
     Sub-modules: ``theta``, ``phi``, ``g`` and ``out`` (W_z) are 1x1x1 convolutions with biases, ``concat`` is w_f
-    (concatenation only), ``bn`` the norm behind ``out``. In the Gaussian form theta and phi are the identity.
+    (concatenation only), ``bn`` the norm after ``out``. In the Gaussian form theta and phi are the identity.
 
     Args:
         in_channels: channels of x.
@@ -65,11 +65,11 @@ class NonLocalBlock(nn.Module):
         pool_first: pool x, then apply phi and g (authors' code; cheaper); False: pool phi(x) and g(x) (Sec. 3.3).
         scale: softmax logits, of both Gaussian forms, are multiplied by ``inner_channels ** -0.5`` (authors' code); False:
             they are not (Eqs. 2 and 3).
-        norm: norm behind W_z: "BN" (Sec. 4.1), "SyncBN", "FrozenBN" or "none".
+        norm: norm after W_z: "BN" (Sec. 4.1), "SyncBN", "FrozenBN" or "none".
         zero_init: start as the identity (Sec. 4.1): the norm's weight is zero, or W_z where the norm does not train.
         init_std: standard deviation of the convolutions' weights (authors' code: 0.01); None: He et al. (Sec. 4.1).
         algorithm: "dense", "auto", or an exact one that keeps no P x Q matrix: "fused" (all forms), "reordered"
-            (dot product), "folded" (dot product, where nothing is pooled behind a projection), "sorted" (concatenation).
+            (dot product), "folded" (dot product, where nothing is pooled after a projection), "sorted" (concatenation).
             A plain attribute, which may be changed at any time. All but "dense", which is there to be read, take the
             convolutions as matrix products on a CPU.
         checkpoint: keep nothing for backward but x and the norm's input, and compute the rest once more there.
@@ -161,7 +161,7 @@ class NonLocalBlock(nn.Module):
     def _folded(self, x: torch.Tensor) -> torch.Tensor:
         """W_z y of the dot-product form by one C x C matrix per set of positions."""
         if self._pools_embeddings:
-            raise ValueError("algorithm 'folded': keys are pooled behind phi and g, allowed: pool_first or no subsample")
+            raise ValueError("algorithm 'folded': keys are pooled after phi and g, allowed: pool_first or no subsample")
         dtype = accumulation_dtype(x, self.out.weight)
         with without_autocast(x):
             theta, phi, g, out = (
@@ -277,7 +277,7 @@ class NonLocalBlock(nn.Module):
 
     @property
     def _pools_embeddings(self) -> bool:
-        """Whether the max lies behind phi and g, so that these are not linear in x any more."""
+        """Whether the max lies after phi and g, so that these are not linear in x any more."""
         return self.subsample and not self.pool_first
 
     def _pool(self, u: torch.Tensor) -> torch.Tensor:

@@ -36,11 +36,11 @@ def build_nonlocal_block(cfg: CfgNode, in_channels: int, stage: str = "res4") ->
 
 
 def nonlocal_placement(cfg: CfgNode, blocks_per_stage: dict[str, int]) -> dict[str, list[int]]:
-    """Indices of the residual blocks that get a non-local block behind them: ``{"res3": [1, 3], "res4": [1, 3, 5]}``.
+    """Indices of the residual blocks that get a non-local block after them: ``{"res3": [1, 3], "res4": [1, 3, 5]}``.
 
-    ``MODEL.NONLOCAL.BLOCKS`` names the places; where it is empty, each of ``STAGES`` gets a block behind every
+    ``MODEL.NONLOCAL.BLOCKS`` names the places; where it is empty, each of ``STAGES`` gets a block after every
     ``EVERY``-th residual block. A stage that is deeper than ResNet-50's gets as many as that one would, spread as the
-    authors' code does: behind blocks 6, 13 and 20 of the 23 in res4 of ResNet-101 (Table 2c: "corresponding" blocks).
+    authors' code does: after blocks 6, 13 and 20 of the 23 in res4 of ResNet-101 (Table 2c: "corresponding" blocks).
 
     Args:
         cfg: the whole config.

@@ -1,4 +1,4 @@
-"""Non-local blocks in any network: behind sub-modules that are named."""
+"""Non-local blocks in any network: after sub-modules that are named."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -28,7 +28,7 @@ class WithNonLocal(nn.Module):
 
 
 def insert_nonlocal(model: nn.Module, blocks: Mapping[str, nn.Module]) -> nn.Module:
-    """Put non-local blocks behind named sub-modules of any network, in place.
+    """Put non-local blocks after named sub-modules of any network, in place.
 
     A block with ``zero_init`` starts as the identity, so the outputs of the network do not change. In the state dict
     ``layer3.4.conv1.weight`` becomes ``layer3.4.module.conv1.weight`` and the block is ``layer3.4.nonlocal_block.*``;
@@ -41,7 +41,7 @@ def insert_nonlocal(model: nn.Module, blocks: Mapping[str, nn.Module]) -> nn.Mod
 
     Args:
         model: the network.
-        blocks: name of a sub-module, as in ``model.named_modules()`` -> the block to put behind it.
+        blocks: name of a sub-module, as in ``model.named_modules()`` -> the block to put after it.
 
     Returns:
         The network itself.

@@ -22,7 +22,7 @@ Size = tuple[int, int, int]
 
 
 def video_size(x: torch.Tensor) -> Size:
-    """(T, H, W) of a map of 1, 2 or 3 axes behind (N, C)."""
+    """(T, H, W) of a map of 1, 2 or 3 axes after (N, C)."""
     return (1,) * (5 - x.dim()) + tuple(x.shape[2:])
 
 

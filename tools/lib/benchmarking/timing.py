@@ -87,7 +87,7 @@ def peak_memory(device: str = "cpu") -> Iterator[PeakMemory]:
     """Measure the peak of memory inside the ``with`` block.
 
     On CUDA this is PyTorch's own count. On the CPU it is the kernel's high-water mark of the process, so it has
-    whatever libraries allocate behind PyTorch's back; ``bytes`` stays None where the system keeps no such mark.
+    whatever libraries allocate without PyTorch; ``bytes`` stays None where the system keeps no such mark.
 
     Yields:
         An object whose ``bytes`` and ``process_bytes`` are set when the block ends.

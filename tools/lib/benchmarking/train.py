@@ -37,7 +37,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
 }
 DATA = ("synthetic", "real")
 PARTS = ("data", "forward", "backward", "optimizer")
-# The first step makes gradients, the state of the optimizer only behind its peak: two of them see all of it.
+# The first step makes gradients, the state of the optimizer only after its peak: two of them see all of it.
 WARMUP_STEPS = 2
 
 
@@ -224,7 +224,7 @@ def run(
         overrides: KEY VALUE pairs.
         json_file: file for all figures.
         variants: names in ``VARIANTS``, joined by "+" where several apply.
-        iterations: steps of each variant that are timed, behind ``WARMUP_STEPS`` that are not.
+        iterations: steps of each variant that are timed, after ``WARMUP_STEPS`` that are not.
         data: "synthetic" or "real".
         batch_size: clips of a step; 0: those that one pass of the config takes on one device.
         compiler: backend of ``torch.compile``, or None.
