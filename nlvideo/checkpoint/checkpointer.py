@@ -205,7 +205,10 @@ class Checkpointer:
         except (ValueError, FileNotFoundError) as error:
             kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
             raise kind(f"{error}. {self._way_out(*os.path.split(path))}") from error
-        _check_architecture(path, weights, self.model.state_dict())
+        current = self.model.state_dict()
+        if content["model"].keys() == current.keys():
+            weights = content["model"]  # a model may have names that others get from a wrapper
+        _check_architecture(path, weights, current)
         self.model.load_state_dict(weights)
         content.pop("model")
         for name, item in self._checkpointables.items():

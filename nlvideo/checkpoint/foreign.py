@@ -9,7 +9,7 @@ from torch import Tensor
 
 from nlvideo.checkpoint.convert import SOURCES, Converted, convert, recognise
 from nlvideo.checkpoint.convert.common import has_effect
-from nlvideo.checkpoint.convert.read import CONFIG_TEXT, flatten
+from nlvideo.checkpoint.convert.read import CONFIG_TEXT, bare_name, flatten
 from nlvideo.checkpoint.convert.release import release_overrides, settle
 from nlvideo.checkpoint.weights import LoadReport, compare_weights
 from nlvideo.config import CfgNode
@@ -101,9 +101,10 @@ def find_weights(
         flat.pop(CONFIG_TEXT, None)
         converted = Converted(flat, **origin_of(content, path))
     else:
-        source, below = identify(flat, lambda names: not current.keys().isdisjoint(names))
+        ours = {bare_name(name): name for name in current}
+        source, below = identify(flat, lambda names: not ours.keys().isdisjoint(names))
         if source in ("nlvideo", ""):
-            return {name: value for name, value in below.items() if name != CONFIG_TEXT}, False
+            return {ours.get(name, name): value for name, value in below.items() if name != CONFIG_TEXT}, False
         source, converted = _convert(below, path, source)
         logger.info("%s: weights of %s: %s", path, source, converted.summary())
         for note in converted.notes:

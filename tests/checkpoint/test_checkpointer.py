@@ -316,6 +316,25 @@ def test_a_fresh_start_moves_what_is_there_when_it_saves(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["earlier_1", "last_checkpoint", "model_best.pth", "model_final.pth"]
 
 
+def test_a_model_with_a_compiled_part_is_resumed_and_loaded(tmp_path):
+    def compiled(seed):
+        torch.manual_seed(seed)
+        # As torch.compile names it.
+        part = nn.Module()
+        part.add_module("_orig_mod", nn.Linear(2, 2))
+        return nn.Sequential(part, nn.Linear(2, 2))
+
+    saved = compiled(0)
+    path = Checkpointer(saved, str(tmp_path)).save("model_final")
+    for restore in (lambda model: Checkpointer(model, "").resume(path), lambda model: Checkpointer(model, "").load_weights(path)):
+        model = compiled(1)
+        restore(model)
+        assert all(torch.equal(value, saved.state_dict()[name]) for name, value in model.state_dict().items())
+    plain = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    Checkpointer(plain, "").load_weights(path)
+    assert torch.equal(plain[0].weight, saved[0]._orig_mod.weight)
+
+
 def test_an_earlier_run_whose_tag_is_empty_is_set_aside(tmp_path):
     _Run(tmp_path).checkpointer.save("model_final")
     (tmp_path / "last_checkpoint").write_text("\n")

@@ -71,6 +71,12 @@ def _content(file: BinaryIO, path: str) -> Any:
 # Segments that wrappers of parts of a network put into names.
 _WRAPPED = re.compile(r"(?:(?<=\.)|^)(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 
+
+def bare_name(name: str) -> str:
+    """Return the name of a tensor without what wrappers of parts of a network, such as compiled ones, put into it."""
+    return _WRAPPED.sub("", name)
+
+
 #: name under which `flatten` hands on the text of the config that a file carries
 CONFIG_TEXT = "cfg"
 
@@ -102,7 +108,7 @@ def flatten(content: Mapping[str, Any], path: str, entry: str = "") -> dict[str,
     passed = [name for name, other in entries.items() if name != chosen and len(other) >= len(weights) > 1]
     if chosen and passed and not entry:
         logger.warning("%s: weights are read from %r; it has others in %s (see --entry)", path, chosen, some(passed))
-    weights = {_WRAPPED.sub("", name): tensor for name, tensor in weights.items()}
+    weights = {bare_name(name): tensor for name, tensor in weights.items()}
     if all(name.startswith("module.") for name, tensor in weights.items() if tensor.dim()):
         weights = {name.removeprefix("module."): value for name, value in weights.items() if name.startswith("module.")}
     return weights | ({CONFIG_TEXT: text} if (text := _config_text(content)) else {})
