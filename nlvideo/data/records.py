@@ -116,6 +116,7 @@ class CompactRecords(Sequence[Record]):
     """
 
     may_have_spans = True
+    _labels: Labels | None = None  # where they are known without a look at each record
 
     @abstractmethod
     def record(self, index: int) -> Record:
@@ -124,7 +125,7 @@ class CompactRecords(Sequence[Record]):
     @property
     def labels(self) -> Labels:
         """The labels of all records."""
-        return Labels.from_values(record["label"] for record in self)
+        return Labels.from_values(record["label"] for record in self) if self._labels is None else self._labels
 
     def id_hashes(self) -> np.ndarray:
         """Return a 64-bit hash of each video id, uint64 (N,)."""
@@ -193,11 +194,6 @@ class TableRecords(CompactRecords):
         self._numbers = {key: torch.from_numpy(column) for key, column in given.items()}
         occurrences = _count_occurrences(videos.hashes())
         self._occurrences = None if occurrences is None else torch.from_numpy(occurrences)
-
-    @property
-    def labels(self) -> Labels:
-        """The labels of all records."""
-        return self._labels
 
     def __len__(self) -> int:
         return len(self.videos)

@@ -51,11 +51,6 @@ class OfficialFormat:
     max_missing: float = 0.0
     multi_label: bool = False
 
-    @property
-    def evaluator_type(self) -> str:
-        """As ``Metadata.evaluator_type``."""
-        return "multilabel" if self.multi_label else "classification"
-
 
 @dataclass
 class Split:
@@ -87,7 +82,8 @@ def register_format(spec: OfficialFormat) -> None:
     FORMATS[spec.name] = spec
     for split in spec.splits:
         DatasetCatalog.register(f"{spec.name}_{split}", partial(load_official, spec, split))
-        MetadataCatalog.get(f"{spec.name}_{split}").evaluator_type = spec.evaluator_type
+        evaluator_type = "multilabel" if spec.multi_label else "classification"
+        MetadataCatalog.get(f"{spec.name}_{split}").evaluator_type = evaluator_type
 
 
 def get_format(name: str) -> OfficialFormat:

@@ -47,11 +47,6 @@ class ShardRecords(CompactRecords):
         self._places = torch.from_numpy(places)
         self._ends = np.cumsum(shard_sizes)
 
-    @property
-    def labels(self) -> Labels:
-        """The labels of all records."""
-        return self._labels
-
     def __len__(self) -> int:
         return len(self._ids)
 
