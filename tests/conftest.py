@@ -2,7 +2,8 @@
 
 import importlib.util
 import os
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Generator
 from fractions import Fraction
 from pathlib import Path
 from types import ModuleType
@@ -13,6 +14,23 @@ import pytest
 # An index is written as two base-32 digits, one in red and one in green, as levels 8 apart: a codec without RGB
 # support may be off by a few levels and the index can still be read.
 _BASE, _STEP = 32, 8
+
+
+def pytest_configure() -> None:
+    """Hear the signals that ``nohup`` and a shell's background jobs ignore: tests send them to processes of theirs."""
+    for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, handler)
+
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Escape file names that are no text in what a test printed: a report with one cannot reach the main process."""
+    report = yield
+    report.sections = [(name, text.encode("utf8", "backslashreplace").decode()) for name, text in report.sections]
+    return report
+
 
 
 def _write_frame(index: int, height: int, width: int) -> np.ndarray:
