@@ -64,7 +64,8 @@ def check_classes(name: str, path: str) -> None:
     Raises:
         ValueError: a file beside it names other classes, and would count.
     """
-    (there, file), classes = classes_beside(path), MetadataCatalog.get(name).classes
+    # Names are read without the spaces around them.
+    (there, file), classes = classes_beside(path), [label.strip() for label in MetadataCatalog.get(name).classes]
     # A file for all lists of the folder does not matter where the new list gets one of its own.
     if there and there != classes and (not classes or file == classes_file_of(path)):
         raise ValueError(f"{file} names other classes than {name}: use another folder")

@@ -71,7 +71,7 @@ def read_classes(path: str) -> list[str]:
     if local is None:
         return []
     with open(local, encoding="utf-8-sig", errors="surrogateescape") as file:
-        names = [line.strip() for line in file.read().splitlines() if line.strip()]
+        names = [line.strip() for line in file if line.strip()]
     if len(set(names)) < len(names):
         raise ValueError(f"{path}: the class {next(name for name in names if names.count(name) > 1)!r} is there twice")
     return names

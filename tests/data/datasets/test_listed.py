@@ -174,13 +174,15 @@ def test_pipes_are_not_waited_for(tmp_path, pipe):
 
 def test_what_a_tool_writes_can_be_read(tmp_path):
     paths = [" lead/x.mp4", "trail .mp4 ", "# note.mp4", 'b"c, d.mp4', os.fsdecode(b"caf\xe9.mp4"), "/else/ y.mp4"]
-    MetadataCatalog.get("mine").classes = ["sit", "stand up"]
+    MetadataCatalog.get("mine").classes = ["sit", " stand\u2028up"]
     records = [{"file_name": join_path(str(tmp_path), path), "label": i % 2, "video_id": path} for i, path in enumerate(paths)]
     prepare_to_write_list("mine", records, f"{tmp_path}/good.csv")
     write_list("mine", records, f"{tmp_path}/good.csv", comment="a comment")
     assert get_dataset(f"list:{tmp_path}/good.csv") == records
-    assert MetadataCatalog.get(f"list:{tmp_path}/good.csv").classes == ["sit", "stand up"]
-    with open(tmp_path / "good.csv", errors="surrogateescape") as file:
+    assert MetadataCatalog.get(f"list:{tmp_path}/good.csv").classes == ["sit", "stand\u2028up"]
+    (tmp_path / "good.csv").rename(tmp_path / "first.csv")
+    prepare_to_write_list("mine", records, f"{tmp_path}/good.csv")
+    with open(tmp_path / "first.csv", errors="surrogateescape") as file:
         rows = [row for row in csv.DictReader(file) if not row["path"].startswith("# a comment")]
     assert [row["path"] for row in rows] == paths, "other readers read it"
     for record, message in (
