@@ -61,7 +61,7 @@ def mutate(data: bytes, rng: np.random.Generator) -> tuple[bytes, str]:
 
 
 def plain_count(path: str) -> int:
-    """Return how many frames PyAV alone decodes, up to the end or to an error, as behind the end of an edit list."""
+    """Return how many frames PyAV alone decodes, up to the end or to an error, as after the end of an edit list."""
     count = 0
     try:
         with av.open(path, metadata_errors="replace") as container:

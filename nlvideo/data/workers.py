@@ -103,7 +103,7 @@ class WorkerWatch:
             if "Too many open files" in str(error):
                 what = "too many open files: data workers hand every tensor over in one"
                 raise WorkerDied(f"{what}; allow more (`ulimit -n 65536`), or use fewer DATALOADER.NUM_WORKERS") from None
-            # The connection to a worker may break before the system has buried it.
+            # The connection to a worker may break before the system knows that it is dead.
             broken = isinstance(error, (EOFError, ConnectionError))
             files = self._wait_for_the_dead() if broken or "DataLoader worker" in str(error) else []
             if not files:

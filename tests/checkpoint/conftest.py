@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
-# Residual blocks with a 3x1x1 kernel in an I3D network, and those with a non-local block behind them.
+# Residual blocks with a 3x1x1 kernel in an I3D network, and those with a non-local block after them.
 TEMPORAL = {2: lambda i: True, 3: lambda i: i % 2 == 0, 4: lambda i: i % 2 == 0, 5: lambda i: i % 2 == 1}
 NONLOCAL = {50: {3: (1, 3), 4: (1, 3, 5)}, 101: {3: (1, 3), 4: (6, 13, 20)}}
 
@@ -48,7 +48,7 @@ def blob_shapes(
     depth: int = 50, i3d: bool = True, blocks: bool = True, base: int = 64, classes: int = 400, affine: bool = False,
     block_norm: bool = True,
 ) -> Shapes:  # fmt: skip
-    """Blob -> shape of every parameter and statistic, ``base`` channels behind the first convolution."""
+    """Blob -> shape of every parameter and statistic, ``base`` channels after the first convolution."""
     shapes: Shapes = {"conv1_w": (base, 3, 5 if i3d else 1, 7, 7), **_norm_shapes("res_conv1", base, affine)}
     first = base
     for stage, count in zip((2, 3, 4, 5), BLOCKS[depth]):

@@ -138,7 +138,7 @@ def test_a_head_of_as_many_classes_is_kept_and_a_file_without_one_starts_anew(tm
 
 
 def test_blocks_with_a_norm_into_blocks_without_are_not_taken_for_complete(tmp_path) -> None:
-    """Their output convolution was trained with a norm behind it: the report names what is left over."""
+    """Their output convolution was trained with a norm after it: the report names what is left over."""
     source = trained("kinetics/authors/i3d_r50_8x8_nl5")
     report = load(narrow("kinetics/authors/i3d_r50_32x4_nl5"), source, tmp_path)
     assert not report.is_complete

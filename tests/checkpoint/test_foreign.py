@@ -231,7 +231,7 @@ def test_wrappers_of_parts_are_gone():
 
 
 def test_a_prefix_does_not_hide_whose_names_they_are():
-    """mmaction2's own names begin with "backbone."; below it they would be nobody's."""
+    """mmaction2's own names begin with "backbone."; below it they would be unknown."""
     names = {"backbone.conv1.conv.weight": torch.ones(1), "backbone.layer1.0.conv1.conv.weight": torch.ones(1)}
     assert identify(names, lambda names: False) == ("mmaction2", names)
     strange = {"model.strange.weight": torch.ones(1)}

@@ -1,4 +1,4 @@
-"""Frames in memory behind the interface of a video."""
+"""Frames in memory with the interface of a video."""
 
 import numpy as np
 import pytest

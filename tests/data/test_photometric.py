@@ -90,7 +90,7 @@ def test_what_is_zero_is_left_out():
 
 
 def RNG_after_permutation(seed):
-    """The generator behind the draw of the order of one step."""
+    """The generator after the draw of the order of one step."""
     rng = RNG(seed)
     rng.permutation(1)
     return rng

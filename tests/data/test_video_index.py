@@ -37,7 +37,7 @@ def test_frames_are_ranks_of_timestamps():
 
 
 def test_decoding_starts_at_the_key_frame_shown_no_later():
-    # I P B B | I B B P: the two B behind the second I are shown before it and need the P before.
+    # I P B B | I B B P: the two B after the second I are shown before it and need the P before.
     index = make([0, 3, 1, 2, 6, 4, 5, 7], keys=[0, 4])
     assert [index.start_of(frame) for frame in range(8)] == [0, 0, 0, 0, 0, 0, 4, 4]
 

@@ -106,7 +106,7 @@ def test_a_single_frame(write, plain_decode, name, monkeypatch):
 
 @pytest.mark.parametrize("name", ["open_gop.mkv", "hevc_open_gop.mp4"])
 def test_open_gops_are_open(write, name):
-    """Behind a key-frame in the file come frames that are shown before it."""
+    """After a key-frame in the file come frames that are shown before it."""
     with av.open(str(write(name))) as container:
         packets = [(packet.pts, packet.is_keyframe) for packet in container.demux(video=0) if packet.size]
     keys = [place for place, (_, is_key) in enumerate(packets) if is_key and place]
@@ -203,7 +203,7 @@ def test_no_seeking_where_a_seek_misses(write, plain_decode, monkeypatch):
         real = av.container.InputContainer
 
         class Late:
-            """Lands behind the wanted key-frame, as transport streams may."""
+            """Lands after the wanted key-frame, as transport streams may."""
 
             def __init__(self, container):
                 self.container = container

@@ -15,11 +15,11 @@ from nlvideo.utils.time_limit import given_up
 
 @pytest.fixture
 def hanging(tmp_path):
-    """A named pipe that nobody writes to: opening it blocks inside the operating system."""
+    """A named pipe that nothing writes to: opening it blocks inside the operating system."""
     path = tmp_path / "hangs.mp4"
     os.mkfifo(path)
     yield str(path)
-    # Lets the thread that was left behind go.
+    # Lets the thread that was left alone go.
     os.close(os.open(path, os.O_RDWR | os.O_NONBLOCK))
 
 

@@ -35,7 +35,7 @@ from nlvideo.utils.events import EventStorage
 
 DTYPES = (None, torch.bfloat16)
 FORMS = [(form, algorithm) for form, known in BLOCK_ALGORITHMS.items() for algorithm in ("auto", *known)]
-# Keys pooled before and behind the embeddings, all positions, and attention over time.
+# Keys pooled before and after the embeddings, all positions, and attention over time.
 KEYS = {"pooled": {}, "pooled after": {"pool_first": False}, "all": {"subsample": False}, "time": {"attend": "time"}}
 
 
@@ -93,7 +93,7 @@ def fake_gpu() -> Iterator[None]:
 
 
 def _on_gpu(module: nn.Module) -> nn.Module:
-    """Parameters and buffers moved to the GPU, where a registration puts them: whatever else a module holds stays behind."""
+    """Parameters and buffers moved to the GPU, where a registration puts them: whatever else a module holds stays."""
     for part in module.modules():
         for name, tensor in part._parameters.items():
             if tensor is not None:

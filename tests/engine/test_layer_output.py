@@ -22,7 +22,7 @@ CLIPS = torch.randint(0, 256, (3, 3, 4, 32, 32), dtype=torch.uint8, generator=to
 
 
 def by_hand(model: nn.Module, *names: str) -> torch.Tensor:
-    """The map behind some modules of the backbone, one after the other."""
+    """The map after some modules of the backbone, one after the other."""
     x = (CLIPS.float() - model.pixel_mean) / model.pixel_std
     with torch.no_grad():
         for name in names:

@@ -15,7 +15,7 @@ def _draw() -> list[float]:
 
 
 def test_restored_generators_repeat_themselves() -> None:
-    random.gauss(0, 1), np.random.randn()  # leave half of a pair of normal numbers behind
+    random.gauss(0, 1), np.random.randn()  # leave half of a pair of normal numbers
     state = get_rng_state()
     first = _draw()
     assert _draw() != first

@@ -1,4 +1,4 @@
-"""What is read of a step, and what a loss that is not finite leaves behind."""
+"""What is read of a step, and what a loss that is not finite leaves."""
 
 import itertools
 from collections.abc import Callable, Iterator

@@ -136,7 +136,7 @@ def test_without_views_the_scores_stay():
 
 def test_another_evaluator_scores_the_same_file():
     results = _results(A, labels=[[0], [1, 2], []], evaluator="MultiLabelEvaluator")
-    # Class 0: behind the video without labels; class 1: first; class 2: one of three equal ones.
+    # Class 0: after the video without labels; class 1: first; class 2: one of three equal ones.
     assert evaluate_results(results)["mAP"] == pytest.approx(100 * (1 / 2 + 1 + 1 / 3) / 3)
     assert evaluate_results(results, "CharadesEvaluator")["mAP"] == pytest.approx(100 * (1 + 1 + 1 / 2) / 3)
     with pytest.raises(KeyError, match="unknown EVALUATOR 'CharadeEvaluator': did you mean 'CharadesEvaluator'"):

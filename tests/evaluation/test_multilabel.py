@@ -28,7 +28,7 @@ def test_hand_made_average_precision(scores, positive, expected):
 
 
 def test_ties_enter_together_in_any_order():
-    # Three videos at one score, one positive among them, behind one positive: 1/2 * 1 + 1/2 * 2/4.
+    # Three videos at one score, one positive among them, after one positive: 1/2 * 1 + 1/2 * 2/4.
     expected = 0.5 + 0.25
     for positive in ([1, 1, 0, 0], [1, 0, 1, 0], [1, 0, 0, 1]):
         assert _ap([0.9, 0.5, 0.5, 0.5], positive) == pytest.approx(expected)

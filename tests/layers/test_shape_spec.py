@@ -1,4 +1,4 @@
-"""ShapeSpec: defaults, equality, and that nobody can change one that another part holds."""
+"""ShapeSpec: defaults, equality, and that nothing can change one that another part holds."""
 
 import dataclasses
 

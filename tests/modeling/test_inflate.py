@@ -9,7 +9,7 @@ from nlvideo.modeling.backbone import ResNet3d, inflate_2d_weights
 
 
 def _shake_norms(model: nn.Module) -> None:
-    # Fresh statistics are 0 and 1 and last norms are 0: with those a network could be wrong and nobody would see it.
+    # Fresh statistics are 0 and 1 and last norms are 0: with those a network could be wrong and no test would see it.
     for name, tensor in model.state_dict().items():
         if name.endswith(("running_mean", "bias")):
             tensor.normal_(std=0.1)

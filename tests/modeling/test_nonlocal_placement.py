@@ -36,7 +36,7 @@ def place(network, **keys):
     ],
 )
 def test_regular_places(network, keys, expected):
-    """Five blocks by default (Table 2c), ten behind every block; as many in deeper networks."""
+    """Five blocks by default (Table 2c), ten after every block; as many in deeper networks."""
     assert place(network, **keys) == expected
     assert list(place(network, **keys)) == [stage for stage in network if stage in expected]
 

@@ -283,7 +283,7 @@ def test_non_local_blocks_sit_behind_their_residual_blocks() -> None:
     out = model(torch.rand(1, 3, 4, 32, 32))["res5"]
     block = model.res3.nl1
     assert (block.channels, block.stage, block.shapes) == (64, "res3", [(1, 64, 2, 4, 4)])
-    assert out.min() >= 1  # behind the last ReLU comes the block that adds one
+    assert out.min() >= 1  # after the last ReLU comes the block that adds one
 
 
 def test_places_without_a_factory_get_the_usual_block() -> None:

@@ -23,7 +23,7 @@ STEMS = {
 NUM_BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 # Stage -> which residual blocks hold a temporal kernel in I3D.
 INFLATED = {2: lambda i: True, 3: lambda i: i % 2 == 0, 4: lambda i: i % 2 == 0, 5: lambda i: i == 1}
-# Suffix of a name -> (depth) -> residual blocks with a non-local block behind them.
+# Suffix of a name -> (depth) -> residual blocks with a non-local block after them.
 FIVE = {50: {3: (1, 3), 4: (1, 3, 5)}, 101: {3: (1, 3), 4: (6, 13, 20)}}
 TEN = {50: {3: (0, 1, 2, 3), 4: range(6)}, 101: {3: (0, 1, 2, 3), 4: (2, 5, 8, 11, 14, 17)}}
 

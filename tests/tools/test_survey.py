@@ -32,7 +32,7 @@ def test_facts_of_a_video(folder):
 
 
 def test_a_title_in_no_known_encoding(make_video, tmp_path):
-    """What nobody reads keeps nobody from reading the rest."""
+    """What is never read does not keep the rest from being read."""
     title, path = "a title of twenty-four..", tmp_path / "titled.mp4"
     with av.open(make_video(tmp_path / "plain.mp4")) as source, av.open(str(path), "w") as target:
         target.metadata["title"] = title

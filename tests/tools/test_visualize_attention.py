@@ -111,7 +111,7 @@ def test_every_form(visualize, tmp_path, pairwise, attend):
     report = json.loads((tmp_path / "out/attention.json").read_text())
     assert report["pairwise"] == pairwise
     (query,) = report["queries"]
-    # An I3D of this stem has 2 frames of 8 x 8 positions behind res2.
+    # An I3D of this stem has 2 frames of 8 x 8 positions after res2.
     allowed = {"space": 16, "time": 2, "spacetime": 20}[attend]
     assert 1 <= len(query["keys"]) <= allowed
     if attend != "spacetime":

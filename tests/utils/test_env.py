@@ -78,7 +78,7 @@ def test_the_commit_is_that_of_our_clone(tmp_path, monkeypatch):
     package = tmp_path / "project" / "site-packages" / "nlvideo"
     package.mkdir(parents=True)
     monkeypatch.setattr(env.nlvideo, "__file__", str(package / "__init__.py"))
-    # Installed inside of somebody's repository: its commit is none of ours.
+    # Installed inside of another repository: its commit is none of ours.
     (tmp_path / "project" / ".git").mkdir()
     assert env.environment()["commit"] == env.environment()["repository"] == "none"
     if git is None:

@@ -39,7 +39,7 @@ def unset(monkeypatch):
 
 
 def page_faults(start: str = "") -> int:
-    """How many page faults WORK causes in a process of its own, behind these lines."""
+    """How many page faults WORK causes in a process of its own, after these lines."""
     done = subprocess.run([sys.executable, "-c", start + WORK], capture_output=True, text=True, check=True)
     return int(done.stdout)
 

@@ -1,4 +1,4 @@
-"""YAML of anybody: plain values or one line, and never without end."""
+"""YAML of unknown origin: plain values or one line, and never without end."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Work that never comes back is given up, and cleans up behind itself if it ever does."""
+"""Work that never comes back is given up, and cleans up if it ever does."""
 
 import multiprocessing
 import threading

@@ -150,7 +150,7 @@ def test_no_tensor_reads_memory_that_is_not_its_own(change):
 def test_archives_that_grow_are_refused():
     with pytest.raises(ValueError, match="data.pkl is to have"):
         read(rewritten(SIMPLE, {}, compression=zipfile.ZIP_DEFLATED))
-    # One number that stands for many would fill the memory of whoever copies it.
+    # One number that stands for many would fill the memory of a program that copies it.
     assert read(written({"a": torch.ones(1).expand(10**9), "b": torch.ones(2)})).keys() == {"b"}
 
 

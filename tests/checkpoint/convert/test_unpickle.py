@@ -230,7 +230,7 @@ def _shared(start, fold, levels, end):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        # Each list holds the one before twice: 2 ** 50 items to whoever walks through them.
+        # Each list holds the one before twice: 2 ** 50 items to a program that walks through them.
         (_shared(b"]", b"0](%b2e", 50, b"."), "more than 10,000,000 items"),
         (_shared(b")", b"0%b2\x86", 50, b"."), "more than 10,000,000 items"),
         # A tuple of tuples as a key is walked through for its hash.

@@ -159,7 +159,7 @@ def test_the_authors_lists_of_kinetics(make_official, monkeypatch, tmp_path):
     expected = get_dataset("kinetics400_val")
     (made.annotations / VAL).unlink()
     lines = [f"/private/path of/{path} {label}" for _, label, path in made.videos["val"]]
-    # Shuffled epochs behind each other, as the authors' training lists have them.
+    # Shuffled epochs one after the other, as the authors' training lists have them.
     made.write("vallist.txt", "\n".join(lines + lines[::-1]) + "\n")
     with pytest.raises(AnnotationError, match=r"classes.txt or classids.json \(classes\), found none beside"):
         get_dataset("kinetics400_val")
