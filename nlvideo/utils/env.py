@@ -1,6 +1,5 @@
 """The machine and the seeds of a run."""
 
-import os
 import platform
 import random
 import subprocess

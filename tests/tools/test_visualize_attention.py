@@ -1,7 +1,6 @@
 """tools/visualize_attention.py as a user runs it."""
 
 import json
-from functools import partial
 
 import pytest
 import torch
