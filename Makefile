@@ -19,7 +19,8 @@ quickstart: $(VENV)/.installed
 	@echo "    $(RUN) tools/train_net.py --config-file configs/quickstart/i3d.yaml OUTPUT_DIR output/quickstart/i3d"
 	@echo "  another pairwise function:"
 	@echo "    $(RUN) tools/train_net.py --config-file $(CONFIG) MODEL.NONLOCAL.PAIRWISE dot_product OUTPUT_DIR output/quickstart/dot"
-	@echo "  your own videos, one folder per class: see GETTING_STARTED.md"
+	@echo "  your own videos, one folder per class:"
+	@echo "    see \"Train on your own videos\" in README.md"
 
 # Two files of tests at a time, each on one thread: most of a test is not a product of large matrices.
 test: $(VENV)/.installed-dev

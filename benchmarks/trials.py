@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Train a grid of models with several seeds and write the table: ``python benchmarks/trials.py beacon``.
 
-A trial is a list of rows (a name, a config of ``configs/quickstart``, overrides) that share one schedule. Every run
+A trial is a list of rows (a name, a config below ``configs``, overrides) that share one schedule. Every run
 is the stock ``tools/train_net.py`` in a process of its own, so the table shows what a user of that command gets. A
 finished run leaves a file in ``benchmarks/results/<trial>`` and is not repeated while that is there: stop at any time and start
 again; ``--again`` measures again. ``--report`` prints the table of what has finished.
@@ -9,6 +9,7 @@ again; ``--again`` measures again. ``--report`` prints the table of what has fin
 
 import argparse
 import concurrent.futures
+import functools
 import json
 import os
 import platform
@@ -22,34 +23,45 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 
 FOUR_MODELS = [
-    ("C2D", "c2d", []), ("C2D + non-local", "c2d_nl", []), ("I3D", "i3d", []), ("I3D + non-local", "i3d_nl", []),
+    ("C2D", "quickstart/c2d", []), ("C2D + non-local", "quickstart/c2d_nl", []),
+    ("I3D", "quickstart/i3d", []), ("I3D + non-local", "quickstart/i3d_nl", []),
 ]
 ATTENDING = [
-    ("I3D + non-local, space only", "i3d_nl", ["MODEL.NONLOCAL.ATTEND", "space"]),
-    ("I3D + non-local, time only", "i3d_nl", ["MODEL.NONLOCAL.ATTEND", "time"]),
+    ("I3D + non-local, space only", "quickstart/i3d_nl", ["MODEL.NONLOCAL.ATTEND", "space"]),
+    ("I3D + non-local, time only", "quickstart/i3d_nl", ["MODEL.NONLOCAL.ATTEND", "time"]),
 ]
 FORMS = [
-    ("I3D + embedded Gaussian", "i3d_nl", ["MODEL.NONLOCAL.PAIRWISE", "embedded_gaussian"]),
-    ("I3D + embedded Gaussian, He et al.", "i3d_nl",
+    ("I3D + embedded Gaussian", "quickstart/i3d_nl", ["MODEL.NONLOCAL.PAIRWISE", "embedded_gaussian"]),
+    ("I3D + embedded Gaussian, He et al.", "quickstart/i3d_nl",
      ["MODEL.NONLOCAL.PAIRWISE", "embedded_gaussian", "MODEL.NONLOCAL.INIT_STD", "0.0"]),
-    ("I3D + dot product", "i3d_nl", ["MODEL.NONLOCAL.PAIRWISE", "dot_product"]),
-    ("I3D + concatenation", "i3d_nl", ["MODEL.NONLOCAL.PAIRWISE", "concatenation"]),
+    ("I3D + dot product", "quickstart/i3d_nl", ["MODEL.NONLOCAL.PAIRWISE", "dot_product"]),
+    ("I3D + concatenation", "quickstart/i3d_nl", ["MODEL.NONLOCAL.PAIRWISE", "concatenation"]),
 ]
 
 
-def thermal_overrides() -> list[str]:
-    """What turns a quickstart config into one for the thermal clips: the lists, the classes, the sampling.
+OWN_VIDEOS = [("I3D", "own_videos/i3d", []), ("I3D + non-local", "own_videos/i3d_nl", [])]
+
+
+def data_overrides(name: str, num_classes: int) -> list[str]:
+    """What README has a user type for videos of their own: the two lists and the number of classes.
 
     Raises:
-        SystemExit: NLVIDEO_TEST_DATA is not set or holds no thermal clips.
+        SystemExit: NLVIDEO_TEST_DATA is not set or has no such folder.
     """
-    folder = Path(os.environ.get("NLVIDEO_TEST_DATA", "")) / "thermal"
+    folder = Path(os.environ.get("NLVIDEO_TEST_DATA", "")) / name
     if not (folder / "train.csv").is_file():
-        sys.exit("set NLVIDEO_TEST_DATA to a folder with thermal/train.csv and thermal/val.csv")
+        sys.exit(f"set NLVIDEO_TEST_DATA to a folder with {name}/train.csv and {name}/val.csv")
     return [
         "DATASETS.TRAIN", f"['list:{folder.resolve()}/train.csv']",
         "DATASETS.TEST", f"['list:{folder.resolve()}/val.csv']",
-        "MODEL.HEAD.NUM_CLASSES", "7", "MODEL.HEAD.DROPOUT", "0.2",
+        "MODEL.HEAD.NUM_CLASSES", str(num_classes),
+    ]
+
+
+def thermal_overrides() -> list[str]:
+    """What turns a quickstart config into one for the thermal clips: the data and the sampling."""
+    return [
+        *data_overrides("thermal", 7), "MODEL.HEAD.DROPOUT", "0.2",
         # Real video asks for more than beacon: twice the layers (10 of them left the training clips at 80 %).
         "MODEL.BACKBONE.DEPTH", "18", "MODEL.NONLOCAL.BLOCKS", "['res2.1']",
         # A clip is the whole event, whatever its length; left and right mean nothing here.
@@ -63,6 +75,8 @@ TRIALS = {
     "beacon": {"rows": FOUR_MODELS + ATTENDING, "overrides": list},
     "forms": {"rows": FORMS, "overrides": list},
     "thermal": {"rows": FOUR_MODELS, "overrides": thermal_overrides},
+    "own_fights": {"rows": OWN_VIDEOS, "overrides": functools.partial(data_overrides, "fights", 2)},
+    "own_thermal": {"rows": OWN_VIDEOS, "overrides": functools.partial(data_overrides, "thermal", 7)},
 }
 
 
@@ -72,7 +86,7 @@ def run(trial: str, config: str, overrides: list[str], seed: int, threads: int, 
     if result_file.is_file() and not again:
         return json.loads(result_file.read_text())
     out.mkdir(parents=True, exist_ok=True)
-    words = ["--config-file", f"configs/quickstart/{config}.yaml", *TRIALS[trial]["overrides"](), *overrides,
+    words = ["--config-file", f"configs/{config}.yaml", *TRIALS[trial]["overrides"](), *overrides,
              "TEST.EVAL_PERIOD", "0", "SEED", str(seed), "OUTPUT_DIR", str(out)]
     start = time.time()
     with open(out / "console.txt", "w") as console:
