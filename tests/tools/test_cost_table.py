@@ -13,7 +13,7 @@ from lib.cost_table import cost_rows, format_cost_rows
 from lib.ledger import read_ledger
 
 # The paper's networks; those of quickstart have another stem.
-NAMES = [name for name in list_networks() if not name.startswith("quickstart/")]
+NAMES = [name for name in list_networks() if not name.startswith(("quickstart/", "own_videos/"))]
 # In time: stride of conv1; kernel, stride, padding of pool1; kernel, padding of pool2. In space: padding of pool1.
 STEMS = {
     "paper": (2, (3, 2, 1), (3, 1), 1),

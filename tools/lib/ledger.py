@@ -34,6 +34,11 @@ _HEADINGS = {
         "These are small networks for the generated dataset `beacon`.\n"
         "[benchmarks/beacon.md](benchmarks/beacon.md) has their measurements.",
     ),
+    "own_videos": (
+        "Your own videos",
+        "These are small networks to train on some hundred videos of your own.\n"
+        "[benchmarks/own_videos.md](benchmarks/own_videos.md) has what was measured.",
+    ),
 }
 _INTRODUCTION = """# Model zoo
 
