@@ -36,7 +36,7 @@ _HEADINGS = {
     ),
     "own_videos": (
         "Your own videos",
-        "These are small networks to train on some hundred videos of your own.\n"
+        "These are small networks to train on short videos of your own.\n"
         "[benchmarks/own_videos.md](benchmarks/own_videos.md) has what was measured.",
     ),
 }
