@@ -35,11 +35,11 @@ def rows() -> dict[str, Callable[[], object]]:
     import numpy as np
     import torch
 
-    from nlvideo.data import augmentation as aug
-    from nlvideo.data.batch_mixing import BatchMixer
-    from nlvideo.data.photometric import ColorJitter
-    from nlvideo.data.rand_augment import OPERATIONS, RandAugment
-    from nlvideo.data.random_boxes import RandomErasing, random_resized_crop
+    from nlvideo.data.transforms import augmentation as aug
+    from nlvideo.data.transforms.batch_mixing import BatchMixer
+    from nlvideo.data.transforms.photometric import ColorJitter
+    from nlvideo.data.transforms.rand_augment import OPERATIONS, RandAugment
+    from nlvideo.data.transforms.random_boxes import RandomErasing, random_resized_crop
 
     torch.set_num_threads(1)
     rng = np.random.default_rng(0)

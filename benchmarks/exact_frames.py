@@ -20,7 +20,7 @@ import numpy as np
 from tqdm import tqdm
 
 from nlvideo.data import FrameStream, VideoDecodeError, VideoReader
-from nlvideo.data.upright import orientation_of
+from nlvideo.data.video.upright import orientation_of
 
 ROOT = Path(__file__).resolve().parent.parent
 SEED = 0

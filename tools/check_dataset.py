@@ -5,7 +5,7 @@ import argparse
 import sys
 
 from nlvideo.engine.script import ScriptParser, run_script
-from nlvideo.utils.cpus import usable_cpus
+from nlvideo.utils.system.cpus import usable_cpus
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -35,9 +35,9 @@ def main(arguments: argparse.Namespace) -> None:
     # Only now: --help answers without loading torch.
     from nlvideo.data import get_dataset
     from nlvideo.data.checks import fingerprint
-    from nlvideo.data.list_files import prepare_to_write_list, write_list
+    from nlvideo.dataset_tools.list_files import prepare_to_write_list, write_list
     from lib.survey import advise, format_survey, survey_dataset, to_json
-    from nlvideo.utils.file_io import write_json
+    from nlvideo.utils.files.file_io import write_json
 
     for flag in ("num_workers", "clip_frames", "short_side", "sample"):
         given = getattr(arguments, flag)

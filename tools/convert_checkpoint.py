@@ -33,7 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: argparse.Namespace) -> None:
     """Convert, and print what became of each tensor."""
     # Only now: --help answers without loading torch.
-    from nlvideo.engine.conversion import convert_checkpoint, write_conversion, write_export
+    from nlvideo.checkpoint.conversion import convert_checkpoint, write_conversion, write_export
 
     conversion = convert_checkpoint(
         arguments.weights, arguments.source, arguments.opts, arguments.config_file, arguments.entry

@@ -29,7 +29,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: argparse.Namespace) -> None:
     """Export, and print how far the scores are apart."""
     # Only now: --help answers without loading torch.
-    from nlvideo.engine.export import export_model
+    from nlvideo.export.export_model import export_model
     from nlvideo.model_zoo import Predictor
 
     model = Predictor(**chosen_model(arguments) | {"device": "cpu"}).model

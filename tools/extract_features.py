@@ -35,7 +35,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def extract(arguments: argparse.Namespace) -> None:
     """Extract on one rank, and on rank 0 print what there is now."""
-    from nlvideo.engine.features import extract_features
+    from nlvideo.export.features import extract_features
     from nlvideo.model_zoo import Predictor
     from nlvideo.utils import comm
 

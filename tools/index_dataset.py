@@ -5,7 +5,7 @@ import argparse
 import sys
 
 from nlvideo.engine.script import ScriptParser, run_script
-from nlvideo.utils.cpus import usable_cpus
+from nlvideo.utils.system.cpus import usable_cpus
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -29,7 +29,7 @@ def main(arguments: argparse.Namespace) -> None:
     """Print the videos that cannot be indexed, and a summary."""
     # Only now: --help answers without loading torch.
     from nlvideo.data import get_dataset
-    from nlvideo.data.indexing import index_videos
+    from nlvideo.dataset_tools.indexing import index_videos
 
     if arguments.num_workers < 1:
         raise ValueError(f"--num-workers: got {arguments.num_workers}, allowed: 1 or more")

@@ -26,7 +26,7 @@ def main(arguments: argparse.Namespace) -> None:
     # Only now: --help answers without loading torch.
     from nlvideo.model_zoo import list_networks
     from lib.ledger import format_model_zoo, read_ledger
-    from nlvideo.utils.file_io import write_text
+    from nlvideo.utils.files.file_io import write_text
 
     text = format_model_zoo(read_ledger(arguments.ledger), list_networks())
     output = Path(arguments.output)

@@ -4,7 +4,7 @@
 import argparse
 
 from nlvideo.engine.script import ScriptParser, run_script
-from nlvideo.utils.cpus import usable_cpus
+from nlvideo.utils.system.cpus import usable_cpus
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -26,9 +26,9 @@ def main(arguments: argparse.Namespace) -> None:
     """Write the shards and print what was done."""
     # Only now: --help answers without loading torch.
     from nlvideo.data import MetadataCatalog, get_dataset
-    from nlvideo.data.shard_files import expand_pattern
-    from nlvideo.data.shard_writing import write_shards
-    from nlvideo.utils.file_io import absolute_path
+    from nlvideo.data.records.shard_files import expand_pattern
+    from nlvideo.dataset_tools.shard_writing import write_shards
+    from nlvideo.utils.files.file_io import absolute_path
 
     if arguments.num_workers < 1:
         raise ValueError(f"--num-workers: got {arguments.num_workers}, allowed: 1 or more")

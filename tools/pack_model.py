@@ -25,7 +25,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: argparse.Namespace) -> None:
     """Pack, and say how large the weights are."""
     # Only now: --help answers without loading torch.
-    from nlvideo.engine.pack import pack_model
+    from nlvideo.model_zoo.pack import pack_model
     from nlvideo.model_zoo import Predictor
 
     predictor = Predictor(**chosen_model(arguments) | {"device": "cpu"})

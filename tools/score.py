@@ -41,7 +41,7 @@ def main(arguments: argparse.Namespace) -> None:
     # Only now: --help answers without loading torch.
     from nlvideo.evaluation import ensemble, evaluate_results, read_results, rescore
     from nlvideo.evaluation.intervals import with_interval
-    from nlvideo.utils.file_io import write_json
+    from nlvideo.utils.files.file_io import write_json
     from nlvideo.utils.logger import create_table
 
     names, average = arguments.results, arguments.average

@@ -5,7 +5,7 @@ import argparse
 import sys
 
 from nlvideo.engine.script import ScriptParser, run_script
-from nlvideo.utils.cpus import usable_cpus
+from nlvideo.utils.system.cpus import usable_cpus
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -33,8 +33,8 @@ def main(arguments: argparse.Namespace) -> None:
     """Transcode, and print failures and a summary."""
     # Only now: --help answers without loading torch.
     from nlvideo.data import get_dataset
-    from nlvideo.data.transcode import PRESETS, TranscodeOptions
-    from nlvideo.data.transcode_dataset import transcode_dataset
+    from nlvideo.dataset_tools.transcode import PRESETS, TranscodeOptions
+    from nlvideo.dataset_tools.transcode_dataset import transcode_dataset
 
     for flag, low in (("short_side", 2), ("key_frame_distance", 1), ("num_workers", 1)):
         if getattr(arguments, flag) < low:

@@ -50,7 +50,7 @@ def main(arguments: argparse.Namespace) -> None:
     """Write the pictures of every query."""
     # Only now: --help answers without loading torch.
     from nlvideo.model_zoo import Predictor
-    from nlvideo.utils.file_io import write_json
+    from nlvideo.utils.files.file_io import write_json
     from nlvideo.visualization import attend, chosen_positions, describe, find_block, load_view
 
     if arguments.fps <= 0:
@@ -78,7 +78,7 @@ def main(arguments: argparse.Namespace) -> None:
 
 def draw(maps: Any, index: int, output: Path, arguments: argparse.Namespace) -> None:
     """Write the film strip and the video of one query."""
-    from nlvideo.utils.file_io import atomic_write
+    from nlvideo.utils.files.file_io import atomic_write
     from nlvideo.visualization import draw_film_strip, overlay_frames, write_video
 
     strip = draw_film_strip(maps, index, arguments.num_arrows)

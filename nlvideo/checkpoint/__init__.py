@@ -2,7 +2,7 @@
 
 from nlvideo.checkpoint.catalog import resolve_weights
 from nlvideo.checkpoint.checkpointer import Checkpointer, last_checkpoint_in
-from nlvideo.checkpoint.convert.read import read_file, weights_of
+from nlvideo.checkpoint.read.read_file import read_file, weights_of
 from nlvideo.checkpoint.weights import LoadReport, load_weights_into
 
 __all__ = [

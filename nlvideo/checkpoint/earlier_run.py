@@ -4,7 +4,7 @@ import logging
 import os
 from pathlib import Path
 
-from nlvideo.utils.file_io import write_text
+from nlvideo.utils.files.file_io import write_text
 
 logger = logging.getLogger(__name__)
 

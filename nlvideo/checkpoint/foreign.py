@@ -9,7 +9,7 @@ from torch import Tensor
 
 from nlvideo.checkpoint.convert import SOURCES, Converted, convert, recognise
 from nlvideo.checkpoint.convert.common import has_effect
-from nlvideo.checkpoint.convert.read import CONFIG_TEXT, bare_name, flatten
+from nlvideo.checkpoint.read.read_file import CONFIG_TEXT, bare_name, flatten
 from nlvideo.checkpoint.convert.release import release_overrides, settle
 from nlvideo.checkpoint.weights import LoadReport, compare_weights
 from nlvideo.config import CfgNode

@@ -8,7 +8,7 @@ from fvcore.common.config import CfgNode as _CfgNode
 
 from nlvideo.config.yaml_files import read_yaml_chain
 from nlvideo.utils.errors import LookupFailed, close_matches
-from nlvideo.utils.safe_yaml import parse_yaml
+from nlvideo.utils.files.safe_yaml import parse_yaml
 
 
 class CfgNode(_CfgNode):

@@ -9,19 +9,19 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from nlvideo.config import CfgNode
-from nlvideo.data.batch_mixing import BatchMixer
+from nlvideo.data.transforms.batch_mixing import BatchMixer
 from nlvideo.data.catalog import MetadataCatalog, Record
 from nlvideo.data.checks import check_pair, check_records, check_same_classes, fingerprint, log_dataset
 from nlvideo.data.clip_dataset import TestDataset, TrainDataset, collate_test, collate_train
 from nlvideo.data.dataset_mapper import MAPPER
 from nlvideo.data.datasets import get_dataset
 from nlvideo.data.loaders import TestLoader, TrainLoader
-from nlvideo.data.records import chain_records, compact_records
+from nlvideo.data.records.records import chain_records, compact_records
 from nlvideo.data.samplers import SAMPLER, InferenceSampler
 from nlvideo.data.shared_videos import warn_of_shared_videos
 from nlvideo.data.workers import WorkerWatch, begin_worker
 from nlvideo.utils import comm
-from nlvideo.utils.env import uses_cuda
+from nlvideo.utils.system.env import uses_cuda
 from nlvideo.utils.errors import LookupFailed
 
 

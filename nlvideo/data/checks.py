@@ -11,10 +11,10 @@ import numpy as np
 
 from nlvideo.data.catalog import MetadataCatalog, Record
 from nlvideo.data.many_files import look_at_files
-from nlvideo.data.records import id_hashes, labels_of, span_labels_of
-from nlvideo.data.shard_files import split_member_path
+from nlvideo.data.records.records import id_hashes, labels_of, span_labels_of
+from nlvideo.data.records.shard_files import split_member_path
 from nlvideo.utils.errors import some
-from nlvideo.utils.file_io import file_exists
+from nlvideo.utils.files.file_io import file_exists
 
 _logger = logging.getLogger(__name__)
 # Of a dataset as large as Kinetics-400 every file is looked for, of a larger one so many, evenly spread.

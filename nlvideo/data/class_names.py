@@ -6,7 +6,7 @@ from pathlib import Path
 from nlvideo.data.catalog import MetadataCatalog
 from nlvideo.data.datasets.folder import folder_classes
 from nlvideo.data.datasets.listed import classes_beside
-from nlvideo.utils.file_io import absolute_path
+from nlvideo.utils.files.file_io import absolute_path
 
 
 def dataset_classes(names: Sequence[str]) -> list[str]:

@@ -9,10 +9,10 @@ from torch.utils.data import Dataset
 
 from nlvideo.data.catalog import Record, source_of
 from nlvideo.data.clip_sampling import VideoTooShort
-from nlvideo.data.video_reader import VideoDecodeError
+from nlvideo.data.video.video_reader import VideoDecodeError
 from nlvideo.data.workers import WorkerWatch
 from nlvideo.utils.errors import FORESEEN, portable
-from nlvideo.utils.time_limit import given_up
+from nlvideo.utils.system.time_limit import given_up
 
 # Records tried in place of one that fails, before the dataset itself is taken to be broken.
 MAX_ATTEMPTS = 20

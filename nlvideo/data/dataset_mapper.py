@@ -7,16 +7,16 @@ import numpy as np
 import torch
 
 from nlvideo.config import CfgNode, configurable
-from nlvideo.data import augmentation
+from nlvideo.data.transforms import augmentation
 from nlvideo.data.catalog import Record
-from nlvideo.data.clip_augmentations import ClipAugmentation, augment_clip, build_clip_augmentations
+from nlvideo.data.transforms.clip_augmentations import ClipAugmentation, augment_clip, build_clip_augmentations
 from nlvideo.data.clip_sampling import CLIP_SAMPLER, ClipSampler
-from nlvideo.data.frame_folder import FrameFolder, open_video
-from nlvideo.data.pixel_limits import PixelLimits
-from nlvideo.data.random_boxes import random_resized_crop
-from nlvideo.data.resized_frames import read_resized
-from nlvideo.data.torchcodec_reader import load_video_decoder
-from nlvideo.data.video_reader import VideoDecodeError, VideoReader
+from nlvideo.data.video.frame_folder import FrameFolder, open_video
+from nlvideo.data.video.pixel_limits import PixelLimits
+from nlvideo.data.transforms.random_boxes import random_resized_crop
+from nlvideo.data.transforms.resized_frames import read_resized
+from nlvideo.data.video.torchcodec_reader import load_video_decoder
+from nlvideo.data.video.video_reader import VideoDecodeError, VideoReader
 from nlvideo.utils.registry import Registry
 
 MAPPER = Registry(

@@ -11,7 +11,7 @@ from multiprocessing.context import BaseContext
 from typing import TypeVar
 
 from nlvideo.utils.errors import portable
-from nlvideo.utils.processes import end_with_parent
+from nlvideo.utils.system.processes import end_with_parent
 
 Item, Result = TypeVar("Item"), TypeVar("Result")
 

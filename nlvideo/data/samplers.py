@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from nlvideo.data.catalog import Record
-from nlvideo.data.records import labels_of, shard_sizes
+from nlvideo.data.records.records import labels_of, shard_sizes
 from nlvideo.utils.registry import Registry
 
 SAMPLER = Registry(

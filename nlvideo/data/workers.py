@@ -17,7 +17,7 @@ import torch
 from torch.utils.data import get_worker_info
 
 from nlvideo.data.catalog import Record
-from nlvideo.utils.processes import stop_signals
+from nlvideo.utils.system.processes import stop_signals
 
 # As long as ranks wait for each other: no video takes so long to decode, whatever its length.
 _STALLED_SEC = 1800.0

@@ -10,7 +10,7 @@ from nlvideo.engine.hooks import total_over_ranks
 from nlvideo.engine.train_loop import HookBase
 from nlvideo.utils import comm
 from nlvideo.utils.errors import some
-from nlvideo.utils.file_io import write_json
+from nlvideo.utils.files.file_io import write_json
 
 logger = logging.getLogger(__name__)
 

@@ -12,9 +12,9 @@ from typing import Any
 from nlvideo.engine.hooks import total_over_ranks
 from nlvideo.engine.script import INTERRUPTED
 from nlvideo.engine.train_loop import HookBase
-from nlvideo.utils import processes
-from nlvideo.utils.invocations import command_line
-from nlvideo.utils.processes import stop_signals
+from nlvideo.utils.system import processes
+from nlvideo.utils.system.invocations import command_line
+from nlvideo.utils.system.processes import stop_signals
 
 
 class StopOnSignal(HookBase):

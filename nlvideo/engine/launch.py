@@ -19,10 +19,10 @@ import torch.distributed as dist
 
 from nlvideo.engine.errors import RankFailed
 from nlvideo.engine.script import INTERRUPTED, exit_code_of, one_line, traceback_to_show
-from nlvideo.utils.cpus import usable_cpus
-from nlvideo.utils.env import uses_cuda
-from nlvideo.utils.host_memory import keep_freed_memory
-from nlvideo.utils.processes import ONE_KEYPRESS_SEC, end_with_parent, stop_signals
+from nlvideo.utils.system.cpus import usable_cpus
+from nlvideo.utils.system.env import uses_cuda
+from nlvideo.utils.system.host_memory import keep_freed_memory
+from nlvideo.utils.system.processes import ONE_KEYPRESS_SEC, end_with_parent, stop_signals
 
 logger = logging.getLogger(__name__)
 

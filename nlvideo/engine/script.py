@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 from nlvideo.engine.errors import RankFailed, TooManyFailedVideos, TrainingInterrupted, UnexpectedResults
 from nlvideo.utils.console import Printable, end_if_unread, never_fail_to_encode, printable
 from nlvideo.utils.errors import FORESEEN
-from nlvideo.utils.host_memory import keep_freed_memory
+from nlvideo.utils.system.host_memory import keep_freed_memory
 
 DEBUG_VARIABLE = "NLVIDEO_DEBUG"
 INTERRUPTED = 130

@@ -17,7 +17,7 @@ from nlvideo.evaluation.intervals import interval_text
 from nlvideo.evaluation.results_file import Results, VideoScores, is_usable, write_results
 from nlvideo.utils import comm
 from nlvideo.utils.errors import some
-from nlvideo.utils.file_io import PathManager
+from nlvideo.utils.files.file_io import PathManager
 from nlvideo.utils.logger import create_table
 
 logger = logging.getLogger(__name__)

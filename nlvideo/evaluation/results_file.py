@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from nlvideo.data.catalog import source_of
-from nlvideo.utils.file_io import PathManager, atomic_write
+from nlvideo.utils.files.file_io import PathManager, atomic_write
 
 FORMAT, VERSION = "nlvideo results", 1
 

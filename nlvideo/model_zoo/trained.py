@@ -9,7 +9,7 @@ from torch import nn
 from nlvideo.checkpoint import last_checkpoint_in
 from nlvideo.config import CfgNode, load_cfg
 from nlvideo.config.validate import validate
-from nlvideo.evaluation.load import class_names, load_trained_model
+from nlvideo.checkpoint.trained import class_names, load_trained_model
 from nlvideo.model_zoo.model_zoo import get_config_file, list_trained, trained_folder
 from nlvideo.modeling import build_model
 from nlvideo.utils.errors import LookupFailed, did_you_mean

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from nlvideo.utils.errors import LookupFailed, did_you_mean
-from nlvideo.utils.file_io import naming
+from nlvideo.utils.files.file_io import naming
 from nlvideo.utils.history import HISTORY_LENGTH, History
 
 # Not among the metrics of the console's line, where they have places of their own.

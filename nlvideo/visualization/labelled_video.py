@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from nlvideo.data import Window
-from nlvideo.utils.file_io import WholeFile, naming
+from nlvideo.utils.files.file_io import WholeFile, naming
 from nlvideo.visualization.drawing import LONG_SIDE, enlargement, font
 from nlvideo.visualization.video_file import add_h264, open_mp4
 

@@ -9,7 +9,7 @@ from typing import BinaryIO
 import av
 import numpy as np
 
-from nlvideo.utils.file_io import atomic_write
+from nlvideo.utils.files.file_io import atomic_write
 
 
 def write_video(path: str | os.PathLike, frames: np.ndarray, fps: float) -> None:

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import torch
 
 from nlvideo.config import CfgNode
-from nlvideo.data import VideoMapper, VideoReader, augmentation, open_video
+from nlvideo.data import VideoMapper, VideoReader, open_video
+from nlvideo.data.transforms import augmentation
 from nlvideo.data.dataset_mapper import frame_interval
-from nlvideo.data.resized_frames import read_resized
+from nlvideo.data.transforms.resized_frames import read_resized
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from nlvideo.checkpoint import Checkpointer, catalog, resolve_weights
 from nlvideo.checkpoint.catalog import torchvision_url
 from nlvideo.config import load_cfg
 from nlvideo.modeling import META_ARCH, inflate_2d_weights
-from nlvideo.utils.file_io import PathManager
+from nlvideo.utils.files.file_io import PathManager
 
 NAME = "i3d_nonlocal_32x2_IN_pretrain_400k"
 

@@ -9,8 +9,8 @@ import torch
 from nlvideo.config import get_cfg, load_cfg
 from nlvideo.data.clip_sampling import RandomClip, SegmentClip, UniformClips, VideoTooShort
 from nlvideo.data.dataset_mapper import MAPPER, VideoMapper
-from nlvideo.data.pixel_limits import PixelLimits
-from nlvideo.data.video_reader import VideoDecodeError, VideoReader
+from nlvideo.data.video.pixel_limits import PixelLimits
+from nlvideo.data.video.video_reader import VideoDecodeError, VideoReader
 
 
 @pytest.fixture()

@@ -13,10 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nlvideo.data import FrameStream, IndexCache, VideoDecodeError, VideoReader, frame_decoder
-from nlvideo.data.indexing import index_videos
-from nlvideo.data.sliding_window import slide
-from nlvideo.data.transcode import TranscodeOptions, transcode_video
+from nlvideo.data import FrameStream, IndexCache, VideoDecodeError, VideoReader
+
+from nlvideo.data.video import frame_decoder
+from nlvideo.dataset_tools.indexing import index_videos
+from nlvideo.data.video.sliding_window import slide
+from nlvideo.dataset_tools.transcode import TranscodeOptions, transcode_video
 from lib.survey import survey_video
 
 FOLDER = Path(__file__).parent / "videos"

@@ -12,14 +12,14 @@ from iopath.common.file_io import PathHandler
 from nlvideo.config import get_cfg
 from nlvideo.data import MetadataCatalog, VideoDecodeError, build_train_loader, get_dataset, open_video
 from nlvideo.data.datasets.listed import read_classes
-from nlvideo.data.indexing import index_videos
-from nlvideo.data.list_files import format_list
-from nlvideo.data.shard_files import expand_pattern
-from nlvideo.data.shard_writing import write_shards
+from nlvideo.dataset_tools.indexing import index_videos
+from nlvideo.dataset_tools.list_files import format_list
+from nlvideo.data.records.shard_files import expand_pattern
+from nlvideo.dataset_tools.shard_writing import write_shards
 from lib.survey import survey_dataset
-from nlvideo.data.transcode import TranscodeOptions
-from nlvideo.data.transcode_dataset import transcode_dataset
-from nlvideo.utils.file_io import PathManager, absolute_path, file_exists, is_remote, join_path, local_path
+from nlvideo.dataset_tools.transcode import TranscodeOptions
+from nlvideo.dataset_tools.transcode_dataset import transcode_dataset
+from nlvideo.utils.files.file_io import PathManager, absolute_path, file_exists, is_remote, join_path, local_path
 
 
 class FarHandler(PathHandler):

@@ -7,7 +7,7 @@ import zlib
 import pytest
 
 from nlvideo.data import get_dataset, shared_videos
-from nlvideo.data.shard_writing import write_shards
+from nlvideo.dataset_tools.shard_writing import write_shards
 from nlvideo.data.shared_videos import find_shared_videos
 
 

@@ -8,8 +8,8 @@ import torch
 
 from nlvideo.config import load_cfg
 from nlvideo.data import VideoReader, build_train_loader
-from nlvideo.data.augmentation import flip
-from nlvideo.data.clip_augmentations import augment_clip, build_clip_augmentations
+from nlvideo.data.transforms.augmentation import flip
+from nlvideo.data.transforms.clip_augmentations import augment_clip, build_clip_augmentations
 from nlvideo.data.clip_dataset import TrainDataset
 from nlvideo.data.clip_sampling import RandomClip
 from nlvideo.data.dataset_mapper import VideoMapper

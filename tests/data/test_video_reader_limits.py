@@ -10,7 +10,7 @@ import torch.multiprocessing as multiprocessing
 
 from nlvideo.config import load_cfg
 from nlvideo.data import VideoDecodeError, VideoReader, build_test_loader, open_video
-from nlvideo.utils.time_limit import given_up
+from nlvideo.utils.system.time_limit import given_up
 
 
 @pytest.fixture

@@ -15,10 +15,10 @@ import pytest
 import torch
 
 from nlvideo.config import CfgNode, load_cfg
-from nlvideo.engine.defaults import DefaultTrainer, default_setup
+from nlvideo.engine.trainer import DefaultTrainer, default_setup
 from nlvideo.engine.errors import TrainingInterrupted
 from nlvideo.engine.train_loop import HookBase
-from nlvideo.utils.env import seed_everything
+from nlvideo.utils.system.env import seed_everything
 from nlvideo.utils.events import JSONWriter
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -259,7 +259,7 @@ def _kill_at(moment: int, cfg: CfgNode, monkeypatch: pytest.MonkeyPatch) -> None
         return call
 
     with monkeypatch.context() as patches:
-        patches.setattr("nlvideo.utils.file_io.os.replace", watched(os.replace))
+        patches.setattr("nlvideo.utils.files.file_io.os.replace", watched(os.replace))
         patches.setattr(JSONWriter, "write", watched(JSONWriter.write))
         with pytest.raises(Killed):
             trainer.train()

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from nlvideo.engine import load_features
-from nlvideo.engine.export_files import read_export
+from nlvideo.export.export_files import read_export
 
 TOOLS = ["extract_features", "export_model"]
 

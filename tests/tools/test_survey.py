@@ -4,7 +4,7 @@ import av
 import pytest
 
 from nlvideo.data import FrameStream, VideoReader
-from nlvideo.data.transcode import TranscodeOptions, transcode_video
+from nlvideo.dataset_tools.transcode import TranscodeOptions, transcode_video
 from lib import survey as surveys
 from lib.survey import VideoFacts, advise, format_survey, speed_up, survey_dataset, survey_video, to_json
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from nlvideo.model_zoo.model_zoo import CONFIG_DIR, list_networks
 from nlvideo.utils.errors import LookupFailed, did_you_mean
-from nlvideo.utils.safe_yaml import parse_yaml
+from nlvideo.utils.files.safe_yaml import parse_yaml
 
 LEDGER_FILE = CONFIG_DIR.parent / "model_zoo" / "ledger.yaml"
 

@@ -9,7 +9,7 @@ from nlvideo.checkpoint.convert.architecture import BOTTLENECK_DEPTHS, architect
 from nlvideo.checkpoint.convert.common import Converted, Source, register
 from nlvideo.checkpoint.convert.mmaction2_recipe import read_recipe
 from nlvideo.checkpoint.convert.names import ModuleNames, rename
-from nlvideo.checkpoint.convert.read import CONFIG_TEXT
+from nlvideo.checkpoint.read.read_file import CONFIG_TEXT
 from nlvideo.checkpoint.convert.recipe import reading_recipe
 from nlvideo.checkpoint.convert.torchvision import PIXEL_MEAN, PIXEL_STD
 

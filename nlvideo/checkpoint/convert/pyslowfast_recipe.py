@@ -5,7 +5,7 @@ from typing import Any
 
 from nlvideo.checkpoint.convert.recipe import check_recipe, known
 from nlvideo.utils.errors import one_of
-from nlvideo.utils.safe_yaml import parse_yaml
+from nlvideo.utils.files.safe_yaml import parse_yaml
 
 # MODEL.ARCH -> our TEMPORAL and STEM. Only "c2d" and "i3d" have the temporal pool after res2. The networks without it
 # have had two names: "slow_c2d" today, "c2d_nopool" in 2020.

@@ -8,7 +8,7 @@ from nlvideo.checkpoint.convert.caffe2 import COMMON_OVERRIDES
 from nlvideo.checkpoint.convert.common import Converted, Source, register
 from nlvideo.checkpoint.convert.names import ModuleNames, rename
 from nlvideo.checkpoint.convert.pyslowfast_recipe import read_recipe
-from nlvideo.checkpoint.convert.read import CONFIG_TEXT
+from nlvideo.checkpoint.read.read_file import CONFIG_TEXT
 from nlvideo.checkpoint.convert.recipe import reading_recipe
 
 NAME = "pytorchvideo"

@@ -24,8 +24,8 @@ from iopath.common.file_io import file_lock
 from nlvideo.data.catalog import DatasetCatalog, MetadataCatalog
 from nlvideo.data.datasets.beacon_render import ACTIONS, COLOURS, Scene, render, sample_scene
 from nlvideo.data.parallel import ProcessDied, map_in_processes
-from nlvideo.utils.cpus import usable_cpus
-from nlvideo.utils.file_io import write_text
+from nlvideo.utils.system.cpus import usable_cpus
+from nlvideo.utils.files.file_io import write_text
 from nlvideo.utils.progress import progress_bar
 
 # Raised whenever the same spec would give other videos, so that an old folder is noticed.

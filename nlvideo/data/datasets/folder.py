@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from nlvideo.data.catalog import MetadataCatalog
-from nlvideo.data.records import Labels, TableRecords
-from nlvideo.data.string_block import StringBlock
-from nlvideo.data.video_files import find_videos
+from nlvideo.data.records.records import Labels, TableRecords
+from nlvideo.data.records.string_block import StringBlock
+from nlvideo.data.video.find_videos import find_videos
 from nlvideo.utils.logger import log_once
 
 

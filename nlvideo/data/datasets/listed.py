@@ -20,9 +20,9 @@ import os
 import numpy as np
 
 from nlvideo.data.catalog import MetadataCatalog
-from nlvideo.data.datasets.list_table import NUMBERS, ListTable
-from nlvideo.data.records import TableRecords
-from nlvideo.utils.file_io import absolute_path, fetch_file
+from nlvideo.data.records.list_table import NUMBERS, ListTable
+from nlvideo.data.records.records import TableRecords
+from nlvideo.utils.files.file_io import absolute_path, fetch_file
 from nlvideo.utils.progress import progress_bar
 
 _COLUMNS = ("path", "label", *NUMBERS, "label_spans")

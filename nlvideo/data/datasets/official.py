@@ -10,7 +10,7 @@ from pathlib import Path
 
 from nlvideo.data.catalog import DatasetCatalog, MetadataCatalog, Record
 from nlvideo.data.datasets.annotations import AnnotationError, Sample, check_unique
-from nlvideo.data.video_files import VIDEO_EXTENSIONS
+from nlvideo.data.video.find_videos import VIDEO_EXTENSIONS
 from nlvideo.utils.errors import LookupFailed, did_you_mean, some
 
 # Folders between the folder of videos and a video, as in train/<class>/<video>.

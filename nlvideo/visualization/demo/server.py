@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from nlvideo.utils.processes import stop_signals
+from nlvideo.utils.system.processes import stop_signals
 from nlvideo.visualization.demo.handlers import Demo
 from nlvideo.visualization.demo.page import MAX_WAITING, build_page, import_gradio
 from nlvideo.visualization.demo.requests import RequestLimit

@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 import nlvideo
 from nlvideo.evaluation.intervals import interval_text
-from nlvideo.utils.file_io import write_text
+from nlvideo.utils.files.file_io import write_text
 from nlvideo.visualization.report.chart import draw
 from nlvideo.visualization.report.clips import Budget
 from nlvideo.visualization.report.config_diff import differences

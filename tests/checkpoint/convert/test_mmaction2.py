@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from nlvideo.checkpoint.convert import convert, recognise
-from nlvideo.checkpoint.convert.read import flatten
+from nlvideo.checkpoint.read.read_file import flatten
 from nlvideo.checkpoint.convert.release import settle
 
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 import yaml
 
 from nlvideo.checkpoint.convert import convert, recognise
-from nlvideo.checkpoint.convert.read import flatten
+from nlvideo.checkpoint.read.read_file import flatten
 from nlvideo.checkpoint.convert.release import settle
 from nlvideo.modeling import build_model
 

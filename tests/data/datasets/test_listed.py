@@ -7,8 +7,8 @@ import pytest
 
 from nlvideo.data.catalog import MetadataCatalog
 from nlvideo.data.datasets import get_dataset, listed
-from nlvideo.data.list_files import prepare_to_write_list, write_list
-from nlvideo.utils.file_io import join_path
+from nlvideo.dataset_tools.list_files import prepare_to_write_list, write_list
+from nlvideo.utils.files.file_io import join_path
 
 
 def write(folder, text, name="train.csv"):

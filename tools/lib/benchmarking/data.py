@@ -12,15 +12,15 @@ import numpy as np
 
 from lib.benchmarking.timing import alternate, environment
 from nlvideo.data.clip_sampling import RandomClip, UniformClips
-from nlvideo.data.frame_decoder import FrameDecoder
-from nlvideo.data.pixel_limits import PixelLimits
-from nlvideo.data.torchcodec_reader import TorchCodecReader, load_video_decoder
-from nlvideo.data.video_errors import VideoDecodeError
-from nlvideo.data.video_reader import VideoReader
-from nlvideo.utils.file_io import write_json
+from nlvideo.data.video.frame_decoder import FrameDecoder
+from nlvideo.data.video.pixel_limits import PixelLimits
+from nlvideo.data.video.torchcodec_reader import TorchCodecReader, load_video_decoder
+from nlvideo.data.video.read_errors import VideoDecodeError
+from nlvideo.data.video.video_reader import VideoReader
+from nlvideo.utils.files.file_io import write_json
 from nlvideo.utils.logger import create_table
 from nlvideo.utils.progress import progress_bar
-from nlvideo.utils.time_limit import TimeLimit
+from nlvideo.utils.system.time_limit import TimeLimit
 
 OURS, FULL, TORCHCODEC = "nlvideo", "full decode", "torchcodec"
 MEMORY_POINTS = 5

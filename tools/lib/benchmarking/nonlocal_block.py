@@ -16,7 +16,7 @@ from lib.benchmarking.peer import mmcv_block, mmcv_bytes
 from lib.benchmarking.timing import alternate, environment, peak_memory
 from nlvideo.modeling.nonlocal_block import NonLocalBlock
 from nlvideo.utils.errors import one_of
-from nlvideo.utils.file_io import write_json
+from nlvideo.utils.files.file_io import write_json
 from nlvideo.utils.logger import create_table
 from nlvideo.utils.progress import progress_bar
 

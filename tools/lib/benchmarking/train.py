@@ -19,7 +19,7 @@ from nlvideo.engine.train_loop import HookBase, SimpleTrainer
 from nlvideo.modeling import build_model
 from nlvideo.solver import build_gradient_clipper, build_optimizer, scale_to_world_size
 from nlvideo.utils.errors import one_of
-from nlvideo.utils.file_io import write_json
+from nlvideo.utils.files.file_io import write_json
 from nlvideo.utils.logger import create_table
 from nlvideo.utils.progress import progress_bar
 

@@ -1,0 +1,1 @@
+"""Lists of videos and shards as compact records."""

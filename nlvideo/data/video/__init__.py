@@ -1,0 +1,1 @@
+"""Videos: files, folders of frames, arrays and windows, all read in one way."""

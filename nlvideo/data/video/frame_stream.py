@@ -1,0 +1,120 @@
+"""``FrameStream``: all frames of a video or of a camera, one after the other and decoded once; none is kept."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from fractions import Fraction
+from functools import cached_property
+
+import av
+import numpy as np
+
+from nlvideo.data.video.exact.decode_in_order import decode_in_order, open_stream
+from nlvideo.data.video.pixel_limits import PixelLimits
+from nlvideo.data.video.exact.show_times import ShowTimes, stated_rates
+from nlvideo.data.video.upright import RgbConverter
+from nlvideo.data.video.read_errors import READ_ERRORS, VideoDecodeError, unreadable
+from nlvideo.data.video.video_reader import VideoReader
+from nlvideo.utils.closing import Closing
+
+
+class StreamFrame:
+    """A decoded frame, not yet converted.
+
+    Attributes:
+        seconds: from the first frame of the stream to this one.
+    """
+
+    def __init__(self, seconds: Fraction, frame: av.VideoFrame, converter: RgbConverter):
+        self.seconds = seconds
+        self._frame, self._converter = frame, converter
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width as stored, pixels."""
+        return self._frame.height, self._frame.width
+
+    def to_rgb(self) -> np.ndarray:
+        """Return the pixels, uint8 (H, W, 3), RGB, upright; the same as ``VideoReader`` gives."""
+        return self._converter(self._frame)
+
+
+class FrameStream(Closing):
+    """The frames of a file or of a camera in the order they are shown; a context manager, to be iterated once.
+
+    A video of any length, and one without end, takes the memory of a few frames. Frames and times are those of
+    ``VideoReader``.
+
+    Args:
+        path: the file, or the device.
+        format: the input format of FFmpeg where the file does not show it, e.g. "v4l2" of a camera.
+        pixels: how large frames may be, and all frames of a window together.
+
+    Attributes:
+        path: as given.
+        pixels: as given.
+        duration_sec: as the file states it, for progress bars; 0.0 where it does not.
+        tick: half of the unit of the timestamps, seconds: differences up to it mean nothing.
+
+    Raises:
+        VideoDecodeError: the file is missing or not a video; also while it is iterated, where it is damaged.
+    """
+
+    def __init__(self, path: str | os.PathLike, format: str | None = None, pixels: PixelLimits = PixelLimits()):
+        self.path, self.pixels = os.fspath(path), pixels
+        self._container = None
+        if os.path.isdir(self.path):
+            raise VideoDecodeError(self.path, "a folder of frames has no times; a stream needs a video file")
+        with self._errors():
+            self._container, self._stream = open_stream(self.path, format)
+            pixels.apply(self.path, self._stream.codec_context)
+        self._stream.thread_type = "AUTO"
+        self.duration_sec = float((self._container.duration or 0) / av.time_base)
+        self.tick = self._stream.time_base / 2
+
+    def __iter__(self) -> Iterator[StreamFrame]:
+        converter, times = RgbConverter(), ShowTimes(self._stream)
+        with self._errors(), self.pixels.explained(self.path, self._stream.codec_context):
+            for frame, stamp in decode_in_order(self._container, self._stream):
+                yield StreamFrame(times.next(stamp) * times.time_base, frame, converter)
+
+    @cached_property
+    def fps(self) -> float:
+        """Average frames per second: of a file that of ``VideoReader``, which looks through it; else the stated rate."""
+        if os.path.isfile(self.path):
+            with contextlib.suppress(VideoDecodeError), VideoReader(self.path, pixels=self.pixels) as video:
+                return video.fps
+        return float(stated_rates(self._stream)[0])
+
+    def close(self) -> None:
+        """Close the file; may be called more than once."""
+        if self._container is not None:
+            self._container.close()
+            self._container = None
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Turn whatever FFmpeg or the file system raises into a ``VideoDecodeError``."""
+        try:
+            yield
+        except FileNotFoundError:
+            raise VideoDecodeError(self.path, "no such file") from None
+        except READ_ERRORS as error:
+            raise unreadable(self.path, error) from error
+
+
+def open_camera(index: int) -> FrameStream:
+    """Open a camera of this machine through Video4Linux.
+
+    Args:
+        index: N of ``/dev/videoN``.
+
+    Raises:
+        ValueError: there is no such camera; the message lists those there are.
+        VideoDecodeError: it cannot be read, for instance because another program uses it.
+    """
+    device = f"/dev/video{index}"
+    if not os.path.exists(device):
+        found = sorted(name for name in os.listdir("/dev") if name.startswith("video")) if os.path.isdir("/dev") else []
+        raise ValueError(f"camera {index}: there is no {device}; cameras of this machine: {', '.join(found) or 'none'}")
+    return FrameStream(device, format="v4l2")

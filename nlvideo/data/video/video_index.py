@@ -1,0 +1,230 @@
+"""``VideoIndex``: where in a video file which frame is, read from its packets, and kept on disk if wanted.
+
+A file stores packets in the order of decoding, which is not that of showing::
+
+    packet       0    1    2    3    4    5       position
+    kind         I    P    B    B    P    B
+    pts          0    3    1    2    5    4
+    frame        0    3    1    2    5    4       rank of the pts among the packets that are shown
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+
+import numpy as np
+
+from nlvideo.data.records.shard_files import member_path, split_member_path
+from nlvideo.utils.files.file_io import atomic_write
+
+# Stands for a timestamp that the file does not give.
+NO_STAMP = np.iinfo(np.int64).min
+_FORMAT = 3
+# What a file of the cache holds after its header, in this order.
+_ARRAYS = {"stamps": "<i8", "sizes": "<i4", "keys": "?", "position": "<i8", "times": "<i8"}
+_OF_FRAMES = ("position", "times")
+
+
+@dataclass(frozen=True, eq=False)
+class VideoIndex:
+    """The packets of the video stream of one file, in the order of the file, and the frames they hold.
+
+    Attributes:
+        stamps: int64 (P,), what tells packets apart, in units of ``time_base``; ``NO_STAMP`` where there is none.
+        stamp_kind: "pts", presentation timestamps, or "dts", decoding ones, in AVI, which has no others.
+        sizes: int32 (P,), bytes.
+        keys: bool (P,), where decoding can start.
+        position: int64 (num_frames,), the packet of each frame that is shown, in the order of showing.
+        times: int64 (num_frames,), when each frame is shown, from the first one on, see ``ShowTimes``.
+        time_base: of ``stamps`` and ``times``, seconds.
+        fps: average frames per second, see ``average_fps``.
+        counted: frames cannot be found by packets; frame k is the k-th that decoding from the start gives.
+        checked: all of it is what a decode in order gave, and random accesses were compared with that.
+        geometry: height and width of the upright frames, pixels, and their ``Orientation``; None: not looked at.
+    """
+
+    stamps: np.ndarray
+    stamp_kind: str
+    sizes: np.ndarray
+    keys: np.ndarray
+    position: np.ndarray
+    times: np.ndarray
+    time_base: Fraction
+    fps: float
+    counted: bool = False
+    checked: bool = False
+    geometry: tuple[int, int, int, bool] | None = None
+
+    @property
+    def num_frames(self) -> int:
+        """Frames that are shown."""
+        return len(self.position)
+
+    @cached_property
+    def can_seek(self) -> bool:
+        """Whether packets can be found by their stamps, and frames by packets."""
+        return not self.counted and _are_unique(self._sorted_stamps)
+
+    @cached_property
+    def frame_at(self) -> np.ndarray:
+        """The frame of each packet, -1 for one that is not shown: int64 (P,)."""
+        frames = np.full(len(self.stamps), -1)
+        if not self.counted:
+            frames[self.position] = np.arange(self.num_frames)
+        return frames
+
+    def start_of(self, frame: int) -> int:
+        """Return the position of the last key packet from which a frame can be decoded; 0 where seeking is no use.
+
+        It is stored before the frame and shown no later: what an open GOP's key packet is followed by, and shown
+        before it, needs the GOP before.
+        """
+        keys, first_shown = self._keys
+        for place in range(np.searchsorted(keys, self.position[frame], side="right") - 1, -1, -1):
+            if first_shown[place] <= frame:
+                return int(keys[place])
+        return 0
+
+    def stamp_of(self, packet: int | None) -> int | None:
+        """Return the timestamp of a packet, or None where there is no such packet, or it has none."""
+        known = packet is not None and packet < len(self.stamps) and self.stamps[packet] != NO_STAMP
+        return int(self.stamps[packet]) if known else None
+
+    def find(self, stamp: int | None) -> int:
+        """Return the position of the packet with a stamp, or -1."""
+        if stamp is None:
+            return -1
+        place = np.searchsorted(self._sorted_stamps, stamp)
+        found = place < len(self._sorted_stamps) and self._sorted_stamps[place] == stamp
+        return int(self._by_stamp[place]) if found else -1
+
+    @cached_property
+    def _keys(self) -> tuple[np.ndarray, np.ndarray]:
+        """The positions of the key packets, and for each the first frame that is shown no earlier."""
+        keys = np.flatnonzero(self.keys) if self.can_seek else np.zeros(0, int)
+        frames = self.frame_at[keys]
+        return keys, np.where(frames < 0, np.searchsorted(np.sort(self.stamps[self.position]), self.stamps[keys]), frames)
+
+    @cached_property
+    def _by_stamp(self) -> np.ndarray:
+        return np.argsort(self.stamps, kind="stable")
+
+    @cached_property
+    def _sorted_stamps(self) -> np.ndarray:
+        return self.stamps[self._by_stamp]
+
+
+class IndexCache:
+    """Indices on disk: one small file per video, found by its path and used while its size and time stay the same.
+
+    Several processes may use one folder at once.
+
+    Args:
+        folder: made when first needed.
+    """
+
+    def __init__(self, folder: str | os.PathLike):
+        self.folder = os.fspath(folder)
+
+    def load(self, path: str) -> VideoIndex | None:
+        """Return the index of a video, or None where there is none, or none of the file as it is now."""
+        try:
+            with open(self.file_of(path), "rb") as file:
+                header = json.loads(file.readline())
+                data = file.read()
+            if header["format"] != _FORMAT or header["key"] != _key(path):
+                return None
+            return _unpack(header, data)
+        except (OSError, ValueError, KeyError, TypeError):  # missing or damaged: made again
+            return None
+
+    def key_of(self, path: str) -> list | None:
+        """Return what tells this file from an earlier or later one of its name; None where it cannot be seen."""
+        try:
+            return _key(path)
+        except OSError:
+            return None
+
+    def save(self, path: str, index: VideoIndex, key: list | None = None) -> None:
+        """Write the index of a video, whole or not at all.
+
+        Args:
+            path: the video.
+            index: its index.
+            key: of the file as it was when it was read; None: as it is now.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        target = self.file_of(path)
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        header = {"format": _FORMAT, "key": key or _key(path), "packets": len(index.stamps), "frames": index.num_frames}
+        header |= {"stamp_kind": index.stamp_kind, "counted": index.counted, "time_base": str(index.time_base)}
+        header |= {"fps": index.fps, "checked": index.checked, "geometry": index.geometry}
+        arrays = [getattr(index, name).astype(dtype).tobytes() for name, dtype in _ARRAYS.items()]
+        atomic_write(target, lambda file: file.write(b"".join([json.dumps(header).encode(), b"\n", *arrays])))
+
+    def file_of(self, path: str) -> str:
+        """Return the path of the file that holds, or would hold, the index of a video."""
+        name = hashlib.sha256(_full(path).encode("utf8", "surrogateescape")).hexdigest()[:32]
+        return os.path.join(self.folder, name[:2], name + ".index")
+
+
+def to_stamps(timestamps: Sequence[int | None]) -> np.ndarray:
+    """Return timestamps as int64, ``NO_STAMP`` where there is none."""
+    return np.array([NO_STAMP if stamp is None else stamp for stamp in timestamps], np.int64)
+
+
+def shown_order(pts: np.ndarray, hidden: Sequence[bool]) -> np.ndarray | None:
+    """Return the packets that are shown, ordered by presentation timestamp; None where those do not order them."""
+    if not _are_unique(np.sort(pts)):
+        return None
+    shown = np.flatnonzero(~np.array(hidden, bool))
+    return shown[np.argsort(pts[shown])]
+
+
+def _are_unique(ordered: np.ndarray) -> bool:
+    """Whether increasing stamps are all there and all different."""
+    return len(ordered) > 0 and ordered[0] != NO_STAMP and bool((np.diff(ordered) > 0).all())
+
+
+def _key(path: str) -> list:
+    """What tells whether an index is that of a file as it is now."""
+    member = split_member_path(path)
+    status = os.stat(member[0] if member else path)
+    return [_full(path), status.st_size, status.st_mtime_ns]
+
+
+def _full(path: str) -> str:
+    """The absolute path of a file, also where it is a member of a shard."""
+    member = split_member_path(path)
+    return member_path(os.path.abspath(member[0]), *member[1:]) if member else os.path.abspath(path)
+
+
+def _unpack(header: dict, data: bytes) -> VideoIndex:
+    arrays, start = {}, 0
+    for name, dtype in _ARRAYS.items():
+        count = header["frames" if name in _OF_FRAMES else "packets"]
+        arrays[name] = np.frombuffer(data, dtype, count, start)
+        start += arrays[name].nbytes
+    if start != len(data):
+        raise ValueError(f"{len(data)} bytes, expected: {start}")
+    position, num_packets = arrays["position"], header["packets"]
+    # Frames that were counted are not those of single packets.
+    if not header["counted"] and not ((0 <= position) & (position < num_packets)).all():
+        raise ValueError(f"frames outside of the {num_packets} packets")
+    if (np.diff(arrays["times"]) < 0).any():
+        raise ValueError("times that go back")
+    return VideoIndex(
+        **arrays,
+        stamp_kind=header["stamp_kind"],
+        time_base=Fraction(header["time_base"]),
+        fps=header["fps"],
+        counted=header["counted"],
+        checked=header["checked"],
+        geometry=tuple(header["geometry"]) if header["geometry"] else None,
+    )

@@ -1,0 +1,1 @@
+"""What only tools need: transcoding, indexes, shards, official annotations."""

@@ -1,0 +1,74 @@
+"""The indices of all videos of a data set, ahead of training."""
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from nlvideo.data.records.shard_files import local_video_path
+from nlvideo.data.video.video_index import IndexCache, VideoIndex
+from nlvideo.data.video.video_reader import VideoDecodeError, VideoReader
+from nlvideo.utils.progress import progress_bar
+
+
+@dataclass
+class IndexingResult:
+    """What became of the videos of a data set.
+
+    Attributes:
+        num_indexed: indices made.
+        num_known: indices that were there.
+        num_slow: of both, videos that are always decoded from their beginning.
+        failed: (path, reason) of videos that do not open, in their order.
+    """
+
+    num_indexed: int = 0
+    num_known: int = 0
+    num_slow: int = 0
+    failed: list[tuple[str, str]] = field(default_factory=list)
+
+
+def index_videos(paths: Sequence[str], index_dir: str | os.PathLike, num_workers: int = 1) -> IndexingResult:
+    """Make the index of every video file that has none, or has changed since.
+
+    Each file is decoded once, and frames by random access are compared with what comes out.
+
+    Args:
+        paths: files, each indexed once; folders of frames need no index and are passed over.
+        index_dir: folder of the indices, see ``IndexCache``.
+        num_workers: files read at once.
+
+    Raises:
+        OSError: an index cannot be written.
+    """
+    os.makedirs(index_dir, exist_ok=True)
+    cache, result = IndexCache(index_dir), IndexingResult()
+    files = [path for path in dict.fromkeys(paths) if not os.path.isdir(path)]
+
+    def _work(path: str) -> tuple[VideoIndex | None, str]:
+        try:
+            local = local_video_path(path)
+        except OSError as error:
+            return None, str(error)
+        known = cache.load(local)
+        if known and known.checked:
+            return known, ""
+        try:
+            with VideoReader(local, index_dir=index_dir, check=True):
+                index = cache.load(local)
+        except VideoDecodeError as error:
+            return None, error.reason
+        if index is None or not index.checked:
+            raise OSError(f"{cache.file_of(local)}: the index of {path} cannot be written")
+        return index, "new"
+
+    # Threads do: FFmpeg reads without holding Python's lock.
+    with ThreadPoolExecutor(num_workers) as pool:
+        for path, (index, note) in zip(files, progress_bar(pool.map(_work, files), total=len(files), unit="video")):
+            if index is None:
+                result.failed.append((path, note))
+                continue
+            result.num_indexed += note == "new"
+            result.num_known += note == ""
+            result.num_slow += not index.can_seek
+    return result

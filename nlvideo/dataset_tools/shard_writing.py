@@ -1,0 +1,113 @@
+"""A dataset written into shards."""
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+
+import numpy as np
+
+from nlvideo.data.catalog import Record
+from nlvideo.data.datasets.listed import read_classes
+from nlvideo.data.records.shard_files import OPTIONAL_KEYS, read_index, write_shard
+from nlvideo.utils.errors import some
+from nlvideo.utils.files.file_io import write_text
+from nlvideo.utils.progress import progress_bar
+
+
+@dataclass
+class WrittenShards:
+    """What ``write_shards`` did.
+
+    Attributes:
+        written, kept: paths of the shards that were written, and of those that were there already.
+        num_bytes: size of all of them.
+    """
+
+    written: list[str]
+    kept: list[str]
+    num_bytes: int
+
+
+def write_shards(
+    records: Sequence[Record],
+    shards: Sequence[str],
+    *,
+    classes: Sequence[str] = (),
+    shuffle_seed: int | None = 0,
+    num_workers: int = 1,
+    overwrite: bool = False,
+) -> WrittenShards:
+    """Spread the records of a dataset evenly over shards, with an index beside each and ``classes.txt`` beside all.
+
+    A shard that is there and holds what it should is kept, so that an interrupted run goes on where it was.
+
+    Args:
+        records: of video files.
+        shards: paths of the tar files, all in one folder, which is made.
+        classes: names of the classes, if they have any.
+        shuffle_seed: records are shuffled once before they are spread, because a list sorted by class would make
+            shards of one class; None keeps their order.
+        num_workers: shards written at once.
+        overwrite: replace shards that hold something else.
+
+    Raises:
+        ValueError: there are more shards than records, files would be overwritten, or a video is a folder.
+        OSError: a video cannot be read or a shard not be written.
+    """
+    if not 0 < len(shards) <= len(records):
+        raise ValueError(f"got {len(shards)} shards for {len(records)} videos, allowed: 1 to {len(records)} shards")
+    if len({os.path.dirname(path) for path in shards}) > 1:
+        raise ValueError(f"the shards lie in several folders, allowed: one; got {shards[0]} and others")
+    folder = os.path.dirname(os.path.abspath(shards[0]))
+    order = np.arange(len(records))
+    if shuffle_seed is not None:
+        order = np.random.default_rng(shuffle_seed).permutation(len(records))
+    bounds = [len(records) * i // len(shards) for i in range(len(shards) + 1)]
+    parts = {path: range(begin, end) for path, begin, end in zip(shards, bounds, bounds[1:])}
+
+    def _chosen(path: str) -> list[Record]:
+        return [records[int(order[place])] for place in parts[path]]
+
+    kept = [path for path in shards if os.path.exists(path) and _holds(path, _chosen(path))]
+    others = [path for path in shards if path not in set(kept) and os.path.exists(path)]
+    names = f"{folder}/classes.txt"
+    if classes and os.path.exists(names) and read_classes(names) != list(classes):
+        others.append(names)
+    if others and not overwrite:
+        raise ValueError(f"{len(others)} files exist and hold something else: {some(others)}; --overwrite replaces them")
+    os.makedirs(folder, exist_ok=True)
+    if classes:
+        write_text(names, "".join(f"{name}\n" for name in classes))
+    todo = [path for path in shards if path not in set(kept)]
+    _write_all(todo, lambda path: write_shard(path, _chosen(path), parts[path].start), num_workers)
+    return WrittenShards(todo, kept, sum(os.path.getsize(path) for path in shards))
+
+
+def _write_all(shards: Sequence[str], write: Callable[[str], None], num_workers: int) -> None:
+    # Threads do: copying files waits for disks.
+    with ThreadPoolExecutor(num_workers) as pool:
+        tasks = [pool.submit(write, path) for path in shards]
+        try:
+            for task in progress_bar(as_completed(tasks), total=len(shards), desc="shards", delay=5):
+                task.result()
+        except BaseException:
+            # Those that are being written are finished; the rest is not begun.
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _holds(path: str, records: Sequence[Record]) -> bool:
+    """Whether a shard is there, whole and made of these records."""
+    try:
+        entries = read_index(path)
+    except ValueError:
+        return False
+    expected = [_identity(record["video_id"], record["label"], record) for record in records]
+    return entries is not None and [_identity(entry[0], entry[3], entry[4]) for entry in entries] == expected
+
+
+def _identity(video_id: str, label: int | list[int], extras: dict) -> str:
+    # As JSON has it: an index holds lists where a record holds tuples.
+    return json.dumps([video_id, label, {key: extras[key] for key in OPTIONAL_KEYS if key in extras}])

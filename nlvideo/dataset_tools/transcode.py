@@ -1,0 +1,210 @@
+"""A video encoded again, small and with key-frames close together, so that clips decode fast."""
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+
+import av
+import numpy as np
+from av.filter import Graph
+
+from nlvideo.data.video.exact.decode_in_order import decode_in_order, open_stream
+from nlvideo.data.video.frame_folder import open_video
+from nlvideo.data.video.pixel_limits import PixelLimits
+from nlvideo.data.video.upright import Orientation
+from nlvideo.data.video.video_reader import VideoDecodeError, VideoReader
+from nlvideo.utils.files.file_io import WholeFile, local_path
+
+PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")
+
+
+@dataclass(frozen=True)
+class TranscodeOptions:
+    """How videos are encoded.
+
+    Attributes:
+        short_side: pixels; smaller videos keep their size.
+        key_frame_distance: frames.
+        crf: constant rate factor of x264, 0 (lossless) to 51; 20 is hard to tell from the original.
+        preset: speed of x264, one of ``PRESETS``.
+    """
+
+    short_side: int = 256
+    key_frame_distance: int = 30
+    crf: int = 20
+    preset: str = "medium"
+
+
+@dataclass
+class Transcoded:
+    """What became of one file.
+
+    Attributes:
+        source, out: paths.
+        error: why there is no new file; None: there is.
+        kept: the file was there already, made from this source with these options.
+        bytes_before, bytes_after: sizes.
+    """
+
+    source: str
+    out: str
+    error: str | None = None
+    kept: bool = False
+    bytes_before: int = 0
+    bytes_after: int = 0
+
+
+def transcode_video(task: tuple[str, str, TranscodeOptions, bool]) -> Transcoded:
+    """Encode a video as H.264 in MP4, without sound and upright; the new file is whole and checked, or not there.
+
+    Every frame is kept and shown when it was, from 0 seconds on, also where the rate varies.
+
+    Args:
+        task: path of the video, path of the new file, options, and whether a file that is there may be replaced.
+
+    Returns:
+        The outcome; failures are part of it.
+    """
+    source, out, options, overwrite = task
+    result = Transcoded(source, out)
+    try:
+        local = local_path(source)
+        if os.path.exists(out) and os.path.isfile(local) and os.path.samefile(local, out):
+            result.error = f"{out} is the video itself, which is not replaced; name another folder"
+            return result
+        origin = json.dumps({"source": _identity(source, local), **asdict(options)}, sort_keys=True)
+        if os.path.exists(out):
+            result.kept = _made_from(out) == origin
+            if not result.kept and not overwrite:
+                result.error = f"{out} exists and was not made from it with these options; --overwrite replaces it"
+                return result
+        if not result.kept:
+            os.makedirs(os.path.dirname(out), exist_ok=True)
+            with WholeFile(out) as file:
+                _encode(local, file.temporary, options, origin)
+        result.bytes_before, result.bytes_after = os.path.getsize(local), os.path.getsize(out)
+    except VideoDecodeError as error:
+        result.error = error.reason
+    except (OSError, ValueError, av.FFmpegError) as error:
+        result.error = str(error)
+    return result
+
+
+def output_size(height: int, width: int, short_side: int) -> tuple[int, int]:
+    """Return height and width, even, of a video scaled down to a short side; never larger than it is."""
+    scale = min(1.0, short_side / min(height, width))
+    return tuple(max(2, 2 * int(side * scale / 2 + (0.5 if scale < 1 else 0))) for side in (height, width))
+
+
+def _encode(source: str, out: str, options: TranscodeOptions, origin: str) -> None:
+    if os.path.isdir(source):
+        raise ValueError("a folder of frames: transcoding is for video files")
+    with open_video(source) as video:
+        num_frames, orientation = video.num_frames, Orientation(video.rotation, video.mirrored)
+        height, width = output_size(video.height, video.width, options.short_side)
+        times, time_base = video.show_times
+        rate = max(Fraction(video.fps).limit_denominator(65535), Fraction(1, 65535))
+    # No two frames of an MP4 may have the same time.
+    times = np.maximum.accumulate(times - np.arange(num_frames)) + np.arange(num_frames)
+    before, stream = open_stream(source)
+    with before, av.open(out, "w", format="mp4") as after:
+        stream.codec_context.thread_count = 1
+        PixelLimits().apply(source, stream.codec_context)
+        encoder = _add_stream(after, options, height, width, rate, time_base)
+        after.metadata["comment"] = origin
+        count = 0
+        frames = (frame for frame, _ in decode_in_order(before, stream))
+        for frame in _filtered(frames, stream, height, width, orientation):
+            if count == 0:
+                _copy_colours(frame, encoder)
+            if count < num_frames:
+                frame.pts, frame.time_base = int(times[count]), time_base
+                frame.pict_type = av.video.frame.PictureType.NONE  # the encoder decides
+                after.mux(encoder.encode(frame))
+            count += 1
+        after.mux(encoder.encode(None))
+    if count != num_frames:
+        raise VideoDecodeError(source, f"{count} of {num_frames} frames could be decoded")
+    _verify(out, num_frames, height, width)
+
+
+def _add_stream(
+    container: av.container.OutputContainer,
+    options: TranscodeOptions,
+    height: int,
+    width: int,
+    rate: Fraction,
+    time_base: Fraction,
+) -> av.VideoStream:
+    # sc_threshold 0: no key-frames beyond those asked for, which cuts between scenes would add.
+    settings = {"crf": str(options.crf), "preset": options.preset, "sc_threshold": "0"}
+    encoder = container.add_stream("libx264", rate=rate, options=settings)
+    encoder.height, encoder.width, encoder.pix_fmt = height, width, "yuv420p"
+    encoder.gop_size = options.key_frame_distance
+    encoder.time_base = encoder.codec_context.time_base = time_base
+    # The files are worked on in parallel already.
+    encoder.codec_context.thread_count = 1
+    return encoder
+
+
+def _filtered(
+    frames: Iterator[av.VideoFrame], stream: av.VideoStream, height: int, width: int, orientation: Orientation
+) -> Iterator[av.VideoFrame]:
+    """Turn frames upright, scale and convert them."""
+    graph, layout = None, None
+    for frame in frames:
+        if graph is None:
+            layout = (frame.width, frame.height, frame.format.name)
+            graph = _build_graph(frame, stream, height, width, orientation)
+        if (frame.width, frame.height, frame.format.name) != layout:
+            raise VideoDecodeError(stream.container.name, f"the frame size changes to {frame.height}x{frame.width}")
+        # Frames without timestamps would be held back.
+        frame.pts = None
+        graph.push(frame)
+        yield graph.pull()
+
+
+def _build_graph(frame: av.VideoFrame, stream: av.VideoStream, height: int, width: int, orientation: Orientation) -> Graph:
+    graph = Graph()
+    chain = [graph.add_buffer(template=stream, width=frame.width, height=frame.height, format=frame.format)]
+    # "cclock": counter-clockwise by 90 degrees.
+    chain += [graph.add("transpose", "dir=cclock") for _ in range(orientation.rotation // 90)]
+    chain += [graph.add("hflip")] if orientation.mirrored else []
+    chain.append(graph.add("scale", f"{width}:{height}:flags=bicubic"))
+    chain.append(graph.add("format", "yuv420p"))
+    chain.append(graph.add("buffersink"))
+    for one, other in zip(chain, chain[1:]):
+        one.link_to(other)
+    graph.configure()
+    return graph
+
+
+def _copy_colours(frame: av.VideoFrame, encoder: av.VideoStream) -> None:
+    """Say of the new video how its colours are meant, as the old one did."""
+    context = encoder.codec_context
+    context.colorspace, context.color_range = frame.colorspace, frame.color_range
+    context.color_primaries, context.color_trc = frame.color_primaries, frame.color_trc
+
+
+def _verify(path: str, num_frames: int, height: int, width: int) -> None:
+    with VideoReader(path) as video:
+        if (video.num_frames, video.height, video.width) != (num_frames, height, width):
+            found = f"{video.num_frames} frames of {video.height}x{video.width}"
+            raise VideoDecodeError(path, f"expected {num_frames} frames of {height}x{width}, wrote {found}")
+        video.check()
+
+
+def _identity(source: str, local: str) -> list[str | int]:
+    stat = os.stat(local)
+    return [os.path.basename(source), stat.st_size, stat.st_mtime_ns]
+
+
+def _made_from(path: str) -> str | None:
+    """What ``transcode_video`` noted in a file of its own; None in any other."""
+    try:
+        with av.open(path, metadata_errors="replace") as container:
+            return container.metadata.get("comment")
+    except (OSError, av.FFmpegError):
+        return None

@@ -1,0 +1,323 @@
+"""The trainer that a config describes; the other parts of a run by default are re-exported here."""
+
+import json
+import logging
+import os
+from collections.abc import Iterable
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.lr_scheduler import LRScheduler
+
+from nlvideo.checkpoint import Checkpointer
+from nlvideo.config import CfgNode
+from nlvideo.data import build_test_loader, build_train_loader
+from nlvideo.data.class_names import dataset_classes
+from nlvideo.data.workers import explained
+from nlvideo.engine.checkpoint_hooks import (
+    BestCheckpointer,
+    EvalHook,
+    PeriodicCheckpointer,
+    ResultsCheckpointer,
+    Settings,
+)
+from nlvideo.engine.errors import TrainingInterrupted
+from nlvideo.engine.failures import FailedVideos, FailureBudget
+from nlvideo.engine.hooks import (
+    IterationTimer,
+    LearningRate,
+    PeriodicWriter,
+    RandomStates,
+    WeightAverage,
+)
+from nlvideo.engine.interrupt import StopOnSignal, resume_command
+from nlvideo.engine.memory import PeakMemory
+from nlvideo.engine.precise_bn import PreciseBN
+from nlvideo.engine.rng import preserved_rng
+from nlvideo.engine.script import default_argument_parser
+from nlvideo.engine.setup import default_setup
+from nlvideo.engine.train_loop import HookBase, SimpleTrainer
+from nlvideo.evaluation import Evaluator, build_evaluator, inference_on_dataset, print_results
+from nlvideo.checkpoint.trained import load_model_for_test
+from nlvideo.modeling import build_model
+from nlvideo.modeling.backbone import inflate_2d_weights
+from nlvideo.solver import (
+    ModelEma,
+    build_gradient_clipper,
+    build_lr_scheduler,
+    build_optimizer,
+    scale_to_world_size,
+)
+from nlvideo.utils import comm
+from nlvideo.utils.analysis import parameter_count
+from nlvideo.utils.events import ConsoleWriter, EventWriter, JSONWriter, TensorBoardWriter
+from nlvideo.utils.plugins import load_plugin
+
+__all__ = ["DefaultTrainer", "default_argument_parser", "default_setup", "load_model_for_test"]
+
+logger = logging.getLogger(__name__)
+
+Results = dict[str, Any]
+
+
+class DefaultTrainer(SimpleTrainer):
+    """Trains what a config describes. Override a ``build_*`` method to exchange a part, ``build_hooks`` to add one.
+
+    Example:
+        >>> trainer = DefaultTrainer(cfg)
+        >>> trainer.resume_or_load(resume=False)
+        >>> results = trainer.train()
+
+    Attributes:
+        cfg: scaled to the number of ranks.
+        bare_model: the model without its distributed wrapper.
+        ema: moving average of the weights, or None.
+    """
+
+    def __init__(self, cfg: CfgNode):
+        """Build model, optimizer, schedule and hooks. The data is opened when training starts, at the right position.
+
+        Raises:
+            ValueError: a value of the config that does not fit the others or this machine.
+            KeyError: a name in the config that is not registered.
+        """
+        self.cfg = cfg = scale_to_world_size(cfg, comm.get_world_size())
+        self.bare_model = self.build_model(cfg)
+        optimizer = self.build_optimizer(cfg, self.bare_model)
+        super().__init__(
+            distribute(self.bare_model),
+            [],
+            optimizer,
+            amp_dtype=getattr(torch, cfg.SOLVER.AMP.DTYPE) if cfg.SOLVER.AMP.ENABLED else None,
+            accumulate=cfg.SOLVER.ACCUMULATE,
+            clip=build_gradient_clipper(cfg),
+        )
+        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        self.ema = ModelEma(self.bare_model, cfg.SOLVER.EMA.DECAY) if cfg.SOLVER.EMA.ENABLED else None
+        self.checkpointer = Checkpointer(
+            self.bare_model,
+            cfg.OUTPUT_DIR,
+            adapt_weights=inflate_2d_weights,
+            cfg=cfg,
+            optimizer=optimizer,
+            scheduler=self.scheduler,
+            scaler=self.scaler,
+            **({} if self.ema is None else {"ema": self.ema}),
+            trainer=self,
+        )
+        self.evaluation = EvalHook(self.evaluate, cfg.TEST.EVAL_PERIOD)
+        self.register_hooks(self.build_hooks())
+
+    def resume_or_load(self, resume: bool = False) -> None:
+        """Continue the run in ``OUTPUT_DIR`` where asked to and there is one, or start from ``MODEL.WEIGHTS``.
+
+        What an earlier run has left in the folder of a fresh start is moved aside when this one saves or tests first.
+
+        Raises:
+            ValueError: the checkpoint belongs to another architecture or optimizer, or hardly fits; or none is named.
+            FileNotFoundError: the file is missing.
+        """
+        self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
+        if resume and comm.is_main_process():
+            metrics = os.path.join(self.cfg.OUTPUT_DIR, "metrics.json")
+            self.storage.start_iter = drop_metrics_from(metrics, self.start_iter)
+
+    def train(self, start_iter: int | None = None, max_iter: int | None = None) -> Results:
+        """Train to ``SOLVER.MAX_ITER`` and return the results of the last evaluation, the same on every rank.
+
+        Args:
+            start_iter: None: where the loaded run stopped, or 0.
+            max_iter: None: ``SOLVER.MAX_ITER``.
+
+        Raises:
+            TrainingInterrupted: stopped by a signal; the message is the command that goes on.
+            FloatingPointError: the loss was not finite.
+            WorkerDied: a process that reads data was killed or crashed.
+            TooManyFailedVideos: above ``DATALOADER.MAX_FAILED_FRACTION``.
+        """
+        start_iter = self.start_iter if start_iter is None else start_iter
+        max_iter = self.cfg.SOLVER.MAX_ITER if max_iter is None else max_iter
+        if start_iter >= max_iter:
+            logger.info("All %d iterations are done already: testing only", max_iter)
+        self.data_loader = self.build_train_loader(self.cfg, start_iter)
+        try:
+            with explained(self.data_loader):
+                super().train(start_iter, max_iter)
+        except TrainingInterrupted as stop:
+            raise TrainingInterrupted(f"{stop}. To go on: {resume_command()}") from None
+        if self.evaluation.evaluated_iter != self.iter:
+            # The process that did the last iteration has tested it; the settings of the test may be others now.
+            return comm.all_gather_object(self.evaluate())[0]
+        return self.evaluation.results
+
+    def build_hooks(self) -> list[HookBase | None]:
+        """Return the hooks in the order they run in."""
+        cfg, test = self.cfg, self.cfg.TEST
+        precise_bn = None
+        if test.PRECISE_BN.ENABLED:
+            periods = cfg.SOLVER.CHECKPOINT_PERIOD, test.EVAL_PERIOD
+            loader = self._build_precise_bn_loader
+            precise_bn = PreciseBN(self.bare_model, loader, test.PRECISE_BN.NUM_ITERS, periods, self.ema)
+        failed_videos = FailedVideos(os.path.join(cfg.OUTPUT_DIR, "failed_videos.json"))
+        checkpoints = PeriodicCheckpointer(self.save, cfg.SOLVER.CHECKPOINT_PERIOD)
+        return [
+            # First: what other hooks do after a step is not the step's time.
+            IterationTimer(),
+            LearningRate(self.optimizer, self.scheduler),
+            Settings(cfg),
+            PeakMemory(self.bare_model, cfg.SOLVER.LOG_PERIOD),
+            # Before all that saves or tests the average.
+            None if self.ema is None else WeightAverage(self.ema),
+            # Before the checkpoint, which is then saved at once.
+            StopOnSignal(),
+            # Before the checkpoint, which remembers the failures of this iteration, too.
+            failed_videos,
+            # Checkpoints and evaluations use its statistics.
+            precise_bn,
+            # Before the evaluation: if that fails, the weights are there.
+            checkpoints,
+            self.evaluation,
+            # Needs the result of the evaluation.
+            BestCheckpointer(self.evaluation, self.save),
+            # Needs both.
+            ResultsCheckpointer(checkpoints, self.evaluation, self.save),
+            # May end the run with an error: the checkpoint of this iteration is safe by now.
+            FailureBudget(failed_videos, cfg.DATALOADER.MAX_FAILED_FRACTION, checkpoints),
+            *self._build_plugin_hooks(),
+            # After everything that may draw random numbers before training.
+            RandomStates(),
+            # Last: they write what all others have measured.
+            PeriodicWriter(self.build_writers(), cfg.SOLVER.LOG_PERIOD, test.EVAL_PERIOD),
+        ]
+
+    def _build_plugin_hooks(self) -> list[HookBase]:
+        modules = [load_plugin(spec).module for spec in self.cfg.PLUGINS]
+        return [hook for module in modules if hasattr(module, "build_hooks") for hook in module.build_hooks(self.cfg)]
+
+    def _build_precise_bn_loader(self, iteration: int) -> Iterable[Any]:
+        """Return a stream of training batches that no other stream of the run equals."""
+        cfg = self.cfg.clone()
+        cfg.defrost()
+        cfg.SEED = int(np.random.SeedSequence([self.cfg.SEED, iteration]).generate_state(1)[0])
+        # The statistics are for a test, whose clips are whole.
+        cfg.SOLVER.MIX.MIXUP_ALPHA = cfg.SOLVER.MIX.CUTMIX_ALPHA = 0.0
+        # They were compared with the training data when training began.
+        cfg.DATASETS.TEST = []
+        cfg.freeze()
+        return self.build_train_loader(cfg, 0)
+
+    def build_writers(self) -> list[EventWriter]:
+        """Return the writers; only rank 0 has any."""
+        if not comm.is_main_process():
+            return []
+        folder, solver = self.cfg.OUTPUT_DIR, self.cfg.SOLVER
+        return [
+            ConsoleWriter(solver.MAX_ITER, solver.LOG_PERIOD),
+            JSONWriter(os.path.join(folder, "metrics.json")),
+            TensorBoardWriter(folder),
+        ]
+
+    def save(self, name: str, tag_last: bool = True) -> None:
+        """Save a checkpoint; call it on every rank."""
+        # With the names of the classes: the data may be far from where the model is used.
+        names = dataset_classes(self.cfg.DATASETS.TRAIN)
+        self.checkpointer.save(name, tag_last=tag_last, **({"classes": names} if names else {}))
+        # A rank that ends now must not take the one that writes with it.
+        comm.synchronize()
+
+    def evaluate(self) -> Results:
+        """Test the current weights, or their average where there is one, without disturbing the training."""
+        # The results of an earlier run would be replaced.
+        self.checkpointer.set_earlier_run_aside()
+        with preserved_rng(), nullcontext() if self.ema is None else self.ema.apply():
+            return self.test(self.cfg, self.bare_model)
+
+    @classmethod
+    def test(cls, cfg: CfgNode, model: nn.Module) -> Results:
+        """Evaluate a model on every dataset of ``DATASETS.TEST`` and log the results; call it on every rank.
+
+        Returns:
+            On rank 0 ``{task: {metric: value}}`` of a single dataset, ``{dataset: {task: {metric: value}}}`` of
+            several; empty elsewhere, and without datasets.
+        """
+        results = {}
+        for name in cfg.DATASETS.TEST:
+            loader = cls.build_test_loader(cfg, name)
+            with explained(loader):
+                results[name] = inference_on_dataset(model, loader, cls.build_evaluator(cfg, name))
+        if len(results) == 1:
+            results = next(iter(results.values()))
+        if comm.is_main_process():
+            print_results(results)
+            return results
+        return {}
+
+    @classmethod
+    def build_model(cls, cfg: CfgNode) -> nn.Module:
+        """Build ``MODEL`` and log it."""
+        model = build_model(cfg)
+        logger.info("Model: %.2f million parameters (tools/analyze_model.py lists them)", parameter_count(model) / 1e6)
+        return model
+
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+        """Build the optimizer of ``SOLVER``."""
+        return build_optimizer(cfg, model)
+
+    @classmethod
+    def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer) -> LRScheduler:
+        """Build the schedule of ``SOLVER``."""
+        return build_lr_scheduler(cfg, optimizer)
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode, start_iter: int) -> Iterable[Any]:
+        """Build the endless stream of training batches from iteration ``start_iter`` on."""
+        return build_train_loader(cfg, start_iter)
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable[Any]:
+        """Build the loader of one test set."""
+        return build_test_loader(cfg, dataset_name)
+
+    @classmethod
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> Evaluator:
+        """Build the evaluator of one test set."""
+        return build_evaluator(cfg, dataset_name)
+
+
+def distribute(model: nn.Module) -> nn.Module:
+    """Wrap a model for training on several ranks; return it as it is on one."""
+    if comm.get_world_size() == 1:
+        return model
+    # Every parameter takes part in every loss; looking for others would cost a pass over the graph per iteration.
+    return DistributedDataParallel(model, find_unused_parameters=False)
+
+
+def drop_metrics_from(path: str, iteration: int) -> int:
+    """Cut ``metrics.json`` before the first line that is not of the run that goes on at ``iteration``.
+
+    A run that was killed has written lines after its last checkpoint; it will write them again. A start that failed has
+    added lines that begin at 0 again. A line that a kill cut short goes, too.
+
+    Returns:
+        The first iteration of which the file may get a line.
+    """
+    last = -1
+    if not os.path.exists(path):
+        return 0
+    with open(path, "rb+") as file:
+        keep = 0
+        for line in file:
+            try:
+                number = json.loads(line)["iteration"]
+            except ValueError:
+                break
+            if not last < number < iteration or not line.endswith(b"\n"):
+                break
+            last, keep = number, keep + len(line)
+        file.truncate(keep)
+    return last + 1

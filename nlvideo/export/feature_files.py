@@ -1,0 +1,197 @@
+"""Files of features: a folder with its settings, shards of arrays and an index. docs/export.md describes them.
+
+Nothing here needs torch.
+"""
+
+import io
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from nlvideo.utils.errors import one_of
+from nlvideo.utils.files.file_io import atomic_write, write_json, write_text
+
+FORMATS = ("npz", "parquet")
+_SETTINGS, _INDEX = "features.json", "index.jsonl"
+_KIND, _VERSION = "nlvideo features", 1
+
+
+@dataclass(frozen=True)
+class Features:
+    """The features of a dataset, in the order of its videos, without those that failed."""
+
+    #: (num_videos, ...): (C,) pooled or (C, T, H, W) for each video, after an axis of views where they were kept
+    features: np.ndarray
+    video_ids: list[str]
+    #: class indices, or lists of them
+    labels: list[Any]
+    #: video_id -> why it could not be read
+    failed: dict[str, str]
+    #: what the features are of: dataset, layer, pool, views, ...
+    settings: dict[str, Any]
+
+
+def check_format(format: str) -> None:
+    """Make sure that a format can be written here.
+
+    Raises:
+        ValueError: an unknown format.
+        ImportError: pyarrow is missing.
+    """
+    if format not in FORMATS:
+        raise one_of("--format", format, FORMATS)
+    if format == "parquet":
+        _pyarrow()
+
+
+def shard_name(number: int, format: str) -> str:
+    """The file name of a shard."""
+    return f"features_{number:05d}.{format}"
+
+
+def write_shard(path: str, rows: Sequence[dict[str, Any]], features: np.ndarray) -> None:
+    """Write a shard, whole or not at all.
+
+    Args:
+        path: ends in .npz or .parquet.
+        rows: one per video: "video_id", "label", "row" (None where it failed), "failed" and maybe "error".
+        features: (rows that did not fail, ...).
+    """
+    index = json.dumps(rows, ensure_ascii=False)
+    buffer = io.BytesIO()
+    if path.endswith(".npz"):
+        np.savez(buffer, features=features, index=np.array(index))
+    else:
+        pa = _pyarrow()
+        good = [row for row in rows if not row["failed"]]
+        flat = pa.array(np.ascontiguousarray(features).reshape(-1))
+        columns = {
+            "video_id": pa.array([row["video_id"] for row in good], pa.string()),
+            "label": pa.array([row["label"] for row in good]),
+            "features": pa.FixedSizeListArray.from_arrays(flat, int(np.prod(features.shape[1:]))),
+        }
+        notes = {"index": index, "shape": json.dumps(features.shape)}
+        pa.parquet.write_table(pa.table(columns).replace_schema_metadata(notes), buffer)
+    atomic_write(path, lambda file: file.write(buffer.getbuffer()))
+
+
+def read_shard(path: str) -> tuple[list[dict[str, Any]], np.ndarray]:
+    """Return what `write_shard` was given.
+
+    Raises:
+        ValueError: not a shard; one line.
+    """
+    try:
+        if path.endswith(".npz"):
+            with np.load(path) as arrays:
+                return json.loads(str(arrays["index"])), arrays["features"]
+        table = _pyarrow().parquet.read_table(path)
+        notes = table.schema.metadata
+        column = table["features"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+        return json.loads(notes[b"index"]), column.reshape(json.loads(notes[b"shape"]))
+    except ImportError:
+        raise
+    except Exception as error:  # whatever a zip file, NumPy, Arrow or JSON may say of other bytes
+        raise ValueError(f"{path}: not a shard of features: {' '.join(str(error).split())}") from None
+
+
+def write_settings(folder: str, settings: dict[str, Any]) -> None:
+    """Note in a folder what its features are of."""
+    write_json(os.path.join(folder, _SETTINGS), {"kind": _KIND, "version": _VERSION, **settings})
+
+
+def read_settings(folder: str) -> dict[str, Any] | None:
+    """Return what the features of a folder are of, or None where it has none.
+
+    Raises:
+        ValueError: the file is of another kind or version.
+    """
+    path = os.path.join(folder, _SETTINGS)
+    if not os.path.isfile(path):
+        return None
+    try:
+        with open(path, encoding="utf8") as file:
+            content = json.load(file)
+        kind, version = content.pop("kind"), content.pop("version")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}: not the settings of features: {error!r}") from None
+    if (kind, version) != (_KIND, _VERSION):
+        raise ValueError(f"{path}: got {kind} {version}, allowed: {_KIND} {_VERSION}")
+    return content
+
+
+def num_shards(settings: dict[str, Any]) -> int:
+    """How many shards a whole folder has."""
+    return -(-settings["num_videos"] // settings["videos_per_shard"])
+
+
+def write_index(folder: str, settings: dict[str, Any]) -> list[dict[str, Any]]:
+    """Write the index of a folder whose shards are complete, a line for each video, and return its rows."""
+    rows = []
+    for number in range(num_shards(settings)):
+        name = shard_name(number, settings["format"])
+        rows += [{**row, "shard": name} for row in read_shard(os.path.join(folder, name))[0]]
+    text = "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows)
+    write_text(os.path.join(folder, _INDEX), text)
+    return rows
+
+
+def iterate_shards(folder: str) -> Iterator[tuple[list[dict[str, Any]], np.ndarray]]:
+    """Yield the rows and the features of each shard, one shard in memory at a time.
+
+    Raises:
+        ValueError: the folder holds no features, or not all of them yet.
+    """
+    settings = _complete_settings(folder)
+    for number in range(num_shards(settings)):
+        yield read_shard(os.path.join(folder, shard_name(number, settings["format"])))
+
+
+def load_features(folder: str) -> Features:
+    """Read the features of a dataset into memory; `iterate_shards` holds one shard at a time.
+
+    Example:
+        >>> found = load_features("output/features")
+        >>> found.features.shape, len(found.labels)
+        ((800, 128), 800)
+
+    Args:
+        folder: the ``--output`` of tools/extract_features.py.
+
+    Raises:
+        ValueError: the folder holds no features, or not all of them yet.
+        ImportError: the shards are Parquet and pyarrow is missing.
+    """
+    settings = _complete_settings(folder)
+    shards = list(iterate_shards(folder))
+    rows = [row for shard_rows, _ in shards for row in shard_rows]
+    good = [row for row in rows if not row["failed"]]
+    return Features(
+        features=np.concatenate([array for _, array in shards]),
+        video_ids=[row["video_id"] for row in good],
+        labels=[row["label"] for row in good],
+        failed={row["video_id"]: row["error"] for row in rows if row["failed"]},
+        settings=settings,
+    )
+
+
+def _complete_settings(folder: str) -> dict[str, Any]:
+    settings = read_settings(folder)
+    if settings is None:
+        raise ValueError(f"{folder}: there is no {_SETTINGS}: not a folder of features")
+    if not os.path.isfile(os.path.join(folder, _INDEX)):
+        raise ValueError(f"{folder}: not complete, there is no {_INDEX}; the same extraction again finishes it")
+    return settings
+
+
+def _pyarrow() -> Any:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise ImportError("format 'parquet' needs pyarrow: pip install 'nlvideo[parquet]'") from None
+    return pyarrow

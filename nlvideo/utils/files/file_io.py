@@ -1,0 +1,279 @@
+"""Files: paths and URLs through iopath, and writes that are whole or not there."""
+
+import contextlib
+import errno
+import functools
+import json
+import os
+import re
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+from urllib.parse import urlparse
+
+from iopath.common.file_io import HTTPURLHandler, get_cache_dir
+from iopath.common.file_io import PathManager as _PathManager
+
+from nlvideo.utils.files.file_lock import lock_file
+
+
+class _HTTPHandler(HTTPURLHandler):
+    """Downloads into a folder of the cache for each server: two servers may have a file of the same path."""
+
+    def _get_local_path(self, path: str, force: bool = False, cache_dir: str | None = None, **kwargs: Any) -> str:
+        folder = os.path.join(get_cache_dir(cache_dir), urlparse(path).netloc)
+        return super()._get_local_path(path, force=force, cache_dir=folder, **kwargs)
+
+
+# Opens local paths, and http(s) URLs through a local cache. Projects may register more handlers.
+PathManager = _PathManager()
+PathManager.register_handler(_HTTPHandler())
+
+# What a library that writes may hide in an error of its own.
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+_TEMPORARY = re.compile(r"\..+\.\d+\.tmp", re.DOTALL)
+# What a server of HTTP says of a file that it does not have; storage in the cloud says "forbidden".
+_NOT_THERE = (403, 404, 410)
+_SCHEME = re.compile(r"[A-Za-z][\w+.-]*://")
+
+
+def is_remote(path: str) -> bool:
+    """Return whether a path starts with a scheme such as ``s3://``, and so is the business of a path handler."""
+    return _SCHEME.match(path) is not None
+
+
+def join_path(folder: str, path: str) -> str:
+    """Return a path that is relative to a folder; absolute and remote paths stay as they are."""
+    if is_remote(path):
+        return path
+    if is_remote(folder):
+        return path if path.startswith("/") else f"{folder.rstrip('/')}/{path}"
+    return str(Path(folder, path))
+
+
+def absolute_path(path: str) -> str:
+    """Return a local path absolute, with ``~`` expanded, and a remote one as it is."""
+    return path if is_remote(path) else str(Path(path).expanduser().absolute())
+
+
+def local_path(path: str) -> str:
+    """Return the local path of a file; its handler fetches a remote one, usually into a cache.
+
+    Raises:
+        OSError: it cannot be fetched, or no handler is registered for its scheme.
+    """
+    if not is_remote(path):
+        return path
+    _check_handler(path)
+    return PathManager.get_local_path(path)
+
+
+def file_exists(path: str) -> bool:
+    """Return whether a file or folder exists; a remote one whose handler cannot tell is taken to.
+
+    A pipe or a device is neither: reading one waits for ever.
+
+    Raises:
+        OSError: no handler is registered for the scheme of a remote path.
+    """
+    if not is_remote(path):
+        return os.path.isfile(path) or os.path.isdir(path)
+    _check_handler(path)
+    try:
+        return PathManager.exists(path)
+    except NotImplementedError:
+        return True
+
+
+def fetch_file(path: str) -> str | None:
+    """Return the local path of a file that may not exist, and None where it does not.
+
+    Raises:
+        ValueError: there is something else of that name, such as a folder or a pipe, which reading would wait for.
+        OSError: it cannot be fetched, or no handler is registered for its scheme.
+    """
+    if is_remote(path):
+        _check_handler(path)
+        try:
+            return local_path(path) if PathManager.isfile(path) else None
+        except NotImplementedError:  # of http: what fetching says counts
+            pass
+        try:
+            return local_path(path)
+        except OSError as error:
+            if getattr(error, "code", None) in _NOT_THERE:
+                return None
+            raise OSError(f"{path}: not fetched: {error}") from None
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise ValueError(f"{path}: expected a file, found {'a folder' if os.path.isdir(path) else 'a pipe or a device'}")
+    return path if os.path.exists(path) else None
+
+
+def _check_handler(path: str) -> None:
+    # The handler of last resort would take a remote path for a local one.
+    if not any(path.startswith(prefix) for prefix in PathManager._path_handlers):
+        raise FileNotFoundError(
+            f"{path}: no path handler is registered for {path.partition('://')[0]}://; a plugin can register one of"
+            " iopath with nlvideo.utils.files.file_io.PathManager.register_handler"
+        )
+
+
+class WholeFile:
+    """A file that is written under another name, beside it, and takes its own when it is complete; a context manager.
+
+    Other processes, and a run that is killed meanwhile, see it either whole or not at all. The writer holds a lock on
+    the temporary file; what killed writers have left without one is removed when this process first writes into a folder.
+
+    Args:
+        path: the local file to create or replace; its folder must exist.
+
+    Attributes:
+        path: absolute.
+        temporary: the path to write to.
+
+    Raises:
+        OSError: the folder is missing or full; it names ``path``. An earlier file of that name is then untouched.
+    """
+
+    def __init__(self, path: str):
+        self.path = os.path.abspath(path)
+        folder, name = os.path.split(self.path)
+        # In the same folder, because a rename is atomic only inside a file system.
+        self.temporary = os.path.join(folder, f".{name}.{os.getpid()}.tmp")
+        _sweep(folder)
+        with naming(self.path, self.temporary):
+            self._handle = _open_locked(self.temporary)
+
+    def finish(self) -> None:
+        """Give the file its name, once it is on disk."""
+        try:
+            with naming(self.path, self.temporary):
+                os.fsync(self._handle)
+                os.replace(self.temporary, self.path)
+        except BaseException:
+            self.discard()
+            raise
+        os.close(self._handle)
+        _sync_folder(os.path.dirname(self.path))
+
+    def discard(self) -> None:
+        """Remove the temporary file."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.temporary)
+        os.close(self._handle)
+
+    def __enter__(self) -> "WholeFile":
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, *rest: object) -> None:
+        if error is None:
+            self.finish()
+            return
+        self.discard()
+        with naming(self.path, self.temporary):
+            raise error
+
+
+def _open_locked(path: str) -> int:
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        with contextlib.suppress(OSError):  # a file system without locks
+            lock_file(handle, wait=True)
+        # Before it was locked, another process may have swept it, or given it its final name.
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(handle), os.stat(path)):
+                return handle
+        os.close(handle)
+
+
+@functools.cache
+def _sweep(folder: str) -> None:
+    """Remove what killed writers of whole files have left in a folder, where its file system knows locks."""
+    with contextlib.suppress(OSError):
+        for name in filter(_TEMPORARY.fullmatch, os.listdir(folder)):
+            with contextlib.suppress(OSError), open(os.path.join(folder, name), "rb+") as file:
+                lock_file(file)
+                os.unlink(file.name)
+
+
+@contextlib.contextmanager
+def naming(path: str | os.PathLike, temporary: str | None = None) -> Iterator[None]:
+    """Put the path of the file that is written in this block into errors of the system that do not name it.
+
+    Args:
+        path: of the file.
+        temporary: the name under which it is written.
+
+    Raises:
+        OSError: with the path, also where the library that writes hides a full disk in an error of its own.
+    """
+    try:
+        yield
+    except Exception as error:
+        cause = error
+        while cause is not None and not isinstance(cause, OSError):
+            cause = cause.__context__
+        if cause is None or cause.errno is None or cause.filename not in (None, temporary):
+            raise
+        if cause is not error and cause.errno not in _DISK_ERRORS:
+            raise
+        raise OSError(cause.errno, os.strerror(cause.errno), os.fspath(path)) from error
+
+
+def atomic_write(path: str, write: Callable[[BinaryIO], object]) -> None:
+    """Write a file that other processes, and a run that is killed meanwhile, see either whole or not at all.
+
+    Args:
+        path: the local file to create or replace; its folder must exist.
+        write: called with an open binary file.
+
+    Raises:
+        OSError: the folder is missing or full. An earlier file of that name is then untouched.
+    """
+    with WholeFile(path) as whole, open(whole.temporary, "wb") as file:
+        write(file)
+
+
+def make_writable(folder: str, key: str) -> None:
+    """Make a folder, and see that files can be written into it.
+
+    Raises:
+        ValueError: they cannot; it names ``key``, the flag or config key that says which folder.
+    """
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(f"{key}: got {folder!r}, allowed: a folder that can be written ({error})") from error
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Write a text file in UTF-8, whole or not at all; its folder must exist. Names of files keep their bytes.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    atomic_write(os.fspath(path), lambda file: file.write(text.encode(errors="surrogateescape")))
+
+
+def write_json(path: str, content: Any) -> None:
+    """Write plain data as indented JSON, whole or not at all; folders are made.
+
+    Raises:
+        OSError: the file cannot be written.
+        TypeError: the content is more than dicts, lists, texts, numbers, booleans and None.
+    """
+    text = json.dumps(content, indent=1) + "\n"
+    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+    write_text(path, text)
+
+
+def _sync_folder(folder: str) -> None:
+    # The rename itself survives a power failure only once the folder is on disk.
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

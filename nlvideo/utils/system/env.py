@@ -1,0 +1,108 @@
+"""The machine and the seeds of a run."""
+
+import platform
+import random
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import nlvideo
+from nlvideo.utils import comm
+from nlvideo.utils.system.cpus import usable_cpus
+from nlvideo.utils.logger import create_table
+
+
+def environment() -> dict[str, str]:
+    """Return what decides whether a run can be repeated elsewhere, by name: versions, devices, CPU count."""
+    rows = {
+        "nlvideo": nlvideo.__version__,
+        "commit": _commit(),
+        "repository": str(_root()) if _is_clone() else "none",
+        "python": sys.version.replace("\n", " "),
+        "platform": platform.platform(),
+        "CPUs usable": usable_cpus(),
+        "torch": torch.__version__,
+        "CUDA of torch": torch.version.cuda or "none",
+        "GPUs": _gpus(),
+        "cuDNN": torch.backends.cudnn.version() or "none",
+    }
+    for package in ("torchvision", "numpy", "fvcore", "iopath", "yacs", "tensorboard"):
+        rows[package] = _version(package)
+    rows["av"] = _version("av")
+    rows["FFmpeg libraries of av"] = _ffmpeg()
+    return {name: str(value) for name, value in rows.items()}
+
+
+def collect_env() -> str:
+    """Return ``environment`` as a table."""
+    # As text: a table would turn the version 1.10 into the number 1.1.
+    return create_table([{"item": name, "value": value} for name, value in environment().items()])
+
+
+def uses_cuda(device: str) -> bool:
+    """Return whether ``MODEL.DEVICE`` means a GPU on this machine."""
+    return device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
+
+
+def seed_everything(seed: int) -> int:
+    """Seed Python, numpy and torch with ``seed`` + rank.
+
+    Args:
+        seed: negative draws one at random.
+
+    Returns:
+        The seed that all ranks share: ``seed``, or the one drawn. With it, a run can be repeated.
+    """
+    if seed < 0:
+        seed = comm.shared_random_seed()
+    own = seed + comm.get_rank()
+    random.seed(own)
+    np.random.seed(own % 2**32)
+    torch.manual_seed(own)
+    return seed
+
+
+def _root() -> Path:
+    return Path(nlvideo.__file__).resolve().parents[1]
+
+
+def _is_clone() -> bool:
+    # A ".git" further up would be that of whatever project has nlvideo among its installed packages.
+    return (_root() / ".git").exists()
+
+
+def _commit() -> str:
+    """The commit of the clone that nlvideo runs from, with "-dirty" where files were changed; "none" outside of one."""
+    if not _is_clone():
+        return "none"
+    command = ["git", "-C", str(_root()), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return done.stdout.strip()
+
+
+def _gpus() -> str:
+    if not torch.cuda.is_available():
+        return "none"
+    return ", ".join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "missing"
+
+
+def _ffmpeg() -> str:
+    try:
+        import av
+    except ImportError:
+        return "missing"
+    return ", ".join(f"{name} {'.'.join(map(str, version))}" for name, version in sorted(av.library_versions.items()))
