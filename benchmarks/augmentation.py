@@ -16,7 +16,9 @@ from pathlib import Path
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=9, metavar="N", help="timed calls of each, of which the median counts")
+    parser.add_argument(
+        "--runs", type=int, default=9, metavar="N", help="timed calls of each, of which the median counts"
+    )
     return parser
 
 

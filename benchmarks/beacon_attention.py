@@ -87,9 +87,9 @@ def measure_run(folder: Path, num_clips: int | None) -> dict:
     import torch
     from tqdm import tqdm
 
+    from nlvideo.checkpoint import load_model_for_test
     from nlvideo.config import load_cfg
     from nlvideo.data.datasets.beacon import ACTIONS, load_beacon
-    from nlvideo.engine import load_model_for_test
     from nlvideo.modeling.nonlocal_block.summary import nonlocal_modules
     from nlvideo.visualization import load_view
     from nlvideo.visualization.blocks import short_name
@@ -113,8 +113,11 @@ def measure_run(folder: Path, num_clips: int | None) -> dict:
             measure_clip(model, view, truth, block, into)
     node = cfg.MODEL.NONLOCAL
     return {
-        "run": folder.name, "pairwise": node.PAIRWISE, "attend": node.ATTEND,
-        "num_clips": len(records), "num_right": num_right,
+        "run": folder.name,
+        "pairwise": node.PAIRWISE,
+        "attend": node.ATTEND,
+        "num_clips": len(records),
+        "num_right": num_right,
         "blocks": {block: summarise(pairs) for block, pairs in figures.items()},
     }
 
@@ -136,6 +139,7 @@ def means(queries: list[dict]) -> dict[str, float]:
 
 def best_block(result: dict) -> str:
     """The block in which arrows above the mean tell the chosen agent from the others most clearly."""
+
     def gap(block: str) -> float:
         """Chosen minus other."""
         found = result["blocks"][block]
@@ -146,8 +150,11 @@ def best_block(result: dict) -> str:
 
 def table(results: list[dict]) -> str:
     """The table in Markdown: each run with its best block."""
-    lines = ["| run | f | attends in | block | clips right | lamp among the 20, chosen / other agent (chance) "
-             "| and above the mean weight | weight on the lamp |", "|---|---|---|---|---|---|---|---|"]
+    lines = [
+        "| run | f | attends in | block | clips right | lamp among the 20, chosen / other agent (chance) "
+        "| and above the mean weight | weight on the lamp |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
     for result in results:
         block = best_block(result)
         chosen, other = (result["blocks"][block][who] for who in ("chosen", "other"))
@@ -155,8 +162,10 @@ def table(results: list[dict]) -> str:
             continue
         cells = [f"{chosen[key]:.0f} / {other[key]:.0f} %" for key in ("arrows", "above_mean", "weight")]
         cells[0] += f" ({chosen['chance']:.0f} %)"
-        lines.append(f"| {result['run']} | {result['pairwise'].replace('_', ' ')} | {result['attend']} | {block} | "
-                     f"{result['num_right']} of {result['num_clips']} | {' | '.join(cells)} |")
+        lines.append(
+            f"| {result['run']} | {result['pairwise'].replace('_', ' ')} | {result['attend']} | {block} | "
+            f"{result['num_right']} of {result['num_clips']} | {' | '.join(cells)} |"
+        )
     return "\n".join(lines)
 
 

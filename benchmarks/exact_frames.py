@@ -51,8 +51,11 @@ def compare(path: Path, max_bytes: int) -> dict:
             expected = full_decode(path, max_bytes)
             count = len(expected)
             forwards = list(range(count))
-            orders = {"backwards": forwards[::-1], "forwards": forwards,
-                      "random": np.random.default_rng(SEED).permutation(count).tolist()}
+            orders = {
+                "backwards": forwards[::-1],
+                "forwards": forwards,
+                "random": np.random.default_rng(SEED).permutation(count).tolist(),
+            }
             result |= {"num_frames": video.num_frames, "compared": count, "kind": str(video._decoder.kind)}
             for name, order in orders.items():
                 wrong = [index for index in order if not np.array_equal(video.get_frames([index])[0], expected[index])]
@@ -74,7 +77,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("inputs", nargs="+", type=Path, metavar="VIDEO|FOLDER")
     parser.add_argument("--max-mib", type=int, default=1024, metavar="N", help="of decoded frames of a file (1024)")
-    parser.add_argument("--json", type=Path, default=ROOT / "benchmarks/results/reading/exact_frames.json", metavar="OUT")
+    parser.add_argument(
+        "--json", type=Path, default=ROOT / "benchmarks/results/reading/exact_frames.json", metavar="OUT"
+    )
     args = parser.parse_args()
     paths = [path for given in args.inputs for path in (sorted(given.rglob("*")) if given.is_dir() else [given])]
     paths = [path for path in paths if path.is_file()]

@@ -53,8 +53,16 @@ def measure(command: list[str], folder: Path, home: Path) -> dict:
     """Run ``command`` in ``folder``, PATH all its environment but HOME; return its time, peak memory and last lines."""
     environment = {"PATH": os.environ["PATH"], "HOME": str(home), "LANG": os.environ.get("LANG", "C.UTF-8")}
     started, peak, ended = time.monotonic(), 0, threading.Event()
-    process = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                               text=True, errors="replace", start_new_session=True)
+    process = subprocess.Popen(
+        command,
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    )
 
     def watch() -> None:
         nonlocal peak
@@ -71,8 +79,11 @@ def measure(command: list[str], folder: Path, home: Path) -> dict:
     ended.set()
     watcher.join()
     return {
-        "command": " ".join(command), "exit_code": code, "seconds": round(time.monotonic() - started, 1),
-        "peak_mib": round(peak / 2**20), "last_lines": lines[-12:],
+        "command": " ".join(command),
+        "exit_code": code,
+        "seconds": round(time.monotonic() - started, 1),
+        "peak_mib": round(peak / 2**20),
+        "last_lines": lines[-12:],
     }
 
 
@@ -85,17 +96,25 @@ def main() -> int:
         clone, home = Path(scratch, "nlvideo"), Path(scratch, "home")
         home.mkdir()
         subprocess.run(["git", "clone", "-q", str(ROOT), str(clone)], check=True)
-        commit = subprocess.run(["git", "-C", str(clone), "rev-parse", "--short", "HEAD"], check=True,
-                                capture_output=True, text=True).stdout.strip()
+        commit = subprocess.run(
+            ["git", "-C", str(clone), "rev-parse", "--short", "HEAD"], check=True, capture_output=True, text=True
+        ).stdout.strip()
         args.output.mkdir(parents=True, exist_ok=True)
         failed = False
         for target in args.targets:
             result = measure(["make", target], clone, home)
             failed |= result["exit_code"] != 0
-            result |= {"commit": commit, "cores": len(os.sched_getaffinity(0)), "date": time.strftime("%Y-%m-%d"),
-                       "python": platform.python_version(), "machine": platform.machine()}
+            result |= {
+                "commit": commit,
+                "cores": len(os.sched_getaffinity(0)),
+                "date": time.strftime("%Y-%m-%d"),
+                "python": platform.python_version(),
+                "machine": platform.machine(),
+            }
             (args.output / f"{target}.json").write_text(json.dumps(result, indent=2) + "\n")
-            print(f"== make {target}: {result['seconds']:.0f} s, peak {result['peak_mib']} MiB, exit {result['exit_code']}")
+            print(
+                f"== make {target}: {result['seconds']:.0f} s, peak {result['peak_mib']} MiB, exit {result['exit_code']}"
+            )
     return int(failed)
 
 

@@ -30,6 +30,7 @@ CASES: dict[str, tuple[str, int, int, list[str]]] = {
 def run_steps(case: str, keep: bool) -> dict[str, float]:
     """Make the steps of a case in this process: "seconds" and "page_faults" of one, "peak_mib" of the process."""
     from lib.benchmarking.train import Trial, load_variant
+
     from nlvideo.utils.system.host_memory import keep_freed_memory
 
     if keep and not keep_freed_memory():
@@ -75,7 +76,9 @@ def main() -> None:
     """Measure all cases and write the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7, metavar="N", help="pairs of processes (%(default)s)")
-    parser.add_argument("--json", type=Path, default=ROOT / "benchmarks/results/training/kept_memory.json", metavar="OUT")
+    parser.add_argument(
+        "--json", type=Path, default=ROOT / "benchmarks/results/training/kept_memory.json", metavar="OUT"
+    )
     parser.add_argument("--case", choices=CASES, help="make only the steps of this case, in this process")
     parser.add_argument("--keep", action="store_true", help="with --case: keep freed memory")
     args = parser.parse_args()

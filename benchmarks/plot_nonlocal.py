@@ -10,9 +10,7 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
-COLOURS = {
-    "gaussian": "#0072b2", "embedded_gaussian": "#d55e00", "dot_product": "#009e73", "concatenation": "#cc79a7"
-}
+COLOURS = {"gaussian": "#0072b2", "embedded_gaussian": "#d55e00", "dot_product": "#009e73", "concatenation": "#cc79a7"}
 PANELS = (("seconds", 1e3, "forward + backward, ms"), ("peak_bytes", 2**-20, "peak memory, MiB"))
 STYLES = {"exact": "-", "dense": ":"}
 
@@ -43,8 +41,14 @@ def draw(points: dict[tuple[str, str], dict[int, dict]], out: str) -> None:
             if name not in STYLES:
                 continue
             frames = sorted(n for n in found if found[n][what])
-            axis.plot(frames, [found[n][what] * factor for n in frames], STYLES[name], color=COLOURS[form], marker=".",
-                      label=f"{form.replace('_', ' ')}, {name}")
+            axis.plot(
+                frames,
+                [found[n][what] * factor for n in frames],
+                STYLES[name],
+                color=COLOURS[form],
+                marker=".",
+                label=f"{form.replace('_', ' ')}, {name}",
+            )
         ticks = sorted({n for found in points.values() for n in found})
         axis.set(xscale="log", yscale="log", xlabel="frames of the clip", ylabel=label, title=label.split(",")[0])
         axis.set_xticks(ticks, [str(n) for n in ticks], minor=False)

@@ -76,11 +76,30 @@ def measure(path: str, num_workers: int, sampler: str) -> dict[str, float]:
     from nlvideo.data import build_train_loader
 
     cfg = get_cfg()
-    cfg.merge_from_list([
-        "DATASETS.TRAIN", [f"list:{path}"], "MODEL.HEAD.NUM_CLASSES", NUM_CLASSES, "SOLVER.CLIPS_PER_BATCH", 8,
-        "INPUT.NUM_FRAMES", 4, "INPUT.FRAME_STRIDE", 2, "INPUT.SHORT_SIDE_RANGE", [32, 32], "INPUT.CROP_SIZE", 32,
-        "DATALOADER.NUM_WORKERS", num_workers, "DATALOADER.SAMPLER", sampler, "SEED", 0,
-    ])
+    cfg.merge_from_list(
+        [
+            "DATASETS.TRAIN",
+            [f"list:{path}"],
+            "MODEL.HEAD.NUM_CLASSES",
+            NUM_CLASSES,
+            "SOLVER.CLIPS_PER_BATCH",
+            8,
+            "INPUT.NUM_FRAMES",
+            4,
+            "INPUT.FRAME_STRIDE",
+            2,
+            "INPUT.SHORT_SIDE_RANGE",
+            [32, 32],
+            "INPUT.CROP_SIZE",
+            32,
+            "DATALOADER.NUM_WORKERS",
+            num_workers,
+            "DATALOADER.SAMPLER",
+            sampler,
+            "SEED",
+            0,
+        ]
+    )
     imported, before = time.perf_counter(), memory_of("self")
     loader = build_train_loader(cfg)
     built = time.perf_counter()

@@ -23,8 +23,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 
 FOUR_MODELS = [
-    ("C2D", "quickstart/c2d", []), ("C2D + non-local", "quickstart/c2d_nl", []),
-    ("I3D", "quickstart/i3d", []), ("I3D + non-local", "quickstart/i3d_nl", []),
+    ("C2D", "quickstart/c2d", []),
+    ("C2D + non-local", "quickstart/c2d_nl", []),
+    ("I3D", "quickstart/i3d", []),
+    ("I3D + non-local", "quickstart/i3d_nl", []),
 ]
 ATTENDING = [
     ("I3D + non-local, space only", "quickstart/i3d_nl", ["MODEL.NONLOCAL.ATTEND", "space"]),
@@ -32,8 +34,11 @@ ATTENDING = [
 ]
 FORMS = [
     ("I3D + embedded Gaussian", "quickstart/i3d_nl", ["MODEL.NONLOCAL.PAIRWISE", "embedded_gaussian"]),
-    ("I3D + embedded Gaussian, He et al.", "quickstart/i3d_nl",
-     ["MODEL.NONLOCAL.PAIRWISE", "embedded_gaussian", "MODEL.NONLOCAL.INIT_STD", "0.0"]),
+    (
+        "I3D + embedded Gaussian, He et al.",
+        "quickstart/i3d_nl",
+        ["MODEL.NONLOCAL.PAIRWISE", "embedded_gaussian", "MODEL.NONLOCAL.INIT_STD", "0.0"],
+    ),
     ("I3D + dot product", "quickstart/i3d_nl", ["MODEL.NONLOCAL.PAIRWISE", "dot_product"]),
     ("I3D + concatenation", "quickstart/i3d_nl", ["MODEL.NONLOCAL.PAIRWISE", "concatenation"]),
 ]
@@ -52,22 +57,39 @@ def data_overrides(name: str, num_classes: int) -> list[str]:
     if not (folder / "train.csv").is_file():
         sys.exit(f"set NLVIDEO_TEST_DATA to a folder with {name}/train.csv and {name}/val.csv")
     return [
-        "DATASETS.TRAIN", f"['list:{folder.resolve()}/train.csv']",
-        "DATASETS.TEST", f"['list:{folder.resolve()}/val.csv']",
-        "MODEL.HEAD.NUM_CLASSES", str(num_classes),
+        "DATASETS.TRAIN",
+        f"['list:{folder.resolve()}/train.csv']",
+        "DATASETS.TEST",
+        f"['list:{folder.resolve()}/val.csv']",
+        "MODEL.HEAD.NUM_CLASSES",
+        str(num_classes),
     ]
 
 
 def thermal_overrides() -> list[str]:
     """What turns a quickstart config into one for the thermal clips: the data and the sampling."""
     return [
-        *data_overrides("thermal", 7), "MODEL.HEAD.DROPOUT", "0.2",
+        *data_overrides("thermal", 7),
+        "MODEL.HEAD.DROPOUT",
+        "0.2",
         # Real video asks for more than beacon: twice the layers (10 of them left the training clips at 80 %).
-        "MODEL.BACKBONE.DEPTH", "18", "MODEL.NONLOCAL.BLOCKS", "['res2.1']",
+        "MODEL.BACKBONE.DEPTH",
+        "18",
+        "MODEL.NONLOCAL.BLOCKS",
+        "['res2.1']",
         # A clip is the whole event, whatever its length; left and right mean nothing here.
-        "INPUT.CLIP_SAMPLER", "SegmentClip", "TEST.CLIP_SAMPLER", "SegmentClip", "INPUT.FLIP_PROB", "0.5",
-        "INPUT.SHORT_SIDE_RANGE", "[64, 76]", "SOLVER.MAX_ITER", "2000",
-        "SOLVER.WEIGHT_DECAY", "0.05",
+        "INPUT.CLIP_SAMPLER",
+        "SegmentClip",
+        "TEST.CLIP_SAMPLER",
+        "SegmentClip",
+        "INPUT.FLIP_PROB",
+        "0.5",
+        "INPUT.SHORT_SIDE_RANGE",
+        "[64, 76]",
+        "SOLVER.MAX_ITER",
+        "2000",
+        "SOLVER.WEIGHT_DECAY",
+        "0.05",
     ]
 
 
@@ -80,24 +102,48 @@ TRIALS = {
 }
 
 
-def run(trial: str, config: str, overrides: list[str], seed: int, threads: int, result_file: Path, out: Path,
-        again: bool) -> dict:
+def run(
+    trial: str, config: str, overrides: list[str], seed: int, threads: int, result_file: Path, out: Path, again: bool
+) -> dict:
     """Train and test one model, if its result is not there already or ``again``; return the result."""
     if result_file.is_file() and not again:
         return json.loads(result_file.read_text())
     out.mkdir(parents=True, exist_ok=True)
-    words = ["--config-file", f"configs/{config}.yaml", *TRIALS[trial]["overrides"](), *overrides,
-             "TEST.EVAL_PERIOD", "0", "SEED", str(seed), "OUTPUT_DIR", str(out)]
+    words = [
+        "--config-file",
+        f"configs/{config}.yaml",
+        *TRIALS[trial]["overrides"](),
+        *overrides,
+        "TEST.EVAL_PERIOD",
+        "0",
+        "SEED",
+        str(seed),
+        "OUTPUT_DIR",
+        str(out),
+    ]
     start = time.time()
     with open(out / "console.txt", "w") as console:
-        done = subprocess.run([sys.executable, "tools/train_net.py", *words], stdout=console, stderr=subprocess.STDOUT,
-                              cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": str(threads)})
+        done = subprocess.run(
+            [sys.executable, "tools/train_net.py", *words],
+            stdout=console,
+            stderr=subprocess.STDOUT,
+            cwd=ROOT,
+            env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+        )
     if done.returncode:
         raise RuntimeError(f"exit {done.returncode}: see {out / 'console.txt'}")
     metrics = last_metrics(out / "metrics.json")
-    result = {"top1": metrics["classification/top1"], "top5": metrics["classification/top5"],
-              "num_videos": metrics["classification/num_videos"], "minutes": round((time.time() - start) / 60, 1),
-              "config": config, "overrides": overrides, "seed": seed, "threads": threads, "machine": machine()}
+    result = {
+        "top1": metrics["classification/top1"],
+        "top5": metrics["classification/top5"],
+        "num_videos": metrics["classification/num_videos"],
+        "minutes": round((time.time() - start) / 60, 1),
+        "config": config,
+        "overrides": overrides,
+        "seed": seed,
+        "threads": threads,
+        "machine": machine(),
+    }
     result_file.parent.mkdir(parents=True, exist_ok=True)
     result_file.write_text(json.dumps(result, indent=2) + "\n")
     return result
@@ -113,8 +159,10 @@ def last_metrics(path: Path) -> dict:
 
 def report(trial: str, results: dict[tuple[str, int], dict], seeds: list[int]) -> str:
     """The table in Markdown: mean and standard deviation over the seeds, every single result beside it."""
-    lines = ["| model | top-1 (mean ± std) | " + " | ".join(f"seed {s}" for s in seeds) + " | minutes a run |",
-             "|---|---|" + "---|" * len(seeds) + "---|"]
+    lines = [
+        "| model | top-1 (mean ± std) | " + " | ".join(f"seed {s}" for s in seeds) + " | minutes a run |",
+        "|---|---|" + "---|" * len(seeds) + "---|",
+    ]
     for name, _, _ in TRIALS[trial]["rows"]:
         runs = [results[name, s] for s in seeds if (name, s) in results]
         if not runs:
@@ -133,9 +181,13 @@ def machine() -> str:
     import av
     import torch
 
-    names = [line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
-    return (f"{os.cpu_count()} cores of {(names or [platform.processor()])[0]}, Python {platform.python_version()}, "
-            f"torch {torch.__version__}, PyAV {av.__version__}, {time.strftime('%Y-%m-%d')}")
+    names = [
+        line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
+    ]
+    return (
+        f"{os.cpu_count()} cores of {(names or [platform.processor()])[0]}, Python {platform.python_version()}, "
+        f"torch {torch.__version__}, PyAV {av.__version__}, {time.strftime('%Y-%m-%d')}"
+    )
 
 
 def main() -> None:
@@ -164,8 +216,7 @@ def main() -> None:
                 if args.report and not result_file.is_file():
                     continue
                 out = args.out.resolve() / args.trial / stem
-                job = pool.submit(run, args.trial, config, overrides, seed, args.threads, result_file, out,
-                                  args.again)
+                job = pool.submit(run, args.trial, config, overrides, seed, args.threads, result_file, out, args.again)
                 futures[job] = (name, seed)
         for job in concurrent.futures.as_completed(futures):
             name, seed = futures[job]

@@ -23,14 +23,12 @@ def pytest_configure() -> None:
             signal.signal(number, handler)
 
 
-
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Escape file names that are no text in what a test printed: a report with one cannot reach the main process."""
     report = yield
     report.sections = [(name, text.encode("utf8", "backslashreplace").decode()) for name, text in report.sections]
     return report
-
 
 
 def _write_frame(index: int, height: int, width: int) -> np.ndarray:
@@ -43,8 +41,15 @@ def _write_frame(index: int, height: int, width: int) -> np.ndarray:
 
 
 def _make_video(
-    path: str | os.PathLike, num_frames: int = 16, height: int = 32, width: int = 48, fps: int = 10,
-    codec: str = "libx264rgb", gop: int = 12, pix_fmt: str | None = None, **extra: str,
+    path: str | os.PathLike,
+    num_frames: int = 16,
+    height: int = 32,
+    width: int = 48,
+    fps: int = 10,
+    codec: str = "libx264rgb",
+    gop: int = 12,
+    pix_fmt: str | None = None,
+    **extra: str,
 ) -> str:
     """Write a lossless video to ``path`` (folders are made) and return the path as a string.
 
@@ -70,7 +75,11 @@ def _make_video(
 
 
 def _make_frames(
-    folder: str | os.PathLike, num_frames: int = 16, height: int = 32, width: int = 48, name: str = "{:05d}.jpg",
+    folder: str | os.PathLike,
+    num_frames: int = 16,
+    height: int = 32,
+    width: int = 48,
+    name: str = "{:05d}.jpg",
     first: int = 1,
 ) -> str:
     """Write the frames that ``make_video`` encodes into a folder, one image each, and return its path.

@@ -95,10 +95,12 @@ def test_test_installs_the_test_tools_and_runs_them(tmp_path):
 def test_a_second_call_does_not_install_again(tmp_path):
     python = tmp_path / ".venv" / "bin" / "python"
     python.parent.mkdir(parents=True)
-    python.write_text("#!/bin/sh\necho ran \"$@\"\n")
+    python.write_text('#!/bin/sh\necho ran "$@"\n')
     python.chmod(0o755)
-    first, second = make(tmp_path, "test").stdout, subprocess.run(
-        ["make", "test"], cwd=tmp_path, capture_output=True, text=True).stdout
+    first, second = (
+        make(tmp_path, "test").stdout,
+        subprocess.run(["make", "test"], cwd=tmp_path, capture_output=True, text=True).stdout,
+    )
     assert "ran -m pip install" in first and "ran -m pytest" in first
     assert "install" not in second and "ran -m pytest" in second
 
@@ -138,12 +140,18 @@ def test_a_python_that_will_not_do_is_said_in_one_line(tmp_path, python, text):
 def test_ci_runs_make_test_with_real_videos_where_there_are_some(tmp_path, has_data):
     (tmp_path / "main" / ".ci").mkdir(parents=True)
     shutil.copy(ROOT / ".ci" / "run", tmp_path / "main" / ".ci")
-    (tmp_path / "main" / "Makefile").write_text("test:\n\t@echo \"data: [$$NLVIDEO_TEST_DATA] in $$PWD\"\n")
+    (tmp_path / "main" / "Makefile").write_text('test:\n\t@echo "data: [$$NLVIDEO_TEST_DATA] in $$PWD"\n')
     data = tmp_path / "shared" / "data"
     if has_data:
         data.mkdir(parents=True)
-    done = subprocess.run([str(tmp_path / "main" / ".ci" / "run")], cwd="/", env={"PATH": "/usr/bin:/bin"},
-                          capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [str(tmp_path / "main" / ".ci" / "run")],
+        cwd="/",
+        env={"PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert f"data: [{data.resolve() if has_data else ''}] in {tmp_path.resolve() / 'main'}" in done.stdout
 
 

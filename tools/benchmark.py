@@ -16,9 +16,15 @@ def build_parser() -> argparse.ArgumentParser:
         "nonlocal", help="forward and backward of a block: dense, exact and mmcv's, per form and shape"
     )
     block.add_argument("--forms", nargs="+", metavar="F", help="pairwise functions (default: all four)")
-    block.add_argument("--shapes", nargs="+", metavar="S", help="such as res3-32x224 (default: res3 and res4, 8 to 128 frames)")
-    block.add_argument("--keys", nargs="+", metavar="K", help="all positions, those of the pooled map, or both (default)")
-    block.add_argument("--max-seconds", type=float, default=60, metavar="S", help="for one form at one shape (%(default)s)")
+    block.add_argument(
+        "--shapes", nargs="+", metavar="S", help="such as res3-32x224 (default: res3 and res4, 8 to 128 frames)"
+    )
+    block.add_argument(
+        "--keys", nargs="+", metavar="K", help="all positions, those of the pooled map, or both (default)"
+    )
+    block.add_argument(
+        "--max-seconds", type=float, default=60, metavar="S", help="for one form at one shape (%(default)s)"
+    )
     block.add_argument("--peer", choices=["mmcv"], help="also time mmcv's NonLocal3d (pip install mmcv-lite)")
     data = kinds.add_parser("data", help="reading training clips: ours, torchcodec, and decoding the whole file")
     data.add_argument("videos", nargs="*", metavar="VIDEO", help="files (default: one that is generated)")
@@ -29,15 +35,21 @@ def build_parser() -> argparse.ArgumentParser:
     data.add_argument("--step-seconds", type=float, default=0, metavar="S", help="a training step to be kept fed")
     data.add_argument("--clips-per-step", type=int, default=8, metavar="N", help="that it takes (%(default)s)")
     data.add_argument("--json", metavar="OUT", help="write all figures to this file")
-    train = kinds.add_parser("train", help="the training step of a config: iterations per second, where they go, memory")
+    train = kinds.add_parser(
+        "train", help="the training step of a config: iterations per second, where they go, memory"
+    )
     train.add_argument("--config-file", required=True, metavar="FILE", help="YAML file of the model and its training")
     train.add_argument(
         "--variants", default="config", metavar="V,...", help="compared with the first; joined with '+' they apply "
         "together: config, channels_last, contiguous, auto, dense, checkpoint, all_keys, amp, unfused (%(default)s)"
     )  # fmt: skip
     train.add_argument("--iterations", type=int, default=5, metavar="N", help="that are timed, of each (%(default)s)")
-    train.add_argument("--max-seconds", type=float, default=600, metavar="S", help="no new round after it (%(default)s)")
-    train.add_argument("--batch-size", type=int, default=0, metavar="N", help="clips (default: the config's for a device)")
+    train.add_argument(
+        "--max-seconds", type=float, default=600, metavar="S", help="no new round after it (%(default)s)"
+    )
+    train.add_argument(
+        "--batch-size", type=int, default=0, metavar="N", help="clips (default: the config's for a device)"
+    )
     train.add_argument("--data", choices=["synthetic", "real"], default="synthetic", help="(%(default)s)")
     train.add_argument("--device", help="cpu or cuda (default: MODEL.DEVICE)")
     train.add_argument("--amp", action="store_true", help="mixed precision in all variants")

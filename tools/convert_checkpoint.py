@@ -23,7 +23,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("out", metavar="OUT", help="file to write; the config goes beside it, with the ending .yaml")
     parser.add_argument("--from", dest="source", default="auto", choices=SOURCES, help="(default: by the names in IN)")
     parser.add_argument("--entry", default="", metavar="NAME", help="entry of IN, such as ema (default: the usual one)")
-    parser.add_argument("--to", choices=("pyslowfast", "pytorchvideo", "mmaction2"), help="write another framework's file, no config")
+    parser.add_argument(
+        "--to", choices=("pyslowfast", "pytorchvideo", "mmaction2"), help="write another framework's file, no config"
+    )
     parser.add_argument("--config-file", metavar="FILE", help="config of IN, where IN is a checkpoint of nlvideo's")
     parser.add_argument("--overwrite", action="store_true", help="replace files that are there")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="what IN does not say; the data")

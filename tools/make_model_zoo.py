@@ -24,8 +24,9 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: argparse.Namespace) -> None:
     """Write the file, or compare it."""
     # Only now: --help answers without loading torch.
-    from nlvideo.model_zoo import list_networks
     from lib.ledger import format_model_zoo, read_ledger
+
+    from nlvideo.model_zoo import list_networks
     from nlvideo.utils.files.file_io import write_text
 
     text = format_model_zoo(read_ledger(arguments.ledger), list_networks())

@@ -25,8 +25,8 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: argparse.Namespace) -> None:
     """Pack, and say how large the weights are."""
     # Only now: --help answers without loading torch.
-    from nlvideo.model_zoo.pack import pack_model
     from nlvideo.model_zoo import Predictor
+    from nlvideo.model_zoo.pack import pack_model
 
     predictor = Predictor(**chosen_model(arguments) | {"device": "cpu"})
     pack_model(predictor.model, predictor.cfg, predictor.classes, arguments.output, arguments.overwrite)

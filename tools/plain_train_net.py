@@ -11,8 +11,8 @@ Example:
 import argparse
 import os
 
-from nlvideo.engine.errors import UnexpectedResults
 from nlvideo.engine.script import default_argument_parser, run_script
+from nlvideo.errors import UnexpectedResults
 
 
 def do_test(cfg, model) -> dict:
@@ -109,8 +109,9 @@ def do_train(cfg, model, resume: bool) -> None:
 
 def main(args: argparse.Namespace) -> None:
     """Train and test on one rank."""
+    from nlvideo.checkpoint import load_model_for_test
     from nlvideo.config import load_cfg
-    from nlvideo.engine import default_setup, load_model_for_test
+    from nlvideo.engine import default_setup
     from nlvideo.evaluation import verify_results
     from nlvideo.modeling import build_model
     from nlvideo.solver import scale_to_world_size

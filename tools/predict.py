@@ -16,7 +16,12 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from nlvideo.engine.script import (
-    ScriptParser, add_model_arguments, chosen_model, one_line, run_script, traceback_to_show,
+    ScriptParser,
+    add_model_arguments,
+    chosen_model,
+    one_line,
+    run_script,
+    traceback_to_show,
 )  # fmt: skip
 
 if TYPE_CHECKING:

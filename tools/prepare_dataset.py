@@ -39,8 +39,8 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: argparse.Namespace) -> None:
     """Write the lists and print what was found."""
     # Only now: --help answers without loading torch.
-    from nlvideo.data.datasets.annotations import AnnotationError
     from nlvideo.dataset_tools.prepare import count_table, prepare_dataset
+    from nlvideo.errors import AnnotationError
     from nlvideo.utils.logger import create_table
 
     if arguments.max_missing is not None and not 0 <= arguments.max_missing <= 1:

@@ -8,14 +8,15 @@ Examples:
 
 import argparse
 
-from nlvideo.engine.errors import UnexpectedResults
 from nlvideo.engine.script import default_argument_parser, run_script
+from nlvideo.errors import UnexpectedResults
 
 
 def main(args: argparse.Namespace) -> None:
     """Test on one rank."""
+    from nlvideo.checkpoint import load_model_for_test
     from nlvideo.config import load_cfg
-    from nlvideo.engine import DefaultTrainer, default_setup, load_model_for_test
+    from nlvideo.engine import DefaultTrainer, default_setup
     from nlvideo.evaluation import verify_results
 
     cfg = default_setup(load_cfg(args.config_file, args.opts, args.plugin), args)

@@ -11,8 +11,8 @@ Examples:
 import argparse
 from typing import TYPE_CHECKING
 
-from nlvideo.engine.errors import UnexpectedResults
 from nlvideo.engine.script import default_argument_parser, run_script
+from nlvideo.errors import UnexpectedResults
 
 if TYPE_CHECKING:
     from nlvideo.config import CfgNode
@@ -40,7 +40,8 @@ def read_config(args: argparse.Namespace) -> "CfgNode":
 
 def main(args: argparse.Namespace) -> None:
     """Train or test on one rank."""
-    from nlvideo.engine import DefaultTrainer, default_setup, load_model_for_test
+    from nlvideo.checkpoint import load_model_for_test
+    from nlvideo.engine import DefaultTrainer, default_setup
     from nlvideo.evaluation import verify_results
     from nlvideo.utils import comm
     from nlvideo.visualization.report import try_write_report

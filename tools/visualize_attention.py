@@ -30,7 +30,9 @@ def build_parser() -> argparse.ArgumentParser:
         "what the block adds to its input changes the decision most, in places apart)",
     )  # fmt: skip
     parser.add_argument("--num-queries", type=int, default=3, metavar="K", help="without --position (default: 3)")
-    parser.add_argument("--num-arrows", type=int, default=20, metavar="N", help="arrows of a query, at most (default: 20)")
+    parser.add_argument(
+        "--num-arrows", type=int, default=20, metavar="N", help="arrows of a query, at most (default: 20)"
+    )
     parser.add_argument("--start-sec", type=float, metavar="S", help="look at the video from here (default: its begin)")
     parser.add_argument("--end-sec", type=float, metavar="S", help="and until here (default: its end)")
     parser.add_argument("--fps", type=float, default=4, metavar="R", help="frames per second of the MP4 (default: 4)")

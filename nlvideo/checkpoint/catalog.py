@@ -9,8 +9,9 @@ import torch
 from iopath.common.file_io import PathHandler, get_cache_dir
 
 from nlvideo.checkpoint.convert.release import RELEASES, release_url
-from nlvideo.utils.errors import LookupFailed, did_you_mean
+from nlvideo.errors import LookupFailed
 from nlvideo.utils.files.file_io import PathManager
+from nlvideo.utils.messages import did_you_mean
 
 _TORCHVISION = "torchvision://"
 # The first recipe of ImageNet, as in the years of the paper; the later ones are asked for by name.

@@ -12,15 +12,15 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from nlvideo.checkpoint.catalog import resolve_weights
-from nlvideo.checkpoint.read.read_file import read_file, weights_of
 from nlvideo.checkpoint.earlier_run import TAG, EarlierRun, checkpoints_in
 from nlvideo.checkpoint.foreign import check_fit, find_weights
 from nlvideo.checkpoint.plain import first_not_finite, to_plain
+from nlvideo.checkpoint.read.read_file import read_file, weights_of
 from nlvideo.checkpoint.weights import LoadReport, load_weights_into
 from nlvideo.config import CfgNode
 from nlvideo.utils import comm
-from nlvideo.utils.errors import some
 from nlvideo.utils.files.file_io import PathManager, atomic_write
+from nlvideo.utils.messages import some
 
 logger = logging.getLogger(__name__)
 

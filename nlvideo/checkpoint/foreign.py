@@ -9,11 +9,11 @@ from torch import Tensor
 
 from nlvideo.checkpoint.convert import SOURCES, Converted, convert, recognise
 from nlvideo.checkpoint.convert.common import has_effect
-from nlvideo.checkpoint.read.read_file import CONFIG_TEXT, bare_name, flatten
 from nlvideo.checkpoint.convert.release import release_overrides, settle
+from nlvideo.checkpoint.read.read_file import CONFIG_TEXT, bare_name, flatten
 from nlvideo.checkpoint.weights import LoadReport, compare_weights
 from nlvideo.config import CfgNode
-from nlvideo.utils.errors import some
+from nlvideo.utils.messages import some
 
 logger = logging.getLogger(__name__)
 

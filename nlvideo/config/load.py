@@ -8,7 +8,7 @@ from nlvideo.config.defaults import _C
 from nlvideo.config.node import CfgNode
 from nlvideo.config.validate import validate
 from nlvideo.config.yaml_files import read_yaml_chain
-from nlvideo.utils.errors import close_matches
+from nlvideo.utils.messages import close_matches
 from nlvideo.utils.plugins import load_plugin, loaded_plugins, resolve_spec
 
 # Config files are looked for under the current folder and, in a clone, beside the package.

@@ -7,8 +7,9 @@ from typing import Any
 from fvcore.common.config import CfgNode as _CfgNode
 
 from nlvideo.config.yaml_files import read_yaml_chain
-from nlvideo.utils.errors import LookupFailed, close_matches
+from nlvideo.errors import LookupFailed
 from nlvideo.utils.files.safe_yaml import parse_yaml
+from nlvideo.utils.messages import close_matches
 
 
 class CfgNode(_CfgNode):

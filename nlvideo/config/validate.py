@@ -4,15 +4,13 @@ from typing import Any
 
 from nlvideo.config.defaults import _C
 from nlvideo.config.node import CfgNode
-from nlvideo.utils.errors import did_you_mean
+from nlvideo.utils.messages import did_you_mean
 
 # The values of keys that choose among a few. Names in registries are checked where the registry is.
 _ALLOWED: dict[str, tuple] = {
     "MODEL.NORM": ("BN", "SyncBN", "FrozenBN"),
     "MODEL.BACKBONE.TEMPORAL": ("c2d", "i3d_3x1x1", "i3d_3x3x3", "i3d_3x1x1_all", "slow"),
-    "MODEL.BACKBONE.STEM": (
-        "paper", "authors_32x2", "authors_8x8", "small", "slowfast_8x8", "slow", "mmaction2_32x2"
-    ),
+    "MODEL.BACKBONE.STEM": ("paper", "authors_32x2", "authors_8x8", "small", "slowfast_8x8", "slow", "mmaction2_32x2"),
     "MODEL.BACKBONE.FREEZE_AT": (0, 1, 2, 3, 4, 5),
     "MODEL.NONLOCAL.PAIRWISE": ("gaussian", "embedded_gaussian", "dot_product", "concatenation"),
     "MODEL.NONLOCAL.ATTEND": ("space", "time", "spacetime"),
@@ -93,8 +91,13 @@ _RANGES = {
     "INPUT.RANDOM_ERASING.LENGTH_RANGE": _SHARE,
 }
 
-_LISTS_OF_TEXT = ("DATASETS.TRAIN", "DATASETS.TEST", "MODEL.NONLOCAL.STAGES", "MODEL.NONLOCAL.BLOCKS",
-                  "MODEL.NONLOCAL.TEMPORAL_GROUP_STAGES")
+_LISTS_OF_TEXT = (
+    "DATASETS.TRAIN",
+    "DATASETS.TEST",
+    "MODEL.NONLOCAL.STAGES",
+    "MODEL.NONLOCAL.BLOCKS",
+    "MODEL.NONLOCAL.TEMPORAL_GROUP_STAGES",
+)
 
 
 def validate(cfg: CfgNode) -> None:
@@ -190,12 +193,18 @@ def _check_schedule(cfg: CfgNode) -> None:
 def _check_solver(cfg: CfgNode) -> None:
     solver = cfg.SOLVER
     if solver.CLIPS_PER_BATCH % solver.ACCUMULATE:
-        raise _wrong("SOLVER.CLIPS_PER_BATCH", solver.CLIPS_PER_BATCH,
-                     f"allowed: a multiple of SOLVER.ACCUMULATE = {solver.ACCUMULATE}")
+        raise _wrong(
+            "SOLVER.CLIPS_PER_BATCH",
+            solver.CLIPS_PER_BATCH,
+            f"allowed: a multiple of SOLVER.ACCUMULATE = {solver.ACCUMULATE}",
+        )
     if solver.CLIPS_PER_BATCH % (solver.ACCUMULATE * cfg.INPUT.REPEATED_CLIPS):
-        raise _wrong("SOLVER.CLIPS_PER_BATCH", solver.CLIPS_PER_BATCH,
-                     f"allowed: a multiple of INPUT.REPEATED_CLIPS = {cfg.INPUT.REPEATED_CLIPS} in each of"
-                     f" {solver.ACCUMULATE} batches (SOLVER.ACCUMULATE)")
+        raise _wrong(
+            "SOLVER.CLIPS_PER_BATCH",
+            solver.CLIPS_PER_BATCH,
+            f"allowed: a multiple of INPUT.REPEATED_CLIPS = {cfg.INPUT.REPEATED_CLIPS} in each of"
+            f" {solver.ACCUMULATE} batches (SOLVER.ACCUMULATE)",
+        )
     if len(solver.BETAS) != 2 or not all(0 <= beta < 1 for beta in solver.BETAS):
         raise _wrong("SOLVER.BETAS", solver.BETAS, "allowed: two values from 0 to below 1")
     if solver.OPTIMIZER == "SGD" and solver.NESTEROV and solver.MOMENTUM == 0:

@@ -5,8 +5,8 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from nlvideo.utils.plugins import comes_with, resolve_spec
 from nlvideo.utils.files.safe_yaml import parse_yaml
+from nlvideo.utils.plugins import comes_with, resolve_spec
 
 BASE_KEY = "_BASE_"
 # What a run writes into its folder and that of its tests, and a packed model is.

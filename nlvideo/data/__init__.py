@@ -2,19 +2,20 @@
 
 from nlvideo.data.build import build_test_loader, build_train_loader
 from nlvideo.data.catalog import DatasetCatalog, MetadataCatalog
-from nlvideo.data.clip_sampling import CLIP_SAMPLER, VideoTooShort
+from nlvideo.data.clip_sampling import CLIP_SAMPLER
 from nlvideo.data.dataset_mapper import MAPPER, VideoMapper
 from nlvideo.data.datasets import get_dataset
-from nlvideo.data.video.frame_array import FrameArray
-from nlvideo.data.video.frame_folder import FrameFolder, open_video
-from nlvideo.data.video.frame_stream import FrameStream, open_camera
 from nlvideo.data.loaders import TestLoader, TrainLoader
 from nlvideo.data.peer_clips import MMActionClips, SlowFastClips, SlowFastOffsetClips
 from nlvideo.data.samplers import SAMPLER
+from nlvideo.data.video.frame_array import FrameArray
+from nlvideo.data.video.frame_folder import FrameFolder, open_video
+from nlvideo.data.video.frame_stream import FrameStream, open_camera
 from nlvideo.data.video.sliding_window import Window, slide
 from nlvideo.data.video.torchcodec_reader import TorchCodecReader
 from nlvideo.data.video.video_index import IndexCache, VideoIndex
-from nlvideo.data.video.video_reader import VideoDecodeError, VideoReader
+from nlvideo.data.video.video_reader import VideoReader
+from nlvideo.errors import VideoDecodeError, VideoTooShort
 
 __all__ = [
     "CLIP_SAMPLER",

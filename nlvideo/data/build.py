@@ -9,7 +9,6 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from nlvideo.config import CfgNode
-from nlvideo.data.transforms.batch_mixing import BatchMixer
 from nlvideo.data.catalog import MetadataCatalog, Record
 from nlvideo.data.checks import check_pair, check_records, check_same_classes, fingerprint, log_dataset
 from nlvideo.data.clip_dataset import TestDataset, TrainDataset, collate_test, collate_train
@@ -19,10 +18,11 @@ from nlvideo.data.loaders import TestLoader, TrainLoader
 from nlvideo.data.records.records import chain_records, compact_records
 from nlvideo.data.samplers import SAMPLER, InferenceSampler
 from nlvideo.data.shared_videos import warn_of_shared_videos
+from nlvideo.data.transforms.batch_mixing import BatchMixer
 from nlvideo.data.workers import WorkerWatch, begin_worker
+from nlvideo.errors import LookupFailed
 from nlvideo.utils import comm
 from nlvideo.utils.system.env import uses_cuda
-from nlvideo.utils.errors import LookupFailed
 
 
 def build_train_loader(cfg: CfgNode, start_iter: int = 0) -> TrainLoader:
@@ -144,9 +144,7 @@ def _batch_size(cfg: CfgNode) -> int:
     if clips % (shares * repeated):
         factors = f"{comm.get_world_size()} ranks x SOLVER.ACCUMULATE {accumulate}"
         factors += f" x INPUT.REPEATED_CLIPS {repeated}" if repeated > 1 else ""
-        raise ValueError(
-            f"SOLVER.CLIPS_PER_BATCH: got {clips}, allowed: a multiple of {shares * repeated} ({factors})"
-        )
+        raise ValueError(f"SOLVER.CLIPS_PER_BATCH: got {clips}, allowed: a multiple of {shares * repeated} ({factors})")
     return clips // shares
 
 

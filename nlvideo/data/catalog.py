@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from nlvideo.utils.errors import LookupFailed, did_you_mean
+from nlvideo.errors import LookupFailed
+from nlvideo.utils.messages import did_you_mean
 
 Record = dict[str, Any]
 

@@ -13,8 +13,8 @@ from nlvideo.data.catalog import MetadataCatalog, Record
 from nlvideo.data.many_files import look_at_files
 from nlvideo.data.records.records import id_hashes, labels_of, span_labels_of
 from nlvideo.data.records.shard_files import split_member_path
-from nlvideo.utils.errors import some
 from nlvideo.utils.files.file_io import file_exists
+from nlvideo.utils.messages import some
 
 _logger = logging.getLogger(__name__)
 # Of a dataset as large as Kinetics-400 every file is looked for, of a larger one so many, evenly spread.
@@ -135,7 +135,9 @@ def check_same_classes(one: str, classes: Sequence[str], other: str) -> None:
         if not classes or not metadata.classes or first == second:
             continue
         named = f" (named by {metadata.classes_from})" if metadata.classes_from else ""
-        hint = "; a classes.txt beside the list, one name a line, gives it the same" if other.startswith("list:") else ""
+        hint = (
+            "; a classes.txt beside the list, one name a line, gives it the same" if other.startswith("list:") else ""
+        )
         raise ValueError(f"{other}: class {label} is {second!r}{named}, but {first!r} in {one}{hint}")
 
 

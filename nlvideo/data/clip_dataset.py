@@ -8,10 +8,8 @@ import torch
 from torch.utils.data import Dataset
 
 from nlvideo.data.catalog import Record, source_of
-from nlvideo.data.clip_sampling import VideoTooShort
-from nlvideo.data.video.video_reader import VideoDecodeError
 from nlvideo.data.workers import WorkerWatch
-from nlvideo.utils.errors import FORESEEN, portable
+from nlvideo.errors import FORESEEN, VideoDecodeError, VideoTooShort, portable
 from nlvideo.utils.system.time_limit import given_up
 
 # Records tried in place of one that fails, before the dataset itself is taken to be broken.

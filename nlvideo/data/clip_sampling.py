@@ -16,7 +16,8 @@ What a clip does past the end of a video is its ``short_video`` policy, here for
 
 import numpy as np
 
-from nlvideo.utils.errors import one_of
+from nlvideo.errors import VideoTooShort
+from nlvideo.utils.messages import one_of
 from nlvideo.utils.registry import Registry
 
 CLIP_SAMPLER = Registry(
@@ -30,18 +31,6 @@ CLIP_SAMPLER = Registry(
 )
 
 POLICIES = ("wrap", "clamp", "error")
-
-
-class VideoTooShort(ValueError):
-    """A video has fewer frames than a clip needs, and the policy for short videos is "error"."""
-
-    def __init__(self, num_video_frames: int, needed: int):
-        super().__init__(num_video_frames, needed)
-        self.num_video_frames = num_video_frames
-        self.needed = needed
-
-    def __str__(self) -> str:
-        return f"the video has {self.num_video_frames} frames, a clip needs {self.needed}"
 
 
 class ClipSampler:

@@ -7,16 +7,17 @@ import numpy as np
 import torch
 
 from nlvideo.config import CfgNode, configurable
-from nlvideo.data.transforms import augmentation
 from nlvideo.data.catalog import Record
-from nlvideo.data.transforms.clip_augmentations import ClipAugmentation, augment_clip, build_clip_augmentations
 from nlvideo.data.clip_sampling import CLIP_SAMPLER, ClipSampler
-from nlvideo.data.video.frame_folder import FrameFolder, open_video
-from nlvideo.data.video.pixel_limits import PixelLimits
+from nlvideo.data.transforms import augmentation
+from nlvideo.data.transforms.clip_augmentations import ClipAugmentation, augment_clip, build_clip_augmentations
 from nlvideo.data.transforms.random_boxes import random_resized_crop
 from nlvideo.data.transforms.resized_frames import read_resized
+from nlvideo.data.video.frame_folder import FrameFolder, open_video
+from nlvideo.data.video.pixel_limits import PixelLimits
 from nlvideo.data.video.torchcodec_reader import load_video_decoder
-from nlvideo.data.video.video_reader import VideoDecodeError, VideoReader
+from nlvideo.data.video.video_reader import VideoReader
+from nlvideo.errors import VideoDecodeError
 from nlvideo.utils.registry import Registry
 
 MAPPER = Registry(
@@ -120,9 +121,7 @@ class VideoMapper:
             "augmentations": build_clip_augmentations(cfg) if is_train else (),
         }
 
-    def __call__(
-        self, record: Record, rng: np.random.Generator | None
-    ) -> dict[str, Any] | list[dict[str, Any]]:
+    def __call__(self, record: Record, rng: np.random.Generator | None) -> dict[str, Any] | list[dict[str, Any]]:
         clips, frames, labels = self._decode(record, rng)
         if self.is_train:
             videos = [self._train_clip(torch.from_numpy(frames[clip]), rng) for clip in clips]

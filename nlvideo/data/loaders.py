@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from nlvideo.data.transforms.batch_mixing import BatchMixer
 from nlvideo.data.clip_dataset import unusable_dataset
-from nlvideo.data.clip_sampling import VideoTooShort
+from nlvideo.data.transforms.batch_mixing import BatchMixer
 from nlvideo.data.workers import WorkerWatch, full_memory_explained, signals_blocked
+from nlvideo.errors import VideoTooShort
 from nlvideo.utils.system.time_limit import given_up
 
 _logger = logging.getLogger(__name__)

@@ -10,14 +10,10 @@ from itertools import islice
 from multiprocessing.context import BaseContext
 from typing import TypeVar
 
-from nlvideo.utils.errors import portable
+from nlvideo.errors import ProcessDied, portable
 from nlvideo.utils.system.processes import end_with_parent
 
 Item, Result = TypeVar("Item"), TypeVar("Result")
-
-
-class ProcessDied(Exception):
-    """The process that worked on an item ended without an answer: a crash, or the system ran out of memory."""
 
 
 def map_in_processes(

@@ -53,7 +53,8 @@ def find_shared_videos(one: Sequence[Record], other: Sequence[Record]) -> tuple[
     hashes = [id_hashes(records) if max(len(one), len(other)) > MAX_COMPARED else None for records in (one, other)]
     files, files_of_other = _distinct_files(one, *hashes), _distinct_files(other, *hashes[::-1])
     facts, facts_of_other = (
-        [found for found in look_at_files(_look_at, paths, "shared videos") if found] for paths in (files, files_of_other)
+        [found for found in look_at_files(_look_at, paths, "shared videos") if found]
+        for paths in (files, files_of_other)
     )
     known = {identity: path for path, identity, _ in facts}
     pairs = [(known[identity], path) for path, identity, _ in facts_of_other if identity in known]

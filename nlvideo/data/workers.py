@@ -17,14 +17,11 @@ import torch
 from torch.utils.data import get_worker_info
 
 from nlvideo.data.catalog import Record
+from nlvideo.errors import WorkerDied
 from nlvideo.utils.system.processes import stop_signals
 
 # As long as ranks wait for each other: no video takes so long to decode, whatever its length.
 _STALLED_SEC = 1800.0
-
-
-class WorkerDied(RuntimeError):
-    """A process that reads data was ended by the system, or by a crash of the decoder, or does nothing any more."""
 
 
 class WorkerWatch:
@@ -102,7 +99,9 @@ class WorkerWatch:
                 raise full from None
             if "Too many open files" in str(error):
                 what = "too many open files: data workers hand every tensor over in one"
-                raise WorkerDied(f"{what}; allow more (`ulimit -n 65536`), or use fewer DATALOADER.NUM_WORKERS") from None
+                raise WorkerDied(
+                    f"{what}; allow more (`ulimit -n 65536`), or use fewer DATALOADER.NUM_WORKERS"
+                ) from None
             # The connection to a worker may break before the system knows that it is dead.
             broken = isinstance(error, (EOFError, ConnectionError))
             files = self._wait_for_the_dead() if broken or "DataLoader worker" in str(error) else []
@@ -142,7 +141,9 @@ def _full_memory(error: BaseException, is_full: bool = False) -> OSError | None:
     """The error for a full shared memory, if torch's is that: of a tensor that found no room, or a worker that died of it."""
     if not is_full and not re.search("</torch_.*No space left on device|out of shared memory", str(error)):
         return None
-    size = f" ({shutil.disk_usage('/dev/shm').total / 2**20:.0f} MiB)" if os.path.isdir("/dev/shm") else ""  # macOS has none
+    size = (
+        f" ({shutil.disk_usage('/dev/shm').total / 2**20:.0f} MiB)" if os.path.isdir("/dev/shm") else ""
+    )  # macOS has none
     return OSError(
         f"/dev/shm is full{size}: data workers hand over what they read in it. Make it larger"
         " (`docker run --shm-size 8g`), or set DATALOADER.NUM_WORKERS to 0"

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 from nlvideo.data.records.shard_files import local_video_path
 from nlvideo.data.video.video_index import IndexCache, VideoIndex
-from nlvideo.data.video.video_reader import VideoDecodeError, VideoReader
+from nlvideo.data.video.video_reader import VideoReader
+from nlvideo.errors import VideoDecodeError
 from nlvideo.utils.progress import progress_bar
 
 

@@ -11,8 +11,8 @@ import numpy as np
 from nlvideo.data.catalog import Record
 from nlvideo.data.datasets.listed import read_classes
 from nlvideo.data.records.shard_files import OPTIONAL_KEYS, read_index, write_shard
-from nlvideo.utils.errors import some
 from nlvideo.utils.files.file_io import write_text
+from nlvideo.utils.messages import some
 from nlvideo.utils.progress import progress_bar
 
 
@@ -76,7 +76,9 @@ def write_shards(
     if classes and os.path.exists(names) and read_classes(names) != list(classes):
         others.append(names)
     if others and not overwrite:
-        raise ValueError(f"{len(others)} files exist and hold something else: {some(others)}; --overwrite replaces them")
+        raise ValueError(
+            f"{len(others)} files exist and hold something else: {some(others)}; --overwrite replaces them"
+        )
     os.makedirs(folder, exist_ok=True)
     if classes:
         write_text(names, "".join(f"{name}\n" for name in classes))

@@ -14,7 +14,8 @@ from nlvideo.data.video.exact.decode_in_order import decode_in_order, open_strea
 from nlvideo.data.video.frame_folder import open_video
 from nlvideo.data.video.pixel_limits import PixelLimits
 from nlvideo.data.video.upright import Orientation
-from nlvideo.data.video.video_reader import VideoDecodeError, VideoReader
+from nlvideo.data.video.video_reader import VideoReader
+from nlvideo.errors import VideoDecodeError
 from nlvideo.utils.files.file_io import WholeFile, local_path
 
 PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")
@@ -166,7 +167,9 @@ def _filtered(
         yield graph.pull()
 
 
-def _build_graph(frame: av.VideoFrame, stream: av.VideoStream, height: int, width: int, orientation: Orientation) -> Graph:
+def _build_graph(
+    frame: av.VideoFrame, stream: av.VideoStream, height: int, width: int, orientation: Orientation
+) -> Graph:
     graph = Graph()
     chain = [graph.add_buffer(template=stream, width=frame.width, height=frame.height, format=frame.format)]
     # "cclock": counter-clockwise by 90 degrees.

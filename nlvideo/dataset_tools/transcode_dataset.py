@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path, PurePath
 
 from nlvideo.data.catalog import Record
+from nlvideo.data.parallel import map_in_processes
 from nlvideo.dataset_tools.list_files import check_classes, format_list, write_list
-from nlvideo.data.parallel import ProcessDied, map_in_processes
 from nlvideo.dataset_tools.transcode import Transcoded, TranscodeOptions, transcode_video
+from nlvideo.errors import ProcessDied
 from nlvideo.utils.files.file_io import is_remote
 from nlvideo.utils.progress import progress_bar
 

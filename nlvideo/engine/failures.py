@@ -5,12 +5,12 @@ import os
 from typing import Any
 
 from nlvideo.engine.checkpoint_hooks import PeriodicCheckpointer
-from nlvideo.engine.errors import TooManyFailedVideos
 from nlvideo.engine.hooks import total_over_ranks
 from nlvideo.engine.train_loop import HookBase
+from nlvideo.errors import TooManyFailedVideos
 from nlvideo.utils import comm
-from nlvideo.utils.errors import some
 from nlvideo.utils.files.file_io import write_json
+from nlvideo.utils.messages import some
 
 logger = logging.getLogger(__name__)
 

@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 import torch
 import torch.distributed as dist
 
-from nlvideo.engine.errors import RankFailed
 from nlvideo.engine.script import INTERRUPTED, exit_code_of, one_line, traceback_to_show
+from nlvideo.errors import RankFailed
 from nlvideo.utils.system.cpus import usable_cpus
 from nlvideo.utils.system.env import uses_cuda
 from nlvideo.utils.system.host_memory import keep_freed_memory

@@ -13,18 +13,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from nlvideo.engine.errors import RankFailed, TooManyFailedVideos, TrainingInterrupted, UnexpectedResults
+from nlvideo.errors import FORESEEN, RUN_ERRORS, RankFailed, TrainingInterrupted, VideoDecodeError, is_out_of_memory
 from nlvideo.utils.console import Printable, end_if_unread, never_fail_to_encode, printable
-from nlvideo.utils.errors import FORESEEN
 from nlvideo.utils.system.host_memory import keep_freed_memory
 
 DEBUG_VARIABLE = "NLVIDEO_DEBUG"
 INTERRUPTED = 130
-
-# Runs that failed; subclasses count.
-_RUN_ERRORS = (FloatingPointError, TooManyFailedVideos, UnexpectedResults)
-# By name: the modules that define these import torch.
-_NAMED_ERRORS = {"VideoDecodeError": 2, "OutOfMemoryError": 1, "WorkerDied": 1}
 
 
 class ScriptParser(argparse.ArgumentParser):
@@ -43,7 +37,10 @@ class ScriptParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """End with exit code 2 and one line, like the mistakes that `run_script` meets."""
         dashed = next((word for word in sys.argv[1:] if word.startswith("-") and os.path.exists(word)), "")
-        self.exit(2, f"{self.prog}: {message}; {f'for the file or folder write ./{dashed}' if dashed else '--help says more'}\n")
+        self.exit(
+            2,
+            f"{self.prog}: {message}; {f'for the file or folder write ./{dashed}' if dashed else '--help says more'}\n",
+        )
 
 
 def default_argument_parser(description: str | None = None) -> argparse.ArgumentParser:
@@ -148,17 +145,22 @@ def exit_code_of(error: BaseException) -> int:
         return error.code if isinstance(error.code, int) else int(error.code is not None)
     if isinstance(error, (TrainingInterrupted, KeyboardInterrupt)):
         return INTERRUPTED
-    if isinstance(error, _RUN_ERRORS):
-        return 1
-    if isinstance(error, FORESEEN):
-        return 2
-    return next((_NAMED_ERRORS[name] for name in _class_names(error) if name in _NAMED_ERRORS), 1)
+    # First the runs that failed: some of these are foreseen by their base class, too.
+    return 2 if isinstance(error, (*FORESEEN, VideoDecodeError)) and not isinstance(error, RUN_ERRORS) else 1
 
 
 def is_foreseen(error: BaseException) -> bool:
     """Return whether the message of an error is all that a user needs."""
-    foreseen = (*_RUN_ERRORS, *FORESEEN, RankFailed, TrainingInterrupted, KeyboardInterrupt, SystemExit)
-    return isinstance(error, foreseen) or any(name in _NAMED_ERRORS for name in _class_names(error))
+    foreseen = (
+        *RUN_ERRORS,
+        *FORESEEN,
+        VideoDecodeError,
+        RankFailed,
+        TrainingInterrupted,
+        KeyboardInterrupt,
+        SystemExit,
+    )
+    return isinstance(error, foreseen) or is_out_of_memory(error)
 
 
 def traceback_to_show(error: BaseException) -> str:
@@ -168,7 +170,3 @@ def traceback_to_show(error: BaseException) -> str:
     if is_foreseen(error) and os.environ.get(DEBUG_VARIABLE, "0") in ("", "0"):
         return ""
     return "".join(traceback.format_exception(error))
-
-
-def _class_names(error: BaseException) -> list[str]:
-    return [cls.__name__ for cls in type(error).__mro__]

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from nlvideo.engine.errors import TrainingInterrupted
 from nlvideo.engine.rng import preserved_rng
+from nlvideo.errors import TrainingInterrupted
 from nlvideo.utils import comm
 from nlvideo.utils.events import EventStorage
 

@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LRScheduler
 
 from nlvideo.checkpoint import Checkpointer
+from nlvideo.checkpoint.trained import load_model_for_test
 from nlvideo.config import CfgNode
 from nlvideo.data import build_test_loader, build_train_loader
 from nlvideo.data.class_names import dataset_classes
@@ -25,7 +26,6 @@ from nlvideo.engine.checkpoint_hooks import (
     ResultsCheckpointer,
     Settings,
 )
-from nlvideo.engine.errors import TrainingInterrupted
 from nlvideo.engine.failures import FailedVideos, FailureBudget
 from nlvideo.engine.hooks import (
     IterationTimer,
@@ -41,8 +41,8 @@ from nlvideo.engine.rng import preserved_rng
 from nlvideo.engine.script import default_argument_parser
 from nlvideo.engine.setup import default_setup
 from nlvideo.engine.train_loop import HookBase, SimpleTrainer
+from nlvideo.errors import TrainingInterrupted
 from nlvideo.evaluation import Evaluator, build_evaluator, inference_on_dataset, print_results
-from nlvideo.checkpoint.trained import load_model_for_test
 from nlvideo.modeling import build_model
 from nlvideo.modeling.backbone import inflate_2d_weights
 from nlvideo.solver import (

@@ -7,7 +7,7 @@ import numpy as np
 
 from nlvideo.evaluation.evaluator import EVALUATOR
 from nlvideo.evaluation.results_file import Results, VideoScores, is_usable
-from nlvideo.utils.errors import one_of, some
+from nlvideo.utils.messages import one_of, some
 
 AVERAGES = ("softmax", "logits")
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from nlvideo.utils.errors import one_of
+from nlvideo.utils.messages import one_of
 
 FORMATS = ("pt2", "onnx")
 #: name of the JSON text in either file

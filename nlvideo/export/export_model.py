@@ -13,9 +13,8 @@ from tqdm import tqdm
 from nlvideo import __version__
 from nlvideo.config import CfgNode
 from nlvideo.data import VideoDecodeError, get_dataset
-from nlvideo.data.clip_sampling import VideoTooShort
 from nlvideo.data.dataset_mapper import MAPPER
-from nlvideo.engine.errors import UnexpectedResults
+from nlvideo.errors import UnexpectedResults, VideoTooShort
 from nlvideo.export.export_files import FORMATS, check_packages, read_export, write_export
 from nlvideo.export.export_network import trace
 from nlvideo.export.recipe import view_recipe
@@ -43,8 +42,13 @@ class Export:
 
 
 def export_model(
-    model: nn.Module, cfg: CfgNode, classes: Sequence[str], output: str, format: str | None = None,
-    video: str | None = None, overwrite: bool = False,
+    model: nn.Module,
+    cfg: CfgNode,
+    classes: Sequence[str],
+    output: str,
+    format: str | None = None,
+    video: str | None = None,
+    overwrite: bool = False,
 ) -> Export:
     """Write a model as a graph from uint8 clips (N, 3, T, H, W) to probabilities (N, K).
 

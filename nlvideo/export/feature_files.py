@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from nlvideo.utils.errors import one_of
 from nlvideo.utils.files.file_io import atomic_write, write_json, write_text
+from nlvideo.utils.messages import one_of
 
 FORMATS = ("npz", "parquet")
 _SETTINGS, _INDEX = "features.json", "index.jsonl"

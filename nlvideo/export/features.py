@@ -18,13 +18,19 @@ from nlvideo.data.checks import check_files, fingerprint
 from nlvideo.data.records.records import SerializedRecords
 from nlvideo.data.workers import explained
 from nlvideo.export.feature_files import (
-    check_format, num_shards, read_settings, shard_name, write_index, write_settings, write_shard,
+    check_format,
+    num_shards,
+    read_settings,
+    shard_name,
+    write_index,
+    write_settings,
+    write_shard,
 )
 from nlvideo.export.layer_output import LayerOutput
 from nlvideo.export.recipe import view_recipe
 from nlvideo.utils import comm
-from nlvideo.utils.errors import one_of
 from nlvideo.utils.files.file_io import make_writable
+from nlvideo.utils.messages import one_of
 from nlvideo.utils.progress import progress_bar
 
 VIEWS = ("mean", "keep")
@@ -48,8 +54,17 @@ class Extraction:
 
 
 def extract_features(
-    model: nn.Module, cfg: CfgNode, dataset: str, layer: str, output: str, *, pool: str = "avg", views: str = "mean",
-    dtype: str = "float32", format: str = "npz", videos_per_shard: int | None = None,
+    model: nn.Module,
+    cfg: CfgNode,
+    dataset: str,
+    layer: str,
+    output: str,
+    *,
+    pool: str = "avg",
+    views: str = "mean",
+    dtype: str = "float32",
+    format: str = "npz",
+    videos_per_shard: int | None = None,
 ) -> Extraction:
     """Write the features of a layer for the test views of every video of a dataset.
 

@@ -3,7 +3,8 @@
 import torch
 from torch import nn
 
-from nlvideo.utils.errors import LookupFailed, did_you_mean, one_of
+from nlvideo.errors import LookupFailed
+from nlvideo.utils.messages import did_you_mean, one_of
 from nlvideo.utils.partial_run import run_until
 
 POOLS = ("avg", "none")

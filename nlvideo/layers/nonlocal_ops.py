@@ -195,7 +195,11 @@ def _resolve(form: str, algorithm: str, query: torch.Tensor, key: torch.Tensor, 
     if any(len(shape) != 3 for shape in shapes):
         raise ValueError(f"query, key and value must be (batch, positions, channels), got {shapes}")
     # No set of the sizes: an exported batch size cannot be hashed.
-    if not shapes[0][0] == shapes[1][0] == shapes[2][0] or key.shape[1] != value.shape[1] or query.shape[2] != key.shape[2]:
+    if (
+        not shapes[0][0] == shapes[1][0] == shapes[2][0]
+        or key.shape[1] != value.shape[1]
+        or query.shape[2] != key.shape[2]
+    ):
         raise ValueError(f"query (N, P, D), key (N, Q, D) and value (N, Q, E) do not fit: {shapes}")
     if key.shape[1] == 0:
         raise ValueError(f"there are no keys: {shapes}")

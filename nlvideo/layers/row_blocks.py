@@ -94,8 +94,13 @@ class _RowBlocks(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, query_NPD: torch.Tensor, key_NQD: torch.Tensor, value_NQE: torch.Tensor, scale: float,
-        max_logits: int, f: str,
+        ctx: Any,
+        query_NPD: torch.Tensor,
+        key_NQD: torch.Tensor,
+        value_NQE: torch.Tensor,
+        scale: float,
+        max_logits: int,
+        f: str,
     ) -> torch.Tensor:
         """(N, P, D), (N, Q, D), (N, Q, E) -> (N, P, E), in the accumulation dtype."""
         ctx.save_for_backward(query_NPD, key_NQD, value_NQE)
@@ -141,7 +146,12 @@ class _RowBlocks(torch.autograd.Function):
 
 
 def row_block_sum(
-    query_NPD: torch.Tensor, key_NQD: torch.Tensor, value_NQE: torch.Tensor, *, f: str, scale: float,
+    query_NPD: torch.Tensor,
+    key_NQD: torch.Tensor,
+    value_NQE: torch.Tensor,
+    *,
+    f: str,
+    scale: float,
     max_logits: int | None = None,
 ) -> torch.Tensor:
     """The sum over the keys of f(scale * (query . key)) times the values: (N, P, E), in the values' dtype.
@@ -162,7 +172,11 @@ def row_block_sum(
 
 
 def row_block_relu(
-    query_term_NP: torch.Tensor, key_term_NQ: torch.Tensor, value_NQE: torch.Tensor, *, scale: float,
+    query_term_NP: torch.Tensor,
+    key_term_NQ: torch.Tensor,
+    value_NQE: torch.Tensor,
+    *,
+    scale: float,
     max_logits: int | None = None,
 ) -> torch.Tensor:
     """The sum over the keys of scale * relu(a_i + b_j) times the values: (N, P, E), in the values' dtype.

@@ -7,7 +7,12 @@ import importlib
 from typing import Any
 
 from nlvideo.model_zoo.model_zoo import (
-    get_config, get_config_file, list_configs, list_networks, list_trained, trained_folder,
+    get_config,
+    get_config_file,
+    list_configs,
+    list_networks,
+    list_trained,
+    trained_folder,
 )
 
 _LAZY = {"Predictor": "predictor", "get": "trained", "trained_config": "trained"}

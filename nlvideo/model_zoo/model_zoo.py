@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nlvideo.config import CfgNode, load_cfg
-from nlvideo.utils.errors import LookupFailed, did_you_mean
+from nlvideo.errors import LookupFailed
+from nlvideo.utils.messages import did_you_mean
 
 CONFIG_DIR = Path(__file__).resolve().parents[2] / "configs"
 

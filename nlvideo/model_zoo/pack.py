@@ -7,9 +7,9 @@ import torch
 import yaml
 from torch import nn
 
+from nlvideo.checkpoint.conversion import differences
 from nlvideo.checkpoint.plain import to_plain
 from nlvideo.config import CfgNode
-from nlvideo.checkpoint.conversion import differences
 from nlvideo.utils.files.file_io import atomic_write, write_text
 
 _FILES = ("model.pth", "config.yaml", "classes.txt")

@@ -140,7 +140,9 @@ def output_files(folder: str, root: str, videos: Sequence[str]) -> dict[str, str
     for name in relative.values():
         stems[name] += 1  # clip.mov.mp4 must not take the place that clip.mov goes to
     return {
-        video: os.path.join(folder, (name if stems[os.path.splitext(name)[0]] > 1 else os.path.splitext(name)[0]) + ".mp4")
+        video: os.path.join(
+            folder, (name if stems[os.path.splitext(name)[0]] > 1 else os.path.splitext(name)[0]) + ".mp4"
+        )
         for video, name in relative.items()
     }
 

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from torch import nn
 
 from nlvideo.checkpoint import last_checkpoint_in
+from nlvideo.checkpoint.trained import class_names, load_trained_model
 from nlvideo.config import CfgNode, load_cfg
 from nlvideo.config.validate import validate
-from nlvideo.checkpoint.trained import class_names, load_trained_model
+from nlvideo.errors import LookupFailed
 from nlvideo.model_zoo.model_zoo import get_config_file, list_trained, trained_folder
 from nlvideo.modeling import build_model
-from nlvideo.utils.errors import LookupFailed, did_you_mean
+from nlvideo.utils.messages import did_you_mean
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from nlvideo.config import CfgNode, configurable
 from nlvideo.layers.shape_spec import ShapeSpec
-from nlvideo.utils.errors import one_of
+from nlvideo.utils.messages import one_of
 from nlvideo.utils.registry import Registry
 
 HEAD = Registry(

@@ -9,8 +9,8 @@ from torch import nn
 from nlvideo.config import CfgNode, configurable
 from nlvideo.modeling.backbone.build import build_backbone
 from nlvideo.modeling.heads import build_head
-from nlvideo.utils.errors import one_of
 from nlvideo.utils.events import get_event_storage, has_event_storage
+from nlvideo.utils.messages import one_of
 from nlvideo.utils.registry import Registry
 
 AVERAGES = ("softmax", "logits")

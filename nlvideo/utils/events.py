@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 
-from nlvideo.utils.errors import LookupFailed, did_you_mean
+from nlvideo.errors import LookupFailed
 from nlvideo.utils.files.file_io import naming
 from nlvideo.utils.history import HISTORY_LENGTH, History
+from nlvideo.utils.messages import did_you_mean
 
 # Not among the metrics of the console's line, where they have places of their own.
 _TIMES = ("time", "data_time", "training_time", "lr", "peak_gpu_memory_mib", "peak_cpu_memory_mib")

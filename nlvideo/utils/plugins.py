@@ -8,7 +8,8 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 
-from nlvideo.utils.errors import LookupFailed, did_you_mean
+from nlvideo.errors import LookupFailed
+from nlvideo.utils.messages import did_you_mean
 
 ENTRY_POINT_GROUP = "nlvideo.plugins"
 

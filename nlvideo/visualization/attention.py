@@ -8,7 +8,12 @@ import torch
 from torch import nn
 
 from nlvideo.visualization.blocks import (
-    Preprocess, block_input, decision_gradient, evaluating, find_block, query_grid,
+    Preprocess,
+    block_input,
+    decision_gradient,
+    evaluating,
+    find_block,
+    query_grid,
 )  # fmt: skip
 from nlvideo.visualization.grid import Grid, Point, pooled
 
@@ -59,7 +64,11 @@ class TopKeys:
 
 
 def attend(
-    model: nn.Module, sample_video: torch.Tensor, block: str | None, positions: Sequence[Sequence[float]], *,
+    model: nn.Module,
+    sample_video: torch.Tensor,
+    block: str | None,
+    positions: Sequence[Sequence[float]],
+    *,
     preprocess: Preprocess | None = None,
 ) -> AttentionMaps:
     """Where positions of a clip attend. Only their rows of the P x Q matrix are computed.

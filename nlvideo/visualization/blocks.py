@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import nn
 
+from nlvideo.errors import LookupFailed
 from nlvideo.modeling.nonlocal_block.summary import nonlocal_modules
 from nlvideo.utils.analysis import without_norms
-from nlvideo.utils.errors import LookupFailed
 from nlvideo.utils.partial_run import run_until
 from nlvideo.visualization.grid import Grid, Point
 

@@ -8,8 +8,8 @@ import torch
 
 from nlvideo.config import CfgNode
 from nlvideo.data import VideoMapper, VideoReader, open_video
-from nlvideo.data.transforms import augmentation
 from nlvideo.data.dataset_mapper import frame_interval
+from nlvideo.data.transforms import augmentation
 from nlvideo.data.transforms.resized_frames import read_resized
 
 

@@ -114,7 +114,10 @@ def test_a_damaged_download_leaves_nothing(served):
 def test_no_server(served):
     file, _, _ = served
     file.unlink()
-    with pytest.raises(OSError, match=r"torchvision://resnet18: cannot download file:.*; without a network, put that file at .*resnet18-"):
+    with pytest.raises(
+        OSError,
+        match=r"torchvision://resnet18: cannot download file:.*; without a network, put that file at .*resnet18-",
+    ):
         PathManager.get_local_path("torchvision://resnet18")
 
 

@@ -326,7 +326,10 @@ def test_a_model_with_a_compiled_part_is_resumed_and_loaded(tmp_path):
 
     saved = compiled(0)
     path = Checkpointer(saved, str(tmp_path)).save("model_final")
-    for restore in (lambda model: Checkpointer(model, "").resume(path), lambda model: Checkpointer(model, "").load_weights(path)):
+    for restore in (
+        lambda model: Checkpointer(model, "").resume(path),
+        lambda model: Checkpointer(model, "").load_weights(path),
+    ):
         model = compiled(1)
         restore(model)
         assert all(torch.equal(value, saved.state_dict()[name]) for name, value in model.state_dict().items())

@@ -12,9 +12,9 @@ import torch
 import yaml
 
 from nlvideo.checkpoint import read_file
+from nlvideo.checkpoint.conversion import Conversion, convert_checkpoint, differences, write_conversion, write_export
 from nlvideo.checkpoint.convert import SOURCES, Converted
 from nlvideo.config import load_cfg
-from nlvideo.checkpoint.conversion import Conversion, convert_checkpoint, differences, write_conversion, write_export
 from nlvideo.modeling import META_ARCH
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -204,7 +204,9 @@ def fake_export(monkeypatch):
     return calls
 
 
-@pytest.mark.parametrize(("to", "wrapper"), [("pyslowfast", "model_state"), ("mmaction2", "state_dict"), ("pytorchvideo", "model_state")])
+@pytest.mark.parametrize(
+    ("to", "wrapper"), [("pyslowfast", "model_state"), ("mmaction2", "state_dict"), ("pytorchvideo", "model_state")]
+)
 def test_export_writes_the_form_of_the_other_framework(tool, msra, fake_export, tmp_path, to, wrapper):
     out = tmp_path / "theirs.pyth"
     status, text, errors = tool(msra, str(out), "--to", to)

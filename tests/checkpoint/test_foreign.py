@@ -10,8 +10,8 @@ import torchvision
 
 from nlvideo.checkpoint import Checkpointer
 from nlvideo.checkpoint.convert import Converted, convert
-from nlvideo.checkpoint.read.read_file import flatten
 from nlvideo.checkpoint.foreign import check_config, check_fit, find_weights, identify
+from nlvideo.checkpoint.read.read_file import flatten
 from nlvideo.config import load_cfg
 from nlvideo.modeling import META_ARCH, inflate_2d_weights
 

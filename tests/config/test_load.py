@@ -7,8 +7,8 @@ import pytest
 import yaml
 
 from nlvideo.config import get_cfg, load, load_cfg
+from nlvideo.errors import LookupFailed
 from nlvideo.utils import plugins
-from nlvideo.utils.errors import LookupFailed
 
 PLUGIN = """
 from nlvideo.config import CfgNode
@@ -135,8 +135,11 @@ def test_the_dump_of_the_defaults_is_safe_yaml():
 @pytest.fixture
 def tree(tmp_path, monkeypatch):
     """A folder with configs like a clone's, as the only place to look."""
-    for name in ("configs/quickstart/i3d_nl.yaml", "configs/kinetics/i3d_r50_32x2_nl5.yaml",
-                 "projects/gated/configs/gated_instant_test.yaml"):
+    for name in (
+        "configs/quickstart/i3d_nl.yaml",
+        "configs/kinetics/i3d_r50_32x2_nl5.yaml",
+        "projects/gated/configs/gated_instant_test.yaml",
+    ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("")
     monkeypatch.chdir(tmp_path)
@@ -187,7 +190,9 @@ def test_a_plugin_in_the_folder_of_a_run_is_imported_only_by_name(tmp_path, name
     (tmp_path / "link").symlink_to(tmp_path / "run")
     path = write_run(tmp_path / "run", [spec.format(root=tmp_path)], name)
     asked = plugins.resolve_spec(spec.format(root=tmp_path), os.path.dirname(path))
-    with pytest.raises(ValueError, match=f"asks for the plugin '{asked}', which comes with its folder.*--plugin {asked}$"):
+    with pytest.raises(
+        ValueError, match=f"asks for the plugin '{asked}', which comes with its folder.*--plugin {asked}$"
+    ):
         load_cfg(path)
     with pytest.raises(ValueError, match="comes with its folder"):
         load_cfg(path, plugins=["colorsys"])

@@ -2,9 +2,8 @@
 
 import pytest
 
-from nlvideo.config import get_cfg
-from nlvideo.config import CfgNode
-from nlvideo.utils.errors import LookupFailed
+from nlvideo.config import CfgNode, get_cfg
+from nlvideo.errors import LookupFailed
 
 
 @pytest.fixture

@@ -20,8 +20,10 @@ def error(*opts):
     [
         (["VERSION", "2"], "VERSION: got 2, allowed: 1; the keys have changed, compare with defaults.py"),
         (["MODEL.NORM", "bn"], "MODEL.NORM: got 'bn', allowed: 'BN', 'SyncBN', 'FrozenBN'; did you mean 'BN'?"),
-        (["DATALOADER.READER", "torchcodec_cuda"],
-         "DATALOADER.READER: got 'torchcodec_cuda', allowed: 'pyav', 'torchcodec'; did you mean 'torchcodec'?"),
+        (
+            ["DATALOADER.READER", "torchcodec_cuda"],
+            "DATALOADER.READER: got 'torchcodec_cuda', allowed: 'pyav', 'torchcodec'; did you mean 'torchcodec'?",
+        ),
         (["SOLVER.OPTIMIZER", "Lion"], "SOLVER.OPTIMIZER: got 'Lion', allowed: 'SGD', 'AdamW'"),
         (["TEST.NUM_CROPS", "2"], "TEST.NUM_CROPS: got 2, allowed: 1, 3, 10"),
         (["TEST.AVERAGE", "logit"], "TEST.AVERAGE: got 'logit', allowed: 'softmax', 'logits'; did you mean 'logits'?"),

@@ -121,9 +121,7 @@ def track_of(action, seed):
     return agent, np.array([p for p in agent.track[agent.enter_frame :] if p is not None])
 
 
-@pytest.mark.parametrize(
-    "action, direction", [("left", (-1, 0)), ("right", (1, 0)), ("up", (0, -1)), ("down", (0, 1))]
-)
+@pytest.mark.parametrize("action, direction", [("left", (-1, 0)), ("right", (1, 0)), ("up", (0, -1)), ("down", (0, 1))])
 def test_straight_actions_move_in_their_direction(action, direction):
     for seed in range(20):
         _, places = track_of(action, seed)
@@ -232,7 +230,12 @@ def test_brightness_of_a_clip_says_nothing_of_the_label():
 
 def test_folder_holds_lists_classes_spec_and_truth(folder):
     assert sorted(p.name for p in folder.iterdir()) == [
-        "classes.txt", "spec.json", "train.csv", "truth.jsonl", "val.csv", "videos",
+        "classes.txt",
+        "spec.json",
+        "train.csv",
+        "truth.jsonl",
+        "val.csv",
+        "videos",
     ]
     assert (folder / "classes.txt").read_text().split() == list(ACTIONS)
     rows = [line.split(" ") for line in (folder / "train.csv").read_text().splitlines()]
@@ -347,8 +350,18 @@ def test_callers_that_start_together_generate_once(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     "key, value",
-    [("num_agents", 0), ("num_agents", 4), ("num_colours", 2), ("num_colours", 7), ("num_frames", 7), ("size", 32),
-     ("size", 65), ("num_train", 0), ("num_val", 0), ("seed", -1)],
+    [
+        ("num_agents", 0),
+        ("num_agents", 4),
+        ("num_colours", 2),
+        ("num_colours", 7),
+        ("num_frames", 7),
+        ("size", 32),
+        ("size", 65),
+        ("num_train", 0),
+        ("num_val", 0),
+        ("seed", -1),
+    ],
 )
 def test_impossible_specs_name_the_field_and_the_value(key, value):
     with pytest.raises(ValueError, match=rf"BeaconSpec\.{key}: .*got {value}"):

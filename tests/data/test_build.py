@@ -33,11 +33,35 @@ def make_cfg(folder, *options, data="train.csv"):
     """A config of clips of 4 x 2 frames, crop 24, four clips per batch."""
     cfg = get_cfg()
     name = [f"list:{folder / data}"]
-    cfg.merge_from_list([
-        "DATASETS.TRAIN", name, "DATASETS.TEST", name, "MODEL.HEAD.NUM_CLASSES", 3, "SOLVER.CLIPS_PER_BATCH", 4,
-        "INPUT.NUM_FRAMES", 4, "INPUT.FRAME_STRIDE", 2, "INPUT.SHORT_SIDE_RANGE", [24, 32], "INPUT.CROP_SIZE", 24,
-        "TEST.SHORT_SIDE", 32, "TEST.CROP_SIZE", 32, "TEST.NUM_CLIPS", 2, "DATALOADER.NUM_WORKERS", 0, *options,
-    ])
+    cfg.merge_from_list(
+        [
+            "DATASETS.TRAIN",
+            name,
+            "DATASETS.TEST",
+            name,
+            "MODEL.HEAD.NUM_CLASSES",
+            3,
+            "SOLVER.CLIPS_PER_BATCH",
+            4,
+            "INPUT.NUM_FRAMES",
+            4,
+            "INPUT.FRAME_STRIDE",
+            2,
+            "INPUT.SHORT_SIDE_RANGE",
+            [24, 32],
+            "INPUT.CROP_SIZE",
+            24,
+            "TEST.SHORT_SIDE",
+            32,
+            "TEST.CROP_SIZE",
+            32,
+            "TEST.NUM_CLIPS",
+            2,
+            "DATALOADER.NUM_WORKERS",
+            0,
+            *options,
+        ]
+    )
     return cfg
 
 
@@ -179,7 +203,9 @@ def test_the_test_list_must_suit_the_training_list(folder, tmp_path):
     build_train_loader(make_cfg(folder, "DATASETS.TEST", [name]))
     (tmp_path / "train.csv").write_text(f"{folder}/0.mp4 0\n{folder}/1.mp4 1\n")
     cfg = make_cfg(tmp_path, "DATASETS.TEST", [name])
-    with pytest.raises(ValueError, match="DATASETS.TEST: .*val.csv: .*/2.mp4 has the label 2, which no video of list:.*/train.csv has$"):
+    with pytest.raises(
+        ValueError, match="DATASETS.TEST: .*val.csv: .*/2.mp4 has the label 2, which no video of list:.*/train.csv has$"
+    ):
         build_train_loader(cfg)
     # A test alone needs no training videos.
     assert len(build_test_loader(cfg, name)) == 3
@@ -204,21 +230,35 @@ def test_datasets_must_agree_on_their_classes(folder, tmp_path):
         (tmp_path / name / "train.csv").write_text(f"{folder}/0.mp4 0\n")
         (tmp_path / name / "classes.txt").write_text(f"{name}\n")
     names = [f"list:{tmp_path}/{name}/train.csv" for name in ("x", "y")]
-    with pytest.raises(ValueError, match="TRAIN: .*y/train.csv: class . is .* but .* in .*x/train.csv; a classes.txt beside"):
+    with pytest.raises(
+        ValueError, match="TRAIN: .*y/train.csv: class . is .* but .* in .*x/train.csv; a classes.txt beside"
+    ):
         build_train_loader(make_cfg(folder, "DATASETS.TRAIN", names))
 
 
 @pytest.mark.parametrize(
     "train, test, options, message",
     [
-        ("0.mp4 run\n1.mp4 sit\n", "2.mp4 sit\n", [],
-         "TEST: .*class 0 is 'sit' .named by the labels of the list., but 'run' in list:.*train.csv; a classes.txt beside"),
+        (
+            "0.mp4 run\n1.mp4 sit\n",
+            "2.mp4 sit\n",
+            [],
+            "TEST: .*class 0 is 'sit' .named by the labels of the list., but 'run' in list:.*train.csv; a classes.txt beside",
+        ),
         ("0.mp4 0\n", "1.mp4 3\n", [], "TEST: .*1.mp4 has the label 3, allowed: 0 to 2"),
         ("0.mp4 0\n", "gone.mp4 0\n", [], "TEST: .*1 of 1 videos do not exist"),
-        ("path,label,label_spans\n0.mp4,0,0 0 1\n", "path,label,label_spans\n1.mp4,,\n", ["MODEL.HEAD.LOSS", "sigmoid"],
-         "TEST: .*no video has a label, allowed: at least one"),
-        ("path,label,label_spans\n0.mp4,0,0 0 1;7 1 2\n", "1.mp4 0\n", ["MODEL.HEAD.LOSS", "sigmoid"],
-         "TRAIN: .*0.mp4 has label_spans with the label 7, allowed: 0 to 2"),
+        (
+            "path,label,label_spans\n0.mp4,0,0 0 1\n",
+            "path,label,label_spans\n1.mp4,,\n",
+            ["MODEL.HEAD.LOSS", "sigmoid"],
+            "TEST: .*no video has a label, allowed: at least one",
+        ),
+        (
+            "path,label,label_spans\n0.mp4,0,0 0 1;7 1 2\n",
+            "1.mp4 0\n",
+            ["MODEL.HEAD.LOSS", "sigmoid"],
+            "TRAIN: .*0.mp4 has label_spans with the label 7, allowed: 0 to 2",
+        ),
     ],
 )
 def test_mistakes_in_a_test_set_are_found_before_training(folder, tmp_path, train, test, options, message):
@@ -234,7 +274,10 @@ def test_mistakes_in_a_test_set_are_found_before_training(folder, tmp_path, trai
 def test_names_as_labels_train(folder, tmp_path, caplog):
     (tmp_path / "train.csv").write_text(f"path,label\n{folder}/0.mp4,stand up\n{folder}/1.mp4,run\n")
     batch = next(build_train_loader(make_cfg(tmp_path)))
-    assert {(video[-5], label) for video, label in zip(batch["video_id"], batch["label"].tolist())} == {("0", 1), ("1", 0)}
+    assert {(video[-5], label) for video, label in zip(batch["video_id"], batch["label"].tolist())} == {
+        ("0", 1),
+        ("1", 0),
+    }
     assert "2 of 2 videos are in the training data" in caplog.text
 
 
@@ -251,10 +294,18 @@ def test_errors_that_take_other_arguments_become_a_line(folder, monkeypatch):
     "options, error, message",
     [
         (["DATASETS.TRAIN", []], ValueError, "DATASETS.TRAIN: got an empty list"),
-        (["DATASETS.TRAIN", ["beacon_tain"]], KeyError, "DATASETS.TRAIN: unknown dataset 'beacon_tain': did you mean 'beacon_train'"),
+        (
+            ["DATASETS.TRAIN", ["beacon_tain"]],
+            KeyError,
+            "DATASETS.TRAIN: unknown dataset 'beacon_tain': did you mean 'beacon_train'",
+        ),
         (["MODEL.HEAD.NUM_CLASSES", 2], ValueError, r"DATASETS.TRAIN: list:.*2.mp4 has the label 2, allowed: 0 to 1"),
         (["SOLVER.CLIPS_PER_BATCH", 5, "SOLVER.ACCUMULATE", 2], ValueError, "BATCH: got 5, allowed: a multiple of 2"),
-        (["DATALOADER.SAMPLER", "TrainSampler"], KeyError, "DATALOADER.SAMPLER: unknown SAMPLER 'TrainSampler': did you mean"),
+        (
+            ["DATALOADER.SAMPLER", "TrainSampler"],
+            KeyError,
+            "DATALOADER.SAMPLER: unknown SAMPLER 'TrainSampler': did you mean",
+        ),
         (["DATALOADER.MAPPER", "Videomapper"], KeyError, "DATALOADER.MAPPER: unknown MAPPER"),
         (["INPUT.CLIP_SAMPLER", "Random"], KeyError, "INPUT.CLIP_SAMPLER: unknown CLIP_SAMPLER"),
     ],

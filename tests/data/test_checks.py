@@ -11,10 +11,10 @@ from nlvideo.data import checks, many_files
 from nlvideo.data.catalog import MetadataCatalog
 from nlvideo.data.checks import check_files, check_pair, check_records, fingerprint, log_dataset
 from nlvideo.data.datasets import get_dataset
-from nlvideo.dataset_tools.list_files import write_list
 from nlvideo.data.records.records import SerializedRecords
-from nlvideo.dataset_tools.shard_writing import write_shards
 from nlvideo.data.shared_videos import warn_of_shared_videos
+from nlvideo.dataset_tools.list_files import write_list
+from nlvideo.dataset_tools.shard_writing import write_shards
 
 
 def make_records(labels, folder="/videos"):
@@ -29,12 +29,20 @@ def make_records(labels, folder="/videos"):
         ([0, 3], False, r"mine: 1 has the label 3, allowed: 0 to 2 \(MODEL.HEAD.NUM_CLASSES = 3\)"),
         ([-1], False, "mine: 0 has the label -1, allowed: 0 to 2"),
         ([[0, 1], [2, 5]], True, r"mine: 1 has the label 5, allowed: 0 to 2"),
-        ([0, [0, 1]], False, r"mine: 1 has the labels \[0, 1\], MODEL.HEAD.LOSS 'softmax' allows one label; 'sigmoid' "),
+        (
+            [0, [0, 1]],
+            False,
+            r"mine: 1 has the labels \[0, 1\], MODEL.HEAD.LOSS 'softmax' allows one label; 'sigmoid' ",
+        ),
         ([0, 1.0], False, "mine: a label is 1.0, allowed: an integer of 32 bits, or a list of them"),
         ([0, "run"], False, "mine: a label is 'run', allowed: an integer of 32 bits"),
         ([[0, 2**40]], True, r"mine: a label is \[0, 1099511627776\], allowed: an integer of 32 bits"),
         ([[], []], True, "mine: no video has a label, allowed: at least one"),
-        ([0, 1, 2, 0, 1], False, "mine: 5 of 5 videos do not exist: /videos/0.mp4, /videos/1.mp4, /videos/2.mp4, /videos/3.mp4 and 1 more"),
+        (
+            [0, 1, 2, 0, 1],
+            False,
+            "mine: 5 of 5 videos do not exist: /videos/0.mp4, /videos/1.mp4, /videos/2.mp4, /videos/3.mp4 and 1 more",
+        ),
     ],
 )
 def test_errors(labels, multi_label, message):
@@ -62,18 +70,24 @@ def test_spans_of_labels_have_classes_of_the_model(tmp_path, make_video, kind):
         records = get_dataset(name) if ":" in name else SerializedRecords(records)
     check_records(name, records, 4, True)
     for number in (3, 2):
-        with pytest.raises(ValueError, match=f"1.mp4 has label_spans with the label 3, allowed: 0 to {number - 1}") as caught:
+        with pytest.raises(
+            ValueError, match=f"1.mp4 has label_spans with the label 3, allowed: 0 to {number - 1}"
+        ) as caught:
             check_records(name, records, number, True)
         assert "\n" not in str(caught.value)
     plain = [record | {"label": 0} for record in records]
-    with pytest.raises(ValueError, match="has label_spans, whose clips have any number of labels, MODEL.HEAD.LOSS 'softmax'"):
+    with pytest.raises(
+        ValueError, match="has label_spans, whose clips have any number of labels, MODEL.HEAD.LOSS 'softmax'"
+    ):
         check_records(name, plain, 4, False)
 
 
 def test_more_names_than_classes():
     MetadataCatalog.get("five_names").classes = list("abcde")
     MetadataCatalog.get("five_names").classes_from = "/x/classes.txt"
-    with pytest.raises(ValueError, match="five_names: 5 classes are named by /x/classes.txt, MODEL.HEAD.NUM_CLASSES = 3"):
+    with pytest.raises(
+        ValueError, match="five_names: 5 classes are named by /x/classes.txt, MODEL.HEAD.NUM_CLASSES = 3"
+    ):
         check_records("five_names", make_records([0]), 3, False)
 
 
@@ -202,4 +216,6 @@ def test_shared_videos_are_said_once(tmp_path, caplog):
         assert not caplog.text
     for _ in range(2):
         warn_of_shared_videos(["a", "b"], train, "mine", [*test, train[1]])
-    assert caplog.text.count("mine: 1 of 3 videos are in the training data (a, b), too, whole or in part, such as /") == 1
+    assert (
+        caplog.text.count("mine: 1 of 3 videos are in the training data (a, b), too, whole or in part, such as /") == 1
+    )

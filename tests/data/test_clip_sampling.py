@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nlvideo.data.clip_sampling import CLIP_SAMPLER, AuthorsClips, RandomClip, SegmentClip, UniformClips, VideoTooShort
+from nlvideo.data.clip_sampling import CLIP_SAMPLER, AuthorsClips, RandomClip, SegmentClip, UniformClips
+from nlvideo.errors import VideoTooShort
 
 RNG = np.random.default_rng
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "data.md"
@@ -83,9 +84,7 @@ def test_random_clip_follows_the_authors_rule():
     assert {tuple(sampler(7, rng)[0]) for _ in range(20)} == {(0, 2, 4, 6)}
 
 
-@pytest.mark.parametrize(
-    "policy, expected", [("wrap", [0, 2, 4, 1]), ("clamp", [0, 2, 4, 4])]
-)
+@pytest.mark.parametrize("policy, expected", [("wrap", [0, 2, 4, 1]), ("clamp", [0, 2, 4, 4])])
 @pytest.mark.parametrize("sampler", [RandomClip, UniformClips])
 def test_short_videos(sampler, policy, expected):
     assert sampler(4, 2, short_video=policy)(5, RNG(0)) == [expected]
@@ -154,7 +153,9 @@ def test_the_formulas_of_the_documents(n, length, stride, clips):
         "MMActionClips": [round(j * m / (clips - 1)) for j in js],
     }
     for name, starts in formulas.items():
-        sampled = CLIP_SAMPLER.get(name)(num_frames=length, frame_stride=stride, short_video="wrap", num_clips=clips)(n, None)
+        sampled = CLIP_SAMPLER.get(name)(num_frames=length, frame_stride=stride, short_video="wrap", num_clips=clips)(
+            n, None
+        )
         assert [clip[0] for clip in sampled] == starts, name
 
 

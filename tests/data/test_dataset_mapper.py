@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from nlvideo.config import get_cfg, load_cfg
-from nlvideo.data.clip_sampling import RandomClip, SegmentClip, UniformClips, VideoTooShort
+from nlvideo.data.clip_sampling import RandomClip, SegmentClip, UniformClips
 from nlvideo.data.dataset_mapper import MAPPER, VideoMapper
 from nlvideo.data.video.pixel_limits import PixelLimits
-from nlvideo.data.video.video_reader import VideoDecodeError, VideoReader
+from nlvideo.data.video.video_reader import VideoReader
+from nlvideo.errors import VideoDecodeError, VideoTooShort
 
 
 @pytest.fixture()
@@ -158,10 +159,24 @@ def test_several_labels_become_a_vector(record):
 
 def test_from_config():
     cfg = get_cfg()
-    cfg.merge_from_list([
-        "INPUT.NUM_FRAMES", 8, "INPUT.FRAME_STRIDE", 3, "INPUT.SHORT_VIDEO", "clamp", "TEST.NUM_CLIPS", 4,
-        "TEST.SHORT_SIDE", 300, "INPUT.FLIP_PROB", 0.0, "TEST.FLIP", True,
-    ])
+    cfg.merge_from_list(
+        [
+            "INPUT.NUM_FRAMES",
+            8,
+            "INPUT.FRAME_STRIDE",
+            3,
+            "INPUT.SHORT_VIDEO",
+            "clamp",
+            "TEST.NUM_CLIPS",
+            4,
+            "TEST.SHORT_SIDE",
+            300,
+            "INPUT.FLIP_PROB",
+            0.0,
+            "TEST.FLIP",
+            True,
+        ]
+    )
     train, test = (MAPPER.get("VideoMapper")(cfg, is_train) for is_train in (True, False))
     assert isinstance(train.clip_sampler, RandomClip) and isinstance(test.clip_sampler, UniformClips)
     for sampler, num_clips in ((train.clip_sampler, 1), (test.clip_sampler, 4)):

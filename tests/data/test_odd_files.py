@@ -12,14 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from lib.survey import survey_video
 
 from nlvideo.data import FrameStream, IndexCache, VideoDecodeError, VideoReader
-
 from nlvideo.data.video import frame_decoder
-from nlvideo.dataset_tools.indexing import index_videos
 from nlvideo.data.video.sliding_window import slide
+from nlvideo.dataset_tools.indexing import index_videos
 from nlvideo.dataset_tools.transcode import TranscodeOptions, transcode_video
-from lib.survey import survey_video
 
 FOLDER = Path(__file__).parent / "videos"
 # Frames, frames per second and seconds from the first frame to the last, as ffmpeg has them.
@@ -60,7 +59,9 @@ def test_every_frame_alone_and_together(expected, tmp_path, name):
             for index in (*range(num_frames), *range(num_frames - 1, -1, -1), *order):
                 assert (video.get_frames([index])[0] == frames[index]).all(), index
             some = sorted(order[:4])
-            assert (video.get_frames(some) == frames[some]).all() and (video.get_frames(range(num_frames)) == frames).all()
+            assert (video.get_frames(some) == frames[some]).all() and (
+                video.get_frames(range(num_frames)) == frames
+            ).all()
             with pytest.raises(IndexError, match=f"has frames 0 to {num_frames - 1}"):
                 video.get_frames([num_frames])
             video.check()

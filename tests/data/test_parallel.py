@@ -8,7 +8,8 @@ import time
 
 import pytest
 
-from nlvideo.data.parallel import ProcessDied, map_in_processes
+from nlvideo.data.parallel import map_in_processes
+from nlvideo.errors import ProcessDied
 
 
 def square(value):

@@ -14,7 +14,16 @@ from nlvideo.data import VideoReader, build_test_loader
 ROOT = Path(__file__).resolve().parents[2]
 NUM_FRAMES = 30
 # Small clips and frames; what a protocol is about stays.
-SMALL = ["INPUT.NUM_FRAMES", "4", "INPUT.FRAME_STRIDE", "2", "MODEL.HEAD.NUM_CLASSES", "2", "DATALOADER.NUM_WORKERS", "0"]
+SMALL = [
+    "INPUT.NUM_FRAMES",
+    "4",
+    "INPUT.FRAME_STRIDE",
+    "2",
+    "MODEL.HEAD.NUM_CLASSES",
+    "2",
+    "DATALOADER.NUM_WORKERS",
+    "0",
+]
 
 
 def protocols():
@@ -39,7 +48,9 @@ def test_the_table_is_read():
 def data(tmp_path_factory, make_video):
     """Overrides for a test set of one landscape video."""
     folder = tmp_path_factory.mktemp("video")
-    make_video(folder / "a.mp4", num_frames=NUM_FRAMES, height=64, width=96, codec="libx264", pix_fmt="yuv420p", crf="5")
+    make_video(
+        folder / "a.mp4", num_frames=NUM_FRAMES, height=64, width=96, codec="libx264", pix_fmt="yuv420p", crf="5"
+    )
     (folder / "list.txt").write_text("a.mp4 1\n")
     return ["DATASETS.TEST", str([f"list:{folder / 'list.txt'}"])]
 
@@ -53,7 +64,9 @@ def test_each_protocol_opens_and_decodes_a_video_once(data, options, num_views, 
         decoded.append(self.num_decoded)
         close(self)
 
-    monkeypatch.setattr(av, "open", lambda path, *rest, **more: opened.append(path) or container_open(path, *rest, **more))
+    monkeypatch.setattr(
+        av, "open", lambda path, *rest, **more: opened.append(path) or container_open(path, *rest, **more)
+    )
     monkeypatch.setattr(VideoReader, "close", spy)
     cfg = load_cfg(None, [*SMALL, *data, *options])
     ((sample,),) = build_test_loader(cfg, cfg.DATASETS.TEST[0])

@@ -8,15 +8,15 @@ import threading
 
 import pytest
 from iopath.common.file_io import PathHandler
+from lib.survey import survey_dataset
 
 from nlvideo.config import get_cfg
 from nlvideo.data import MetadataCatalog, VideoDecodeError, build_train_loader, get_dataset, open_video
 from nlvideo.data.datasets.listed import read_classes
+from nlvideo.data.records.shard_files import expand_pattern
 from nlvideo.dataset_tools.indexing import index_videos
 from nlvideo.dataset_tools.list_files import format_list
-from nlvideo.data.records.shard_files import expand_pattern
 from nlvideo.dataset_tools.shard_writing import write_shards
-from lib.survey import survey_dataset
 from nlvideo.dataset_tools.transcode import TranscodeOptions
 from nlvideo.dataset_tools.transcode_dataset import transcode_dataset
 from nlvideo.utils.files.file_io import PathManager, absolute_path, file_exists, is_remote, join_path, local_path
@@ -148,7 +148,10 @@ def test_lists_and_videos_by_http(server, tmp_path, make_video):
     make_video(tmp_path / "web/videos/a.mp4", num_frames=7)
     (tmp_path / "web/train.csv").write_text("videos/a.mp4 0\n")
     (record,) = get_dataset(f"list:{server}/train.csv")
-    assert record["file_name"] == f"{server}/videos/a.mp4" and MetadataCatalog.get(f"list:{server}/train.csv").classes == []
+    assert (
+        record["file_name"] == f"{server}/videos/a.mp4"
+        and MetadataCatalog.get(f"list:{server}/train.csv").classes == []
+    )
     with open_video(record["file_name"]) as video:
         assert video.num_frames == 7
     with pytest.raises(ValueError, match=f"there is no file {server}/none.csv"):
@@ -159,6 +162,8 @@ def test_lists_and_videos_by_http(server, tmp_path, make_video):
 
 @pytest.mark.parametrize("name", ["list:nowhere://set/train.csv", "wds:nowhere://set/{0..2}.tar"])
 def test_what_needs_a_handler_says_which(name):
-    with pytest.raises(OSError, match="nowhere://set/.*: no path handler is registered for nowhere://; a plugin can") as caught:
+    with pytest.raises(
+        OSError, match="nowhere://set/.*: no path handler is registered for nowhere://; a plugin can"
+    ) as caught:
         get_dataset(name)
     assert "\n" not in str(caught.value) and "PathManager.register_handler" in str(caught.value)

@@ -15,8 +15,8 @@ from nlvideo.config import get_cfg
 from nlvideo.data import DatasetCatalog, MetadataCatalog, build_test_loader, build_train_loader, get_dataset, open_video
 from nlvideo.data.checks import check_files, fingerprint
 from nlvideo.data.records.records import chain_records
-from nlvideo.data.samplers import SAMPLER, ShardSampler
 from nlvideo.data.records.shard_files import expand_pattern, member_path, split_member_path
+from nlvideo.data.samplers import SAMPLER, ShardSampler
 from nlvideo.dataset_tools.shard_writing import write_shards
 
 COUNT = 11
@@ -56,7 +56,10 @@ def test_patterns(tmp_path):
         expand_pattern(f"{tmp_path}/x-*.tar")
     with pytest.raises(ValueError, match=r"the range \{3..1\} ends before it begins"):
         expand_pattern("{3..1}.tar")
-    for pattern, count in (("{0..999999999}.tar", "1000000000 shards or more"), ("{0..9999}/{0..9999}.tar", "100000000 shards")):
+    for pattern, count in (
+        ("{0..999999999}.tar", "1000000000 shards or more"),
+        ("{0..9999}/{0..9999}.tar", "100000000 shards"),
+    ):
         with pytest.raises(ValueError, match=f"names {count}, allowed: up to 1000000"):
             expand_pattern(pattern)
 
@@ -129,12 +132,17 @@ def test_shards_of_others(tmp_path, records):
         ({"a.json": b'{"label": 10000000000}', "a.mp4": b"x"}, "the sample a has no label, .* in 10000000000"),
         ({"a.json": b'{"label": [0, true]}', "a.mp4": b"x"}, "the sample a has no label"),
         ({"a.json": b"[" * 100_000, "a.mp4": b"x"}, "the sample a has no label"),
-        ({"a.json": b'{"label": 0, "label_spans": [[0, 1]]}', "a.mp4": b"x"}, "sample a has .'label_spans': .*, allowed bes"),
+        (
+            {"a.json": b'{"label": 0, "label_spans": [[0, 1]]}', "a.mp4": b"x"},
+            "sample a has .'label_spans': .*, allowed bes",
+        ),
         ({"a.json": b'{"label": 0, "label_spans": [[0, 1, NaN]]}', "a.mp4": b"x"}, "sample a has .'label_spans'"),
         ({"a.json": b'{"label": 0, "label_spans": [["run", 1, 2]]}', "a.mp4": b"x"}, "sample a has .'label_spans'"),
         ({"a.json": b'{"label": 0, "start_sec": "1"}', "a.mp4": b"x"}, "sample a has .'start_sec': '1'"),
-        ({"a.v1.mp4": b"x", "a.v1.cls": b"0"},
-         "a has 0 videos, no label, .*; a.v1.cls does not count: the name of a sample ends at the first dot, so rename it"),
+        (
+            {"a.v1.mp4": b"x", "a.v1.cls": b"0"},
+            "a has 0 videos, no label, .*; a.v1.cls does not count: the name of a sample ends at the first dot, so rename it",
+        ),
         (None, "x.tar: not a whole tar file"),
         ("gzip", r"x.tar: not a whole tar file \(gzip data, such as a .tar.gz; videos are read in place, from .tar\)"),
         ("index", "x.tar.index: not the index of a shard"),
@@ -161,7 +169,16 @@ def test_errors_name_shard_and_sample(tmp_path, files, message):
 def test_members_that_are_no_videos_are_passed_over(tmp_path, records):
     video = open(records[0]["file_name"], "rb").read()
     with tarfile.open(tmp_path / "x.tar", "w") as shard:
-        for name in ("README", "./._a.mp4", "._a.cls", "a.jpg", "a.npy", "__MACOSX/._a.mp4", "a.mask.mp4", "a.pose.json"):
+        for name in (
+            "README",
+            "./._a.mp4",
+            "._a.cls",
+            "a.jpg",
+            "a.npy",
+            "__MACOSX/._a.mp4",
+            "a.mask.mp4",
+            "a.pose.json",
+        ):
             add_member(shard, name, b"x")
         add_member(shard, "a.mp4", video)
         add_member(shard, "a.cls", b"1")
@@ -187,7 +204,10 @@ def test_videos_of_any_extension_come_back_without_an_index(tmp_path, records):
         (["a", 512, 9729, 0, {}], "the sample a lies at 512, 9729 bytes, outside of its shard of 10240"),
         (["a", -512, 10, 0, {}], "the sample a lies at -512, 10 bytes"),
         (["a", "0", 10, 0, {}], "the sample a lies at 0, 10 bytes"),
-        (["a", 512, 10, 0, {"file_name": "/etc/passwd"}], "the sample a has .'file_name': '/etc/passwd'., allowed beside"),
+        (
+            ["a", 512, 10, 0, {"file_name": "/etc/passwd"}],
+            "the sample a has .'file_name': '/etc/passwd'., allowed beside",
+        ),
         (["a", 512, 10, 0, {"fps": 3}], "the sample a has .'fps': 3"),
         (["a", 512, 10, 0, []], "the sample a has .., allowed beside"),
         (["a", 512, 10, "0", {}], "the sample a has no label"),

@@ -7,8 +7,8 @@ import zlib
 import pytest
 
 from nlvideo.data import get_dataset, shared_videos
-from nlvideo.dataset_tools.shard_writing import write_shards
 from nlvideo.data.shared_videos import find_shared_videos
+from nlvideo.dataset_tools.shard_writing import write_shards
 
 
 def make_records(folder, names, size=100_000):

@@ -8,11 +8,11 @@ import torch
 
 from nlvideo.config import load_cfg
 from nlvideo.data import VideoReader, build_train_loader
-from nlvideo.data.transforms.augmentation import flip
-from nlvideo.data.transforms.clip_augmentations import augment_clip, build_clip_augmentations
 from nlvideo.data.clip_dataset import TrainDataset
 from nlvideo.data.clip_sampling import RandomClip
 from nlvideo.data.dataset_mapper import VideoMapper
+from nlvideo.data.transforms.augmentation import flip
+from nlvideo.data.transforms.clip_augmentations import augment_clip, build_clip_augmentations
 from nlvideo.utils import comm
 
 NUM_VIDEOS = 9
@@ -206,6 +206,8 @@ def test_flip_is_before_what_follows(make_video, tmp_path):
     seen = []
     options = {"is_train": True, "clip_sampler": RandomClip(4, 2), "short_side_range": (24, 24), "crop_size": 24}
     for prob in (0.0, 1.0):
-        mapper = VideoMapper(**options, flip_prob=prob, augmentations=[lambda frames, rng: seen.append(frames) or frames])
+        mapper = VideoMapper(
+            **options, flip_prob=prob, augmentations=[lambda frames, rng: seen.append(frames) or frames]
+        )
         mapper(record, np.random.default_rng(0))
     assert torch.equal(flip(seen[0]), seen[1]) and not torch.equal(seen[0], seen[1])

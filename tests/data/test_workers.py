@@ -17,7 +17,8 @@ from nlvideo.data import build_test_loader, build_train_loader, workers
 from nlvideo.data.clip_dataset import TestDataset, TrainDataset, collate_test, collate_train
 from nlvideo.data.loaders import TestLoader, TrainLoader
 from nlvideo.data.samplers import TrainingSampler
-from nlvideo.data.workers import WorkerDied, WorkerWatch, begin_worker, explained, signals_blocked
+from nlvideo.data.workers import WorkerWatch, begin_worker, explained, signals_blocked
+from nlvideo.errors import WorkerDied
 
 RECORDS = [{"file_name": f"/{i}.mp4", "label": 0, "video_id": str(i)} for i in range(6)]
 
@@ -130,7 +131,10 @@ FULL = "unable to write to file </torch_12_345_0>: No space left on device (28)"
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [(FULL, r"/dev/shm is full .*--shm-size.*NUM_WORKERS"), ("odd\nerror", "^a data worker could not hand over .*: odd error")],
+    [
+        (FULL, r"/dev/shm is full .*--shm-size.*NUM_WORKERS"),
+        ("odd\nerror", "^a data worker could not hand over .*: odd error"),
+    ],
 )
 @pytest.mark.parametrize("training", [True, False])
 def test_a_batch_that_cannot_be_handed_over_is_an_error(text, message, training):
@@ -159,7 +163,10 @@ def test_what_finds_no_room_is_told_apart():
             raise error
     with pytest.raises(OSError, match="^/dev/shm is full"), workers.full_memory_explained():
         raise OSError(28, "No space left on device")
-    for error in (OSError(28, "No space left on device", "a.csv"), RuntimeError("</torch_1>: Too many open files (24)")):
+    for error in (
+        OSError(28, "No space left on device", "a.csv"),
+        RuntimeError("</torch_1>: Too many open files (24)"),
+    ):
         with pytest.raises(type(error), match="a.csv|open files"), workers.full_memory_explained():
             raise error
 

@@ -6,9 +6,9 @@ import pytest
 
 from nlvideo.data.catalog import MetadataCatalog
 from nlvideo.data.datasets import get_dataset
-from nlvideo.data.datasets.annotations import AnnotationError
 from nlvideo.data.datasets.official import FORMATS
 from nlvideo.dataset_tools.prepare import count_table, format_list, prepare_dataset
+from nlvideo.errors import AnnotationError
 
 
 @pytest.mark.parametrize("name", sorted(FORMATS))
@@ -91,7 +91,7 @@ def test_counts_of_classes(make_official, tmp_path):
 
 def test_every_record_survives_its_list(tmp_path):
     records = [
-        {"file_name": f"{tmp_path}/#1, \"a\" b.mp4", "label": 3, "start_sec": 1.5, "end_sec": 4.0},
+        {"file_name": f'{tmp_path}/#1, "a" b.mp4', "label": 3, "start_sec": 1.5, "end_sec": 4.0},
         {"file_name": "/elsewhere/v", "label": 0, "fps": 29.97, "end_sec": 2.25},
     ]
     (tmp_path / "a.csv").write_text(format_list(records, tmp_path))

@@ -10,9 +10,9 @@ import pytest
 
 from nlvideo.data import VideoReader, get_dataset
 from nlvideo.dataset_tools import transcode_dataset as module
-from nlvideo.data.parallel import ProcessDied
 from nlvideo.dataset_tools.transcode import TranscodeOptions, output_size, transcode_video
 from nlvideo.dataset_tools.transcode_dataset import new_paths, transcode_dataset
+from nlvideo.errors import ProcessDied
 
 FAST = TranscodeOptions(preset="ultrafast", crf=1)
 
@@ -164,7 +164,11 @@ def test_a_dataset_goes_on_where_it_was(dataset, tmp_path):
     ]  # fmt: skip
     assert all(os.path.exists(record["file_name"]) for record in records)
     assert (tmp_path / "out/train.classes.txt").read_text() == "one\ntwo\n"
-    assert (tmp_path / "out/train.csv").read_text().startswith("path,label,start_sec\n# made by tools/transcode_dataset.py")
+    assert (
+        (tmp_path / "out/train.csv")
+        .read_text()
+        .startswith("path,label,start_sec\n# made by tools/transcode_dataset.py")
+    )
     (tmp_path / "out/y/b.mp4").unlink()
     assert [(result.kept, result.error is None) for result in run()[0]] == [(True, True), (False, False), (False, True)]
     (tmp_path / "out/train.csv").write_text("my list\n")

@@ -13,8 +13,8 @@ from nlvideo.engine.checkpoint_hooks import (
     Settings,
     flatten_results,
 )
-from nlvideo.engine.errors import TrainingInterrupted
 from nlvideo.engine.train_loop import HookBase, TrainerBase
+from nlvideo.errors import TrainingInterrupted
 
 
 class Trainer(TrainerBase):

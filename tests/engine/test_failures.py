@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from nlvideo.engine.checkpoint_hooks import PeriodicCheckpointer
-from nlvideo.engine.errors import TooManyFailedVideos
 from nlvideo.engine.failures import FailedVideos, FailureBudget
 from nlvideo.engine.train_loop import HookBase, TrainerBase
+from nlvideo.errors import TooManyFailedVideos
 
 
 class Trainer(TrainerBase):
@@ -71,7 +71,9 @@ def test_the_state_is_saved_before_the_budget_stops_the_run() -> None:
     failed, names = FailedVideos(), []
     checkpoints = PeriodicCheckpointer(lambda name, tag: names.append((name, tag)), period=2)
     failures = {0: [("a.mp4", "broken")], 2: [("b.mp4", "empty")]}
-    with pytest.raises(TooManyFailedVideos, match="The state is saved as model_0000003; --resume with a larger fraction"):
+    with pytest.raises(
+        TooManyFailedVideos, match="The state is saved as model_0000003; --resume with a larger fraction"
+    ):
         _run(failed, checkpoints, FailureBudget(failed, 0.1, checkpoints), failures=failures)
     assert names == [("model_0000002", True), ("model_0000003", True)]
     # An iteration that is saved anyway is not saved twice.

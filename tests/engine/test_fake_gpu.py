@@ -21,9 +21,9 @@ from nlvideo.data.build import build_batch_mixer, build_test_loader, build_train
 from nlvideo.data.loaders import TrainLoader
 from nlvideo.engine import rng
 from nlvideo.engine.hooks import WeightAverage
-from nlvideo.export.layer_output import LayerOutput
 from nlvideo.engine.precise_bn import recompute_bn_stats
 from nlvideo.engine.train_loop import SimpleTrainer
+from nlvideo.export.layer_output import LayerOutput
 from nlvideo.layers import nonlocal_ops
 from nlvideo.layers.norm import NORMS
 from nlvideo.modeling import HEAD, NonLocalBlock, build_model

@@ -11,9 +11,9 @@ import time
 import pytest
 
 from nlvideo.engine import interrupt
-from nlvideo.engine.errors import TrainingInterrupted
 from nlvideo.engine.interrupt import StopOnSignal, resume_command
 from nlvideo.engine.train_loop import TrainerBase
+from nlvideo.errors import TrainingInterrupted
 
 
 class Trainer(TrainerBase):

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = """
 import json, os, signal, sys, time
 import torch
-from nlvideo.engine.errors import RankFailed, TooManyFailedVideos, TrainingInterrupted
+from nlvideo.errors import RankFailed, TooManyFailedVideos, TrainingInterrupted
 from nlvideo.engine.failures import FailedVideos, FailureBudget
 from nlvideo.engine.hooks import total_over_ranks
 from nlvideo.engine.interrupt import StopOnSignal
@@ -268,5 +268,7 @@ def test_a_spawned_rank_keeps_freed_memory(monkeypatch):
     done, module = [], sys.modules[_rank_main.__module__]
     monkeypatch.setattr(module, "keep_freed_memory", lambda: done.append("kept"))
     monkeypatch.setattr(module, "_with_process_group", lambda: done.append("ran"))
-    _rank_main((), multiprocessing.get_start_method(), SimpleNamespace(send=lambda outcome: done.append(outcome.exit_code)))
+    _rank_main(
+        (), multiprocessing.get_start_method(), SimpleNamespace(send=lambda outcome: done.append(outcome.exit_code))
+    )
     assert done == ["kept", "ran", 0]

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from nlvideo.engine.errors import TrainingInterrupted
 from nlvideo.engine.precise_bn import PreciseBN, recompute_bn_stats
 from nlvideo.engine.train_loop import TrainerBase
+from nlvideo.errors import TrainingInterrupted
 from nlvideo.layers.norm import get_norm
 from nlvideo.solver import ModelEma
 from nlvideo.utils.events import EventStorage, get_event_storage

@@ -15,11 +15,11 @@ import pytest
 import torch
 
 from nlvideo.config import CfgNode, load_cfg
-from nlvideo.engine.trainer import DefaultTrainer, default_setup
-from nlvideo.engine.errors import TrainingInterrupted
 from nlvideo.engine.train_loop import HookBase
-from nlvideo.utils.system.env import seed_everything
+from nlvideo.engine.trainer import DefaultTrainer, default_setup
+from nlvideo.errors import TrainingInterrupted
 from nlvideo.utils.events import JSONWriter
+from nlvideo.utils.system.env import seed_everything
 
 ROOT = Path(__file__).resolve().parents[2]
 MAX_ITER, STOP_AFTER = 12, 7
@@ -210,7 +210,16 @@ def test_a_mistaken_start_leaves_the_earlier_run_as_it_is(tiny_cfg: Callable[...
 
 
 def test_a_fresh_start_sets_the_earlier_run_aside(tiny_cfg: Callable[..., CfgNode], tmp_path: Path) -> None:
-    opts = ("SOLVER.MAX_ITER", "4", "SOLVER.CHECKPOINT_PERIOD", "3", "TEST.EVAL_PERIOD", "2", "OUTPUT_DIR", str(tmp_path))
+    opts = (
+        "SOLVER.MAX_ITER",
+        "4",
+        "SOLVER.CHECKPOINT_PERIOD",
+        "3",
+        "TEST.EVAL_PERIOD",
+        "2",
+        "OUTPUT_DIR",
+        str(tmp_path),
+    )
     first = _start(tiny_cfg(*opts))
     first.train()
     before = _tree(tmp_path)
@@ -341,7 +350,7 @@ import os, sys
 sys.path.insert(0, {tests!r})
 import test_resume
 from nlvideo.config import load_cfg
-from nlvideo.engine.errors import TrainingInterrupted
+from nlvideo.errors import TrainingInterrupted
 from nlvideo.engine.launch import launch
 from nlvideo.utils import comm
 

@@ -9,11 +9,16 @@ import pytest
 import torch
 
 from nlvideo.data import VideoDecodeError
-from nlvideo.engine.errors import RankFailed, TooManyFailedVideos, TrainingInterrupted, UnexpectedResults
 from nlvideo.engine.script import (
-    ScriptParser, add_model_arguments, chosen_model, default_argument_parser, exit_code_of, one_line, run_script,
+    ScriptParser,
+    add_model_arguments,
+    chosen_model,
+    default_argument_parser,
+    exit_code_of,
+    one_line,
+    run_script,
 )
-from nlvideo.utils.errors import LookupFailed
+from nlvideo.errors import LookupFailed, RankFailed, TooManyFailedVideos, TrainingInterrupted, UnexpectedResults
 
 
 def test_flags_are_frozen() -> None:
@@ -122,8 +127,14 @@ def test_a_trained_model_is_chosen_alike_everywhere() -> None:
         "entry": "ema",
     }  # fmt: skip
     nothing = chosen_model(model_parser("quickstart", device=False).parse_args([]))
-    assert nothing == {"cfg_or_name": "quickstart", "weights": None, "device": None, "opts": [], "plugins": [],
-                       "entry": ""}
+    assert nothing == {
+        "cfg_or_name": "quickstart",
+        "weights": None,
+        "device": None,
+        "opts": [],
+        "plugins": [],
+        "entry": "",
+    }
     assert chosen_model(model_parser("quickstart").parse_args(["--config-file", "f.yaml"]))["cfg_or_name"] == "f.yaml"
 
 

@@ -64,7 +64,9 @@ def _trainer(bad: int | None = None, optimizer: str = "SGD", fused: bool = True,
 @pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("amp_dtype", [None, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_the_weights_and_the_state_are_those_of_before(optimizer: str, amp_dtype: torch.dtype | None, fused: bool) -> None:
+def test_the_weights_and_the_state_are_those_of_before(
+    optimizer: str, amp_dtype: torch.dtype | None, fused: bool
+) -> None:
     trainer = _trainer(bad=2, optimizer=optimizer, fused=fused, amp_dtype=amp_dtype)
     if trainer.scaler.is_enabled():
         # With the usual scale the first steps overflow and are skipped.

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from nlvideo.engine.errors import TrainingInterrupted
 from nlvideo.engine.train_loop import HookBase, SimpleTrainer, TrainerBase
+from nlvideo.errors import TrainingInterrupted
 from nlvideo.utils.events import get_event_storage
 
 METHODS = ("before_train", "before_step", "after_backward", "after_step", "after_train")

@@ -13,7 +13,7 @@ import yaml
 from nlvideo.checkpoint import read_file
 from nlvideo.config import CfgNode, load_cfg
 from nlvideo.engine.trainer import DefaultTrainer, default_setup, drop_metrics_from
-from nlvideo.engine.errors import TooManyFailedVideos
+from nlvideo.errors import TooManyFailedVideos
 
 
 def _train(cfg: CfgNode) -> tuple[DefaultTrainer, dict]:

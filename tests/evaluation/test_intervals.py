@@ -12,7 +12,13 @@ from nlvideo.evaluation.per_video import format_per_class
 
 @pytest.mark.parametrize(
     "right, videos, expected",
-    [(8, 10, (49.02, 94.33)), (0, 10, (0, 27.75)), (10, 10, (72.25, 100)), (31, 37, (68.86, 92.35)), (1, 1, (20.65, 100))],
+    [
+        (8, 10, (49.02, 94.33)),
+        (0, 10, (0, 27.75)),
+        (10, 10, (72.25, 100)),
+        (31, 37, (68.86, 92.35)),
+        (1, 1, (20.65, 100)),
+    ],
 )
 def test_values_of_the_literature(right, videos, expected):
     """8 of 10 and 0 of 10 as in R's ``prop.test(x, n, correct = FALSE)``."""

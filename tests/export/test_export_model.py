@@ -15,9 +15,9 @@ from torch import nn
 from nlvideo.config import CfgNode
 from nlvideo.data import VideoDecodeError
 from nlvideo.data.dataset_mapper import MAPPER
-from nlvideo.engine import export_model
+from nlvideo.errors import UnexpectedResults
+from nlvideo.export import export_model
 from nlvideo.export import export_model as export
-from nlvideo.engine.errors import UnexpectedResults
 from nlvideo.export.export_files import FORMATS, read_export
 from nlvideo.modeling import build_model
 

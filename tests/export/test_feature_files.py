@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from nlvideo.export.feature_files import (
-    check_format, iterate_shards, load_features, read_settings, read_shard, shard_name, write_index, write_settings,
+    check_format,
+    iterate_shards,
+    load_features,
+    read_settings,
+    read_shard,
+    shard_name,
+    write_index,
+    write_settings,
     write_shard,
 )
 

@@ -15,8 +15,8 @@ from torch import nn
 
 from nlvideo.config import CfgNode
 from nlvideo.data.dataset_mapper import MAPPER, VideoMapper
-from nlvideo.data.workers import WorkerDied
-from nlvideo.engine import extract_features, load_features
+from nlvideo.errors import WorkerDied
+from nlvideo.export import extract_features, load_features
 from nlvideo.export import features as features_module
 from nlvideo.modeling import build_model
 from nlvideo.utils.files import file_io
@@ -188,7 +188,7 @@ TWO_RANKS = """
 import json, sys
 import torch
 from nlvideo.config import load_cfg
-from nlvideo.engine import extract_features
+from nlvideo.export import extract_features
 from nlvideo.engine.launch import launch
 from nlvideo.modeling import build_model
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from nlvideo.layers.folded_dot_product import folded_dot_product, folding_pays
-from nlvideo.layers.projection import Linear
 from nlvideo.layers.nonlocal_ops import dot_product_aggregate
+from nlvideo.layers.projection import Linear
 
 
 def linear(out_channels, in_channels, generator):

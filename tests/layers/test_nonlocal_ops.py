@@ -59,7 +59,9 @@ def make_inputs(form, shape, dtype=torch.float64, seed=0):
     D = 1 if form == "concatenation" else D
     generator = torch.Generator().manual_seed(seed)
     return [
-        torch.randn(N, channels, positions, generator=generator, dtype=torch.float64).to(dtype).transpose(1, 2)
+        torch.randn(N, channels, positions, generator=generator, dtype=torch.float64)
+        .to(dtype)
+        .transpose(1, 2)
         .requires_grad_()
         for positions, channels in ((P, D), (Q, D), (Q, E))
     ]
@@ -186,7 +188,9 @@ def test_gradcheck_of_own_functions(shape):
         lambda *t: row_blocks.row_block_sum(*t, f="identity", scale=SCALE, max_logits=7),
         make_inputs("dot_product", shape),
     )
-    torch.autograd.gradcheck(lambda *t: row_blocks_of("concatenation", *t, 7), make_inputs("concatenation", shape, seed=3))
+    torch.autograd.gradcheck(
+        lambda *t: row_blocks_of("concatenation", *t, 7), make_inputs("concatenation", shape, seed=3)
+    )
     query, key, value = make_inputs("concatenation", shape, seed=3)
     torch.autograd.gradcheck(lambda a, b, v: sorted_relu(a[..., 0], b[..., 0], v), (query, key, value))
 

@@ -8,7 +8,13 @@ import torch
 
 from nlvideo.model_zoo import Predictor
 from nlvideo.model_zoo.predictions import (
-    Prediction, clock, find_videos, format_predictions, merge_windows, output_files, write_predictions,
+    Prediction,
+    clock,
+    find_videos,
+    format_predictions,
+    merge_windows,
+    output_files,
+    write_predictions,
 )
 
 
@@ -38,7 +44,9 @@ def test_a_folder_of_frames_is_one_video(tmp_path: Path, make_frames) -> None:
     assert find_videos(str(tmp_path)) == [folder]
     (tmp_path / "none").mkdir()
     (tmp_path / "none/a.txt").touch()
-    with pytest.raises(ValueError, match=r"no videos in the folder \(.264, .*\), and no frames; left out: .* \(a.txt\)"):
+    with pytest.raises(
+        ValueError, match=r"no videos in the folder \(.264, .*\), and no frames; left out: .* \(a.txt\)"
+    ):
         find_videos(str(tmp_path / "none"))
     with pytest.raises(FileNotFoundError, match="no video 'nowhere': no such file or folder"):
         find_videos("nowhere")
@@ -66,7 +74,10 @@ def test_tables(predictor: Predictor) -> None:
     one = Prediction("a.mp4", scores(6), [(0.0, 0.8, scores(6)), (0.8, 1.6, scores(7))])
     lines = [line.split() for line in format_predictions(predictor, [one], 3).splitlines()]
     assert lines[0] == ["class", "score"] and lines[2] == ["blink", "93.0", "%"] and len([k for k in lines if k]) == 9
-    assert lines[-2:] == [["0:00:00.0", "0:00:00.8", "blink", "93.0", "%"], ["0:00:00.8", "0:00:01.6", "shake", "93.0", "%"]]
+    assert lines[-2:] == [
+        ["0:00:00.0", "0:00:00.8", "blink", "93.0", "%"],
+        ["0:00:00.8", "0:00:01.6", "shake", "93.0", "%"],
+    ]
     both = [one, Prediction("b.mp4", error="no such file"), Prediction("c.mp4", scores(1))]
     lines = format_predictions(predictor, both, 2).splitlines()
     assert lines[2].startswith("a.mp4") and "blink 93.0 %" in lines[2]

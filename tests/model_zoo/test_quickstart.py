@@ -23,7 +23,9 @@ def test_it_knows_what_beacon_is_about(beacon: Path) -> None:
 
 
 def test_its_config_is_the_committed_one() -> None:
-    bundled, committed = (load_cfg(str(path)) for path in (FOLDER / "config.yaml", get_config_file("quickstart/i3d_nl")))
+    bundled, committed = (
+        load_cfg(str(path)) for path in (FOLDER / "config.yaml", get_config_file("quickstart/i3d_nl"))
+    )
     different = [key for key in committed.keys_with_path() if bundled.value_at(key) != committed.value_at(key)]
     # Which seed it was, and that it was tested at the end alone.
     assert different == ["SEED", "TEST.EVAL_PERIOD"]
@@ -51,7 +53,13 @@ def test_its_file_holds_weights_and_names_alone() -> None:
 @pytest.mark.parametrize("name", list_trained())
 def test_every_trained_model_is_whole(name: str) -> None:
     folder = Path(trained_folder(name))
-    assert {path.name for path in folder.iterdir()} == {"model.pth", "config.yaml", "classes.txt", "README.md", "report.html"}
+    assert {path.name for path in folder.iterdir()} == {
+        "model.pth",
+        "config.yaml",
+        "classes.txt",
+        "README.md",
+        "report.html",
+    }
     report = (folder / "report.html").read_text(encoding="utf8")
     assert "Confusion matrix" in report and "left out" not in report and "No results of a test" not in report
     predictor = Predictor(name, device="cpu")

@@ -63,7 +63,11 @@ def test_ratios_of_table_2e(temporal: str, keywords: dict, params: float, gmacs:
 def test_each_of_the_five_blocks_is_listed() -> None:
     blocks = _costs(50, "c2d", blocks=True)["nonlocal_blocks"]
     assert [row["name"].removeprefix("backbone.") for row in blocks] == [
-        "res3.nl1", "res3.nl3", "res4.nl1", "res4.nl3", "res4.nl5",
+        "res3.nl1",
+        "res3.nl3",
+        "res4.nl1",
+        "res4.nl3",
+        "res4.nl5",
     ]
     assert sum(row["gmacs"] for row in blocks) == pytest.approx(8.13, rel=1e-3)
     assert _costs(50, "c2d")["nonlocal_blocks"] == []

@@ -221,7 +221,12 @@ def test_build_model_trains_and_tests_out_of_a_config() -> None:
 def test_names_of_the_whole_model_are_frozen() -> None:
     names = build_model(_tiny_cfg()).state_dict()
     assert {".".join(name.split(".")[:2]) for name in names} == {
-        "backbone.stem", "backbone.res2", "backbone.res3", "backbone.res4", "backbone.res5", "head.classifier",
+        "backbone.stem",
+        "backbone.res2",
+        "backbone.res3",
+        "backbone.res4",
+        "backbone.res5",
+        "head.classifier",
     }
 
 

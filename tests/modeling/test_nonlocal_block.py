@@ -11,9 +11,7 @@ from nlvideo.config import get_cfg
 from nlvideo.modeling.nonlocal_block import NONLOCAL, NonLocalBlock, build_nonlocal_block
 from nlvideo.modeling.nonlocal_block.block import PAIRWISE
 
-ALGORITHMS = {
-    "gaussian": "fused", "embedded_gaussian": "fused", "dot_product": "reordered", "concatenation": "sorted"
-}
+ALGORITHMS = {"gaussian": "fused", "embedded_gaussian": "fused", "dot_product": "reordered", "concatenation": "sorted"}
 SIZES = {1: (9,), 2: (5, 4), 3: (4, 5, 3)}
 
 
@@ -171,8 +169,11 @@ def test_pooling_rounds_down_and_leaves_axes_of_one(size, keys):
 @pytest.mark.parametrize(
     "options, expected",
     [
-        ({}, (1, 784, 196)), ({"subsample": False}, (1, 784, 784)), ({"attend": "space"}, (4, 196, 49)),
-        ({"attend": "time"}, (196, 4, 4)), ({"temporal_groups": 2}, (2, 392, 98)),
+        ({}, (1, 784, 196)),
+        ({"subsample": False}, (1, 784, 784)),
+        ({"attend": "space"}, (4, 196, 49)),
+        ({"attend": "time"}, (196, 4, 4)),
+        ({"temporal_groups": 2}, (2, 392, 98)),
     ],
 )
 def test_attention_size(options, expected):
@@ -217,6 +218,7 @@ def test_initialisation():
 
 def test_parameter_names_are_frozen():
     """Converters of weights rely on them."""
+
     def names(pairwise, norm="none"):
         return sorted(name for name in NonLocalBlock(4, pairwise=pairwise, norm=norm).state_dict())
 
@@ -379,7 +381,13 @@ def test_pooling_by_hand_is_pooling():
     torch.testing.assert_close(pooled(make_map()), F.max_pool3d(make_map(), (1, 2, 2)))
 
 
-FOLDABLE = [{}, {"subsample": False}, {"attend": "space"}, {"temporal_groups": 2}, {"subsample": False, "pool_first": False}]
+FOLDABLE = [
+    {},
+    {"subsample": False},
+    {"attend": "space"},
+    {"temporal_groups": 2},
+    {"subsample": False, "pool_first": False},
+]
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
@@ -406,7 +414,9 @@ def test_auto_folds_where_it_pays_and_where_it_may():
     pooled_behind = NonLocalBlock(512, pairwise="dot_product", pool_first=False)
     assert pooled_behind.algorithm_for((4, 28, 28)) == "reordered"
     pooled_behind.algorithm = "folded"
-    with pytest.raises(ValueError, match="'folded': keys are pooled after phi and g, allowed: pool_first or no subsample"):
+    with pytest.raises(
+        ValueError, match="'folded': keys are pooled after phi and g, allowed: pool_first or no subsample"
+    ):
         pooled_behind(torch.randn(1, 512, 1, 4, 4))
     with pytest.raises(ValueError, match="algorithm with pairwise='concatenation'"):
         NonLocalBlock(4, pairwise="concatenation", algorithm="folded")

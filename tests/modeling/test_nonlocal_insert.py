@@ -140,6 +140,7 @@ def test_gmacs_of_the_five_blocks(pairwise):
 
 def test_table_of_a_plugins_block(monkeypatch):
     """Found by its registration; what it does not tell is a dash."""
+
     class Plain(nn.Module):
         def __init__(self):
             super().__init__()
@@ -155,9 +156,7 @@ def test_table_of_a_plugins_block(monkeypatch):
 
 def test_format():
     """A reader of the log sees each block, and the sum where there are several."""
-    rows = nonlocal_table(
-        nn.Sequential(NonLocalBlock(8), NonLocalBlock(8)), torch.zeros(1, 8, 2, 4, 4)
-    )
+    rows = nonlocal_table(nn.Sequential(NonLocalBlock(8), NonLocalBlock(8)), torch.zeros(1, 8, 2, 4, 4))
     text = format_nonlocal_table(rows)
     assert "P x Q" in text and "2 x 4 x 4" in text and "32 x 8" in text and "2 in all" in text
     assert "in all" not in format_nonlocal_table(rows[:1])

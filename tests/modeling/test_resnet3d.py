@@ -29,7 +29,10 @@ def _sizes(model: ResNet3d, size: tuple[int, int, int]) -> dict[str, tuple[int, 
 def test_table_1_at_32x224x224() -> None:
     model = _on_meta(stem="paper", out_features=STAGES)
     assert _sizes(model, (32, 224, 224)) == {
-        "res2": (256, 8, 56, 56), "res3": (512, 4, 28, 28), "res4": (1024, 4, 14, 14), "res5": (2048, 4, 7, 7),
+        "res2": (256, 8, 56, 56),
+        "res3": (512, 4, 28, 28),
+        "res4": (1024, 4, 14, 14),
+        "res5": (2048, 4, 7, 7),
     }
 
 
@@ -145,10 +148,14 @@ def test_stride_in_1x1(in_1x1: bool, strides: list) -> None:
 
 _BN = r"(weight|bias|running_mean|running_var|num_batches_tracked)"
 _NAMES = [
-    r"stem\.conv\.weight", rf"stem\.bn\.{_BN}",
-    r"res[2-5]\.\d+\.conv[123]\.weight", rf"res[2-5]\.\d+\.bn[123]\.{_BN}",
-    r"res[2-5]\.0\.shortcut\.conv\.weight", rf"res[2-5]\.0\.shortcut\.bn\.{_BN}",
-    r"res[34]\.nl\d+\.(theta|phi|g|out)\.(weight|bias)", rf"res[34]\.nl\d+\.bn\.{_BN}",
+    r"stem\.conv\.weight",
+    rf"stem\.bn\.{_BN}",
+    r"res[2-5]\.\d+\.conv[123]\.weight",
+    rf"res[2-5]\.\d+\.bn[123]\.{_BN}",
+    r"res[2-5]\.0\.shortcut\.conv\.weight",
+    rf"res[2-5]\.0\.shortcut\.bn\.{_BN}",
+    r"res[34]\.nl\d+\.(theta|phi|g|out)\.(weight|bias)",
+    rf"res[34]\.nl\d+\.bn\.{_BN}",
 ]
 
 
@@ -184,8 +191,15 @@ def test_sub_modules_come_in_the_order_of_the_network() -> None:
 
 @pytest.mark.parametrize(
     ("stem", "minimum"),
-    [("paper", (1, 1, 1)), ("authors_32x2", (7, 5, 5)), ("authors_8x8", (2, 5, 5)), ("small", (2, 1, 1)),
-     ("slowfast_8x8", (2, 1, 1)), ("slow", (1, 1, 1)), ("mmaction2_32x2", (5, 1, 1))],
+    [
+        ("paper", (1, 1, 1)),
+        ("authors_32x2", (7, 5, 5)),
+        ("authors_8x8", (2, 5, 5)),
+        ("small", (2, 1, 1)),
+        ("slowfast_8x8", (2, 1, 1)),
+        ("slow", (1, 1, 1)),
+        ("mmaction2_32x2", (5, 1, 1)),
+    ],
 )
 def test_the_minimum_size_works_and_one_less_does_not(stem: str, minimum: tuple[int, int, int]) -> None:
     model = ResNet3d(depth=18, width=0.125, stem=stem).eval()
@@ -301,8 +315,11 @@ def test_a_block_shared_by_two_places_runs_at_both() -> None:
 
 
 @pytest.mark.parametrize(
-    ("depth", "expected"), [(50, ["res3.nl1", "res3.nl3", "res4.nl1", "res4.nl3", "res4.nl5"]),
-                            (101, ["res3.nl1", "res3.nl3", "res4.nl6", "res4.nl13", "res4.nl20"])],
+    ("depth", "expected"),
+    [
+        (50, ["res3.nl1", "res3.nl3", "res4.nl1", "res4.nl3", "res4.nl5"]),
+        (101, ["res3.nl1", "res3.nl3", "res4.nl6", "res4.nl13", "res4.nl20"]),
+    ],
 )
 def test_the_five_blocks_of_the_config(depth: int, expected: list[str]) -> None:
     cfg = get_cfg()
@@ -357,8 +374,16 @@ def test_from_config_hands_every_key_on() -> None:
     arguments = ResNet3d.from_config(cfg, ShapeSpec(channels=1))
     assert arguments.pop("make_nonlocal").args == (cfg,)
     assert arguments == {
-        "depth": 101, "width": 0.5, "temporal": "i3d_3x3x3", "stem": "authors_8x8", "freeze_at": 2, "in_channels": 1,
-        "stride_in_1x1": True, "zero_init_residual": False, "norm": "SyncBN", "nonlocal_places": {},
+        "depth": 101,
+        "width": 0.5,
+        "temporal": "i3d_3x3x3",
+        "stem": "authors_8x8",
+        "freeze_at": 2,
+        "in_channels": 1,
+        "stride_in_1x1": True,
+        "zero_init_residual": False,
+        "norm": "SyncBN",
+        "nonlocal_places": {},
     }
 
 

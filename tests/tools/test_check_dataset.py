@@ -58,7 +58,10 @@ def test_a_list_without_the_bad_ones_works_where_it_is(folder, call_tool):
         (["beacon_val", "--clip-frames", "0"], "--clip-frames: got 0, allowed: 1 or more"),
         (["beacon_val", "--short-side", "0"], "--short-side: got 0, allowed: 1 or more"),
         (["beacon_val", "--sample", "0"], "--sample: got 0, allowed: 1 or more"),
-        (["beacon_val", "--sample", "2", "--fix-list", "x.csv"], "--fix-list: a list without the bad files needs a look"),
+        (
+            ["beacon_val", "--sample", "2", "--fix-list", "x.csv"],
+            "--fix-list: a list without the bad files needs a look",
+        ),
     ],
 )
 def test_errors_are_one_line(call_tool, arguments, message):
@@ -98,7 +101,9 @@ def test_names_that_are_not_utf8_in_every_tool(folder, call_tool):
     assert status == 1 and "c.mp4: " in out and f"{videos}: 3 videos, 1 bad" in out
     assert call_tool("check_dataset", listed)[0] == 0
     assert MetadataCatalog.get(listed).classes == [name, "run"]
-    status, out, _ = call_tool("transcode_dataset", listed, f"{folder}/small", "--preset", "ultrafast", "--num-workers", "1")
+    status, out, _ = call_tool(
+        "transcode_dataset", listed, f"{folder}/small", "--preset", "ultrafast", "--num-workers", "1"
+    )
     assert status == 0 and [r["video_id"] for r in get_dataset(f"list:{folder}/small/good.csv")] == [
         f"{name}/{name}.mp4", "run/a.mp4"
     ]  # fmt: skip

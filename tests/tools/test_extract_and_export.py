@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from nlvideo.engine import load_features
+from nlvideo.export import load_features
 from nlvideo.export.export_files import read_export
 
 TOOLS = ["extract_features", "export_model"]

@@ -127,7 +127,13 @@ def test_a_full_disk_is_one_line_with_the_checkpoint(videos: Path, tmp_path: Pat
     mount = f"mount -t tmpfs -o size=1m tmpfs {tmp_path}"
     if subprocess.run(["unshare", "-m", "sh", "-c", mount], capture_output=True, check=False).returncode:
         pytest.skip("this user may not mount a small disk")
-    train = [sys.executable, str(ROOT / "tools" / "train_net.py"), *_opts(videos, tmp_path / "out"), "SOLVER.MAX_ITER", "3"]
+    train = [
+        sys.executable,
+        str(ROOT / "tools" / "train_net.py"),
+        *_opts(videos, tmp_path / "out"),
+        "SOLVER.MAX_ITER",
+        "3",
+    ]
     done = subprocess.run(
         ["unshare", "-m", "sh", "-c", f'{mount} && exec "$@"', "sh", *train, "DATALOADER.MAX_FAILED_FRACTION", "0.1"],
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "NLVIDEO_DEBUG": "0"},

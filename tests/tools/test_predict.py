@@ -133,12 +133,16 @@ def test_ten_hours_are_windows_like_others(call_tool: Callable, make_video, tmp_
         assert labelled.num_frames == 200 and labelled.duration_sec == pytest.approx(36000, rel=0.01)
 
 
-def test_a_bad_video_of_a_folder_is_reported_and_the_rest_go_on(call_tool: Callable, videos: Path, tmp_path: Path) -> None:
+def test_a_bad_video_of_a_folder_is_reported_and_the_rest_go_on(
+    call_tool: Callable, videos: Path, tmp_path: Path
+) -> None:
     out, films = tmp_path / "p.json", tmp_path / "films"
     arguments = ["--input", str(videos), "--json", str(out), "--output", str(films)]
     status, text, err = call_tool("predict", *QUICKSTART, *arguments)
     assert status == 1 and f"{videos}/b.mp4: " in err and err.rstrip().endswith("1 of 3 videos failed")
-    assert [line.split()[0] for line in text.splitlines()[2:]] == [f"{videos}/{name}" for name in ("a.mp4", "b.mp4", "deep/c.mp4")]
+    assert [line.split()[0] for line in text.splitlines()[2:]] == [
+        f"{videos}/{name}" for name in ("a.mp4", "b.mp4", "deep/c.mp4")
+    ]
     content = read(out)
     assert content["complete"] and ["error" in video for video in content["videos"]] == [False, True, False]
     assert sorted(str(path.relative_to(films)) for path in films.rglob("*.*")) == ["a.mp4", "deep/c.mp4"]
@@ -170,7 +174,9 @@ def test_whatever_goes_wrong_with_a_video_the_rest_go_on(
 
     monkeypatch.setattr(LabelledVideo, "write_window", fail_at_a)
     out, films = tmp_path / "p.json", tmp_path / "films"
-    status, text, err = call_tool("predict", *QUICKSTART, "--input", str(videos), "--output", str(films), "--json", str(out))
+    status, text, err = call_tool(
+        "predict", *QUICKSTART, "--input", str(videos), "--output", str(films), "--json", str(out)
+    )
     assert status == 1 and err.rstrip().endswith("2 of 3 videos failed")
     assert "Traceback" in err and type(error).__name__ in err  # an error that was not foreseen
     a, b, c = read(out)["videos"]
@@ -210,7 +216,9 @@ def test_a_camera(call_tool: Callable, tmp_path: Path, monkeypatch) -> None:
     status, text, err = call_tool("predict", *QUICKSTART, *arguments)
     assert status == 0, err
     live = [line.split() for line in text.splitlines()[:3]]
-    assert [line[0] for line in live] == ["0:00:00.0", "0:00:00.8", "0:00:01.2"] and all(len(line) == 7 for line in live)
+    assert [line[0] for line in live] == ["0:00:00.0", "0:00:00.8", "0:00:01.2"] and all(
+        len(line) == 7 for line in live
+    )
     (video,) = read(out)["videos"]
     assert video["file"] == "camera0" and len(video["timeline"]) == 3 and "scores" not in video
     with VideoReader(tmp_path / "camera0.mp4") as film:

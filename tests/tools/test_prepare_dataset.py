@@ -53,9 +53,7 @@ def test_lists_counts_and_what_is_missing(prepare: Callable, diving: list[str], 
     out, err = prepare(*diving, code=1)
     assert "train: 3 videos, 48 classes, 1 missing (25.0%)" in out
     assert (tmp_path / "out/missing.txt").read_text() == "train c\n"
-    assert err == (
-        "prepare_dataset.py: too many videos of train are missing, see --max-missing; no lists made\n"
-    )
+    assert err == ("prepare_dataset.py: too many videos of train are missing, see --max-missing; no lists made\n")
     prepare(*diving, "--max-missing", "0.25")
     assert len((tmp_path / "out/train.csv").read_text().splitlines()) == 4
 

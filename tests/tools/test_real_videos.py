@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from nlvideo.data import VideoReader
-from nlvideo.engine import load_features
+from nlvideo.export import load_features
 
 QUICKSTART = ["--model", "quickstart", "--device", "cpu"]
 BROKEN = {"gen_empty.mp4", "gen_garbage.mp4", "gen_truncated_moov_front_or_missing.mp4"}
@@ -22,12 +22,20 @@ def test_predictions_of_a_folder(run_tool: Callable, videos: Path, tmp_path: Pat
     done = run_tool("predict.py", *QUICKSTART, "--input", str(videos), "--json", str(tmp_path / "p.json"), code=1)
     found = {Path(video["file"]).name: video for video in json.loads((tmp_path / "p.json").read_text())["videos"]}
     assert {name for name, video in found.items() if "error" in video} == BROKEN and len(found) > 20
-    assert all(sum(video["scores"]) == pytest.approx(1, abs=1e-4) for name, video in found.items() if name not in BROKEN)
+    assert all(
+        sum(video["scores"]) == pytest.approx(1, abs=1e-4) for name, video in found.items() if name not in BROKEN
+    )
     assert f"{len(BROKEN)} of {len(found)} videos failed" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_features_of_a_list(run_tool: Callable, videos: Path, tmp_path: Path) -> None:
-    sound = ["decord_video_90.mov", "decord_video_180.mov", "gen_vfr_h264.mkv", "gen_vp8.webm", "imageio_newtonscradle.gif"]
+    sound = [
+        "decord_video_90.mov",
+        "decord_video_180.mov",
+        "gen_vfr_h264.mkv",
+        "gen_vp8.webm",
+        "imageio_newtonscradle.gif",
+    ]
     sound = [name for name in sound if (videos / name).is_file()]
     (tmp_path / "list.txt").write_text("".join(f"{videos / name} 0\n" for name in [*sound, *sorted(BROKEN)]))
     done = run_tool(
@@ -42,7 +50,16 @@ def test_features_of_a_list(run_tool: Callable, videos: Path, tmp_path: Path) ->
 
 @pytest.mark.parametrize("name", ["decord_video_270.mov", "torchcodec_h265_10bits.mp4"])
 def test_attention(run_tool: Callable, videos: Path, tmp_path: Path, name: str) -> None:
-    run_tool("visualize_attention.py", *QUICKSTART, "--input", str(videos / name), "--output", str(tmp_path), "--num-queries", "1")
+    run_tool(
+        "visualize_attention.py",
+        *QUICKSTART,
+        "--input",
+        str(videos / name),
+        "--output",
+        str(tmp_path),
+        "--num-queries",
+        "1",
+    )
     assert {path.name for path in tmp_path.iterdir()} == {"attention.json", "query_0.png", "query_0.mp4"}
     with VideoReader(tmp_path / "query_0.mp4") as film:
         assert film.num_frames == 8

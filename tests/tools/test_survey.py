@@ -2,11 +2,11 @@
 
 import av
 import pytest
+from lib import survey as surveys
+from lib.survey import VideoFacts, advise, format_survey, speed_up, survey_dataset, survey_video, to_json
 
 from nlvideo.data import FrameStream, VideoReader
 from nlvideo.dataset_tools.transcode import TranscodeOptions, transcode_video
-from lib import survey as surveys
-from lib.survey import VideoFacts, advise, format_survey, speed_up, survey_dataset, survey_video, to_json
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,10 @@ def test_a_title_in_no_known_encoding(make_video, tmp_path):
     with VideoReader(path) as video, FrameStream(path) as stream:
         assert video.num_frames == len(list(stream))
     assert survey_video([{"file_name": str(path), "video_id": "a"}]).error is None
-    assert transcode_video((str(path), str(tmp_path / "small.mp4"), TranscodeOptions(preset="ultrafast"), False)).error is None
+    assert (
+        transcode_video((str(path), str(tmp_path / "small.mp4"), TranscodeOptions(preset="ultrafast"), False)).error
+        is None
+    )
 
 
 def test_facts_of_frames_and_of_what_is_broken(folder):
@@ -102,11 +105,16 @@ def test_advice_is_given_where_it_pays():
     assert advise([make_facts(30, 256)], 64) is None and advise([make_facts(1, 512, codec="images")], 64) is None
     assert advise([], 64) is None
     text = advise([make_facts(250, 512)], 64)
-    assert "clips of 64 frames would be about 9.6 times faster after tools/transcode_dataset.py --short-side 256" in text
+    assert (
+        "clips of 64 frames would be about 9.6 times faster after tools/transcode_dataset.py --short-side 256" in text
+    )
     assert "2.4 times by a key-frame every 30 frames (now 250)" in text
     assert "4.0 times by a short side of 256 pixels (now 512)" in text
     text = advise([make_facts(30, 256)], 64, short_side=64)
-    assert "16.0 times faster after tools/transcode_dataset.py --short-side 64: 16.0 times by a short side of 64 pixels" in text
+    assert (
+        "16.0 times faster after tools/transcode_dataset.py --short-side 64: 16.0 times by a short side of 64 pixels"
+        in text
+    )
 
 
 def test_parts_without_a_frame(folder):

@@ -127,7 +127,11 @@ def test_mistakes_are_one_line(visualize, model, tmp_path):
     mistakes = [
         (["--position", "0,32,0"], {}, "position 0,32,0 is outside the clip, allowed: t,y,x with t 0 to 3"),
         (["--block", "res3.1"], {}, "no non-local block 'res3.1' in the network. Allowed: res2.0, res3.0"),
-        (["MODEL.NONLOCAL.ENABLED", "False"], {}, "is of another network than the config's: the model has no backbone.res2"),
+        (
+            ["MODEL.NONLOCAL.ENABLED", "False"],
+            {},
+            "is of another network than the config's: the model has no backbone.res2",
+        ),
         (["MODEL.NONLOCAL.ENABLED", "False"], {"weights": save_baseline(tmp_path)}, "has no non-local block"),
         ([], {"weights": other_weights}, "other.pth: only"),
         ([], {"weights": str(tmp_path / "nowhere.pth")}, "nowhere.pth"),
@@ -155,7 +159,9 @@ def save_baseline(folder):
 def test_weights_without_the_block(visualize, tmp_path):
     """A baseline's weights in a network with blocks, which would be the identity: nothing of the block is trained."""
     status, _, err = visualize("MODEL.NONLOCAL.ZERO_INIT", "True", weights=save_baseline(tmp_path))
-    assert status == 2 and "is of another network than the config's: it lacks backbone.res2.nl0.theta.weight" in err, err
+    assert status == 2 and "is of another network than the config's: it lacks backbone.res2.nl0.theta.weight" in err, (
+        err
+    )
 
 
 def test_an_untrained_block(visualize, tmp_path):
@@ -167,7 +173,18 @@ def test_an_untrained_block(visualize, tmp_path):
 
 def test_the_model_that_comes_along_and_flags_in_any_order(call_tool, make_video, tmp_path):
     video = make_video(tmp_path / "clip.mp4", num_frames=9, height=70, width=80)
-    given = ["TEST.SHORT_SIDE", "64", "--model", "quickstart", "--input", video, "--num-queries", "1", "--device", "cpu"]
+    given = [
+        "TEST.SHORT_SIDE",
+        "64",
+        "--model",
+        "quickstart",
+        "--input",
+        video,
+        "--num-queries",
+        "1",
+        "--device",
+        "cpu",
+    ]
     status, text, err = call_tool("visualize_attention", *given, "--output", str(tmp_path / "out"))
     assert status == 0 and "res2.0 from frame" in text, err
     assert json.loads((tmp_path / "out/attention.json").read_text())["num_keys"] == 256

@@ -27,7 +27,10 @@ def test_a_stream_that_is_printable_is_a_stream(capsys: pytest.CaptureFixture) -
 def test_names_are_escaped_in_the_log(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     logger = setup_logger(str(tmp_path), name="console_of_a_test")
     logger.info("cannot read %s:\n%s", "\x1b]0;title\x07.mp4", os.fsdecode(b"caf\xe9.mp4"))
-    for text in (capsys.readouterr().out.encode(errors="backslashreplace").decode(), (tmp_path / "log.txt").read_text()):
+    for text in (
+        capsys.readouterr().out.encode(errors="backslashreplace").decode(),
+        (tmp_path / "log.txt").read_text(),
+    ):
         assert "cannot read \\x1b]0;title\\x07.mp4:\ncaf\\udce9.mp4" in text
     setup_logger(None, rank=1, name="console_of_a_test")
 

@@ -6,7 +6,7 @@ import logging
 import pytest
 import torch
 
-from nlvideo.utils.errors import LookupFailed
+from nlvideo.errors import LookupFailed
 from nlvideo.utils.events import (
     ConsoleWriter,
     EventStorage,

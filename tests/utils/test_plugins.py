@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from nlvideo.errors import LookupFailed
 from nlvideo.utils import plugins
-from nlvideo.utils.errors import LookupFailed
 from nlvideo.utils.plugins import load_plugin, loaded_plugins, resolve_spec
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from nlvideo.utils.errors import LookupFailed
+from nlvideo.errors import LookupFailed
 from nlvideo.utils.registry import Registry
 
 

@@ -5,9 +5,9 @@ import pytest
 import torch
 import torchvision
 
+from nlvideo.errors import LookupFailed
 from nlvideo.modeling import NonLocalBlock, insert_nonlocal
 from nlvideo.modeling.nonlocal_block.block import PAIRWISE
-from nlvideo.utils.errors import LookupFailed
 from nlvideo.visualization import attend, chosen_positions, top_keys
 
 
@@ -78,7 +78,9 @@ def test_keys_are_as_few_as_have_most_of_the_weight(make_maps):
 
 def test_no_key_above_zero(make_maps):
     keys = top_keys(make_maps(-torch.ones(1, 4, 4, 4), [(0, 0, 0)]))[0]
-    assert keys.share == 0 and keys.cells.shape == (0, 3) and keys.centres.shape == (0, 3) and keys.weights.shape == (0,)
+    assert (
+        keys.share == 0 and keys.cells.shape == (0, 3) and keys.centres.shape == (0, 3) and keys.weights.shape == (0,)
+    )
 
 
 def change_of_the_decision(network, clip):

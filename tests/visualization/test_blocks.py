@@ -6,10 +6,10 @@ import torchvision
 from torch import nn
 
 from nlvideo.config import load_cfg
+from nlvideo.errors import LookupFailed
 from nlvideo.modeling import NonLocalBlock, build_model, insert_nonlocal
 from nlvideo.modeling.backbone.layout import STEMS
 from nlvideo.modeling.backbone.resnet3d import ResNet3d
-from nlvideo.utils.errors import LookupFailed
 from nlvideo.visualization.blocks import block_input, evaluating, find_block, query_grid, short_name
 
 

@@ -48,7 +48,9 @@ def test_times_of_frames_are_kept(tmp_path: Path) -> None:
     assert times[:5] == pytest.approx(uneven, abs=1e-3) and times[5] > times[4]
 
 
-@pytest.mark.parametrize("height, width, expected", [(64, 64, (256, 256)), (35, 21, (420, 252)), (301, 333, (300, 332))])
+@pytest.mark.parametrize(
+    "height, width, expected", [(64, 64, (256, 256)), (35, 21, (420, 252)), (301, 333, (300, 332))]
+)
 def test_small_frames_grow_and_odd_ones_fit(tmp_path: Path, height: int, width: int, expected: tuple) -> None:
     with LabelledVideo(tmp_path / "out.mp4") as video:
         video.write(pixels(height, width), 0.0, BEST)
@@ -63,7 +65,9 @@ def test_a_file_is_whole_or_not_there(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt), LabelledVideo(tmp_path / "out.mp4") as video:
         video.write(pixels(), 0.0, BEST)
         raise KeyboardInterrupt
-    assert [path.name for path in tmp_path.iterdir()] == ["out.mp4"] and (tmp_path / "out.mp4").read_text() == "from before"
+    assert [path.name for path in tmp_path.iterdir()] == ["out.mp4"] and (
+        tmp_path / "out.mp4"
+    ).read_text() == "from before"
     with pytest.raises(ValueError, match="out.mp4: no frame was written"), LabelledVideo(tmp_path / "out.mp4"):
         pass
     assert (tmp_path / "out.mp4").read_text() == "from before"

@@ -82,7 +82,9 @@ def test_from_the_file_to_the_key_and_back(pool_net, tmp_path):
 
 
 def test_only_the_frames_of_the_clip_are_decoded(make_video, tmp_path, monkeypatch):
-    path = make_video(tmp_path / "long.mp4", num_frames=1000, gop=10, height=16, width=16, codec="libx264", pix_fmt="yuv420p", crf="5")
+    path = make_video(
+        tmp_path / "long.mp4", num_frames=1000, gop=10, height=16, width=16, codec="libx264", pix_fmt="yuv420p", crf="5"
+    )
     decoded = []
     get_frames = VideoReader.get_frames
 

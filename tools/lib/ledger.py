@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nlvideo.errors import LookupFailed
 from nlvideo.model_zoo.model_zoo import CONFIG_DIR, list_networks
-from nlvideo.utils.errors import LookupFailed, did_you_mean
 from nlvideo.utils.files.safe_yaml import parse_yaml
+from nlvideo.utils.messages import did_you_mean
 
 LEDGER_FILE = CONFIG_DIR.parent / "model_zoo" / "ledger.yaml"
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from nlvideo.utils.errors import some
+from nlvideo.utils.messages import some
 
 STAGES = ("res2", "res3", "res4", "res5")
 

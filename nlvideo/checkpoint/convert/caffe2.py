@@ -10,7 +10,7 @@ from torch import Tensor
 from nlvideo.checkpoint.convert.architecture import IMAGE_NOTE, architecture_of, is_image_network
 from nlvideo.checkpoint.convert.common import Converted, Source, register
 from nlvideo.layers.norm import EPS
-from nlvideo.utils.errors import some
+from nlvideo.utils.messages import some
 
 _RESIDUAL = re.compile(r"res([2-5])_(\d+)_(branch1|branch2[abc])(_bn)?_(w|b|s|rm|riv)$")
 _NONLOCAL = re.compile(r"nonlocal_conv([2-5])_(\d+)_(theta|phi|g|out|bn)_(w|b|s|rm|riv)$")

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from nlvideo.config import CfgNode
-from nlvideo.utils.errors import one_of
+from nlvideo.utils.messages import one_of
 
 
 @dataclass

@@ -11,7 +11,7 @@ from nlvideo.checkpoint.convert.mmaction2_recipe import STEMS as MMACTION2_STEMS
 from nlvideo.checkpoint.convert.names import ModuleNames
 from nlvideo.checkpoint.convert.pyslowfast_recipe import ARCHITECTURES, INSTANTIATIONS
 from nlvideo.config import CfgNode
-from nlvideo.utils.errors import one_of, some
+from nlvideo.utils.messages import one_of, some
 
 _PARTS = {
     "MODEL.META_ARCHITECTURE": "VideoClassifier",

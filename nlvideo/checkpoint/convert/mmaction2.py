@@ -9,9 +9,9 @@ from nlvideo.checkpoint.convert.architecture import BOTTLENECK_DEPTHS, architect
 from nlvideo.checkpoint.convert.common import Converted, Source, register
 from nlvideo.checkpoint.convert.mmaction2_recipe import read_recipe
 from nlvideo.checkpoint.convert.names import ModuleNames, rename
-from nlvideo.checkpoint.read.read_file import CONFIG_TEXT
 from nlvideo.checkpoint.convert.recipe import reading_recipe
 from nlvideo.checkpoint.convert.torchvision import PIXEL_MEAN, PIXEL_STD
+from nlvideo.checkpoint.read.read_file import CONFIG_TEXT
 
 NAME = "mmaction2"
 

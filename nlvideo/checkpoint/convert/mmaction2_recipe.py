@@ -6,7 +6,7 @@ from typing import Any
 
 from nlvideo.checkpoint.convert.recipe import check_recipe, known
 from nlvideo.layers.norm import EPS
-from nlvideo.utils.errors import one_of
+from nlvideo.utils.messages import one_of
 
 # (conv1_stride_t, pool1_stride_t, with_pool2) -> our stem. Their pool1 is 1x3x3, padded in space.
 STEMS = {(2, 2, True): "mmaction2_32x2", (1, 1, True): "slowfast_8x8", (1, 1, False): "slow"}

@@ -4,8 +4,8 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from nlvideo.checkpoint.convert.recipe import check_recipe, known
-from nlvideo.utils.errors import one_of
 from nlvideo.utils.files.safe_yaml import parse_yaml
+from nlvideo.utils.messages import one_of
 
 # MODEL.ARCH -> our TEMPORAL and STEM. Only "c2d" and "i3d" have the temporal pool after res2. The networks without it
 # have had two names: "slow_c2d" today, "c2d_nopool" in 2020.

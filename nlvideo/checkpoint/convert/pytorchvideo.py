@@ -8,8 +8,8 @@ from nlvideo.checkpoint.convert.caffe2 import COMMON_OVERRIDES
 from nlvideo.checkpoint.convert.common import Converted, Source, register
 from nlvideo.checkpoint.convert.names import ModuleNames, rename
 from nlvideo.checkpoint.convert.pyslowfast_recipe import read_recipe
-from nlvideo.checkpoint.read.read_file import CONFIG_TEXT
 from nlvideo.checkpoint.convert.recipe import reading_recipe
+from nlvideo.checkpoint.read.read_file import CONFIG_TEXT
 
 NAME = "pytorchvideo"
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from nlvideo.utils.errors import one_of
+from nlvideo.utils.messages import one_of
 
 #: a setting that is read elsewhere, that names and shapes of the weights show, or that changes no scores
 ANY = object()

@@ -15,9 +15,9 @@ from torch import Tensor
 from nlvideo.checkpoint.read.safetensors import is_safetensors, read_safetensors
 from nlvideo.checkpoint.read.torch_file import MAGIC, read_torch_file
 from nlvideo.checkpoint.read.unpickle import Unbuilt, safe_unpickle
-from nlvideo.utils.errors import some
 from nlvideo.utils.files.file_io import PathManager
 from nlvideo.utils.files.file_kind import kind_of_file
+from nlvideo.utils.messages import some
 
 logger = logging.getLogger(__name__)
 

@@ -53,4 +53,3 @@ def _read_tensor(file: BinaryIO, entry: dict[str, Any], begin: int, left: int) -
     tensor = torch.empty(shape, dtype=dtype)
     file.readinto(tensor.view(-1).view(torch.uint8).numpy())
     return tensor
-

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from nlvideo.checkpoint.read.unpickle import Unbuilt, Unpickler, log_left_out, reason_of
-from nlvideo.utils.errors import some
+from nlvideo.utils.messages import some
 
 # Before PyTorch 1.6 a file was a row of pickles, the first of which is this number.
 MAGIC = 0x1950A86A20F9469CFC6C

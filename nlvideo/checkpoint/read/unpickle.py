@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from nlvideo.utils.errors import some
+from nlvideo.utils.messages import some
 
 logger = logging.getLogger(__name__)
 

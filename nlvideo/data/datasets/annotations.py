@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-
-class AnnotationError(ValueError):
-    """An annotation file that is damaged, incomplete or of another dataset."""
+from nlvideo.errors import AnnotationError
 
 
 @dataclass(frozen=True)

@@ -23,10 +23,11 @@ from iopath.common.file_io import file_lock
 
 from nlvideo.data.catalog import DatasetCatalog, MetadataCatalog
 from nlvideo.data.datasets.beacon_render import ACTIONS, COLOURS, Scene, render, sample_scene
-from nlvideo.data.parallel import ProcessDied, map_in_processes
-from nlvideo.utils.system.cpus import usable_cpus
+from nlvideo.data.parallel import map_in_processes
+from nlvideo.errors import ProcessDied
 from nlvideo.utils.files.file_io import write_text
 from nlvideo.utils.progress import progress_bar
+from nlvideo.utils.system.cpus import usable_cpus
 
 # Raised whenever the same spec would give other videos, so that an old folder is noticed.
 _GENERATOR_VERSION = 2
@@ -91,8 +92,13 @@ def beacon_clip(spec: BeaconSpec, split: str, index: int) -> tuple[Scene, np.nda
         raise ValueError(f"split: expected one of {list(_SPLITS)}, got {split!r}")
     rng = np.random.default_rng([spec.seed, _SPLITS.index(split), index])
     scene = sample_scene(
-        rng, ACTIONS[index % len(ACTIONS)], num_agents=spec.num_agents, num_colours=spec.num_colours,
-        num_frames=spec.num_frames, size=spec.size, overlap=spec.overlap,
+        rng,
+        ACTIONS[index % len(ACTIONS)],
+        num_agents=spec.num_agents,
+        num_colours=spec.num_colours,
+        num_frames=spec.num_frames,
+        size=spec.size,
+        overlap=spec.overlap,
     )
     return scene, render(scene, rng)
 
@@ -184,14 +190,26 @@ def _write_clip(root: str, spec: BeaconSpec, job: tuple[str, int]) -> dict:
     _encode(os.path.join(root, name), frames)
     lamp = scene.lamp
     agents = [
-        {"colour": a.colour, "action": a.action, "shape": a.shape, "enter_frame": a.enter_frame,
-         "target": i == scene.target, "boxes": a.boxes()}
+        {
+            "colour": a.colour,
+            "action": a.action,
+            "shape": a.shape,
+            "enter_frame": a.enter_frame,
+            "target": i == scene.target,
+            "boxes": a.boxes(),
+        }
         for i, a in enumerate(scene.agents)
     ]
     return {
-        "video": name, "split": split, "label": scene.label,
-        "lamp": {"colour": lamp.colour, "centre": [round(lamp.x, 2), round(lamp.y, 2)],
-                 "radius": round(lamp.radius, 2), "frames": [0, lamp.last_frame]},
+        "video": name,
+        "split": split,
+        "label": scene.label,
+        "lamp": {
+            "colour": lamp.colour,
+            "centre": [round(lamp.x, 2), round(lamp.y, 2)],
+            "radius": round(lamp.radius, 2),
+            "frames": [0, lamp.last_frame],
+        },
         "agents": agents,
     }
 

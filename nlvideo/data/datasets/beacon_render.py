@@ -54,8 +54,9 @@ class Agent:
     def boxes(self) -> list[list[float] | None]:
         """Return (x0, y0, x1, y1) in pixels for each frame, None where the agent is not to be seen."""
         r = self.radius
-        return [None if p is None else [round(v, 2) for v in (p[0] - r, p[1] - r, p[0] + r, p[1] + r)]
-                for p in self.track]
+        return [
+            None if p is None else [round(v, 2) for v in (p[0] - r, p[1] - r, p[0] + r, p[1] + r)] for p in self.track
+        ]
 
 
 @dataclass(frozen=True)

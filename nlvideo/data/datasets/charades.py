@@ -1,7 +1,8 @@
 """Charades (Sigurdsson et al., ECCV 2016): videos of about 30 s in which any of 157 actions occur at known times."""
 
-from nlvideo.data.datasets.annotations import AnnotationError, Sample, check_label, read_lines, read_table
+from nlvideo.data.datasets.annotations import Sample, check_label, read_lines, read_table
 from nlvideo.data.datasets.official import Files, OfficialFormat, register_format, single_file
+from nlvideo.errors import AnnotationError
 
 NUM_CLASSES = 157
 

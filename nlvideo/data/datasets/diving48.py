@@ -1,7 +1,8 @@
 """Diving48 (Li et al., ECCV 2018): dives told apart by takeoff, somersaults, twists and position."""
 
-from nlvideo.data.datasets.annotations import AnnotationError, Sample, check_label, read_entries, read_json
+from nlvideo.data.datasets.annotations import Sample, check_label, read_entries, read_json
 from nlvideo.data.datasets.official import Files, OfficialFormat, register_format, single_file
+from nlvideo.errors import AnnotationError
 
 NUM_CLASSES = 48
 

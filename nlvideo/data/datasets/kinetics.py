@@ -3,16 +3,9 @@
 import os
 from pathlib import Path
 
-from nlvideo.data.datasets.annotations import (
-    AnnotationError,
-    Sample,
-    check_label,
-    class_index,
-    read_json,
-    read_lines,
-    read_table,
-)
+from nlvideo.data.datasets.annotations import Sample, check_label, class_index, read_json, read_lines, read_table
 from nlvideo.data.datasets.official import Files, OfficialFormat, register_format, single_file
+from nlvideo.errors import AnnotationError
 
 _COLUMNS = ("label", "youtube_id", "time_start", "time_end")
 # Clips vanish from YouTube. The authors of the non-local network trained without 4.8 % of the training clips and put

@@ -9,9 +9,10 @@ from functools import partial
 from pathlib import Path
 
 from nlvideo.data.catalog import DatasetCatalog, MetadataCatalog, Record
-from nlvideo.data.datasets.annotations import AnnotationError, Sample, check_unique
+from nlvideo.data.datasets.annotations import Sample, check_unique
 from nlvideo.data.video.find_videos import VIDEO_EXTENSIONS
-from nlvideo.utils.errors import LookupFailed, did_you_mean, some
+from nlvideo.errors import AnnotationError, LookupFailed
+from nlvideo.utils.messages import did_you_mean, some
 
 # Folders between the folder of videos and a video, as in train/<class>/<video>.
 _MAX_DEPTH = 3

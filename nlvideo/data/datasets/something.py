@@ -1,15 +1,8 @@
 """Something-Something (Goyal et al., 2017), version 1 (folders of frames) and version 2 (WebM videos)."""
 
-from nlvideo.data.datasets.annotations import (
-    AnnotationError,
-    Sample,
-    check_label,
-    class_index,
-    read_entries,
-    read_json,
-    read_lines,
-)
+from nlvideo.data.datasets.annotations import Sample, check_label, class_index, read_entries, read_json, read_lines
 from nlvideo.data.datasets.official import Files, OfficialFormat, register_format, single_file
+from nlvideo.errors import AnnotationError
 
 NUM_CLASSES = 174
 

@@ -3,8 +3,9 @@
 from pathlib import PurePosixPath
 from typing import Any
 
-from nlvideo.data.datasets.annotations import AnnotationError, Sample, check_label, class_index, read_lines
+from nlvideo.data.datasets.annotations import Sample, check_label, class_index, read_lines
 from nlvideo.data.datasets.official import Files, OfficialFormat, register_format, single_file
+from nlvideo.errors import AnnotationError
 
 _USES = {"0": None, "1": "train", "2": "test"}
 

@@ -47,7 +47,9 @@ def read_plain_lines(text: np.ndarray) -> Lines:
     spaces = np.flatnonzero((text == _SPACE) | (text == _TAB))
     label_begins = np.append(spaces, -1)[np.searchsorted(spaces, ends) - 1] + 1
     # What is no ASCII may be a space of another kind; several labels have commas between them.
-    others = np.flatnonzero(((text < _SPACE) & (text != _NEWLINE)) | (text >= 127) | (text == _COMMA) | (text == _QUOTE))
+    others = np.flatnonzero(
+        ((text < _SPACE) & (text != _NEWLINE)) | (text >= 127) | (text == _COMMA) | (text == _QUOTE)
+    )
     usual = (label_begins < ends) & (np.searchsorted(others, ends) == np.searchsorted(others, label_begins))
     usual &= _is_path(text, begins, label_begins - 1)
     return Lines(begins, ends, usual, begins, label_begins - 1, label_begins, ends)

@@ -8,7 +8,7 @@ import numpy as np
 from nlvideo.data.records.list_lines import Lines, read_csv_lines, read_plain_lines
 from nlvideo.data.records.records import Labels, TableRecords, parse_spans
 from nlvideo.data.records.string_block import StringBlock
-from nlvideo.utils.errors import did_you_mean
+from nlvideo.utils.messages import did_you_mean
 
 NUMBERS = ("start_sec", "end_sec", "fps")
 

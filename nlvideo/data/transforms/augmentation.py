@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from nlvideo.utils.errors import one_of
+from nlvideo.utils.messages import one_of
 
 # Crops per clip at test: the centre, three along the long side, or ten-crop.
 NUM_CROPS = (1, 3, 10)

@@ -9,7 +9,8 @@ from nlvideo.data.video.frame_array import FrameArray
 from nlvideo.data.video.frame_folder import FrameFolder
 from nlvideo.data.video.pixel_limits import PixelLimits
 from nlvideo.data.video.sliding_window import Window
-from nlvideo.data.video.video_reader import VideoDecodeError, VideoReader
+from nlvideo.data.video.video_reader import VideoReader
+from nlvideo.errors import VideoDecodeError
 
 # Frames in their own size that are held at a time: a thousand of 340 x 256 pixels, ten of 4K, two of 8K.
 MAX_HELD_BYTES = 256 * 2**20

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from nlvideo.data.video.read_errors import VideoDecodeError
+from nlvideo.errors import VideoDecodeError
 
 
 class ConstantRate:

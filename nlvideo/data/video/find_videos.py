@@ -4,7 +4,7 @@ import os
 from collections import defaultdict, deque
 from dataclasses import dataclass, field
 
-from nlvideo.utils.errors import some
+from nlvideo.utils.messages import some
 
 IMAGE_EXTENSIONS = (".jpeg", ".jpg", ".png")
 # What FFmpeg opens and programs and cameras write.

@@ -11,12 +11,12 @@ from av.video.frame import PictureType
 
 from nlvideo.data.video.exact.decode_in_order import has_new_parameters, open_stream, read_packets
 from nlvideo.data.video.exact.packet_scan import is_packed, scan_packets
-from nlvideo.data.video.pixel_limits import PixelLimits
 from nlvideo.data.video.exact.proven_kinds import PROVEN, kind_of
 from nlvideo.data.video.exact.show_times import ShowTimes, average_fps
+from nlvideo.data.video.pixel_limits import PixelLimits
 from nlvideo.data.video.upright import RgbConverter
-from nlvideo.data.video.read_errors import VideoDecodeError
 from nlvideo.data.video.video_index import VideoIndex
+from nlvideo.errors import VideoDecodeError
 from nlvideo.utils.logger import log_once
 from nlvideo.utils.system.time_limit import TimeLimit
 
@@ -80,7 +80,9 @@ class FrameDecoder:
             if check or not is_sure or not self.is_proven:
                 index, differs, _ = self._learn(index)
                 if differs:
-                    log_once(f"{self.path}: {_DIFFERS} ({self.kind}); it is read from its start, which is right and slow")
+                    log_once(
+                        f"{self.path}: {_DIFFERS} ({self.kind}); it is read from its start, which is right and slow"
+                    )
         self.index = index
         if index.num_frames == 0:
             raise VideoDecodeError(self.path, "no frames in the video stream")

@@ -8,16 +8,17 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
+from nlvideo.data.records.shard_files import local_video_path
 from nlvideo.data.video.constant_rate import ConstantRate
+from nlvideo.data.video.find_videos import IMAGE_EXTENSIONS
 from nlvideo.data.video.frame_array import FrameArray
 from nlvideo.data.video.pixel_limits import PixelLimits
-from nlvideo.data.records.shard_files import local_video_path
 from nlvideo.data.video.sliding_window import Window
 from nlvideo.data.video.torchcodec_reader import TorchCodecReader
-from nlvideo.data.video.find_videos import IMAGE_EXTENSIONS
-from nlvideo.data.video.video_reader import DEFAULT_TIMEOUT_SEC, VideoDecodeError, VideoReader, rows_by_index
+from nlvideo.data.video.video_reader import DEFAULT_TIMEOUT_SEC, VideoReader, rows_by_index
+from nlvideo.errors import VideoDecodeError
 from nlvideo.utils.closing import Closing
-from nlvideo.utils.errors import one_of
+from nlvideo.utils.messages import one_of
 
 # What can read the files: the values of DATALOADER.READER.
 READERS = {"pyav": VideoReader, "torchcodec": TorchCodecReader}

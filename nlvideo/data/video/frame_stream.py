@@ -10,11 +10,12 @@ import av
 import numpy as np
 
 from nlvideo.data.video.exact.decode_in_order import decode_in_order, open_stream
-from nlvideo.data.video.pixel_limits import PixelLimits
 from nlvideo.data.video.exact.show_times import ShowTimes, stated_rates
+from nlvideo.data.video.pixel_limits import PixelLimits
+from nlvideo.data.video.read_errors import READ_ERRORS, unreadable
 from nlvideo.data.video.upright import RgbConverter
-from nlvideo.data.video.read_errors import READ_ERRORS, VideoDecodeError, unreadable
 from nlvideo.data.video.video_reader import VideoReader
+from nlvideo.errors import VideoDecodeError
 from nlvideo.utils.closing import Closing
 
 

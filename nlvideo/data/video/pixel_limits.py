@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import av
 
-from nlvideo.data.video.read_errors import VideoDecodeError
+from nlvideo.errors import VideoDecodeError
 
 # Pixels around a frame of any size, at most.
 _MARGINS = 2**16
@@ -34,7 +34,9 @@ class PixelLimits:
         """
         if height * width > self.frame:
             size = f"frames of {height}x{width} pixels"
-            raise VideoDecodeError(path, f"{size}, allowed: {self.frame:,} pixels a frame (DATALOADER.MAX_FRAME_PIXELS)")
+            raise VideoDecodeError(
+                path, f"{size}, allowed: {self.frame:,} pixels a frame (DATALOADER.MAX_FRAME_PIXELS)"
+            )
 
     def check_clip(self, path: str, num_frames: int, height: int, width: int) -> None:
         """Check the size of all frames of a clip.

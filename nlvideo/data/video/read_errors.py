@@ -1,25 +1,14 @@
-"""The one error for everything that can be wrong with a video."""
+"""Errors of PyAV and the system, said as VideoDecodeError."""
 
 import os
 
 import av
 
+from nlvideo.errors import VideoDecodeError
 from nlvideo.utils.files.file_kind import kind_of_file
 
 #: What reading a video may raise: PyAV has ValueError and others of Python's for values that it cannot make sense of.
 READ_ERRORS = (av.FFmpegError, OSError, ValueError, LookupError, ArithmeticError, MemoryError)
-
-
-class VideoDecodeError(RuntimeError):
-    """A video that cannot be read; ``path`` says which one and ``reason`` why. It pickles across workers."""
-
-    def __init__(self, path: str, reason: str):
-        super().__init__(path, reason)
-        self.path = path
-        self.reason = reason
-
-    def __str__(self) -> str:
-        return f"{self.path}: {self.reason}"
 
 
 def unreadable(path: str, error: BaseException) -> VideoDecodeError:

@@ -11,7 +11,8 @@ from fractions import Fraction
 import numpy as np
 
 from nlvideo.data.video.frame_stream import FrameStream, StreamFrame
-from nlvideo.data.video.video_reader import VideoDecodeError, rows_by_index
+from nlvideo.data.video.video_reader import rows_by_index
+from nlvideo.errors import VideoDecodeError
 from nlvideo.utils.closing import Closing
 
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from nlvideo.data.video.pixel_limits import PixelLimits
-from nlvideo.data.video.read_errors import VideoDecodeError
 from nlvideo.data.video.video_index import VideoIndex
 from nlvideo.data.video.video_reader import DEFAULT_TIMEOUT_SEC, VideoReader, rows_by_index
+from nlvideo.errors import VideoDecodeError
 
 # Frames held at once when a whole video is checked.
 _CHUNK = 64
@@ -123,7 +123,9 @@ def load_video_decoder() -> type:
     try:
         from torchcodec.decoders import VideoDecoder
     except ImportError as error:
-        raise ImportError(f"DATALOADER.READER 'torchcodec' needs: pip install 'nlvideo[torchcodec]' ({error})") from None
+        raise ImportError(
+            f"DATALOADER.READER 'torchcodec' needs: pip install 'nlvideo[torchcodec]' ({error})"
+        ) from None
     # Where its own libraries do not load: long, with a traceback for each version of FFmpeg.
     except (RuntimeError, OSError) as error:
         needs = "torchcodec is installed but does not load: it needs FFmpeg's shared libraries (apt install ffmpeg) and"

@@ -107,7 +107,9 @@ class VideoIndex:
         """The positions of the key packets, and for each the first frame that is shown no earlier."""
         keys = np.flatnonzero(self.keys) if self.can_seek else np.zeros(0, int)
         frames = self.frame_at[keys]
-        return keys, np.where(frames < 0, np.searchsorted(np.sort(self.stamps[self.position]), self.stamps[keys]), frames)
+        return keys, np.where(
+            frames < 0, np.searchsorted(np.sort(self.stamps[self.position]), self.stamps[keys]), frames
+        )
 
     @cached_property
     def _by_stamp(self) -> np.ndarray:

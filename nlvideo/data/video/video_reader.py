@@ -14,12 +14,13 @@ import numpy as np
 
 from nlvideo.data.video.frame_decoder import FrameDecoder
 from nlvideo.data.video.pixel_limits import PixelLimits
+from nlvideo.data.video.read_errors import READ_ERRORS, unreadable
 from nlvideo.data.video.upright import RgbConverter, orientation_of
-from nlvideo.data.video.read_errors import READ_ERRORS, VideoDecodeError, unreadable
 from nlvideo.data.video.video_index import IndexCache, VideoIndex
+from nlvideo.errors import TimeLimitExceeded, VideoDecodeError
 from nlvideo.utils.closing import Closing
 from nlvideo.utils.logger import log_once
-from nlvideo.utils.system.time_limit import TimeLimit, TimeLimitExceeded
+from nlvideo.utils.system.time_limit import TimeLimit
 
 __all__ = ["DEFAULT_TIMEOUT_SEC", "VideoDecodeError", "VideoReader", "rows_by_index"]
 

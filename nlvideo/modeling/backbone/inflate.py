@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from nlvideo.utils.errors import one_of
+from nlvideo.utils.messages import one_of
 
 
 def inflate_2d_weights(

@@ -77,9 +77,7 @@ _PADDED_POOL1 = Pool((1, 3, 3), (1, 2, 2), (0, 1, 1))
 
 STEMS = {
     # Table 1.
-    "paper": StemLayout(
-        7, 5, (2, 2, 2), Pool((3, 3, 3), (2, 2, 2), (1, 1, 1)), Pool((3, 1, 1), (2, 1, 1), (1, 0, 0))
-    ),
+    "paper": StemLayout(7, 5, (2, 2, 2), Pool((3, 3, 3), (2, 2, 2), (1, 1, 1)), Pool((3, 1, 1), (2, 1, 1), (1, 0, 0))),
     # Authors' code, 32x2 clips (`resnet_video_org`): its pools have no padding.
     "authors_32x2": StemLayout(7, 5, (2, 2, 2), Pool((2, 3, 3), (2, 2, 2)), _TEMPORAL_POOL2),
     # Authors' code, 8x8 clips (`resnet_video`): time is halved once, after res2.

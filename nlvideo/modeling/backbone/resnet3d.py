@@ -26,7 +26,7 @@ from nlvideo.modeling.backbone.layout import (
 )
 from nlvideo.modeling.nonlocal_block.block import NonLocalBlock
 from nlvideo.modeling.nonlocal_block.build import build_nonlocal_block, nonlocal_placement
-from nlvideo.utils.errors import one_of
+from nlvideo.utils.messages import one_of
 
 
 def _max_pool(pool: Pool) -> nn.Module:

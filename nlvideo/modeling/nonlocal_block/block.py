@@ -27,7 +27,7 @@ from nlvideo.layers.projection import Linear
 from nlvideo.modeling.nonlocal_block.build import NONLOCAL
 from nlvideo.modeling.nonlocal_block.maps import convolve, max_pool_space, project_channels, project_conv
 from nlvideo.modeling.nonlocal_block.positions import ATTEND, attended, fold, locate, unfold, video_size
-from nlvideo.utils.errors import one_of
+from nlvideo.utils.messages import one_of
 
 # Sec. 3.2: the pairwise functions, and which sum over the keys each leads to.
 PAIRWISE = {
@@ -80,10 +80,21 @@ class NonLocalBlock(nn.Module):
 
     @configurable
     def __init__(
-        self, in_channels: int, inner_channels: int | None = None, *, dim: int = 3,
-        pairwise: str = "embedded_gaussian", attend: str = "spacetime", temporal_groups: int = 1,
-        subsample: bool = True, pool_first: bool = True, scale: bool = True, norm: str | None = "BN",
-        zero_init: bool = True, init_std: float | None = 0.01, algorithm: str = "auto",
+        self,
+        in_channels: int,
+        inner_channels: int | None = None,
+        *,
+        dim: int = 3,
+        pairwise: str = "embedded_gaussian",
+        attend: str = "spacetime",
+        temporal_groups: int = 1,
+        subsample: bool = True,
+        pool_first: bool = True,
+        scale: bool = True,
+        norm: str | None = "BN",
+        zero_init: bool = True,
+        init_std: float | None = 0.01,
+        algorithm: str = "auto",
         checkpoint: bool = False,
     ):
         super().__init__()

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from torch import nn
 
 from nlvideo.config import CfgNode
-from nlvideo.utils.errors import LookupFailed, did_you_mean
+from nlvideo.errors import LookupFailed
+from nlvideo.utils.messages import did_you_mean
 from nlvideo.utils.registry import Registry
 
 NONLOCAL = Registry(

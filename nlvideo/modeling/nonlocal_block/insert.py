@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from nlvideo.utils.errors import LookupFailed, did_you_mean
+from nlvideo.errors import LookupFailed
+from nlvideo.utils.messages import did_you_mean
 
 
 class WithNonLocal(nn.Module):

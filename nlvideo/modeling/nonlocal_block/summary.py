@@ -53,9 +53,7 @@ def format_nonlocal_table(rows: list[dict[str, Any]]) -> str:
         "params": sum(row["params"] for row in rows),
         "gmacs": sum(row["gmacs"] for row in rows),
     }
-    shown = [
-        {key: _format(row.get(key, "")) for key in rows[0]} for row in ([*rows, total] if len(rows) > 1 else rows)
-    ]
+    shown = [{key: _format(row.get(key, "")) for key in rows[0]} for row in ([*rows, total] if len(rows) > 1 else rows)]
     return "Non-local blocks:\n" + create_table(shown)
 
 

@@ -106,7 +106,9 @@ def fetch_file(path: str) -> str | None:
                 return None
             raise OSError(f"{path}: not fetched: {error}") from None
     if os.path.exists(path) and not os.path.isfile(path):
-        raise ValueError(f"{path}: expected a file, found {'a folder' if os.path.isdir(path) else 'a pipe or a device'}")
+        raise ValueError(
+            f"{path}: expected a file, found {'a folder' if os.path.isdir(path) else 'a pipe or a device'}"
+        )
     return path if os.path.exists(path) else None
 
 

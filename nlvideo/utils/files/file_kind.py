@@ -21,7 +21,9 @@ _KINDS = [
     (rb"\s*<\?xml", "an XML text"),
 ]
 # Containers of videos; what fails in such a file is not its kind.
-_VIDEO = rb".{4}(ftyp|moov|mdat|free|skip|wide)|RIFF|\x1a\x45\xdf\xa3|FLV|OggS|\x30\x26\xb2\x75|\0\0\0?\x01|\x47|.{4}\x47"
+_VIDEO = (
+    rb".{4}(ftyp|moov|mdat|free|skip|wide)|RIFF|\x1a\x45\xdf\xa3|FLV|OggS|\x30\x26\xb2\x75|\0\0\0?\x01|\x47|.{4}\x47"
+)
 _MP4_HEADER_BYTES = 2**20
 
 

@@ -12,8 +12,8 @@ import torch
 
 import nlvideo
 from nlvideo.utils import comm
-from nlvideo.utils.system.cpus import usable_cpus
 from nlvideo.utils.logger import create_table
+from nlvideo.utils.system.cpus import usable_cpus
 
 
 def environment() -> dict[str, str]:

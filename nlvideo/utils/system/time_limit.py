@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+from nlvideo.errors import TimeLimitExceeded
+
 Result = TypeVar("Result")
 
 
@@ -38,10 +40,6 @@ def _waiting_thread() -> _WorkThread:
         thread = _WorkThread()
         thread.start()
         return thread
-
-
-class TimeLimitExceeded(Exception):
-    """The work made no progress for the time it was given."""
 
 
 class TimeLimit:

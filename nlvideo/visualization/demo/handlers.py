@@ -181,8 +181,11 @@ class Demo:
             return View(message_html(str(error), "error"), timeline=timeline, shown=shown)
         frames = heated_frames(maps, 0)
         return View(
-            message, timeline=timeline, frames=frames_html(frames, shown.position, moment.seconds),
-            strip=strip_html(draw_film_strip(maps, 0)), shown=shown,
+            message,
+            timeline=timeline,
+            frames=frames_html(frames, shown.position, moment.seconds),
+            strip=strip_html(draw_film_strip(maps, 0)),
+            shown=shown,
         )
 
 

@@ -172,7 +172,10 @@ def _connect(gr: ModuleType, demo: Demo, widgets: Widgets, examples: Any, block:
     # The model serves one request at a time; what happens here is no interface for programs.
     usual = {
         "outputs": [getattr(widgets, name) for name in Widgets.__dataclass_fields__],
-        "concurrency_limit": 1, "concurrency_id": "model", "show_progress": "hidden", "api_visibility": "private",
+        "concurrency_limit": 1,
+        "concurrency_id": "model",
+        "show_progress": "hidden",
+        "api_visibility": "private",
     }
     # Of clicks that come faster than answers only the last is worth one.
     latest = {**usual, "trigger_mode": "always_last"}

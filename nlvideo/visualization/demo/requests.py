@@ -46,4 +46,6 @@ class RequestLimit:
             if not refused:
                 raise
             await send({"type": "http.response.start", "status": 413, "headers": [(b"connection", b"close")]})
-            await send({"type": "http.response.body", "body": b"more than an upload may have, or too many uploads wait"})
+            await send(
+                {"type": "http.response.body", "body": b"more than an upload may have, or too many uploads wait"}
+            )

@@ -10,7 +10,14 @@ from nlvideo.evaluation.results_file import Results
 from nlvideo.utils.progress import progress_bar
 from nlvideo.visualization.report.clips import Budget, make_clip
 from nlvideo.visualization.report.results import (
-    Mistake, class_names, confusion, is_single_label, mistakes, most_confused, per_class_metric, per_class_table,
+    Mistake,
+    class_names,
+    confusion,
+    is_single_label,
+    mistakes,
+    most_confused,
+    per_class_metric,
+    per_class_table,
     worst_and_best,
 )
 from nlvideo.visualization.report.run import Run

@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 
 from nlvideo.checkpoint import Checkpointer
+from nlvideo.checkpoint.conversion import convert_checkpoint, write_conversion
 from nlvideo.checkpoint.convert import convert, recognise
 from nlvideo.checkpoint.convert.caffe2 import our_name
-from nlvideo.checkpoint.read.read_file import flatten
 from nlvideo.checkpoint.foreign import check_fit
+from nlvideo.checkpoint.read.read_file import flatten
 from nlvideo.config import load_cfg
-from nlvideo.checkpoint.conversion import convert_checkpoint, write_conversion
 from nlvideo.modeling import META_ARCH, build_model, inflate_2d_weights
 
 # Of lines "blob shape", sorted: the tables of the authors' networks with 3x1x1 kernels, 5 blocks and 400 classes.

@@ -6,9 +6,7 @@ import torch
 from nlvideo.checkpoint.convert import SOURCES
 from nlvideo.checkpoint.convert.names import ModuleNames, rename
 
-TABLE = ModuleNames(
-    {"layer{stage}.{block}.conv": "res{stage}.{block}.conv", "top.fc": "head.fc"}, stages={1: 2, 2: 3}
-)
+TABLE = ModuleNames({"layer{stage}.{block}.conv": "res{stage}.{block}.conv", "top.fc": "head.fc"}, stages={1: 2, 2: 3})
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,14 @@ def test_every_form_and_wrapper(tmp_path, ending, form, state, wrapper):
 
 
 def test_what_is_not_a_tensor_vanishes():
-    content = {"a": np.ones((2, 2)), "lr": np.float32(0.5), "model_iter": 7, "author": "x", "names": ["a"], "none": None}
+    content = {
+        "a": np.ones((2, 2)),
+        "lr": np.float32(0.5),
+        "model_iter": 7,
+        "author": "x",
+        "names": ["a"],
+        "none": None,
+    }
     assert flatten(content, "w").keys() == {"a"}
 
 
@@ -90,7 +97,9 @@ def test_truncated_files_are_one_line(tmp_path, form):
 @pytest.mark.parametrize("form", ["zip", "legacy", "pickle"])
 def test_a_whole_module_is_named(tmp_path, form):
     path = write(tmp_path / "w.pth", torch.nn.Linear(2, 2), form)
-    with pytest.raises(ValueError, match="holds an object of torch.nn.modules.linear.Linear, which is not built; save its"):
+    with pytest.raises(
+        ValueError, match="holds an object of torch.nn.modules.linear.Linear, which is not built; save its"
+    ):
         read_file(path)
 
 
@@ -99,5 +108,7 @@ def test_an_address_that_cannot_be_reached(monkeypatch):
         raise URLError("no network")
 
     monkeypatch.setattr(PathManager, "get_local_path", fail)
-    with pytest.raises(OSError, match="^https://host/w.pth: cannot be downloaded: no network; give the path of the file"):
+    with pytest.raises(
+        OSError, match="^https://host/w.pth: cannot be downloaded: no network; give the path of the file"
+    ):
         read_file("https://host/w.pth")

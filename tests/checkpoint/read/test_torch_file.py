@@ -50,9 +50,16 @@ def state():
 
 @FORMS
 def test_tensors_are_as_pytorch_reads_them(zipped):
-    content = {"model": OrderedDict(state()), "epoch": 3, "lr": [0.1, None, (True, "x", 2**70)], "size": torch.Size([2, 3])}
+    content = {
+        "model": OrderedDict(state()),
+        "epoch": 3,
+        "lr": [0.1, None, (True, "x", 2**70)],
+        "size": torch.Size([2, 3]),
+    }
     loaded = read(written(content, zipped))
-    assert {name: loaded[name] for name in ("epoch", "lr", "size")} == {name: content[name] for name in ("epoch", "lr", "size")}
+    assert {name: loaded[name] for name in ("epoch", "lr", "size")} == {
+        name: content[name] for name in ("epoch", "lr", "size")
+    }
     assert loaded["model"].keys() == content["model"].keys()
     for name, tensor in content["model"].items():
         again = loaded["model"][name]
@@ -75,7 +82,9 @@ def test_a_checkpoint_of_a_module_and_its_optimizer(zipped):
     other.load_state_dict(loaded["model"])
     again = torch.optim.SGD(other.parameters(), lr=1.0)
     again.load_state_dict(loaded["optimizer"])
-    assert torch.equal(again.state_dict()["state"][0]["momentum_buffer"], optimizer.state_dict()["state"][0]["momentum_buffer"])
+    assert torch.equal(
+        again.state_dict()["state"][0]["momentum_buffer"], optimizer.state_dict()["state"][0]["momentum_buffer"]
+    )
     assert again.param_groups[0]["lr"] == 0.1
 
 
@@ -99,7 +108,9 @@ def test_objects_beside_the_weights_are_left_out_and_named(zipped, caplog):
         "state_dict": OrderedDict(a=torch.ones(2)),
     }
     loaded = read(written(content, zipped))
-    assert loaded.keys() == {"meta", "message_hub", "state_dict"} and torch.equal(loaded["state_dict"]["a"], torch.ones(2))
+    assert loaded.keys() == {"meta", "message_hub", "state_dict"} and torch.equal(
+        loaded["state_dict"]["a"], torch.ones(2)
+    )
     assert loaded["meta"] == {"epoch": 1, "cfg": "model = dict()", "seed": 3}
     assert all(f"{name}" in caplog.text for name in ("HistoryBuffer, ", "argparse.Namespace, ", "and 2 more"))
 
@@ -173,7 +184,9 @@ def test_programs_are_named():
         warnings.simplefilter("ignore")
         file = io.BytesIO()
         torch.jit.save(torch.jit.script(nn.Linear(2, 2)), file)
-    with pytest.raises(ValueError, match=r"^w.pth: a TorchScript program, no file of weights; save the model's state_dict\(\)"):
+    with pytest.raises(
+        ValueError, match=r"^w.pth: a TorchScript program, no file of weights; save the model's state_dict\(\)"
+    ):
         read(file.getvalue())
     file = io.BytesIO()
     torch.export.save(torch.export.export(nn.Linear(2, 2), (torch.ones(1, 2),)), file)

@@ -3,8 +3,9 @@
 import pytest
 
 from nlvideo.data.datasets import get_dataset
-from nlvideo.data.datasets.annotations import AnnotationError, read_json, read_lines, read_table
+from nlvideo.data.datasets.annotations import read_json, read_lines, read_table
 from nlvideo.data.datasets.official import find_annotations, get_format, read_split
+from nlvideo.errors import AnnotationError
 
 
 @pytest.fixture()

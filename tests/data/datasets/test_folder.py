@@ -53,7 +53,13 @@ def test_folders_of_frames_are_videos(tmp_path, make_frames, make_video):
 
 def test_what_cameras_write_and_linked_folders_count_too(tmp_path, caplog):
     cameras = ("b.MTS", "c.m2ts", "d.3gp", "e.ogv", "f.vob", "g.asf", "h.mxf", "i.f4v", "j.h264")
-    for name in ("d/run/a.mp4", *(f"d/walk/{name}" for name in cameras), "more/k.mp4", "d/walk/notes.txt", "d/stray.mp4"):
+    for name in (
+        "d/run/a.mp4",
+        *(f"d/walk/{name}" for name in cameras),
+        "more/k.mp4",
+        "d/walk/notes.txt",
+        "d/stray.mp4",
+    ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     (tmp_path / "d/walk/session").symlink_to("../../more")

@@ -29,8 +29,13 @@ def test_plain_lines(tmp_path):
 def test_csv_with_header_quotes_and_extra_columns(tmp_path):
     name = write(tmp_path, 'label,path,start_sec,end_sec,note\n3,"my, video.mp4",1.5,4,x\n"3,7",b.mp4,,,"y z"\n')
     assert get_dataset(name) == [
-        {"file_name": f"{tmp_path}/my, video.mp4", "label": 3, "video_id": "my, video.mp4",
-         "start_sec": 1.5, "end_sec": 4},
+        {
+            "file_name": f"{tmp_path}/my, video.mp4",
+            "label": 3,
+            "video_id": "my, video.mp4",
+            "start_sec": 1.5,
+            "end_sec": 4,
+        },
         {"file_name": f"{tmp_path}/b.mp4", "label": [3, 7], "video_id": "b.mp4"},
     ]
 
@@ -46,8 +51,13 @@ def test_several_labels_make_a_multilabel_dataset(tmp_path):
 def test_spans_of_labels_and_videos_without_any(tmp_path):
     name = write(tmp_path, 'path,label,label_spans,fps\na,"3,7",3 0 4.5; 7 2.1 9.8,24\nb,,,24\nc.mp4,3,3 1 2,\n')
     assert get_dataset(name) == [
-        {"file_name": f"{tmp_path}/a", "label": [3, 7], "video_id": "a", "fps": 24.0,
-         "label_spans": [(3, 0.0, 4.5), (7, 2.1, 9.8)]},
+        {
+            "file_name": f"{tmp_path}/a",
+            "label": [3, 7],
+            "video_id": "a",
+            "fps": 24.0,
+            "label_spans": [(3, 0.0, 4.5), (7, 2.1, 9.8)],
+        },
         {"file_name": f"{tmp_path}/b", "label": [], "video_id": "b", "fps": 24.0, "label_spans": []},
         {"file_name": f"{tmp_path}/c.mp4", "label": [3], "video_id": "c.mp4", "label_spans": [(3, 1.0, 2.0)]},
     ]
@@ -175,7 +185,9 @@ def test_pipes_are_not_waited_for(tmp_path, pipe):
 def test_what_a_tool_writes_can_be_read(tmp_path):
     paths = [" lead/x.mp4", "trail .mp4 ", "# note.mp4", 'b"c, d.mp4', os.fsdecode(b"caf\xe9.mp4"), "/else/ y.mp4"]
     MetadataCatalog.get("mine").classes = ["sit", " stand\u2028up"]
-    records = [{"file_name": join_path(str(tmp_path), path), "label": i % 2, "video_id": path} for i, path in enumerate(paths)]
+    records = [
+        {"file_name": join_path(str(tmp_path), path), "label": i % 2, "video_id": path} for i, path in enumerate(paths)
+    ]
     prepare_to_write_list("mine", records, f"{tmp_path}/good.csv")
     write_list("mine", records, f"{tmp_path}/good.csv", comment="a comment")
     assert get_dataset(f"list:{tmp_path}/good.csv") == records
@@ -186,7 +198,10 @@ def test_what_a_tool_writes_can_be_read(tmp_path):
         rows = [row for row in csv.DictReader(file) if not row["path"].startswith("# a comment")]
     assert [row["path"] for row in rows] == paths, "other readers read it"
     for record, message in (
-        ({"file_name": f"{tmp_path}/new\nline.mp4", "label": 0}, r"a list cannot hold the name 'new\\nline.mp4', which has a"),
+        (
+            {"file_name": f"{tmp_path}/new\nline.mp4", "label": 0},
+            r"a list cannot hold the name 'new\\nline.mp4', which has a",
+        ),
         ({"file_name": f"{tmp_path}/a.mp4", "label": []}, "a list cannot hold 'a.mp4', which has no label"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 from nlvideo.data.datasets import get_dataset, listed
-
-from nlvideo.data.records.records import list_table
 from nlvideo.data.records.list_lines import read_csv_lines, read_plain_lines
+from nlvideo.data.records.records import list_table
 
 PIECES = ["run", "sit,run", "a.mp4", "b c.mp4", " ", "\t", "3", "07", "1234567890", ",", '"', "#", "é", "\r", "x,1", "-1", "1.5", ".",
           "", "4.", ".5", "0.1", "123456789.123456", "1.1234567", "2147483647"]  # fmt: skip
@@ -16,6 +15,7 @@ PIECES = ["run", "sit,run", "a.mp4", "b c.mp4", " ", "\t", "3", "07", "123456789
 
 def read_slowly(monkeypatch, name):
     """The records or the error of a list all of whose lines are read one by one."""
+
     def none_usual(chunk, *arguments):
         lines = read_csv_lines(chunk, *arguments) if len(arguments) > 1 else read_plain_lines(chunk, *arguments)
         lines.usual[:] = False

@@ -24,8 +24,13 @@ def corner(crop):
 
 @pytest.mark.parametrize(
     "size, short_side, expected",
-    [((256, 340), 256, (256, 340)), ((240, 320), 256, (256, 341)), ((340, 256), 224, (297, 224)),
-     ((100, 100), 37, (37, 37)), ((7, 9), 5, (5, 6))],
+    [
+        ((256, 340), 256, (256, 340)),
+        ((240, 320), 256, (256, 341)),
+        ((340, 256), 224, (297, 224)),
+        ((100, 100), 37, (37, 37)),
+        ((7, 9), 5, (5, 6)),
+    ],
 )
 def test_resize_to_the_exact_size(size, short_side, expected):
     resized = aug.resize_short_side(grid(*size), short_side)
@@ -70,11 +75,16 @@ def test_random_crop_reaches_every_place_and_is_one_for_all_frames():
 
 @pytest.mark.parametrize(
     "size, num_crops, corners",
-    [((8, 13), 1, [(0, 2)]), ((8, 13), 3, [(0, 0), (0, 2), (0, 5)]), ((13, 8), 3, [(0, 0), (2, 0), (5, 0)]),
-     ((10, 13), 3, [(1, 0), (1, 2), (1, 5)]), ((8, 8), 3, [(0, 0)] * 3),
-     # Ten-crop: corner() reads the top left pixel, of a mirror image the top right one of its crop.
-     ((10, 13), 10, [(0, 0), (0, 7), (0, 5), (0, 12), (2, 0), (2, 7), (2, 5), (2, 12), (1, 2), (1, 9)]),
-     ((13, 8), 10, [(0, 0), (0, 7), (0, 0), (0, 7), (5, 0), (5, 7), (5, 0), (5, 7), (2, 0), (2, 7)])],
+    [
+        ((8, 13), 1, [(0, 2)]),
+        ((8, 13), 3, [(0, 0), (0, 2), (0, 5)]),
+        ((13, 8), 3, [(0, 0), (2, 0), (5, 0)]),
+        ((10, 13), 3, [(1, 0), (1, 2), (1, 5)]),
+        ((8, 8), 3, [(0, 0)] * 3),
+        # Ten-crop: corner() reads the top left pixel, of a mirror image the top right one of its crop.
+        ((10, 13), 10, [(0, 0), (0, 7), (0, 5), (0, 12), (2, 0), (2, 7), (2, 5), (2, 12), (1, 2), (1, 9)]),
+        ((13, 8), 10, [(0, 0), (0, 7), (0, 0), (0, 7), (5, 0), (5, 7), (5, 0), (5, 7), (2, 0), (2, 7)]),
+    ],
 )
 def test_uniform_crops(size, num_crops, corners):
     crops = aug.uniform_crops(grid(*size), 8, num_crops)

@@ -26,7 +26,9 @@ def images(frames):
 
 
 @pytest.mark.parametrize("num_frames", [1, 4, 6])
-@pytest.mark.parametrize("kernel, amount", [(F.adjust_brightness, 1.3), (F.adjust_saturation, 0.4), (F.adjust_hue, 0.1)])
+@pytest.mark.parametrize(
+    "kernel, amount", [(F.adjust_brightness, 1.3), (F.adjust_saturation, 0.4), (F.adjust_hue, 0.1)]
+)
 def test_frame_by_frame_is_torchvisions(kernel, amount, num_frames):
     frames = clip(num_frames)
     done = per_frame(kernel, frames, amount)

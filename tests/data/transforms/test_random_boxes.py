@@ -47,7 +47,9 @@ def test_the_crop_is_the_resized_box_and_one_for_all_frames():
         assert torch.equal(crop[0], crop[1]) and torch.equal(crop[0], crop[2])
 
 
-@pytest.mark.parametrize(("height", "width", "expected"), [(20, 100, (20, 27)), (100, 20, (27, 20)), (30, 30, (30, 30))])
+@pytest.mark.parametrize(
+    ("height", "width", "expected"), [(20, 100, (20, 27)), (100, 20, (27, 20)), (30, 30, (30, 30))]
+)
 def test_where_nothing_fits_the_largest_box_is_cut_from_the_middle(height, width, expected, monkeypatch):
     monkeypatch.setattr("nlvideo.data.transforms.random_boxes.draw_box", lambda *arguments: None)
     frames = torch.zeros(1, height, width, 3, dtype=torch.uint8)

@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from nlvideo.data import FrameArray, FrameFolder, VideoDecodeError, VideoReader
-
 from nlvideo.data.transforms import resized_frames
 from nlvideo.data.transforms.augmentation import resize_short_side
 from nlvideo.data.transforms.resized_frames import read_resized

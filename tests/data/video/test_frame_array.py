@@ -36,7 +36,9 @@ def test_seconds_need_a_rate(frames):
         FrameArray(frames).index_at(0.5)
 
 
-@pytest.mark.parametrize("shape, dtype", [((5, 4, 6, 3), "f4"), ((5, 3, 4, 6), "u1"), ((4, 6, 3), "u1"), ((0, 4, 6, 3), "u1")])
+@pytest.mark.parametrize(
+    "shape, dtype", [((5, 4, 6, 3), "f4"), ((5, 3, 4, 6), "u1"), ((4, 6, 3), "u1"), ((0, 4, 6, 3), "u1")]
+)
 def test_what_is_no_video_is_refused(shape, dtype):
     with pytest.raises(ValueError, match=r"frames: got .*, allowed: uint8 \(T, H, W, 3\), RGB"):
         FrameArray(np.zeros(shape, dtype))

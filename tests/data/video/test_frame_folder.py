@@ -9,7 +9,8 @@ from PIL import Image
 
 from nlvideo.data.video.frame_array import FrameArray
 from nlvideo.data.video.frame_folder import FrameFolder, open_video
-from nlvideo.data.video.video_reader import VideoDecodeError, VideoReader
+from nlvideo.data.video.video_reader import VideoReader
+from nlvideo.errors import VideoDecodeError
 
 
 @pytest.mark.parametrize("name", ["{:05d}.jpg", "{}.jpg", "img_{:d}.png", "ABCDE-{:06d}.JPEG", "a12_{}_b.jpg"])
@@ -155,7 +156,9 @@ def test_sixteen_bits_keep_their_scale(tmp_path):
 def test_photos_are_turned_upright(tmp_path, orientation, corners):
     """The corners, as EXIF 2.32 defines the orientations: top left, top right, bottom left, bottom right."""
     colours = {"R": (255, 0, 0), "G": (0, 255, 0), "B": (0, 0, 255), "K": (0, 0, 0)}
-    stored = np.array([[colours["R"], colours["G"]], [colours["B"], colours["K"]]], np.uint8).repeat(16, 0).repeat(24, 1)
+    stored = (
+        np.array([[colours["R"], colours["G"]], [colours["B"], colours["K"]]], np.uint8).repeat(16, 0).repeat(24, 1)
+    )
     exif = Image.Exif()
     exif[0x0112] = orientation
     Image.fromarray(stored).save(tmp_path / "1.jpg", exif=exif, quality=95)

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 from nlvideo.data import FrameStream, VideoDecodeError, VideoReader, open_camera
-
 from nlvideo.data.video import frame_stream
 
 LIVE = {"path": "testsrc=size=64x48:rate=10:duration=1", "format": "lavfi"}
 
 
-@pytest.mark.parametrize("options", [{}, {"codec": "libx264", "pix_fmt": "yuv420p", "bf": "2"}], ids=["plain", "b-frames"])
+@pytest.mark.parametrize(
+    "options", [{}, {"codec": "libx264", "pix_fmt": "yuv420p", "bf": "2"}], ids=["plain", "b-frames"]
+)
 def test_frames_are_those_of_the_reader(make_video, tmp_path, options):
     path = make_video(tmp_path / "a.mp4", num_frames=20, fps=10, **options)
     with VideoReader(path) as reader, FrameStream(path) as stream:

@@ -72,7 +72,9 @@ def test_a_window_has_the_frames_of_its_seconds(make_video, frame_index, tmp_pat
         for number, window in enumerate(slide(stream, window_sec, stride_sec)):
             first, end = reader.index_at(window.start_sec), reader.index_at(window.end_sec)
             assert window.start_sec == pytest.approx(min(number * stride_sec, 40 / 12 - window_sec))
-            assert [frame_index(image) for image in window.get_frames(range(window.num_frames))] == list(range(first, end))
+            assert [frame_index(image) for image in window.get_frames(range(window.num_frames))] == list(
+                range(first, end)
+            )
         assert end == 40
 
 

@@ -28,7 +28,9 @@ def test_same_frames_and_numbers(torchcodec, tmp_path, make_video, name, options
         assert (theirs.get_frames(wanted) == ours.get_frames(wanted)).all()
         for what in ("num_frames", "fps", "height", "width", "rotation"):
             assert getattr(theirs, what) == getattr(ours, what), what
-        assert [theirs.index_at(second) for second in (0, 0.35, 99)] == [ours.index_at(second) for second in (0, 0.35, 99)]
+        assert [theirs.index_at(second) for second in (0, 0.35, 99)] == [
+            ours.index_at(second) for second in (0, 0.35, 99)
+        ]
         theirs.check()
 
 

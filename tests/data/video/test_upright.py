@@ -61,6 +61,8 @@ def test_every_display_matrix(stored, tmp_path, name):
             assert [corners(image) for image in images] == [expected] * 3
     with FrameStream(path) as stream:
         assert [corners(frame.to_rgb()) for frame in stream] == [expected] * 5
-    assert transcode_video((str(path), str(tmp_path / "b.mp4"), TranscodeOptions(preset="ultrafast"), False)).error is None
+    assert (
+        transcode_video((str(path), str(tmp_path / "b.mp4"), TranscodeOptions(preset="ultrafast"), False)).error is None
+    )
     with VideoReader(tmp_path / "b.mp4") as video:
         assert (video.rotation, video.mirrored) == (0, False) and corners(video.get_frames([2])[0]) == expected

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from nlvideo.data import IndexCache, VideoDecodeError, VideoReader
-from nlvideo.dataset_tools.indexing import index_videos
 from nlvideo.data.records.shard_files import member_path
 from nlvideo.data.video.video_index import NO_STAMP, VideoIndex, shown_order, to_stamps
+from nlvideo.dataset_tools.indexing import index_videos
 
 
 def make(pts, keys, hidden=None):

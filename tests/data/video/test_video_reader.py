@@ -13,7 +13,8 @@ from av.video.reformatter import VideoReformatter
 
 from nlvideo.data.clip_sampling import UniformClips
 from nlvideo.data.video.frame_stream import FrameStream
-from nlvideo.data.video.video_reader import VideoDecodeError, VideoReader
+from nlvideo.data.video.video_reader import VideoReader
+from nlvideo.errors import VideoDecodeError
 
 REAL_BAD = {
     "gen_empty.mp4": "empty",

@@ -5,7 +5,6 @@ import json
 
 import pytest
 import torch
-
 from lib.benchmarking import nonlocal_block as bench
 from lib.benchmarking.nonlocal_block import FORMS, SHAPES, MapShape, Trial, measure_all, saved_for_backward
 

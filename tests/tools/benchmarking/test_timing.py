@@ -4,7 +4,6 @@ import time
 
 import pytest
 import torch
-
 from lib.benchmarking.timing import Timing, alternate, environment, peak_memory
 
 MIB = 2**20
@@ -13,7 +12,7 @@ MIB = 2**20
 def test_cases_take_turns_and_the_order_alternates():
     order = []
     timings = alternate({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, rounds=3, warmup=1)
-    assert "".join(order) == "ab" "ba" "ab" "ba"
+    assert "".join(order) == "abbaabba"
     assert {name: len(timing.seconds) for name, timing in timings.items()} == {"a": 3, "b": 3}
 
 

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from lib.benchmarking import train
 
 CONFIG = str(Path(__file__).resolve().parents[3] / "configs/quickstart/i3d_nl.yaml")
@@ -101,7 +100,9 @@ def test_the_script_reaches_it(call_tool) -> None:
 def test_flags_of_the_script_are_overrides(call_tool, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = {}
     monkeypatch.setattr(train, "run", lambda config, overrides, out, **options: seen.update(options, opts=overrides))
-    call_tool("benchmark", "train", "--config-file", CONFIG, "--amp", "--device", "cuda:1", "--compile", "--data", "real")
+    call_tool(
+        "benchmark", "train", "--config-file", CONFIG, "--amp", "--device", "cuda:1", "--compile", "--data", "real"
+    )
     assert seen["opts"] == ["MODEL.DEVICE", "cuda:1", "SOLVER.AMP.ENABLED", "True"]
     assert seen["compiler"] == "inductor" and seen["data"] == "real" and seen["variants"] == ["config"]
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from nlvideo.data.video.frame_stream import FrameStream
-from nlvideo.data.video.read_errors import VideoDecodeError
 from nlvideo.data.video.video_reader import VideoReader
+from nlvideo.errors import VideoDecodeError
 from nlvideo.utils.files.file_kind import kind_of_file
 
 

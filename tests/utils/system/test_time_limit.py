@@ -8,7 +8,8 @@ from functools import partial
 
 import pytest
 
-from nlvideo.utils.system.time_limit import TimeLimit, TimeLimitExceeded
+from nlvideo.errors import TimeLimitExceeded
+from nlvideo.utils.system.time_limit import TimeLimit
 
 
 def test_results_and_errors_pass_through():
@@ -94,8 +95,16 @@ def test_interrupt_leaves_running_work_to_itself(monkeypatch):
 
     with monkeypatch.context() as patch:
         real = threading.Event
-        patch.setattr(threading, "Event", lambda: Interrupted() if threading.current_thread() is threading.main_thread() else real())
-        patch.setattr(threading.Thread, "start", lambda self, start=threading.Thread.start: (setattr(self, "_started", real()), start(self))[1])
+        patch.setattr(
+            threading,
+            "Event",
+            lambda: Interrupted() if threading.current_thread() is threading.main_thread() else real(),
+        )
+        patch.setattr(
+            threading.Thread,
+            "start",
+            lambda self, start=threading.Thread.start: (setattr(self, "_started", real()), start(self))[1],
+        )
         with pytest.raises(KeyboardInterrupt):
             limit.run(release.wait, cleaned.set)
     assert limit.abandoned

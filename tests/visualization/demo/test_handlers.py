@@ -44,7 +44,9 @@ def test_a_video_that_takes_long_shows_what_there_is_by_then(demo, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "name, content", [("a.mp4", b""), ("notes.txt", b"no video"), ("<b>.mp4", bytes(range(256)) * 8)], ids=["empty", "text", "noise"]
+    "name, content",
+    [("a.mp4", b""), ("notes.txt", b"no video"), ("<b>.mp4", bytes(range(256)) * 8)],
+    ids=["empty", "text", "noise"],
 )
 def test_bad_files_get_a_message_and_are_deleted(demo, upload, tmp_path, clips, name, content):
     (tmp_path / name).write_bytes(content)

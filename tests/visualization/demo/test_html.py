@@ -13,7 +13,13 @@ from PIL import Image
 
 from nlvideo.visualization import heated_frames
 from nlvideo.visualization.demo.html import (
-    COLOURS, examples_html, frames_html, heading_html, image_uri, message_html, strip_html,
+    COLOURS,
+    examples_html,
+    frames_html,
+    heading_html,
+    image_uri,
+    message_html,
+    strip_html,
     timeline_html,
 )
 from nlvideo.visualization.demo.moments import Moment
@@ -37,7 +43,7 @@ def test_text_is_escaped():
     ]  # fmt: skip
     for piece in pieces:
         assert "<script" not in piece and "&lt;script&gt;" in piece
-        assert "\".mp4" not in piece.replace("&quot;.mp4", "")
+        assert '".mp4' not in piece.replace("&quot;.mp4", "")
 
 
 def test_an_error_is_announced():

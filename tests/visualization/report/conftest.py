@@ -17,7 +17,10 @@ _VOID = {"meta", "link", "img", "br", "input", "hr"}
 
 
 def write_run(
-    folder: Path, opts: Sequence[str] = (), iterations: Sequence[int] = range(9, 100, 10), validation: int = 50,
+    folder: Path,
+    opts: Sequence[str] = (),
+    iterations: Sequence[int] = range(9, 100, 10),
+    validation: int = 50,
     seed: int = 0,
 ) -> Path:
     """A run of the instant network: config.yaml and metrics.json with an evaluation every ``validation`` iterations."""
@@ -38,9 +41,13 @@ def write_run(
 
 
 def write_test(
-    folder: Path, scores: Sequence[Sequence[float] | None], labels: Sequence[int | list[int]],
-    names: Sequence[str] = ("jump", "run", "sit"), sources: Sequence[dict[str, Any]] | None = None,
-    dataset: str = "toy_val", metric: str = "accuracy",
+    folder: Path,
+    scores: Sequence[Sequence[float] | None],
+    labels: Sequence[int | list[int]],
+    names: Sequence[str] = ("jump", "run", "sit"),
+    sources: Sequence[dict[str, Any]] | None = None,
+    dataset: str = "toy_val",
+    metric: str = "accuracy",
 ) -> None:
     """The results file of a test with these scores, and an invented metric of each class."""
     sources = sources or [{}] * len(scores)

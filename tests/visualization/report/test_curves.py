@@ -6,7 +6,11 @@ from pathlib import Path
 import pytest
 
 from nlvideo.visualization.report.curves import (
-    clips_per_iteration, error_chart, training_charts, training_seconds, validation_metrics,
+    clips_per_iteration,
+    error_chart,
+    training_charts,
+    training_seconds,
+    validation_metrics,
 )
 from nlvideo.visualization.report.run import Run, read_runs
 

@@ -8,7 +8,11 @@ from nlvideo.config import load_cfg
 from nlvideo.modeling.costs import model_costs
 from nlvideo.visualization.report.config_diff import differences, flatten
 from nlvideo.visualization.report.facts import (
-    description, environment_rows, model_facts, reproduce_text, summary,
+    description,
+    environment_rows,
+    model_facts,
+    reproduce_text,
+    summary,
 )
 from nlvideo.visualization.report.run import Run, read_runs
 

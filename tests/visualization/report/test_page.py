@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from nlvideo.visualization.report import render_report, try_write_report, write_report
 from nlvideo.visualization.report import page as page_module
+from nlvideo.visualization.report import render_report, try_write_report, write_report
 from nlvideo.visualization.report.clips import Budget
 from nlvideo.visualization.report.page import format_number, format_value
 from nlvideo.visualization.report.run import read_runs
@@ -108,7 +108,7 @@ def test_text_of_the_user_is_never_markup(page_of, make_run, make_test, tmp_path
     other = make_run(tmp_path / "other")
     for folders in ([run], [run, other]):
         text, page = page_of(*folders)
-        assert "<script>alert" not in text and "<img src=x" not in text and "<b>\"run" not in text
+        assert "<script>alert" not in text and "<img src=x" not in text and '<b>"run' not in text
         assert len(page.all("script")) == 1 and not page.all("img")
         assert not [node for tag in ("svg", "td", "p", "g") for node in page.all(tag) if "onerror" in node.attributes]
         assert EVIL in page.text

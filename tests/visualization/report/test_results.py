@@ -5,7 +5,13 @@ import pytest
 
 from nlvideo.evaluation.results_file import Results, VideoScores
 from nlvideo.visualization.report.results import (
-    class_names, confusion, mistakes, most_confused, per_class_metric, per_class_table, worst_and_best,
+    class_names,
+    confusion,
+    mistakes,
+    most_confused,
+    per_class_metric,
+    per_class_table,
+    worst_and_best,
 )
 
 

@@ -15,8 +15,8 @@ from nlvideo.data.clip_sampling import RandomClip, UniformClips
 from nlvideo.data.video.frame_decoder import FrameDecoder
 from nlvideo.data.video.pixel_limits import PixelLimits
 from nlvideo.data.video.torchcodec_reader import TorchCodecReader, load_video_decoder
-from nlvideo.data.video.read_errors import VideoDecodeError
 from nlvideo.data.video.video_reader import VideoReader
+from nlvideo.errors import VideoDecodeError
 from nlvideo.utils.files.file_io import write_json
 from nlvideo.utils.logger import create_table
 from nlvideo.utils.progress import progress_bar
@@ -100,7 +100,14 @@ def memory_over(work: Sequence[Callable[[], Any]]) -> list[float]:
 
 
 def measure(
-    path: str, index_dir: str, *, num_frames: int, frame_stride: int, num_clips: int, rounds: int, step_seconds: float,
+    path: str,
+    index_dir: str,
+    *,
+    num_frames: int,
+    frame_stride: int,
+    num_clips: int,
+    rounds: int,
+    step_seconds: float,
     clips_per_step: int,
 ) -> dict[str, Any]:
     """Measure the reading of random training clips of one video.
@@ -151,8 +158,15 @@ def measure(
 
 
 def run(
-    paths: Sequence[str], out: str | None = None, *, num_frames: int = 32, frame_stride: int = 2, num_clips: int = 8,
-    rounds: int = 5, step_seconds: float = 0.0, clips_per_step: int = 8,
+    paths: Sequence[str],
+    out: str | None = None,
+    *,
+    num_frames: int = 32,
+    frame_stride: int = 2,
+    num_clips: int = 8,
+    rounds: int = 5,
+    step_seconds: float = 0.0,
+    clips_per_step: int = 8,
 ) -> str:
     """Measure each video; see ``measure``.
 
@@ -181,8 +195,14 @@ def run(
             index_dir = os.path.join(folder, str(number))
             results.append(
                 measure(
-                    path, index_dir, num_frames=num_frames, frame_stride=frame_stride, num_clips=num_clips,
-                    rounds=rounds, step_seconds=step_seconds, clips_per_step=clips_per_step,
+                    path,
+                    index_dir,
+                    num_frames=num_frames,
+                    frame_stride=frame_stride,
+                    num_clips=num_clips,
+                    rounds=rounds,
+                    step_seconds=step_seconds,
+                    clips_per_step=clips_per_step,
                 )
             )
     if out:

@@ -15,16 +15,18 @@ from torch import nn
 from lib.benchmarking.peer import mmcv_block, mmcv_bytes
 from lib.benchmarking.timing import alternate, environment, peak_memory
 from nlvideo.modeling.nonlocal_block import NonLocalBlock
-from nlvideo.utils.errors import one_of
 from nlvideo.utils.files.file_io import write_json
 from nlvideo.utils.logger import create_table
+from nlvideo.utils.messages import one_of
 from nlvideo.utils.progress import progress_bar
 
 FORMS = ("gaussian", "embedded_gaussian", "dot_product", "concatenation")
 # Channels and stride of the stages of a ResNet-50; 8 is the paper's stride in time (Table 1).
 STAGES = {"res2": (256, 4), "res3": (512, 8), "res4": (1024, 16)}
 TEMPORAL_STRIDE = 8
-SHAPES = tuple(f"{stage}-{frames}x{side}" for side in (224, 256) for stage in ("res3", "res4") for frames in (8, 32, 128))
+SHAPES = tuple(
+    f"{stage}-{frames}x{side}" for side in (224, 256) for stage in ("res3", "res4") for frames in (8, 32, 128)
+)
 KEYS = ("all", "pooled")
 # Of the memory that is free now: the rest is for what else the process and the system need.
 USABLE_MEMORY = 0.7
@@ -47,7 +49,9 @@ class MapShape:
         """
         match = re.fullmatch(r"(res\d)-(\d+)x(\d+)", name)
         if not match or match[1] not in STAGES:
-            raise ValueError(f"shape {name!r}: allowed are STAGE-FRAMESxSIDE, such as res3-32x224, of {', '.join(STAGES)}")
+            raise ValueError(
+                f"shape {name!r}: allowed are STAGE-FRAMESxSIDE, such as res3-32x224, of {', '.join(STAGES)}"
+            )
         channels, stride = STAGES[match[1]]
         side = max(1, int(match[3]) // stride)
         return cls(name, channels, (max(1, int(match[2]) // TEMPORAL_STRIDE), side, side))
@@ -188,8 +192,15 @@ class Trial:
 
 
 def measure_all(
-    forms: Sequence[str], shapes: Sequence[str], keys: Sequence[str], *, device: str = "cpu",
-    dtype: str = "float32", peer: bool = False, rounds: int = 5, max_seconds: float = 60,
+    forms: Sequence[str],
+    shapes: Sequence[str],
+    keys: Sequence[str],
+    *,
+    device: str = "cpu",
+    dtype: str = "float32",
+    peer: bool = False,
+    rounds: int = 5,
+    max_seconds: float = 60,
 ) -> Iterator[dict[str, Any]]:
     """Measure every form at every shape.
 
@@ -235,7 +246,12 @@ def format_rows(rows: Sequence[dict[str, Any]]) -> str:
     """
     table = []
     for row in rows:
-        line = {"form": row["form"], "map": row["shape"], "P x Q": f"{row['P']} x {row['Q']}", "algorithm": row["algorithm"]}
+        line = {
+            "form": row["form"],
+            "map": row["shape"],
+            "P x Q": f"{row['P']} x {row['Q']}",
+            "algorithm": row["algorithm"],
+        }
         for name, found in row["implementations"].items():
             line[f"{name} ms"] = f"{1e3 * found['seconds']:.1f}" + ("*" if found["extrapolated_from"] else "")
         for name in row["implementations"]:
@@ -249,7 +265,10 @@ def format_rows(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def run(
-    forms: Sequence[str] | None, shapes: Sequence[str] | None, keys: Sequence[str] | None, json_file: str | None,
+    forms: Sequence[str] | None,
+    shapes: Sequence[str] | None,
+    keys: Sequence[str] | None,
+    json_file: str | None,
     **options: Any,
 ) -> str:
     """Measure, write ``json_file`` after every row, and return the table; see ``measure_all``."""

@@ -20,7 +20,13 @@ def mmcv_block(block: NonLocalBlock) -> nn.Module:
         from mmcv.cnn import NonLocal3d
     except ImportError as error:
         raise ImportError("mmcv is not installed; pip install mmcv-lite") from error
-    if block.dim != 3 or block.attend != "spacetime" or block.temporal_groups > 1 or block.subsample and block.pool_first:
+    if (
+        block.dim != 3
+        or block.attend != "spacetime"
+        or block.temporal_groups > 1
+        or block.subsample
+        and block.pool_first
+    ):
         raise ValueError(f"mmcv has no block like {block.extra_repr()}")
 
     class OutOfPlace(NonLocal3d):

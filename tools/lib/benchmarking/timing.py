@@ -33,7 +33,11 @@ class Timing:
 
 
 def alternate(
-    cases: Mapping[str, Callable[[], Any]], *, rounds: int = 7, warmup: int = 1, max_seconds: float = float("inf"),
+    cases: Mapping[str, Callable[[], Any]],
+    *,
+    rounds: int = 7,
+    warmup: int = 1,
+    max_seconds: float = float("inf"),
     synchronize: Callable[[], Any] | None = None,
 ) -> dict[str, Timing]:
     """Time cases in turn: every round runs each of them once, every second round in reverse order.

@@ -18,9 +18,9 @@ from nlvideo.data import build_train_loader
 from nlvideo.engine.train_loop import HookBase, SimpleTrainer
 from nlvideo.modeling import build_model
 from nlvideo.solver import build_gradient_clipper, build_optimizer, scale_to_world_size
-from nlvideo.utils.errors import one_of
 from nlvideo.utils.files.file_io import write_json
 from nlvideo.utils.logger import create_table
+from nlvideo.utils.messages import one_of
 from nlvideo.utils.progress import progress_bar
 
 # What can stand in --variants, alone or joined by "+": overrides of the config.
@@ -213,9 +213,16 @@ def measure(trials: dict[str, Trial], iterations: int, max_seconds: float) -> di
 
 
 def run(
-    config_file: str, overrides: Sequence[str] = (), json_file: str | None = None, *,
-    variants: Iterable[str] = ("config",), iterations: int = 5, data: str = "synthetic", batch_size: int = 0,
-    compiler: str | None = None, max_seconds: float = float("inf"),
+    config_file: str,
+    overrides: Sequence[str] = (),
+    json_file: str | None = None,
+    *,
+    variants: Iterable[str] = ("config",),
+    iterations: int = 5,
+    data: str = "synthetic",
+    batch_size: int = 0,
+    compiler: str | None = None,
+    max_seconds: float = float("inf"),
 ) -> str:
     """Measure the training step of a config.
 

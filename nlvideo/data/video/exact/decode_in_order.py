@@ -6,7 +6,7 @@ from itertools import chain
 
 import av
 
-from nlvideo.data.video.read_errors import VideoDecodeError
+from nlvideo.errors import VideoDecodeError
 
 # Whose timestamps are those of decoding: FFmpeg guesses the others, wrongly where frames are reordered.
 DTS_CONTAINERS = ("avi",)

@@ -8,8 +8,8 @@ import numpy as np
 
 from nlvideo.data.video.exact.decode_in_order import DTS_CONTAINERS, has_new_parameters
 from nlvideo.data.video.exact.show_times import average_fps
-from nlvideo.data.video.read_errors import VideoDecodeError
 from nlvideo.data.video.video_index import VideoIndex, shown_order, to_stamps
+from nlvideo.errors import VideoDecodeError
 
 # The bit in the first byte of a VP8 packet that says that its frame is shown (RFC 6386, section 9.1).
 _VP8_SHOWN = 0x10

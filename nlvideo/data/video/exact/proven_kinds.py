@@ -48,7 +48,13 @@ def _rows(containers: str, codec: str, profiles: str, pixels: str, fields: str) 
 #: Each of them is proven by ``tests/data/video/exact/test_proven_kinds.py``. What is not here is checked file by file.
 PROVEN = frozenset(
     chain(
-        _rows("mov,matroska,mpegts,flv", "h264", "Constrained Baseline,Baseline,Main,High", "yuv420p,yuvj420p", "progressive"),
+        _rows(
+            "mov,matroska,mpegts,flv",
+            "h264",
+            "Constrained Baseline,Baseline,Main,High",
+            "yuv420p,yuvj420p",
+            "progressive",
+        ),
         _rows("mov,matroska", "h264", "High 10", "yuv420p10le", "progressive"),
         _rows("mov,matroska", "hevc", "Main", "yuv420p,yuvj420p", ",progressive"),
         _rows("mov,matroska", "hevc", "Main 10", "yuv420p10le", ",progressive"),

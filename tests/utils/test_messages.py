@@ -4,7 +4,8 @@ import pickle
 
 import pytest
 
-from nlvideo.utils.errors import LookupFailed, close_matches, did_you_mean, one_of, portable, some
+from nlvideo.errors import LookupFailed, portable
+from nlvideo.utils.messages import close_matches, did_you_mean, one_of, some
 
 
 def test_lookup_failed_is_a_key_error_that_prints_without_quotes():

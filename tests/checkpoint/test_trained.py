@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from nlvideo.checkpoint import Checkpointer
+from nlvideo.checkpoint import Checkpointer, load_model_for_test
 from nlvideo.config import CfgNode
-from nlvideo.engine import load_model_for_test
 from nlvideo.modeling import build_model
 from nlvideo.solver import ModelEma
 
@@ -64,7 +63,9 @@ def test_a_test_has_the_classes_of_the_model(tiny_cfg: Callable[..., CfgNode], t
         (tmp_path / "test" / class_name).mkdir(parents=True)
         (tmp_path / "test" / class_name / "a.mp4").touch()
     cfg = tiny_cfg("MODEL.WEIGHTS", path, "DATASETS.TEST", [f"folder:{tmp_path}/test"])
-    with pytest.raises(ValueError, match="DATASETS.TEST: folder:.*/test: class 1 is 'walk', but 'sit' in .*weights.pth") as caught:
+    with pytest.raises(
+        ValueError, match="DATASETS.TEST: folder:.*/test: class 1 is 'walk', but 'sit' in .*weights.pth"
+    ) as caught:
         load_model_for_test(cfg)
     assert "\n" not in str(caught.value)
     (tmp_path / "test/sit").mkdir()
