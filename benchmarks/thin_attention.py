@@ -19,7 +19,7 @@ from nlvideo.layers.nonlocal_ops import softmax_aggregate
 from nlvideo.layers.row_blocks import row_block_sum
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
-from lib.benchmarking.timing import alternate, environment  # noqa: E402
+from lib.benchmarking.timing import alternate, environment
 
 ROOT = Path(__file__).resolve().parent.parent
 # (batch, queries, keys): quickstart's block; larger and smaller maps.

@@ -123,7 +123,7 @@ def test_a_from_config_that_does_not_take_a_cfg():
     with pytest.raises(TypeError, match=r"Odd.from_config must take 'cfg' first, it takes \['size'\]"):
         Odd(get_cfg())
     with pytest.raises(TypeError, match="from_config must take 'cfg' first"):
-        configurable(from_config=lambda: {})
+        configurable(from_config=dict)
 
 
 def test_it_decorates_constructors_only():

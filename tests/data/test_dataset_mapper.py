@@ -127,7 +127,7 @@ def test_labels_of_a_training_clip_are_those_active_in_it(record, tmp_path, make
         record |= {"file_name": make_frames(tmp_path / "v", num_frames=40), "fps": 10}
     mapper, seen = train_mapper(clip_sampler=RandomClip(2, 2), num_classes=5), set()
     # Frames, at 10 fps, in which each label is active. The last span lies between two frames and counts as one.
-    active = {0: range(0, 10), 1: range(15, 25), 3: range(40, 41), 4: range(21, 22)}
+    active = {0: range(10), 1: range(15, 25), 3: range(40, 41), 4: range(21, 22)}
     for seed in range(60):
         sample = mapper(record, np.random.default_rng(seed))
         first, last = indices_of(sample["video"], frame_index)

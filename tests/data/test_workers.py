@@ -64,35 +64,30 @@ def test_a_death_that_shows_up_elsewhere_is_explained_too():
     loader = loader_of(Killer(bad="none"), 1)
     next(loader)
     worker = loader.watch._begun[0, 0].item()
-    with pytest.raises(WorkerDied, match="What it read last: /"):
-        with explained(loader):
-            os.kill(worker, signal.SIGKILL)
-            # In the middle of something else: torch's handler raises here.
-            for _ in range(200):
-                time.sleep(0.05)
+    with pytest.raises(WorkerDied, match="What it read last: /"), explained(loader):
+        os.kill(worker, signal.SIGKILL)
+        # In the middle of something else: torch's handler raises here.
+        for _ in range(200):
+            time.sleep(0.05)
 
 
 def test_other_errors_pass():
     watch = WorkerWatch(RECORDS, 1)
-    with pytest.raises(RuntimeError, match="^CUDA error$"):
-        with watch.explained():
-            raise RuntimeError("CUDA error")
-    with pytest.raises(RuntimeError, match="DataLoader worker is odd"):
-        with watch.explained():
-            raise RuntimeError("DataLoader worker is odd")
+    with pytest.raises(RuntimeError, match="^CUDA error$"), watch.explained():
+        raise RuntimeError("CUDA error")
+    with pytest.raises(RuntimeError, match="DataLoader worker is odd"), watch.explained():
+        raise RuntimeError("DataLoader worker is odd")
     with explained([1, 2]):
         pass
 
 
 def test_a_broken_connection_is_a_death_only_where_a_worker_is_dead():
-    with pytest.raises(EOFError):
-        with WorkerWatch(RECORDS, 1).explained():
-            raise EOFError
+    with pytest.raises(EOFError), WorkerWatch(RECORDS, 1).explained():
+        raise EOFError
     watch = WorkerWatch(RECORDS, 1)
     watch._begun[0] = torch.tensor([2**22 + 1, 4, 0])  # no process has this number
-    with pytest.raises(WorkerDied, match="^DataLoader worker died. What it read last: /4.mp4. "):
-        with watch.explained():
-            raise EOFError
+    with pytest.raises(WorkerDied, match="^DataLoader worker died. What it read last: /4.mp4. "), watch.explained():
+        raise EOFError
 
 
 def test_in_the_main_process_nothing_is_noted():

@@ -13,7 +13,7 @@ def _shake_norms(model: nn.Module) -> None:
     for name, tensor in model.state_dict().items():
         if name.endswith(("running_mean", "bias")):
             tensor.normal_(std=0.1)
-        elif name.endswith("running_var") or ("bn" in name or "downsample.1" in name) and name.endswith("weight"):
+        elif name.endswith("running_var") or (("bn" in name or "downsample.1" in name) and name.endswith("weight")):
             tensor.uniform_(0.5, 1.5)
 
 

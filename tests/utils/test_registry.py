@@ -65,7 +65,7 @@ def test_duplicate_name_names_the_first_owner(registry):
 def test_unknown_name_lists_matches_names_and_plugins(registry, monkeypatch):
     registry.register(object(), name="ResNet3d")
     registry.register(object(), name="Swin")
-    monkeypatch.setattr("nlvideo.utils.registry.loaded_plugins", lambda: [])
+    monkeypatch.setattr("nlvideo.utils.registry.loaded_plugins", list)
     with pytest.raises(LookupFailed) as info:
         registry.get("ResNet3")
     assert str(info.value) == (

@@ -153,7 +153,7 @@ class NonLocalBlock(nn.Module):
 
     def _weighted_sum(self, x: torch.Tensor) -> torch.Tensor:
         """W_z y: (N, C, T, H, W) -> (N, C, T, H, W)."""
-        lowered = x.dtype.itemsize < 4 or x.device.type != "meta" and torch.is_autocast_enabled(x.device.type)
+        lowered = x.dtype.itemsize < 4 or (x.device.type != "meta" and torch.is_autocast_enabled(x.device.type))
         if self.algorithm_for(x.shape[2:], lowered=lowered) == "folded":
             return self._folded(x)
         theta, phi, g = self._embed(x)

@@ -133,9 +133,8 @@ def test_a_full_disk_names_the_file(tmp_path, write):
         atomic_write(path, write)
     assert str(caught.value) == f"[Errno {errno.ENOSPC}] No space left on device: '{path}'"
     assert list(tmp_path.iterdir()) == []
-    with pytest.raises(OSError) as caught:
-        with naming(path):
-            write()
+    with pytest.raises(OSError) as caught, naming(path):
+        write()
     assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, path)
 
 
