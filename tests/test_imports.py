@@ -18,7 +18,8 @@ LAYERS = [
     {"data", "modeling", "solver"},
     {"checkpoint"},
     {"evaluation"},
-    {"engine", "export", "model_zoo", "dataset_tools", "visualization"},
+    {"engine", "model_zoo", "dataset_tools"},
+    {"export", "visualization"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 FILES = sorted(PACKAGE.rglob("*.py"))
