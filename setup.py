@@ -46,8 +46,14 @@ setup(
         # Gradio 6.0 has the browser fetch a script from elsewhere; of 6.31 it is tested that nothing is.
         "demo": ["gradio>=6.31"],
         "dev": [
-            "pytest>=8.0", "pytest-xdist>=3.5", "hypothesis>=6.100", "matplotlib>=3.8", "scikit-learn>=1.3",
-            "onnx>=1.17", "onnxscript>=0.5", "onnxruntime>=1.20",
+            "pytest>=8.0",
+            "pytest-xdist>=3.5",
+            "hypothesis>=6.100",
+            "matplotlib>=3.8",
+            "scikit-learn>=1.3",
+            "onnx>=1.17",
+            "onnxscript>=0.5",
+            "onnxruntime>=1.20",
         ],
         "export": ["torch>=2.6", "onnx>=1.17", "onnxscript>=0.5", "onnxruntime>=1.20"],
         "parquet": ["pyarrow>=15.0"],

@@ -25,7 +25,12 @@ _MAX_ITEMS, _MAX_DEPTH = 10_000_000, 64
 _NUMBERS = {np.dtype(code).str[1:] for code in "?bBhHiIlLqQefdFD"}
 _PLAIN_KEYS = (type(None), bool, int, float, str, bytes)
 _ARRAY = "numpy.ndarray"
-_KEPT = ["proto", "persid", "binpersid", "none", "false", "true", "int", "binint", "binint1", "binint2", "long", "long1", "long4", "float", "binfloat", "string", "binstring", "binbytes", "unicode", "binunicode", "binunicode8", "binbytes8", "short_binstring", "short_binbytes", "short_binunicode", "tuple", "empty_tuple", "tuple1", "tuple2", "tuple3", "list", "empty_list", "empty_dictionary", "global", "stack_global", "pop", "pop_mark", "dup", "get", "binget", "long_binget", "put", "binput", "long_binput", "memoize", "mark", "stop"]
+_KEPT = """
+    proto persid binpersid none false true int binint binint1 binint2 long long1 long4 float binfloat string
+    binstring binbytes unicode binunicode binunicode8 binbytes8 short_binstring short_binbytes
+    short_binunicode tuple empty_tuple tuple1 tuple2 tuple3 list empty_list empty_dictionary global
+    stack_global pop pop_mark dup get binget long_binget put binput long_binput memoize mark stop
+""".split()
 
 
 class Unbuilt:

@@ -24,8 +24,7 @@ def mmcv_block(block: NonLocalBlock) -> nn.Module:
         block.dim != 3
         or block.attend != "spacetime"
         or block.temporal_groups > 1
-        or (block.subsample
-        and block.pool_first)
+        or (block.subsample and block.pool_first)
     ):
         raise ValueError(f"mmcv has no block like {block.extra_repr()}")
 
