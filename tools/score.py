@@ -32,6 +32,10 @@ def build_parser() -> argparse.ArgumentParser:
         "--evaluator", default="", metavar="NAME",
         help="score with this one, e.g. CharadesEvaluator (default: the one that each file names)",
     )  # fmt: skip
+    parser.add_argument(
+        "--plugin", action="append", default=[], metavar="P",
+        help="project folder, module or entry point, which may register an evaluator; repeatable",
+    )  # fmt: skip
     parser.add_argument("--json", metavar="OUT", help="also write the metrics to this file: {FILE: {METRIC: VALUE}}")
     return parser
 
@@ -43,7 +47,10 @@ def main(arguments: argparse.Namespace) -> None:
     from nlvideo.evaluation.intervals import with_interval
     from nlvideo.utils.files.file_io import write_json
     from nlvideo.utils.logger import create_table
+    from nlvideo.utils.plugins import load_plugin
 
+    for plugin in arguments.plugin:
+        load_plugin(plugin)
     names, average = arguments.results, arguments.average
     parts = [read_results(name) for name in names]
     if average is not None:

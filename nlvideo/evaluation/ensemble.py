@@ -1,11 +1,14 @@
 """Average scores again without running the model: the views of a results file, and several results files."""
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
+import torch
 
-from nlvideo.evaluation.evaluator import EVALUATOR
+from nlvideo.evaluation.evaluator import EVALUATOR, Evaluator
 from nlvideo.evaluation.results_file import Results, VideoScores, is_usable
 from nlvideo.utils.messages import one_of, some
 
@@ -115,17 +118,54 @@ def ensemble(
 
 
 def evaluate_results(results: Results, evaluator: str = "") -> dict[str, float]:
-    """Return the metrics of saved or averaged scores.
+    """Return the metrics of saved or averaged scores: the evaluator gets them as in a test.
 
     Args:
         results: what to score.
         evaluator: a name in ``EVALUATOR``; "": the one that the results name.
 
+    Returns:
+        ``{metric: value}``; of an evaluator with several tasks ``{"task/metric": value}``.
+
     Raises:
         LookupFailed: the evaluator is not registered.
-        ValueError: the results do not suit it.
+        ValueError: the results do not suit it, or it needs a config.
     """
-    return EVALUATOR.get(evaluator or results.evaluator)(results.dataset, results.num_classes).metrics(results.videos)
+    name = evaluator or results.evaluator
+    cls = EVALUATOR.get(name)
+    try:
+        inspect.signature(cls).bind(results.dataset, results.num_classes)
+    except TypeError as error:
+        raise ValueError(
+            f"evaluator: got {name!r}, allowed for saved results: one that is also called as cls(dataset_name,"
+            f" num_classes) ({error})"
+        ) from None
+    own: Evaluator = cls(results.dataset, results.num_classes)
+    own.reset()
+    for video in results.videos:
+        own.process([_as_input(video, results.num_classes)], _as_outputs(video))
+    found = own.evaluate()
+    if len(found) == 1:
+        return next(iter(found.values()))
+    return {f"{task}/{metric}": value for task, metrics in found.items() for metric, value in metrics.items()}
+
+
+def _as_input(video: VideoScores, num_classes: int) -> dict[str, Any]:
+    """Return what a test loader gives for a video, without its pixels."""
+    label: int | torch.Tensor
+    if isinstance(video.label, list):
+        label = torch.zeros(num_classes).index_fill_(0, torch.tensor(video.label, dtype=torch.long), 1.0)
+    else:
+        label = video.label
+    return {**video.source, "video_id": video.video_id, "label": label, "failed": video.scores is None}
+
+
+def _as_outputs(video: VideoScores) -> list[dict[str, Any]]:
+    """Return what a model gives for a list of this one video."""
+    if video.scores is None:
+        return []
+    views = {} if video.views is None else {"views": torch.from_numpy(video.views)}
+    return [{"video_id": video.video_id, "scores": torch.from_numpy(video.scores), **views}]
 
 
 def check_same_videos(parts: Sequence[Results], names: Sequence[str]) -> None:

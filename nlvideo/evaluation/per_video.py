@@ -55,8 +55,7 @@ class PerVideoEvaluator(Evaluator):
             average: what the model averages over views, for the file; see ``Results``.
             activation: what makes probabilities of its logits, for the file.
         """
-        self.dataset_name = dataset_name
-        self.num_classes = num_classes
+        super().__init__(dataset_name, num_classes)
         self.output_dir = output_dir
         self.average = average
         self.activation = activation

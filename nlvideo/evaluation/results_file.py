@@ -102,7 +102,7 @@ def read_results(path: str) -> Results:
     except KeyError as error:
         raise ValueError(f"{path}: not a results file: {error} is missing") from None
     for video in videos:
-        _check_shapes(path, video, head["num_classes"])
+        _check_video(path, video, head["num_classes"])
     known = {*names, "format", "version", "videos"}
     return Results(**head, videos=videos, metrics={k: v for k, v in content.items() if k not in known})
 
@@ -134,7 +134,10 @@ def _compact(row: dict[str, Any]) -> dict[str, Any]:
     return row
 
 
-def _check_shapes(path: str, video: VideoScores, num_classes: int) -> None:
+def _check_video(path: str, video: VideoScores, num_classes: int) -> None:
+    labels = video.label if isinstance(video.label, list) else [video.label]
+    if not all(isinstance(label, int) and 0 <= label < num_classes for label in labels):
+        raise ValueError(f"{path}: label of {video.video_id!r}: got {video.label!r}, allowed: 0 to {num_classes - 1}")
     for name, array, dims in (("scores", video.scores, 1), ("views", video.views, 2)):
         if array is not None and (array.ndim != dims or array.shape[-1] != num_classes):
             shape = f"got shape {array.shape}, num_classes {num_classes}"

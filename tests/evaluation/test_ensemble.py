@@ -6,7 +6,18 @@ import numpy as np
 import pytest
 import torch
 
-from nlvideo.evaluation import Results, VideoScores, average_scores, ensemble, evaluate_results, rescore
+from nlvideo.config import get_cfg
+from nlvideo.evaluation import (
+    EVALUATOR,
+    Evaluator,
+    Results,
+    VideoScores,
+    average_scores,
+    build_evaluator,
+    ensemble,
+    evaluate_results,
+    rescore,
+)
 
 RNG = np.random.default_rng(0)
 
@@ -143,3 +154,74 @@ def test_another_evaluator_scores_the_same_file():
         evaluate_results(results, "CharadeEvaluator")
     with pytest.raises(ValueError, match="label of 'v0'"):
         evaluate_results(results, "ClassificationEvaluator")
+
+
+@pytest.fixture()
+def registered(monkeypatch):
+    """``registered(cls) -> its name``: an evaluator that is there for one test."""
+
+    def register(cls):
+        monkeypatch.setitem(EVALUATOR._objects, cls.__name__, cls)
+        return cls.__name__
+
+    return register
+
+
+class Seen(Evaluator):
+    """Written from the docstrings of the registry and the base class alone: keeps what it gets."""
+
+    calls = []
+
+    def reset(self):
+        self.calls = self.videos = []
+
+    def process(self, inputs, outputs):
+        self.videos = [*self.videos, *inputs]
+        self.calls = [*self.calls, ([video["failed"] for video in inputs], outputs)]
+
+    def evaluate(self):
+        rows = [output for _, outputs in self.calls for output in outputs]
+        right = sum(int(row["scores"].argmax()) == 1 for row in rows)
+        return {"seen": {"right": 100.0 * right / len(self.videos), "classes": float(self.num_classes)}}
+
+
+def test_a_minimal_evaluator_gets_saved_results_as_a_test_gives_them(registered):
+    name = registered(Seen)
+    assert evaluate_results(_results([A[0], None, B[0], B[1]]), name) == {"right": 50.0, "classes": 3.0}
+    cfg = get_cfg()
+    cfg.MODEL.HEAD.NUM_CLASSES, cfg.TEST.EVALUATOR = 4, name
+    built = build_evaluator(cfg, "toy")
+    assert (built.dataset_name, built.num_classes) == ("toy", 4)
+
+
+def test_saved_results_have_the_form_of_a_loader_and_a_model(registered, monkeypatch):
+    source, views = {"file_name": "/a.mp4", "start_sec": 1.0}, np.array([A[0], A[0]], np.float32)
+    videos = [VideoScores("v0", [0, 2], views[0], views, source), VideoScores("v1", [], None)]
+    name = registered(Seen)
+    given = []
+    monkeypatch.setattr(Seen, "process", lambda self, inputs, outputs: given.append((inputs, outputs)))
+    monkeypatch.setattr(Seen, "evaluate", lambda self: {})
+    assert evaluate_results(_results([], videos=videos), name) == {}
+    (((first,), (output,)), ((second,), nothing)) = given
+    assert {**first, "label": first["label"].tolist()} == (
+        {"video_id": "v0", "label": [1.0, 0.0, 1.0], "failed": False, **source}
+    )
+    assert (output["video_id"], output["views"].shape) == ("v0", (2, 3))
+    assert torch.equal(output["scores"], torch.tensor(A[0]))
+    assert second["failed"] and second["label"].tolist() == [0.0, 0.0, 0.0] and nothing == []
+
+
+def test_metrics_of_several_tasks_carry_the_name_of_the_task(registered, monkeypatch):
+    monkeypatch.setattr(Seen, "evaluate", lambda self: {"verb": {"top1": 1.0}, "noun": {"top1": 2.0}})
+    assert evaluate_results(_results(A), registered(Seen)) == {"verb/top1": 1.0, "noun/top1": 2.0}
+
+
+def test_an_evaluator_that_needs_a_config_is_named(registered):
+    class NeedsConfig(Evaluator):
+        """Has one of the two constructors that the registry asks for."""
+
+        def __init__(self, cfg, dataset_name, num_classes):
+            super().__init__(dataset_name, num_classes)
+
+    with pytest.raises(ValueError, match=r"evaluator: got 'NeedsConfig', allowed for saved results: .* called as cls"):
+        evaluate_results(_results(A), registered(NeedsConfig))

@@ -113,6 +113,7 @@ class _Evaluator(Evaluator):
     """Notes the order of calls."""
 
     def __init__(self):
+        super().__init__("toy", _NUM_CLASSES)
         self.calls = []
 
     def reset(self):
@@ -133,7 +134,8 @@ def test_order_of_calls():
 
 
 def test_the_protocol_has_no_defaults():
-    for call in (Evaluator().reset, Evaluator().evaluate, lambda: Evaluator().process([], [])):
+    evaluator = Evaluator("toy", 3)
+    for call in (evaluator.reset, evaluator.evaluate, lambda: evaluator.process([], [])):
         with pytest.raises(NotImplementedError):
             call()
 

@@ -74,6 +74,8 @@ def test_no_videos(tmp_path):
         (lambda text: '{"top1": 3}', "not a results file: 'format' is not 'nlvideo results'"),
         (lambda text: text.replace('"version": 1', '"version": 2'), "version: got 2, allowed: 1"),
         (lambda text: text.replace('"average"', '"mean"'), "not a results file: 'average' is missing"),
+        (lambda text: text.replace('"label": 2', '"label": 7'), "label of 'v2': got 7, allowed: 0 to 6"),
+        (lambda text: text.replace('"label": 2', '"label": [1, -1]'), "label of 'v2': got [1, -1], allowed: 0 to 6"),
         (lambda text: text.replace('"label"', '"class_"'), "not a results file: 'label' is missing"),
         (
             lambda text: text.replace('"num_classes": 7', '"num_classes": 6'),

@@ -1,12 +1,13 @@
 """tools/score.py as a user runs it."""
 
 import json
+import sys
 from functools import partial
 
 import numpy as np
 import pytest
 
-from nlvideo.evaluation import Results, VideoScores, write_results
+from nlvideo.evaluation import EVALUATOR, Results, VideoScores, write_results
 
 
 @pytest.fixture()
@@ -77,6 +78,25 @@ def test_multilabel_and_another_evaluator(score, save, tmp_path):
     assert json.loads(out.read_text())[path]["mAP"] == pytest.approx(100 * ((1 / 2 + 2 / 3) / 2 + 1) / 2)
     score(path, "--evaluator", "CharadesEvaluator", "--json", str(out))
     assert json.loads(out.read_text())[path]["mAP"] == 100.0
+
+
+def test_an_evaluator_of_a_project(score, save, tmp_path, monkeypatch):
+    monkeypatch.setattr(EVALUATOR, "_objects", dict(EVALUATOR._objects))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    package = tmp_path / "count_project" / "count_evaluator"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text(
+        "from nlvideo.evaluation import EVALUATOR, PerVideoEvaluator\n"
+        "@EVALUATOR.register()\n"
+        "class CountOfVideos(PerVideoEvaluator):\n"
+        "    task = 'count'\n"
+        "    def metrics(self, videos):\n"
+        "        return {'count': len(videos)}\n"
+    )
+    path, out = save("a.json", [[0.9, 0.1], [0.2, 0.8]], [0, 1]), tmp_path / "scores.json"
+    plugin = ("--plugin", str(package.parent))
+    status, _, err = score(path, "--evaluator", "CountOfVideos", *plugin, "--json", str(out))
+    assert (status, json.loads(out.read_text())) == (0, {path: {"count": 2}}), err
 
 
 def test_mistakes_are_one_line(score, save, tmp_path):
