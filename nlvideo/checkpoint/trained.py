@@ -6,7 +6,9 @@ from typing import Any
 
 from torch import nn
 
-from nlvideo.checkpoint import Checkpointer, read_file, resolve_weights
+from nlvideo.checkpoint.catalog import resolve_weights
+from nlvideo.checkpoint.checkpointer import Checkpointer
+from nlvideo.checkpoint.read.read_file import read_file
 from nlvideo.config import CfgNode
 from nlvideo.data.checks import check_same_classes
 from nlvideo.data.class_names import dataset_classes

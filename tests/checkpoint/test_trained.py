@@ -8,9 +8,17 @@ import pytest
 import torch
 
 from nlvideo.checkpoint import Checkpointer, load_model_for_test
-from nlvideo.config import CfgNode
+from nlvideo.config import CfgNode, load_cfg
 from nlvideo.modeling import build_model
 from nlvideo.solver import ModelEma
+
+
+@pytest.fixture
+def tiny_cfg(tmp_path: Path) -> Callable[..., CfgNode]:
+    """``tiny_cfg("KEY", "VALUE", ...) -> cfg``: a small network, with further overrides."""
+    opts = ["MODEL.DEVICE", "cpu", "MODEL.BACKBONE.DEPTH", "18", "MODEL.BACKBONE.WIDTH", "0.125",
+            "MODEL.BACKBONE.STEM", "small", "MODEL.HEAD.NUM_CLASSES", "4", "OUTPUT_DIR", f"{tmp_path}/out"]  # fmt: skip
+    return lambda *more: load_cfg(None, [*opts, *more])
 
 
 @pytest.fixture
