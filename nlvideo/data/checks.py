@@ -12,7 +12,7 @@ import numpy as np
 from nlvideo.data.catalog import MetadataCatalog, Record
 from nlvideo.data.many_files import look_at_files
 from nlvideo.data.records.records import id_hashes, labels_of, span_labels_of
-from nlvideo.data.records.shard_files import split_member_path
+from nlvideo.data.video.paths import split_member_path
 from nlvideo.utils.files.file_io import file_exists
 from nlvideo.utils.messages import some
 

@@ -10,7 +10,7 @@ import numpy as np
 from nlvideo.data.catalog import Record
 from nlvideo.data.many_files import look_at_files
 from nlvideo.data.records.records import id_hashes
-from nlvideo.data.records.shard_files import split_member_path
+from nlvideo.data.video.paths import split_member_path
 from nlvideo.utils.logger import log_once
 
 # Of a larger dataset so many records, evenly spread, and those whose ids the other one has, among so many.

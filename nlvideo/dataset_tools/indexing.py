@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from nlvideo.data.records.shard_files import local_video_path
+from nlvideo.data.video.paths import local_video_path
 from nlvideo.data.video.video_index import IndexCache, VideoIndex
 from nlvideo.data.video.video_reader import VideoReader
 from nlvideo.errors import VideoDecodeError

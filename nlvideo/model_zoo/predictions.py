@@ -12,8 +12,8 @@ from typing import Any, BinaryIO
 
 import torch
 
-from nlvideo.data.video.find_videos import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
-from nlvideo.data.video.find_videos import find_videos as find_videos_below
+from nlvideo.data.video.paths import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
+from nlvideo.data.video.paths import find_videos as find_videos_below
 from nlvideo.model_zoo.predictor import Predictor
 from nlvideo.utils.files.file_io import atomic_write
 from nlvideo.utils.logger import create_table
@@ -47,7 +47,7 @@ class Prediction:
 def find_videos(path: str) -> list[str]:
     """Return the videos that a path means: a file or a folder of frames itself, else all videos below a folder.
 
-    What is left out below the folder is counted in the log; see ``nlvideo.data.video.find_videos.find_videos``.
+    What is left out below the folder is counted in the log; see ``nlvideo.data.video.paths.find_videos``.
 
     Raises:
         FileNotFoundError: there is nothing of that name.

@@ -15,8 +15,9 @@ from nlvideo.config import get_cfg
 from nlvideo.data import DatasetCatalog, MetadataCatalog, build_test_loader, build_train_loader, get_dataset, open_video
 from nlvideo.data.checks import check_files, fingerprint
 from nlvideo.data.records.records import chain_records
-from nlvideo.data.records.shard_files import expand_pattern, member_path, split_member_path
+from nlvideo.data.records.shard_files import expand_pattern
 from nlvideo.data.samplers import SAMPLER, ShardSampler
+from nlvideo.data.video.paths import member_path, split_member_path
 from nlvideo.dataset_tools.shard_writing import write_shards
 
 COUNT = 11

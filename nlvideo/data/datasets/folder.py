@@ -8,7 +8,7 @@ import numpy as np
 from nlvideo.data.catalog import MetadataCatalog
 from nlvideo.data.records.records import Labels, TableRecords
 from nlvideo.data.records.string_block import StringBlock
-from nlvideo.data.video.find_videos import find_videos
+from nlvideo.data.video.paths import find_videos
 from nlvideo.utils.logger import log_once
 
 

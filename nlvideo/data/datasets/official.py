@@ -10,7 +10,7 @@ from pathlib import Path
 
 from nlvideo.data.catalog import DatasetCatalog, MetadataCatalog, Record
 from nlvideo.data.datasets.annotations import Sample, check_unique
-from nlvideo.data.video.find_videos import VIDEO_EXTENSIONS
+from nlvideo.data.video.paths import VIDEO_EXTENSIONS
 from nlvideo.errors import AnnotationError, LookupFailed
 from nlvideo.utils.messages import did_you_mean, some
 

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from typing import Any, BinaryIO
 
 from nlvideo.data.catalog import Record
-from nlvideo.data.video.find_videos import VIDEO_EXTENSIONS
+from nlvideo.data.video.paths import VIDEO_EXTENSIONS
 from nlvideo.utils.files.file_io import atomic_write, fetch_file, is_remote, local_path, write_text
 from nlvideo.utils.files.file_kind import kind_of_file
 
@@ -31,7 +31,6 @@ _LABEL_EXTENSIONS = (".cls", ".json")
 _ANY_VIDEO = ".video"
 # More paths than this come from a mistake, and would fill the memory.
 MAX_SHARDS = 1_000_000
-_SUBFILE = re.compile(r"subfile,,start,(\d+),end,(\d+),,:(.*)", re.DOTALL)
 
 # One sample: (video id, offset in the shard, bytes, label, further keys of the record).
 Entry = tuple[str, int, int, int | list[int], dict[str, Any]]
@@ -70,30 +69,6 @@ def _expand_braces(text: str, pattern: str) -> Sequence[str]:
     if len(numbers) > MAX_SHARDS:
         raise ValueError(f"{pattern}: names {len(numbers)} shards or more, allowed: up to {MAX_SHARDS}")
     return [f"{number:0{len(first)}d}" for number in numbers]
-
-
-def member_path(shard: str, offset: int, size: int) -> str:
-    """Return the path under which FFmpeg opens a part of a file as if it were a file."""
-    return f"subfile,,start,{offset},end,{offset + size},,:{shard}"
-
-
-def split_member_path(path: str) -> tuple[str, int, int] | None:
-    """Return shard, offset and size of a path that ``member_path`` made, and None for any other."""
-    match = _SUBFILE.fullmatch(path)
-    if match is None:
-        return None
-    begin, end = int(match[1]), int(match[2])
-    return match[3], begin, end - begin
-
-
-def local_video_path(path: str) -> str:
-    """Return the path that a video is opened under: a remote file, or the remote shard that holds it, is fetched.
-
-    Raises:
-        OSError: it cannot be fetched.
-    """
-    member = split_member_path(path)
-    return local_path(path) if member is None else member_path(local_path(member[0]), *member[1:])
 
 
 def write_shard(path: str, records: Sequence[Record], first: int) -> None:

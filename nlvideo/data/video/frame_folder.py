@@ -8,10 +8,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
-from nlvideo.data.records.shard_files import local_video_path
 from nlvideo.data.video.constant_rate import ConstantRate
-from nlvideo.data.video.find_videos import IMAGE_EXTENSIONS
 from nlvideo.data.video.frame_array import FrameArray
+from nlvideo.data.video.paths import IMAGE_EXTENSIONS, local_video_path
 from nlvideo.data.video.pixel_limits import PixelLimits
 from nlvideo.data.video.sliding_window import Window
 from nlvideo.data.video.torchcodec_reader import TorchCodecReader

@@ -18,7 +18,7 @@ from functools import cached_property
 
 import numpy as np
 
-from nlvideo.data.records.shard_files import member_path, split_member_path
+from nlvideo.data.video.paths import member_path, split_member_path
 from nlvideo.utils.files.file_io import atomic_write
 
 # Stands for a timestamp that the file does not give.

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from nlvideo.data import IndexCache, VideoDecodeError, VideoReader
-from nlvideo.data.records.shard_files import member_path
+from nlvideo.data.video.paths import member_path
 from nlvideo.data.video.video_index import NO_STAMP, VideoIndex, shown_order, to_stamps
 from nlvideo.dataset_tools.indexing import index_videos
 

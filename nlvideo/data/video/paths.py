@@ -1,9 +1,11 @@
-"""Which files are videos, and all videos below a folder. What is left out is counted."""
+"""Paths of videos: their extensions, all videos below a folder, and videos that are part of a tar file."""
 
 import os
+import re
 from collections import defaultdict, deque
 from dataclasses import dataclass, field
 
+from nlvideo.utils.files.file_io import local_path
 from nlvideo.utils.messages import some
 
 IMAGE_EXTENSIONS = (".jpeg", ".jpg", ".png")
@@ -13,6 +15,31 @@ VIDEO_EXTENSIONS = (
     ".ivf", ".m2ts", ".m2v", ".m4v", ".mjpeg", ".mjpg", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".ogv",
     ".ts", ".vob", ".webm", ".wmv", ".y4m",
 )  # fmt: skip
+_SUBFILE = re.compile(r"subfile,,start,(\d+),end,(\d+),,:(.*)", re.DOTALL)
+
+
+def member_path(shard: str, offset: int, size: int) -> str:
+    """Return the path under which FFmpeg opens a part of a file as if it were a file."""
+    return f"subfile,,start,{offset},end,{offset + size},,:{shard}"
+
+
+def split_member_path(path: str) -> tuple[str, int, int] | None:
+    """Return shard, offset and size of a path that ``member_path`` made, and None for any other."""
+    match = _SUBFILE.fullmatch(path)
+    if match is None:
+        return None
+    begin, end = int(match[1]), int(match[2])
+    return match[3], begin, end - begin
+
+
+def local_video_path(path: str) -> str:
+    """Fetch a remote video, or the remote shard that holds it, and return the path that FFmpeg opens.
+
+    Raises:
+        OSError: it cannot be fetched.
+    """
+    member = split_member_path(path)
+    return local_path(path) if member is None else member_path(local_path(member[0]), *member[1:])
 
 
 @dataclass
