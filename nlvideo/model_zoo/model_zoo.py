@@ -26,15 +26,20 @@ def get_config_file(name: str) -> str:
     """Return the path of a configuration.
 
     Args:
-        name: path below ``configs/``, with or without ``.yaml``.
+        name: path below ``configs/``, with or without ``.yaml``; its last parts are enough where no other config has
+            them: ``"c2d_r50_8x8"`` for ``"kinetics/authors/c2d_r50_8x8"``.
 
     Raises:
-        LookupFailed: there is none; the message lists near matches. Configurations come with a clone of the repository.
+        LookupFailed: there is none, or there are several. The message lists near matches, or the several.
+            Configurations come with a clone of the repository.
     """
     known = list_configs()
     stem = name.removesuffix(".yaml")
-    if stem in known:
-        return str(CONFIG_DIR / f"{stem}.yaml")
+    found = [stem] if stem in known else [other for other in known if other.endswith(f"/{stem}")]
+    if len(found) == 1:
+        return str(CONFIG_DIR / f"{found[0]}.yaml")
+    if found:
+        raise LookupFailed(f"config {name!r}: several have this name, allowed: {', '.join(map(repr, found))}")
     if not known:
         where = f"no configs in {CONFIG_DIR}; they come with a clone of the repository"
         raise LookupFailed(f"unknown config {name!r}: {where}")

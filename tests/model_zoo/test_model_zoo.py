@@ -21,7 +21,7 @@ def test_names_are_paths_below_configs(configs):
     assert model_zoo.list_configs() == ["kinetics/i3d_r50_32x2_nl5", "quickstart/c2d", "quickstart/c2d_nl"]
 
 
-@pytest.mark.parametrize("name", ["quickstart/c2d", "quickstart/c2d.yaml"])
+@pytest.mark.parametrize("name", ["quickstart/c2d", "quickstart/c2d.yaml", "c2d", "c2d.yaml"])
 def test_the_path_of_a_config(configs, name):
     assert model_zoo.get_config_file(name) == str(configs / "quickstart" / "c2d.yaml")
 
@@ -35,7 +35,7 @@ def test_a_config_with_overrides(configs):
     "name, hint",
     [
         ("quickstart/cd2", "did you mean 'quickstart/c2d'"),
-        ("c2d_nl", "did you mean 'quickstart/c2d_nl'?"),
+        ("kinetics/c2d_nl", "did you mean 'quickstart/c2d_nl'?"),
         ("charades/i3d_r50_32x2_nl5.yaml", "did you mean 'kinetics/i3d_r50_32x2_nl5'?"),
         ("zzz", "no name is close. There are: kinetics/i3d_r50_32x2_nl5, quickstart/c2d, quickstart/c2d_nl"),
         ("../configs/quickstart/c2d", "did you mean"),
@@ -46,6 +46,29 @@ def test_unknown_names_get_near_matches(configs, name, hint):
         model_zoo.get_config_file(name)
     assert str(error.value).startswith(f"unknown config {name!r}: ") and hint in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_the_last_part_of_a_name_is_enough_where_it_is_unique(configs):
+    twin = configs / "kinetics/authors/c2d.yaml"
+    twin.parent.mkdir()
+    twin.write_text("SEED: 3\n")
+    assert model_zoo.get_config_file("c2d_nl") == str(configs / "quickstart/c2d_nl.yaml")
+    assert model_zoo.get_config("authors/c2d").SEED == 3
+    with pytest.raises(KeyError) as error:
+        model_zoo.get_config("c2d")
+    expected = "config 'c2d': several have this name, allowed: 'kinetics/authors/c2d', 'quickstart/c2d'"
+    assert str(error.value) == expected
+    assert model_zoo.get_config_file("quickstart/c2d") == str(configs / "quickstart/c2d.yaml")
+    # A whole name comes first, though it is also the end of another.
+    (configs / "c2d.yaml").write_text("SEED: 4\n")
+    assert model_zoo.get_config("c2d").SEED == 4
+
+
+def test_the_name_in_the_readme_builds_a_network():
+    model = model_zoo.get("c2d_r50_8x8", opts=["MODEL.DEVICE", "cpu", "MODEL.BACKBONE.WIDTH", "0.125"])
+    assert model.cfg.INPUT.NUM_FRAMES == 8 and not model.training
+    with pytest.raises(KeyError, match="'c2d_r50_32x2': several .* 'kinetics/authors/c2d_r50_32x2', 'kinetics/c2d_r"):
+        model_zoo.get("c2d_r50_32x2")
 
 
 def test_without_a_clone_there_are_none(tmp_path, monkeypatch):
