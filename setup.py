@@ -4,14 +4,32 @@ import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
+# Folder of the repository -> which of its files the wheel holds in a folder of the same name within nlvideo.
+BESIDE_THE_PACKAGE = {"tools": "*.py", "configs": "*.yaml", "model_zoo": "*.yaml"}
 
 
 def read_version() -> str:
     """Return the version that nlvideo/__init__.py states, without importing it."""
     text = (ROOT / "nlvideo" / "__init__.py").read_text(encoding="utf8")
     return re.search(r'^__version__ = "(.+)"$', text, re.MULTILINE).group(1)
+
+
+class BuildWithTools(build_py):
+    """Build the package with what lies beside it in the repository, so that an install needs no repository."""
+
+    def run(self) -> None:
+        """Copy the modules, then those files. An editable install finds them where they are."""
+        super().run()
+        if self.editable_mode:
+            return
+        for folder, ending in BESIDE_THE_PACKAGE.items():
+            for path in sorted((ROOT / folder).rglob(ending)):
+                target = Path(self.build_lib, "nlvideo", path.relative_to(ROOT))
+                self.mkpath(str(target.parent))
+                self.copy_file(str(path), str(target))
 
 
 setup(
@@ -22,9 +40,11 @@ setup(
     packages=find_packages(include=["nlvideo", "nlvideo.*"]),
     package_data={
         # The trained models: weights, config, class names, README and report of each.
-        "nlvideo": [f"model_zoo/*/*.{ending}" for ending in ("pth", "yaml", "txt", "md", "html")],
+        "nlvideo": ["py.typed", *(f"model_zoo/*/*.{ending}" for ending in ("pth", "yaml", "txt", "md", "html"))],
         "nlvideo.visualization.report": ["templates/*"],
     },
+    cmdclass={"build_py": BuildWithTools},
+    entry_points={"console_scripts": ["nlvideo = nlvideo.tools:main"]},
     python_requires=">=3.10",
     # Lower bounds only: an upper one breaks installs each time a sibling releases.
     install_requires=[
@@ -54,6 +74,14 @@ setup(
             "onnx>=1.17",
             "onnxscript>=0.5",
             "onnxruntime>=1.20",
+            # From 70.1 on it builds wheels by itself.
+            "setuptools>=70.1",
+            # A newer linter may find more: the checks must not change by themselves.
+            "ruff~=0.17.6",
+            "mypy~=2.4.1",
+            "types-PyYAML>=6.0",
+            "types-tabulate>=0.9",
+            "types-tqdm>=4.60",
         ],
         "export": ["torch>=2.6", "onnx>=1.17", "onnxscript>=0.5", "onnxruntime>=1.20"],
         "parquet": ["pyarrow>=15.0"],

@@ -22,9 +22,7 @@ import numpy as np
 from tqdm import tqdm
 
 from nlvideo.data import VideoDecodeError, VideoReader
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
-from lib.benchmarking.timing import environment
+from nlvideo.tools.lib.benchmarking.timing import environment
 
 MUTATIONS = ("flip bits", "random bytes", "zeros", "cut off", "delete", "repeat", "swap", "header")
 

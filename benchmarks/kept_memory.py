@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tools"))
 NL_I3D = "configs/kinetics/i3d_r50_32x2_nl5.yaml"
 # Name: config, clips of a step (0: the config's), steps that count, overrides.
 CASES: dict[str, tuple[str, int, int, list[str]]] = {
@@ -29,8 +28,7 @@ CASES: dict[str, tuple[str, int, int, list[str]]] = {
 
 def run_steps(case: str, keep: bool) -> dict[str, float]:
     """Make the steps of a case in this process: "seconds" and "page_faults" of one, "peak_mib" of the process."""
-    from lib.benchmarking.train import Trial, load_variant
-
+    from nlvideo.tools.lib.benchmarking.train import Trial, load_variant
     from nlvideo.utils.system.host_memory import keep_freed_memory
 
     if keep and not keep_freed_memory():
@@ -85,7 +83,7 @@ def main() -> None:
     if args.case:
         print(json.dumps(run_steps(args.case, args.keep)))
         return
-    from lib.benchmarking.timing import environment
+    from nlvideo.tools.lib.benchmarking.timing import environment
 
     rows = []
     for case in CASES:

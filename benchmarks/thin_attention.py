@@ -7,7 +7,6 @@ keys'), of row blocks, and of the dense form, taking turns. ``nonlocal_ops.THIN`
 
 import argparse
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
@@ -17,9 +16,7 @@ import torch
 from nlvideo.layers import nonlocal_ops
 from nlvideo.layers.nonlocal_ops import softmax_aggregate
 from nlvideo.layers.row_blocks import row_block_sum
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
-from lib.benchmarking.timing import alternate, environment
+from nlvideo.tools.lib.benchmarking.timing import alternate, environment
 
 ROOT = Path(__file__).resolve().parent.parent
 # (batch, queries, keys): quickstart's block; larger and smaller maps.

@@ -20,6 +20,7 @@ LAYERS = [
     {"evaluation"},
     {"engine", "model_zoo", "dataset_tools"},
     {"export", "visualization"},
+    {"tools"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -49,7 +49,7 @@ def test_every_package_of_ours_is_found(setup_arguments, monkeypatch):
 
 def test_trained_models_are_in_the_wheel(setup_arguments):
     patterns = setup_arguments["package_data"]["nlvideo"]
-    packed = {path for pattern in patterns for path in (ROOT / "nlvideo").glob(pattern)}
+    packed = {path for pattern in patterns for path in (ROOT / "nlvideo").glob(pattern) if "/" in pattern}
     folder = ROOT / "nlvideo" / "model_zoo" / "quickstart"
     assert {path for path in folder.iterdir() if path.is_file()} == packed & set(folder.iterdir())
     assert {"model.pth", "config.yaml", "classes.txt", "README.md", "report.html"} == {path.name for path in packed}

@@ -44,10 +44,9 @@ def main(arguments: argparse.Namespace) -> None:
 
 def print_all(arguments: argparse.Namespace) -> None:
     """Print a row for each config of the repository."""
-    from lib.cost_table import cost_rows, format_cost_rows
-    from lib.ledger import read_ledger
-
     from nlvideo.model_zoo import list_networks
+    from nlvideo.tools.lib.cost_table import cost_rows, format_cost_rows
+    from nlvideo.tools.lib.ledger import read_ledger
 
     rows = list(cost_rows(list_networks(), read_ledger(), arguments.opts))
     print(json.dumps(rows) if arguments.json else format_cost_rows(rows))

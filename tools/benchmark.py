@@ -72,7 +72,7 @@ def main(arguments: argparse.Namespace) -> None:
 # Their imports are in the functions: --help answers without loading torch.
 def run_data(arguments: argparse.Namespace) -> str:
     """Measure reading."""
-    from lib.benchmarking import data
+    from nlvideo.tools.lib.benchmarking import data
 
     return data.run(
         arguments.videos, arguments.json, num_frames=arguments.num_frames, frame_stride=arguments.frame_stride,
@@ -83,7 +83,7 @@ def run_data(arguments: argparse.Namespace) -> str:
 
 def run_train(arguments: argparse.Namespace) -> str:
     """Measure a training step."""
-    from lib.benchmarking import train
+    from nlvideo.tools.lib.benchmarking import train
 
     device = ["MODEL.DEVICE", arguments.device] if arguments.device else []
     amp = ["SOLVER.AMP.ENABLED", "True"] if arguments.amp else []
@@ -96,7 +96,7 @@ def run_train(arguments: argparse.Namespace) -> str:
 
 def run_nonlocal(arguments: argparse.Namespace) -> str:
     """Measure the block."""
-    from lib.benchmarking import nonlocal_block
+    from nlvideo.tools.lib.benchmarking import nonlocal_block
 
     return nonlocal_block.run(
         arguments.forms, arguments.shapes, arguments.keys, arguments.json, device=arguments.device,

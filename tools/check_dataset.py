@@ -33,11 +33,10 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: argparse.Namespace) -> None:
     """Print the bad videos, tables and a summary."""
     # Only now: --help answers without loading torch.
-    from lib.survey import advise, format_survey, survey_dataset, to_json
-
     from nlvideo.data import get_dataset
     from nlvideo.data.checks import fingerprint
     from nlvideo.dataset_tools.list_files import prepare_to_write_list, write_list
+    from nlvideo.tools.lib.survey import advise, format_survey, survey_dataset, to_json
     from nlvideo.utils.files.file_io import write_json
 
     for flag in ("num_workers", "clip_frames", "short_side", "sample"):

@@ -7,33 +7,29 @@ from pathlib import Path
 
 from nlvideo.engine.script import ScriptParser, run_script
 
-ROOT = Path(__file__).resolve().parents[1]
-
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = ScriptParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 where the file is stale")
-    parser.add_argument(
-        "--ledger", default=str(ROOT / "model_zoo" / "ledger.yaml"), metavar="FILE", help="(default: %(default)s)"
-    )
-    parser.add_argument("--output", default=str(ROOT / "MODEL_ZOO.md"), metavar="FILE", help="(default: %(default)s)")
+    parser.add_argument("--ledger", metavar="FILE", help="(default: that of nlvideo)")
+    parser.add_argument("--output", default="MODEL_ZOO.md", metavar="FILE", help="(default: %(default)s)")
     return parser
 
 
 def main(arguments: argparse.Namespace) -> None:
     """Write the file, or compare it."""
     # Only now: --help answers without loading torch.
-    from lib.ledger import format_model_zoo, read_ledger
-
     from nlvideo.model_zoo import list_networks
+    from nlvideo.tools.lib.ledger import LEDGER_FILE, format_model_zoo, read_ledger
     from nlvideo.utils.files.file_io import write_text
 
-    text = format_model_zoo(read_ledger(arguments.ledger), list_networks())
+    ledger = arguments.ledger or LEDGER_FILE
+    text = format_model_zoo(read_ledger(ledger), list_networks())
     output = Path(arguments.output)
     if arguments.check:
         if not output.is_file() or output.read_text(encoding="utf8") != text:
-            print(f"{output} is not what {arguments.ledger} gives: run tools/make_model_zoo.py")
+            print(f"{output} is not what {ledger} gives: run tools/make_model_zoo.py")
             sys.exit(1)
         print(f"{output} is up to date")
         return

@@ -11,8 +11,10 @@ from nlvideo.config.yaml_files import read_yaml_chain
 from nlvideo.utils.messages import close_matches
 from nlvideo.utils.plugins import load_plugin, loaded_plugins, resolve_spec
 
-# Config files are looked for under the current folder and, in a clone, beside the package.
-_ROOTS = (Path("."), Path(__file__).resolve().parents[2])
+_PACKAGE = Path(__file__).resolve().parents[1]
+# A wheel holds the configs in the package. In a clone they lie beside it.
+CONFIG_DIR = _PACKAGE / "configs" if (_PACKAGE / "configs").is_dir() else _PACKAGE.parent / "configs"
+_ROOTS = (Path("."), CONFIG_DIR.parent)
 
 
 def get_cfg() -> CfgNode:
@@ -26,7 +28,8 @@ def load_cfg(
     """Load a config in two phases: import the plugins it names and add their keys, then merge and validate.
 
     Args:
-        config_file: a YAML file, with ``_BASE_`` and ``PLUGINS`` where it needs them. None: the defaults.
+        config_file: a YAML file, with ``_BASE_`` and ``PLUGINS`` where it needs them. None: the defaults. A path
+            ``configs/...`` that does not exist means the config of nlvideo with this path.
         opts: overrides ``[KEY, VALUE, ...]``, the last word over the file.
         plugins: further plugins; relative paths start from the current folder. Those that come with the folder of a run
             or of a packed model must be among them: what lies there is not imported for its ``config.yaml`` alone.
@@ -65,6 +68,9 @@ def load_cfg(
 
 def _read(config_file: str, named: Sequence[str] | None) -> dict:
     if not os.path.isfile(os.path.expanduser(config_file)):
+        ours = [root / config_file for root in _ROOTS if Path(config_file).parts[:1] == ("configs",)]
+        for path in filter(Path.is_file, ours):
+            return read_yaml_chain(str(path), named)
         near = _near_config_files(config_file)
         hint = f"; did you mean {' or '.join(near)}?" if near else ""
         raise FileNotFoundError(f"no config file {config_file!r}{hint}")

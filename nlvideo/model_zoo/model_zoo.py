@@ -1,13 +1,12 @@
-"""Look up the configurations of the repository, and the trained models of the package, by name."""
+"""Look up configurations and trained models by name."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from nlvideo.config import CfgNode, load_cfg
+from nlvideo.config.load import CONFIG_DIR
 from nlvideo.errors import LookupFailed
 from nlvideo.utils.messages import did_you_mean
-
-CONFIG_DIR = Path(__file__).resolve().parents[2] / "configs"
 
 _TRAINED_DIR = Path(__file__).resolve().parent
 
@@ -31,7 +30,6 @@ def get_config_file(name: str) -> str:
 
     Raises:
         LookupFailed: there is none, or there are several. The message lists near matches, or the several.
-            Configurations come with a clone of the repository.
     """
     known = list_configs()
     stem = name.removesuffix(".yaml")
@@ -40,9 +38,6 @@ def get_config_file(name: str) -> str:
         return str(CONFIG_DIR / f"{found[0]}.yaml")
     if found:
         raise LookupFailed(f"config {name!r}: several have this name, allowed: {', '.join(map(repr, found))}")
-    if not known:
-        where = f"no configs in {CONFIG_DIR}; they come with a clone of the repository"
-        raise LookupFailed(f"unknown config {name!r}: {where}")
     # The right file in the wrong folder comes before a resemblance of whole names.
     same_file = [other for other in known if Path(other).name == Path(stem).name]
     hint = f"did you mean {' or '.join(map(repr, same_file))}?" if same_file else did_you_mean(stem, known)

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from lib.survey import survey_video
 
 from nlvideo.data import FrameStream, IndexCache, VideoDecodeError, VideoReader
 from nlvideo.data.video import frame_decoder
 from nlvideo.data.video.sliding_window import slide
 from nlvideo.dataset_tools.indexing import index_videos
 from nlvideo.dataset_tools.transcode import TranscodeOptions, transcode_video
+from nlvideo.tools.lib.survey import survey_video
 
 FOLDER = Path(__file__).parent / "videos"
 # Frames, frames per second and seconds from the first frame to the last, as ffmpeg has them.

@@ -8,7 +8,6 @@ import threading
 
 import pytest
 from iopath.common.file_io import PathHandler
-from lib.survey import survey_dataset
 
 from nlvideo.config import get_cfg
 from nlvideo.data import MetadataCatalog, VideoDecodeError, build_train_loader, get_dataset, open_video
@@ -19,6 +18,7 @@ from nlvideo.dataset_tools.list_files import format_list
 from nlvideo.dataset_tools.shard_writing import write_shards
 from nlvideo.dataset_tools.transcode import TranscodeOptions
 from nlvideo.dataset_tools.transcode_dataset import transcode_dataset
+from nlvideo.tools.lib.survey import survey_dataset
 from nlvideo.utils.files.file_io import PathManager, absolute_path, file_exists, is_remote, join_path, local_path
 
 

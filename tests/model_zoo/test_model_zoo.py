@@ -3,6 +3,7 @@
 import pytest
 
 from nlvideo import model_zoo
+from nlvideo.config import load_cfg
 from nlvideo.model_zoo import model_zoo as module
 
 
@@ -71,15 +72,19 @@ def test_the_name_in_the_readme_builds_a_network():
         model_zoo.get("c2d_r50_32x2")
 
 
-def test_without_a_clone_there_are_none(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "CONFIG_DIR", tmp_path / "nowhere")
-    with pytest.raises(KeyError, match="they come with a clone of the repository"):
-        model_zoo.get_config_file("quickstart/c2d")
-
-
 def test_the_real_folder_is_that_of_the_repository():
     assert module.CONFIG_DIR.name == "configs"
     assert (module.CONFIG_DIR.parent / "nlvideo" / "model_zoo").is_dir()
+
+
+def test_a_path_as_the_readme_writes_it_is_found_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert load_cfg("configs/quickstart/c2d.yaml") == model_zoo.get_config("quickstart/c2d")
+    (tmp_path / "configs/quickstart").mkdir(parents=True)
+    (tmp_path / "configs/quickstart/c2d.yaml").write_text("SEED: 7")
+    assert load_cfg("configs/quickstart/c2d.yaml").SEED == 7, "the file of the current folder comes first"
+    with pytest.raises(FileNotFoundError, match="no config file 'setup.py'"):
+        load_cfg("setup.py")
 
 
 @pytest.mark.parametrize("name", model_zoo.list_configs())

@@ -4,10 +4,10 @@ import re
 from pathlib import Path
 
 import pytest
-from lib.ledger import read_ledger
 
 from nlvideo.config import CfgNode, load_cfg
 from nlvideo.model_zoo import get_config, get_config_file, list_configs, list_networks
+from nlvideo.tools.lib.ledger import read_ledger
 
 KINETICS = [name for name in list_networks() if name.startswith("kinetics/")]
 RELEASE = [name for name in KINETICS if name.startswith("kinetics/authors/")]

@@ -6,11 +6,11 @@ The count knows nothing of the network's code: it goes through Table 1 (or the l
 import re
 
 import pytest
-from lib.cost_table import cost_rows, format_cost_rows
-from lib.ledger import read_ledger
 
 from nlvideo.config import CfgNode
 from nlvideo.model_zoo import get_config, list_networks
+from nlvideo.tools.lib.cost_table import cost_rows, format_cost_rows
+from nlvideo.tools.lib.ledger import read_ledger
 
 # The paper's networks; those of quickstart have another stem.
 NAMES = [name for name in list_networks() if not name.startswith(("quickstart/", "own_videos/"))]

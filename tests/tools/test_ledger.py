@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from lib.ledger import LEDGER_FILE, format_model_zoo, read_ledger
 
 from nlvideo.model_zoo import list_networks
+from nlvideo.tools.lib.ledger import LEDGER_FILE, format_model_zoo, read_ledger
 
 ROOT = Path(__file__).resolve().parents[2]
 NAME = "kinetics/c2d_r50_32x2"

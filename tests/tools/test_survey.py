@@ -2,11 +2,11 @@
 
 import av
 import pytest
-from lib import survey as surveys
-from lib.survey import VideoFacts, advise, format_survey, speed_up, survey_dataset, survey_video, to_json
 
 from nlvideo.data import FrameStream, VideoReader
 from nlvideo.dataset_tools.transcode import TranscodeOptions, transcode_video
+from nlvideo.tools.lib import survey as surveys
+from nlvideo.tools.lib.survey import VideoFacts, advise, format_survey, speed_up, survey_dataset, survey_video, to_json
 
 
 @pytest.fixture(scope="module")

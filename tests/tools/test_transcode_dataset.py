@@ -1,9 +1,9 @@
 """tools/transcode_dataset.py: a dataset becomes one that is read faster."""
 
 import pytest
-from lib.survey import survey_video
 
 from nlvideo.data import get_dataset
+from nlvideo.tools.lib.survey import survey_video
 
 
 def test_a_folder_becomes_a_list(tmp_path, make_video, call_tool):

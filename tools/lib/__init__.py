@@ -1,1 +1,1 @@
-"""What only the scripts of this repository need: they import it as ``lib``, and the wheel leaves it out."""
+"""What only the tools need. It is imported as ``nlvideo.tools.lib``."""

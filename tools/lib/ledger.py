@@ -62,7 +62,7 @@ def read_ledger(path: str | Path = LEDGER_FILE) -> dict[str, dict[str, Any]]:
         Name of a config -> its sections ``paper``, ``release``, ``measured`` and its ``note``, where it has them.
 
     Raises:
-        FileNotFoundError: there is no such file; it comes with a clone of the repository.
+        FileNotFoundError: there is no such file.
         LookupFailed: an entry of no config.
         ValueError: a section that lacks something or has something unknown; one line.
     """

@@ -3,7 +3,8 @@
 import json
 
 import pytest
-from lib.benchmarking import data
+
+from nlvideo.tools.lib.benchmarking import data
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,16 @@ import json
 
 import pytest
 import torch
-from lib.benchmarking import nonlocal_block as bench
-from lib.benchmarking.nonlocal_block import FORMS, SHAPES, MapShape, Trial, measure_all, saved_for_backward
+
+from nlvideo.tools.lib.benchmarking import nonlocal_block as bench
+from nlvideo.tools.lib.benchmarking.nonlocal_block import (
+    FORMS,
+    SHAPES,
+    MapShape,
+    Trial,
+    measure_all,
+    saved_for_backward,
+)
 
 needs_mmcv = pytest.mark.skipif(importlib.util.find_spec("mmcv") is None, reason="mmcv is not installed")
 

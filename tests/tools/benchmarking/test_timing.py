@@ -4,7 +4,8 @@ import time
 
 import pytest
 import torch
-from lib.benchmarking.timing import Timing, alternate, environment, peak_memory
+
+from nlvideo.tools.lib.benchmarking.timing import Timing, alternate, environment, peak_memory
 
 MIB = 2**20
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from lib.benchmarking import train
+
+from nlvideo.tools.lib.benchmarking import train
 
 CONFIG = str(Path(__file__).resolve().parents[3] / "configs/quickstart/i3d_nl.yaml")
 TINY = [

@@ -10,7 +10,6 @@ from typing import Any
 import av
 import numpy as np
 
-from lib.benchmarking.timing import alternate, environment
 from nlvideo.data.clip_sampling import RandomClip, UniformClips
 from nlvideo.data.video.frame_decoder import FrameDecoder
 from nlvideo.data.video.pixel_limits import PixelLimits
@@ -21,6 +20,8 @@ from nlvideo.utils.files.file_io import write_json
 from nlvideo.utils.logger import create_table
 from nlvideo.utils.progress import progress_bar
 from nlvideo.utils.system.time_limit import TimeLimit
+
+from .timing import alternate, environment
 
 OURS, FULL, TORCHCODEC = "nlvideo", "full decode", "torchcodec"
 MEMORY_POINTS = 5

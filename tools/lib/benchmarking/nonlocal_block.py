@@ -12,13 +12,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from lib.benchmarking.peer import mmcv_block, mmcv_bytes
-from lib.benchmarking.timing import alternate, environment, peak_memory
 from nlvideo.modeling.nonlocal_block import NonLocalBlock
 from nlvideo.utils.files.file_io import write_json
 from nlvideo.utils.logger import create_table
 from nlvideo.utils.messages import one_of
 from nlvideo.utils.progress import progress_bar
+
+from .peer import mmcv_block, mmcv_bytes
+from .timing import alternate, environment, peak_memory
 
 FORMS = ("gaussian", "embedded_gaussian", "dot_product", "concatenation")
 # Channels and stride of the stages of a ResNet-50; 8 is the paper's stride in time (Table 1).

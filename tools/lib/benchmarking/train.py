@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from lib.benchmarking.timing import PeakMemory, Timing, alternate, environment, peak_memory
 from nlvideo.config import CfgNode, load_cfg
 from nlvideo.data import build_train_loader
 from nlvideo.engine.train_loop import HookBase, SimpleTrainer
@@ -22,6 +21,8 @@ from nlvideo.utils.files.file_io import write_json
 from nlvideo.utils.logger import create_table
 from nlvideo.utils.messages import one_of
 from nlvideo.utils.progress import progress_bar
+
+from .timing import PeakMemory, Timing, alternate, environment, peak_memory
 
 # What can stand in --variants, alone or joined by "+": overrides of the config.
 VARIANTS: dict[str, tuple[str, ...]] = {
