@@ -7,7 +7,7 @@ from typing import Any
 
 from nlvideo.config import CfgNode
 from nlvideo.engine.hooks import is_due
-from nlvideo.engine.train_loop import HookBase
+from nlvideo.engine.train_loop import HookBase, SimpleTrainer
 from nlvideo.utils import comm
 
 logger = logging.getLogger(__name__)
@@ -136,6 +136,7 @@ class ResultsCheckpointer(HookBase):
 class Settings(HookBase):
     """Carries the settings of a run through checkpoints, and warns of those that are others where it is resumed."""
 
+    trainer: SimpleTrainer
     # A resumed run may have others and still equal one that never stopped.
     WITHOUT_INFLUENCE = (
         "VERSION", "OUTPUT_DIR", "MODEL.WEIGHTS", "DATALOADER.NUM_WORKERS", "DATALOADER.INDEX_DIR",

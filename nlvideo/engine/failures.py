@@ -6,7 +6,7 @@ from typing import Any
 
 from nlvideo.engine.checkpoint_hooks import PeriodicCheckpointer
 from nlvideo.engine.hooks import total_over_ranks
-from nlvideo.engine.train_loop import HookBase
+from nlvideo.engine.train_loop import HookBase, SimpleTrainer
 from nlvideo.errors import TooManyFailedVideos
 from nlvideo.utils import comm
 from nlvideo.utils.files.file_io import write_json
@@ -26,6 +26,8 @@ class FailedVideos(HookBase):
         num_videos: training videos in all.
     """
 
+    trainer: SimpleTrainer
+
     def __init__(self, path: str | None = None):
         """Set the file, JSON: ``{"num_videos": int, "failed": [{"file_name", "reason"}, ...]}``.
 
@@ -38,7 +40,8 @@ class FailedVideos(HookBase):
 
     def before_train(self) -> None:
         """Count the training videos, and bring the file to where the run goes on."""
-        self.num_videos = self.trainer.data_loader.dataset_size
+        # A project's own loader need not have one.
+        self.num_videos = getattr(self.trainer.data_loader, "dataset_size", 0)
         self._write()
 
     def after_step(self) -> None:

@@ -4,6 +4,7 @@ import logging
 import math
 import time
 import weakref
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -23,7 +24,8 @@ class HookBase:
     """Something that happens around training steps. Every method does nothing unless a hook overrides it.
 
     ``before_step`` and ``after_backward`` must be quick: they count as training time. A hook with a memory returns it
-    from ``state_dict`` (tensors and plain types), and gets it back on resume. ``self.trainer`` is set by the trainer.
+    from ``state_dict`` (tensors and plain types), and gets it back on resume. The trainer sets ``self.trainer``; a hook
+    that needs more than ``TrainerBase`` has (model, loader, optimizer) declares ``trainer: SimpleTrainer``.
     """
 
     # Key of the hook's state in checkpoints, unique within a trainer. None: the name of the class.
@@ -56,7 +58,7 @@ class HookBase:
         """Take back what ``state_dict`` returned."""
 
 
-class TrainerBase:
+class TrainerBase(ABC):
     """A loop that knows its hooks and nothing of models, data or losses.
 
     Attributes:
@@ -122,9 +124,9 @@ class TrainerBase:
         if self.stop_reason and not self.is_last_step:
             raise TrainingInterrupted(f"{self.stop_reason}: stopped after {self.iter + 1} of {max_iter} iterations")
 
+    @abstractmethod
     def run_step(self) -> None:
         """Do the work of one iteration."""
-        raise NotImplementedError
 
     def _call_hooks(self, method: str, after: str = "") -> None:
         names = [hook.name for hook in self.hooks]

@@ -4,11 +4,13 @@ import torch
 
 from gated_nonlocal.block import GatedNonLocalBlock
 from nlvideo.engine.hooks import is_due
-from nlvideo.engine.train_loop import HookBase
+from nlvideo.engine.train_loop import HookBase, SimpleTrainer
 
 
 class GateLogger(HookBase):
     """Records ``gate``, the mean absolute value of all gates, whenever a line of the log is written."""
+
+    trainer: SimpleTrainer
 
     def __init__(self, period: int):
         self._period = period
