@@ -1,7 +1,7 @@
 """Data: datasets by name, exact video decoding, clip sampling, augmentation, and the loaders built from them."""
 
 from nlvideo.data.build import build_test_loader, build_train_loader
-from nlvideo.data.catalog import DatasetCatalog, MetadataCatalog
+from nlvideo.data.catalog import DatasetCatalog, MetadataCatalog, label_target
 from nlvideo.data.clip_sampling import CLIP_SAMPLER
 from nlvideo.data.dataset_mapper import MAPPER, VideoMapper
 from nlvideo.data.datasets import get_dataset
@@ -42,6 +42,7 @@ __all__ = [
     "build_test_loader",
     "build_train_loader",
     "get_dataset",
+    "label_target",
     "open_camera",
     "open_video",
     "slide",

@@ -92,7 +92,8 @@ def loader_of_records(
     # All views of a video are some 200 MB: one per worker waits, not two. Nor are they pinned: only
     # TEST.VIEWS_PER_FORWARD of them go to the GPU at once, from a copy.
     options = _worker_options(cfg, prefetch=1)
-    dataset = TestDataset(records, mapper, watch)
+    num_classes = cfg.MODEL.HEAD.NUM_CLASSES if cfg.MODEL.HEAD.LOSS == "sigmoid" else None
+    dataset = TestDataset(records, mapper, watch, num_classes)
     loader = DataLoader(dataset, batch_size=1, sampler=indices, collate_fn=collate_test, **options)
     return TestLoader(loader, len(records), watch, failed_as)
 

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 from nlvideo.errors import LookupFailed
 from nlvideo.utils.messages import did_you_mean
 
@@ -25,6 +27,23 @@ _SOURCE_KEYS = ("file_name", "start_sec", "end_sec", "fps")
 def source_of(record: Mapping[str, Any]) -> Record:
     """Return the part of a record that says where its video is: "file_name" and what it has of the times."""
     return {key: record[key] for key in _SOURCE_KEYS if record.get(key) is not None}
+
+
+def label_target(label: int | list[int], num_classes: int | None) -> int | list[int] | torch.Tensor:
+    """Return the label of a record as models and evaluators take it.
+
+    Args:
+        label: "label" of the record.
+        num_classes: None where each video has one label (MODEL.HEAD.LOSS "softmax"); else the length of the vector.
+
+    Returns:
+        The label itself, or float32 (num_classes,) with ones at the labels.
+    """
+    if num_classes is None:
+        return label
+    target = torch.zeros(num_classes)
+    target[label] = 1
+    return target
 
 
 @dataclass

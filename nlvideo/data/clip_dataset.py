@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from nlvideo.data.catalog import Record, source_of
+from nlvideo.data.catalog import Record, label_target, source_of
 from nlvideo.data.workers import WorkerWatch
 from nlvideo.errors import FORESEEN, VideoDecodeError, VideoTooShort, portable
 from nlvideo.utils.system.time_limit import given_up
@@ -86,14 +86,21 @@ class TestDataset(Dataset):
 
     Args:
         records: the dataset.
-        mapper: see ``MAPPER``; it also has ``target(record)``, the label without decoding.
+        mapper: see ``MAPPER``.
         watch: is told which record is being read.
+        num_classes: length of the label vector of a video that fails; None for one label. See ``label_target``.
     """
 
     __test__ = False  # not a test class, whatever pytest makes of its name
 
-    def __init__(self, records: Sequence[Record], mapper: Callable, watch: WorkerWatch | None = None):
-        self.records, self.mapper, self.watch = records, mapper, watch
+    def __init__(
+        self,
+        records: Sequence[Record],
+        mapper: Callable,
+        watch: WorkerWatch | None = None,
+        num_classes: int | None = None,
+    ):
+        self.records, self.mapper, self.watch, self.num_classes = records, mapper, watch, num_classes
 
     def __len__(self) -> int:
         return len(self.records)
@@ -105,7 +112,8 @@ class TestDataset(Dataset):
         try:
             return {**self.mapper(record, None), **source_of(record), "failed": False}
         except (VideoDecodeError, VideoTooShort) as error:
-            sample = {"video": None, "label": self.mapper.target(record), "video_id": record["video_id"]}
+            label = label_target(record["label"], self.num_classes)
+            sample = {"video": None, "label": label, "video_id": record["video_id"]}
             # The workers of the next test start with what these have given up.
             return {**sample, **source_of(record), "failed": True, "error": error, "given_up": dict(given_up)}
         except FORESEEN as error:

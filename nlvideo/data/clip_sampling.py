@@ -14,6 +14,8 @@ What a clip does past the end of a video is its ``short_video`` policy, here for
     "error"     VideoTooShort
 """
 
+from abc import ABC, abstractmethod
+
 import numpy as np
 
 from nlvideo.errors import VideoTooShort
@@ -24,17 +26,21 @@ CLIP_SAMPLER = Registry(
     "CLIP_SAMPLER",
     """Chooses the frames of the clips of a video.
 
-    Created as ``cls(num_frames=, frame_stride=, short_video=, num_clips=)`` and called as ``sampler(num_video_frames,
-    rng)``: ``rng`` is a numpy Generator in training and None at test, where a clip must not depend on chance. Returns
-    ``num_clips`` lists of ``num_frames`` indices in ``[0, num_video_frames)``. Raises ``VideoTooShort``.
+    Created as ``cls(num_frames=, frame_stride=, short_video=, num_clips=)``, with INPUT.NUM_FRAMES, FRAME_STRIDE and
+    SHORT_VIDEO; the clips are INPUT.REPEATED_CLIPS in training and TEST.NUM_CLIPS at test. Called as
+    ``sampler(num_video_frames, rng)`` for a video of at least one frame: ``rng`` is a numpy Generator in training, and
+    None at test, where a clip must not depend on chance (a sampler that cannot do without it raises ``ValueError``).
+
+    Returns ``num_clips`` lists of ``num_frames`` indices in ``[0, num_video_frames)``. Raises ``VideoTooShort`` where
+    the video has too few frames and ``short_video`` is "error". ``ClipSampler`` is a base class that does so.
     """,
 )
 
 POLICIES = ("wrap", "clamp", "error")
 
 
-class ClipSampler:
-    """Base of the samplers of this file: holds the arguments and applies the policy for short videos.
+class ClipSampler(ABC):
+    """Base of the samplers: holds the arguments and applies the policy for short videos.
 
     Args:
         num_frames: frames of a clip.
@@ -55,6 +61,10 @@ class ClipSampler:
             raise one_of("short_video", short_video, POLICIES)
         self.num_frames, self.frame_stride, self.num_clips = num_frames, frame_stride, num_clips
         self.short_video = short_video
+
+    @abstractmethod
+    def __call__(self, num_video_frames: int, rng: np.random.Generator | None) -> list[list[int]]:
+        """Return the indices of each clip, see ``CLIP_SAMPLER``."""
 
     @property
     def span(self) -> int:

@@ -1,14 +1,15 @@
 """From a dataset record to what a model takes: decode, choose clips, augment."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 import torch
 
 from nlvideo.config import CfgNode, configurable
-from nlvideo.data.catalog import Record
-from nlvideo.data.clip_sampling import CLIP_SAMPLER, ClipSampler
+from nlvideo.data.catalog import Record, label_target
+from nlvideo.data.clip_sampling import CLIP_SAMPLER
 from nlvideo.data.transforms import augmentation
 from nlvideo.data.transforms.clip_augmentations import ClipAugmentation, augment_clip, build_clip_augmentations
 from nlvideo.data.transforms.random_boxes import random_resized_crop
@@ -17,20 +18,30 @@ from nlvideo.data.video.frame_folder import FrameFolder, open_video
 from nlvideo.data.video.pixel_limits import PixelLimits
 from nlvideo.data.video.torchcodec_reader import load_video_decoder
 from nlvideo.data.video.video_reader import VideoReader
-from nlvideo.errors import VideoDecodeError
+from nlvideo.errors import VideoDecodeError, VideoTooShort
 from nlvideo.utils.registry import Registry
 
 MAPPER = Registry(
     "MAPPER",
     """Turns a dataset record into a sample.
 
-    Created as ``cls(cfg, is_train)`` and called as ``mapper(record, rng)``: ``rng`` is a numpy Generator in training
-    and None at test. Returns {"video": uint8 (C, T, H, W) in training, (V, C, T, H, W) at test with V views, "label":
-    int, or float32 (num_classes,) with ones where there may be several, "video_id": str}; in training with
-    INPUT.REPEATED_CLIPS R > 1 a list of R of them. Raises ``VideoDecodeError`` or ``VideoTooShort``, which the loader
-    handles. It is pickled into worker processes.
+    Created as ``cls(cfg, is_train)`` and called as ``mapper(record, rng)``. ``open_video(record["file_name"],
+    record.get("fps"))`` opens the video of a record (see nlvideo/data/catalog.py): a file, a folder of frames, or what
+    a prediction is asked for, such as an array. ``rng`` is a numpy Generator in training, and the only source of
+    chance; it is None at test.
+
+    Returns {"video": uint8 (C, T, H, W) in training, (V, C, T, H, W) at test with V views, "label":
+    ``label_target(record["label"], num_classes)``, "video_id": that of the record}; in training with
+    INPUT.REPEATED_CLIPS R > 1 a list of R of them. All training clips have the same shape.
+
+    Raises ``VideoDecodeError`` or ``VideoTooShort`` for a video that cannot be used. The loader then takes another one
+    in training, and counts the video as wrong at test. A mapper is pickled into worker processes.
     """,
 )
+
+
+# Frames of a video that is longer than most clips.
+_LONG_VIDEO = 100_000
 
 
 @MAPPER.register()
@@ -43,7 +54,7 @@ class VideoMapper:
 
     Args:
         is_train: which of the two.
-        clip_sampler: chooses the frames.
+        clip_sampler: chooses the frames; see ``CLIP_SAMPLER``.
         short_side_range: [smallest, largest] short side, pixels; the first is used at test.
         crop_size: pixels; 0 at test for whole frames.
         flip_prob: probability of a mirrored clip, in training.
@@ -66,7 +77,7 @@ class VideoMapper:
         self,
         *,
         is_train: bool,
-        clip_sampler: ClipSampler,
+        clip_sampler: Callable[[int, np.random.Generator | None], list[list[int]]],
         short_side_range: tuple[int, int],
         crop_size: int,
         flip_prob: float = 0.5,
@@ -94,7 +105,8 @@ class VideoMapper:
         self.augmentations = list(augmentations)
         if not is_train:
             # A sampler that cannot do without chance is found out here and not in a worker.
-            clip_sampler(clip_sampler.num_frames * clip_sampler.frame_stride, None)
+            with suppress(VideoTooShort):
+                clip_sampler(_LONG_VIDEO, None)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool) -> dict[str, Any]:
@@ -128,18 +140,10 @@ class VideoMapper:
         else:
             videos, labels = [self._test_views(torch.from_numpy(frames), clips)], labels[:1]
         samples = [
-            {"video": video, "label": self.target(record | {"label": label}), "video_id": record["video_id"]}
+            {"video": video, "label": label_target(label, self.num_classes), "video_id": record["video_id"]}
             for video, label in zip(videos, labels)
         ]
         return samples[0] if len(samples) == 1 else samples
-
-    def target(self, record: Record) -> int | torch.Tensor:
-        """Return the label as the model and the evaluators take it; needs no decoding."""
-        if self.num_classes is None:
-            return record["label"]
-        target = torch.zeros(self.num_classes)
-        target[record["label"]] = 1
-        return target
 
     def _decode(
         self, record: Record, rng: np.random.Generator | None

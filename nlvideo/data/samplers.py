@@ -23,8 +23,12 @@ SAMPLER = Registry(
     "SAMPLER",
     """Decides the order of the training records.
 
-    Created as ``cls(records, seed=, rank=, world_size=, start=)`` with ``start`` a position in the stream of all ranks.
-    Iterating it yields ``(index of a record, position)`` without end; the position seeds the chance of its sample.
+    Created as ``cls(records, seed=, rank=, world_size=, start=)``: the sequence of the training records (``labels_of``
+    gives their labels), a seed of at least 0 that all ranks share, and the first position in the stream of all ranks,
+    above 0 in a resumed run. Iterating it yields ``(index of a record, position)`` without end, for the positions
+    ``start + rank``, ``start + rank + world_size``, ...: the position seeds the chance of its sample. What is at a
+    position must depend on nothing else than records, seed and position, or a resumed run is another one.
+    ``StreamSampler`` is a base class that does so.
     """,
 )
 

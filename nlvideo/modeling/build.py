@@ -47,7 +47,10 @@ def resolve_device(name: str) -> torch.device:
 
 def _log_nonlocal_blocks(cfg: CfgNode, model: nn.Module) -> None:
     # Said in every log, so that no reader has to guess whether the blocks were on.
+    backbone = getattr(model, "backbone", None)
+    if backbone is None:  # which a model of another META_ARCHITECTURE need not have
+        return
     frames, side = cfg.INPUT.NUM_FRAMES, cfg.INPUT.CROP_SIZE
-    clip = torch.zeros(1, 3, frames, side, side, device="meta")
-    rows = nonlocal_table(model.backbone, clip) if cfg.MODEL.NONLOCAL.ENABLED else []
+    clip = torch.zeros(1, 3, frames, side, side)
+    rows = nonlocal_table(backbone, clip) if cfg.MODEL.NONLOCAL.ENABLED else []
     _logger.info("For one clip of %dx%dx%d: %s", frames, side, side, format_nonlocal_table(rows))

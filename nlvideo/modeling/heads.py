@@ -15,10 +15,11 @@ HEAD = Registry(
     "HEAD",
     """Modules that turn the last feature map of the backbone into class scores.
 
-    Called with ``obj(cfg, input_shape: ShapeSpec)``; returns an ``nn.Module`` with ``forward(x: (N, C, T, H, W))``,
+    Called as ``cls(cfg, input_shape: ShapeSpec)``; returns an ``nn.Module`` with ``forward(x: (N, C, T, H, W))``,
     which gives logits (N, K) in training mode and probabilities (N, K) in eval mode, and
-    ``losses(logits, labels) -> dict[str, Tensor]``. For TEST.AVERAGE "logits" it also has ``logits(x) -> (N, P, K)``,
-    of the P positions of a map, and ``activate(logits)``, which makes probabilities of them.
+    ``losses(logits, labels) -> dict[str, scalar loss]``, whose labels are those of ``META_ARCH``. For TEST.AVERAGE
+    "logits" it also has ``logits(x) -> (N, P, K)``, of the P positions of a map, and ``activate(logits)``, which makes
+    probabilities of them.
     """,
 )
 

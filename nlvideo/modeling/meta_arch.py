@@ -19,13 +19,19 @@ META_ARCH = Registry(
     "META_ARCH",
     """Whole models.
 
-    Called with ``obj(cfg)``; returns an ``nn.Module``. In training mode ``forward`` takes one batch,
-    ``{"video": uint8 (N, C, T, H, W), "label": int64 (N,), or float (N, K), multi-hot or the shares of mixed clips,
-    "video_id": list[str]}``, and returns ``dict[str, scalar loss]``. A loader's batches are on the CPU: the model moves what
-    it uses to its own device. In eval mode it takes a list of videos,
-    ``{"video": uint8 (V, C, T, H, W), "video_id": str, ...}`` with V views each, and returns a list of
-    ``{"video_id": str, "scores": float32 (K,) on the CPU}`` in the same order, with "views": float32 (V, K) where
-    TEST.KEEP_VIEWS asks for the scores of each view.
+    Called as ``cls(cfg)``; returns an ``nn.Module`` with at least one parameter. In training mode ``forward`` takes one
+    batch, ``{"video": uint8 (N, C, T, H, W), "label": int64 (N,), or float (N, K), multi-hot or the shares of mixed
+    clips, "video_id": list[str]}``, and returns ``dict[str, scalar loss]``. A loader's batches are on the CPU: the model
+    moves what it uses to its own device.
+
+    In eval mode it takes a list of videos, ``{"video": uint8 (V, C, T, H, W), "video_id": str, ...}`` with V views each,
+    and returns a list of ``{"video_id": str, "scores": float32 (K,) on the CPU}`` in the same order, with "views":
+    float32 (V, K) where TEST.KEEP_VIEWS asks for the scores of each view. Features of a layer can be extracted where the
+    views of a video, at most TEST.VIEWS_PER_FORWARD then, pass it together. Its attribute ``views_per_forward``, if it
+    has one, lets a test give it several videos at once.
+
+    These attributes are not needed: ``backbone``, whose non-local blocks are logged, and ``forward_clips(video: uint8
+    (N, C, T, H, W)) -> (N, K)``, which costs, exports and visualization use.
     """,
 )
 
@@ -83,7 +89,10 @@ class VideoClassifier(nn.Module):
         self.average = average
         self.keep_views = keep_views
         self.memory_format = torch.channels_last_3d if channels_last else torch.contiguous_format
-        self.to(memory_format=self.memory_format)
+        # Not self.to(memory_format=...), which takes no tensors of four dimensions such as the weights of a Conv2d.
+        for tensor in (*self.parameters(), *self.buffers()):
+            if tensor.dim() == 5:
+                tensor.data = tensor.data.to(memory_format=self.memory_format)
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).float().view(-1, 1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).float().view(-1, 1, 1, 1), persistent=False)
 

@@ -24,10 +24,6 @@ class FakeMapper:
         value = int(rng.integers(256)) if rng is not None else 0
         return {"video": torch.full((3, 1, 2, 2), value), "label": record["label"], "video_id": record["video_id"]}
 
-    def target(self, record):
-        """The label."""
-        return record["label"]
-
 
 def test_chance_comes_from_seed_and_position():
     def video(seed, position):

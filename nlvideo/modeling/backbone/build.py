@@ -10,9 +10,10 @@ BACKBONE = Registry(
     "BACKBONE",
     """Networks that turn clips into feature maps.
 
-    Called with ``obj(cfg, input_shape: ShapeSpec)``; returns an ``nn.Module`` with
-    ``forward(video: (N, C, T, H, W) float) -> dict[str, Tensor]``, names in the order of the network, and
-    ``output_shape() -> dict[str, ShapeSpec]`` with the same names. The head reads the last one.
+    Called as ``cls(cfg, input_shape: ShapeSpec)``; returns an ``nn.Module`` with
+    ``forward(video: float (N, C, T, H, W)) -> dict[str, Tensor]``, maps (N, C', T', H', W') by name in the order of the
+    network, and ``output_shape() -> dict[str, ShapeSpec]`` with the same names. The head reads the last one. The
+    backbone itself puts the blocks of ``NONLOCAL`` where ``nonlocal_placement`` says.
     """,
 )
 

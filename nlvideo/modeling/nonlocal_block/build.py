@@ -13,8 +13,9 @@ NONLOCAL = Registry(
     "NONLOCAL",
     """Residual modules that relate distant positions of a feature map.
 
-    Called with ``obj(cfg, in_channels, stage="res4")``; ``stage`` is the stage of the network that it stands in.
-    Returns an ``nn.Module`` with ``forward(x: (N, C, T, H, W)) -> (N, C, T, H, W)``.
+    Called as ``cls(cfg, in_channels, stage="res4")``; ``stage`` is the stage of the network that it stands in. Returns
+    an ``nn.Module`` with ``forward(x: float (N, C, T, H, W)) -> (N, C, T, H, W)``. Where what is registered is a class,
+    logs and reports find the blocks by it; those with an attribute ``algorithm`` also show it.
     """,
 )
 

@@ -1,6 +1,7 @@
 """A table of the non-local blocks of a network: where they are, on which maps, at what cost, by which algorithm."""
 
 import copy
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -21,7 +22,8 @@ def nonlocal_modules(model: nn.Module) -> dict[str, nn.Module]:
 def nonlocal_table(model: nn.Module, inputs: torch.Tensor | tuple) -> list[dict[str, Any]]:
     """One row for each non-local block, in the order in which they run.
 
-    The network runs once, as a copy on the meta device: no memory, no arithmetic.
+    Where there are blocks the network runs once, as a copy on the meta device: no memory, no arithmetic. A network that
+    reads values, which meta tensors do not have, runs on the CPU instead.
 
     Args:
         model: any network; blocks are found by their registered classes.
@@ -35,12 +37,12 @@ def nonlocal_table(model: nn.Module, inputs: torch.Tensor | tuple) -> list[dict[
     """
     inputs = inputs if isinstance(inputs, tuple) else (inputs,)
     blocks = nonlocal_modules(model)
-    seen: dict[str, torch.Tensor] = {}
-    on_meta = without_norms(copy.deepcopy(model).to("meta").eval())
-    for name in blocks:
-        on_meta.get_submodule(name).register_forward_hook(_remember(seen, name))
-    with torch.no_grad():
-        on_meta(*(x.to("meta") if isinstance(x, torch.Tensor) else x for x in inputs))
+    if not blocks:
+        return []
+    try:
+        seen = _inputs_of(blocks, model, inputs, "meta")
+    except (NotImplementedError, RuntimeError):
+        seen = _inputs_of(blocks, model, inputs, "cpu")
     return [{"name": name, **_describe(blocks[name], x[:1])} for name, x in seen.items()]
 
 
@@ -55,6 +57,16 @@ def format_nonlocal_table(rows: list[dict[str, Any]]) -> str:
     }
     shown = [{key: _format(row.get(key, "")) for key in rows[0]} for row in ([*rows, total] if len(rows) > 1 else rows)]
     return "Non-local blocks:\n" + create_table(shown)
+
+
+def _inputs_of(names: Iterable[str], model: nn.Module, inputs: tuple, device: str) -> dict[str, torch.Tensor]:
+    seen: dict[str, torch.Tensor] = {}
+    network = without_norms(copy.deepcopy(model).to(device).eval())
+    for name in names:
+        network.get_submodule(name).register_forward_hook(_remember(seen, name))
+    with torch.no_grad():
+        network(*(x.to(device) if isinstance(x, torch.Tensor) else x for x in inputs))
+    return seen
 
 
 def _remember(seen: dict[str, torch.Tensor], name: str) -> Any:
