@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What keeping freed memory is worth to a training step on a CPU: ``python benchmarks/kept_memory.py``.
 
-Processes with ``nlvideo.utils.system.host_memory.keep_freed_memory`` and without it take turns, as the C library is set once for a
+Processes with ``nlvideo.utils.system.processes.keep_freed_memory`` and without it take turns, as the C library is set once for a
 process. Each makes some steps; figures are medians of its steps, and the ratio is the median over pairs of processes.
 """
 
@@ -29,7 +29,7 @@ CASES: dict[str, tuple[str, int, int, list[str]]] = {
 def run_steps(case: str, keep: bool) -> dict[str, float]:
     """Make the steps of a case in this process: "seconds" and "page_faults" of one, "peak_mib" of the process."""
     from nlvideo.tools.lib.benchmarking.train import Trial, load_variant
-    from nlvideo.utils.system.host_memory import keep_freed_memory
+    from nlvideo.utils.system.processes import keep_freed_memory
 
     if keep and not keep_freed_memory():
         raise RuntimeError("this C library, or the environment, does not let memory be kept")

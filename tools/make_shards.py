@@ -4,7 +4,7 @@
 import argparse
 
 from nlvideo.engine.script import ScriptParser, run_script
-from nlvideo.utils.system.cpus import usable_cpus
+from nlvideo.utils.system.processes import usable_cpus
 
 
 def build_parser() -> argparse.ArgumentParser:

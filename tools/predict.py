@@ -128,7 +128,7 @@ def predict_video(
     predictions: list["Prediction"],
 ) -> None:  # fmt: skip
     """Predict one video; its views move a progress bar, and then its windows."""
-    from nlvideo.utils.progress import progress_bar
+    from nlvideo.utils.console import progress_bar
 
     def count(done: int, total: int) -> None:
         views.total = total
@@ -154,8 +154,7 @@ def predict_folder(
     from tqdm import tqdm
 
     from nlvideo.model_zoo.predictions import Prediction
-    from nlvideo.utils.console import printable
-    from nlvideo.utils.progress import progress_bar
+    from nlvideo.utils.console import printable, progress_bar
 
     for path in progress_bar(videos, unit="video"):
         try:

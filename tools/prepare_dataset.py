@@ -41,7 +41,7 @@ def main(arguments: argparse.Namespace) -> None:
     # Only now: --help answers without loading torch.
     from nlvideo.dataset_tools.prepare import count_table, prepare_dataset
     from nlvideo.errors import AnnotationError
-    from nlvideo.utils.logger import create_table
+    from nlvideo.utils.console import create_table
 
     if arguments.max_missing is not None and not 0 <= arguments.max_missing <= 1:
         raise ValueError(f"--max-missing: got {arguments.max_missing}, allowed: 0 to 1")

@@ -45,8 +45,8 @@ def main(arguments: argparse.Namespace) -> None:
     # Only now: --help answers without loading torch.
     from nlvideo.evaluation import ensemble, evaluate_results, read_results, rescore
     from nlvideo.evaluation.intervals import with_interval
+    from nlvideo.utils.console import create_table
     from nlvideo.utils.files.file_io import write_json
-    from nlvideo.utils.logger import create_table
     from nlvideo.utils.plugins import load_plugin
 
     for plugin in arguments.plugin:

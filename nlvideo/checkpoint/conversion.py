@@ -17,8 +17,8 @@ from nlvideo.checkpoint.foreign import ORIGIN, check_config, check_fit, convert_
 from nlvideo.config import CfgNode, get_cfg, load_cfg
 from nlvideo.config.validate import validate
 from nlvideo.modeling import META_ARCH, inflate_2d_weights
+from nlvideo.utils.console import create_table
 from nlvideo.utils.files.file_io import atomic_write
-from nlvideo.utils.logger import create_table
 from nlvideo.utils.messages import some
 
 # What the other frameworks call the weights in their files.

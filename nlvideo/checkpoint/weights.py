@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from nlvideo.utils.logger import create_table
+from nlvideo.utils.console import create_table
 from nlvideo.utils.messages import some
 
 # "backbone.res4.nl5.theta.weight": a tensor of the non-local block after residual block 5 of res4.

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from nlvideo.utils.progress import progress_bar
+from nlvideo.utils.console import progress_bar
 
 Item, Result = TypeVar("Item"), TypeVar("Result")
 _CHUNK = 1000

@@ -11,7 +11,7 @@ from nlvideo.data.catalog import Record
 from nlvideo.data.many_files import look_at_files
 from nlvideo.data.records.records import id_hashes
 from nlvideo.data.video.paths import split_member_path
-from nlvideo.utils.logger import log_once
+from nlvideo.utils.console import log_once
 
 # Of a larger dataset so many records, evenly spread, and those whose ids the other one has, among so many.
 MAX_COMPARED, _MAX_IDS = 5_000, 100_000

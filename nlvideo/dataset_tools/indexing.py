@@ -9,7 +9,7 @@ from nlvideo.data.video.paths import local_video_path
 from nlvideo.data.video.video_index import IndexCache, VideoIndex
 from nlvideo.data.video.video_reader import VideoReader
 from nlvideo.errors import VideoDecodeError
-from nlvideo.utils.progress import progress_bar
+from nlvideo.utils.console import progress_bar
 
 
 @dataclass

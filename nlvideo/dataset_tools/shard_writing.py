@@ -11,9 +11,9 @@ import numpy as np
 from nlvideo.data.catalog import Record
 from nlvideo.data.datasets.listed import read_classes
 from nlvideo.data.records.shard_files import OPTIONAL_KEYS, read_index, write_shard
+from nlvideo.utils.console import progress_bar
 from nlvideo.utils.files.file_io import write_text
 from nlvideo.utils.messages import some
-from nlvideo.utils.progress import progress_bar
 
 
 @dataclass

@@ -9,8 +9,8 @@ from nlvideo.data.parallel import map_in_processes
 from nlvideo.dataset_tools.list_files import check_classes, format_list, write_list
 from nlvideo.dataset_tools.transcode import Transcoded, TranscodeOptions, transcode_video
 from nlvideo.errors import ProcessDied
+from nlvideo.utils.console import progress_bar
 from nlvideo.utils.files.file_io import is_remote
-from nlvideo.utils.progress import progress_bar
 
 _COMMENT = "made by tools/transcode_dataset.py, which may replace it"
 

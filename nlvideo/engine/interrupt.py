@@ -13,8 +13,7 @@ from nlvideo.engine.hooks import total_over_ranks
 from nlvideo.engine.script import INTERRUPTED
 from nlvideo.engine.train_loop import HookBase
 from nlvideo.utils.system import processes
-from nlvideo.utils.system.invocations import command_line
-from nlvideo.utils.system.processes import stop_signals
+from nlvideo.utils.system.processes import command_line, stop_signals
 
 
 class StopOnSignal(HookBase):

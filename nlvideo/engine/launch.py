@@ -19,10 +19,14 @@ import torch.distributed as dist
 
 from nlvideo.engine.script import INTERRUPTED, exit_code_of, one_line, traceback_to_show
 from nlvideo.errors import RankFailed
-from nlvideo.utils.system.cpus import usable_cpus
 from nlvideo.utils.system.env import uses_cuda
-from nlvideo.utils.system.host_memory import keep_freed_memory
-from nlvideo.utils.system.processes import ONE_KEYPRESS_SEC, end_with_parent, stop_signals
+from nlvideo.utils.system.processes import (
+    ONE_KEYPRESS_SEC,
+    end_with_parent,
+    keep_freed_memory,
+    stop_signals,
+    usable_cpus,
+)
 
 logger = logging.getLogger(__name__)
 

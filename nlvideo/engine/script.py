@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 from nlvideo.errors import FORESEEN, RUN_ERRORS, RankFailed, TrainingInterrupted, VideoDecodeError, is_out_of_memory
 from nlvideo.utils.console import Printable, end_if_unread, never_fail_to_encode, printable
-from nlvideo.utils.system.host_memory import keep_freed_memory
+from nlvideo.utils.system.processes import keep_freed_memory
 
 DEBUG_VARIABLE = "NLVIDEO_DEBUG"
 INTERRUPTED = 130

@@ -9,13 +9,12 @@ import sys
 from nlvideo.checkpoint.earlier_run import config_path
 from nlvideo.config import CfgNode
 from nlvideo.utils import comm
+from nlvideo.utils.console import setup_logger
 from nlvideo.utils.files.file_io import make_writable, write_text
-from nlvideo.utils.files.folder_lock import lock_folder
+from nlvideo.utils.files.locks import lock_folder
 from nlvideo.utils.files.safe_yaml import parse_yaml
-from nlvideo.utils.logger import setup_logger
 from nlvideo.utils.plugins import load_plugin
-from nlvideo.utils.system.env import collect_env, environment, seed_everything
-from nlvideo.utils.system.invocations import append_invocation
+from nlvideo.utils.system.env import append_invocation, collect_env, environment, seed_everything
 
 logger = logging.getLogger(__name__)
 

@@ -16,8 +16,8 @@ from nlvideo.evaluation.evaluator import Evaluator
 from nlvideo.evaluation.intervals import interval_text
 from nlvideo.evaluation.results_file import Results, VideoScores, is_usable, write_results
 from nlvideo.utils import comm
+from nlvideo.utils.console import create_table
 from nlvideo.utils.files.file_io import PathManager
-from nlvideo.utils.logger import create_table
 from nlvideo.utils.messages import some
 
 logger = logging.getLogger(__name__)

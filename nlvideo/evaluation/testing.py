@@ -8,7 +8,7 @@ from typing import Any
 from nlvideo.config import CfgNode
 from nlvideo.evaluation.intervals import interval_text
 from nlvideo.utils import comm
-from nlvideo.utils.logger import create_table
+from nlvideo.utils.console import create_table
 
 logger = logging.getLogger(__name__)
 

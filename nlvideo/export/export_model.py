@@ -18,8 +18,8 @@ from nlvideo.errors import UnexpectedResults, VideoTooShort
 from nlvideo.export.export_files import FORMATS, check_packages, read_export, write_export
 from nlvideo.export.export_network import trace
 from nlvideo.export.recipe import view_recipe
+from nlvideo.utils.console import progress_bar
 from nlvideo.utils.files.file_io import make_writable, naming
-from nlvideo.utils.progress import progress_bar
 
 #: largest difference of a probability, between the model and what was exported
 TOLERANCE = 1e-4

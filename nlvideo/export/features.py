@@ -29,9 +29,9 @@ from nlvideo.export.feature_files import (
 from nlvideo.export.layer_output import LayerOutput
 from nlvideo.export.recipe import view_recipe
 from nlvideo.utils import comm
+from nlvideo.utils.console import progress_bar
 from nlvideo.utils.files.file_io import make_writable
 from nlvideo.utils.messages import one_of
-from nlvideo.utils.progress import progress_bar
 
 VIEWS = ("mean", "keep")
 DTYPES = ("float32", "float16")

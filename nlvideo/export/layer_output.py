@@ -4,8 +4,8 @@ import torch
 from torch import nn
 
 from nlvideo.errors import LookupFailed
+from nlvideo.utils.analysis import run_until
 from nlvideo.utils.messages import did_you_mean, one_of
-from nlvideo.utils.partial_run import run_until
 
 POOLS = ("avg", "none")
 

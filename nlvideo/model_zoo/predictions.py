@@ -15,8 +15,8 @@ import torch
 from nlvideo.data.video.paths import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
 from nlvideo.data.video.paths import find_videos as find_videos_below
 from nlvideo.model_zoo.predictor import Predictor
+from nlvideo.utils.console import create_table
 from nlvideo.utils.files.file_io import atomic_write
-from nlvideo.utils.logger import create_table
 
 logger = logging.getLogger(__name__)
 

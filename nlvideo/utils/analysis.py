@@ -5,14 +5,14 @@ inside attention included; norms, activations and pools do not, as in the tables
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from nlvideo.utils.logger import create_table
+from nlvideo.utils.console import create_table
 
 # The algorithms of a non-local block besides the dense one. How many multiply-adds they save depends on shape and
 # device, so that the agreed count of a network is that of the dense products.
@@ -121,3 +121,34 @@ def _move(value: Any, device: torch.device) -> Any:
     if isinstance(value, dict):
         return {key: _move(element, device) for key, element in value.items()}
     return value
+
+
+class _Reached(Exception):
+    """The module has run, and nothing after it needs to."""
+
+
+def run_until(module: nn.Module, run: Callable[[], object], before: bool = False) -> tuple[bool, Any]:
+    """Run a network until one of its modules has run, or is about to.
+
+    Args:
+        module: of the network.
+        run: calls the network.
+        before: stop before the module runs.
+
+    Returns:
+        Whether the module was reached, and what it gave, or with ``before`` its first argument; None where it was not.
+    """
+    seen: list[object] = []
+
+    def _stop(module: nn.Module, inputs: tuple, *output: object) -> None:
+        seen.append(inputs[0] if before else output[0])
+        raise _Reached
+
+    handle = module.register_forward_pre_hook(_stop) if before else module.register_forward_hook(_stop)
+    try:
+        run()
+    except _Reached:
+        pass
+    finally:
+        handle.remove()
+    return bool(seen), seen[0] if seen else None

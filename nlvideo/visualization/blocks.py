@@ -9,8 +9,7 @@ from torch import nn
 
 from nlvideo.errors import LookupFailed
 from nlvideo.modeling.nonlocal_block.summary import nonlocal_modules
-from nlvideo.utils.analysis import without_norms
-from nlvideo.utils.partial_run import run_until
+from nlvideo.utils.analysis import run_until, without_norms
 from nlvideo.visualization.grid import Grid, Point
 
 Preprocess = Callable[[torch.Tensor], torch.Tensor]

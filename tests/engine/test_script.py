@@ -170,7 +170,7 @@ def test_exit_codes_of_exits(code: object, expected: int) -> None:
 
 
 def test_arguments_do_not_import_torch() -> None:
-    code = "import sys, nlvideo.engine.script, nlvideo.engine.errors; sys.exit('torch' in sys.modules)"
+    code = "import sys, nlvideo.engine.script, nlvideo.errors; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

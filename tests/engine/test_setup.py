@@ -10,7 +10,7 @@ import torch
 
 from nlvideo.config import CfgNode, load_cfg
 from nlvideo.engine.setup import default_setup
-from nlvideo.utils.system.invocations import read_invocations
+from nlvideo.utils.system.env import read_invocations
 
 TRAIN = argparse.Namespace(resume=False)
 RESUME = argparse.Namespace(resume=True)

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nlvideo.utils.console import Printable, printable
-from nlvideo.utils.logger import setup_logger
+from nlvideo.utils.console import Printable, printable, setup_logger
 
 
 def test_what_a_terminal_would_take_for_a_command_is_shown_as_escapes() -> None:
@@ -38,7 +37,7 @@ def test_names_are_escaped_in_the_log(tmp_path: Path, capsys: pytest.CaptureFixt
 SCRIPT = """
 import argparse, logging, sys
 from nlvideo.engine.script import ScriptParser, run_script
-from nlvideo.utils.logger import setup_logger
+from nlvideo.utils.console import setup_logger
 
 def main(args):
     if args.log:

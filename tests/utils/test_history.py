@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from nlvideo.utils.history import HISTORY_LENGTH, History
+from nlvideo.utils.events import HISTORY_LENGTH, History
 
 
 def filled(values):

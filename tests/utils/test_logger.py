@@ -4,8 +4,8 @@ import logging
 
 import pytest
 
-from nlvideo.utils import logger as logger_module
-from nlvideo.utils.logger import create_table, format_seconds, log_once, setup_logger
+from nlvideo.utils import console
+from nlvideo.utils.console import create_table, format_seconds, log_once, setup_logger
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_without_a_folder_there_is_no_file(tmp_path, capsys, name, monkeypatch):
 
 
 def test_log_once(caplog, monkeypatch):
-    monkeypatch.setattr(logger_module, "_seen", type(logger_module._seen)())
+    monkeypatch.setattr(console, "_seen", type(console._seen)())
     for _ in range(5):
         log_once("single")
         log_once("single", name="nlvideo.other")

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from nlvideo.utils.partial_run import run_until
+from nlvideo.utils.analysis import run_until
 
 
 class Counted(nn.Module):

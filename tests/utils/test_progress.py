@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from nlvideo.utils import progress
-from nlvideo.utils.progress import progress_bar
+from nlvideo.utils import console
+from nlvideo.utils.console import progress_bar
 
 
 class Terminal(io.StringIO):
@@ -21,7 +21,7 @@ def work(*, monkeypatch: pytest.MonkeyPatch, stream: io.StringIO, step_sec: floa
     clock = [0.0]
     with monkeypatch.context() as patch:
         patch.setattr(sys, "stderr", stream)
-        patch.setattr(progress.time, "monotonic", lambda: clock[0])
+        patch.setattr(console.time, "monotonic", lambda: clock[0])
         for _ in progress_bar(range(1000), desc="outer", mininterval=0):
             clock[0] += step_sec
             for _ in progress_bar(range(3), desc="inner", leave=False, mininterval=0):

@@ -6,7 +6,7 @@ from typing import Any
 from nlvideo.config import CfgNode, get_cfg
 from nlvideo.model_zoo.model_zoo import get_config
 from nlvideo.modeling.costs import network_costs
-from nlvideo.utils.logger import create_table
+from nlvideo.utils.console import create_table
 
 # Keys of MODEL that change no count: configs that differ in them alone share a network.
 _WITHOUT_COST = ("WEIGHTS", "DEVICE", "CHANNELS_LAST")

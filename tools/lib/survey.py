@@ -16,7 +16,7 @@ from nlvideo.data.parallel import map_in_processes
 from nlvideo.data.video.frame_folder import open_video
 from nlvideo.data.video.paths import local_video_path, split_member_path
 from nlvideo.errors import ProcessDied, VideoDecodeError
-from nlvideo.utils.progress import progress_bar
+from nlvideo.utils.console import progress_bar
 
 # What tools/transcode_dataset.py makes.
 SHORT_SIDE, KEY_FRAME_DISTANCE = 256, 30

@@ -25,9 +25,9 @@ from nlvideo.data.catalog import DatasetCatalog, MetadataCatalog
 from nlvideo.data.datasets.beacon_render import ACTIONS, COLOURS, Scene, render, sample_scene
 from nlvideo.data.parallel import map_in_processes
 from nlvideo.errors import ProcessDied
+from nlvideo.utils.console import progress_bar
 from nlvideo.utils.files.file_io import write_text
-from nlvideo.utils.progress import progress_bar
-from nlvideo.utils.system.cpus import usable_cpus
+from nlvideo.utils.system.processes import usable_cpus
 
 # Raised whenever the same spec would give other videos, so that an old folder is noticed.
 _GENERATOR_VERSION = 2

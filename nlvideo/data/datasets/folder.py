@@ -9,7 +9,7 @@ from nlvideo.data.catalog import MetadataCatalog
 from nlvideo.data.records.records import Labels, TableRecords
 from nlvideo.data.records.string_block import StringBlock
 from nlvideo.data.video.paths import find_videos
-from nlvideo.utils.logger import log_once
+from nlvideo.utils.console import log_once
 
 
 def load_folder(name: str) -> TableRecords:

@@ -22,8 +22,8 @@ import numpy as np
 from nlvideo.data.catalog import MetadataCatalog
 from nlvideo.data.records.list_table import NUMBERS, ListTable
 from nlvideo.data.records.records import TableRecords
+from nlvideo.utils.console import progress_bar
 from nlvideo.utils.files.file_io import absolute_path, fetch_file
-from nlvideo.utils.progress import progress_bar
 
 _COLUMNS = ("path", "label", *NUMBERS, "label_spans")
 _CHUNK_BYTES = 1 << 24

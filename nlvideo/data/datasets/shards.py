@@ -12,9 +12,9 @@ from nlvideo.data.records.records import ChainedRecords, CompactRecords, Labels,
 from nlvideo.data.records.shard_files import expand_pattern, read_index, scan_shard
 from nlvideo.data.records.string_block import StringBlock
 from nlvideo.data.video.paths import member_path
+from nlvideo.utils.console import progress_bar
 from nlvideo.utils.files.file_io import absolute_path, fetch_file, file_exists, is_remote
 from nlvideo.utils.messages import some
-from nlvideo.utils.progress import progress_bar
 
 _logger = logging.getLogger(__name__)
 

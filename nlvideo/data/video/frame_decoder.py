@@ -17,7 +17,7 @@ from nlvideo.data.video.pixel_limits import PixelLimits
 from nlvideo.data.video.upright import RgbConverter
 from nlvideo.data.video.video_index import VideoIndex
 from nlvideo.errors import VideoDecodeError
-from nlvideo.utils.logger import log_once
+from nlvideo.utils.console import log_once
 from nlvideo.utils.system.time_limit import TimeLimit
 
 # Decoders that leave out, when told to, exactly the frames that no other frame refers to.

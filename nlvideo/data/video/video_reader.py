@@ -19,7 +19,7 @@ from nlvideo.data.video.upright import RgbConverter, orientation_of
 from nlvideo.data.video.video_index import IndexCache, VideoIndex
 from nlvideo.errors import TimeLimitExceeded, VideoDecodeError
 from nlvideo.utils.closing import Closing
-from nlvideo.utils.logger import log_once
+from nlvideo.utils.console import log_once
 from nlvideo.utils.system.time_limit import TimeLimit
 
 __all__ = ["DEFAULT_TIMEOUT_SEC", "VideoDecodeError", "VideoReader", "rows_by_index"]

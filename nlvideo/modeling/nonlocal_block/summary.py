@@ -10,7 +10,7 @@ from torch import nn
 from nlvideo.modeling.nonlocal_block.block import NonLocalBlock
 from nlvideo.modeling.nonlocal_block.build import NONLOCAL
 from nlvideo.utils.analysis import count_gmacs, parameter_count, without_norms
-from nlvideo.utils.logger import create_table
+from nlvideo.utils.console import create_table
 
 
 def nonlocal_modules(model: nn.Module) -> dict[str, nn.Module]:

@@ -15,7 +15,7 @@ from urllib.parse import urlparse
 from iopath.common.file_io import HTTPURLHandler, get_cache_dir
 from iopath.common.file_io import PathManager as _PathManager
 
-from nlvideo.utils.files.file_lock import lock_file
+from nlvideo.utils.files.locks import lock_file
 
 
 class _HTTPHandler(HTTPURLHandler):

@@ -1,19 +1,28 @@
-"""The machine and the seeds of a run."""
+"""What a run needs to be repeated: the machine, the versions, the seeds and the commands that started it."""
 
+import contextlib
+import datetime
+import json
+import os
 import platform
 import random
 import subprocess
 import sys
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 import nlvideo
 from nlvideo.utils import comm
-from nlvideo.utils.logger import create_table
-from nlvideo.utils.system.cpus import usable_cpus
+from nlvideo.utils.console import create_table
+from nlvideo.utils.files.file_io import naming
+from nlvideo.utils.system.processes import command_line, usable_cpus
+
+_INVOCATIONS = "invocations.json"
 
 
 def environment() -> dict[str, str]:
@@ -41,6 +50,42 @@ def collect_env() -> str:
     """Return ``environment`` as a table."""
     # As text: a table would turn the version 1.10 into the number 1.1.
     return create_table([{"item": name, "value": value} for name, value in environment().items()])
+
+
+def append_invocation(folder: str, environment: Mapping[str, str], **facts: Any) -> None:
+    """Append a JSON line to ``<folder>/invocations.json``: what runs now, when and where.
+
+    Args:
+        folder: the output folder; it must exist.
+        environment: versions and devices, see ``environment``.
+        facts: more to remember, of plain types.
+    """
+    row = {
+        "time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "command": command_line(),
+        "folder": os.getcwd(),
+        **facts,
+        "environment": dict(environment),
+    }
+    path = os.path.join(folder, _INVOCATIONS)
+    with naming(path), open(path, "a", encoding="utf8") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def read_invocations(folder: str) -> list[dict[str, Any]]:
+    """Return the lines of ``<folder>/invocations.json``, oldest first, without those that are damaged.
+
+    Without the file the list is empty.
+    """
+    path = os.path.join(folder, _INVOCATIONS)
+    if not os.path.isfile(path):
+        return []
+    rows = []
+    with open(path, encoding="utf8", errors="replace") as file:
+        for line in file:
+            with contextlib.suppress(ValueError):
+                rows.append(json.loads(line))
+    return [row for row in rows if isinstance(row, dict)]
 
 
 def uses_cuda(device: str) -> bool:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from nlvideo.data import VideoDecodeError
-from nlvideo.utils.logger import format_seconds
+from nlvideo.utils.console import format_seconds
 from nlvideo.visualization import draw_film_strip, heated_frames
 from nlvideo.visualization.demo.html import frames_html, message_html, strip_html, timeline_html
 from nlvideo.visualization.demo.limits import Limits, VideoFacts, check_upload

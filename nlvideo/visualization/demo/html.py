@@ -7,7 +7,7 @@ from html import escape
 import numpy as np
 from PIL import Image
 
-from nlvideo.utils.logger import format_seconds
+from nlvideo.utils.console import format_seconds
 from nlvideo.visualization.demo.moments import Inspector, Moment
 from nlvideo.visualization.video_file import data_uri
 

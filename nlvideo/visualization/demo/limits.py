@@ -10,7 +10,7 @@ import numpy as np
 
 from nlvideo.data import VideoDecodeError, VideoReader
 from nlvideo.data.video.pixel_limits import PixelLimits
-from nlvideo.utils.logger import format_seconds
+from nlvideo.utils.console import format_seconds
 
 # Demuxers of real containers. FFmpeg also opens images, subtitles, text and, above all, playlists, which make it read
 # other files of this machine and addresses on the net.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from nlvideo.utils.logger import format_seconds
+from nlvideo.utils.console import format_seconds
 from nlvideo.visualization.demo.handlers import Demo, Shown, View
 from nlvideo.visualization.demo.html import examples_html, heading_html, message_html, note_html
 from nlvideo.visualization.demo.limits import KNOWN_AS

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nlvideo.utils.closing import Closing
-from nlvideo.utils.files.file_lock import lock_file
+from nlvideo.utils.files.locks import lock_file
 
 _PREFIX = "nlvideo_demo_"
 

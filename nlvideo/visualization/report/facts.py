@@ -8,7 +8,7 @@ from typing import Any
 from nlvideo.config import load_cfg
 from nlvideo.evaluation.intervals import with_interval
 from nlvideo.modeling.costs import model_costs
-from nlvideo.utils.logger import format_seconds
+from nlvideo.utils.console import format_seconds
 from nlvideo.visualization.report.curves import clips_per_iteration, training_seconds
 from nlvideo.visualization.report.run import Run
 

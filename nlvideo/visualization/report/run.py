@@ -10,7 +10,7 @@ from typing import Any
 
 from nlvideo.evaluation.results_file import Results, read_results
 from nlvideo.utils.files.safe_yaml import parse_yaml
-from nlvideo.utils.system.invocations import read_invocations
+from nlvideo.utils.system.env import read_invocations
 
 Row = dict[str, float]
 

@@ -7,7 +7,7 @@ from typing import Any
 from nlvideo.data import VideoDecodeError, get_dataset
 from nlvideo.data.catalog import source_of
 from nlvideo.evaluation.results_file import Results
-from nlvideo.utils.progress import progress_bar
+from nlvideo.utils.console import progress_bar
 from nlvideo.visualization.report.clips import Budget, make_clip
 from nlvideo.visualization.report.results import (
     Mistake,

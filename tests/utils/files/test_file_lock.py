@@ -2,8 +2,8 @@ import multiprocessing
 
 import pytest
 
-from nlvideo.utils.files import file_lock
-from nlvideo.utils.files.file_lock import lock_file
+from nlvideo.utils.files import locks
+from nlvideo.utils.files.locks import lock_file
 
 
 def hold(path, told, go_on):
@@ -29,6 +29,6 @@ def test_a_lock_ends_with_its_process(tmp_path, inherited):
 
 
 def test_a_system_without_locks_says_so(tmp_path, monkeypatch):
-    monkeypatch.setattr(file_lock, "fcntl", None)
+    monkeypatch.setattr(locks.sys, "platform", "win32")
     with open(tmp_path / "lock", "w") as file, pytest.raises(OSError, match="no locks on files"):
         lock_file(file)

@@ -6,13 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-from nlvideo.utils.files.folder_lock import lock_folder
+from nlvideo.utils.files.locks import lock_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 # Holds the lock, has a worker that outlives it, and waits to be killed.
 HOLDER = """
 import os, sys, time
-from nlvideo.utils.files.folder_lock import lock_folder
+from nlvideo.utils.files.locks import lock_folder
 print(lock_folder(sys.argv[1]), flush=True)
 if os.fork() == 0:
     print(os.getpid(), flush=True)
@@ -50,6 +50,6 @@ def test_a_file_system_without_locks_is_said(tmp_path: Path, monkeypatch, caplog
     def refuse(*arguments: object, **options: object) -> None:
         raise OSError(37, "No locks available")
 
-    monkeypatch.setattr("nlvideo.utils.files.folder_lock.lock_file", refuse)
+    monkeypatch.setattr("nlvideo.utils.files.locks.lock_file", refuse)
     assert lock_folder(str(tmp_path)) is None
     assert f"{tmp_path} cannot be locked" in caplog.text and "no two runs" in caplog.text

@@ -12,8 +12,8 @@ import torch
 
 import nlvideo
 from nlvideo.utils.system import env
-from nlvideo.utils.system.cpus import usable_cpus
 from nlvideo.utils.system.env import collect_env, seed_everything
+from nlvideo.utils.system.processes import usable_cpus
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,8 @@ import json
 import os
 import sys
 
-from nlvideo.utils.system.invocations import append_invocation, command_line, read_invocations
+from nlvideo.utils.system.env import append_invocation, read_invocations
+from nlvideo.utils.system.processes import command_line
 
 
 def test_lines_are_appended_and_read_back(tmp_path, monkeypatch):

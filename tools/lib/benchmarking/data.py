@@ -16,9 +16,8 @@ from nlvideo.data.video.pixel_limits import PixelLimits
 from nlvideo.data.video.torchcodec_reader import TorchCodecReader, load_video_decoder
 from nlvideo.data.video.video_reader import VideoReader
 from nlvideo.errors import VideoDecodeError
+from nlvideo.utils.console import create_table, progress_bar
 from nlvideo.utils.files.file_io import write_json
-from nlvideo.utils.logger import create_table
-from nlvideo.utils.progress import progress_bar
 from nlvideo.utils.system.time_limit import TimeLimit
 
 from .timing import alternate, environment

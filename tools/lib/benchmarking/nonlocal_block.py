@@ -13,10 +13,9 @@ import torch
 from torch import nn
 
 from nlvideo.modeling.nonlocal_block import NonLocalBlock
+from nlvideo.utils.console import create_table, progress_bar
 from nlvideo.utils.files.file_io import write_json
-from nlvideo.utils.logger import create_table
 from nlvideo.utils.messages import one_of
-from nlvideo.utils.progress import progress_bar
 
 from .peer import mmcv_block, mmcv_bytes
 from .timing import alternate, environment, peak_memory

@@ -17,10 +17,9 @@ from nlvideo.data import build_train_loader
 from nlvideo.engine.train_loop import HookBase, SimpleTrainer
 from nlvideo.modeling import build_model
 from nlvideo.solver import build_gradient_clipper, build_optimizer, scale_to_world_size
+from nlvideo.utils.console import create_table, progress_bar
 from nlvideo.utils.files.file_io import write_json
-from nlvideo.utils.logger import create_table
 from nlvideo.utils.messages import one_of
-from nlvideo.utils.progress import progress_bar
 
 from .timing import PeakMemory, Timing, alternate, environment, peak_memory
 

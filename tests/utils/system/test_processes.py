@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from nlvideo.utils.system import host_memory
-from nlvideo.utils.system.host_memory import keep_freed_memory
+from nlvideo.utils.system import processes
+from nlvideo.utils.system.processes import keep_freed_memory
 
 glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
 
@@ -44,7 +44,7 @@ def page_faults(start: str = "") -> int:
     return int(done.stdout)
 
 
-KEEP = "from nlvideo.utils.system.host_memory import keep_freed_memory\nassert keep_freed_memory()\n"
+KEEP = "from nlvideo.utils.system.processes import keep_freed_memory\nassert keep_freed_memory()\n"
 
 
 @glibc
@@ -65,13 +65,13 @@ def test_scripts_keep_memory():
 )
 def test_what_the_user_set_stays(monkeypatch, name, value):
     monkeypatch.setenv(name, value)
-    monkeypatch.setattr(host_memory, "_mallopt", lambda: lambda *call: pytest.fail(f"mallopt{call}"))
+    monkeypatch.setattr(processes, "_mallopt", lambda: lambda *call: pytest.fail(f"mallopt{call}"))
     assert not keep_freed_memory()
 
 
 def test_a_limit_that_is_refused_leaves_the_other_alone(monkeypatch):
     calls = []
-    monkeypatch.setattr(host_memory, "_mallopt", lambda: lambda *call: calls.append(call))
+    monkeypatch.setattr(processes, "_mallopt", lambda: lambda *call: calls.append(call))
     assert not keep_freed_memory()
     assert calls == [(-3, 2**25)]
 
@@ -81,5 +81,5 @@ def test_without_glibc_nothing_happens(monkeypatch):
         def mallopt(self, parameter, value):
             pytest.fail("not glibc's")
 
-    monkeypatch.setattr(host_memory.ctypes, "CDLL", lambda name: Musl())
+    monkeypatch.setattr(processes.ctypes, "CDLL", lambda name: Musl())
     assert not keep_freed_memory()
