@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Compare every frame by random access with a full decode: ``python benchmarks/exact_frames.py VIDEO|FOLDER...``.
 
-Each frame of each file, also in folders of folders, is read by its index, alone, backwards, forwards and in random order, and
-compared to the byte with a decode from the start by PyAV itself; so are the frames of the stream, and their times. A file
-that no reader opens is listed with the reason. Anything else is a fault. A file whose decode takes more memory than
-``--max-mib`` is compared on as many frames from its start.
+Each frame of each file, also in folders of folders, is read by its index, alone, backwards, forwards and in random
+order. It is compared to the byte with a decode from the start by PyAV itself. So are the frames of the stream, and
+their times. A file that no reader opens is listed with the reason. Anything else is a fault. A file whose decode takes more
+memory than ``--max-mib`` is compared on as many frames from its start.
 """
 
 import argparse
@@ -20,7 +20,7 @@ import numpy as np
 from tqdm import tqdm
 
 from nlvideo.data import FrameStream, VideoDecodeError, VideoReader
-from nlvideo.data.video.upright import orientation_of
+from nlvideo.data.video.pixels import geometry_of
 
 ROOT = Path(__file__).resolve().parent.parent
 SEED = 0
@@ -36,7 +36,7 @@ def full_decode(path: Path, max_bytes: int) -> list[np.ndarray]:
         packets = (packet for packet in container.demux(stream) if packet.size)
         for packet in itertools.chain(packets, [None]):
             for frame in stream.codec_context.decode(packet):
-                frames.append(orientation_of(frame).apply(frame.to_ndarray(format="rgb24")))
+                frames.append(geometry_of(frame).upright(frame.to_ndarray(format="rgb24")))
                 if (len(frames) + 1) * frames[-1].nbytes > max_bytes:
                     return frames
     return frames

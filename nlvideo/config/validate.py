@@ -7,6 +7,8 @@ from nlvideo.config.node import CfgNode
 from nlvideo.utils.messages import did_you_mean
 
 # The values of keys that choose among a few. Names in registries are checked where the registry is.
+#: Names of what reads video files; ``nlvideo.data.video.open.READERS`` has the readers.
+READERS = ("pyav", "torchcodec")
 _ALLOWED: dict[str, tuple] = {
     "MODEL.NORM": ("BN", "SyncBN", "FrozenBN"),
     "MODEL.BACKBONE.TEMPORAL": ("c2d", "i3d_3x1x1", "i3d_3x3x3", "i3d_3x1x1_all", "slow"),
@@ -16,7 +18,7 @@ _ALLOWED: dict[str, tuple] = {
     "MODEL.NONLOCAL.ATTEND": ("space", "time", "spacetime"),
     "MODEL.NONLOCAL.NORM": ("same", "BN", "SyncBN", "FrozenBN", "none"),
     "MODEL.NONLOCAL.ALGORITHM": ("auto", "dense", "fused", "reordered", "folded", "sorted"),
-    "DATALOADER.READER": ("pyav", "torchcodec"),
+    "DATALOADER.READER": READERS,
     "INPUT.SHORT_VIDEO": ("wrap", "clamp", "error"),
     "SOLVER.OPTIMIZER": ("SGD", "AdamW"),
     "SOLVER.LR_SCHEDULE": ("step", "cosine"),

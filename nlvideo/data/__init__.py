@@ -8,9 +8,10 @@ from nlvideo.data.datasets import get_dataset
 from nlvideo.data.loaders import TestLoader, TrainLoader
 from nlvideo.data.peer_clips import MMActionClips, SlowFastClips, SlowFastOffsetClips
 from nlvideo.data.samplers import SAMPLER
-from nlvideo.data.video.frame_array import FrameArray
-from nlvideo.data.video.frame_folder import FrameFolder, open_video
+from nlvideo.data.video.base import Video
 from nlvideo.data.video.frame_stream import FrameStream, open_camera
+from nlvideo.data.video.frames import FrameArray, FrameFolder
+from nlvideo.data.video.open import READERS, open_video
 from nlvideo.data.video.sliding_window import Window, slide
 from nlvideo.data.video.torchcodec_reader import TorchCodecReader
 from nlvideo.data.video.video_index import IndexCache, VideoIndex
@@ -20,6 +21,7 @@ from nlvideo.errors import VideoDecodeError, VideoTooShort
 __all__ = [
     "CLIP_SAMPLER",
     "MAPPER",
+    "READERS",
     "SAMPLER",
     "DatasetCatalog",
     "FrameArray",
@@ -33,6 +35,7 @@ __all__ = [
     "TestLoader",
     "TorchCodecReader",
     "TrainLoader",
+    "Video",
     "VideoDecodeError",
     "VideoIndex",
     "VideoMapper",

@@ -14,10 +14,10 @@ from nlvideo.data.transforms import augmentation
 from nlvideo.data.transforms.clip_augmentations import ClipAugmentation, augment_clip, build_clip_augmentations
 from nlvideo.data.transforms.random_boxes import random_resized_crop
 from nlvideo.data.transforms.resized_frames import read_resized
-from nlvideo.data.video.frame_folder import FrameFolder, open_video
-from nlvideo.data.video.pixel_limits import PixelLimits
+from nlvideo.data.video.base import Video
+from nlvideo.data.video.open import open_video
+from nlvideo.data.video.pixels import DEFAULT_LIMITS, PixelLimits
 from nlvideo.data.video.torchcodec_reader import load_video_decoder
-from nlvideo.data.video.video_reader import VideoReader
 from nlvideo.errors import VideoDecodeError, VideoTooShort
 from nlvideo.utils.registry import Registry
 
@@ -98,7 +98,7 @@ class VideoMapper:
         self.flip_views = flip_views
         self.num_classes = num_classes
         self.reading = reading or {}
-        self.pixels = self.reading.get("pixels", PixelLimits())
+        self.pixels = self.reading.get("pixels", DEFAULT_LIMITS)
         if self.reading.get("reader", "pyav").startswith("torchcodec"):
             load_video_decoder()  # what is missing is found out here and not in a worker
         self.crop_area_range, self.crop_aspect_range = crop_area_range, crop_aspect_range
@@ -201,7 +201,7 @@ def reading_options(cfg: CfgNode) -> dict[str, Any]:
     }
 
 
-def _active_labels(record: Record, video: VideoReader | FrameFolder, first: int, last: int) -> list[int]:
+def _active_labels(record: Record, video: Video, first: int, last: int) -> list[int]:
     """The labels of ``label_spans`` that are active at any time from frame ``first`` to frame ``last``."""
     active = set()
     for label, start_sec, end_sec in record["label_spans"]:
@@ -213,7 +213,7 @@ def _active_labels(record: Record, video: VideoReader | FrameFolder, first: int,
     return sorted(active)
 
 
-def frame_interval(record: Record, video: VideoReader | FrameFolder) -> tuple[int, int]:
+def frame_interval(record: Record, video: Video) -> tuple[int, int]:
     """Return the frames [first, end) of a record: the whole video, or from its start_sec to before its end_sec.
 
     Raises:

@@ -5,15 +5,14 @@ import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from fractions import Fraction
+from itertools import pairwise
 
 import av
 import numpy as np
 from av.filter import Graph
 
 from nlvideo.data.video.exact.decode_in_order import decode_in_order, open_stream
-from nlvideo.data.video.frame_folder import open_video
-from nlvideo.data.video.pixel_limits import PixelLimits
-from nlvideo.data.video.upright import Orientation
+from nlvideo.data.video.pixels import DEFAULT_LIMITS, Geometry
 from nlvideo.data.video.video_reader import VideoReader
 from nlvideo.errors import VideoDecodeError
 from nlvideo.utils.files.file_io import WholeFile, local_path
@@ -96,14 +95,15 @@ def transcode_video(task: tuple[str, str, TranscodeOptions, bool]) -> Transcoded
 def output_size(height: int, width: int, short_side: int) -> tuple[int, int]:
     """Return height and width, even, of a video scaled down to a short side; never larger than it is."""
     scale = min(1.0, short_side / min(height, width))
-    return tuple(max(2, 2 * int(side * scale / 2 + (0.5 if scale < 1 else 0))) for side in (height, width))
+    new_height, new_width = (max(2, 2 * int(side * scale / 2 + (0.5 if scale < 1 else 0))) for side in (height, width))
+    return new_height, new_width
 
 
 def _encode(source: str, out: str, options: TranscodeOptions, origin: str) -> None:
     if os.path.isdir(source):
         raise ValueError("a folder of frames: transcoding is for video files")
-    with open_video(source) as video:
-        num_frames, orientation = video.num_frames, Orientation(video.rotation, video.mirrored)
+    with VideoReader(source) as video:
+        num_frames, geometry = video.num_frames, video.geometry
         height, width = output_size(video.height, video.width, options.short_side)
         times, time_base = video.show_times
         rate = max(Fraction(video.fps).limit_denominator(65535), Fraction(1, 65535))
@@ -112,12 +112,12 @@ def _encode(source: str, out: str, options: TranscodeOptions, origin: str) -> No
     before, stream = open_stream(source)
     with before, av.open(out, "w", format="mp4") as after:
         stream.codec_context.thread_count = 1
-        PixelLimits().apply(source, stream.codec_context)
+        DEFAULT_LIMITS.apply(source, stream.codec_context)
         encoder = _add_stream(after, options, height, width, rate, time_base)
         after.metadata["comment"] = origin
         count = 0
         frames = (frame for frame, _ in decode_in_order(before, stream))
-        for frame in _filtered(frames, stream, height, width, orientation):
+        for frame in _filtered(frames, stream, height, width, geometry):
             if count == 0:
                 _copy_colours(frame, encoder)
             if count < num_frames:
@@ -151,34 +151,32 @@ def _add_stream(
 
 
 def _filtered(
-    frames: Iterator[av.VideoFrame], stream: av.VideoStream, height: int, width: int, orientation: Orientation
+    frames: Iterator[av.VideoFrame], stream: av.VideoStream, height: int, width: int, geometry: Geometry
 ) -> Iterator[av.VideoFrame]:
     """Turn frames upright, scale and convert them."""
     graph, layout = None, None
     for frame in frames:
         if graph is None:
             layout = (frame.width, frame.height, frame.format.name)
-            graph = _build_graph(frame, stream, height, width, orientation)
+            graph = _build_graph(frame, stream, height, width, geometry)
         if (frame.width, frame.height, frame.format.name) != layout:
             raise VideoDecodeError(stream.container.name, f"the frame size changes to {frame.height}x{frame.width}")
         # Frames without timestamps would be held back.
         frame.pts = None
-        graph.push(frame)
-        yield graph.pull()
+        graph.vpush(frame)
+        yield graph.vpull()
 
 
-def _build_graph(
-    frame: av.VideoFrame, stream: av.VideoStream, height: int, width: int, orientation: Orientation
-) -> Graph:
+def _build_graph(frame: av.VideoFrame, stream: av.VideoStream, height: int, width: int, geometry: Geometry) -> Graph:
     graph = Graph()
     chain = [graph.add_buffer(template=stream, width=frame.width, height=frame.height, format=frame.format)]
     # "cclock": counter-clockwise by 90 degrees.
-    chain += [graph.add("transpose", "dir=cclock") for _ in range(orientation.rotation // 90)]
-    chain += [graph.add("hflip")] if orientation.mirrored else []
+    chain += [graph.add("transpose", "dir=cclock") for _ in range(geometry.rotation // 90)]
+    chain += [graph.add("hflip")] if geometry.mirrored else []
     chain.append(graph.add("scale", f"{width}:{height}:flags=bicubic"))
     chain.append(graph.add("format", "yuv420p"))
     chain.append(graph.add("buffersink"))
-    for one, other in zip(chain, chain[1:]):
+    for one, other in pairwise(chain):
         one.link_to(other)
     graph.configure()
     return graph

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from nlvideo.config import CfgNode
-from nlvideo.data import VideoMapper, VideoReader, open_video
+from nlvideo.data import Video, VideoMapper, open_video
 from nlvideo.data.dataset_mapper import frame_interval
 from nlvideo.data.transforms import augmentation
 from nlvideo.data.transforms.resized_frames import read_resized
@@ -81,7 +81,7 @@ def load_views(
             yield _view(video, mapper, start_sec, end_sec)
 
 
-def _view(video: VideoReader, mapper: VideoMapper, start_sec: float | None, end_sec: float | None) -> View:
+def _view(video: Video, mapper: VideoMapper, start_sec: float | None, end_sec: float | None) -> View:
     part = {"start_sec": start_sec, "end_sec": end_sec}
     first, end = frame_interval({key: value for key, value in part.items() if value is not None}, video)
     indices = [first + index for index in mapper.clip_sampler(end - first, None)[0]]

@@ -10,7 +10,7 @@ from nlvideo.config import get_cfg, load_cfg
 from nlvideo.data.catalog import label_target
 from nlvideo.data.clip_sampling import RandomClip, SegmentClip, UniformClips
 from nlvideo.data.dataset_mapper import MAPPER, VideoMapper
-from nlvideo.data.video.pixel_limits import PixelLimits
+from nlvideo.data.video.pixels import PixelLimits
 from nlvideo.data.video.video_reader import VideoReader
 from nlvideo.errors import VideoDecodeError, VideoTooShort
 

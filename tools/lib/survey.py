@@ -13,7 +13,7 @@ from tabulate import tabulate
 from nlvideo.data.catalog import Record, source_of
 from nlvideo.data.dataset_mapper import frame_interval
 from nlvideo.data.parallel import map_in_processes
-from nlvideo.data.video.frame_folder import open_video
+from nlvideo.data.video.open import open_video
 from nlvideo.data.video.paths import local_video_path, split_member_path
 from nlvideo.errors import ProcessDied, VideoDecodeError
 from nlvideo.utils.console import progress_bar

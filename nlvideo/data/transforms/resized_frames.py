@@ -5,11 +5,8 @@ from collections.abc import Sequence
 import torch
 
 from nlvideo.data.transforms.augmentation import resize_short_side, resized_size
-from nlvideo.data.video.frame_array import FrameArray
-from nlvideo.data.video.frame_folder import FrameFolder
-from nlvideo.data.video.pixel_limits import PixelLimits
-from nlvideo.data.video.sliding_window import Window
-from nlvideo.data.video.video_reader import VideoReader
+from nlvideo.data.video.base import Video
+from nlvideo.data.video.pixels import DEFAULT_LIMITS, PixelLimits
 from nlvideo.errors import VideoDecodeError
 
 # Frames in their own size that are held at a time: a thousand of 340 x 256 pixels, ten of 4K, two of 8K.
@@ -17,10 +14,10 @@ MAX_HELD_BYTES = 256 * 2**20
 
 
 def read_resized(
-    video: VideoReader | FrameFolder | FrameArray | Window,
+    video: Video,
     indices: Sequence[int],
     short_side: int,
-    pixels: PixelLimits = PixelLimits(),
+    pixels: PixelLimits = DEFAULT_LIMITS,
 ) -> torch.Tensor:
     """Read frames and resize each by ``resize_short_side``, in parts where all together would need too much memory.
 
@@ -40,7 +37,8 @@ def read_resized(
     parts: list[torch.Tensor] = []
     for first in range(0, len(indices), held):
         frames = torch.from_numpy(video.get_frames(indices[first : first + held]))
-        pixels.check_clip(video.path, len(indices), *resized_size(*frames.shape[1:3], short_side))
+        height, width = frames.shape[1:3]
+        pixels.check_clip(video.path, len(indices), *resized_size(height, width, short_side))
         parts.append(resize_short_side(frames, short_side))
         if parts[-1].shape[1:] != parts[0].shape[1:]:
             sizes = f"from {tuple(parts[0].shape[1:3])} to {tuple(parts[-1].shape[1:3])}, resized"

@@ -2,6 +2,7 @@
 
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from itertools import chain
 
@@ -9,12 +10,16 @@ import av
 import numpy as np
 from av.video.frame import PictureType
 
-from nlvideo.data.video.exact.decode_in_order import has_new_parameters, open_stream, read_packets
+from nlvideo.data.video.exact.decode_in_order import (
+    ShowTimes,
+    average_fps,
+    has_new_parameters,
+    open_stream,
+    read_packets,
+)
 from nlvideo.data.video.exact.packet_scan import is_packed, scan_packets
 from nlvideo.data.video.exact.proven_kinds import PROVEN, kind_of
-from nlvideo.data.video.exact.show_times import ShowTimes, average_fps
-from nlvideo.data.video.pixel_limits import PixelLimits
-from nlvideo.data.video.upright import RgbConverter
+from nlvideo.data.video.pixels import PixelLimits, RgbConverter
 from nlvideo.data.video.video_index import VideoIndex
 from nlvideo.errors import VideoDecodeError
 from nlvideo.utils.console import log_once
@@ -34,14 +39,14 @@ class _Mismatch(Exception):
 class FrameDecoder:
     """Decodes frames by number, each from the last key-frame before it, or on from where the last call stopped.
 
-    The index says which packet is which frame, so packets are told apart before they are decoded, and those that no
-    wanted frame needs are left out: all before the key-frame, and after it the frames that no other frame refers to
-    (most B-frames). Where a seek misses, or where what comes out is not what the index says, the file is read from its
-    beginning.
+    The index says which packet holds which frame. So packets that no wanted frame needs are left out before they are
+    decoded: all before the key-frame, and after it the frames that no other frame refers to (most B-frames). Where a
+    seek misses, or other frames come out than the index says, the file is read from its beginning.
 
     The packets are trusted as far as tests have proven it (``PROVEN``). A file of any other kind, or one whose packets
-    say too little, is decoded once when its index is made: frames, their order and times are then those that come out,
-    and a few frames by random access are compared with them. If one differs, the file is always read from its beginning.
+    say too little, is decoded once when its index is made. Frames, their order and their times are then those that come
+    out, and a few frames by random access are compared with them. If one differs, the file is always read from its
+    beginning.
 
     Args:
         path: the file.
@@ -58,7 +63,9 @@ class FrameDecoder:
     def __init__(self, path: str, limit: TimeLimit, pixels: PixelLimits):
         self.path, self.num_decoded = path, 0
         self._limit, self._pixels = limit, pixels
-        self._container: av.container.InputContainer | None = None
+        self._opened = ExitStack()
+        self._container: av.container.InputContainer
+        self._packets: Iterator[av.Packet]
         self._from_start = False  # seeking leads astray in this file
         self._end_run()
 
@@ -80,9 +87,8 @@ class FrameDecoder:
             if check or not is_sure or not self.is_proven:
                 index, differs, _ = self._learn(index)
                 if differs:
-                    log_once(
-                        f"{self.path}: {_DIFFERS} ({self.kind}); it is read from its start, which is right and slow"
-                    )
+                    what = f"it is read from its start, which is right and slow ({self.kind})"
+                    log_once(f"{self.path}: {_DIFFERS}; {what}")
         self.index = index
         if index.num_frames == 0:
             raise VideoDecodeError(self.path, "no frames in the video stream")
@@ -133,14 +139,13 @@ class FrameDecoder:
     def close(self) -> None:
         """Close the file; may be called more than once."""
         self._end_run()
-        if self._container is not None:
-            self._container.close()
-            self._container = None
+        self._opened.close()
 
     def _open(self) -> None:
         """Open the file, again if need be, to read it from its first packet."""
         self.close()
         self._container, self._stream = open_stream(self.path, timeout_sec=self._limit.seconds or None)
+        self._opened.enter_context(self._container)
         self._codec = self._stream.codec_context
         self._pixels.apply(self.path, self._codec)
         # The loader's workers are the parallelism.
@@ -154,18 +159,21 @@ class FrameDecoder:
 
     def _end_run(self) -> None:
         """Forget the decoder's state: the next frame needs a seek."""
-        self._packets: Iterator[av.Packet] = iter(())
+        self._packets = iter(())
         self._next = self._run_start = -1  # the packet to be read next, and the first one decoded
         self._shown = -1  # the last frame that came out
         self._left_out: set[int] = set()
 
     def _learn(self, packets: VideoIndex) -> tuple[VideoIndex, bool, set[str]]:
-        """Decode the whole file; return its index as it is, whether random access fails, and the sizes of the frames."""
+        """Decode the whole file; return its true index, whether random access fails, and the sizes of the frames."""
         self._open()
         keys = np.flatnonzero(packets.keys)
         some = keys[np.linspace(0, len(keys) - 1, _NUM_PROBES).astype(int)] if len(keys) else keys
         probes = {len(packets.keys) - 1, *(some[:, None] + range(3)).flat}
-        origins, images, sizes, has_changes = [], {}, set(), False
+        origins: list[int | None] = []  # the packet of each frame
+        images: dict[int, tuple] = {}
+        sizes: set[str] = set()
+        has_changes = False
         for position, packet in enumerate(chain(self._packets, [None])):
             self._limit.check()
             has_changes |= packet is not None and has_new_parameters(packet)
@@ -179,7 +187,7 @@ class FrameDecoder:
         is_one_each = None not in origins and len(set(origins)) == len(origins)
         counted = has_changes or not is_one_each or is_packed(self._codec, packets.sizes)
         # Decoding timestamps belong to the order in which frames come out.
-        stamped = range(len(origins)) if packets.stamp_kind == "dts" else origins
+        stamped: Sequence[int | None] = range(len(origins)) if packets.stamp_kind == "dts" else origins
         times = ShowTimes(stream).of_all(packets.stamp_of(place) for place in stamped)
         in_order = np.arange(len(origins))
         index = replace(
@@ -196,7 +204,7 @@ class FrameDecoder:
     def _gives(self, index: VideoIndex, images: dict[int, tuple]) -> bool:
         """Whether random access by an index gives frames with these fingerprints."""
         self.index = index
-        # Nothing decoded yet, and all packets read, as where an index is made without decoding.
+        # The state in which an index is made without decoding: nothing decoded yet, and all packets read.
         self._open()
         for _ in self._packets:
             self._limit.check()
@@ -213,7 +221,7 @@ class FrameDecoder:
         return True
 
     def _pick(self, wanted: Sequence[int]) -> Iterator[tuple[int, av.VideoFrame]]:
-        """Yield the wanted frames out of runs of decoded ones, with a new run wherever that leaves frames out."""
+        """Yield the wanted frames out of runs of decoded ones; a new run begins where that leaves frames out."""
         missing = set(wanted)
         last = int(self.index.position[list(wanted)].max()) if missing else -1
         for target in wanted:
@@ -229,7 +237,7 @@ class FrameDecoder:
                         yield number, frame
 
     def _can_reach(self, target: int) -> bool:
-        """Whether going on decoding leads to a frame, and a later key-frame would not do so sooner."""
+        """Whether more decoding leads to a frame, and no later key-frame leads there sooner."""
         if self._next < 0 or target <= self._shown or target in self._left_out:
             return False
         start = self._start_of(target)
@@ -308,9 +316,9 @@ class FrameDecoder:
         return self._decode(packet, position, skip)
 
     def _decode(self, packet: av.Packet | None, position: int | None, skip: bool = False) -> list[av.VideoFrame]:
-        """Return the frames that come out for a packet; with ``skip`` without it, if no other frame refers to it."""
+        """Return the frames that come out for a packet; ``skip`` leaves it out if no other frame refers to it."""
         if packet is not None:
-            # Decoders hand timestamps on from packets to frames: so each frame says where it comes from.
+            # Decoders copy timestamps from packets to frames. So each frame says which packet it comes from.
             packet.pts = position
         self._codec.skip_frame = "NONREF" if skip else "DEFAULT"
         with self._pixels.explained(self.path, self._codec):
@@ -325,7 +333,7 @@ class FrameDecoder:
         number = self._shown + 1
         is_key = frame.key_frame or frame.pict_type == PictureType.I
         if frame.pts == self._run_start > 0 and not is_key:
-            # The file calls it a key-frame. Some decoders give what they can make of it, without an error.
+            # The file calls it a key-frame, and it is none. Some decoders then give a wrong frame, without an error.
             raise _Mismatch
         if not self.index.counted:
             number = -1 if frame.pts is None else int(self.index.frame_at[frame.pts])
@@ -336,6 +344,6 @@ class FrameDecoder:
 
 
 def _fingerprint(frame: av.VideoFrame) -> tuple:
-    """What tells whether two frames give the same pixels."""
+    """Return what is equal where two frames give the same pixels."""
     image = RgbConverter()(frame)
-    return image.shape, zlib.crc32(np.ascontiguousarray(image))
+    return image.shape, zlib.crc32(image.tobytes())

@@ -9,14 +9,17 @@ from functools import cached_property
 import av
 import numpy as np
 
-from nlvideo.data.video.exact.decode_in_order import decode_in_order, open_stream
-from nlvideo.data.video.exact.show_times import ShowTimes, stated_rates
-from nlvideo.data.video.pixel_limits import PixelLimits
-from nlvideo.data.video.read_errors import READ_ERRORS, unreadable
-from nlvideo.data.video.upright import RgbConverter
+from nlvideo.data.video.base import read_errors
+from nlvideo.data.video.exact.decode_in_order import (
+    ShowTimes,
+    decode_in_order,
+    open_stream,
+    stated_rates,
+    time_base_of,
+)
+from nlvideo.data.video.pixels import DEFAULT_LIMITS, Geometry, PixelLimits, RgbConverter, geometry_of
 from nlvideo.data.video.video_reader import VideoReader
 from nlvideo.errors import VideoDecodeError
-from nlvideo.utils.closing import Closing
 
 
 class StreamFrame:
@@ -31,16 +34,16 @@ class StreamFrame:
         self._frame, self._converter = frame, converter
 
     @property
-    def size(self) -> tuple[int, int]:
-        """Height and width as stored, pixels."""
-        return self._frame.height, self._frame.width
+    def geometry(self) -> Geometry:
+        """Size of the upright frame, and how the stored one becomes it."""
+        return geometry_of(self._frame)
 
     def to_rgb(self) -> np.ndarray:
         """Return the pixels, uint8 (H, W, 3), RGB, upright; the same as ``VideoReader`` gives."""
         return self._converter(self._frame)
 
 
-class FrameStream(Closing):
+class FrameStream(contextlib.AbstractContextManager):
     """The frames of a file or of a camera in the order they are shown; a context manager, to be iterated once.
 
     A video of any length, and one without end, takes the memory of a few frames. Frames and times are those of
@@ -61,47 +64,37 @@ class FrameStream(Closing):
         VideoDecodeError: the file is missing or not a video; also while it is iterated, where it is damaged.
     """
 
-    def __init__(self, path: str | os.PathLike, format: str | None = None, pixels: PixelLimits = PixelLimits()):
+    def __init__(self, path: str | os.PathLike, format: str | None = None, pixels: PixelLimits = DEFAULT_LIMITS):
         self.path, self.pixels = os.fspath(path), pixels
-        self._container = None
         if os.path.isdir(self.path):
             raise VideoDecodeError(self.path, "a folder of frames has no times; a stream needs a video file")
-        with self._errors():
+        with read_errors(self.path):
             self._container, self._stream = open_stream(self.path, format)
             pixels.apply(self.path, self._stream.codec_context)
         self._stream.thread_type = "AUTO"
         self.duration_sec = float((self._container.duration or 0) / av.time_base)
-        self.tick = self._stream.time_base / 2
+        self.tick = time_base_of(self._stream) / 2
 
     def __iter__(self) -> Iterator[StreamFrame]:
         converter, times = RgbConverter(), ShowTimes(self._stream)
-        with self._errors(), self.pixels.explained(self.path, self._stream.codec_context):
+        with read_errors(self.path), self.pixels.explained(self.path, self._stream.codec_context):
             for frame, stamp in decode_in_order(self._container, self._stream):
                 yield StreamFrame(times.next(stamp) * times.time_base, frame, converter)
 
     @cached_property
     def fps(self) -> float:
-        """Average frames per second: of a file that of ``VideoReader``, which looks through it; else the stated rate."""
+        """Average frames per second, of a file as ``VideoReader`` finds them, else as the header states them."""
         if os.path.isfile(self.path):
             with contextlib.suppress(VideoDecodeError), VideoReader(self.path, pixels=self.pixels) as video:
                 return video.fps
         return float(stated_rates(self._stream)[0])
 
     def close(self) -> None:
-        """Close the file; may be called more than once."""
-        if self._container is not None:
-            self._container.close()
-            self._container = None
+        """Close the file. It may be called more than once."""
+        self._container.close()
 
-    @contextlib.contextmanager
-    def _errors(self) -> Iterator[None]:
-        """Turn whatever FFmpeg or the file system raises into a ``VideoDecodeError``."""
-        try:
-            yield
-        except FileNotFoundError:
-            raise VideoDecodeError(self.path, "no such file") from None
-        except READ_ERRORS as error:
-            raise unreadable(self.path, error) from error
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
 
 def open_camera(index: int) -> FrameStream:

@@ -1,70 +1,58 @@
 """Overlapping windows of a stream of frames, each a small video, with no more than one window in memory."""
 
-import bisect
 import itertools
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 
 import numpy as np
 
+from nlvideo.data.video.base import Video
 from nlvideo.data.video.frame_stream import FrameStream, StreamFrame
-from nlvideo.data.video.video_reader import rows_by_index
-from nlvideo.errors import VideoDecodeError
-from nlvideo.utils.closing import Closing
+from nlvideo.data.video.pixels import Geometry
 
 
-@dataclass(frozen=True)
-class Window(Closing):
-    """A part of a stream, with the interface of ``VideoReader``; only frames that are asked for are converted.
+class Window(Video):
+    """A part of a stream; see ``Video``. Only frames that are asked for are converted.
 
-    Attributes:
+    Args:
         path: of the stream.
         fps: of the stream.
         start_sec: its first moment, in seconds from the first frame of the stream.
         end_sec: the moment after its last; the end of the stream for the last window.
         frames: all its frames.
         own: those of them that count as its own: each frame of the stream is one window's own.
+
+    Attributes:
+        start_sec, end_sec, frames, own: as given.
     """
 
-    path: str
-    fps: float
-    start_sec: float
-    end_sec: float
-    frames: Sequence[StreamFrame]
-    own: Sequence[StreamFrame]
+    def __init__(
+        self,
+        path: str,
+        fps: float,
+        start_sec: float,
+        end_sec: float,
+        frames: Sequence[StreamFrame],
+        own: Sequence[StreamFrame],
+    ):
+        super().__init__(path)
+        self.num_frames, self.fps = len(frames), fps
+        self.start_sec, self.end_sec, self.frames, self.own = start_sec, end_sec, frames, own
 
     @property
-    def num_frames(self) -> int:
-        """Frames in the window."""
-        return len(self.frames)
+    def geometry(self) -> Geometry:
+        """Size and turn of the first frame."""
+        return self.frames[0].geometry
 
     @property
-    def frame_bytes(self) -> int:
-        """Bytes of a frame as RGB."""
-        return 3 * math.prod(self.frames[0].size)
+    def frame_seconds(self) -> np.ndarray:
+        """When each frame is shown: float64 (num_frames,), seconds from ``start_sec``."""
+        return np.array([float(frame.seconds - Fraction(self.start_sec)) for frame in self.frames])
 
-    def get_frames(self, indices: Sequence[int]) -> np.ndarray:
-        """Return frames of the window by index, in the order given: uint8 (T, H, W, 3), RGB.
-
-        Raises:
-            IndexError: an index is outside ``[0, num_frames)``.
-            VideoDecodeError: the frame size changes.
-        """
-        rows = rows_by_index(self.path, indices, self.num_frames)
-        images = {index: self.frames[index].to_rgb() for index in rows}
-        sizes = sorted({image.shape[:2] for image in images.values()})
-        if len(sizes) > 1:
-            raise VideoDecodeError(self.path, f"the frame size changes from {sizes[0]} to {sizes[1]}")
-        return np.stack([images[index] for index in indices])
-
-    def index_at(self, seconds: float) -> int:
-        """Return the index of the first frame shown at or after ``seconds`` from the start of the window."""
-        # Half a millionth of a second decides no frame.
-        moment = self.start_sec + seconds - 5e-7
-        return bisect.bisect_left(self.frames, moment, key=lambda frame: float(frame.seconds))
+    def _read(self, indices: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
+        return ((index, self.frames[index].to_rgb()) for index in indices)
 
 
 def slide(stream: FrameStream, window_sec: float, stride_sec: float) -> Iterator[Window]:
@@ -112,26 +100,19 @@ def _slide(stream: FrameStream, length: Fraction, stride: Fraction) -> Iterator[
     for frame in stream:
         # As VideoReader.index_at: timestamps are rounded, half a tick decides nothing.
         while held and frame.seconds >= start + length - stream.tick:
-            num_own = _count_before(held, start + stride - stream.tick)
+            num_own = sum(each.seconds < start + stride - stream.tick for each in held)
             yield _window(start, start + length, [], num_own)
             past.extend(held.popleft() for _ in range(num_own))
             start += stride
             if not held:
-                start = _start_before(frame, start, length, stride, stream.tick)
+                # The first window that has the frame: a gap is one step, however long it is.
+                steps = math.floor((frame.seconds + stream.tick - length) / stride) + 1
+                start = max(start, stride * steps)
         held.append(frame)
         while past and past[0].seconds < frame.seconds + period - length - stream.tick:
             past.popleft()
-        stream.pixels.check_clip(stream.path, len(held) + len(past), *frame.size)
+        stream.pixels.check_clip(stream.path, len(held) + len(past), *frame.geometry[:2])
     if held:
         end = min(max(start, held[-1].seconds + period), start + length)
         start = max(Fraction(0), end - length)
         yield _window(start, end, [frame for frame in past if frame.seconds >= start - stream.tick], len(held))
-
-
-def _start_before(frame: StreamFrame, start: Fraction, length: Fraction, stride: Fraction, tick: Fraction) -> Fraction:
-    """The start of the first window, from ``start`` on, that has the frame: a gap is one step, however long it is."""
-    return max(start, stride * (math.floor((frame.seconds + tick - length) / stride) + 1))
-
-
-def _count_before(frames: Iterable[StreamFrame], seconds: Fraction) -> int:
-    return sum(frame.seconds < seconds for frame in frames)

@@ -1,4 +1,4 @@
-"""``VideoIndex``: where in a video file which frame is, read from its packets, and kept on disk if wanted.
+"""``VideoIndex``: where each frame is in a video file, by its packets; ``IndexCache`` keeps indices on disk.
 
 A file stores packets in the order of decoding, which is not that of showing::
 
@@ -15,16 +15,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
 from nlvideo.data.video.paths import member_path, split_member_path
+from nlvideo.data.video.pixels import Geometry
 from nlvideo.utils.files.file_io import atomic_write
 
 # Stands for a timestamp that the file does not give.
 NO_STAMP = np.iinfo(np.int64).min
 _FORMAT = 3
-# What a file of the cache holds after its header, in this order.
+# What the header of a file of the cache holds as it is, and the arrays after it, in this order.
+_FIELDS = ("stamp_kind", "fps", "counted", "checked", "geometry")
 _ARRAYS = {"stamps": "<i8", "sizes": "<i4", "keys": "?", "position": "<i8", "times": "<i8"}
 _OF_FRAMES = ("position", "times")
 
@@ -39,12 +42,12 @@ class VideoIndex:
         sizes: int32 (P,), bytes.
         keys: bool (P,), where decoding can start.
         position: int64 (num_frames,), the packet of each frame that is shown, in the order of showing.
-        times: int64 (num_frames,), when each frame is shown, from the first one on, see ``ShowTimes``.
+        times: int64 (num_frames,), when each frame is shown after the first one, see ``ShowTimes``.
         time_base: of ``stamps`` and ``times``, seconds.
         fps: average frames per second, see ``average_fps``.
         counted: frames cannot be found by packets; frame k is the k-th that decoding from the start gives.
-        checked: all of it is what a decode in order gave, and random accesses were compared with that.
-        geometry: height and width of the upright frames, pixels, and their ``Orientation``; None: not looked at.
+        checked: the index is what a decode in order gave, and frames by random access were compared with that.
+        geometry: of the frames; None: not looked at.
     """
 
     stamps: np.ndarray
@@ -57,7 +60,7 @@ class VideoIndex:
     fps: float
     counted: bool = False
     checked: bool = False
-    geometry: tuple[int, int, int, bool] | None = None
+    geometry: Geometry | None = None
 
     @property
     def num_frames(self) -> int:
@@ -80,8 +83,8 @@ class VideoIndex:
     def start_of(self, frame: int) -> int:
         """Return the position of the last key packet from which a frame can be decoded; 0 where seeking is no use.
 
-        It is stored before the frame and shown no later: what an open GOP's key packet is followed by, and shown
-        before it, needs the GOP before.
+        That packet is stored before the frame and shown no later. In an open GOP, frames that follow the key packet
+        but are shown before it need the GOP before.
         """
         keys, first_shown = self._keys
         for place in range(np.searchsorted(keys, self.position[frame], side="right") - 1, -1, -1):
@@ -107,9 +110,8 @@ class VideoIndex:
         """The positions of the key packets, and for each the first frame that is shown no earlier."""
         keys = np.flatnonzero(self.keys) if self.can_seek else np.zeros(0, int)
         frames = self.frame_at[keys]
-        return keys, np.where(
-            frames < 0, np.searchsorted(np.sort(self.stamps[self.position]), self.stamps[keys]), frames
-        )
+        shown = np.searchsorted(np.sort(self.stamps[self.position]), self.stamps[keys])
+        return keys, np.where(frames < 0, shown, frames)
 
     @cached_property
     def _by_stamp(self) -> np.ndarray:
@@ -121,9 +123,9 @@ class VideoIndex:
 
 
 class IndexCache:
-    """Indices on disk: one small file per video, found by its path and used while its size and time stay the same.
+    """Indices on disk: one small file for each video, found by the video's path.
 
-    Several processes may use one folder at once.
+    An index is used as long as size and time of the video stay the same. Several processes may use one folder at once.
 
     Args:
         folder: made when first needed.
@@ -137,36 +139,35 @@ class IndexCache:
         try:
             with open(self.file_of(path), "rb") as file:
                 header = json.loads(file.readline())
-                data = file.read()
-            if header["format"] != _FORMAT or header["key"] != _key(path):
-                return None
-            return _unpack(header, data)
+                is_current = header["format"] == _FORMAT and header["key"] == self.key_of(path)
+                return _unpack(header, file.read()) if is_current else None
         except (OSError, ValueError, KeyError, TypeError):  # missing or damaged: made again
             return None
 
     def key_of(self, path: str) -> list | None:
         """Return what tells this file from an earlier or later one of its name; None where it cannot be seen."""
+        member = split_member_path(path)
         try:
-            return _key(path)
+            status = os.stat(member[0] if member else path)
         except OSError:
             return None
+        return [_full(path), status.st_size, status.st_mtime_ns]
 
-    def save(self, path: str, index: VideoIndex, key: list | None = None) -> None:
+    def save(self, path: str, index: VideoIndex, key: list) -> None:
         """Write the index of a video, whole or not at all.
 
         Args:
             path: the video.
             index: its index.
-            key: of the file as it was when it was read; None: as it is now.
+            key: from ``key_of``, before the video was read.
 
         Raises:
             OSError: it cannot be written.
         """
         target = self.file_of(path)
         os.makedirs(os.path.dirname(target), exist_ok=True)
-        header = {"format": _FORMAT, "key": key or _key(path), "packets": len(index.stamps), "frames": index.num_frames}
-        header |= {"stamp_kind": index.stamp_kind, "counted": index.counted, "time_base": str(index.time_base)}
-        header |= {"fps": index.fps, "checked": index.checked, "geometry": index.geometry}
+        header = {"format": _FORMAT, "key": key, "packets": len(index.stamps), "frames": index.num_frames}
+        header |= {"time_base": str(index.time_base)} | {name: getattr(index, name) for name in _FIELDS}
         arrays = [getattr(index, name).astype(dtype).tobytes() for name, dtype in _ARRAYS.items()]
         atomic_write(target, lambda file: file.write(b"".join([json.dumps(header).encode(), b"\n", *arrays])))
 
@@ -194,21 +195,15 @@ def _are_unique(ordered: np.ndarray) -> bool:
     return len(ordered) > 0 and ordered[0] != NO_STAMP and bool((np.diff(ordered) > 0).all())
 
 
-def _key(path: str) -> list:
-    """What tells whether an index is that of a file as it is now."""
-    member = split_member_path(path)
-    status = os.stat(member[0] if member else path)
-    return [_full(path), status.st_size, status.st_mtime_ns]
-
-
 def _full(path: str) -> str:
     """The absolute path of a file, also where it is a member of a shard."""
     member = split_member_path(path)
     return member_path(os.path.abspath(member[0]), *member[1:]) if member else os.path.abspath(path)
 
 
-def _unpack(header: dict, data: bytes) -> VideoIndex:
-    arrays, start = {}, 0
+def _unpack(header: dict[str, Any], data: bytes) -> VideoIndex:
+    arrays: dict[str, Any] = {}
+    start = 0
     for name, dtype in _ARRAYS.items():
         count = header["frames" if name in _OF_FRAMES else "packets"]
         arrays[name] = np.frombuffer(data, dtype, count, start)
@@ -221,12 +216,6 @@ def _unpack(header: dict, data: bytes) -> VideoIndex:
         raise ValueError(f"frames outside of the {num_packets} packets")
     if (np.diff(arrays["times"]) < 0).any():
         raise ValueError("times that go back")
-    return VideoIndex(
-        **arrays,
-        stamp_kind=header["stamp_kind"],
-        time_base=Fraction(header["time_base"]),
-        fps=header["fps"],
-        counted=header["counted"],
-        checked=header["checked"],
-        geometry=tuple(header["geometry"]) if header["geometry"] else None,
-    )
+    fields = {name: header[name] for name in _FIELDS}
+    fields["geometry"] = Geometry(*fields["geometry"]) if fields["geometry"] else None
+    return VideoIndex(**arrays, **fields, time_base=Fraction(header["time_base"]))

@@ -9,7 +9,7 @@ import av
 import numpy as np
 
 from nlvideo.data import VideoDecodeError, VideoReader
-from nlvideo.data.video.pixel_limits import PixelLimits
+from nlvideo.data.video.pixels import PixelLimits
 from nlvideo.utils.console import format_seconds
 
 # Demuxers of real containers. FFmpeg also opens images, subtitles, text and, above all, playlists, which make it read

@@ -10,13 +10,12 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from nlvideo.utils.closing import Closing
 from nlvideo.utils.files.locks import lock_file
 
 _PREFIX = "nlvideo_demo_"
 
 
-class UploadFolder(Closing):
+class UploadFolder(contextlib.AbstractContextManager):
     """A private temporary folder; a context manager that deletes it with all that is in it.
 
     A request deletes the file it was about, whatever becomes of it (``deleted_afterwards``). What no request ever asks
@@ -54,6 +53,9 @@ class UploadFolder(Closing):
             self._sweeper.join()
             shutil.rmtree(self._root, ignore_errors=True)
             os.close(self._lock_handle)
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
     @contextlib.contextmanager
     def deleted_afterwards(self, path: str | os.PathLike) -> Iterator[Path]:

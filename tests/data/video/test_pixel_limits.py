@@ -10,7 +10,7 @@ from PIL import Image
 
 from nlvideo.config import load_cfg
 from nlvideo.data import FrameStream, VideoDecodeError, VideoMapper, VideoReader, build_test_loader, open_video
-from nlvideo.data.video.pixel_limits import PixelLimits
+from nlvideo.data.video.pixels import PixelLimits
 from nlvideo.dataset_tools.transcode import TranscodeOptions, transcode_video
 
 SMALL = PixelLimits(frame=1000, clip=5000)

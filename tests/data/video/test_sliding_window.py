@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 
 from nlvideo.data import FrameStream, VideoDecodeError, VideoReader, open_video, slide
-from nlvideo.data.video.pixel_limits import PixelLimits
+from nlvideo.data.video.pixels import Geometry, PixelLimits
 
 
 class Frame:
     """A frame that knows its number."""
 
     def __init__(self, number, seconds, size=(2, 2)):
-        self.number, self.seconds, self.size = number, seconds, size
+        self.number, self.seconds, self.geometry = number, seconds, Geometry(*size)
 
     def to_rgb(self):
-        return np.full((*self.size, 3), self.number, np.uint8)
+        return np.full((*self.geometry[:2], 3), self.number, np.uint8)
 
 
 class Stream:
@@ -80,9 +80,9 @@ def test_a_window_has_the_frames_of_its_seconds(make_video, frame_index, tmp_pat
 
 def test_no_more_than_a_window_is_kept():
     stream = Stream(range(1000))
-    for window in slide(stream, 1.0, 0.5):
+    for _ in slide(stream, 1.0, 0.5):
         assert len(stream.alive) <= 12
-    del window
+    del _
     gc.collect()
     assert len(stream.alive) == 0
 
@@ -95,8 +95,8 @@ def test_a_window_is_a_video():
         assert [video.index_at(t) for t in (-1, 0, 0.2, 0.21, 7)] == [0, 0, 2, 3, 6]
         with pytest.raises(IndexError, match="frame 6 was asked for, the video has frames 0 to 5"):
             video.get_frames([6])
-    window.frames[1].size = (2, 4)
-    with pytest.raises(VideoDecodeError, match=r"the frame size changes from \(2, 2\) to \(2, 4\)"):
+    window.frames[1].geometry = Geometry(2, 4)
+    with pytest.raises(VideoDecodeError, match=r"the frame size changes from 2x2 to 2x4 in frame 1"):
         window.get_frames([0, 1])
 
 

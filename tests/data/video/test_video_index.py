@@ -123,7 +123,7 @@ def test_a_file_that_is_replaced_while_it_is_read(tmp_path, make_video, monkeypa
     path, cache = make_video(tmp_path / "a.mp4"), IndexCache(tmp_path / "index")
     real_open = VideoReader._open
 
-    def open_and_replace(self, index, check):
+    def open_and_replace(self, index, check=False):
         real_open(self, index, check)
         os.utime(path, (1, 1))
 

@@ -1,5 +1,6 @@
 """The reader returns exactly the frames asked for, and one kind of error for everything that goes wrong."""
 
+import contextlib
 import os
 import pickle
 import resource
@@ -138,10 +139,8 @@ def test_damage_in_the_middle_is_an_error_or_a_frame_but_never_a_shift(tmp_path,
     path.write_bytes(bytes(data))
     with VideoReader(path) as video:
         assert frame_index(video.get_frames([39])[0]) == 39
-        try:
+        with contextlib.suppress(VideoDecodeError):
             video.check()
-        except VideoDecodeError:
-            pass
 
 
 def test_errors_pickle():

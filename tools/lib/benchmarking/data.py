@@ -12,7 +12,7 @@ import numpy as np
 
 from nlvideo.data.clip_sampling import RandomClip, UniformClips
 from nlvideo.data.video.frame_decoder import FrameDecoder
-from nlvideo.data.video.pixel_limits import PixelLimits
+from nlvideo.data.video.pixels import PixelLimits
 from nlvideo.data.video.torchcodec_reader import TorchCodecReader, load_video_decoder
 from nlvideo.data.video.video_reader import VideoReader
 from nlvideo.errors import VideoDecodeError

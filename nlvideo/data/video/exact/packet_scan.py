@@ -1,13 +1,11 @@
-"""The index of a video as its packets have it, without decoding."""
+"""The index of a video as its packets give it, without decoding."""
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import av
 import numpy as np
 
-from nlvideo.data.video.exact.decode_in_order import DTS_CONTAINERS, has_new_parameters
-from nlvideo.data.video.exact.show_times import average_fps
+from nlvideo.data.video.exact.decode_in_order import DTS_CONTAINERS, average_fps, has_new_parameters, time_base_of
 from nlvideo.data.video.video_index import VideoIndex, shown_order, to_stamps
 from nlvideo.errors import VideoDecodeError
 
@@ -17,15 +15,6 @@ _VP8_SHOWN = 0x10
 _PLACEHOLDER_SIZE = 8
 # Frames by which the order of showing may differ from that of the packets: what H.264 and HEVC allow.
 _MAX_REORDERED = 16
-
-
-class _Flags(NamedTuple):
-    """What is said of the packets besides their times and sizes: bool (P,) each."""
-
-    is_key: np.ndarray
-    is_cut: np.ndarray  # by an edit list
-    is_hidden: np.ndarray  # by the codec
-    is_odd: np.ndarray  # damaged, or with new parameters for the decoder
 
 
 def scan_packets(
@@ -45,40 +34,46 @@ def scan_packets(
     Raises:
         VideoDecodeError: there are no packets, or fewer than the header lists.
     """
-    packets, num_all = [], 0
-    is_vp8 = stream.codec_context.name == "vp8"
+    pts: list[int | None] = []
+    dts: list[int | None] = []
+    sizes_list: list[int] = []
+    flags: list[tuple[bool, bool, bool, bool]] = []
+    num_all, is_vp8 = 0, stream.codec_context.name == "vp8"
     for packet in container.demux(stream):
         check()
         num_all += 1
         if packet.size:
-            hidden = is_vp8 and not memoryview(packet)[0] & _VP8_SHOWN
+            pts.append(packet.pts)
+            dts.append(packet.dts)
+            sizes_list.append(packet.size)
+            is_hidden = is_vp8 and not memoryview(packet)[0] & _VP8_SHOWN
             is_odd = packet.is_corrupt or has_new_parameters(packet)
-            flags = packet.is_keyframe, packet.is_discard, hidden, is_odd
-            packets.append((packet.pts, packet.dts, packet.size, *flags))
+            flags.append((packet.is_keyframe, packet.is_discard, is_hidden, is_odd))
     # This family of containers lists its packets in the header; edit lists are already applied.
     listed = len(stream.index_entries) if "mp4" in container.format.name else 0
     if num_all - 1 < listed:  # the last one says that this is the end
         raise VideoDecodeError(path, f"truncated: {num_all - 1} of {listed} frames")
-    if not packets:
+    if not sizes_list:
         raise VideoDecodeError(path, "no frames in the video stream")
-    pts, dts, sizes, *columns = zip(*packets)
-    sizes, flags = np.array(sizes), _Flags(*map(np.array, columns))
+    sizes = np.array(sizes_list)
+    # Where decoding can start; cut by an edit list; hidden by the codec; damaged, or with new parameters.
+    keys, cut, hidden, odd = np.array(flags, bool).T
     by_dts = container.format.name in DTS_CONTAINERS
     stamps = to_stamps(dts if by_dts else pts)
-    order = shown_order(stamps, flags.is_cut | flags.is_hidden)
-    is_sure = order is not None and len(order) > 0 and _is_plain(flags, stamps)
-    is_sure &= not (by_dts and pts != dts) and not is_packed(stream.codec_context, sizes)
-    position = order if is_sure else np.arange(len(packets))
+    order = shown_order(stamps, cut | hidden)
+    is_sure = not (by_dts and pts != dts) and not is_packed(stream.codec_context, sizes)
+    if order is None or len(order) == 0 or not is_sure or odd.any() or not _is_plain(keys, cut, stamps):
+        is_sure, order = False, np.arange(len(sizes))
     # What ``ShowTimes`` makes of timestamps that are all known and different.
-    times = stamps[position] - stamps[position[0]] if is_sure else np.zeros_like(stamps)
+    times = stamps[order] - stamps[order[0]] if is_sure else np.zeros_like(stamps)
     index = VideoIndex(
         stamps=stamps,
         stamp_kind="dts" if by_dts else "pts",
         sizes=sizes,
-        keys=flags.is_key,
-        position=position,
+        keys=keys,
+        position=order,
         times=times,
-        time_base=stream.time_base,
+        time_base=time_base_of(stream),
         fps=average_fps(times, stream),
     )
     return index, is_sure
@@ -89,14 +84,12 @@ def is_packed(codec: av.VideoCodecContext, sizes: np.ndarray) -> bool:
     return codec.name == "mpeg4" and bool(sizes.min() <= _PLACEHOLDER_SIZE)
 
 
-def _is_plain(flags: _Flags, stamps: np.ndarray) -> bool:
-    """Whether the stream begins with a key-frame, shown first, and nothing after it is cut, odd or out of order."""
+def _is_plain(keys: np.ndarray, cut: np.ndarray, stamps: np.ndarray) -> bool:
+    """Whether the stream begins with a key-frame, shown first, and nothing after it is cut or far out of order."""
     ranks = np.argsort(stamps)
-    cut = flags.is_cut
     return bool(
-        flags.is_key[0]
+        keys[0]
         and stamps[0] <= stamps[~cut].min()
         and (not cut.any() or stamps[cut].max() < stamps[~cut].min())
         and abs(ranks - np.arange(len(ranks))).max() <= _MAX_REORDERED
-        and not flags.is_odd.any()
     )

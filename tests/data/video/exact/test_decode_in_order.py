@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from nlvideo.data.video.exact.show_times import DEFAULT_FPS, ShowTimes, average_fps, stated_rates
+from nlvideo.data.video.exact.decode_in_order import DEFAULT_FPS, ShowTimes, average_fps, stated_rates
 
 
 def stream(average_rate=Fraction(10), guessed_rate=None, time_base=Fraction(1, 100)):

@@ -1,0 +1,140 @@
+"""``FrameFolder`` and ``FrameArray``: videos stored as one image for each frame, and videos in memory."""
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+from PIL import ExifTags, Image, ImageOps
+
+from nlvideo.data.video.base import Video, read_errors
+from nlvideo.data.video.paths import IMAGE_EXTENSIONS
+from nlvideo.data.video.pixels import DEFAULT_LIMITS, Geometry, PixelLimits
+from nlvideo.errors import VideoDecodeError
+
+# EXIF orientations that swap height and width.
+_SIDEWAYS = (5, 6, 7, 8)
+
+
+class _ConstantRate(Video):
+    """A video without timestamps of its own: its frames follow each other at one rate, where that is given."""
+
+    _frames_are: str  # for the message
+
+    @property
+    def frame_seconds(self) -> np.ndarray:
+        if self.fps <= 0:
+            reason = f"seconds need the frame rate, and {self._frames_are} carry none: add 'fps'"
+            raise VideoDecodeError(self.path, reason)
+        return np.arange(self.num_frames) / self.fps
+
+
+class FrameArray(_ConstantRate):
+    """A video that is in memory already; see ``Video``.
+
+    Args:
+        frames: uint8 (T, H, W, 3), RGB, upright; kept, not copied.
+        fps: frames per second; an array carries none. None: seconds cannot be turned into frames.
+        path: the name of the video in messages.
+
+    Raises:
+        ValueError: another type or shape, or no frames.
+    """
+
+    _frames_are = "arrays"
+
+    def __init__(self, frames: np.ndarray, fps: float | None = None, path: str = "<frames>"):
+        if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or 0 in frames.shape:
+            given = f"{frames.dtype} {tuple(frames.shape)}"
+            raise ValueError(f"frames: got {given}, allowed: uint8 (T, H, W, 3), RGB, with a frame at least")
+        super().__init__(path)
+        self._frames, self.num_frames, self.fps = frames, len(frames), float(fps or 0)
+
+    @property
+    def geometry(self) -> Geometry:
+        """Size of the frames; they are upright."""
+        return Geometry(*self._frames.shape[1:3])
+
+    def _read(self, indices: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
+        return ((index, self._frames[index]) for index in indices)
+
+
+class FrameFolder(_ConstantRate):
+    """A video that was extracted into a folder, one JPEG or PNG for each frame; see ``Video``.
+
+    Frame k is the k-th image in natural order (``2.jpg`` before ``10.jpg``). Names may count from 0 or 1, with or
+    without leading zeros, and a gap in the numbers closes. Hidden files and files of other kinds are not frames. Only
+    the images asked for are opened. They are returned upright, as the EXIF orientation of a JPEG says.
+
+    Args:
+        path: the folder.
+        fps: frames per second; images carry none. None: seconds cannot be turned into frames.
+        pixels: how large frames may be, and all frames of one call together.
+
+    Raises:
+        VideoDecodeError: the folder is missing, is not a folder or holds no image.
+    """
+
+    _frames_are = "images"
+
+    def __init__(self, path: str | os.PathLike, fps: float | None = None, pixels: PixelLimits = DEFAULT_LIMITS):
+        super().__init__(path, pixels)
+        self.fps = float(fps or 0)
+        with read_errors(self.path):
+            self._names = sorted(filter(_is_frame, os.listdir(self.path)), key=_natural_key)
+        self.num_frames = len(self._names)
+        self._geometry: Geometry | None = None
+        if not self._names:
+            raise VideoDecodeError(self.path, f"no frames in the folder ({', '.join(IMAGE_EXTENSIONS)})")
+
+    @property
+    def geometry(self) -> Geometry:
+        """Size of the frames, from the header of the first image."""
+        if self._geometry is None:
+            with self._open_image(0) as image:
+                size = (image.height, image.width)
+                self._geometry = Geometry(*(size[::-1] if _orientation(image) in _SIDEWAYS else size))
+        return self._geometry
+
+    def _read(self, indices: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
+        for index in indices:
+            with self._open_image(index) as image:
+                self._pixels.check_frame(self.path, image.height, image.width)
+                pixels = np.asarray(_to_rgb(image))
+            yield index, pixels
+
+    def _name_of(self, index: int) -> str:
+        return self._names[index]
+
+    @contextmanager
+    def _open_image(self, index: int) -> Iterator[Image.Image]:
+        name = self._names[index]
+        with read_errors(self.path, name), Image.open(os.path.join(self.path, name)) as image:
+            yield image
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """Return an image upright, with 8 bits in each of three channels."""
+    if _orientation(image) != 1:
+        image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):
+        # Grey of 16 bits, which Pillow's own conversion clips at 255.
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    return image.convert("RGB")
+
+
+def _orientation(image: Image.Image) -> int:
+    # To look for it, Pillow would decode a PNG, which almost never has one.
+    return 1 if image.format == "PNG" else image.getexif().get(ExifTags.Base.Orientation, 1)
+
+
+def _is_frame(name: str) -> bool:
+    return name.lower().endswith(IMAGE_EXTENSIONS) and not name.startswith(".")
+
+
+def _natural_key(name: str) -> tuple[list[tuple[int, str]], str]:
+    """Order numbers in names by their value; the name itself decides between ``1.jpg`` and ``01.jpg``."""
+    parts = re.split(r"(\d+)", name)
+    # Text and numbers alternate, and text is first, so that only like is compared with like.
+    return [(int(part), "") if place % 2 else (0, part) for place, part in enumerate(parts)], name
