@@ -24,6 +24,7 @@ class _ConstantRate(Video):
 
     @property
     def frame_seconds(self) -> np.ndarray:
+        """When each frame is shown: float64 (num_frames,), seconds; an error without a rate, see ``Video``."""
         if self.fps <= 0:
             reason = f"seconds need the frame rate, and {self._frames_are} carry none: add 'fps'"
             raise VideoDecodeError(self.path, reason)
