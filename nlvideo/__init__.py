@@ -5,9 +5,14 @@ Importing the package imports nothing heavy; take what you need from its sub-pac
 """
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nlvideo import model_zoo
+    from nlvideo.model_zoo import Predictor
 
 __version__ = "0.1.0"
+__all__ = ["Predictor", "__version__", "model_zoo"]
 
 
 def __getattr__(name: str) -> Any:

@@ -22,7 +22,8 @@ LAYERS = [
     {"export", "visualization"},
     {"tools"},
 ]
-RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
+# The root package names what users take from it; types are checked through it.
+RANK = {name: rank for rank, names in enumerate([*LAYERS, {""}]) for name in names}
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 

@@ -4,7 +4,7 @@ What needs torch is imported on first use, so that a look-up of names stays chea
 """
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nlvideo.model_zoo.model_zoo import (
     get_config,
@@ -14,6 +14,10 @@ from nlvideo.model_zoo.model_zoo import (
     list_trained,
     trained_folder,
 )
+
+if TYPE_CHECKING:
+    from nlvideo.model_zoo.predictor import Predictor
+    from nlvideo.model_zoo.trained import get, trained_config
 
 _LAZY = {"Predictor": "predictor", "get": "trained", "trained_config": "trained"}
 __all__ = [
