@@ -1,5 +1,5 @@
-# `make quickstart` trains and tests a small network on the embedded dataset; `make test` runs the tests. Both only
-# wrap commands of the README, inside a virtual environment in .venv.
+# `make quickstart` trains and tests a small network on the embedded dataset. `make lint` checks layout, rules and types,
+# `make test` runs the tests, and `make docs` builds a site in site/. All run in a virtual environment in .venv.
 
 PYTHON ?= python3
 VENV := .venv
@@ -7,7 +7,7 @@ RUN := $(VENV)/bin/python
 CONFIG := configs/quickstart/i3d_nl.yaml
 OUTPUT := output/quickstart/i3d_nl
 
-.PHONY: quickstart test
+.PHONY: quickstart lint test docs
 
 quickstart: $(VENV)/.installed
 	$(RUN) tools/prepare_beacon.py
@@ -22,9 +22,18 @@ quickstart: $(VENV)/.installed
 	@echo "  your own videos, one folder per class:"
 	@echo "    see \"Train on your own videos\" in README.md"
 
+# CONTRIBUTING.md says what they ask for; pyproject.toml holds the rules.
+lint: $(VENV)/.installed-dev
+	$(RUN) -m ruff check
+	$(RUN) -m ruff format --check
+	$(RUN) -m mypy
+
 # Two files of tests at a time, each on one thread: most of a test is not a product of large matrices.
 test: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile
+
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
 
 # The stamps keep a second call from installing again.
 $(VENV)/.installed: setup.py pyproject.toml | $(RUN)
@@ -33,6 +42,10 @@ $(VENV)/.installed: setup.py pyproject.toml | $(RUN)
 
 $(VENV)/.installed-dev: setup.py pyproject.toml | $(RUN)
 	$(RUN) -m pip install -e ".[dev]"
+	@touch $@
+
+$(VENV)/.installed-docs: setup.py pyproject.toml | $(RUN)
+	$(RUN) -m pip install -e ".[docs]"
 	@touch $@
 
 $(RUN):

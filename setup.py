@@ -83,6 +83,7 @@ setup(
             "types-tabulate>=0.9",
             "types-tqdm>=4.60",
         ],
+        "docs": ["mkdocs>=1.6", "mkdocs-material>=9.5", "mkdocstrings-python>=1.13", "ruff~=0.17.6"],
         "export": ["torch>=2.6", "onnx>=1.17", "onnxscript>=0.5", "onnxruntime>=1.20"],
         "parquet": ["pyarrow>=15.0"],
         "plot": ["matplotlib>=3.8"],
