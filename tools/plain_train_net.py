@@ -21,7 +21,7 @@ def do_test(cfg, model) -> dict:
     from nlvideo.evaluation import build_evaluator, inference_on_dataset, print_results
     from nlvideo.utils import comm
 
-    results = {}
+    results: dict = {}
     for name in cfg.DATASETS.TEST:
         loader = build_test_loader(cfg, name)
         results[name] = inference_on_dataset(model, loader, build_evaluator(cfg, name))
@@ -86,7 +86,8 @@ def do_train(cfg, model, resume: bool) -> None:
             if clip is not None:
                 clip(model.parameters())
             optimizer.step()
-            storage.put_scalars(**reduced)
+            for name, value in reduced.items():
+                storage.put_scalar(name, value)
             storage.put_scalar("lr", optimizer.param_groups[0]["lr"], smoothing_hint=False)
             scheduler.step()
             storage.put_scalar("time", time.perf_counter() - start)

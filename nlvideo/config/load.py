@@ -57,8 +57,7 @@ def load_cfg(
         plugin = load_plugin(spec)
         if plugin.spec not in cfg.PLUGINS:
             cfg.PLUGINS.append(plugin.spec)
-            if hasattr(plugin.module, "add_config"):
-                plugin.module.add_config(cfg)
+            plugin.call("add_config", cfg)
     cfg.merge_from_other_cfg({key: value for key, value in content.items() if key != "PLUGINS"})
     cfg.merge_from_list(list(opts))
     validate(cfg)

@@ -134,15 +134,15 @@ class ResultsCheckpointer(HookBase):
 
 
 class Settings(HookBase):
-    """Carries the settings of a run through checkpoints, and warns of those that are others where it is resumed."""
+    """Carries the settings of a run through checkpoints, and warns where a resumed run has others."""
 
-    trainer: SimpleTrainer
-    # A resumed run may have others and still equal one that never stopped.
+    # A resumed run may have other values of these and still equal one that never stopped.
     WITHOUT_INFLUENCE = (
         "VERSION", "OUTPUT_DIR", "MODEL.WEIGHTS", "DATALOADER.NUM_WORKERS", "DATALOADER.INDEX_DIR",
         "DATALOADER.MAX_FAILED_FRACTION", "SOLVER.CHECKPOINT_PERIOD", "SOLVER.LOG_PERIOD", "TEST.EVAL_PERIOD",
         "TEST.EXPECTED_RESULTS", "TEST.KEEP_VIEWS", "TEST.VIEWS_PER_FORWARD",
     )  # fmt: skip
+    trainer: SimpleTrainer
 
     def __init__(self, cfg: CfgNode):
         """Take the values of all keys."""
@@ -151,15 +151,15 @@ class Settings(HookBase):
         self._saved: dict[str, Any] = {}
 
     def before_train(self) -> None:
-        """Warn of every setting that the loaded checkpoint has with another value."""
-        # A project's own loader need not have one.
-        if fingerprint := getattr(loader := self.trainer.data_loader, "fingerprint", ""):
-            self._now["training data"] = f"{loader.dataset_size} videos with fingerprint {fingerprint}"
+        """Warn of every setting that has another value in the loaded checkpoint."""
+        # A loader of a project may have no fingerprint.
+        if fingerprint := getattr(self.trainer.data_loader, "fingerprint", ""):
+            self._now["training data"] = f"{self.trainer.dataset_size} videos with fingerprint {fingerprint}"
         common = [key for key in self._now if key in self._saved and self._now[key] != self._saved[key]]
         changes = [f"{key} was {self._saved[key]!r} and is {self._now[key]!r}" for key in common]
         if changes:
-            changes = "; ".join(changes)
-            logger.warning("Settings differ from those of the checkpoint: %s. The results will be of neither", changes)
+            text = "; ".join(changes)
+            logger.warning("Settings differ from those of the checkpoint: %s. The results will be of neither", text)
 
     def state_dict(self) -> dict[str, Any]:
         """Return all settings."""

@@ -1,4 +1,4 @@
-"""Training videos that cannot be read: recorded, each once, and too many of them the end of the run."""
+"""Training videos that cannot be read: each is recorded once, and too many of them end the run."""
 
 import logging
 import os
@@ -23,7 +23,7 @@ class FailedVideos(HookBase):
 
     Attributes:
         reasons: why each file failed, by path, in the order in which they were drawn; the same on every rank.
-        num_videos: training videos in all.
+        num_videos: training videos in all; 0 where the loader does not say.
     """
 
     trainer: SimpleTrainer
@@ -32,23 +32,22 @@ class FailedVideos(HookBase):
         """Set the file, JSON: ``{"num_videos": int, "failed": [{"file_name", "reason"}, ...]}``.
 
         Args:
-            path: written whenever a video is added, and taken away where a run starts over; None: no file.
+            path: written whenever a video is added, and removed where a run starts over; None: no file.
         """
         self._path = path
         self.reasons: dict[str, str] = {}
         self.num_videos = 0
 
     def before_train(self) -> None:
-        """Count the training videos, and bring the file to where the run goes on."""
-        # A project's own loader need not have one.
-        self.num_videos = getattr(self.trainer.data_loader, "dataset_size", 0)
+        """Count the training videos, and write the file as it was where the run goes on."""
+        self.num_videos = self.trainer.dataset_size
         self._write()
 
     def after_step(self) -> None:
         """Take the step's failures from the trainer."""
         new = {path: reason for path, reason in self.trainer.failed_files if path not in self.reasons}
         self.trainer.failed_files.clear()
-        # Objects are exchanged only when there is something to tell, which every rank learns from the sum.
+        # Objects are exchanged only where a rank has new ones. The sum tells every rank whether one has.
         if not total_over_ranks(len(new)):
             return
         for failed in comm.all_gather_object(new):
@@ -69,7 +68,7 @@ class FailedVideos(HookBase):
         if self._path is None or not comm.is_main_process():
             return
         if not self.reasons:
-            # A list that an earlier run in this folder has left would be taken for this one's.
+            # The list of an earlier run in this folder would be taken for this run's.
             if os.path.exists(self._path):
                 os.remove(self._path)
             return
@@ -77,7 +76,7 @@ class FailedVideos(HookBase):
         write_json(self._path, {"num_videos": self.num_videos, "failed": failed})
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the failed files, so that a resumed run does not grant them again."""
+        """Return the failed files, so that a resumed run counts them, too."""
         return {"failed": dict(self.reasons)} if self.reasons else {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -86,7 +85,10 @@ class FailedVideos(HookBase):
 
 
 class FailureBudget(HookBase):
-    """Stops the run when too many training videos have failed, once its state is saved."""
+    """Saves the state and stops the run when too many training videos have failed.
+
+    Without the number of training videos there is no budget.
+    """
 
     # Listing more than these on one line does not help.
     MAX_LISTED = 20
@@ -104,12 +106,13 @@ class FailureBudget(HookBase):
         self._max_fraction = max_fraction
 
     def after_step(self) -> None:
-        """Compare.
+        """Stop the run if the budget is spent.
 
         Raises:
             TooManyFailedVideos: above the budget, on every rank at the same iteration.
         """
-        if len(self._failed.reasons) > self._max_fraction * self._failed.num_videos:
+        allowed = self._max_fraction * self._failed.num_videos
+        if self._failed.num_videos and len(self._failed.reasons) > allowed:
             saved = self._checkpoints.save_now() if self._checkpoints else ""
             raise TooManyFailedVideos(self._message(saved))
 

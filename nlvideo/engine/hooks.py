@@ -1,12 +1,15 @@
-"""Hooks of every run: times, learning rate, weight average, writers."""
+"""Hooks of every run: times, memory, learning rate, weight average, random states, writers."""
 
 import datetime
 import logging
+import resource
+import sys
 import time
 from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import nn
 
 from nlvideo.engine.rng import get_rng_state, set_rng_state
 from nlvideo.engine.train_loop import HookBase
@@ -17,20 +20,25 @@ from nlvideo.utils.events import EventWriter
 logger = logging.getLogger(__name__)
 
 
+def is_due(iterations_done: int, period: int) -> bool:
+    """Return whether something that happens every ``period`` iterations happens now; period 0 is never."""
+    return period > 0 and iterations_done % period == 0
+
+
 def total_over_ranks(count: int) -> int:
-    """Return the sum of ``count`` over all ranks, on every rank: how ranks agree on what to do next."""
+    """Return the sum of ``count`` over all ranks, on every rank: so ranks agree on what to do next."""
     return int(comm.reduce_dict({"count": torch.tensor(float(count))}, average=False)["count"])
 
 
 class IterationTimer(HookBase):
-    """Seconds per iteration and of all of them, and at the end how much of them was waiting for data.
+    """Measures iterations, and says at the end how much of their time was spent waiting for data.
 
     Must be the first hook: what the others do after a step does not count.
     """
 
     def __init__(self) -> None:
         self._start = 0.0
-        # Of the whole run, also before a resume; the others are without the first iteration of this process.
+        # Of the whole run, also before a resume. The sums below leave out the first iteration of this process.
         self._total = 0.0
         self._training_time = 0.0
         self._data_time = 0.0
@@ -41,7 +49,7 @@ class IterationTimer(HookBase):
         self._start = time.perf_counter()
 
     def after_step(self) -> None:
-        """Put ``time`` and ``training_time``, of the run so far, into the storage."""
+        """Put the seconds of the iteration (``time``) and of the run so far (``training_time``) into the storage."""
         seconds = time.perf_counter() - self._start
         self._total += seconds
         self.trainer.storage.put_scalar("time", seconds)
@@ -73,6 +81,36 @@ class IterationTimer(HookBase):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Count on from there."""
         self._total = state_dict["training_time"]
+
+
+class MemoryStats(HookBase):
+    """Puts the peak of memory so far into the storage, in MiB, whenever a line is about to be written.
+
+    On a GPU it is what torch has allocated there, ``peak_gpu_memory_mib``. Else it is what the process has held in
+    memory, ``peak_cpu_memory_mib``, without the workers that decode. It is the peak of rank 0.
+    """
+
+    def __init__(self, model: nn.Module, period: int):
+        """Set what to look at.
+
+        Args:
+            model: its device decides which memory counts.
+            period: iterations between two looks.
+        """
+        self._device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+        self._period = period
+
+    def after_step(self) -> None:
+        """Look if it is time."""
+        if not (is_due(self.trainer.iter + 1, self._period) or self.trainer.is_last_step):
+            return
+        if self._device.type == "cuda":
+            name, num_bytes = "peak_gpu_memory_mib", torch.cuda.max_memory_allocated(self._device)
+        else:
+            # Linux counts in KiB, macOS in bytes.
+            unit = 1 if sys.platform == "darwin" else 1024
+            name, num_bytes = "peak_cpu_memory_mib", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+        self.trainer.storage.put_scalar(name, num_bytes / 2**20, smoothing_hint=False)
 
 
 class LearningRate(HookBase):
@@ -108,8 +146,8 @@ class PeriodicWriter(HookBase):
         Args:
             writers: none on ranks other than 0.
             period: iterations between lines.
-            eval_period: iterations between evaluations, whose results must not wait for the next line: a run that
-                stopped in between would lose them. 0: none.
+            eval_period: iterations between evaluations. Their results are written at once: a run that stops before the
+                next line would lose them. 0: no evaluations.
         """
         self._writers = writers
         self._period = period
@@ -118,7 +156,7 @@ class PeriodicWriter(HookBase):
     def after_step(self) -> None:
         """Write if it is time."""
         done = self.trainer.iter + 1
-        if done % self._period == 0 or self.trainer.is_last_step or is_due(done, self._eval_period):
+        if self.trainer.is_last_step or is_due(done, self._period) or is_due(done, self._eval_period):
             for writer in self._writers:
                 writer.write()
 
@@ -126,11 +164,6 @@ class PeriodicWriter(HookBase):
         """Close the writers."""
         for writer in self._writers:
             writer.close()
-
-
-def is_due(iterations_done: int, period: int) -> bool:
-    """Return whether something that happens every ``period`` iterations happens now; period 0 is never."""
-    return period > 0 and iterations_done % period == 0
 
 
 class RandomStates(HookBase):
@@ -144,7 +177,7 @@ class RandomStates(HookBase):
 
     def before_train(self) -> None:
         """Go on where the generators of this rank were."""
-        # Those of another number of ranks would be of no use.
+        # The states of another number of ranks fit none of these.
         if len(self._loaded) == comm.get_world_size():
             set_rng_state(self._loaded[comm.get_rank()])
 

@@ -1,5 +1,6 @@
 """Start the ranks of a run: none to start for one process or under torchrun, else one process per GPU."""
 
+import contextlib
 import datetime
 import logging
 import multiprocessing
@@ -62,20 +63,21 @@ def launch(
         ValueError: an argument that does not fit this machine.
         RankFailed: the first error of a spawned rank.
     """
-    minutes = _timeout_minutes(timeout_minutes)
+    group: dict[str, Any] = {"timeout": _timeout(timeout_minutes)}
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
-        _run_under_torchrun(main, args, minutes, device)
+        if int(os.environ["WORLD_SIZE"]) == 1:
+            main(*args)
+            return
+        _check_device("torchrun's --nproc-per-node", int(os.environ.get("LOCAL_WORLD_SIZE", 1)), device)
+        _with_process_group(_Work(main, args, device, group), int(os.environ.get("LOCAL_RANK", 0)))
         return
-    world_size = num_gpus * num_machines
     _check(num_gpus, num_machines, machine_rank, dist_url, device)
-    if world_size == 1:
+    if num_gpus * num_machines == 1:
         main(*args)
         return
-    if dist_url == "auto":
-        dist_url = f"tcp://127.0.0.1:{_free_port()}"
-    group = {"init_method": dist_url, "world_size": world_size}
-    first_rank = machine_rank * num_gpus
-    _spawn(main, args, group, first_rank, num_gpus, minutes, device)
+    address = f"tcp://127.0.0.1:{_free_port()}" if dist_url == "auto" else dist_url
+    group |= {"init_method": address, "world_size": num_gpus * num_machines}
+    _spawn(_Work(main, args, device, group), machine_rank * num_gpus, num_gpus)
 
 
 def _check(num_gpus: int, num_machines: int, machine_rank: int, dist_url: str, device: str) -> None:
@@ -99,15 +101,13 @@ def _check_device(name: str, num_ranks: int, device: str) -> None:
         )
 
 
-def _timeout_minutes(argument: float | None) -> float:
-    text = os.environ.get(TIMEOUT_VARIABLE, "30") if argument is None else str(argument)
-    try:
-        minutes = float(text)
-    except ValueError:
-        minutes = 0.0
-    if minutes <= 0:
-        raise ValueError(f"{TIMEOUT_VARIABLE}: got {text!r}, allowed: minutes above 0")
-    return minutes
+def _timeout(minutes: float | None) -> datetime.timedelta:
+    given = os.environ.get(TIMEOUT_VARIABLE, 30.0) if minutes is None else minutes
+    with contextlib.suppress(ValueError):
+        if (value := float(given)) > 0:
+            return datetime.timedelta(minutes=value)
+    name = TIMEOUT_VARIABLE if minutes is None else "timeout_minutes"
+    raise ValueError(f"{name}: got {given!r}, allowed: minutes above 0")
 
 
 def _free_port() -> int:
@@ -116,24 +116,22 @@ def _free_port() -> int:
         return probe.getsockname()[1]
 
 
-def _run_under_torchrun(main: Callable[..., Any], args: tuple, minutes: float, device: str) -> None:
-    if int(os.environ["WORLD_SIZE"]) == 1:
-        main(*args)
-        return
-    _check_device("torchrun's --nproc-per-node", int(os.environ.get("LOCAL_WORLD_SIZE", 1)), device)
-    _with_process_group(main, args, {}, int(os.environ.get("LOCAL_RANK", 0)), minutes, device)
+class _Work(NamedTuple):
+    """What a rank does, on which device, and the arguments of its process group."""
+
+    main: Callable[..., Any]
+    args: tuple
+    device: str
+    group: dict[str, Any]
 
 
-def _with_process_group(
-    main: Callable[..., Any], args: tuple, group: dict[str, Any], local_rank: int, minutes: float, device: str
-) -> None:
-    cuda = uses_cuda(device)
+def _with_process_group(work: _Work, local_rank: int) -> None:
+    cuda = uses_cuda(work.device)
     if cuda:
         torch.cuda.set_device(local_rank)
     # The CPU side carries objects and the small agreements between ranks, which would make NCCL wait for the GPU.
-    backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
-    dist.init_process_group(backend, timeout=datetime.timedelta(minutes=minutes), **group)
-    main(*args)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", **work.group)
+    work.main(*work.args)
     # Only after success: on the way out of an error, waiting for other ranks would hang.
     dist.barrier()
     dist.destroy_process_group()
@@ -166,16 +164,8 @@ def _rank_main(arguments: tuple, start_method: str, report: Connection) -> None:
         os._exit(exit_code_of(error))
 
 
-def _spawn(
-    main: Callable[..., Any],
-    args: tuple,
-    group: dict[str, Any],
-    first_rank: int,
-    num_ranks: int,
-    minutes: float,
-    device: str,
-) -> None:
-    if not uses_cuda(device):
+def _spawn(work: _Work, first_rank: int, num_ranks: int) -> None:
+    if not uses_cuda(work.device):
         # Or every rank would use all cores.
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cpus() // num_ranks)))
     context = multiprocessing.get_context("spawn")
@@ -183,8 +173,8 @@ def _spawn(
     ranks: dict[int, tuple[BaseProcess, Connection]] = {}
     for local in range(num_ranks):
         receiver, sender = context.Pipe(duplex=False)
-        arguments = (main, args, {**group, "rank": first_rank + local}, local, minutes, device)
-        process = context.Process(target=_rank_main, args=(arguments, start_method, sender))
+        own = work._replace(group={**work.group, "rank": first_rank + local})
+        process: BaseProcess = context.Process(target=_rank_main, args=((own, local), start_method, sender))
         process.start()
         ranks[first_rank + local] = process, receiver
         sender.close()
@@ -207,7 +197,7 @@ def _pass_signals_on(processes: list[BaseProcess], asked: list[float]) -> dict[i
         """Send the signal to every rank."""
         asked.append(time.monotonic())
         for process in processes:
-            if process.is_alive():
+            if process.is_alive() and process.pid is not None:
                 os.kill(process.pid, number)
 
     if threading.current_thread() is not threading.main_thread():

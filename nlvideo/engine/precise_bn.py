@@ -1,4 +1,4 @@
-"""Statistics of batch norm over many batches of the final weights, instead of a moving average over changing ones."""
+"""Statistics of batch norm over many batches of fixed weights, instead of a moving average while weights change."""
 
 import logging
 from collections.abc import Callable, Iterable
@@ -12,21 +12,20 @@ from torch import Tensor, nn
 from nlvideo.engine.hooks import is_due
 from nlvideo.engine.rng import preserved_rng
 from nlvideo.engine.train_loop import HookBase
+from nlvideo.layers.norm import BatchNorm
 from nlvideo.solver import ModelEma
 from nlvideo.utils import comm
 from nlvideo.utils.events import EventStorage
 
 logger = logging.getLogger(__name__)
 
-_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-
 
 class _Moments:
     """Mean and variance of all inputs that a layer has seen; used as its forward pre-hook."""
 
-    def __init__(self, layer: nn.Module):
+    def __init__(self, layer: BatchNorm):
         # count, count * mean, count * mean of squares, per channel
-        self.sums = torch.zeros(3, layer.num_features, dtype=torch.float64, device=layer.running_mean.device)
+        self.sums = torch.zeros(3, layer.num_features, dtype=torch.float64, device=next(layer.buffers()).device)
 
     def __call__(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         x = inputs[0]
@@ -34,27 +33,27 @@ class _Moments:
         mean, variance = mean.double(), variance.double()
         self.sums += x.numel() // x.shape[1] * torch.stack([torch.ones_like(mean), mean, variance + mean.square()])
 
-    def copy_to(self, layer: nn.Module) -> None:
+    def copy_to(self, layer: BatchNorm) -> None:
         """Make them the statistics that the layer uses in evaluation."""
         count, mean, square = self.sums / self.sums[0].clamp(min=1)
-        if count.all():
+        if count.all() and layer.running_mean is not None and layer.running_var is not None:
             layer.running_mean.copy_(mean)
             layer.running_var.copy_((square - mean.square()).clamp(min=0))
 
 
 @torch.no_grad()
 def recompute_bn_stats(model: nn.Module, batches: Iterable[Any], num_iters: int) -> None:
-    """Set the statistics of each active BN to those of all activations of ``num_iters`` batches, over all ranks.
+    """Set the statistics of each BN that trains to those of its inputs in ``num_iters`` batches of every rank.
 
-    Weights, random states and scalars of the run stay as they are. Frozen norms are left alone. The authors do the
-    same with 200 batches before a test.
+    Weights, random states and scalars of the run stay as they are. The authors do the same with 200 batches before a
+    test.
 
     Args:
         model: in training mode, not wrapped; called with each batch.
         batches: at least ``num_iters`` of them.
         num_iters: batches per rank.
     """
-    moments = {layer: _Moments(layer) for layer in model.modules() if isinstance(layer, _NORMS) and layer.training}
+    moments = {layer: _Moments(layer) for layer in model.modules() if isinstance(layer, BatchNorm) and layer.training}
     handles = [layer.register_forward_pre_hook(hook) for layer, hook in moments.items()]
     try:
         with preserved_rng(), EventStorage():
@@ -100,9 +99,9 @@ class PreciseBN(HookBase):
         self._ema = ema
 
     def after_step(self) -> None:
-        """Recompute if a checkpoint or an evaluation follows.
+        """Recompute if a checkpoint or an evaluation is due.
 
-        Not when a run is stopped early: an uninterrupted run would not do it at that iteration.
+        A run that is stopped early does not: an uninterrupted run would not do it in that iteration.
         """
         done = self.trainer.iter + 1
         if not (self.trainer.is_last_step or any(is_due(done, period) for period in self._periods)):

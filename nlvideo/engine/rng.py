@@ -11,11 +11,12 @@ import torch
 
 def get_rng_state() -> dict[str, Any]:
     """Return the states of the generators of Python, NumPy, torch and the current CUDA device."""
-    kind, keys, position, has_gauss, gauss = np.random.get_state()
+    numpy = np.random.get_state(legacy=False)
+    # Checkpoints hold no arrays, only tensors.
+    keys = torch.from_numpy(numpy["state"]["key"].astype(np.int64))
     state = {
         "python": random.getstate(),
-        # Checkpoints hold no arrays, only tensors.
-        "numpy": (kind, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, gauss),
+        "numpy": (numpy["bit_generator"], keys, numpy["state"]["pos"], numpy["has_gauss"], numpy["gauss"]),
         "torch": torch.get_rng_state(),
     }
     if torch.cuda.is_available():
@@ -36,7 +37,7 @@ def set_rng_state(state: dict[str, Any]) -> None:
 
 @contextmanager
 def preserved_rng() -> Iterator[None]:
-    """Undo, at the end of the block, all that the block did to the generators."""
+    """At the end of the block, undo what the block did to the generators."""
     state = get_rng_state()
     try:
         yield

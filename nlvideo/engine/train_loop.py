@@ -23,13 +23,18 @@ logger = logging.getLogger(__name__)
 class HookBase:
     """Something that happens around training steps. Every method does nothing unless a hook overrides it.
 
+    A hook may use what the type of ``trainer`` has. `TrainerBase`, the type here, is the loop alone: its iteration, its
+    scalars, a way to stop it. A hook that needs the model or the data says so: it declares ``trainer: SimpleTrainer``.
+
     ``before_step`` and ``after_backward`` must be quick: they count as training time. A hook with a memory returns it
-    from ``state_dict`` (tensors and plain types), and gets it back on resume. The trainer sets ``self.trainer``; a hook
-    that needs more than ``TrainerBase`` has (model, loader, optimizer) declares ``trainer: SimpleTrainer``.
+    from ``state_dict`` (tensors and plain types), and gets it back on resume.
+
+    Attributes:
+        name: key of the hook's state in checkpoints, unique within a trainer. Empty: the name of the class.
+        trainer: set by ``register_hooks``.
     """
 
-    # Key of the hook's state in checkpoints, unique within a trainer. None: the name of the class.
-    name: str | None = None
+    name: str = ""
     trainer: "TrainerBase"
 
     def before_train(self) -> None:
@@ -98,8 +103,11 @@ class TrainerBase(ABC):
         """Whether the current iteration is the last of the schedule."""
         return self.iter + 1 >= self.max_iter
 
-    def train(self, start_iter: int, max_iter: int) -> None:
+    def train(self, start_iter: int, max_iter: int) -> dict[str, Any]:
         """Run iterations ``start_iter`` to ``max_iter - 1``, after what that of the loaded checkpoint has left to do.
+
+        Returns:
+            The results of tests. This loop tests nothing, and returns an empty dict.
 
         Raises:
             TrainingInterrupted: a hook set ``stop_reason`` before the last iteration.
@@ -123,6 +131,7 @@ class TrainerBase(ABC):
                 self._call_hooks("after_train")
         if self.stop_reason and not self.is_last_step:
             raise TrainingInterrupted(f"{self.stop_reason}: stopped after {self.iter + 1} of {max_iter} iterations")
+        return {}
 
     @abstractmethod
     def run_step(self) -> None:
@@ -196,7 +205,8 @@ class SimpleTrainer(TrainerBase):
 
         Args:
             model: called with a batch, returns a dict of scalar losses; wrapped for distributed training or not.
-            data_loader: endless.
+            data_loader: endless. It may say how many videos it has (``dataset_size``). A batch may be a dict that lists
+                the videos that could not be read: ``"failed": [(file, reason), ...]``, which the model does not get.
             optimizer: of the model's parameters.
             amp_dtype: ``torch.bfloat16`` or ``torch.float16`` for mixed precision, the latter with a gradient scaler.
             accumulate: batches per step. Losses are averaged over them, so that k batches of n equal one of k * n.
@@ -214,6 +224,11 @@ class SimpleTrainer(TrainerBase):
         # (file, reason) of the videos of this step that could not be read, for a hook to take away.
         self.failed_files: list[tuple[str, str]] = []
         self._iterator: Iterator[Any] | None = None
+
+    @property
+    def dataset_size(self) -> int:
+        """Number of training videos, over all ranks; 0 where the loader does not say (``dataset_size``)."""
+        return getattr(self.data_loader, "dataset_size", 0)
 
     def run_step(self) -> None:
         """Train on ``accumulate`` batches.
@@ -241,7 +256,8 @@ class SimpleTrainer(TrainerBase):
         self.scaler.update()
         if norm is not None:
             scalars["grad_norm"] = norm
-        self.storage.put_scalars(**scalars)
+        for name, value in scalars.items():
+            self.storage.put_scalar(name, value)
         self.storage.put_scalar("data_time", data_time)
 
     def _next_batch(self) -> Any:
@@ -258,8 +274,8 @@ class SimpleTrainer(TrainerBase):
 
     def _gradient_sync(self, last: bool) -> AbstractContextManager:
         # Ranks exchange gradients once per step, in the last backward pass.
-        skip = hasattr(self.model, "no_sync") and not last
-        return self.model.no_sync() if skip else nullcontext()
+        no_sync = getattr(self.model, "no_sync", nullcontext)
+        return nullcontext() if last else no_sync()
 
     def _forward_backward(self, batch: Any) -> dict[str, torch.Tensor]:
         # Scalars that modules put into the storage meet here first, to be averaged like the losses.

@@ -1,4 +1,4 @@
-"""The trainer that a config describes; the other parts of a run by default are re-exported here."""
+"""The trainer that a config describes."""
 
 import json
 import logging
@@ -14,7 +14,6 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LRScheduler
 
 from nlvideo.checkpoint import Checkpointer
-from nlvideo.checkpoint.trained import load_model_for_test
 from nlvideo.config import CfgNode
 from nlvideo.data import build_test_loader, build_train_loader
 from nlvideo.data.class_names import dataset_classes
@@ -30,34 +29,24 @@ from nlvideo.engine.failures import FailedVideos, FailureBudget
 from nlvideo.engine.hooks import (
     IterationTimer,
     LearningRate,
+    MemoryStats,
     PeriodicWriter,
     RandomStates,
     WeightAverage,
 )
 from nlvideo.engine.interrupt import StopOnSignal, resume_command
-from nlvideo.engine.memory import PeakMemory
 from nlvideo.engine.precise_bn import PreciseBN
 from nlvideo.engine.rng import preserved_rng
-from nlvideo.engine.script import default_argument_parser
-from nlvideo.engine.setup import default_setup
 from nlvideo.engine.train_loop import HookBase, SimpleTrainer
 from nlvideo.errors import TrainingInterrupted
 from nlvideo.evaluation import Evaluator, build_evaluator, inference_on_dataset, print_results
 from nlvideo.modeling import build_model
 from nlvideo.modeling.backbone import inflate_2d_weights
-from nlvideo.solver import (
-    ModelEma,
-    build_gradient_clipper,
-    build_lr_scheduler,
-    build_optimizer,
-    scale_to_world_size,
-)
+from nlvideo.solver import ModelEma, build_gradient_clipper, build_lr_scheduler, build_optimizer, scale_to_world_size
 from nlvideo.utils import comm
 from nlvideo.utils.analysis import parameter_count
 from nlvideo.utils.events import ConsoleWriter, EventWriter, JSONWriter, TensorBoardWriter
 from nlvideo.utils.plugins import load_plugin
-
-__all__ = ["DefaultTrainer", "default_argument_parser", "default_setup", "load_model_for_test"]
 
 logger = logging.getLogger(__name__)
 
@@ -155,7 +144,11 @@ class DefaultTrainer(SimpleTrainer):
         return self.evaluation.results
 
     def build_hooks(self) -> list[HookBase | None]:
-        """Return the hooks in the order they run in."""
+        """Return the hooks in the order in which they run; None is no hook.
+
+        An override may add to those of ``super().build_hooks()``. A hook may use what its ``trainer`` is typed as: a
+        `TrainerBase`, a `SimpleTrainer`, or the class that overrides this.
+        """
         cfg, test = self.cfg, self.cfg.TEST
         precise_bn = None
         if test.PRECISE_BN.ENABLED:
@@ -169,7 +162,7 @@ class DefaultTrainer(SimpleTrainer):
             IterationTimer(),
             LearningRate(self.optimizer, self.scheduler),
             Settings(cfg),
-            PeakMemory(self.bare_model, cfg.SOLVER.LOG_PERIOD),
+            MemoryStats(self.bare_model, cfg.SOLVER.LOG_PERIOD),
             # Before all that saves or tests the average.
             None if self.ema is None else WeightAverage(self.ema),
             # Before the checkpoint, which is then saved at once.
@@ -187,16 +180,13 @@ class DefaultTrainer(SimpleTrainer):
             ResultsCheckpointer(checkpoints, self.evaluation, self.save),
             # May end the run with an error: the checkpoint of this iteration is safe by now.
             FailureBudget(failed_videos, cfg.DATALOADER.MAX_FAILED_FRACTION, checkpoints),
-            *self._build_plugin_hooks(),
+            # `Plugin` describes them.
+            *(hook for spec in cfg.PLUGINS for hook in load_plugin(spec).call("build_hooks", cfg) or ()),
             # After everything that may draw random numbers before training.
             RandomStates(),
             # Last: they write what all others have measured.
             PeriodicWriter(self.build_writers(), cfg.SOLVER.LOG_PERIOD, test.EVAL_PERIOD),
         ]
-
-    def _build_plugin_hooks(self) -> list[HookBase]:
-        modules = [load_plugin(spec).module for spec in self.cfg.PLUGINS]
-        return [hook for module in modules if hasattr(module, "build_hooks") for hook in module.build_hooks(self.cfg)]
 
     def _build_precise_bn_loader(self, iteration: int) -> Iterable[Any]:
         """Return a stream of training batches that no other stream of the run equals."""
@@ -244,7 +234,7 @@ class DefaultTrainer(SimpleTrainer):
             On rank 0 ``{task: {metric: value}}`` of a single dataset, ``{dataset: {task: {metric: value}}}`` of
             several; empty elsewhere, and without datasets.
         """
-        results = {}
+        results: Results = {}
         for name in cfg.DATASETS.TEST:
             loader = cls.build_test_loader(cfg, name)
             with explained(loader):
@@ -275,7 +265,11 @@ class DefaultTrainer(SimpleTrainer):
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode, start_iter: int) -> Iterable[Any]:
-        """Build the endless stream of training batches from iteration ``start_iter`` on."""
+        """Build the endless stream of training batches from iteration ``start_iter`` on.
+
+        A loader of your own needs only to be iterable. With ``dataset_size``, the number of its videos, unreadable videos
+        have a budget; with ``fingerprint``, a resumed run notices that the data has changed.
+        """
         return build_train_loader(cfg, start_iter)
 
     @classmethod

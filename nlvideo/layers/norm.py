@@ -5,6 +5,9 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 
+# The batch norms of PyTorch, for isinstance and as a type; SyncBatchNorm below is one of them, a frozen one is not.
+BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm
+
 NORMS = ("BN", "SyncBN", "FrozenBN", "none")
 # The authors' values; their Caffe2 momentum 0.9 weighs the old average, PyTorch's 0.1 the new batch.
 EPS = 1e-5
@@ -116,8 +119,7 @@ def freeze_norms(module: nn.Module) -> nn.Module:
     Raises:
         ValueError: for a batch normalisation that keeps no running statistics.
     """
-    batch_norms = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-    if not isinstance(module, batch_norms):
+    if not isinstance(module, BatchNorm):
         for name, child in module.named_children():
             setattr(module, name, freeze_norms(child))
         return module

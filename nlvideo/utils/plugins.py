@@ -7,6 +7,7 @@ from importlib import metadata
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from nlvideo.errors import LookupFailed
 from nlvideo.utils.messages import did_you_mean
@@ -18,10 +19,31 @@ _loaded: dict[str, "Plugin"] = {}
 
 @dataclass(frozen=True)
 class Plugin:
-    """An imported project: ``spec`` is its absolute path, or its module or entry-point name."""
+    """An imported project. This is the whole contract of a project with the library.
+
+    Its import registers its components; each registry's docstring says what they must do. Two functions of its package
+    are called where it has them:
+
+    ``add_config(cfg: CfgNode) -> None`` declares the keys of the project, under a node of their own. It is called for
+    each config that is loaded, before the values of file and command line are merged: ``cfg`` holds the defaults of the
+    core and of the plugins that are listed before.
+
+    ``build_hooks(cfg: CfgNode) -> Iterable[HookBase]`` returns hooks for one training; `HookBase` says what a hook may
+    do. It is called once for each trainer, on every rank. ``cfg`` is complete, frozen and scaled to the number of ranks.
+    The hooks run after those of the core and before `RandomStates` and the writers, in the order in which they are
+    returned. Their names must be new.
+
+    Attributes:
+        spec: the absolute path of the project, or the name of its module or entry point.
+        module: the package.
+    """
 
     spec: str
     module: ModuleType
+
+    def call(self, function: str, *arguments: Any) -> Any:
+        """Return what a function of the package returns, or None where the package has no such function."""
+        return getattr(self.module, function, lambda *ignored: None)(*arguments)
 
 
 def loaded_plugins() -> list[str]:

@@ -3,6 +3,7 @@
 import math
 
 import pytest
+import torch
 
 from nlvideo.checkpoint.plain import to_plain
 from nlvideo.config import load_cfg
@@ -13,15 +14,16 @@ from nlvideo.engine.checkpoint_hooks import (
     Settings,
     flatten_results,
 )
-from nlvideo.engine.train_loop import HookBase, TrainerBase
+from nlvideo.engine.train_loop import HookBase, SimpleTrainer
 from nlvideo.errors import TrainingInterrupted
 
 
-class Trainer(TrainerBase):
+class Trainer(SimpleTrainer):
     """A trainer that does nothing, and may be stopped early."""
 
     def __init__(self, stop_in: int | None = None):
-        super().__init__()
+        model = torch.nn.Linear(1, 1)
+        super().__init__(model, [], torch.optim.SGD(model.parameters()))
         self.stop_in = stop_in
 
     def run_step(self) -> None:

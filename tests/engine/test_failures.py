@@ -3,23 +3,24 @@
 import json
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from nlvideo.engine.checkpoint_hooks import PeriodicCheckpointer
 from nlvideo.engine.failures import FailedVideos, FailureBudget
-from nlvideo.engine.train_loop import HookBase, TrainerBase
+from nlvideo.engine.train_loop import HookBase, SimpleTrainer
 from nlvideo.errors import TooManyFailedVideos
 
 
-class Trainer(TrainerBase):
+class Trainer(SimpleTrainer):
     """A trainer that fails to read the videos it is told."""
 
     def __init__(self, failures: dict[int, list[tuple[str, str]]]):
-        super().__init__()
+        model = torch.nn.Linear(1, 1)
+        super().__init__(model, SimpleNamespace(dataset_size=10), torch.optim.SGD(model.parameters()))
         self.failures = failures
-        self.failed_files: list = []
-        self.data_loader = type("Loader", (), {"dataset_size": 10})
 
     def run_step(self) -> None:
         self.failed_files += self.failures.get(self.iter, [])
@@ -127,3 +128,13 @@ def test_a_resumed_run_brings_its_list_along(tmp_path: Path) -> None:
     resumed.load_state_dict({"failed": {"a.mp4": "broken"}})
     _run(resumed)
     assert json.loads(path.read_text())["failed"] == [{"file_name": "a.mp4", "reason": "broken"}]
+
+
+def test_a_loader_that_does_not_say_how_many_videos_it_has_sets_no_budget(tmp_path: Path) -> None:
+    path = tmp_path / "failed_videos.json"
+    trainer = Trainer(FAILURES)
+    trainer.data_loader = [{}]
+    failed = FailedVideos(str(path))
+    trainer.register_hooks([failed, FailureBudget(failed, 0.0)])
+    trainer.train(0, 4)
+    assert json.loads(path.read_text())["num_videos"] == 0 and len(failed.reasons) == 2

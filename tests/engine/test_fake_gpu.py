@@ -1,8 +1,8 @@
 """Everything that runs on a GPU, on CUDA tensors without values: no tensor is made on another device.
 
-PyTorch's fake tensors know shape, dtype and device and refuse what a GPU would refuse: an operation on tensors of two devices.
-Whatever is read of them is 1. PyTorch's attention kernel, its fused SGD and its engine for backward passes cannot be faked, and are
-replaced by the formula, by a look at what they get and by a walk over the graph.
+PyTorch's fake tensors know shape, dtype and device. They refuse what a GPU would refuse: an operation on tensors of two
+devices. Every value that is read of them is 1. PyTorch's attention kernel, its fused SGD and its engine for backward
+passes cannot be faked. The formula, a look at what they get and a walk over the graph stand in for them.
 """
 
 import contextlib
@@ -77,7 +77,7 @@ def _backward(loss: torch.Tensor) -> None:
 
 @contextlib.contextmanager
 def fake_gpu() -> Iterator[None]:
-    """Tensors for ``device="cuda"`` without a GPU, and autocast on them. Tensors from elsewhere are taken as they are."""
+    """Tensors for ``device="cuda"`` without a GPU, and autocast on them. Tensors from elsewhere stay as they are."""
     with contextlib.ExitStack() as stack:
         for name, value in (("amp.common.amp_definitely_not_available", False), ("is_bf16_supported", True)):
             stack.enter_context(mock.patch(f"torch.cuda.{name}", lambda *_, value=value: value))

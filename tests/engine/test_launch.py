@@ -30,7 +30,7 @@ from nlvideo.engine.train_loop import HookBase, SimpleTrainer
 from nlvideo.utils import comm
 
 def say(text):
-    os.write(1, (text + "\\n").encode())  # in one piece, whoever else writes
+    os.write(1, (text + "\\n").encode())  # in one piece, even where the other rank writes
 
 class Model(torch.nn.Linear):
     bad = False
@@ -231,7 +231,7 @@ def test_one_rank_runs_here() -> None:
         ({"num_machines": 2}, "--dist-url: got 'auto', allowed with several machines: tcp://HOST:PORT"),
         ({"num_gpus": 2, "device": "cuda:1"}, "MODEL.DEVICE: got 'cuda:1', allowed with several ranks"),
         ({"num_gpus": 999, "device": "cuda"}, "--num-gpus: got 999, allowed: 1 to"),
-        ({"timeout_minutes": 0}, "NLVIDEO_DIST_TIMEOUT_MINUTES: got '0', allowed: minutes above 0"),
+        ({"timeout_minutes": 0}, "timeout_minutes: got 0, allowed: minutes above 0"),
     ],
 )
 def test_wrong_arguments(arguments: dict, message: str) -> None:

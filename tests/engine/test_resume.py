@@ -15,8 +15,9 @@ import pytest
 import torch
 
 from nlvideo.config import CfgNode, load_cfg
+from nlvideo.engine.setup import default_setup
 from nlvideo.engine.train_loop import HookBase
-from nlvideo.engine.trainer import DefaultTrainer, default_setup
+from nlvideo.engine.trainer import DefaultTrainer
 from nlvideo.errors import TrainingInterrupted
 from nlvideo.utils.events import JSONWriter
 from nlvideo.utils.system.env import seed_everything
@@ -318,16 +319,19 @@ def test_gradients_that_are_not_finite_end_the_run_and_spoil_no_checkpoint(
     opts = ("OUTPUT_DIR", str(tmp_path), "SOLVER.CHECKPOINT_PERIOD", "1")
 
     class Spoils(HookBase):
-        """Makes a gradient NaN where the loss is finite."""
+        """Makes a gradient NaN in one iteration, where the loss is finite."""
+
+        def __init__(self, at: int):
+            self.at = at
 
         def after_backward(self) -> None:
-            if self.trainer.iter == at:
+            if self.trainer.iter == self.at:
                 next(self.trainer.model.parameters()).grad.fill_(math.nan)
 
     # At a checkpoint, and in the last iteration.
     for at, resume, last in ((1, False, "model_0000001.pth"), (2, True, "model_0000002.pth")):
         trainer = _start(tiny_cfg(*opts), resume)
-        trainer.register_hooks([Spoils()])
+        trainer.register_hooks([Spoils(at)])
         with pytest.raises(FloatingPointError, match=r"is not saved: model.backbone.\S+ is not finite, though"):
             trainer.train()
         assert (tmp_path / "last_checkpoint").read_text().strip() == last

@@ -271,8 +271,7 @@ def test_starting_the_loader_leaves_the_random_state_alone() -> None:
 
         def __iter__(self) -> object:
             torch.rand(1)
-            for batch in itertools.cycle(_batches(2, 1)):
-                yield batch
+            yield from itertools.cycle(_batches(2, 1))
 
     model = Regression()
     trainer = SimpleTrainer(model, Drawing(), torch.optim.SGD(model.parameters(), 0.1))

@@ -3,7 +3,7 @@
 import argparse
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,8 @@ import yaml
 
 from nlvideo.checkpoint import read_file
 from nlvideo.config import CfgNode, load_cfg
-from nlvideo.engine.trainer import DefaultTrainer, default_setup, drop_metrics_from
+from nlvideo.engine.setup import default_setup
+from nlvideo.engine.trainer import DefaultTrainer, drop_metrics_from
 from nlvideo.errors import TooManyFailedVideos
 
 
@@ -58,9 +59,9 @@ def test_evaluation_does_not_disturb_training(tiny_cfg: Callable[..., CfgNode], 
 def test_hooks_are_in_the_order_that_their_comments_explain(tiny_cfg: Callable[..., CfgNode]) -> None:
     cfg = tiny_cfg("SOLVER.EMA.ENABLED", "True", "TEST.PRECISE_BN.ENABLED", "True")
     assert [hook.name for hook in DefaultTrainer(cfg).hooks] == [
-        "IterationTimer", "LearningRate", "Settings", "PeakMemory", "WeightAverage", "StopOnSignal", "FailedVideos",
-        "PreciseBN", "PeriodicCheckpointer", "EvalHook", "BestCheckpointer", "ResultsCheckpointer", "FailureBudget", "RandomStates",
-        "PeriodicWriter",
+        "IterationTimer", "LearningRate", "Settings", "MemoryStats", "WeightAverage", "StopOnSignal", "FailedVideos",
+        "PreciseBN", "PeriodicCheckpointer", "EvalHook", "BestCheckpointer", "ResultsCheckpointer", "FailureBudget",
+        "RandomStates", "PeriodicWriter",
     ]  # fmt: skip
 
 
@@ -83,6 +84,22 @@ def test_hooks_of_a_plugin_run_before_the_writers(tiny_opts: list[str], tmp_path
     assert json.loads(last_line)["marker"] == 1.0  # the median of 0, 1, 2
     assert results == {}
     logging.getLogger("hook_plugin_of_a_test").handlers.clear()
+
+
+def test_a_trainer_of_a_project_trains_on_any_iterable_of_batches(tiny_cfg: Callable[..., CfgNode]) -> None:
+    class Own(DefaultTrainer):
+        """Has a loader that is no more than an iterator, and says of a video that it could not be read."""
+
+        @classmethod
+        def build_train_loader(cls, cfg: CfgNode, start_iter: int) -> Iterator[dict]:
+            for batch in super().build_train_loader(cfg, start_iter):
+                yield {**batch, "failed": [("own.mp4", "broken")]}
+
+    cfg = tiny_cfg("DATASETS.TEST", "[]")
+    default_setup(cfg, argparse.Namespace(resume=False))
+    assert Own(cfg).train() == {}
+    failed = json.loads((Path(cfg.OUTPUT_DIR) / "failed_videos.json").read_text())
+    assert failed == {"num_videos": 0, "failed": [{"file_name": "own.mp4", "reason": "broken"}]}
 
 
 def test_results_of_several_sets_are_by_name(tiny_cfg: Callable[..., CfgNode], video_lists: tuple[str, str]) -> None:

@@ -9,7 +9,7 @@ __all__ = ["GateLogger", "GatedNonLocalBlock", "add_config", "build_hooks"]
 
 
 def add_config(cfg: CfgNode) -> None:
-    """Add the keys of this project; called once, before the YAML is merged."""
+    """Add the keys of this project, before the YAML is merged."""
     cfg.MODEL.GATED = CfgNode()
     # One gate per channel instead of one for the block.
     cfg.MODEL.GATED.PER_CHANNEL = False

@@ -10,6 +10,7 @@ from nlvideo.engine.train_loop import HookBase, SimpleTrainer
 class GateLogger(HookBase):
     """Records ``gate``, the mean absolute value of all gates, whenever a line of the log is written."""
 
+    # The model is looked at: a TrainerBase has none.
     trainer: SimpleTrainer
 
     def __init__(self, period: int):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from nlvideo.config import get_cfg, load_cfg
-from nlvideo.engine.train_loop import TrainerBase
+from nlvideo.engine.train_loop import SimpleTrainer
 from nlvideo.modeling.nonlocal_block import NonLocalBlock, build_nonlocal_block
 from nlvideo.utils.plugins import load_plugin
 
@@ -67,33 +67,28 @@ def test_keys_exist_only_with_the_project() -> None:
     assert load_cfg(None, ["MODEL.GATED.INIT", "1"], [str(PROJECT)]).MODEL.GATED.INIT == 1.0
 
 
-def test_hook_records_the_gates_when_lines_are_written() -> None:
-    class Trainer(TrainerBase):
-        """Opens the gate a little in each step."""
+class Trainer(SimpleTrainer):
+    """Opens each gate of its model a little in each step."""
 
-        model = torch.nn.Sequential(gated_nonlocal.GatedNonLocalBlock(4), torch.nn.ReLU())
+    def run_step(self) -> None:
+        for block in self.model.modules():
+            if isinstance(block, gated_nonlocal.GatedNonLocalBlock):
+                block.gate.data -= 0.5
 
-        def run_step(self) -> None:
-            self.model[0].gate.data -= 0.5
 
-    cfg = load_cfg(None, ["SOLVER.LOG_PERIOD", "2"], [str(PROJECT)])
-    trainer = Trainer()
-    trainer.register_hooks(gated_nonlocal.build_hooks(cfg))
+def _train(*layers: torch.nn.Module) -> Trainer:
+    model = torch.nn.Sequential(*layers)
+    trainer = Trainer(model, [], torch.optim.SGD([torch.zeros(1)]))
+    trainer.register_hooks(gated_nonlocal.build_hooks(load_cfg(None, ["SOLVER.LOG_PERIOD", "2"], [str(PROJECT)])))
     trainer.train(0, 5)
+    return trainer
+
+
+def test_hook_records_the_gates_when_lines_are_written() -> None:
+    trainer = _train(gated_nonlocal.GatedNonLocalBlock(4), torch.nn.ReLU())
     assert trainer.storage.history("gate").values() == [(1.0, 1), (2.0, 3), (2.5, 4)]
     json.dumps(trainer.state_dict()["storage"])
 
 
 def test_hook_says_nothing_without_a_gate() -> None:
-    class Trainer(TrainerBase):
-        """Has no gated block."""
-
-        model = torch.nn.ReLU()
-
-        def run_step(self) -> None:
-            """Do nothing."""
-
-    trainer = Trainer()
-    trainer.register_hooks([gated_nonlocal.GateLogger(1)])
-    trainer.train(0, 2)
-    assert trainer.storage.latest() == {}
+    assert _train(torch.nn.Linear(1, 1)).storage.latest() == {}
