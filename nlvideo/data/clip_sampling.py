@@ -18,6 +18,7 @@ from abc import ABC, abstractmethod
 
 import numpy as np
 
+from nlvideo.config.validate import ALLOWED
 from nlvideo.errors import VideoTooShort
 from nlvideo.utils.messages import one_of
 from nlvideo.utils.registry import Registry
@@ -36,7 +37,7 @@ CLIP_SAMPLER = Registry(
     """,
 )
 
-POLICIES = ("wrap", "clamp", "error")
+POLICIES = ALLOWED["INPUT.SHORT_VIDEO"]
 
 
 class ClipSampler(ABC):

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from nlvideo.config.validate import ALLOWED
 from nlvideo.evaluation.evaluator import EVALUATOR, Evaluator
 from nlvideo.evaluation.results_file import Results, VideoScores, is_usable
 from nlvideo.utils.messages import one_of, some
 
-AVERAGES = ("softmax", "logits")
+AVERAGES = ALLOWED["TEST.AVERAGE"]
 
 
 def average_scores(

@@ -7,13 +7,14 @@ import torch
 from torch import nn
 
 from nlvideo.config import CfgNode, configurable
+from nlvideo.config.validate import ALLOWED
 from nlvideo.modeling.backbone.build import build_backbone
 from nlvideo.modeling.heads import build_head
 from nlvideo.utils.events import get_event_storage, has_event_storage
 from nlvideo.utils.messages import one_of
 from nlvideo.utils.registry import Registry
 
-AVERAGES = ("softmax", "logits")
+AVERAGES = ALLOWED["TEST.AVERAGE"]
 
 META_ARCH = Registry(
     "META_ARCH",

@@ -1,26 +1,20 @@
 """Build optimizer, learning-rate schedule and gradient clipping from a configuration."""
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from nlvideo.config import CfgNode
+from nlvideo.config.validate import ALLOWED
+from nlvideo.layers.norm import BatchNorm
 from nlvideo.solver.lr_schedule import IterationLR, lr_factor
+from nlvideo.utils.messages import one_of
 
-# Each torch family has a common base class, but only under a private name.
 _NORMS = (
-    nn.BatchNorm1d,
-    nn.BatchNorm2d,
-    nn.BatchNorm3d,
-    nn.SyncBatchNorm,
-    nn.GroupNorm,
-    nn.RMSNorm,
-    nn.LayerNorm,
-    nn.InstanceNorm1d,
-    nn.InstanceNorm2d,
-    nn.InstanceNorm3d,
+    BatchNorm | nn.GroupNorm | nn.LayerNorm | nn.RMSNorm | nn.InstanceNorm1d | nn.InstanceNorm2d | nn.InstanceNorm3d
 )
 
 
@@ -68,16 +62,15 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     """
     solver = cfg.SOLVER
     groups = parameter_groups(model, solver.WEIGHT_DECAY, solver.WEIGHT_DECAY_NORM)
-    # None leaves the choice among the other forms to PyTorch.
-    fused = True if solver.FUSED else None
+    # With fused=None PyTorch chooses among the other forms.
+    common = {"lr": solver.BASE_LR, "fused": True if solver.FUSED else None}
+    optimizer: torch.optim.Optimizer
     if solver.OPTIMIZER == "SGD":
-        optimizer = torch.optim.SGD(
-            groups, lr=solver.BASE_LR, momentum=solver.MOMENTUM, nesterov=solver.NESTEROV, fused=fused
-        )
+        optimizer = torch.optim.SGD(groups, momentum=solver.MOMENTUM, nesterov=solver.NESTEROV, **common)
     elif solver.OPTIMIZER == "AdamW":
-        optimizer = torch.optim.AdamW(groups, lr=solver.BASE_LR, betas=tuple(solver.BETAS), fused=fused)
+        optimizer = torch.optim.AdamW(groups, betas=tuple(solver.BETAS), **common)
     else:
-        raise ValueError(f"SOLVER.OPTIMIZER: got {solver.OPTIMIZER!r}, allowed: 'SGD', 'AdamW'")
+        raise one_of("SOLVER.OPTIMIZER", solver.OPTIMIZER, ALLOWED["SOLVER.OPTIMIZER"])
     if solver.OPTIMIZER == "SGD" and solver.MOMENTUM:
         for group in groups:
             for parameter in group["params"]:
@@ -92,7 +85,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
 def keep_settings(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -> dict[str, Any] | None:
     """Return a saved state with the settings of this optimizer (momentum, weight decay, ...) in place of the saved ones.
 
-    The configuration says what they are, and the checkpoint where the run was; PyTorch takes both from the latter.
+    The config says what they are, and the checkpoint where the run was. PyTorch would take both from the checkpoint.
 
     Raises:
         ValueError: the state is of another kind of optimizer.
@@ -100,17 +93,17 @@ def keep_settings(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) 
     ours, saved = optimizer.param_groups, state_dict["param_groups"]
     if len(ours) != len(saved):
         return None  # PyTorch says what is wrong.
-    if any(("betas" in mine) != ("betas" in theirs) for mine, theirs in zip(ours, saved)):
+    if any(("betas" in mine) != ("betas" in theirs) for mine, theirs in zip(ours, saved, strict=True)):
         raise ValueError(f"it is not of {type(optimizer).__name__}: SOLVER.OPTIMIZER was another one")
-    groups = [{**mine, "params": theirs["params"]} for mine, theirs in zip(ours, saved)]
+    groups = [{**mine, "params": theirs["params"]} for mine, theirs in zip(ours, saved, strict=True)]
     return {**state_dict, "param_groups": groups}
 
 
 def match_layouts(optimizer: torch.optim.Optimizer) -> None:
     """Bring the state of an optimizer into the memory format of the parameters.
 
-    They differ where a run goes on with another MODEL.CHANNELS_LAST, and fused kernels walk through both in the order
-    of memory.
+    They differ where a run goes on with another MODEL.CHANNELS_LAST. Fused kernels walk through both in the order of
+    memory, and would mix up their elements.
     """
     for parameter, state in optimizer.state.items():
         for name, value in state.items():
@@ -141,29 +134,18 @@ def build_gradient_clipper(cfg: CfgNode) -> Callable[[Iterable[nn.Parameter]], T
     """Build ``SOLVER.CLIP_GRADIENTS``; None when it is off.
 
     Returns:
-        A function of the parameters that clips their gradients in place. ``"norm"`` returns the norm of all gradients
-        together before clipping, ``"value"`` returns None.
+        A function of the parameters that clips their gradients in place. ``"norm"`` scales all gradients together, so
+        that their common norm is at most the maximum, and returns the norm from before. ``"value"`` clamps each element
+        and returns None.
 
     Raises:
-        ValueError: an unknown type, or a maximum that is not positive.
+        ValueError: an unknown type.
     """
     clip = cfg.SOLVER.CLIP_GRADIENTS
     if not clip.ENABLED:
         return None
-    maximum = clip.MAX
-    if maximum <= 0:
-        raise ValueError(f"SOLVER.CLIP_GRADIENTS.MAX: got {maximum}, allowed: above 0")
-
-    def by_norm(parameters: Iterable[nn.Parameter]) -> Tensor | None:
-        """Scale all gradients together so that their common norm is at most the maximum."""
-        return nn.utils.clip_grad_norm_(parameters, maximum)
-
-    def by_value(parameters: Iterable[nn.Parameter]) -> Tensor | None:
-        """Clamp each element of the gradients."""
-        nn.utils.clip_grad_value_(parameters, maximum)
-
     if clip.TYPE == "norm":
-        return by_norm
+        return partial(nn.utils.clip_grad_norm_, max_norm=clip.MAX)
     if clip.TYPE == "value":
-        return by_value
-    raise ValueError(f"SOLVER.CLIP_GRADIENTS.TYPE: got {clip.TYPE!r}, allowed: 'norm', 'value'")
+        return partial(nn.utils.clip_grad_value_, clip_value=clip.MAX)
+    raise one_of("SOLVER.CLIP_GRADIENTS.TYPE", clip.TYPE, ALLOWED["SOLVER.CLIP_GRADIENTS.TYPE"])

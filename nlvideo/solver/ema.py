@@ -6,6 +6,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from nlvideo.utils.messages import some
+
 
 class ModelEma:
     """Average of the parameters over the training steps, with the buffers as they are.
@@ -25,7 +27,7 @@ class ModelEma:
             ValueError: a decay outside [0, 1].
         """
         if not 0.0 <= decay <= 1.0:
-            raise ValueError(f"SOLVER.EMA.DECAY: got {decay}, allowed: 0 to 1")
+            raise ValueError(f"decay: got {decay}, allowed: 0 to 1")
         self.model = model
         self.decay = decay
         self._average: dict[str, Tensor] = {}
@@ -79,5 +81,5 @@ class ModelEma:
         current = self.model.state_dict()
         differing = sorted(current.keys() ^ state_dict.keys())
         if differing:
-            raise ValueError(f"the saved average belongs to another model: {', '.join(differing[:5])} only on one side")
+            raise ValueError(f"the saved average belongs to another model: {some(differing)} only on one side")
         self._average = {name: state_dict[name].to(tensor, copy=True) for name, tensor in current.items()}

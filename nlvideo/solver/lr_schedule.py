@@ -6,10 +6,14 @@ optimizer steps from 0; iteration ``i`` trains with ``factor(i)``.
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
+
+from nlvideo.config.validate import ALLOWED
+from nlvideo.utils.messages import one_of
 
 
 def step_factor(iteration: int, steps: Sequence[int], gamma: float) -> float:
@@ -52,42 +56,28 @@ def lr_factor(
         start_factor: where the warm-up starts.
 
     Raises:
-        ValueError: an unknown schedule, or one that does not fit into ``max_iter``; names the configuration key.
+        ValueError: an unknown schedule, or one that does not fit into ``max_iter``.
     """
-    steps = tuple(steps)
-    _check(schedule, max_iter, steps, warmup_iters)
-
-    def factor(iteration: int) -> float:
-        """Return the factor of one iteration."""
-        warmup = warmup_factor(iteration, warmup_iters, start_factor)
-        if schedule == "step":
-            return warmup * step_factor(iteration, steps, gamma)
-        return warmup * cosine_factor(iteration, max_iter, end_factor)
-
-    return factor
-
-
-def _check(schedule: str, max_iter: int, steps: tuple[int, ...], warmup_iters: int) -> None:
-    if schedule not in ("step", "cosine"):
-        raise ValueError(f"SOLVER.LR_SCHEDULE: got {schedule!r}, allowed: 'step', 'cosine'")
+    if schedule not in ALLOWED["SOLVER.LR_SCHEDULE"]:
+        raise one_of("schedule", schedule, ALLOWED["SOLVER.LR_SCHEDULE"])
     if max_iter < 1:
-        raise ValueError(f"SOLVER.MAX_ITER: got {max_iter}, allowed: 1 or more")
+        raise ValueError(f"max_iter: got {max_iter}, allowed: 1 or more")
     if not 0 <= warmup_iters < max_iter:
-        raise ValueError(f"SOLVER.WARMUP_ITERS: got {warmup_iters}, allowed: 0 to SOLVER.MAX_ITER - 1 = {max_iter - 1}")
+        raise ValueError(f"warmup_iters: got {warmup_iters}, allowed: 0 to max_iter - 1 = {max_iter - 1}")
+    decay = partial(cosine_factor, max_iter=max_iter, end_factor=end_factor)
     if schedule == "step":
-        increasing = all(before < after for before, after in zip(steps, steps[1:]))
-        if not increasing or any(not 0 < step < max_iter for step in steps):
-            raise ValueError(
-                f"SOLVER.STEPS: got {list(steps)}, allowed: increasing iterations above 0 and below "
-                f"SOLVER.MAX_ITER = {max_iter}"
-            )
+        if list(steps) != sorted(set(steps)) or any(not 0 < step < max_iter for step in steps):
+            allowed = f"increasing iterations above 0 and below max_iter = {max_iter}"
+            raise ValueError(f"steps: got {list(steps)}, allowed: {allowed}")
+        decay = partial(step_factor, steps=tuple(steps), gamma=gamma)
+    return lambda iteration: warmup_factor(iteration, warmup_iters, start_factor) * decay(iteration)
 
 
 class IterationLR(LambdaLR):
     """A ``LambdaLR`` whose checkpoint holds the position in the schedule and nothing of the schedule itself.
 
-    PyTorch's own schedulers also save their base rates, so that a run resumed with another ``BASE_LR`` or ``MAX_ITER``
-    silently goes on with the old ones. Here the configuration says what the schedule is and the checkpoint says where.
+    PyTorch's own schedulers also save their base rates. A run that is resumed with another ``BASE_LR`` would go on with
+    the old one, and say nothing. Here the config says what the schedule is, and the checkpoint where the run was.
     """
 
     def __init__(self, optimizer: Optimizer, factor: Callable[[int], float]):
@@ -110,6 +100,8 @@ class IterationLR(LambdaLR):
             state_dict: what :meth:`state_dict` returned.
         """
         self.last_epoch = state_dict["last_epoch"]
-        self._last_lr = [base * factor(self.last_epoch) for base, factor in zip(self.base_lrs, self.lr_lambdas)]
-        for group, rate, base in zip(self.optimizer.param_groups, self._last_lr, self.base_lrs):
+        self._last_lr = [
+            base * factor(self.last_epoch) for base, factor in zip(self.base_lrs, self.lr_lambdas, strict=True)
+        ]
+        for group, rate, base in zip(self.optimizer.param_groups, self._last_lr, self.base_lrs, strict=True):
             group["lr"], group["initial_lr"] = rate, base

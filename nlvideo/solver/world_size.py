@@ -3,6 +3,7 @@
 import logging
 
 from nlvideo.config import CfgNode
+from nlvideo.config.validate import validate
 
 logger = logging.getLogger(__name__)
 
@@ -14,16 +15,18 @@ def scale_to_world_size(cfg: CfgNode, world_size: int) -> CfgNode:
     checkpoint period and evaluation period divided by ``s``. Each rank keeps its number of clips and the run sees as
     many clips as before. The authors' own settings follow this rule (rate 0.01 for 64 clips, 0.005 for 32).
 
+    ``SOLVER.ACCUMULATE`` takes no part in this: it splits the scaled batch into passes.
+
     Args:
         cfg: left as it is.
         world_size: number of ranks of this run.
 
     Returns:
-        A scaled copy, frozen if ``cfg`` was, whose reference is ``world_size``: scaling it again changes nothing.
+        A scaled copy, frozen if ``cfg`` was. Its reference is ``world_size``, so that scaling it again changes nothing.
         ``cfg`` itself where the reference is 0 (never scale) or equals ``world_size``.
 
     Raises:
-        ValueError: the batch does not split evenly over the reference's ranks.
+        ValueError: the batch does not split evenly over the reference's ranks, or a scaled value is not allowed.
     """
     reference = cfg.SOLVER.REFERENCE_WORLD_SIZE
     if reference in (0, world_size):
@@ -46,20 +49,16 @@ def scale_to_world_size(cfg: CfgNode, world_size: int) -> CfgNode:
     solver.CHECKPOINT_PERIOD = _divide(solver.CHECKPOINT_PERIOD, scale)
     test.EVAL_PERIOD = _divide(test.EVAL_PERIOD, scale)
     solver.REFERENCE_WORLD_SIZE = world_size
-    _log_changes(cfg, scaled, reference, world_size)
+    keys = [f"SOLVER.{key}" for key in ("CLIPS_PER_BATCH", "BASE_LR", "MAX_ITER", "STEPS", "WARMUP_ITERS")]
+    keys += ["SOLVER.CHECKPOINT_PERIOD", "TEST.EVAL_PERIOD"]
+    changes = ", ".join(f"{key} {cfg.value_at(key)} -> {scaled.value_at(key)}" for key in keys)
+    logger.info("The config is written for %d ranks and runs on %d: %s", reference, world_size, changes)
+    validate(scaled)
     if cfg.is_frozen():
         scaled.freeze()
     return scaled
 
 
 def _divide(count: int, scale: float) -> int:
-    # 0 means "none" or "never" for every one of these keys; nothing else may become 0.
+    # For each of these keys 0 means "none" or "never". No other value may become 0.
     return max(1, round(count / scale)) if count else 0
-
-
-def _log_changes(before: CfgNode, after: CfgNode, reference: int, world_size: int) -> None:
-    keys = ("CLIPS_PER_BATCH", "BASE_LR", "MAX_ITER", "STEPS", "WARMUP_ITERS", "CHECKPOINT_PERIOD")
-    changes = [f"SOLVER.{key} {before.SOLVER[key]} -> {after.SOLVER[key]}" for key in keys]
-    changes.append(f"TEST.EVAL_PERIOD {before.TEST.EVAL_PERIOD} -> {after.TEST.EVAL_PERIOD}")
-    text = ", ".join(changes)
-    logger.info("The configuration is written for %d ranks and runs on %d: %s", reference, world_size, text)

@@ -4,7 +4,10 @@ import pytest
 
 from nlvideo.config import get_cfg, load_cfg
 from nlvideo.config import validate as module
-from nlvideo.config.validate import validate
+from nlvideo.config.validate import ALLOWED, validate
+from nlvideo.layers.norm import NORMS
+from nlvideo.modeling.backbone.layout import STAGES, STEMS, TEMPORAL_KERNELS
+from nlvideo.modeling.nonlocal_block.block import BLOCK_ALGORITHMS, PAIRWISE
 
 
 def error(*opts):
@@ -121,21 +124,44 @@ def test_what_is_allowed_passes(opts):
     load_cfg(None, opts)
 
 
-@pytest.mark.parametrize("key", sorted(module._ALLOWED))
+@pytest.mark.parametrize("key", sorted(ALLOWED))
 def test_every_enumerated_value_passes_alone(key):
-    for value in module._ALLOWED[key]:
+    for value in ALLOWED[key]:
         load_cfg(None, [key, str(value)])
 
 
-@pytest.mark.parametrize("key", sorted({*module._AT_LEAST, *module._FRACTIONS, *module._POSITIVE}))
+def numbers():
+    """Return the keys that hold a number, but those that may be negative or are checked elsewhere."""
+    cfg = get_cfg()
+    return [key for key in cfg.keys_with_path() if type(cfg.value_at(key)) in (int, float) and key not in FREE]
+
+
+FREE = ("SEED", "MODEL.BACKBONE.DEPTH")
+
+
+@pytest.mark.parametrize("key", numbers())
 def test_every_number_has_a_lower_limit(key):
     assert error(key, "-1").startswith(f"{key}: got -1")
 
 
 def test_every_key_that_is_checked_exists():
     known = set(get_cfg().keys_with_path())
-    checked = {*module._ALLOWED, *module._AT_LEAST, *module._FRACTIONS, *module._POSITIVE, *module._LISTS_OF_TEXT}
-    assert checked <= known
+    tables = (ALLOWED, module._AT_LEAST_1, module._AT_MOST, module._ABOVE_0, module._RANGES, module._LISTS_OF_TEXT)
+    assert {key for table in tables for key in table} | set(module._ANY_NUMBER) <= known
+
+
+def test_the_names_of_choices_are_those_of_what_implements_them():
+    tables = {
+        "MODEL.NORM": NORMS[:-1],
+        "MODEL.NONLOCAL.NORM": ("same", *NORMS),
+        "MODEL.BACKBONE.TEMPORAL": TEMPORAL_KERNELS,
+        "MODEL.BACKBONE.STEM": STEMS,
+        "MODEL.BACKBONE.FREEZE_AT": range(len(STAGES) + 2),
+        "MODEL.NONLOCAL.PAIRWISE": PAIRWISE,
+        "MODEL.NONLOCAL.ALGORITHM": ("auto", *dict.fromkeys(name for row in BLOCK_ALGORITHMS.values() for name in row)),
+    }
+    for key, table in tables.items():
+        assert sorted(ALLOWED[key]) == sorted(table), key
 
 
 def test_the_keys_of_a_project_are_its_own_business():

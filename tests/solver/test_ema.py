@@ -130,7 +130,7 @@ def test_resumed_average_equals_the_uninterrupted_one():
 
 
 def test_loading_does_not_alias_the_given_tensors():
-    model, ema = _averaged()
+    _, ema = _averaged()
     state = {name: tensor.clone() for name, tensor in ema.state_dict().items()}
     ema.load_state_dict(state)
     state["0.weight"].fill_(77.0)
@@ -144,5 +144,5 @@ def test_another_model_is_refused():
 
 @pytest.mark.parametrize("decay", [-0.1, 1.1])
 def test_decay_out_of_range(decay):
-    with pytest.raises(ValueError, match=f"SOLVER.EMA.DECAY: got {decay}"):
+    with pytest.raises(ValueError, match=f"^decay: got {decay}"):
         ModelEma(_model(), decay)

@@ -60,10 +60,27 @@ def test_twice_is_once():
 
 
 def test_zero_stays_zero_and_nothing_else_becomes_zero():
-    cfg = _cfg(1, CLIPS_PER_BATCH=2, MAX_ITER=3, STEPS=[1], CHECKPOINT_PERIOD=1, WARMUP_ITERS=0)
+    cfg = _cfg(1, CLIPS_PER_BATCH=2, MAX_ITER=20, STEPS=[1], CHECKPOINT_PERIOD=1, WARMUP_ITERS=0)
     cfg.TEST.EVAL_PERIOD = 0
     scaled = scale_to_world_size(cfg, 8)
-    assert _schedule(scaled) == [16, 0.08, 1, [1], 0, 1, 0]
+    assert _schedule(scaled) == [16, 0.08, 2, [1], 0, 1, 0]
+
+
+def test_a_schedule_that_does_not_survive_the_scaling_is_an_error():
+    with pytest.raises(ValueError, match=r"SOLVER.STEPS: got \[1, 1\], allowed: increasing iterations"):
+        scale_to_world_size(_cfg(1, STEPS=[4, 5]), 8)
+
+
+def test_passes_split_the_scaled_batch():
+    """Passes do not stand for ranks: for the whole batch on fewer ranks, nothing may be scaled."""
+    scaled = scale_to_world_size(_cfg(8, ACCUMULATE=4), 2)
+    assert (scaled.SOLVER.CLIPS_PER_BATCH, scaled.SOLVER.ACCUMULATE, scaled.SOLVER.BASE_LR) == (16, 4, 0.0025)
+    whole = scale_to_world_size(_cfg(0, ACCUMULATE=4), 2)
+    assert (whole.SOLVER.CLIPS_PER_BATCH, whole.SOLVER.ACCUMULATE, whole.SOLVER.BASE_LR) == (64, 4, 0.01)
+    with pytest.raises(
+        ValueError, match="SOLVER.CLIPS_PER_BATCH: got 8, allowed: a multiple of SOLVER.ACCUMULATE = 16"
+    ):
+        scale_to_world_size(_cfg(8, ACCUMULATE=16), 1)
 
 
 def test_a_frozen_config_gives_a_frozen_copy():

@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from nlvideo.config.validate import ALLOWED
 from nlvideo.utils.messages import one_of
 
 # Crops per clip at test: the centre, three along the long side, or ten-crop.
-NUM_CROPS = (1, 3, 10)
+NUM_CROPS = ALLOWED["TEST.NUM_CROPS"]
 
 
 def resize_short_side(frames: torch.Tensor, short_side: int) -> torch.Tensor:

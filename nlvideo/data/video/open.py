@@ -4,7 +4,7 @@ import os
 
 import numpy as np
 
-from nlvideo.config.validate import READERS as READER_NAMES
+from nlvideo.config.validate import ALLOWED
 from nlvideo.data.video.base import Video
 from nlvideo.data.video.frames import FrameArray, FrameFolder
 from nlvideo.data.video.paths import local_video_path
@@ -15,7 +15,7 @@ from nlvideo.errors import VideoDecodeError
 from nlvideo.utils.messages import one_of
 
 #: What can read files, by the names that DATALOADER.READER may have.
-READERS = dict(zip(READER_NAMES, (VideoReader, TorchCodecReader), strict=True))
+READERS = dict(zip(ALLOWED["DATALOADER.READER"], (VideoReader, TorchCodecReader), strict=True))
 
 
 def open_video(

@@ -17,7 +17,9 @@ from numbers import Integral
 
 import torch
 
-ATTEND = ("space", "time", "spacetime")
+from nlvideo.config.validate import ALLOWED
+
+ATTEND = ALLOWED["MODEL.NONLOCAL.ATTEND"]
 Size = tuple[int, int, int]
 
 
