@@ -10,6 +10,7 @@ from iopath.common.file_io import PathHandler, get_cache_dir
 
 from nlvideo.checkpoint.convert.release import RELEASES, release_url
 from nlvideo.errors import LookupFailed
+from nlvideo.utils.console import bars_as_lines
 from nlvideo.utils.files.file_io import PathManager
 from nlvideo.utils.messages import did_you_mean
 
@@ -94,7 +95,8 @@ def _download(path: str, url: str, local: str) -> None:
     if not found:
         raise ValueError(f"{path}: {url} does not carry a checksum in its name")
     try:
-        torch.hub.download_url_to_file(url, local, hash_prefix=found[1], progress=False)
+        with bars_as_lines():
+            torch.hub.download_url_to_file(url, local, hash_prefix=found[1])
     except URLError as error:
         advice = f"without a network, put that file at {local}"
         raise OSError(f"{path}: cannot download {url}: {error.reason}; {advice}") from error

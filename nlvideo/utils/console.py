@@ -1,5 +1,6 @@
 """What is printed: logs, tables and progress bars, in any encoding, whatever names of files hold."""
 
+import contextlib
 import io
 import logging
 import os
@@ -8,7 +9,7 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -19,6 +20,8 @@ from tqdm import tqdm
 _COMMANDS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _LOG_LINE = "[%(asctime)s %(name)s] %(levelname)s: %(message)s"
 _BAR_EVERY_SEC = 30.0
+# What tqdm writes to move from one bar to another.
+_BAR_MOVES = re.compile(r"(\n|\x1b\[A)*")
 _seen: set[tuple[str, str]] = set()
 
 
@@ -157,21 +160,38 @@ def format_seconds(seconds: float) -> str:
 
 
 class _BarLines:
-    """A stream for progress bars that writes whole lines, at most one in half a minute."""
+    """A stream that writes states of bars as whole lines, at most one in half a minute, and any other text as it is."""
 
     def __init__(self, stream: TextIO):
-        self._stream, self.flush = stream, stream.flush
+        self._stream = stream
         self._next = time.monotonic() + _BAR_EVERY_SEC
+        self._in_line = False
 
     def write(self, text: str) -> None:
-        """Write a state of the bar, if it is time."""
-        text = text.replace("\x1b[A", "").strip()  # what moves to the place of another bar
-        if text and time.monotonic() >= self._next:
-            self._next = time.monotonic() + _BAR_EVERY_SEC
-            self._stream.write(f"{text}\n")
+        """Write a state of a bar, if it is time, or another text."""
+        if text.startswith("\r"):
+            if text.strip() and time.monotonic() >= self._next:
+                self._next = time.monotonic() + _BAR_EVERY_SEC
+                self._stream.write(f"{text.strip()}\n")
+        elif self._in_line or not _BAR_MOVES.fullmatch(text):
+            self._stream.write(text)
+            self._in_line = not text.endswith("\n")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def _bar_stream() -> Any:
+    return sys.stderr if sys.stderr.isatty() else _BarLines(sys.stderr)
 
 
 def progress_bar(*args: Any, **options: Any) -> tqdm:
     """Return ``tqdm(*args, **options)`` on the errors of the console: a bar on a terminal, few lines elsewhere."""
-    file: Any = sys.stderr if sys.stderr.isatty() else _BarLines(sys.stderr)
-    return tqdm(*args, file=file, **options)
+    return tqdm(*args, file=_bar_stream(), **options)
+
+
+@contextlib.contextmanager
+def bars_as_lines() -> Iterator[None]:
+    """Treat the bars that a library draws in this block, as of a download, like those of ``progress_bar``."""
+    with contextlib.redirect_stderr(_bar_stream()):
+        yield

@@ -15,6 +15,7 @@ from urllib.parse import urlparse
 from iopath.common.file_io import HTTPURLHandler, get_cache_dir
 from iopath.common.file_io import PathManager as _PathManager
 
+from nlvideo.utils.console import bars_as_lines
 from nlvideo.utils.files.locks import lock_file
 
 
@@ -23,7 +24,8 @@ class _HTTPHandler(HTTPURLHandler):
 
     def _get_local_path(self, path: str, force: bool = False, cache_dir: str | None = None, **kwargs: Any) -> str:
         folder = os.path.join(get_cache_dir(cache_dir), urlparse(path).netloc)
-        return super()._get_local_path(path, force=force, cache_dir=folder, **kwargs)
+        with bars_as_lines():
+            return super()._get_local_path(path, force=force, cache_dir=folder, **kwargs)
 
 
 # Opens local paths, and http(s) URLs through a local cache. Projects may register more handlers.
