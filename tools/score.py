@@ -24,9 +24,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("results", nargs="+", metavar="FILE", help="results of tests on the same videos")
     parser.add_argument("--weights", nargs="+", type=float, metavar="W", help="one per file (default: 1 each)")
     parser.add_argument(
-        "--average", choices=("softmax", "logits"),
-        help="average files, and within a file the views that TEST.KEEP_VIEWS has saved, by their probabilities or by "
-        "their logits (default: views as they were averaged, files by probabilities)",
+        "--average", metavar="A",
+        help="softmax or logits: average files, and the views that TEST.KEEP_VIEWS saved in a file, by probabilities "
+        "or by logits (default: views as they were averaged, files by probabilities)",
     )  # fmt: skip
     parser.add_argument(
         "--evaluator", default="", metavar="NAME",
@@ -44,7 +44,7 @@ def main(arguments: argparse.Namespace) -> None:
     """Print the metrics of each file, and of all together where there are several."""
     # Only now: --help answers without loading torch.
     from nlvideo.evaluation import ensemble, evaluate_results, read_results, rescore
-    from nlvideo.evaluation.intervals import with_interval
+    from nlvideo.evaluation.testing import with_interval
     from nlvideo.utils.console import create_table
     from nlvideo.utils.files.file_io import write_json
     from nlvideo.utils.plugins import load_plugin
@@ -55,10 +55,10 @@ def main(arguments: argparse.Namespace) -> None:
     parts = [read_results(name) for name in names]
     if average is not None:
         parts = [rescore(part, average) for part in parts]
-        for name, part in zip(names, parts):
+        for name, part in zip(names, parts, strict=True):
             if part.average != average:
                 print(f"{name}: no views were saved, its scores stay averaged by {part.average!r}")
-    metrics = {name: evaluate_results(part, arguments.evaluator) for name, part in zip(names, parts)}
+    metrics = {name: evaluate_results(part, arguments.evaluator) for name, part in zip(names, parts, strict=True)}
     if len(parts) > 1 or arguments.weights:
         weights = arguments.weights or [1.0] * len(parts)
         together = ensemble(parts, weights, average or "softmax", names)

@@ -2,10 +2,9 @@
 
 from nlvideo.evaluation.classification import ClassificationEvaluator
 from nlvideo.evaluation.ensemble import average_scores, ensemble, evaluate_results, rescore
-from nlvideo.evaluation.evaluator import EVALUATOR, Evaluator, build_evaluator
+from nlvideo.evaluation.evaluator import EVALUATOR, Evaluator, PerVideoEvaluator, build_evaluator
 from nlvideo.evaluation.inference import inference_on_dataset
 from nlvideo.evaluation.multilabel import CharadesEvaluator, MultiLabelEvaluator, average_precision
-from nlvideo.evaluation.per_video import PerVideoEvaluator
 from nlvideo.evaluation.results_file import Results, VideoScores, read_results, write_results
 from nlvideo.evaluation.testing import print_results, verify_results
 

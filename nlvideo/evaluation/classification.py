@@ -4,8 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from nlvideo.evaluation.evaluator import EVALUATOR
-from nlvideo.evaluation.per_video import PerVideoEvaluator
+from nlvideo.evaluation.evaluator import EVALUATOR, PerVideoEvaluator
 from nlvideo.evaluation.results_file import VideoScores, is_usable
 
 
@@ -38,11 +37,8 @@ class ClassificationEvaluator(PerVideoEvaluator):
     def metrics(self, videos: Sequence[VideoScores]) -> dict[str, float]:
         """Return ``{"top1", "top5", "mean_class", "num_videos", "num_failed"}``.
 
-        Args:
-            videos: one label each.
-
         Raises:
-            ValueError: a video has another number of labels.
+            ValueError: a video has another number of labels than one.
         """
         _, ranks = self._labels_and_ranks(videos)
         return {
@@ -75,8 +71,8 @@ class ClassificationEvaluator(PerVideoEvaluator):
         labels = np.array([video.label for video in videos])
         # Last of all: after any class of a video that has scores.
         ranks = np.full(len(videos), self.num_classes)
-        usable = np.array([is_usable(video) for video in videos])
-        if usable.any():
-            scores = np.stack([video.scores for video in videos if is_usable(video)])
-            ranks[usable] = rank_of_label(scores, labels[usable])
+        scores = [video.scores for video in videos if video.scores is not None and is_usable(video)]
+        if scores:
+            usable = np.array([is_usable(video) for video in videos])
+            ranks[usable] = rank_of_label(np.stack(scores), labels[usable])
         return labels, ranks

@@ -23,9 +23,8 @@ def average_scores(
 
     Args:
         rows: (R, K).
-        average: "softmax", the mean of the probabilities, or "logits", the probabilities of the mean logits. From
-            probabilities the latter is their normalised geometric mean, since a softmax forgets no more of its logits
-            than a constant.
+        average: "softmax", the mean of the probabilities, or "logits", the probabilities of the mean logits. Made from
+            probabilities, the latter is their normalised geometric mean: a softmax loses only a constant of its logits.
         given: what the rows are: "softmax" (probabilities) or "logits".
         activation: what makes probabilities of logits: "softmax" or "sigmoid".
         weights: one per row, with a sum above 0; None: equal.
@@ -69,17 +68,18 @@ def rescore(results: Results, average: str) -> Results:
     Raises:
         ValueError: an unknown average.
     """
+    if average not in AVERAGES:
+        raise one_of("average", average, AVERAGES)
 
-    def again(video: VideoScores) -> VideoScores:
-        """Average one."""
+    def _again(video: VideoScores) -> VideoScores:
         if video.views is None:
             return video
-        options = {"given": results.average, "activation": results.activation}
-        return replace(video, scores=average_scores(video.views, average, **options))
+        scores = average_scores(video.views, average, given=results.average, activation=results.activation)
+        return replace(video, scores=scores)
 
     kept = all(video.views is not None for video in results.videos if is_usable(video))
-    return replace(results, videos=[again(video) for video in results.videos],
-                   average=average if kept else results.average)  # fmt: skip
+    videos = [_again(video) for video in results.videos]
+    return replace(results, videos=videos, average=average if kept else results.average)
 
 
 def ensemble(
@@ -89,10 +89,10 @@ def ensemble(
 
     Args:
         parts: tests of the same videos.
-        weights: one per part, none below 0 and their sum above 0. A video that some models have no scores of is
+        weights: one per part, none below 0 and their sum above 0. If some models have no scores of a video, it is
             averaged over the others.
         average: "softmax" or "logits", see ``average_scores``.
-        names: what the parts are called in errors; None: their numbers.
+        names: what errors call the parts; None: their numbers.
 
     Returns:
         The results without metrics; the evaluator is that of the first part.
@@ -103,16 +103,16 @@ def ensemble(
     if len(weights) != len(parts) or min(weights) < 0 or not 0 < sum(weights) < float("inf"):
         allowed = f"one number for each of {len(parts)}, 0 or more, not all 0"
         raise ValueError(f"weights: got {list(weights)}, allowed: {allowed}")
-    check_same_videos(parts, names or [str(k) for k in range(len(parts))])
+    _check_same_videos(parts, names or [str(k) for k in range(len(parts))])
     first = parts[0]
     by_id = [{video.video_id: video for video in part.videos} for part in parts]
     videos = []
     for video in first.videos:
-        own = [(table[video.video_id], w) for table, w in zip(by_id, weights) if w > 0]
+        own = [(table[video.video_id], w) for table, w in zip(by_id, weights, strict=True) if w > 0]
         usable = [(other.scores, w) for other, w in own if is_usable(other)]
         scores = None
         if usable:
-            rows, kept = zip(*usable)
+            rows, kept = zip(*usable, strict=True)
             scores = average_scores(rows, average, given="softmax", activation=first.activation, weights=kept)
         videos.append(VideoScores(video.video_id, video.label, scores))
     return Results(first.dataset, first.evaluator, first.num_classes, videos, average, first.activation)
@@ -169,25 +169,20 @@ def _as_outputs(video: VideoScores) -> list[dict[str, Any]]:
     return [{"video_id": video.video_id, "scores": torch.from_numpy(video.scores), **views}]
 
 
-def check_same_videos(parts: Sequence[Results], names: Sequence[str]) -> None:
-    """Check that all parts hold the same videos with the same labels.
-
-    Raises:
-        ValueError: naming two parts and how they differ; one line.
-    """
+def _check_same_videos(parts: Sequence[Results], names: Sequence[str]) -> None:
+    """Raise a ValueError that names two parts and how they differ, unless all are of the same videos and labels."""
     first = parts[0]
     labels = {video.video_id: video.label for video in first.videos}
-    for part, name in zip(parts[1:], names[1:]):
+    for part, name in zip(parts[1:], names[1:], strict=True):
         where = f"{names[0]} and {name} are not tests of the same videos"
         for what in ("num_classes", "activation"):
             if getattr(part, what) != getattr(first, what):
                 raise ValueError(f"{where}: {what} {getattr(first, what)!r} and {getattr(part, what)!r}")
         theirs = {video.video_id: video.label for video in part.videos}
-        differing = [key for key in labels if key in theirs and labels[key] != theirs[key]]
         found = {
             f"only in {names[0]}": [key for key in labels if key not in theirs],
             f"only in {name}": [key for key in theirs if key not in labels],
-            "other labels": differing,
+            "other labels": [key for key in labels if key in theirs and labels[key] != theirs[key]],
         }
         if any(found.values()):
             texts = [f"{what}: {len(keys)} ({some(keys)})" for what, keys in found.items() if keys]

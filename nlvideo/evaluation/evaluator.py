@@ -1,9 +1,25 @@
-"""What an evaluator is, and the registry of evaluators."""
+"""What an evaluator is, the registry of evaluators, and the base of those that need the scores of every video."""
 
+import logging
+import os
+import re
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+import torch
+
 from nlvideo.config import CfgNode, configurable
+from nlvideo.data import MetadataCatalog
+from nlvideo.data.catalog import source_of
+from nlvideo.evaluation.results_file import Results, VideoScores, is_usable, write_results
+from nlvideo.evaluation.testing import format_per_class
+from nlvideo.utils import comm
+from nlvideo.utils.files.file_io import PathManager
+from nlvideo.utils.messages import some
 from nlvideo.utils.registry import Registry
+
+logger = logging.getLogger(__name__)
 
 EVALUATOR = Registry(
     "EVALUATOR",
@@ -17,6 +33,7 @@ EVALUATOR = Registry(
 )
 
 _BY_LOSS = {"softmax": "ClassificationEvaluator", "sigmoid": "MultiLabelEvaluator"}
+_MAX_LISTED = 20
 
 
 class Evaluator:
@@ -47,11 +64,13 @@ class Evaluator:
         """Take in some videos.
 
         Args:
-            inputs: what the test loader gave for each video: "video_id", "label" (a class index, or float32 (num_classes,)
-                with ones where there may be several), "failed", and where the video is (see ``source_of``) as far as that
-                is known. A test also has "video", the pixels of those that did not fail; saved results do not.
-            outputs: what the model gave for the videos that did not fail, in their order: ``{"video_id", "scores": tensor
-                (num_classes,)}`` each, perhaps with "views": (num_views, num_classes). The model never sees the others.
+            inputs: what the test loader gave for each video: "video_id", "label" (a class index, or float32
+                (num_classes,) with ones where there may be several), "failed", and where the video is (see
+                ``source_of``) if that is known. A test also has "video", the pixels of those that did not fail; saved
+                results do not.
+            outputs: what the model gave for the videos that did not fail, in their order: ``{"video_id", "scores":
+                tensor (num_classes,)}`` each, perhaps with "views": (num_views, num_classes). The model never sees
+                the others.
         """
         raise NotImplementedError
 
@@ -65,7 +84,7 @@ class Evaluator:
 
 
 def build_evaluator(cfg: CfgNode, dataset_name: str) -> Evaluator:
-    """Build ``TEST.EVALUATOR``, by default the one that suits ``MODEL.HEAD.LOSS``, for one dataset.
+    """Build ``TEST.EVALUATOR`` for one dataset; by default the one that suits ``MODEL.HEAD.LOSS``.
 
     Raises:
         LookupFailed: the name is not registered.
@@ -76,3 +95,153 @@ def build_evaluator(cfg: CfgNode, dataset_name: str) -> Evaluator:
     if name is None:
         raise ValueError(f"TEST.EVALUATOR: got '', allowed with MODEL.HEAD.LOSS {loss!r}: {', '.join(EVALUATOR)}")
     return EVALUATOR.get(name, "TEST.EVALUATOR")(cfg, dataset_name, cfg.MODEL.HEAD.NUM_CLASSES)
+
+
+class PerVideoEvaluator(Evaluator):
+    """Base of evaluators that need the scores of every video, in one place and exactly once.
+
+    A subclass sets ``task`` and defines :meth:`metrics`. One that sets ``per_class_metric`` also defines
+    :meth:`per_class`.
+    """
+
+    task = ""
+    per_class_metric = ""
+
+    @configurable
+    def __init__(
+        self,
+        dataset_name: str,
+        num_classes: int,
+        output_dir: str | None = None,
+        average: str = "softmax",
+        activation: str = "softmax",
+    ):
+        """Start empty.
+
+        Args:
+            dataset_name: names the results file.
+            num_classes: length of each score vector.
+            output_dir: scores go to ``<output_dir>/inference/<dataset_name>.json``. None: no file.
+            average: what the model averages over views, for the file; see ``Results``.
+            activation: what makes probabilities of its logits, for the file.
+        """
+        super().__init__(dataset_name, num_classes)
+        self.output_dir = output_dir
+        self.average = average
+        self.activation = activation
+        self._videos: list[VideoScores] = []
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, dataset_name: str, num_classes: int) -> dict[str, Any]:
+        """Return the arguments of the constructor."""
+        return {
+            **super().from_config(cfg, dataset_name, num_classes),
+            "output_dir": cfg.OUTPUT_DIR,
+            "average": cfg.TEST.AVERAGE,
+            "activation": cfg.MODEL.HEAD.LOSS,
+        }
+
+    def metrics(self, videos: Sequence[VideoScores]) -> dict[str, float]:
+        """Compute the metrics of all videos of the dataset, which are sorted by id."""
+        raise NotImplementedError
+
+    def per_class(self, videos: Sequence[VideoScores]) -> np.ndarray:
+        """Return ``per_class_metric`` of each class, (num_classes,) percent; NaN for a class that no video has."""
+        raise NotImplementedError
+
+    def reset(self) -> None:
+        """Forget all videos."""
+        self._videos = []
+
+    def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
+        """Keep label and scores of each video; see the base class.
+
+        Raises:
+            ValueError: outputs do not belong to these inputs, or a label or score vector does not suit the classes.
+        """
+        readable = [video["video_id"] for video in inputs if not video.get("failed")]
+        answered = [output["video_id"] for output in outputs]
+        if readable != answered:
+            raise ValueError(f"outputs: got scores of {answered}, allowed: those of the readable videos {readable}")
+        remaining = iter(outputs)
+        for video in inputs:
+            label = self._check_label(video["label"], video["video_id"])
+            scores = views = None
+            if not video.get("failed"):
+                output = next(remaining)
+                scores = _array(output["scores"])
+                if scores.shape != (self.num_classes,):
+                    shapes = f"got shape {scores.shape}, allowed: {(self.num_classes,)} (MODEL.HEAD.NUM_CLASSES)"
+                    raise ValueError(f"scores of {video['video_id']!r}: {shapes}")
+                views = None if output.get("views") is None else _array(output["views"])
+            self._videos.append(VideoScores(video["video_id"], label, scores, views, source_of(video)))
+
+    def _check_label(self, label: Any, video_id: str) -> int | list[int]:
+        # One class, several classes, or a multi-hot vector, which is a floating-point one.
+        values = torch.as_tensor(label)
+        if values.dim() == 1 and values.is_floating_point() and len(values) == self.num_classes:
+            values = values.nonzero().flatten()
+        plain = values.long().tolist()
+        classes = plain if isinstance(plain, list) else [plain]
+        if not all(0 <= value < self.num_classes for value in classes):
+            raise ValueError(f"label of {video_id!r}: got {plain}, allowed: 0 to {self.num_classes - 1}")
+        return plain
+
+    def evaluate(self) -> dict[str, dict[str, float]]:
+        """Gather the videos of all ranks and compute the metrics on rank 0; ``{}`` elsewhere.
+
+        Raises:
+            ValueError: there was no video at all.
+        """
+        gathered = comm.gather_object(self._videos)
+        if not comm.is_main_process():
+            return {}
+        # The order of arrival depends on the number of ranks; the file should not.
+        videos = sorted((video for part in gathered for video in part), key=lambda video: video.video_id)
+        if not videos:
+            raise ValueError(f"dataset {self.dataset_name!r}: no video was evaluated")
+        self._report_unusable(videos)
+        metrics = self.metrics(videos)
+        rows = self._per_class_rows(videos) if self.per_class_metric else []
+        if rows:
+            logger.info("%s of each class of %s:\n%s", self.per_class_metric, self.dataset_name, format_per_class(rows))
+        if self.output_dir is not None:
+            results = Results(
+                self.dataset_name, type(self).__name__, self.num_classes, videos, self.average, self.activation,
+                {self.task: metrics}, rows,
+            )  # fmt: skip
+            _save(results, os.path.join(self.output_dir, "inference"))
+        return {self.task: metrics}
+
+    def _per_class_rows(self, videos: Sequence[VideoScores]) -> list[dict[str, Any]]:
+        counts = np.bincount([k for video in videos for k in np.unique(video.label)], minlength=self.num_classes)
+        names = MetadataCatalog.get(self.dataset_name).classes
+        return [
+            {
+                "class": k,
+                "name": names[k] if k < len(names) else "",
+                "num_videos": int(counts[k]),
+                self.per_class_metric: None if np.isnan(value) else round(float(value), 4),
+            }
+            for k, value in enumerate(self.per_class(videos))
+        ]
+
+    def _report_unusable(self, videos: Sequence[VideoScores]) -> None:
+        failed = [video.video_id for video in videos if video.scores is None]
+        broken = [video.video_id for video in videos if video.scores is not None and not is_usable(video)]
+        for names, what in ((failed, "could not be decoded"), (broken, "have scores that are not finite")):
+            if names:
+                share, listed = f"{len(names)} of {len(videos)} videos", some(names, _MAX_LISTED)
+                logger.warning("%s: %s %s and count as wrong: %s", self.dataset_name, share, what, listed)
+
+
+def _array(values: Any) -> np.ndarray:
+    return torch.as_tensor(values).detach().float().cpu().numpy()
+
+
+def _save(results: Results, folder: str) -> None:
+    PathManager.mkdirs(folder)
+    # "list:some/file.txt" is a dataset name, too.
+    path = os.path.join(folder, re.sub(r"[^\w.-]+", "_", results.dataset).strip("_") + ".json")
+    write_results(path, results)
+    logger.info("Wrote the scores of %d videos to %s", len(results.videos), path)

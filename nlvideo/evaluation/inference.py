@@ -25,14 +25,14 @@ def inference_on_dataset(
 ) -> dict[str, dict[str, float]]:
     """Run ``model`` in evaluation mode over ``loader`` and return what ``evaluator`` makes of it.
 
-    Call it on every rank, each with its own part of the dataset. Videos that could not be decoded go past the model to
-    the evaluator. Progress is logged every few seconds with the seconds per video that data, model and evaluator take:
-    where data dominates, more workers help.
+    Call it on every rank, each with its own part of the dataset. The evaluator also gets the videos that could not be
+    decoded; the model does not. Progress is logged every few seconds, with the seconds per video that data, model and
+    evaluator take: where data dominates, more workers help.
 
     Args:
-        model: takes a list of inputs and returns a list of outputs; each of its modules gets its mode back. Where it has
-            ``views_per_forward``, it gets several videos at once while all their views are no more than that.
-        loader: gives lists of inputs; where it has ``dataset_size``, the videos of all ranks are checked against it.
+        model: takes a list of inputs and returns a list of outputs; each of its modules gets its mode back. If it has
+            ``views_per_forward``, it gets several videos at once, with no more views than that.
+        loader: gives lists of inputs. If it has ``dataset_size``, the videos of all ranks are checked against it.
         evaluator: is reset first.
 
     Returns:
@@ -66,7 +66,7 @@ def inference_on_dataset(
 
 
 def _grouped(loader: Iterable[list[dict[str, Any]]], max_views: int) -> Iterator[list[dict[str, Any]]]:
-    """Join the lists of a loader as long as their views fit into one forward pass; 0: leave them as they are."""
+    """Join the lists of a loader while their views fit into one forward pass; 0: leave them as they are."""
     group: list[dict[str, Any]] = []
     num_views = 0
     for inputs in loader:
@@ -110,25 +110,22 @@ class _Progress:
         self._seconds = {"data": 0.0, "compute": 0.0, "eval": 0.0}
         self._started = self._logged = time.perf_counter()
 
-    def add(self, num_videos: int, data: float, compute: float, evaluate: float) -> None:
-        """Count one step of the loop, and log where the last line is old enough."""
+    def add(self, num_videos: int, *seconds: float) -> None:
+        """Count one step of the loop, with the seconds of each part, and log if the last line is old enough."""
         self.num_videos += num_videos
-        for name, seconds in zip(self._seconds, (data, compute, evaluate)):
-            self._seconds[name] += seconds
+        for name, own in zip(self._seconds, seconds, strict=True):
+            self._seconds[name] += own
         now = time.perf_counter()
-        if now - self._logged >= _LOG_EVERY_SEC:
-            self._logged = now
-            total = self._share or "?"
-            logger.info("Evaluated %d/%s videos: %s%s", self.num_videos, total, self.summary(), self._eta(now))
+        if now - self._logged < _LOG_EVERY_SEC:
+            return
+        self._logged, eta = now, ""
+        if self._share is not None:
+            left = (now - self._started) / max(1, self.num_videos) * max(0, self._share - self.num_videos)
+            eta = f", ETA {timedelta(seconds=round(left))}"
+        logger.info("Evaluated %d/%s videos: %s%s", self.num_videos, self._share or "?", self.summary(), eta)
 
     def summary(self) -> str:
         """Return the seconds per video by part."""
         videos = max(1, self.num_videos)
         parts = ", ".join(f"{name} {seconds / videos:.4f}" for name, seconds in self._seconds.items())
         return f"{parts} s per video"
-
-    def _eta(self, now: float) -> str:
-        if self._share is None:
-            return ""
-        left = (now - self._started) / max(1, self.num_videos) * max(0, self._share - self.num_videos)
-        return f", ETA {timedelta(seconds=round(left))}"

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from nlvideo.evaluation.evaluator import EVALUATOR
-from nlvideo.evaluation.per_video import PerVideoEvaluator
+from nlvideo.evaluation.evaluator import EVALUATOR, PerVideoEvaluator
 from nlvideo.evaluation.results_file import VideoScores, is_usable
 
 logger = logging.getLogger(__name__)
@@ -15,8 +14,7 @@ logger = logging.getLogger(__name__)
 def average_precision(scores: np.ndarray, positive: np.ndarray) -> float:
     """Return the area under the precision-recall curve, without interpolation: the sum of precision x gain in recall.
 
-    Videos with equal scores enter together, so that the result does not depend on the order of the videos. Without
-    ties it is the mean, over the positives, of the precision at their ranks.
+    Videos with equal scores enter together, so that their order does not matter.
 
     Args:
         scores: (N,), higher is more confident; ``-inf`` for a video that is never retrieved.
@@ -52,9 +50,6 @@ class MultiLabelEvaluator(PerVideoEvaluator):
 
     def metrics(self, videos: Sequence[VideoScores]) -> dict[str, float]:
         """Return ``{"mAP", "num_classes", "num_videos", "num_failed"}``; ``num_classes`` are those in the mean.
-
-        Args:
-            videos: a class index or a list of them each.
 
         Raises:
             ValueError: no video has a label.
@@ -92,9 +87,7 @@ class CharadesEvaluator(MultiLabelEvaluator):
     """The mean average precision of the official Charades script, ``Charades_v1_classify.m`` (Sec. 5.2).
 
     The script ranks videos without any label last, whatever their scores, so that they never count as false positives.
-    Differences remain where the script depends on the order of its files: it breaks ties by that order, and ranks the
-    positives of videos that it has no scores of last instead of missing them. Where some class has no positive, its
-    mean is NaN; here the class is left out.
+    docs/testing.md lists what still differs.
     """
 
     def is_ranked(self, video: VideoScores) -> bool:

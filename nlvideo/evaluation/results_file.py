@@ -3,14 +3,16 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from nlvideo.data.catalog import source_of
-from nlvideo.utils.files.file_io import PathManager, atomic_write
+from nlvideo.utils.files.file_io import FileFormat, PathManager, atomic_write
 
-FORMAT, VERSION = "nlvideo results", 1
+_FORMAT = FileFormat("nlvideo results", 1)
+# Entries of the file that have the name and the value of a field of `Results`.
+_FIELDS = ("dataset", "evaluator", "num_classes", "average", "activation", "per_class")
 
 
 @dataclass(frozen=True)
@@ -59,21 +61,17 @@ def write_results(path: str, results: Results) -> None:
         path: a local file, replaced as a whole; its folder must exist.
         results: scores that are not finite become ``null``, since JSON knows no NaN.
     """
-    header = {
-        "format": FORMAT, "version": VERSION, "dataset": results.dataset, "evaluator": results.evaluator,
-        "num_classes": results.num_classes, "average": results.average, "activation": results.activation,
-        **results.metrics, "per_class": results.per_class,
-    }  # fmt: skip
+    own = {name: getattr(results, name) for name in _FIELDS[:-1]}
+    header = {**_FORMAT.header(), **own, **results.metrics, "per_class": results.per_class}
 
-    def write(file: Any) -> None:
-        """Write the text."""
+    def _write(file: BinaryIO) -> None:
         # Row by row: with all views of a large test set the text is larger than the arrays.
         file.write(f'{json.dumps(header)[:-1]}, "videos": ['.encode())
         for index, video in enumerate(results.videos):
             file.write(f"{',' if index else ''}\n{json.dumps(_row(video))}".encode())
         file.write(b"\n]}\n")
 
-    atomic_write(path, write)
+    atomic_write(path, _write)
 
 
 def read_results(path: str) -> Results:
@@ -83,33 +81,24 @@ def read_results(path: str) -> Results:
         ValueError: the file is not one, or is of another version; one line.
         OSError: it cannot be read.
     """
+    with PathManager.open(path, "r") as file:
+        content = _FORMAT.read(path, file, _compact)
     try:
-        with PathManager.open(path, "r") as file:
-            content = json.load(file, object_hook=_compact)
-    except ValueError as error:
-        raise ValueError(f"{path}: not a results file: {error}") from None
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise ValueError(f"{path}: not a results file: 'format' is not {FORMAT!r}")
-    if content.get("version") != VERSION:
-        raise ValueError(f"{path}: version: got {content.get('version')!r}, allowed: {VERSION}")
-    names = ("dataset", "evaluator", "num_classes", "average", "activation", "per_class")
-    try:
-        head = {name: content[name] for name in names}
-        rows = content["videos"]
         videos = [
-            VideoScores(row["video_id"], row["label"], row["scores"], row.get("views"), source_of(row)) for row in rows
+            VideoScores(row["video_id"], row["label"], row["scores"], row.get("views"), source_of(row))
+            for row in content.pop("videos")
         ]
+        results = Results(videos=videos, **{name: content.pop(name) for name in _FIELDS}, metrics=content)
     except KeyError as error:
         raise ValueError(f"{path}: not a results file: {error} is missing") from None
     for video in videos:
-        _check_video(path, video, head["num_classes"])
-    known = {*names, "format", "version", "videos"}
-    return Results(**head, videos=videos, metrics={k: v for k, v in content.items() if k not in known})
+        _check_video(path, video, results.num_classes)
+    return results
 
 
 def _row(video: VideoScores) -> dict[str, Any]:
-    row = {"video_id": video.video_id, "label": video.label, "scores": None}
-    if is_usable(video):
+    row: dict[str, Any] = {"video_id": video.video_id, "label": video.label, "scores": None}
+    if video.scores is not None and is_usable(video):
         row["scores"] = _numbers(video.scores)
         if video.views is not None:
             row["views"] = _numbers(video.views)

@@ -1,16 +1,81 @@
-"""Print results, and compare them with what a configuration expects."""
+"""Print results with the confidence intervals of accuracies, and compare results with what a config expects."""
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nlvideo.config import CfgNode
-from nlvideo.evaluation.intervals import interval_text
 from nlvideo.utils import comm
 from nlvideo.utils.console import create_table
 
 logger = logging.getLogger(__name__)
+
+# Metrics that are the share of the videos for which something holds. A mean over classes and the mAP are not.
+_SHARES = ("top1", "top5", "accuracy")
+# Standard deviations that hold 95 % of a normal distribution.
+_Z = 1.959964
+# Tables of more classes than this show the best and the worst.
+_MAX_CLASSES = 20
+
+
+def wilson_interval(percent: float, num_videos: int) -> tuple[float, float]:
+    """Return the lower and upper end of Wilson's 95 % interval of a share of videos, in percent.
+
+    If videos like these were drawn again and again, 95 % of the intervals would hold the true share. It also holds for
+    few videos and near 0 and 100 %, where the share plus and minus its standard error does not (Wilson, JASA 1927;
+    Brown et al., Statistical Science 2001).
+
+    Args:
+        percent: the share that was measured, 0 to 100.
+        num_videos: how many videos it was measured on, 1 or more.
+    """
+    share, part = percent / 100, _Z**2 / num_videos
+    centre = (share + part / 2) / (1 + part)
+    half = _Z / (1 + part) * math.sqrt(share * (1 - share) / num_videos + part / (4 * num_videos))
+    return 100 * max(0.0, centre - half), 100 * min(1.0, centre + half)
+
+
+def interval_text(metric: str, percent: float | None, num_videos: float | None) -> str:
+    """Return an interval as ``61.8 to 79.1``; empty for a metric that has none, and where a number is missing.
+
+    Args:
+        metric: its name, perhaps with the task before it: ``classification/top1``.
+        percent: its value.
+        num_videos: how many videos it was measured on.
+    """
+    if metric.rpartition("/")[2] not in _SHARES or not num_videos or percent is None or not math.isfinite(percent):
+        return ""
+    return "{:.1f} to {:.1f}".format(*wilson_interval(percent, int(num_videos)))
+
+
+def with_interval(metric: str, percent: float, num_videos: float | None) -> str:
+    """Return a metric as ``71.23 (61.8 to 79.1)``, and without brackets if `interval_text` is empty."""
+    interval = interval_text(metric, percent, num_videos)
+    return f"{percent:.2f} ({interval})" if interval else f"{percent:.2f}"
+
+
+def format_per_class(rows: Sequence[dict[str, Any]]) -> str:
+    """Return the classes that occur as a table; of many classes the best and the worst.
+
+    Args:
+        rows: as in ``Results.per_class``.
+    """
+    metric = list(rows[0])[-1]
+    present = sorted((row for row in rows if row[metric] is not None), key=lambda row: (-row[metric], row["class"]))
+    present = _with_intervals(present, "95 % interval", [(metric, row[metric], row["num_videos"]) for row in present])
+    half = _MAX_CLASSES // 2
+    if len(present) <= _MAX_CLASSES:
+        return create_table(present)
+    left_out = len(present) - 2 * half
+    return f"{create_table(present[:half])}\n... {left_out} more ...\n{create_table(present[-half:])}"
+
+
+def _with_intervals(rows: list[dict[str, Any]], title: str, metrics: list[tuple]) -> list[dict[str, Any]]:
+    intervals = [interval_text(*metric) for metric in metrics]
+    if not any(intervals):
+        return rows
+    return [{**row, title: interval} for row, interval in zip(rows, intervals, strict=True)]
 
 
 def _by_task(results: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, float]]:
@@ -27,17 +92,14 @@ def _by_task(results: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str,
 def print_results(results: Mapping[str, Mapping[str, Any]]) -> None:
     """Log a table of the metrics, and lines marked ``copypaste:`` for spreadsheets and scripts.
 
-    Accuracies stand with their 95 % confidence intervals, see ``wilson_interval``.
-
     Args:
         results: ``{task: {metric: value}}``, or ``{dataset: {task: {metric: value}}}``.
     """
     for task, metrics in _by_task(results).items():
         texts = {name: str(value) if isinstance(value, int) else f"{value:.2f}" for name, value in metrics.items()}
         rows = [{"metric": name, "value": text} for name, text in texts.items()]
-        intervals = [interval_text(name, value, metrics.get("num_videos")) for name, value in metrics.items()]
-        if any(intervals):
-            rows = [{**row, "95 % interval (Wilson)": interval} for row, interval in zip(rows, intervals)]
+        count = metrics.get("num_videos")
+        rows = _with_intervals(rows, "95 % interval (Wilson)", [(*metric, count) for metric in metrics.items()])
         logger.info("Results of %s:\n%s", task, create_table(rows))
         logger.info("copypaste: Task: %s", task)
         logger.info("copypaste: %s", ",".join(texts))

@@ -16,11 +16,11 @@ from nlvideo.data.video.paths import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
 from nlvideo.data.video.paths import find_videos as find_videos_below
 from nlvideo.model_zoo.predictor import Predictor
 from nlvideo.utils.console import create_table
-from nlvideo.utils.files.file_io import atomic_write
+from nlvideo.utils.files.file_io import FileFormat, atomic_write
 
 logger = logging.getLogger(__name__)
 
-FORMAT, VERSION = "nlvideo predictions", 1
+_FORMAT = FileFormat("nlvideo predictions", 1)
 _DIGITS = 6
 
 # (start_sec, end_sec, scores) of a window.
@@ -163,8 +163,7 @@ def write_predictions(
         OSError: the folder is missing or full.
     """
     head = {
-        "format": FORMAT,
-        "version": VERSION,
+        **_FORMAT.header(),
         "complete": complete,
         "weights": predictor.cfg.MODEL.WEIGHTS,
         "classes": predictor.classes,

@@ -6,8 +6,7 @@ from math import comb
 import pytest
 
 from nlvideo.evaluation import print_results
-from nlvideo.evaluation.intervals import interval_text, wilson_interval, with_interval
-from nlvideo.evaluation.per_video import format_per_class
+from nlvideo.evaluation.testing import format_per_class, interval_text, wilson_interval, with_interval
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import torch
 from nlvideo.config import get_cfg
 from nlvideo.data import MetadataCatalog
 from nlvideo.evaluation import Results, VideoScores, build_evaluator, evaluate_results, read_results, write_results
-from nlvideo.evaluation.per_video import format_per_class
+from nlvideo.evaluation.testing import format_per_class
 
 RNG = np.random.default_rng(0)
 

@@ -9,7 +9,7 @@ import re
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple, TextIO
 from urllib.parse import urlparse
 
 from iopath.common.file_io import HTTPURLHandler, get_cache_dir
@@ -272,6 +272,42 @@ def write_json(path: str, content: Any) -> None:
     text = json.dumps(content, indent=1) + "\n"
     os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
     write_text(path, text)
+
+
+class FileFormat(NamedTuple):
+    """What our JSON files say of themselves in their first entries: the name of the format, and its version."""
+
+    name: str
+    version: int
+    #: of the entry that holds the name
+    key: str = "format"
+
+    def header(self) -> dict[str, Any]:
+        """Return the first entries of a file."""
+        return {self.key: self.name, "version": self.version}
+
+    def read(self, path: str, file: TextIO, hook: Callable[[dict[str, Any]], Any] | None = None) -> dict[str, Any]:
+        """Return the content of an open file, without the header.
+
+        Args:
+            path: of the file, for errors.
+            file: open for reading.
+            hook: gets each JSON object as a dict as soon as it is read, and returns what takes its place.
+
+        Raises:
+            ValueError: the file is of another format or version; one line.
+        """
+        kind = self.name.removeprefix("nlvideo ")
+        try:
+            content = json.load(file, object_hook=hook)
+        except ValueError as error:
+            raise ValueError(f"{path}: not a {kind} file: {error}") from None
+        if not isinstance(content, dict) or content.pop(self.key, None) != self.name:
+            raise ValueError(f"{path}: not a {kind} file: {self.key!r} is not {self.name!r}")
+        version = content.pop("version", None)
+        if version != self.version:
+            raise ValueError(f"{path}: version: got {version!r}, allowed: {self.version}")
+        return content
 
 
 def _sync_folder(folder: str) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from nlvideo.config import load_cfg
-from nlvideo.evaluation.intervals import with_interval
+from nlvideo.evaluation.testing import with_interval
 from nlvideo.modeling.costs import model_costs
 from nlvideo.utils.console import format_seconds
 from nlvideo.visualization.report.curves import clips_per_iteration, training_seconds

@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 import nlvideo
-from nlvideo.evaluation.intervals import interval_text
+from nlvideo.evaluation.testing import interval_text
 from nlvideo.utils.files.file_io import write_text
 from nlvideo.visualization.report.chart import draw
 from nlvideo.visualization.report.clips import Budget
