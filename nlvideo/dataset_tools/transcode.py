@@ -12,7 +12,7 @@ import numpy as np
 from av.filter import Graph
 
 from nlvideo.data.video.exact.decode_in_order import decode_in_order, open_stream
-from nlvideo.data.video.pixels import DEFAULT_LIMITS, Geometry
+from nlvideo.data.video.pixels import Geometry
 from nlvideo.data.video.video_reader import VideoReader
 from nlvideo.errors import VideoDecodeError
 from nlvideo.utils.files.file_io import WholeFile, local_path
@@ -112,7 +112,6 @@ def _encode(source: str, out: str, options: TranscodeOptions, origin: str) -> No
     before, stream = open_stream(source)
     with before, av.open(out, "w", format="mp4") as after:
         stream.codec_context.thread_count = 1
-        DEFAULT_LIMITS.apply(source, stream.codec_context)
         encoder = _add_stream(after, options, height, width, rate, time_base)
         after.metadata["comment"] = origin
         count = 0

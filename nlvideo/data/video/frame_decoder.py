@@ -66,7 +66,7 @@ class FrameDecoder:
         self._opened = ExitStack()
         self._container: av.container.InputContainer
         self._packets: Iterator[av.Packet]
-        self._from_start = False  # seeking leads astray in this file
+        self._from_start = False  # a seek gives wrong frames in this file
         self._end_run()
 
     def open(self, index: VideoIndex | None = None, check: bool = False) -> None:
@@ -137,17 +137,17 @@ class FrameDecoder:
             raise VideoDecodeError(self.path, f"{_DIFFERS}: index the data set with tools/index_dataset.py")
 
     def close(self) -> None:
-        """Close the file; may be called more than once."""
+        """Close the file. It may be called more than once."""
         self._end_run()
         self._opened.close()
 
     def _open(self) -> None:
-        """Open the file, again if need be, to read it from its first packet."""
+        """Open the file, also where it is open, to read it from its first packet."""
         self.close()
-        self._container, self._stream = open_stream(self.path, timeout_sec=self._limit.seconds or None)
+        timeout_sec = self._limit.seconds or None
+        self._container, self._stream = open_stream(self.path, self._pixels, timeout_sec=timeout_sec)
         self._opened.enter_context(self._container)
         self._codec = self._stream.codec_context
-        self._pixels.apply(self.path, self._codec)
         # The loader's workers are the parallelism.
         self._codec.thread_count, self._codec.thread_type = 1, "NONE"
         self.frame_bytes = 3 * self._codec.width * self._codec.height

@@ -55,10 +55,9 @@ class FrameStream(contextlib.AbstractContextManager):
         pixels: how large frames may be, and all frames of a window together.
 
     Attributes:
-        path: as given.
-        pixels: as given.
+        path, pixels: as given.
         duration_sec: as the file states it, for progress bars; 0.0 where it does not.
-        tick: half of the unit of the timestamps, seconds: differences up to it mean nothing.
+        tick: half of the unit of the timestamps, seconds. A smaller difference means nothing.
 
     Raises:
         VideoDecodeError: the file is missing or not a video; also while it is iterated, where it is damaged.
@@ -69,8 +68,7 @@ class FrameStream(contextlib.AbstractContextManager):
         if os.path.isdir(self.path):
             raise VideoDecodeError(self.path, "a folder of frames has no times; a stream needs a video file")
         with read_errors(self.path):
-            self._container, self._stream = open_stream(self.path, format)
-            pixels.apply(self.path, self._stream.codec_context)
+            self._container, self._stream = open_stream(self.path, pixels, format)
         self._stream.thread_type = "AUTO"
         self.duration_sec = float((self._container.duration or 0) / av.time_base)
         self.tick = time_base_of(self._stream) / 2

@@ -42,7 +42,11 @@ class TorchCodecReader(VideoReader):
         # torchcodec has one kind of error for everything.
         try:
             if self._torchcodec is None:
-                self._torchcodec = self._open_torchcodec()
+                options = {"num_ffmpeg_threads": 1, "device": "cpu", "seek_mode": "exact"}
+                self._torchcodec = self._video_decoder(self.path, dimension_order="NHWC", **options)
+            if (count := len(self._torchcodec)) != self.num_frames:
+                counts = f"torchcodec counts {count} frames instead of {self.num_frames}"
+                raise VideoDecodeError(self.path, f"{counts}: use reader 'pyav' (DATALOADER.READER)")
             size = self._torchcodec.metadata.height, self._torchcodec.metadata.width
             self._pixels.check_clip(self.path, len(indices), *size)
             return self._torchcodec.get_frames_at([int(index) for index in indices]).data.numpy()
@@ -86,15 +90,6 @@ class TorchCodecReader(VideoReader):
                 # The index is all that is needed from here.
                 self._decoder.close()
         return self._is_fit
-
-    def _open_torchcodec(self) -> Any:
-        decoder = self._video_decoder(
-            self.path, dimension_order="NHWC", num_ffmpeg_threads=1, device="cpu", seek_mode="exact"
-        )
-        if len(decoder) != self.num_frames:
-            counts = f"torchcodec counts {len(decoder)} frames instead of {self.num_frames}"
-            raise VideoDecodeError(self.path, f"{counts}: use reader 'pyav' (DATALOADER.READER)")
-        return decoder
 
 
 def load_video_decoder() -> Callable[..., Any]:

@@ -11,6 +11,7 @@ from itertools import chain
 import av
 import numpy as np
 
+from nlvideo.data.video.pixels import DEFAULT_LIMITS, PixelLimits
 from nlvideo.errors import VideoDecodeError
 
 # Containers whose timestamps are those of decoding. FFmpeg guesses the others, wrongly where frames are reordered.
@@ -20,17 +21,21 @@ DEFAULT_FPS = Fraction(30)
 
 
 def open_stream(
-    path: str, format: str | None = None, timeout_sec: float | None = None
+    path: str,
+    pixels: PixelLimits = DEFAULT_LIMITS,
+    format: str | None = None,
+    timeout_sec: float | None = None,
 ) -> tuple[av.container.InputContainer, av.VideoStream]:
     """Open a file and FFmpeg's "best" video stream in it; no other stream is read.
 
     Args:
         path: the file, or the device.
+        pixels: how large a frame may be.
         format: FFmpeg's name of the input format where the file does not show it.
         timeout_sec: for FFmpeg to open it, and for each read.
 
     Raises:
-        VideoDecodeError: there is no video stream, or no decoder for it.
+        VideoDecodeError: there is no video stream, or no decoder for it, or the frames are too large.
         FFmpegError, OSError, ValueError: what PyAV raises.
     """
     # A title in an unexpected encoding is no reason to refuse a video.
@@ -42,6 +47,7 @@ def open_stream(
     for other in container.streams if hasattr(av.stream, "Discard") else ():  # from PyAV 18 on
         if other is not stream:
             other.discard = av.stream.Discard.all
+    pixels.apply(path, stream.codec_context)
     return container, stream
 
 

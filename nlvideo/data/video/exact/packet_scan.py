@@ -34,30 +34,25 @@ def scan_packets(
     Raises:
         VideoDecodeError: there are no packets, or fewer than the header lists.
     """
-    pts: list[int | None] = []
-    dts: list[int | None] = []
-    sizes_list: list[int] = []
-    flags: list[tuple[bool, bool, bool, bool]] = []
+    packets: list[tuple] = []
     num_all, is_vp8 = 0, stream.codec_context.name == "vp8"
     for packet in container.demux(stream):
         check()
         num_all += 1
         if packet.size:
-            pts.append(packet.pts)
-            dts.append(packet.dts)
-            sizes_list.append(packet.size)
             is_hidden = is_vp8 and not memoryview(packet)[0] & _VP8_SHOWN
             is_odd = packet.is_corrupt or has_new_parameters(packet)
-            flags.append((packet.is_keyframe, packet.is_discard, is_hidden, is_odd))
+            flags = packet.is_keyframe, packet.is_discard, is_hidden, is_odd
+            packets.append((packet.pts, packet.dts, packet.size, *flags))
     # This family of containers lists its packets in the header; edit lists are already applied.
     listed = len(stream.index_entries) if "mp4" in container.format.name else 0
     if num_all - 1 < listed:  # the last one says that this is the end
         raise VideoDecodeError(path, f"truncated: {num_all - 1} of {listed} frames")
-    if not sizes_list:
+    if not packets:
         raise VideoDecodeError(path, "no frames in the video stream")
-    sizes = np.array(sizes_list)
+    pts, dts, *columns = zip(*packets, strict=True)
     # Where decoding can start; cut by an edit list; hidden by the codec; damaged, or with new parameters.
-    keys, cut, hidden, odd = np.array(flags, bool).T
+    sizes, keys, cut, hidden, odd = map(np.array, columns)
     by_dts = container.format.name in DTS_CONTAINERS
     stamps = to_stamps(dts if by_dts else pts)
     order = shown_order(stamps, cut | hidden)
