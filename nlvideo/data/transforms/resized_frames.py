@@ -19,7 +19,7 @@ def read_resized(
     short_side: int,
     pixels: PixelLimits = DEFAULT_LIMITS,
 ) -> torch.Tensor:
-    """Read frames and resize each by ``resize_short_side``, in parts where all together would need too much memory.
+    """Read frames and resize each by ``resize_short_side``; many or large frames are read in parts, to save memory.
 
     Args:
         video: from ``open_video``.

@@ -14,7 +14,7 @@ from nlvideo.data.video.pixels import Geometry
 
 
 class Window(Video):
-    """A part of a stream; see ``Video``. Only frames that are asked for are converted.
+    """A part of a stream; see ``Video``. Only frames that are asked for are converted to RGB.
 
     Args:
         path: of the stream.
@@ -22,7 +22,7 @@ class Window(Video):
         start_sec: its first moment, in seconds from the first frame of the stream.
         end_sec: the moment after its last; the end of the stream for the last window.
         frames: all its frames.
-        own: those of them that count as its own: each frame of the stream is one window's own.
+        own: the frames that count as its own; each frame of the stream belongs to one window.
 
     Attributes:
         start_sec, end_sec, frames, own: as given.
@@ -63,8 +63,8 @@ def slide(stream: FrameStream, window_sec: float, stride_sec: float) -> Iterator
                                                                   |---- 2 ----|
 
     A window has the frames from its start to before its end, as a record with ``start_sec`` and ``end_sec`` has. The
-    last one is as long as the others: it begins earlier where it would go on after the end, since a rest of a few
-    frames says little. One without frames, in a gap of the timestamps, is left out.
+    last window is as long as the others, because a rest of few frames says little: it begins earlier, and ends with the
+    video. A window without frames, in a gap of the timestamps, is left out.
 
     Args:
         stream: read once, from where it is.
@@ -88,7 +88,7 @@ def check_windows(window_sec: float, stride_sec: float) -> None:
 
 
 def _slide(stream: FrameStream, length: Fraction, stride: Fraction) -> Iterator[Window]:
-    # Frames that no window had as its own yet, and those before them that the last window may begin with.
+    # Frames that are not yet a window's own, and earlier frames that the last window may begin with.
     held: deque[StreamFrame] = deque()
     past: deque[StreamFrame] = deque()
     start, period = Fraction(0), Fraction(1 / stream.fps).limit_denominator(10**6)

@@ -42,7 +42,7 @@ class VideoIndex:
         sizes: int32 (P,), bytes.
         keys: bool (P,), where decoding can start.
         position: int64 (num_frames,), the packet of each frame that is shown, in the order of showing.
-        times: int64 (num_frames,), when each frame is shown after the first one, see ``ShowTimes``.
+        times: int64 (num_frames,), when each frame is shown, counted from the first one, see ``ShowTimes``.
         time_base: of ``stamps`` and ``times``, seconds.
         fps: average frames per second, see ``average_fps``.
         counted: frames cannot be found by packets; frame k is the k-th that decoding from the start gives.
@@ -191,7 +191,7 @@ def shown_order(pts: np.ndarray, hidden: Sequence[bool]) -> np.ndarray | None:
 
 
 def _are_unique(ordered: np.ndarray) -> bool:
-    """Whether increasing stamps are all there and all different."""
+    """Whether sorted stamps are all known and all different."""
     return len(ordered) > 0 and ordered[0] != NO_STAMP and bool((np.diff(ordered) > 0).all())
 
 

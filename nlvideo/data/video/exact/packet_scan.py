@@ -25,11 +25,11 @@ def scan_packets(
     Args:
         path: for messages.
         container, stream: from ``open_stream``.
-        check: called for each packet; may raise.
+        check: called for each packet; it may raise.
 
     Returns:
-        The index, each packet that is shown being a frame, and whether that can be trusted as far as packets tell;
-        where they say too little, the frames are in the order of the packets.
+        The index, in which each packet that is shown is a frame, and whether the packets say enough for it. Where they
+        do not, the frames are in the order of the packets.
 
     Raises:
         VideoDecodeError: there are no packets, or fewer than the header lists.
