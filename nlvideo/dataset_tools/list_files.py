@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nlvideo.data.catalog import MetadataCatalog, Record
-from nlvideo.data.datasets.listed import classes_beside, classes_file_of
+from nlvideo.data.datasets.listed import classes_beside, classes_file_of, write_classes
 from nlvideo.utils.files.file_io import absolute_path, is_remote, write_text
 
 
@@ -89,7 +89,7 @@ def write_list(name: str, records: Sequence[Record], path: str, comment: str = "
     out, classes = absolute_path(path), MetadataCatalog.get(name).classes
     write_text(out, format_list(records, Path(out).parent, comment))
     if classes and classes_beside(out)[0] != classes:
-        write_text(classes_file_of(out), "".join(f"{label}\n" for label in classes))
+        write_classes(classes_file_of(out), classes)
 
 
 def _relative(path: str, folder: Path) -> str:

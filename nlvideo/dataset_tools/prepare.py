@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from nlvideo.data.datasets.listed import CLASSES_FILE, write_classes
 from nlvideo.data.datasets.official import Split, find_annotations, get_format, read_split
 from nlvideo.dataset_tools.list_files import format_list
 from nlvideo.errors import AnnotationError
@@ -62,16 +63,18 @@ def prepare_dataset(
     out = out.expanduser().absolute()
     out.mkdir(parents=True, exist_ok=True)
     missing = [f"{title} {video}\n" for title, found in splits.items() for video in found.missing]
-    texts = {"missing.txt": "".join(missing)} if missing else {}
-    if not missing:
-        (out / "missing.txt").unlink(missing_ok=True)
+    files_written = []
+    (out / "missing.txt").unlink(missing_ok=True)
+    if missing:
+        files_written.append(out / "missing.txt")
+        write_text(files_written[0], "".join(missing))
     if not too_many:
         for title, found in splits.items():
-            texts[f"{title}.csv"] = format_list(found.records, out)
-            texts["classes.txt"] = "".join(f"{name}\n" for name in found.classes)
-    for file, text in texts.items():
-        write_text(out / file, text)
-    return Prepared(splits, [out / file for file in texts], too_many, _shared(splits))
+            files_written.append(out / f"{title}.csv")
+            write_text(files_written[-1], format_list(found.records, out))
+        files_written.append(out / CLASSES_FILE)
+        write_classes(files_written[-1], next(iter(splits.values())).classes)
+    return Prepared(splits, files_written, too_many, _shared(splits))
 
 
 def count_table(splits: dict[str, Split]) -> list[dict[str, int | str]]:

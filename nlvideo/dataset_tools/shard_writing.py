@@ -9,10 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from nlvideo.data.catalog import Record
-from nlvideo.data.datasets.listed import read_classes
+from nlvideo.data.datasets.listed import CLASSES_FILE, read_classes, write_classes
 from nlvideo.data.records.shard_files import OPTIONAL_KEYS, read_index, write_shard
 from nlvideo.utils.console import progress_bar
-from nlvideo.utils.files.file_io import write_text
 from nlvideo.utils.messages import some
 
 
@@ -72,7 +71,7 @@ def write_shards(
 
     kept = [path for path in shards if os.path.exists(path) and _holds(path, _chosen(path))]
     others = [path for path in shards if path not in set(kept) and os.path.exists(path)]
-    names = f"{folder}/classes.txt"
+    names = f"{folder}/{CLASSES_FILE}"
     if classes and os.path.exists(names) and read_classes(names) != list(classes):
         others.append(names)
     if others and not overwrite:
@@ -81,7 +80,7 @@ def write_shards(
         )
     os.makedirs(folder, exist_ok=True)
     if classes:
-        write_text(names, "".join(f"{name}\n" for name in classes))
+        write_classes(names, classes)
     todo = [path for path in shards if path not in set(kept)]
     _write_all(todo, lambda path: write_shard(path, _chosen(path), parts[path].start), num_workers)
     return WrittenShards(todo, kept, sum(os.path.getsize(path) for path in shards))

@@ -10,9 +10,10 @@ from torch import nn
 from nlvideo.checkpoint.conversion import differences
 from nlvideo.checkpoint.plain import to_plain
 from nlvideo.config import CfgNode
+from nlvideo.data.datasets.listed import CLASSES_FILE, write_classes
 from nlvideo.utils.files.file_io import atomic_write, write_text
 
-_FILES = ("model.pth", "config.yaml", "classes.txt")
+_FILES = ("model.pth", "config.yaml", CLASSES_FILE)
 
 
 def pack_model(model: nn.Module, cfg: CfgNode, classes: Sequence[str], folder: str, overwrite: bool = False) -> None:
@@ -44,4 +45,4 @@ def pack_model(model: nn.Module, cfg: CfgNode, classes: Sequence[str], folder: s
     weights, config_file, names = paths
     atomic_write(weights, lambda file: torch.save({"model": state, "classes": list(classes)}, file))
     write_text(config_file, yaml.safe_dump(kept, default_flow_style=None, sort_keys=False, width=120))
-    write_text(names, "".join(f"{name}\n" for name in classes))
+    write_classes(names, classes)

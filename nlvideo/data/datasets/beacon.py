@@ -23,6 +23,7 @@ from iopath.common.file_io import file_lock
 
 from nlvideo.data.catalog import DatasetCatalog, MetadataCatalog
 from nlvideo.data.datasets.beacon_render import ACTIONS, COLOURS, Scene, render, sample_scene
+from nlvideo.data.datasets.listed import CLASSES_FILE, write_classes
 from nlvideo.data.parallel import map_in_processes
 from nlvideo.errors import ProcessDied
 from nlvideo.utils.console import progress_bar
@@ -163,7 +164,7 @@ def _write_all(root: Path, spec: BeaconSpec, num_processes: int | None) -> None:
         rows = [f"{t['video']} {ACTIONS.index(t['label'])}\n" for t in truths if t["split"] == split]
         write_text(root / f"{split}.csv", "".join(rows))
     write_text(root / "truth.jsonl", "".join(json.dumps(t) + "\n" for t in truths))
-    write_text(root / "classes.txt", "".join(f"{a}\n" for a in ACTIONS))
+    write_classes(root / CLASSES_FILE, ACTIONS)
     write_text(root / "spec.json", json.dumps(_spec_as_dict(spec), indent=1) + "\n")
 
 

@@ -1,40 +1,47 @@
 """``list:FILE``: videos and labels in a text file, with the names of the classes in a file beside it.
 
-Two layouts, told apart by the first line. Plain lines are ``path label``; the label is the last word, so a path may
-hold spaces. A csv file starts with a header that names at least the columns ``path`` and ``label``; quoted values may
-hold commas and spaces. ``3,7`` is a video with two labels. Paths are relative to the file. Blank lines and lines that
-start with ``#`` are skipped. A path may name a video file or a folder of frames.
+There are two layouts. The first line tells which one a file has. Plain lines are ``path label``; the label is the last
+word, so a path may hold spaces. A csv file starts with a header that names at least the columns ``path`` and ``label``;
+quoted values may hold commas and spaces. ``3,7`` is a video with two labels. Paths are relative to the file. Blank
+lines and lines that start with ``#`` are skipped. A path may name a video file or a folder of frames.
 
-``train.classes.txt`` names the classes of ``train.csv``, one per line in the order of the labels; without it
-``classes.txt`` does, for every list in its folder. Labels may be names, in all lines or in none: those of that file, or
-where there is none the names in the list, in alphabetical order.
+``train.classes.txt`` names the classes of ``train.csv``, one per line in the order of the labels. Without it,
+``classes.txt`` does this for every list in its folder. Labels may be names, in all lines or in none. They are names of
+that file. Without a file, the classes are the names in the list, in alphabetical order.
 
-More columns of a csv file, all optional: ``start_sec`` and ``end_sec`` cut a sample out of a longer video, ``fps`` is
-the frame rate of a folder of frames, and ``label_spans`` says when the labels of a training video are active, as
-``class start end`` in seconds: ``3 0.0 4.5;7 2.1 9.8``. A list with ``label_spans`` may hold videos without any label.
+A csv file may have more columns. ``start_sec`` and ``end_sec`` cut a sample out of a longer video. ``fps`` is the frame
+rate of a folder of frames. ``label_spans`` says when the labels of a training video are active, as ``class start end``
+in seconds: ``3 0.0 4.5;7 2.1 9.8``. A list with ``label_spans`` may hold videos without any label.
+
+Lines are read one by one, with Python's ``csv``. Arrow reads three times as fast, but it is no requirement of this
+package, names neither file nor line of many mistakes, and reads no comments: see benchmarks/records.md.
 """
 
 import csv
+import math
 import os
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, islice
 
 import numpy as np
 
 from nlvideo.data.catalog import MetadataCatalog
-from nlvideo.data.records.list_table import NUMBERS, ListTable
-from nlvideo.data.records.records import TableRecords
+from nlvideo.data.records.records import Labels, TableRecords, parse_spans
+from nlvideo.data.records.string_block import StringBlock
 from nlvideo.utils.console import progress_bar
-from nlvideo.utils.files.file_io import absolute_path, fetch_file
+from nlvideo.utils.files.file_io import absolute_path, fetch_file, write_text
+from nlvideo.utils.messages import did_you_mean
 
-_COLUMNS = ("path", "label", *NUMBERS, "label_spans")
-_CHUNK_BYTES = 1 << 24
-_MARK = b"\xef\xbb\xbf"
+CLASSES_FILE = "classes.txt"
+_NUMBERS = ("start_sec", "end_sec", "fps")
+_COLUMNS = ("path", "label", *_NUMBERS, "label_spans")
 
 
 def load_list(name: str) -> TableRecords:
     """Return the records of ``list:FILE`` and note its classes in the ``MetadataCatalog``.
 
-    ``video_id`` is the path as the list gives it; repeats get ``#2``, ``#3``, ... appended, so that ids are unique.
-    The text of the file is kept as it is, and a record is made of its part of it when asked for.
+    ``video_id`` is the path as the list gives it. Repeats get ``#2``, ``#3``, ... appended, so that ids are unique.
 
     Raises:
         ValueError: the file does not exist or has a line that cannot be understood (file, line number, line).
@@ -43,19 +50,10 @@ def load_list(name: str) -> TableRecords:
     local = fetch_file(path)
     if local is None:
         raise ValueError(f"{name}: there is no file {path}")
-    text = _read_text(path, local)
-    columns, begin, number = _read_header(path, text)
-    classes, classes_file = classes_beside(path)
-    table = ListTable(path, columns, classes, classes_file)
-    with progress_bar(total=len(text), unit="B", unit_scale=True, desc="list", delay=5) as progress:
-        while begin < len(text):
-            end = _chunk_end(text, begin)
-            number += table.add(text, begin, end, number)
-            progress.update(end - begin)
-            begin = end
-    records = table.to_records(text, _folder_of(path))
+    reader = _ListReader(path)
+    records = reader.read(local)
     metadata = MetadataCatalog.get(name)
-    metadata.classes, metadata.classes_from = table.classes, classes_file or "the labels of the list"
+    metadata.classes, metadata.classes_from = reader.classes, reader.classes_file or "the labels of the list"
     multi_label = records.labels.any_lists or records.spans is not None
     metadata.evaluator_type = "multilabel" if multi_label else "classification"
     return records
@@ -77,13 +75,22 @@ def read_classes(path: str) -> list[str]:
     return names
 
 
+def write_classes(path: str | os.PathLike, classes: Iterable[str]) -> None:
+    """Write the names of classes as ``read_classes`` reads them.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    write_text(path, "".join(f"{name}\n" for name in classes))
+
+
 def classes_beside(path: str) -> tuple[list[str], str]:
     """Return the class names for a list and the file that has them; ``[], ""`` where there is none.
 
     Args:
         path: of the list, which need not exist.
     """
-    for file in (classes_file_of(path), f"{_folder_of(path)}/classes.txt"):
+    for file in (classes_file_of(path), f"{_folder_of(path)}/{CLASSES_FILE}"):
         if names := read_classes(file):
             return names, file
     return [], ""
@@ -91,52 +98,184 @@ def classes_beside(path: str) -> tuple[list[str], str]:
 
 def classes_file_of(path: str) -> str:
     """Return the file of class names that is for one list alone: ``train.classes.txt`` for ``train.csv``."""
-    return f"{os.path.splitext(path)[0]}.classes.txt"
+    return f"{os.path.splitext(path)[0]}.{CLASSES_FILE}"
 
 
-def _read_text(path: str, local: str) -> np.ndarray:
-    """The bytes of a file: lines that all end with a newline."""
-    text = np.fromfile(local, np.uint8)
-    if (text[:4096] == 0).any():
-        raise ValueError(f"{path}: expected text in UTF-8, found bytes 0")
-    if len(text) and not (text == ord("\n")).any() and (text == ord("\r")).any():  # as old programs write them
-        text[text == ord("\r")] = ord("\n")
-    text = text[len(_MARK) :] if text[: len(_MARK)].tobytes() == _MARK else text
-    return text if not len(text) or text[-1] == ord("\n") else np.append(text, np.uint8(ord("\n")))
+class _ListReader:
+    """Reads a list into columns.
 
+    Attributes:
+        classes: names of the classes; where no file names them and labels are names, those found.
+        classes_file: the file that names them; empty where there is none.
+    """
 
-def _read_header(path: str, text: np.ndarray) -> tuple[list[str] | None, int, int]:
-    """The columns of a csv file, None for plain lines; and offset and number of the first line after the header."""
-    begin, number = 0, 1
-    while begin < len(text):
-        end = _chunk_end(text, begin, at_least=1)
-        line = text[begin:end].tobytes().decode(errors="replace").strip()
-        if line and not line.startswith("#"):
-            columns = _columns_of(line)
-            if not {"path", "label"} <= set(columns):
-                return None, begin, number
-            if twice := [column for column in _COLUMNS if columns.count(column) > 1]:
-                raise ValueError(f"{path}:{number}: the column {twice[0]!r} is there twice, got {line!r}")
-            return columns, end, number + 1
-        begin, number = end, number + 1
-    return None, begin, number
+    def __init__(self, path: str):
+        self.path = path
+        self.classes, self.classes_file = classes_beside(path)
+        self._index = {name: label for label, name in enumerate(self.classes)}
+        self._named: bool | None = None  # not known before the first label
+        self._number, self._line, self._is_row = 0, "", True
+        # The labels of each line are kept as the place of their text among the different ones.
+        self._places: dict[str, int] = {}
+        self._distinct: list[int | list[int]] = []
+        self._labels = array("q")
+        self._numbers: dict[str, array] = {}
+        self._spans: list[str] | None = None
 
+    def read(self, local: str) -> TableRecords:
+        """Read the file; classes that no file names are put into the order of their names.
 
-def _columns_of(line: str) -> list[str]:
-    try:
-        return [column.strip().lower() for column in next(csv.reader([line]))]
-    except csv.Error:
-        return []
+        Raises:
+            ValueError: a line cannot be understood.
+        """
+        with open(local, encoding="utf-8-sig", errors="surrogateescape") as file:
+            if "\0" in file.read(4096):
+                raise ValueError(f"{self.path}: expected text in UTF-8, found bytes 0")
+            file.seek(0)
+            lines = self._lines(progress_bar(file, unit=" lines", desc="list", delay=5))
+            first = list(islice(lines, 1))
+            if columns := self._header_in(first[0] if first else ""):
+                rows: Iterator[Sequence[str]] = csv.reader(lines, skipinitialspace=True)
+            else:
+                columns, rows = ["path", "label"], map(self._split, chain(first, lines))
+            try:
+                videos = StringBlock.from_strings(self._paths(columns, rows))
+            except csv.Error as error:
+                raise self._malformed(f"not a line of a csv file ({error})") from None
+        if self._named and not self.classes_file:
+            self._sort_classes()
+        places = np.array(self._labels, np.int64)
+        if any(isinstance(labels, list) for labels in self._distinct):
+            labels = Labels.from_values(self._distinct[place] for place in places.tolist())
+        else:
+            labels = Labels(np.array(self._distinct, np.int64)[places])
+        numbers = {key: np.array(column) for key, column in self._numbers.items()}
+        spans = None if self._spans is None else StringBlock.from_strings(self._spans)
+        return TableRecords(_folder_of(self.path), videos, labels, numbers, spans)
 
+    def _lines(self, file: Iterable[str]) -> Iterator[str]:
+        """Yield the lines that say something, and note each for messages."""
+        for self._number, line in enumerate(file, start=1):
+            line = line.strip()
+            if line and line[0] != "#":
+                self._line, self._is_row = line, False
+                yield line
+                if not self._is_row:  # csv asks for the next line of a value with a line break
+                    raise self._malformed("a quote is not closed")
 
-def _chunk_end(text: np.ndarray, begin: int, at_least: int = _CHUNK_BYTES) -> int:
-    """Where the line ends that holds the byte ``at_least`` bytes after ``begin``."""
-    place = min(begin + at_least - 1, len(text) - 1)
-    while True:
-        newlines = np.flatnonzero(text[place : place + 4096] == ord("\n"))
-        if len(newlines):
-            return place + int(newlines[0]) + 1
-        place += 4096
+    def _header_in(self, line: str) -> list[str]:
+        """Return the columns that the first line names; none where the file has plain lines."""
+        self._is_row = True
+        try:
+            columns = [column.strip().lower() for column in next(csv.reader([line]), [])]
+        except csv.Error:
+            return []
+        if not {"path", "label"} <= set(columns):
+            return []
+        if twice := [column for column in _COLUMNS if columns.count(column) > 1]:
+            raise self._malformed(f"the column {twice[0]!r} is there twice")
+        return columns
+
+    def _split(self, line: str) -> Sequence[str]:
+        words = line.rsplit(maxsplit=1)
+        if len(words) != 2:
+            raise self._malformed("expected 'path label', or a csv file with a header 'path,label'")
+        return words[0].strip('"'), words[1]
+
+    def _paths(self, columns: list[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
+        """Yield the path of each row, and gather its other values."""
+        path_place, label_place = columns.index("path"), columns.index("label")
+        self._numbers = {key: array("d") for key in _NUMBERS if key in columns}
+        self._spans = [] if "label_spans" in columns else None
+        for row in rows:
+            self._is_row = True
+            if len(row) != len(columns):
+                raise self._malformed(f"expected {len(columns)} values: {','.join(columns)}")
+            path, text = row[path_place], row[label_place]
+            # In quotes, the spaces around a name belong to it.
+            if path != path.strip() and '"{}"'.format(path.replace('"', '""')) not in self._line:
+                path = path.strip()
+            if not path:
+                raise self._malformed("the path is empty")
+            if (place := self._places.get(text)) is None:
+                place = self._places[text] = len(self._distinct)
+                self._distinct.append(self._labels_in(text.strip()))
+            self._labels.append(place)
+            for key, column in self._numbers.items():
+                column.append(self._number_in(row[columns.index(key)].strip()))
+            if self._spans is not None:
+                self._spans.append(self._spans_in(row[columns.index("label_spans")]))
+            yield path
+
+    def _number_in(self, text: str) -> float:
+        try:
+            value = float(text) if text else math.nan
+        except ValueError:
+            value = math.inf
+        if text and not math.isfinite(value):
+            raise self._malformed("start_sec, end_sec and fps are numbers")
+        return value
+
+    def _labels_in(self, text: str) -> int | list[int]:
+        """Return the labels in a text such as ``3``, ``3,7``, ``Kickflip`` or ``Kickflip,Ollie``."""
+        if self._spans is not None:
+            return self._label_list(text) if text else []
+        labels = self._label_list(text)
+        return labels if len(labels) > 1 else labels[0]
+
+    def _label_list(self, text: str) -> list[int]:
+        if self._named is None:  # the first label decides for all
+            self._named = any(map(str.isalpha, text))
+        if self._named:
+            return [self._class_of(part.strip()) for part in ([text] if text in self._index else text.split(","))]
+        try:
+            labels = [int(part) for part in text.split(",")]
+        except ValueError:
+            raise self._malformed(f"the label {text!r} is not an integer or a list like 3,7") from None
+        if any(abs(label) >= 2**31 for label in labels):
+            raise self._malformed(f"the label {text} is not of 32 bits")
+        return labels
+
+    def _class_of(self, name: str) -> int:
+        if name not in self._index:
+            if self.classes_file:
+                hint = f": {text}" if (text := did_you_mean(name, self.classes)) else ""
+                raise self._malformed(f"{self.classes_file} has no class {name!r}{hint}")
+            if not any(map(str.isalpha, name)):
+                raise self._malformed(f"the label {name!r} is not a name, but the first label of the list is")
+            self._index[name] = len(self.classes)
+            self.classes.append(name)
+        return self._index[name]
+
+    def _spans_in(self, text: str) -> str:
+        """Return ``label_spans`` with the classes as numbers."""
+        spans = []
+        for part in filter(None, map(str.strip, text.split(";"))):
+            try:
+                name, start_sec, end_sec = part.rsplit(maxsplit=2)
+                if not (math.isfinite(float(start_sec)) and math.isfinite(float(end_sec))):
+                    raise ValueError
+            except ValueError:
+                raise self._malformed(f"label_spans {part!r} are not like '3 0.0 4.5;7 2.1 9.8'") from None
+            label = self._class_of(name) if self._named else self._label_list(name)[0]
+            spans.append(f"{label} {start_sec} {end_sec}")
+        return ";".join(spans)
+
+    def _sort_classes(self) -> None:
+        """Give the classes that were found the labels that their alphabetical order gives."""
+        ordered = sorted(self.classes)
+        label_of = [ordered.index(name) for name in self.classes]
+        self.classes = ordered
+        self._distinct = [
+            [label_of[label] for label in labels] if isinstance(labels, list) else label_of[labels]
+            for labels in self._distinct
+        ]
+        if self._spans is not None:
+            rows = map(parse_spans, self._spans)
+            self._spans = [";".join(f"{label_of[label]} {start} {end}" for label, start, end in row) for row in rows]
+
+    def _malformed(self, reason: str) -> ValueError:
+        return ValueError(f"{self.path}:{self._number}: {reason}, got {self._line!r}")
 
 
 def _folder_of(path: str) -> str:

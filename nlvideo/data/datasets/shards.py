@@ -1,13 +1,12 @@
 """``wds:PATTERN``: videos in tar files as WebDataset has them; ``classes.txt`` beside them names the classes."""
 
 import logging
-from typing import Any
 
 import numpy as np
 import torch
 
 from nlvideo.data.catalog import MetadataCatalog, Record
-from nlvideo.data.datasets.listed import read_classes
+from nlvideo.data.datasets.listed import CLASSES_FILE, read_classes
 from nlvideo.data.records.records import ChainedRecords, CompactRecords, Labels, SerializedRecords
 from nlvideo.data.records.shard_files import expand_pattern, read_index, scan_shard
 from nlvideo.data.records.string_block import StringBlock
@@ -48,6 +47,11 @@ class ShardRecords(CompactRecords):
         self._places = torch.from_numpy(places)
         self._ends = np.cumsum(shard_sizes)
 
+    @property
+    def labels(self) -> Labels:
+        """The labels of all records."""
+        return self._labels
+
     def __len__(self) -> int:
         return len(self._ids)
 
@@ -55,8 +59,9 @@ class ShardRecords(CompactRecords):
         """Return a record; its file name is that of a part of a file, see ``member_path``."""
         shard = self.shards[int(np.searchsorted(self._ends, index, side="right"))]
         offset, size = self._places[index].tolist()
-        record: dict[str, Any] = {"file_name": member_path(shard, offset, size), "label": self._labels[index]}
-        return record | {"video_id": self._ids[index]} | (self._extras[index] if self._extras is not None else {})
+        place = {"file_name": member_path(shard, offset, size), "label": self._labels[index]}
+        extras = {} if self._extras is None else self._extras.record(index)
+        return {**place, "video_id": self._ids[index], **extras}
 
     def id_hashes(self) -> np.ndarray:
         """Return a 64-bit hash of each video id, uint64 (N,)."""
@@ -85,13 +90,13 @@ def load_shards(name: str) -> ShardRecords:
     if num_scanned:
         _logger.info("%s: read through %d shards, which have no index beside them", name, num_scanned)
     metadata = MetadataCatalog.get(name)
-    metadata.classes_from = f"{shards[0].rpartition('/')[0]}/classes.txt"
+    metadata.classes_from = f"{shards[0].rpartition('/')[0]}/{CLASSES_FILE}"
     metadata.classes = read_classes(metadata.classes_from)
     joined = Labels.concatenate(labels)
     metadata.evaluator_type = "multilabel" if joined.any_lists else "classification"
     further = None
     if any(extras):
-        parts = (part or [{}] * len(block) for part, block in zip(extras, ids))
+        parts = [part or [{}] * len(block) for part, block in zip(extras, ids, strict=True)]
         further = ChainedRecords([SerializedRecords(part) for part in parts])
     sizes = np.array([len(block) for block in ids], np.int64)
     return ShardRecords(shards, sizes, StringBlock.concatenate(ids), np.concatenate(places), joined, further)

@@ -1,9 +1,9 @@
 """Datasets of millions of records: columns of arrays, used as a ``Sequence`` of dicts.
 
-A list of dicts takes about 500 bytes per record and is copied into each forked worker bit by bit, because merely
-reading a Python object writes its reference count; a spawned worker would copy it at once. ``CompactRecords`` hold a
-few arrays that all workers share, and make a dict when one is asked for. What has to look at all records looks at the
-arrays: ``labels_of`` and ``id_hashes`` give them for any sequence of records, plain lists included.
+A list of dicts takes about 500 bytes per record. Reading a Python object writes its reference count, so each forked
+worker would get a copy of the list bit by bit; a spawned worker would copy it at once. ``CompactRecords`` hold a few
+arrays that all workers share, and make a dict when one is asked for. What has to look at all records looks at the
+arrays: ``labels_of`` and ``id_hashes`` give them for any sequence of records, lists of dicts included.
 """
 
 import operator
@@ -11,15 +11,15 @@ import pickle
 from abc import abstractmethod
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import accumulate
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
 
 from nlvideo.data.catalog import Record
-from nlvideo.data.records.string_block import StringBlock, append_hashes
+from nlvideo.data.records.string_block import StringBlock
 from nlvideo.utils.files.file_io import join_path
 
 
@@ -33,7 +33,10 @@ class Labels:
     """
 
     def __init__(self, values: np.ndarray, ends: np.ndarray | None = None, are_lists: np.ndarray | None = None):
-        self._arrays = [None if a is None else torch.from_numpy(a) for a in (values, ends, are_lists)]
+        # Tensors: a spawned worker shares them.
+        self._values = torch.from_numpy(values)
+        self._ends = None if ends is None else torch.from_numpy(ends)
+        self._are_lists = None if are_lists is None else torch.from_numpy(are_lists)
 
     @classmethod
     def from_values(cls, values: Iterable[int | Sequence[int]]) -> "Labels":
@@ -44,68 +47,63 @@ class Labels:
         """
         flat, ends, are_lists = array("q"), array("q"), array("b")
         for value in values:
-            is_list = isinstance(value, (list, tuple, np.ndarray))
+            given: Iterable[Any] = value if isinstance(value, (list, tuple, np.ndarray)) else [value]
             try:
-                labels = [operator.index(label) for label in (value if is_list else [value])]
+                labels = [operator.index(label) for label in given]
             except TypeError:
                 labels = [2**31]
             if not all(-(2**31) < label < 2**31 for label in labels):
                 raise ValueError(f"a label is {value!r:.80}, allowed: an integer of 32 bits, or a list of them")
             flat.extend(labels)
             ends.append(len(flat))
-            are_lists.append(is_list)
-        columns = [np.array(flat, np.int64), np.array(ends, np.int64), np.array(are_lists, bool)]
-        return cls(*columns) if columns[2].any() else cls(columns[0])
+            are_lists.append(given is value)
+        if not any(are_lists):
+            return cls(np.array(flat, np.int64))
+        return cls(np.array(flat, np.int64), np.array(ends, np.int64), np.array(are_lists, bool))
 
     @classmethod
     def concatenate(cls, parts: Sequence["Labels"]) -> "Labels":
         """Join the labels of several datasets."""
+        values = np.concatenate([part.values for part in parts])
         if not any(part.any_lists for part in parts):
-            return cls(np.concatenate([part.values for part in parts]))
+            return cls(values)
         counts = np.concatenate([part.counts for part in parts])
-        return cls(
-            np.concatenate([part.values for part in parts]),
-            np.cumsum(counts),
-            np.concatenate([part.are_lists for part in parts]),
-        )
+        return cls(values, np.cumsum(counts), np.concatenate([part.are_lists for part in parts]))
 
     @property
     def values(self) -> np.ndarray:
         """All labels, record after record."""
-        return self._arrays[0].numpy()
+        return self._values.numpy()
 
     @property
     def counts(self) -> np.ndarray:
         """Number of labels of each record."""
-        if self._arrays[1] is None:
-            return np.ones(len(self), np.int64)
-        return np.diff(self._arrays[1].numpy(), prepend=0)
+        return np.ones(len(self), np.int64) if self._ends is None else np.diff(self._ends.numpy(), prepend=0)
 
     @property
     def are_lists(self) -> np.ndarray:
         """Whether the label of a record is a list."""
-        return np.zeros(len(self), bool) if self._arrays[2] is None else self._arrays[2].numpy()
+        return np.zeros(len(self), bool) if self._are_lists is None else self._are_lists.numpy()
 
     @property
     def any_lists(self) -> bool:
         """Whether any label is a list."""
-        return self._arrays[2] is not None
+        return self._are_lists is not None
 
     @property
     def owners(self) -> np.ndarray:
         """The index of the record that each of ``values`` belongs to."""
-        indices = np.arange(len(self))
-        return indices if self._arrays[1] is None else np.repeat(indices, self.counts)
+        return np.repeat(np.arange(len(self)), self.counts)
 
     def __len__(self) -> int:
-        return len(self._arrays[0] if self._arrays[1] is None else self._arrays[1])
+        return len(self._values if self._ends is None else self._ends)
 
     def __getitem__(self, index: int) -> int | list[int]:
-        values, ends, are_lists = self._arrays
-        if ends is None:
-            return int(values[index])
-        labels = values[int(ends[index - 1]) if index else 0 : int(ends[index])].tolist()
-        return labels if are_lists[index] else labels[0]
+        if self._ends is None:
+            return int(self._values[index])
+        start = int(self._ends[index - 1]) if index else 0
+        labels = self._values[start : int(self._ends[index])].tolist()
+        return labels if self.are_lists[index] else labels[0]
 
 
 class CompactRecords(Sequence[Record]):
@@ -116,7 +114,6 @@ class CompactRecords(Sequence[Record]):
     """
 
     may_have_spans = True
-    _labels: Labels | None = None  # where they are known without a look at each record
 
     @abstractmethod
     def record(self, index: int) -> Record:
@@ -125,12 +122,16 @@ class CompactRecords(Sequence[Record]):
     @property
     def labels(self) -> Labels:
         """The labels of all records."""
-        return Labels.from_values(record["label"] for record in self) if self._labels is None else self._labels
+        return Labels.from_values(record["label"] for record in self)
 
     def id_hashes(self) -> np.ndarray:
         """Return a 64-bit hash of each video id, uint64 (N,)."""
         return StringBlock.from_strings(record["video_id"] for record in self).hashes()
 
+    @overload
+    def __getitem__(self, index: int) -> Record: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Record]: ...
     def __getitem__(self, index: int | slice) -> Record | list[Record]:
         if isinstance(index, slice):
             return [self.record(i) for i in range(*index.indices(len(self)))]
@@ -138,15 +139,12 @@ class CompactRecords(Sequence[Record]):
             raise IndexError(f"record {index} was asked for, there are {len(self)}")
         return self.record(index % len(self))
 
-    def __iter__(self) -> Iterator[Record]:
-        return (self.record(index) for index in range(len(self)))
-
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Sequence):
             return NotImplemented
-        return len(self) == len(other) and all(one == another for one, another in zip(self, other))
+        return len(self) == len(other) and all(one == another for one, another in zip(self, other, strict=True))
 
-    __hash__ = None
+    __hash__ = None  # type: ignore[assignment]  # as Python marks what cannot be hashed
 
 
 class SerializedRecords(CompactRecords):
@@ -166,11 +164,14 @@ class SerializedRecords(CompactRecords):
     def record(self, index: int) -> Record:
         """Return a record."""
         start = int(self._ends[index - 1]) if index else 0
-        return pickle.loads(memoryview(self._data[start : int(self._ends[index])].numpy()))
+        return pickle.loads(self._data[start : int(self._ends[index])].numpy().tobytes())
 
 
 class TableRecords(CompactRecords):
     """Records whose ids are their paths, as in lists and folders; repeated paths get ``#2``, ``#3``, ... appended.
+
+    Attributes:
+        spans: ``label_spans`` as text; None: no record has any.
 
     Args:
         folder: what relative paths are relative to; may be remote.
@@ -188,24 +189,27 @@ class TableRecords(CompactRecords):
         numbers: dict[str, np.ndarray] | None = None,
         spans: StringBlock | None = None,
     ):
-        self.folder, self.videos, self._labels, self.spans = folder, videos, labels, spans
+        self._folder, self._videos, self._labels, self.spans = folder, videos, labels, spans
         self.may_have_spans = spans is not None
         given = {key: column for key, column in (numbers or {}).items() if not np.isnan(column).all()}
         self._numbers = {key: torch.from_numpy(column) for key, column in given.items()}
         occurrences = _count_occurrences(videos.hashes())
         self._occurrences = None if occurrences is None else torch.from_numpy(occurrences)
 
+    @property
+    def labels(self) -> Labels:
+        """The labels of all records."""
+        return self._labels
+
     def __len__(self) -> int:
-        return len(self.videos)
+        return len(self._videos)
 
     def record(self, index: int) -> Record:
         """Return a record."""
-        video = self.videos[index]
-        occurrence = 1 if self._occurrences is None else int(self._occurrences[index])
-        record: dict[str, Any] = {
-            "file_name": join_path(self.folder, video),
+        record: Record = {
+            "file_name": join_path(self._folder, self._videos[index]),
             "label": self._labels[index],
-            "video_id": video if occurrence == 1 else f"{video}#{occurrence}",
+            "video_id": self._id_of(index),
         }
         for key, column in self._numbers.items():
             if not np.isnan(value := float(column[index])):
@@ -214,13 +218,16 @@ class TableRecords(CompactRecords):
             record["label_spans"] = parse_spans(self.spans[index])
         return record
 
+    def _id_of(self, index: int) -> str:
+        occurrence = 1 if self._occurrences is None else int(self._occurrences[index])
+        return self._videos[index] + (f"#{occurrence}" if occurrence > 1 else "")
+
     def id_hashes(self) -> np.ndarray:
         """Return a 64-bit hash of each video id, uint64 (N,)."""
-        hashes = self.videos.hashes()
+        hashes = self._videos.hashes()
         if self._occurrences is not None:
-            again = self._occurrences.numpy() > 1
-            suffixes = [f"#{occurrence}" for occurrence in self._occurrences.numpy()[again].tolist()]
-            hashes[again] = append_hashes(hashes[again], self.videos.lengths()[again], suffixes)
+            again = np.flatnonzero(self._occurrences.numpy() > 1)
+            hashes[again] = StringBlock.from_strings(map(self._id_of, again.tolist())).hashes()
         return hashes
 
 

@@ -1,6 +1,7 @@
 """Millions of texts in one block of memory."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from array import array
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -10,91 +11,64 @@ _BASE = 0x9E3779B97F4A7C15
 _CHUNK_BYTES = 1 << 20
 
 
-class StringBlock(Sequence[str]):
-    """Texts as intervals of one array of bytes, which processes share.
+class StringBlock:
+    """Texts, one after the other, in one array of bytes that processes share.
 
-    The arrays are torch tensors, because those reach a spawned worker as shared memory and not as a copy.
+    The arrays are torch tensors, because a spawned worker gets these as shared memory and not as a copy.
 
     Args:
-        data: uint8, UTF-8 text, or names as the file system has them (``surrogateescape``); what lies outside the
-            intervals does not matter.
-        starts: int64 (N,), first byte of each text.
-        ends: int64 (N,), the byte after its last.
+        data: uint8, the texts in UTF-8, or names as the file system has them (``surrogateescape``).
+        ends: int64 (N,), the byte after the last one of each text.
     """
 
-    def __init__(self, data: np.ndarray, starts: np.ndarray, ends: np.ndarray):
-        self._data, self._starts, self._ends = (torch.from_numpy(array) for array in (data, starts, ends))
+    def __init__(self, data: np.ndarray, ends: np.ndarray):
+        self._data, self._ends = torch.from_numpy(data), torch.from_numpy(ends)
 
     @classmethod
     def from_strings(cls, strings: Iterable[str]) -> "StringBlock":
         """Copy texts into a block."""
-        data, ends = bytearray(), []
+        data, ends = bytearray(), array("q")
         for string in strings:
             data += string.encode(errors="surrogateescape")
             ends.append(len(data))
-        bounds = np.array([0, *ends], np.int64)
         # An empty buffer cannot become an array.
-        array = np.frombuffer(data, np.uint8) if data else np.zeros(0, np.uint8)
-        return cls(array, bounds[:-1].copy(), bounds[1:].copy())
+        return cls(np.frombuffer(data, np.uint8) if data else np.zeros(0, np.uint8), np.array(ends, np.int64))
 
     @classmethod
     def concatenate(cls, blocks: Sequence["StringBlock"]) -> "StringBlock":
         """Join blocks."""
-        sizes = np.cumsum([0, *(len(block._data) for block in blocks)])
-        return cls(
-            np.concatenate([block._data.numpy() for block in blocks]),
-            np.concatenate([block._starts.numpy() + size for block, size in zip(blocks, sizes)]),
-            np.concatenate([block._ends.numpy() + size for block, size in zip(blocks, sizes)]),
-        )
+        sizes = np.cumsum([0, *(len(block._data) for block in blocks[:-1])])
+        ends = [block._ends.numpy() + size for block, size in zip(blocks, sizes, strict=True)]
+        return cls(np.concatenate([block._data.numpy() for block in blocks]), np.concatenate(ends))
 
     def __len__(self) -> int:
-        return len(self._starts)
+        return len(self._ends)
 
     def __getitem__(self, index: int) -> str:
-        start, end = int(self._starts[index]), int(self._ends[index])
+        start, end = int(self._ends[index - 1]) if index else 0, int(self._ends[index])
         return self._data.numpy()[start:end].tobytes().decode(errors="surrogateescape")
-
-    def __iter__(self) -> Iterator[str]:
-        return (self[index] for index in range(len(self)))
-
-    def lengths(self) -> np.ndarray:
-        """Return the bytes of each text, int64 (N,)."""
-        return (self._ends - self._starts).numpy()
 
     def hashes(self) -> np.ndarray:
         """Return a 64-bit hash of each text, uint64 (N,): a polynomial in its bytes.
 
         It is made of running sums over the whole block, a chunk at a time, instead of a loop over texts.
         """
-        starts, ends = self._starts.numpy(), self._ends.numpy()
-        order = None if np.all(starts[1:] >= starts[:-1]) else np.argsort(starts, kind="stable")
-        if order is not None:
-            starts, ends = starts[order], ends[order]
-        hashes = np.empty(len(starts), np.uint64)
+        ends = self._ends.numpy()
+        starts = np.concatenate([[0], ends[:-1]]) if len(ends) else ends
+        hashes = np.empty(len(ends), np.uint64)
         first = 0
-        while first < len(starts):
+        while first < len(ends):
             last = max(first + 1, int(np.searchsorted(starts, starts[first] + _CHUNK_BYTES)))
-            hashes[first:last] = self._hash_chunk(starts[first:last], ends[first:last])
+            begin = starts[first]
+            data = self._data.numpy()[begin : ends[last - 1]].astype(np.uint64)
+            sums = np.zeros(len(data) + 1, np.uint64)
+            np.cumsum((data + np.uint64(1)) * _powers(len(data)), out=sums[1:])
+            # Dividing by the power that the text starts with makes the hash independent of its place.
+            places = starts[first:last] - begin
+            scale = _powers(len(data) + 1, inverse=True)[places]
+            hashes[first:last] = (sums[ends[first:last] - begin] - sums[places]) * scale
             first = last
-        if order is None:
-            return hashes
-        unsorted = np.empty_like(hashes)
-        unsorted[order] = hashes
-        return unsorted
-
-    def _hash_chunk(self, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
-        begin = starts[0]
-        data = self._data.numpy()[begin : ends.max()]
-        sums = np.zeros(len(data) + 1, np.uint64)
-        np.cumsum((data.astype(np.uint64) + np.uint64(1)) * _powers(len(data)), out=sums[1:])
-        # Dividing by the power that the text starts with makes the hash independent of its place.
-        return (sums[ends - begin] - sums[starts - begin]) * _powers(len(data) + 1, inverse=True)[starts - begin]
-
-
-def append_hashes(hashes: np.ndarray, lengths: np.ndarray, suffixes: Sequence[str]) -> np.ndarray:
-    """Return the hashes of texts with a suffix appended, from the hashes and lengths of the texts, (N,) each."""
-    tails = StringBlock.from_strings(suffixes).hashes()
-    return hashes + tails * _powers(int(lengths.max(initial=0)) + 1)[lengths]
+        return hashes
 
 
 _tables: dict[bool, np.ndarray] = {}

@@ -6,7 +6,7 @@ import os
 import pytest
 
 from nlvideo.data.catalog import MetadataCatalog
-from nlvideo.data.datasets import get_dataset, listed
+from nlvideo.data.datasets import get_dataset
 from nlvideo.dataset_tools.list_files import prepare_to_write_list, write_list
 from nlvideo.utils.files.file_io import join_path
 
@@ -152,8 +152,7 @@ def test_several_names_and_names_with_commas(tmp_path):
     assert [record["label"] for record in get_dataset(name)] == [2, 3], "a name of digits that the file has"
 
 
-def test_names_over_several_chunks(tmp_path, monkeypatch):
-    monkeypatch.setattr(listed, "_CHUNK_BYTES", 60)
+def test_names_found_late_have_their_place_in_the_alphabet(tmp_path):
     labels = [f"class {'zyxwv'[i * 7 % 5]}" for i in range(200)]
     name = write(tmp_path, "path,label\n" + "".join(f"{i}.mp4,{label}\n" for i, label in enumerate(labels)))
     records = get_dataset(name)
