@@ -131,7 +131,7 @@ class Video(contextlib.AbstractContextManager, ABC):
             self._check_size(index, image, self.height, self.width)
 
     def close(self) -> None:
-        """Close what is open. It may be called more than once."""
+        """Close what is open. It may be called more than once, and a video that is read again opens again."""
 
     def __exit__(self, *error: object) -> None:
         self.close()

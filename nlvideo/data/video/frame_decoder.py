@@ -63,7 +63,7 @@ class FrameDecoder:
     def __init__(self, path: str, limit: TimeLimit, pixels: PixelLimits):
         self.path, self.num_decoded = path, 0
         self._limit, self._pixels = limit, pixels
-        self._opened = ExitStack()
+        self._opened, self._is_open = ExitStack(), False
         self._container: av.container.InputContainer
         self._packets: Iterator[av.Packet]
         self._from_start = False  # a seek gives wrong frames in this file
@@ -137,9 +137,10 @@ class FrameDecoder:
             raise VideoDecodeError(self.path, f"{_DIFFERS}: index the data set with tools/index_dataset.py")
 
     def close(self) -> None:
-        """Close the file. It may be called more than once."""
+        """Close the file. It may be called more than once; the next frame opens the file again."""
         self._end_run()
         self._opened.close()
+        self._is_open = False
 
     def _open(self) -> None:
         """Open the file, also where it is open, to read it from its first packet."""
@@ -147,6 +148,7 @@ class FrameDecoder:
         timeout_sec = self._limit.seconds or None
         self._container, self._stream = open_stream(self.path, self._pixels, timeout_sec=timeout_sec)
         self._opened.enter_context(self._container)
+        self._is_open = True
         self._codec = self._stream.codec_context
         # The loader's workers are the parallelism.
         self._codec.thread_count, self._codec.thread_type = 1, "NONE"
@@ -262,7 +264,7 @@ class FrameDecoder:
         self._next = self._run_start = start
 
     def _seek(self, start: int) -> bool:
-        if not self._is_prepared:
+        if not (self._is_open and self._is_prepared):
             self._open()
             self._prepare()
         try:

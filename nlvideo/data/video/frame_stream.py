@@ -60,7 +60,8 @@ class FrameStream(contextlib.AbstractContextManager):
         tick: half of the unit of the timestamps, seconds. A smaller difference means nothing.
 
     Raises:
-        VideoDecodeError: the file is missing or not a video; also while it is iterated, where it is damaged.
+        VideoDecodeError: the file is missing or not a video; also while it is iterated, where it is damaged or was
+            closed.
     """
 
     def __init__(self, path: str | os.PathLike, format: str | None = None, pixels: PixelLimits = DEFAULT_LIMITS):
@@ -70,14 +71,17 @@ class FrameStream(contextlib.AbstractContextManager):
         with read_errors(self.path):
             self._container, self._stream = open_stream(self.path, pixels, format)
         self._stream.thread_type = "AUTO"
+        self._is_open, self._stated_fps = True, float(stated_rates(self._stream)[0])
         self.duration_sec = float((self._container.duration or 0) / av.time_base)
         self.tick = time_base_of(self._stream) / 2
 
     def __iter__(self) -> Iterator[StreamFrame]:
+        self._check_open()
         converter, times = RgbConverter(), ShowTimes(self._stream)
         with read_errors(self.path), self.pixels.explained(self.path, self._stream.codec_context):
             for frame, stamp in decode_in_order(self._container, self._stream):
                 yield StreamFrame(times.next(stamp) * times.time_base, frame, converter)
+                self._check_open()
 
     @cached_property
     def fps(self) -> float:
@@ -85,14 +89,20 @@ class FrameStream(contextlib.AbstractContextManager):
         if os.path.isfile(self.path):
             with contextlib.suppress(VideoDecodeError), VideoReader(self.path, pixels=self.pixels) as video:
                 return video.fps
-        return float(stated_rates(self._stream)[0])
+        return self._stated_fps
 
     def close(self) -> None:
         """Close the file. It may be called more than once."""
         self._container.close()
+        self._is_open = False
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+    def _check_open(self) -> None:
+        # FFmpeg would crash.
+        if not self._is_open:
+            raise VideoDecodeError(self.path, "the stream is closed")
 
 
 def open_camera(index: int) -> FrameStream:

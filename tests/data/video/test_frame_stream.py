@@ -27,6 +27,16 @@ def test_frames_are_those_of_the_reader(make_video, tmp_path, options):
         assert index == 19
 
 
+def test_a_closed_stream_gives_no_frames(make_video, tmp_path):
+    with FrameStream(make_video(tmp_path / "a.mp4", num_frames=3)) as stream:
+        frames = iter(stream)
+        next(frames)
+    assert stream.fps == 10
+    for rest in (frames, iter(stream)):
+        with pytest.raises(VideoDecodeError, match="a.mp4: the stream is closed"):
+            list(rest)
+
+
 def test_a_live_source_has_frames_and_times():
     with FrameStream(**LIVE) as stream:
         times = [frame.seconds for frame in stream]

@@ -116,10 +116,12 @@ def test_seconds(video):
     assert video.duration_sec == pytest.approx(NUM_FRAMES / FPS)
 
 
-def test_check_and_close(video):
+def test_a_closed_video_opens_again(video, frame_index):
     video.check()
-    video.close()
-    video.close()
+    for wanted in ([3, 9], [10], [0]):
+        video.close()
+        video.close()
+        assert [frame_index(frame) for frame in video.get_frames(wanted)] == wanted
 
 
 def test_an_open_video_and_a_mapper_take_every_kind(video):
