@@ -5,7 +5,7 @@ What it leaves out: averaging of weights, precise BN, gradient accumulation and 
 failure budget, stopping on Ctrl-C, hooks of projects, and a resumed run that equals an uninterrupted one to the bit.
 
 Example:
-    tools/plain_train_net.py --config-file configs/quickstart/instant_test.yaml
+    python tools/plain_train_net.py --config-file configs/quickstart/instant_test.yaml
 """
 
 import argparse

@@ -2,8 +2,8 @@
 """Test MODEL.WEIGHTS, or with --resume the last checkpoint in OUTPUT_DIR, on DATASETS.TEST.
 
 Examples:
-    tools/test_net.py --config-file output/config.yaml --resume
-    tools/test_net.py --config-file configs/quickstart/instant_test.yaml MODEL.WEIGHTS output/model_final.pth
+    python tools/test_net.py --config-file output/config.yaml --resume
+    python tools/test_net.py --config-file configs/quickstart/instant_test.yaml MODEL.WEIGHTS output/model_final.pth
 """
 
 import argparse

@@ -2,10 +2,10 @@
 """Train the network of a config, or test it with --eval-only.
 
 Examples:
-    tools/train_net.py --config-file configs/quickstart/instant_test.yaml
-    tools/train_net.py --config-file configs/quickstart/instant_test.yaml --num-gpus 2 SOLVER.MAX_ITER 6
-    tools/train_net.py --config-file configs/quickstart/instant_test.yaml --resume SOLVER.MAX_ITER 9
-    tools/train_net.py --config-file configs/kinetics/i3d_r50_32x2_nl5.yaml --reduced
+    python tools/train_net.py --config-file configs/quickstart/instant_test.yaml
+    python tools/train_net.py --config-file configs/quickstart/instant_test.yaml --num-gpus 2 SOLVER.MAX_ITER 6
+    python tools/train_net.py --config-file configs/quickstart/instant_test.yaml --resume SOLVER.MAX_ITER 9
+    python tools/train_net.py --config-file configs/kinetics/i3d_r50_32x2_nl5.yaml --reduced
 """
 
 import argparse
