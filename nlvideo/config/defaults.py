@@ -19,9 +19,7 @@ _C.SEED = 0
 # module, or a name in the entry-point group "nlvideo.plugins".
 _C.PLUGINS = []
 
-# ---------------------------------------------------------------------------------------------------------------------
 # Model
-# ---------------------------------------------------------------------------------------------------------------------
 _C.MODEL = CN()
 # A name in META_ARCH.
 _C.MODEL.META_ARCHITECTURE = "VideoClassifier"
@@ -92,8 +90,8 @@ _C.MODEL.NONLOCAL.NORM = "same"
 _C.MODEL.NONLOCAL.ZERO_INIT = True
 # Standard deviation of the block's convolutions (authors 0.01); 0: the He et al. initialisation (Sec. 4.1).
 _C.MODEL.NONLOCAL.INIT_STD = 0.01
-# "auto", "dense", or an exact algorithm that keeps no matrix: "fused" (all forms), "reordered" or "folded" (dot product),
-# "sorted" (concatenation).
+# "auto", "dense", or an exact algorithm that keeps no matrix: "fused" (all forms), "reordered" or "folded" (dot
+# product), "sorted" (concatenation).
 _C.MODEL.NONLOCAL.ALGORITHM = "auto"
 # Keep nothing of a block for the backward pass but its input and its norm's, and compute the rest once more there.
 _C.MODEL.NONLOCAL.CHECKPOINT = False
@@ -111,9 +109,7 @@ _C.MODEL.HEAD.INIT_STD = 0.01
 # Share of every label that is spread evenly over all classes, in training (Szegedy et al., CVPR 2016: 0.1).
 _C.MODEL.HEAD.LABEL_SMOOTHING = 0.0
 
-# ---------------------------------------------------------------------------------------------------------------------
 # Input
-# ---------------------------------------------------------------------------------------------------------------------
 _C.INPUT = CN()
 # A clip is NUM_FRAMES frames, FRAME_STRIDE apart (Sec. 4.1: 32 of 64 consecutive frames).
 _C.INPUT.NUM_FRAMES = 32
@@ -157,9 +153,7 @@ _C.INPUT.RANDOM_ERASING.ASPECT_RANGE = [0.3, 3.3]
 # Share of the clip's frames, consecutive ones, in which the box is covered: [1.0, 1.0] is all of them.
 _C.INPUT.RANDOM_ERASING.LENGTH_RANGE = [1.0, 1.0]
 
-# ---------------------------------------------------------------------------------------------------------------------
 # Data
-# ---------------------------------------------------------------------------------------------------------------------
 _C.DATASETS = CN()
 # Names in the catalog, or "list:FILE" (lines "path label", or csv), or "folder:DIR" (one folder per class), or
 # "wds:PATTERN" (shards, as "wds:train-{000000..000099}.tar").
@@ -179,8 +173,8 @@ _C.DATALOADER.MAPPER = "VideoMapper"
 _C.DATALOADER.READER = "pyav"
 # A video that takes longer than this to open, or to give its next frame, counts as one that does not decode. 0: never.
 _C.DATALOADER.VIDEO_TIMEOUT_SEC = 60.0
-# Pixels of a frame, checked before it is decoded, and of all frames of a clip together, decoded or resized: a video with
-# more counts as one that does not decode. 8192 x 8192, and 32 frames of 8K (3 GiB of RGB in each worker).
+# Most pixels of a frame, checked before it is decoded, and of all frames of a clip together, decoded or resized. A video
+# with more counts as one that does not decode. 8192 x 8192, and 32 frames of 8K (3 GiB of RGB in each worker).
 _C.DATALOADER.MAX_FRAME_PIXELS = 67108864
 _C.DATALOADER.MAX_CLIP_PIXELS = 1073741824
 # Folder that keeps what opening finds out about each video, so that it is not read every time. "": nowhere.
@@ -188,9 +182,7 @@ _C.DATALOADER.INDEX_DIR = ""
 # A training run stops, listing them, once more than this fraction of the videos could not be decoded.
 _C.DATALOADER.MAX_FAILED_FRACTION = 0.01
 
-# ---------------------------------------------------------------------------------------------------------------------
 # Solver
-# ---------------------------------------------------------------------------------------------------------------------
 _C.SOLVER = CN()
 # "SGD" or "AdamW".
 _C.SOLVER.OPTIMIZER = "SGD"
@@ -216,10 +208,10 @@ _C.SOLVER.BETAS = [0.9, 0.999]
 _C.SOLVER.WEIGHT_DECAY = 1e-4
 # Weight decay of the weights and biases of norms (authors: 0); biases of convolutions decay like weights.
 _C.SOLVER.WEIGHT_DECAY_NORM = 0.0
-# The world size that CLIPS_PER_BATCH, BASE_LR, MAX_ITER, STEPS, ... were written for: with another number of ranks they
-# are scaled linearly. 0: never scale.
+# The number of ranks that CLIPS_PER_BATCH, BASE_LR, MAX_ITER, STEPS, ... were written for: with another number they are
+# scaled linearly. 0: never scale.
 _C.SOLVER.REFERENCE_WORLD_SIZE = 0
-# Forward and backward passes per optimizer step; CLIPS_PER_BATCH is split among them.
+# Forward and backward passes per optimizer step; CLIPS_PER_BATCH, scaled or not, is split among them.
 _C.SOLVER.ACCUMULATE = 1
 # Iterations between checkpoints and between log lines.
 _C.SOLVER.CHECKPOINT_PERIOD = 5000
@@ -249,9 +241,7 @@ _C.SOLVER.EMA = CN()
 _C.SOLVER.EMA.ENABLED = False
 _C.SOLVER.EMA.DECAY = 0.999
 
-# ---------------------------------------------------------------------------------------------------------------------
 # Test
-# ---------------------------------------------------------------------------------------------------------------------
 _C.TEST = CN()
 # Views of a video: NUM_CLIPS evenly spaced clips times NUM_CROPS crops, their scores averaged (authors: 10 x 3 at 256).
 # docs/testing.md has the protocols of the authors and of others in these keys.

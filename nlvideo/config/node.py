@@ -21,17 +21,7 @@ class CfgNode(_CfgNode):
 
     @classmethod
     def load_yaml_with_base(cls, filename: str, allow_unsafe: bool = False) -> dict[str, Any]:
-        """Read a YAML file over the ``_BASE_`` files (one or a list, relative to the file) that it names.
-
-        Relative paths in ``PLUGINS`` become absolute, and the ``PLUGINS`` of a chain add up: a file cannot take away
-        a project whose keys its base uses.
-
-        Raises:
-            FileNotFoundError: a file of the chain is missing.
-            ValueError: not safe YAML, not a mapping, a chain that closes on itself, or ``allow_unsafe`` is asked for.
-        """
-        if allow_unsafe:
-            raise ValueError("allow_unsafe: got True, allowed: False; a config never runs code")
+        """Read a YAML file and its bases for ``merge_from_file``, see `read_yaml_chain`. Nothing in them runs."""
         return read_yaml_chain(filename)
 
     def merge_from_other_cfg(self, cfg_other: dict[str, Any]) -> None:
@@ -57,7 +47,7 @@ class CfgNode(_CfgNode):
         if len(cfg_list) % 2:
             words = " ".join(map(str, cfg_list))
             raise ValueError(f"overrides come in pairs KEY VALUE, got {len(cfg_list)} words: {words}")
-        for full_key, value in zip(cfg_list[0::2], cfg_list[1::2]):
+        for full_key, value in zip(cfg_list[0::2], cfg_list[1::2], strict=True):
             node = self
             *parents, last = str(full_key).split(".")
             for parent in parents:

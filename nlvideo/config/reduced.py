@@ -32,28 +32,30 @@ def reduced(cfg: CfgNode, opts: Sequence[str] = ()) -> CfgNode:
     cfg.defrost()
     # Two frames are left in res3, or one for each group that attention is kept in.
     num_frames = _TEMPORAL_STRIDE.get(cfg.MODEL.BACKBONE.STEM, 8) * max(2, cfg.MODEL.NONLOCAL.TEMPORAL_GROUPS)
-    sections = {
-        "DATASETS": {"TRAIN": ["beacon_tiny_train"], "TEST": ["beacon_tiny_val"]},
-        # On the CPU, wherever it runs: nothing here is worth a GPU.
-        "MODEL": {
-            "DEVICE": "cpu", "WEIGHTS": "", "BACKBONE": {"WIDTH": 0.125}, "HEAD": {"NUM_CLASSES": 8},
-        },
-        "INPUT": {
-            "NUM_FRAMES": min(cfg.INPUT.NUM_FRAMES, num_frames), "SHORT_SIDE_RANGE": [_SIDE, _SIDE + 4],
-            "CROP_SIZE": _SIDE,
-        },
-        "DATALOADER": {"NUM_WORKERS": 0},
-        "SOLVER": {
-            "CLIPS_PER_BATCH": 2 * cfg.SOLVER.ACCUMULATE * cfg.INPUT.REPEATED_CLIPS, "REFERENCE_WORLD_SIZE": 0, "MAX_ITER": 1, "STEPS": [],
-            "WARMUP_ITERS": 0, "CHECKPOINT_PERIOD": 1, "LOG_PERIOD": 1,
-        },
-        "TEST": {
-            "NUM_CLIPS": 1, "NUM_CROPS": 1, "SHORT_SIDE": _SIDE, "CROP_SIZE": min(cfg.TEST.CROP_SIZE, _SIDE),
-            "EVAL_PERIOD": 0, "EXPECTED_RESULTS": [], "PRECISE_BN": {"NUM_ITERS": 1},
-        },
+    changes = {
+        "DATASETS.TRAIN": ["beacon_tiny_train"],
+        "DATASETS.TEST": ["beacon_tiny_val"],
+        # On the CPU, wherever it runs: this is too small for a GPU.
+        "MODEL.DEVICE": "cpu",
+        "MODEL.WEIGHTS": "",
+        "MODEL.BACKBONE.WIDTH": 0.125,
+        "MODEL.HEAD.NUM_CLASSES": 8,
+        "INPUT.NUM_FRAMES": min(cfg.INPUT.NUM_FRAMES, num_frames),
+        "INPUT.SHORT_SIDE_RANGE": [_SIDE, _SIDE + 4],
+        "INPUT.CROP_SIZE": _SIDE,
+        "DATALOADER.NUM_WORKERS": 0,
+        "SOLVER.CLIPS_PER_BATCH": 2 * cfg.SOLVER.ACCUMULATE * cfg.INPUT.REPEATED_CLIPS,
+        **{f"SOLVER.{key}": 1 for key in ("MAX_ITER", "CHECKPOINT_PERIOD", "LOG_PERIOD")},
+        **{f"SOLVER.{key}": 0 for key in ("REFERENCE_WORLD_SIZE", "WARMUP_ITERS")},
+        "SOLVER.STEPS": [],
+        **{f"TEST.{key}": 1 for key in ("NUM_CLIPS", "NUM_CROPS", "PRECISE_BN.NUM_ITERS")},
+        "TEST.SHORT_SIDE": _SIDE,
+        "TEST.CROP_SIZE": min(cfg.TEST.CROP_SIZE, _SIDE),
+        "TEST.EVAL_PERIOD": 0,
+        "TEST.EXPECTED_RESULTS": [],
         "OUTPUT_DIR": "output/reduced",
-    }  # fmt: skip
-    cfg.merge_from_other_cfg(sections)
+    }
+    cfg.merge_from_list([word for pair in changes.items() for word in pair])
     cfg.merge_from_list(list(opts))
     validate(cfg)
     cfg.freeze()

@@ -22,7 +22,7 @@ INTERRUPTED = 130
 
 
 class ScriptParser(argparse.ArgumentParser):
-    """A parser that takes flags and overrides in any order, however often they take turns, and says mistakes in a line."""
+    """A parser that takes flags and overrides in any order, and says a mistake in one line."""
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse the arguments; a value may begin with a dash, as names of files do."""
@@ -35,12 +35,10 @@ class ScriptParser(argparse.ArgumentParser):
         return self.parse_intermixed_args(words, namespace)
 
     def error(self, message: str) -> NoReturn:
-        """End with exit code 2 and one line, like the mistakes that `run_script` meets."""
+        """End with exit code 2 and one line, as `run_script` does."""
         dashed = next((word for word in sys.argv[1:] if word.startswith("-") and os.path.exists(word)), "")
-        self.exit(
-            2,
-            f"{self.prog}: {message}; {f'for the file or folder write ./{dashed}' if dashed else '--help says more'}\n",
-        )
+        advice = f"for the file or folder write ./{dashed}" if dashed else "--help says more"
+        self.exit(2, f"{self.prog}: {message}; {advice}\n")
 
 
 def default_argument_parser(description: str | None = None) -> argparse.ArgumentParser:
@@ -151,16 +149,8 @@ def exit_code_of(error: BaseException) -> int:
 
 def is_foreseen(error: BaseException) -> bool:
     """Return whether the message of an error is all that a user needs."""
-    foreseen = (
-        *RUN_ERRORS,
-        *FORESEEN,
-        VideoDecodeError,
-        RankFailed,
-        TrainingInterrupted,
-        KeyboardInterrupt,
-        SystemExit,
-    )
-    return isinstance(error, foreseen) or is_out_of_memory(error)
+    ends = (RankFailed, TrainingInterrupted, KeyboardInterrupt, SystemExit)
+    return isinstance(error, (*RUN_ERRORS, *FORESEEN, VideoDecodeError, *ends)) or is_out_of_memory(error)
 
 
 def traceback_to_show(error: BaseException) -> str:

@@ -199,9 +199,11 @@ def test_keys_with_path(cfg):
     assert "MODEL.HEAD" not in keys
 
 
-def test_unsafe_yaml_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="allow_unsafe: got True"):
-        CfgNode.load_yaml_with_base(str(tmp_path / "a.yaml"), allow_unsafe=True)
+def test_a_file_runs_nothing_even_where_it_is_called_safe(tmp_path, cfg):
+    (tmp_path / "a.yaml").write_text(f"NAME: !!python/object/apply:os.mkdir ['{tmp_path}/made']\n")
+    with pytest.raises(ValueError, match="a.yaml: not safe YAML"):
+        cfg.merge_from_file(str(tmp_path / "a.yaml"), allow_unsafe=True)
+    assert not (tmp_path / "made").exists()
 
 
 def test_merge_from_file_follows_bases(tmp_path, cfg):
