@@ -11,9 +11,9 @@ from nlvideo.config.node import CfgNode
 def configurable(init: Callable[..., None]) -> Callable[..., None]:
     """Let a constructor be called with a config in place of its arguments.
 
-    The class offers ``from_config(cls, cfg, ...)``, which returns the arguments as a dict. Called with a config first
-    (or as ``cfg=``), the arguments that ``from_config`` does not take override what it returned. Called without, nothing
-    changes.
+    The class offers ``from_config(cls, cfg, ...)``, which returns the arguments as a dict. A constructor that gets a
+    config first (or as ``cfg=``) calls it. Other arguments go to ``from_config`` if it takes them. Else they override
+    what it returned.
 
     Example:
         >>> class Head(nn.Module):

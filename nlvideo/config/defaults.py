@@ -173,8 +173,8 @@ _C.DATALOADER.MAPPER = "VideoMapper"
 _C.DATALOADER.READER = "pyav"
 # A video that takes longer than this to open, or to give its next frame, counts as one that does not decode. 0: never.
 _C.DATALOADER.VIDEO_TIMEOUT_SEC = 60.0
-# Most pixels of a frame, checked before it is decoded, and of all frames of a clip together, decoded or resized. A video
-# with more counts as one that does not decode. 8192 x 8192, and 32 frames of 8K (3 GiB of RGB in each worker).
+# Most pixels of a frame, checked before it is decoded, and of all frames of a clip together, decoded or resized. A
+# video with more counts as one that does not decode. 8192 x 8192, and 32 frames of 8K (3 GiB of RGB in each worker).
 _C.DATALOADER.MAX_FRAME_PIXELS = 67108864
 _C.DATALOADER.MAX_CLIP_PIXELS = 1073741824
 # Folder that keeps what opening finds out about each video, so that it is not read every time. "": nowhere.

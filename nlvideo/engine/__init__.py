@@ -12,20 +12,6 @@ if TYPE_CHECKING:
     from nlvideo.engine.train_loop import HookBase, SimpleTrainer, TrainerBase
     from nlvideo.engine.trainer import DefaultTrainer
 
-_MODULES = {
-    "default_argument_parser": "nlvideo.engine.script",
-    "run_script": "nlvideo.engine.script",
-    "HookBase": "nlvideo.engine.train_loop",
-    "SimpleTrainer": "nlvideo.engine.train_loop",
-    "TrainerBase": "nlvideo.engine.train_loop",
-    "DefaultTrainer": "nlvideo.engine.trainer",
-    "default_setup": "nlvideo.engine.setup",
-    # Moved; their old place keeps working.
-    "export_model": "nlvideo.export.export_model",
-    "extract_features": "nlvideo.export.features",
-    "load_features": "nlvideo.export.feature_files",
-    "load_model_for_test": "nlvideo.checkpoint.trained",
-}
 __all__ = [
     "DefaultTrainer",
     "HookBase",
@@ -35,9 +21,21 @@ __all__ = [
     "default_setup",
     "run_script",
 ]
+_MODULES = {
+    "nlvideo.engine.script": ("default_argument_parser", "run_script"),
+    "nlvideo.engine.setup": ("default_setup",),
+    "nlvideo.engine.train_loop": ("HookBase", "SimpleTrainer", "TrainerBase"),
+    "nlvideo.engine.trainer": ("DefaultTrainer",),
+    # These have moved; their old place keeps working.
+    "nlvideo.export.export_model": ("export_model",),
+    "nlvideo.export.features": ("extract_features",),
+    "nlvideo.export.feature_files": ("load_features",),
+    "nlvideo.checkpoint": ("load_model_for_test",),
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_MODULES[name]), name)
+    for module, names in _MODULES.items():
+        if name in names:
+            return getattr(importlib.import_module(module), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -12,16 +12,14 @@ from typing import Any
 from nlvideo.engine.hooks import total_over_ranks
 from nlvideo.engine.script import INTERRUPTED
 from nlvideo.engine.train_loop import HookBase
-from nlvideo.utils.system import processes
-from nlvideo.utils.system.processes import command_line, stop_signals
+from nlvideo.utils.system.processes import ONE_KEYPRESS_SEC, command_line, stop_signals
 
 
 class StopOnSignal(HookBase):
-    """Turns the first signal that asks a run to stop into a stop after the current iteration; the next one ends the
-    process at once, with exit code 130, wherever it waits.
+    """Stops training after the current iteration when a signal asks for it.
 
-    Must come before the hook that saves checkpoints, which saves one when training stops. Any rank may get the
-    signal: all ranks stop at the same iteration.
+    The next signal ends the process at once, with exit code 130, wherever it waits. Any rank may get the signal: all
+    ranks stop after the same iteration. Must come before the hook that saves checkpoints, which then saves one.
     """
 
     def __init__(self) -> None:
@@ -33,8 +31,8 @@ class StopOnSignal(HookBase):
         if threading.current_thread() is not threading.main_thread():
             return
         self._previous = {number: signal.signal(number, self._note) for number in stop_signals()}
-        # A handler runs when the main thread is back in Python, which one that waits in C code may never be. The numbers
-        # of signals that come in through this pipe reach another thread all the same.
+        # A handler runs when the main thread is back in Python. A main thread that waits in C code may never be. But
+        # Python writes the number of each signal into this pipe at once, and another thread reads it.
         reader, self._writer = os.pipe()
         os.set_blocking(self._writer, False)
         self._previous_writer = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
@@ -67,7 +65,7 @@ class StopOnSignal(HookBase):
                 if first is None:
                     first = time.monotonic()
                     _say("Stopping after this iteration. Once more: stop at once, without saving.")
-                elif time.monotonic() > first + processes.ONE_KEYPRESS_SEC:
+                elif time.monotonic() > first + ONE_KEYPRESS_SEC:
                     _say("Stopped at once, without saving.")
                     os._exit(INTERRUPTED)
 
@@ -82,6 +80,6 @@ def resume_command() -> str:
     """Return the command line of this process with ``--resume``, ready to paste into a shell."""
     script, *arguments = sys.argv
     if "--resume" not in arguments:
-        # In front: what follows the options is read as KEY VALUE pairs.
+        # At the front, where it cannot be taken for a part of a KEY VALUE pair.
         arguments.insert(0, "--resume")
     return command_line([script, *arguments], sys.executable)

@@ -75,8 +75,11 @@ def launch(
     if num_gpus * num_machines == 1:
         main(*args)
         return
-    address = f"tcp://127.0.0.1:{_free_port()}" if dist_url == "auto" else dist_url
-    group |= {"init_method": address, "world_size": num_gpus * num_machines}
+    if dist_url == "auto":
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            dist_url = f"tcp://127.0.0.1:{probe.getsockname()[1]}"
+    group |= {"init_method": dist_url, "world_size": num_gpus * num_machines}
     _spawn(_Work(main, args, device, group), machine_rank * num_gpus, num_gpus)
 
 
@@ -110,12 +113,6 @@ def _timeout(minutes: float | None) -> datetime.timedelta:
     raise ValueError(f"{name}: got {given!r}, allowed: minutes above 0")
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 class _Work(NamedTuple):
     """What a rank does, on which device, and the arguments of its process group."""
 
@@ -132,7 +129,7 @@ def _with_process_group(work: _Work, local_rank: int) -> None:
     # The CPU side carries objects and the small agreements between ranks, which would make NCCL wait for the GPU.
     dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", **work.group)
     work.main(*work.args)
-    # Only after success: on the way out of an error, waiting for other ranks would hang.
+    # Only after success: after an error, waiting for other ranks would hang.
     dist.barrier()
     dist.destroy_process_group()
 
@@ -148,7 +145,7 @@ class _Outcome(NamedTuple):
 
 def _rank_main(arguments: tuple, start_method: str, report: Connection) -> None:
     """Run one spawned rank with the arguments of ``_with_process_group``, and tell the parent how it ended."""
-    # A spawned process would spawn its loaders' workers, too: each imports torch again and none knows of signals.
+    # Else this process would spawn its loaders' workers: each would import torch again, and none would hear signals.
     multiprocessing.set_start_method(start_method, force=True)
     keep_freed_memory()
     end_with_parent()
@@ -160,13 +157,13 @@ def _rank_main(arguments: tuple, start_method: str, report: Connection) -> None:
         trace = traceback_to_show(error)[-16000:]
         report.send(_Outcome(time.time(), exit_code_of(error), one_line(error)[:4000], trace))
         sys.stdout.flush()
-        # Not sys.exit: threads of a broken process group may keep the interpreter from ending.
+        # sys.exit would wait for threads of a broken process group.
         os._exit(exit_code_of(error))
 
 
 def _spawn(work: _Work, first_rank: int, num_ranks: int) -> None:
     if not uses_cuda(work.device):
-        # Or every rank would use all cores.
+        # Else every rank would use all cores.
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cpus() // num_ranks)))
     context = multiprocessing.get_context("spawn")
     start_method = multiprocessing.get_start_method()
@@ -180,7 +177,18 @@ def _spawn(work: _Work, first_rank: int, num_ranks: int) -> None:
         sender.close()
     processes = [process for process, _ in ranks.values()]
     asked: list[float] = []
-    previous = _pass_signals_on(processes, asked)
+
+    # The ranks decide what a signal means. This process waits for them, but not for ever after a second one.
+    def forward(number: int, frame: Any) -> None:
+        """Send the signal to every rank."""
+        asked.append(time.monotonic())
+        for process in processes:
+            if process.is_alive() and process.pid is not None:
+                os.kill(process.pid, number)
+
+    # Only the main thread may have handlers.
+    handled = stop_signals() if threading.current_thread() is threading.main_thread() else []
+    previous = {number: signal.signal(number, forward) for number in handled}
     try:
         _join(ranks, asked)
     finally:
@@ -189,20 +197,6 @@ def _spawn(work: _Work, first_rank: int, num_ranks: int) -> None:
                 process.kill()
         for number, handler in previous.items():
             signal.signal(number, handler)
-
-
-def _pass_signals_on(processes: list[BaseProcess], asked: list[float]) -> dict[int, Any]:
-    # The ranks decide what a signal means; this process waits for them, though not for ever after a second one.
-    def forward(number: int, frame: Any) -> None:
-        """Send the signal to every rank."""
-        asked.append(time.monotonic())
-        for process in processes:
-            if process.is_alive() and process.pid is not None:
-                os.kill(process.pid, number)
-
-    if threading.current_thread() is not threading.main_thread():
-        return {}
-    return {number: signal.signal(number, forward) for number in stop_signals()}
 
 
 def _join(ranks: dict[int, tuple[BaseProcess, Connection]], asked: list[float]) -> None:
@@ -224,18 +218,18 @@ def _join(ranks: dict[int, tuple[BaseProcess, Connection]], asked: list[float]) 
         if asked and asked[-1] > asked[0] + ONE_KEYPRESS_SEC:
             deadline = min(deadline, asked[-1] + _GRACE_SEC)
     if running and not failures:
-        failures = [(_Outcome(0.0, INTERRUPTED, "killed, for it did not end after two signals"), min(running))]
+        failures = [(_Outcome(0.0, INTERRUPTED, "killed: it did not end after two signals"), min(running))]
     if failures:
         cause, rank = min(failures)
         raise RankFailed(f"rank {rank}: {cause.line}", cause.exit_code, cause.trace)
 
 
 def _outcome_of(exit_code: int, receiver: Connection) -> _Outcome:
-    """What a rank reported. Its own exit code does not count then: some backends abort when their process ends."""
+    """What a rank reported. Its exit code counts only without a report: some backends abort when their process ends."""
     try:
         return receiver.recv()
     except EOFError:
-        # Killed: the cause, whatever the others tell of broken connections before anyone notices.
+        # It was killed. Time 0 makes it the cause: the other ranks may report a broken connection first.
         how = f"ended by {signal.Signals(-exit_code).name}" if exit_code < 0 else f"exit code {exit_code}"
         interrupted = exit_code in (-signal.SIGINT, INTERRUPTED)
         return _Outcome(0.0, INTERRUPTED if interrupted else int(exit_code != 0), how)

@@ -52,7 +52,7 @@ class HookBase:
     def after_step(self) -> None:
         """Called after each iteration, on every rank.
 
-        A resumed run calls it again for the iteration of its checkpoint, of the hooks after the one that saved that.
+        One hook saves the checkpoint. A resumed run begins by calling the hooks after that one, for that iteration.
         """
 
     def state_dict(self) -> dict[str, Any]:
@@ -94,7 +94,7 @@ class TrainerBase(ABC):
             hook.name = hook.name or type(hook).__name__
             if any(hook.name == other.name for other in self.hooks):
                 raise ValueError(f"two hooks are called {hook.name!r}: give one of them another name")
-            # A proxy, or trainer and hooks would keep each other, and the model, alive.
+            # A proxy. Else trainer and hooks would keep each other, and the model, alive.
             hook.trainer = weakref.proxy(self)
             self.hooks.append(hook)
 
@@ -104,7 +104,7 @@ class TrainerBase(ABC):
         return self.iter + 1 >= self.max_iter
 
     def train(self, start_iter: int, max_iter: int) -> dict[str, Any]:
-        """Run iterations ``start_iter`` to ``max_iter - 1``, after what that of the loaded checkpoint has left to do.
+        """Run iterations ``start_iter`` to ``max_iter - 1``. Before them, finish that of the loaded checkpoint.
 
         Returns:
             The results of tests. This loop tests nothing, and returns an empty dict.
@@ -187,8 +187,8 @@ class SimpleTrainer(TrainerBase):
     All scalars that the model puts into the event storage during a step are averaged over its batches and over the
     ranks, so every rank must put the same names.
 
-    Of a step on a GPU the CPU waits for one number, the loss: one that is not finite must end the run before the weights
-    change. All other scalars stay on the device until the storage is asked for them.
+    On a GPU the CPU waits for one number of a step, the loss: a loss that is not finite must end the run before the
+    weights change. All other scalars stay on the device until the storage is asked for them.
     """
 
     def __init__(
@@ -262,7 +262,7 @@ class SimpleTrainer(TrainerBase):
 
     def _next_batch(self) -> Any:
         if self._iterator is None:
-            # Starting a loader draws from the global generator; a resumed run starts it once more than others do.
+            # Starting a loader draws from the global generator, and a resumed run starts one once more.
             with preserved_rng():
                 self._iterator = iter(self.data_loader)
                 batch = next(self._iterator)

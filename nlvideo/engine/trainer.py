@@ -1,10 +1,10 @@
 """The trainer that a config describes."""
 
+import contextlib
 import json
 import logging
 import os
 from collections.abc import Iterable
-from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -62,7 +62,7 @@ class DefaultTrainer(SimpleTrainer):
         >>> results = trainer.train()
 
     Attributes:
-        cfg: scaled to the number of ranks.
+        cfg: the config, scaled to the number of ranks.
         bare_model: the model without its distributed wrapper.
         ema: moving average of the weights, or None.
     """
@@ -104,7 +104,7 @@ class DefaultTrainer(SimpleTrainer):
     def resume_or_load(self, resume: bool = False) -> None:
         """Continue the run in ``OUTPUT_DIR`` where asked to and there is one, or start from ``MODEL.WEIGHTS``.
 
-        What an earlier run has left in the folder of a fresh start is moved aside when this one saves or tests first.
+        A fresh start moves aside what an earlier run left in the folder, when it saves or tests for the first time.
 
         Raises:
             ValueError: the checkpoint belongs to another architecture or optimizer, or hardly fits; or none is named.
@@ -139,7 +139,7 @@ class DefaultTrainer(SimpleTrainer):
         except TrainingInterrupted as stop:
             raise TrainingInterrupted(f"{stop}. To go on: {resume_command()}") from None
         if self.evaluation.evaluated_iter != self.iter:
-            # The process that did the last iteration has tested it; the settings of the test may be others now.
+            # An earlier process did the last iteration and its test. The settings of the test may be others now.
             return comm.all_gather_object(self.evaluate())[0]
         return self.evaluation.results
 
@@ -165,20 +165,20 @@ class DefaultTrainer(SimpleTrainer):
             MemoryStats(self.bare_model, cfg.SOLVER.LOG_PERIOD),
             # Before all that saves or tests the average.
             None if self.ema is None else WeightAverage(self.ema),
-            # Before the checkpoint, which is then saved at once.
+            # Before the checkpoint: when training stops, one is saved.
             StopOnSignal(),
-            # Before the checkpoint, which remembers the failures of this iteration, too.
+            # Before the checkpoint: it holds the failures of this iteration, too.
             failed_videos,
-            # Checkpoints and evaluations use its statistics.
+            # Before checkpoints and evaluations: they use its statistics.
             precise_bn,
-            # Before the evaluation: if that fails, the weights are there.
+            # Before the evaluation: if that fails, the weights are saved.
             checkpoints,
             self.evaluation,
-            # Needs the result of the evaluation.
+            # After the evaluation, whose result it needs.
             BestCheckpointer(self.evaluation, self.save),
-            # Needs both.
+            # After both.
             ResultsCheckpointer(checkpoints, self.evaluation, self.save),
-            # May end the run with an error: the checkpoint of this iteration is safe by now.
+            # After the checkpoint: it may end the run with an error.
             FailureBudget(failed_videos, cfg.DATALOADER.MAX_FAILED_FRACTION, checkpoints),
             # `Plugin` describes them.
             *(hook for spec in cfg.PLUGINS for hook in load_plugin(spec).call("build_hooks", cfg) or ()),
@@ -193,9 +193,9 @@ class DefaultTrainer(SimpleTrainer):
         cfg = self.cfg.clone()
         cfg.defrost()
         cfg.SEED = int(np.random.SeedSequence([self.cfg.SEED, iteration]).generate_state(1)[0])
-        # The statistics are for a test, whose clips are whole.
+        # The statistics are for a test, whose clips are not mixed.
         cfg.SOLVER.MIX.MIXUP_ALPHA = cfg.SOLVER.MIX.CUTMIX_ALPHA = 0.0
-        # They were compared with the training data when training began.
+        # The test sets were compared with the training data when training began.
         cfg.DATASETS.TEST = []
         cfg.freeze()
         return self.build_train_loader(cfg, 0)
@@ -223,7 +223,7 @@ class DefaultTrainer(SimpleTrainer):
         """Test the current weights, or their average where there is one, without disturbing the training."""
         # The results of an earlier run would be replaced.
         self.checkpointer.set_earlier_run_aside()
-        with preserved_rng(), nullcontext() if self.ema is None else self.ema.apply():
+        with preserved_rng(), contextlib.nullcontext() if self.ema is None else self.ema.apply():
             return self.test(self.cfg, self.bare_model)
 
     @classmethod
@@ -267,8 +267,8 @@ class DefaultTrainer(SimpleTrainer):
     def build_train_loader(cls, cfg: CfgNode, start_iter: int) -> Iterable[Any]:
         """Build the endless stream of training batches from iteration ``start_iter`` on.
 
-        A loader of your own needs only to be iterable. With ``dataset_size``, the number of its videos, unreadable videos
-        have a budget; with ``fingerprint``, a resumed run notices that the data has changed.
+        A loader of your own needs only to be iterable. If it has ``dataset_size``, the number of its videos, unreadable
+        videos have a budget. If it has ``fingerprint``, a resumed run notices that the data has changed.
         """
         return build_train_loader(cfg, start_iter)
 
@@ -294,24 +294,20 @@ def distribute(model: nn.Module) -> nn.Module:
 def drop_metrics_from(path: str, iteration: int) -> int:
     """Cut ``metrics.json`` before the first line that is not of the run that goes on at ``iteration``.
 
-    A run that was killed has written lines after its last checkpoint; it will write them again. A start that failed has
-    added lines that begin at 0 again. A line that a kill cut short goes, too.
+    A run that was killed has written lines after its last checkpoint, and will write them again. A start that failed
+    has added lines that begin at 0. A line may have been cut short.
 
     Returns:
         The first iteration of which the file may get a line.
     """
-    last = -1
+    last, keep = -1, 0
     if not os.path.exists(path):
         return 0
-    with open(path, "rb+") as file:
-        keep = 0
+    with open(path, "rb+") as file, contextlib.suppress(ValueError):
         for line in file:
-            try:
-                number = json.loads(line)["iteration"]
-            except ValueError:
-                break
+            number = json.loads(line)["iteration"]
             if not last < number < iteration or not line.endswith(b"\n"):
                 break
             last, keep = number, keep + len(line)
-        file.truncate(keep)
+    os.truncate(path, keep)
     return last + 1

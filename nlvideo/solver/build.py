@@ -83,7 +83,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
 
 
 def keep_settings(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -> dict[str, Any] | None:
-    """Return a saved state with the settings of this optimizer (momentum, weight decay, ...) in place of the saved ones.
+    """Return a saved state with the settings of this optimizer (momentum, weight decay, ...) in place of its own.
 
     The config says what they are, and the checkpoint where the run was. PyTorch would take both from the checkpoint.
 

@@ -72,7 +72,7 @@ import ctypes, os, signal, sys, time
 from nlvideo.engine import interrupt
 from nlvideo.engine.train_loop import TrainerBase
 
-interrupt.processes.ONE_KEYPRESS_SEC = 0.01
+interrupt.ONE_KEYPRESS_SEC = 0.01
 
 class Trainer(TrainerBase):
     def run_step(self):

@@ -202,7 +202,7 @@ def test_a_second_signal_ends_ranks_that_hear_none(script: str) -> None:
     assert process.poll() is None
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 130 and ": rank 0: killed, for it did not end after two signals\n" in err, err
+    assert process.returncode == 130 and ": rank 0: killed: it did not end after two signals\n" in err, err
 
 
 def test_ranks_end_with_a_launcher_that_is_killed(script: str) -> None:
