@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,9 @@ def configurable(init: Callable[..., None]) -> Callable[..., None]:
     The class offers ``from_config(cls, cfg, ...)``, which returns the arguments as a dict. A constructor that gets a
     config first (or as ``cfg=``) calls it. Other arguments go to ``from_config`` if it takes them. Else they override
     what it returned.
+
+    A constructor raises in terms of its arguments: ``loss: got 'x', allowed: ...``. Where it was called with a config
+    and one key has the name of the argument, the error names the key: ``MODEL.HEAD.LOSS: got 'x', allowed: ...``.
 
     Example:
         >>> class Head(nn.Module):
@@ -32,11 +36,26 @@ def configurable(init: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(init)
     def wrapped(self: Any, *args: Any, **kwargs: Any) -> None:
         """Call ``__init__`` with plain arguments."""
-        if isinstance(args[0] if args else kwargs.get("cfg"), CfgNode):
-            args, kwargs = (), _plain_arguments(type(self), args, kwargs)
-        init(self, *args, **kwargs)
+        cfg = args[0] if args else kwargs.get("cfg")
+        if not isinstance(cfg, CfgNode):
+            init(self, *args, **kwargs)
+            return
+        arguments = _plain_arguments(type(self), args, kwargs)
+        try:
+            init(self, **arguments)
+        except ValueError as error:
+            raise _with_key(error, cfg) from None
 
     return wrapped
+
+
+def _with_key(error: ValueError, cfg: CfgNode) -> ValueError:
+    """Return the error of an argument with the key in place of its name, where one key has that name."""
+    found = re.match(r"(\w+)(?=:| with )", str(error))
+    keys = [key for key in cfg.keys_with_path() if found and key.split(".")[-1] == found[1].upper()]
+    if not found or len(keys) != 1 or type(error) is not ValueError:
+        return error
+    return ValueError(f"{keys[0]}{str(error)[found.end() :]}").with_traceback(error.__traceback__)
 
 
 def _plain_arguments(owner: type, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -112,3 +112,41 @@ def test_it_decorates_constructors_only():
         @configurable
         def build(cfg):
             return cfg
+
+
+class Checked:
+    """Refuses its arguments, each in another way."""
+
+    @configurable
+    def __init__(self, message, kind=ValueError):
+        raise kind(message)
+
+    @classmethod
+    def from_config(cls, cfg, message="", kind=ValueError):
+        """Pass on what to say."""
+        return {"message": message, "kind": kind}
+
+
+@pytest.mark.parametrize(
+    "message, said",
+    [
+        ("loss: got 'x', allowed: 'softmax', 'sigmoid'", "MODEL.HEAD.LOSS: got 'x', allowed: 'softmax', 'sigmoid'"),
+        ("attend with dim=2: got 'time'", "MODEL.NONLOCAL.ATTEND with dim=2: got 'time'"),
+        # Two keys have this name, and none has that.
+        ("norm: got 'x'", "norm: got 'x'"),
+        ("unheard_of: got 'x'", "unheard_of: got 'x'"),
+        ("the loss is wrong", "the loss is wrong"),
+    ],
+)
+def test_an_error_of_an_argument_names_its_key(message, said):
+    with pytest.raises(ValueError) as info:
+        Checked(get_cfg(), message=message)
+    assert str(info.value) == said
+    with pytest.raises(ValueError) as info:
+        Checked(message)
+    assert str(info.value) == message
+
+
+def test_an_error_of_another_class_keeps_it():
+    with pytest.raises(UnicodeError, match="^loss: got"):
+        Checked(get_cfg(), message="loss: got 'x'", kind=UnicodeError)

@@ -111,6 +111,10 @@ def test_labels_of_the_other_loss_are_refused(loss: str, labels: torch.Tensor) -
 def test_an_unknown_loss_is_named() -> None:
     with pytest.raises(ValueError, match="loss: got 'hinge', allowed: 'softmax', 'sigmoid'"):
         _head(loss="hinge")
+    cfg = get_cfg()
+    cfg.MODEL.HEAD.LOSS = "hinge"
+    with pytest.raises(ValueError, match="^MODEL.HEAD.LOSS: got 'hinge', allowed: 'softmax', 'sigmoid'"):
+        build_head(cfg, ShapeSpec(6))
 
 
 @pytest.mark.parametrize(

@@ -27,8 +27,7 @@ class GatedNonLocalBlock(NonLocalBlock):
     def __init__(self, in_channels: int, *, per_channel: bool = False, gate_init: float = 0.0, **block: Any):
         if gate_init == 0 and block.setdefault("zero_init", False):
             raise ValueError(
-                "MODEL.GATED.INIT: got 0 with MODEL.NONLOCAL.ZERO_INIT True, allowed: only one of them at zero, or the"
-                " block would never learn"
+                "zero_init: got True with gate_init 0, allowed: one of them at zero; with both the block never learns"
             )
         super().__init__(in_channels, **block)
         self.gate = nn.Parameter(torch.full((in_channels if per_channel else 1,), float(gate_init)))

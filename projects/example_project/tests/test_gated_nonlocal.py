@@ -47,8 +47,11 @@ def test_gates_scale_their_channel() -> None:
 
 
 def test_two_zeros_are_refused() -> None:
-    with pytest.raises(ValueError, match="MODEL.GATED.INIT: got 0 with MODEL.NONLOCAL.ZERO_INIT True"):
+    with pytest.raises(ValueError, match="^zero_init: got True with gate_init 0"):
         gated_nonlocal.GatedNonLocalBlock(8, zero_init=True)
+    cfg = load_cfg(None, ["MODEL.NONLOCAL.ZERO_INIT", "True"], [str(PROJECT)])
+    with pytest.raises(ValueError, match="^MODEL.NONLOCAL.ZERO_INIT: got True with gate_init 0"):
+        gated_nonlocal.GatedNonLocalBlock(cfg, 16)
     gated_nonlocal.GatedNonLocalBlock(8, zero_init=True, gate_init=0.1)
 
 
