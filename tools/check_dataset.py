@@ -36,7 +36,7 @@ def main(arguments: argparse.Namespace) -> None:
     from nlvideo.data import get_dataset
     from nlvideo.data.checks import fingerprint
     from nlvideo.dataset_tools.list_files import prepare_to_write_list, write_list
-    from nlvideo.tools.lib.survey import advise, format_survey, survey_dataset, to_json
+    from nlvideo.tools.lib.survey import advise, format_survey, negative_labels, survey_dataset, to_json
     from nlvideo.utils.files.file_io import write_json
 
     for flag in ("num_workers", "clip_frames", "short_side", "sample"):
@@ -50,10 +50,11 @@ def main(arguments: argparse.Namespace) -> None:
         raise ValueError(f"{arguments.name}: the dataset is empty")
     if arguments.fix_list:
         prepare_to_write_list(arguments.name, records, arguments.fix_list)
+    bad_labels = negative_labels(records)
     survey, complete = survey_dataset(records, arguments.num_workers, arguments.sample)
     for facts in survey.bad:
         print(f"{facts.path}: {facts.error}")
-    for video_id, reason in survey.bad_parts.items():
+    for video_id, reason in [*survey.bad_parts.items(), *bad_labels.items()]:
         print(f"{video_id}: {reason}")
     print(f"\n{format_survey(survey)}\n")
     if advice := advise(survey.good, arguments.clip_frames, arguments.short_side):
@@ -63,8 +64,8 @@ def main(arguments: argparse.Namespace) -> None:
     if not complete:
         print(f"stopped: {len(survey.files)} of {survey.num_files} files looked at, {len(survey.bad)} bad")
         raise KeyboardInterrupt
-    bad, bad_parts = {facts.path for facts in survey.bad}, survey.bad_parts
-    good = [record for record in records if record["file_name"] not in bad and record["video_id"] not in bad_parts]
+    bad_files, bad_ids = {facts.path for facts in survey.bad}, survey.bad_parts.keys() | bad_labels.keys()
+    good = [record for record in records if record["file_name"] not in bad_files and record["video_id"] not in bad_ids]
     if arguments.fix_list:
         write_list(arguments.name, good, arguments.fix_list)
     looked_at = f" ({len(survey.files)} of {survey.num_files} files looked at)" if arguments.sample else ""

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Index every video of a data set, so that training opens each without reading it through; exits with 1 where some fail."""
+"""Index every video of a dataset, so that training opens each without reading it whole; exits with 1 if some fail."""
 
 import argparse
 import sys
@@ -13,9 +13,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser = ScriptParser(
         description=__doc__,
         epilog="Example: index_dataset.py folder:videos/train --index-dir videos/index; then DATALOADER.INDEX_DIR"
-        " videos/index. Each video is decoded once, and frames by random access are compared with what comes out; one"
-        " that fails is read from its start in training. Those that were compared before, and have not changed, are left"
-        " alone.",
+        " videos/index. Each video is decoded once, and frames by random access are compared with what comes out. A"
+        " video that fails is read from its start in training. Videos that were compared before, and have not changed,"
+        " are left alone.",
     )
     parser.add_argument("name", metavar="NAME", help="a name in the catalog, list:FILE or folder:DIR")
     parser.add_argument("--index-dir", required=True, metavar="DIR", help="folder of the index, made if missing")

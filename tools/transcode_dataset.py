@@ -55,7 +55,7 @@ def main(arguments: argparse.Namespace) -> None:
     for result in bad:
         print(f"{result.source}: {result.error}")
     kept = sum(result.kept for result in good)
-    before, after = (sum(sizes) / 2**20 for sizes in zip((0, 0), *((r.bytes_before, r.bytes_after) for r in good)))
+    before, after = sum(r.bytes_before for r in good) / 2**20, sum(r.bytes_after for r in good) / 2**20
     print(f"{len(good)} videos transcoded ({kept} of them before), {len(bad)} failed; {before:.1f} to {after:.1f} MiB")
     print(f"Use them as 'list:{listed}'")
     if bad:

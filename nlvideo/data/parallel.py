@@ -18,7 +18,7 @@ Item, Result = TypeVar("Item"), TypeVar("Result")
 
 def map_in_processes(
     function: Callable[[Item], Result], items: Iterable[Item], num_workers: int, start_method: str | None = None
-) -> Iterator[tuple[int, Result | ProcessDied]]:
+) -> Generator[tuple[int, Result | ProcessDied], None, None]:
     """Yield (index of an item, result) as results come in; a ``ProcessDied`` stands for a result that never came.
 
     Workers ignore Ctrl-C, so that what they have begun is finished while this process stops. They end with this process.

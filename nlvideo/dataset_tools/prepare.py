@@ -54,7 +54,7 @@ def prepare_dataset(
     spec = get_format(name)
     allowed = spec.max_missing if max_missing is None else max_missing
     files = find_annotations(spec, annotations)
-    given = [(split, title) for split, title in zip(spec.splits, _LISTS) if files[split]]
+    given = [(split, title) for split, title in zip(spec.splits, _LISTS, strict=True) if files[split]]
     if not given:
         patterns = ", ".join(pattern for split in spec.splits for pattern in spec.files[split])
         raise AnnotationError(f"{name}: expected an annotation file of {spec.title} with a name like {patterns}")

@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -64,7 +65,7 @@ def write_shards(
     if shuffle_seed is not None:
         order = np.random.default_rng(shuffle_seed).permutation(len(records))
     bounds = [len(records) * i // len(shards) for i in range(len(shards) + 1)]
-    parts = {path: range(begin, end) for path, begin, end in zip(shards, bounds, bounds[1:])}
+    parts = {path: range(begin, end) for path, (begin, end) in zip(shards, pairwise(bounds), strict=True)}
 
     def _chosen(path: str) -> list[Record]:
         return [records[int(order[place])] for place in parts[path]]

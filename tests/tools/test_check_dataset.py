@@ -13,6 +13,7 @@ import pytest
 
 from nlvideo.config import get_cfg
 from nlvideo.data import MetadataCatalog, build_train_loader, get_dataset
+from nlvideo.data.checks import check_records
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -47,6 +48,26 @@ def test_a_list_without_the_bad_ones_works_where_it_is(folder, call_tool):
         assert [r["label"] for r in records] == [0, 1] and out.with_suffix(".classes.txt").read_text() == "run\nwalk\n"
     text = (folder / "fixed.csv").read_text()
     assert "videos/run/a.mp4" in text and str(folder) not in text
+
+
+@pytest.mark.parametrize(
+    "text, reason",
+    [
+        ("path,label\nrun/a.mp4,-1\nwalk/b.mp4,0\n", "has the label -1"),
+        ('path,label\nrun/a.mp4,"2,-3"\nwalk/b.mp4,0\n', "has the label -3"),
+        ("path,label,label_spans\nrun/a.mp4,1,-2 0 1\nwalk/b.mp4,0,0 0 1\n", "has label_spans with the label -2"),
+    ],
+)
+def test_negative_labels_are_refused_as_training_refuses_them(folder, call_tool, text, reason):
+    (folder / "videos/train.csv").write_text(text)
+    name, fixed = f"list:{folder}/videos/train.csv", folder / "videos/fixed.csv"
+    status, out, _ = call_tool("check_dataset", name, "--fix-list", str(fixed))
+    assert status == 1 and f"run/a.mp4: {reason}, allowed: 0 or more\n" in out and f"{name}: 2 videos, 1 bad" in out
+    assert [record["video_id"] for record in get_dataset(f"list:{fixed}")] == ["walk/b.mp4"]
+    with pytest.raises(ValueError, match=reason.replace("has ", "run/a.mp4 has ")):
+        check_records(name, get_dataset(name), 5, multi_label=True)
+    status, out, _ = call_tool("check_dataset", f"list:{fixed}")
+    assert status == 0 and "1 videos, 0 bad" in out
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from tabulate import tabulate
 from nlvideo.data.catalog import Record, source_of
 from nlvideo.data.dataset_mapper import frame_interval
 from nlvideo.data.parallel import map_in_processes
+from nlvideo.data.records.records import labels_of, span_labels_of
 from nlvideo.data.video.open import open_video
 from nlvideo.data.video.paths import local_video_path, split_member_path
 from nlvideo.errors import ProcessDied, VideoDecodeError
@@ -163,6 +164,18 @@ def survey_dataset(records: Sequence[Record], num_workers: int, sample: int | No
     return Survey(len(parts), [found[index] for index in sorted(found)]), complete
 
 
+def negative_labels(records: Sequence[Record]) -> dict[str, str]:
+    """Return, by the id of each record with a negative label, what is wrong: training refuses such records."""
+    found: dict[str, str] = {}
+    for what, labels in (("the label", labels_of(records)), ("label_spans with the label", span_labels_of(records))):
+        if labels is None:
+            continue
+        for place in np.flatnonzero(labels.values < 0).tolist():
+            video_id = records[int(labels.owners[place])]["video_id"]
+            found.setdefault(video_id, f"has {what} {labels.values[place]}, allowed: 0 or more")
+    return found
+
+
 def speed_up(files: Sequence[VideoFacts], clip_frames: int, short_side: int = SHORT_SIDE) -> tuple[float, float]:
     """Estimate how many times less work decoding clips is after transcoding, by frames and by pixels.
 
@@ -198,7 +211,8 @@ def advise(files: Sequence[VideoFacts], clip_frames: int, short_side: int = SHOR
         reasons.append(f"{smaller:.1f} times by a short side of {short_side} pixels (now {side:.0f})")
     return (
         f"Decoding clips of {clip_frames} frames would be about {fewer * smaller:.1f} times faster after"
-        f" tools/transcode_dataset.py --short-side {short_side}: {', '.join(reasons)}; estimated from frames and pixels."
+        f" tools/transcode_dataset.py --short-side {short_side}: {', '.join(reasons)};"
+        " estimated from frames and pixels."
     )
 
 
@@ -207,7 +221,7 @@ def format_survey(survey: Survey) -> str:
     files = survey.good
     if not files:
         return "no video can be decoded"
-    columns = {
+    columns: dict[str, list[float]] = {
         "duration (s)": [facts.duration_sec for facts in files if facts.fps],
         "frames": [facts.num_frames for facts in files],
         "frames per second": [facts.fps for facts in files if facts.fps],

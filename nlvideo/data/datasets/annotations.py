@@ -66,7 +66,7 @@ def read_table(path: Path, columns: Sequence[str], of: str) -> Iterator[tuple[st
                 if len(values) != len(header):
                     found = f"{len(values)}: {str(values)[:80]}"
                     raise AnnotationError(f"{where}: expected {len(header)} values, found {found}")
-                yield where, dict(zip(header, (value.strip() for value in values)))
+                yield where, dict(zip(header, map(str.strip, values), strict=True))
         except (csv.Error, UnicodeDecodeError) as error:
             raise AnnotationError(f"{path}:{reader.line_num}: not a csv file of {of}: {error}") from None
 
@@ -84,9 +84,7 @@ def read_json(path: Path, kind: type, of: str) -> Any:
         reason = error.msg if isinstance(error, json.JSONDecodeError) else "not text"
         raise AnnotationError(f"{path}{line}: expected JSON of {of}: {reason}") from None
     if not isinstance(content, kind):
-        names = {list: "a list", dict: "an object"}
-        found = names.get(type(content), type(content).__name__)
-        raise AnnotationError(f"{path}: expected {names[kind]} of {of}, found {found}{_keys_of(content)}")
+        raise AnnotationError(f"{path}: expected {_describe(kind())} of {of}, found {_describe(content)}")
     return content
 
 
@@ -162,7 +160,8 @@ def check_unique(samples: Iterable[Sample]) -> tuple[list[Sample], int]:
     return list(seen.values()), repeated
 
 
-def _keys_of(content: object) -> str:
+def _describe(content: object) -> str:
     if not isinstance(content, dict):
-        return ""
-    return f" with the keys {','.join(map(str, list(content)[:5]))[:100]}{',...' if len(content) > 5 else ''}"
+        return "a list" if isinstance(content, list) else type(content).__name__
+    keys = f"{','.join(map(str, list(content)[:5]))[:100]}{',...' if len(content) > 5 else ''}"
+    return f"an object with the keys {keys}" if keys else "an object"

@@ -108,7 +108,7 @@ def sample_scene(
         raise ValueError(f"{num_agents} agents do not fit side by side into a frame of {size} pixels")
     (lamp_x, lamp_y, lamp_radius), bodies = layout
     lamp = Lamp(colours[target], lamp_x, lamp_y, lamp_radius, last_frame)
-    agents = tuple(Agent(colour, action, *body) for colour, action, body in zip(colours, actions, bodies))
+    agents = tuple(Agent(colour, action, *body) for colour, action, body in zip(colours, actions, bodies, strict=True))
     return Scene(num_frames, size, lamp, agents, target)
 
 
@@ -131,7 +131,7 @@ def _sample_layout(rng, actions, last_frame, num_frames, size, overlap):
         if place is None:
             return None
         taken.append((*(place + low), *(place + high)))
-        points = [tuple(float(v) for v in place + o) if s else None for o, s in zip(offsets, shown)]
+        points = [tuple(float(v) for v in place + o) if s else None for o, s in zip(offsets, shown, strict=True)]
         bodies.append((str(rng.choice(SHAPES)), float(agent_radius), enter, (None,) * enter + tuple(points)))
     return (float(lamp_x), float(lamp_y), float(radius)), bodies
 
@@ -166,7 +166,7 @@ def _free_place(rng, low, high, taken, size, margin, tries=30):
         if (room <= 0).any():
             return None
         anchor = rng.uniform(0, 1, 2) * room - low
-        x0, y0, x1, y1 = *(anchor + low - margin), *(anchor + high + margin)
+        (x0, y0), (x1, y1) = anchor + low - margin, anchor + high + margin
         if all(x1 <= a or x0 >= c or y1 <= b or y0 >= d for a, b, c, d in taken):
             return anchor
     return None
@@ -181,7 +181,7 @@ def render(scene: Scene, rng: np.random.Generator) -> np.ndarray:
     distance = np.hypot(x - lamp.x, y - lamp.y)
     body = np.clip(lamp.radius - distance + 0.5, 0, 1)[..., None]
     halo = np.clip(1.6 - distance / lamp.radius, 0, 0.6)[..., None]
-    colour = np.float32(COLOURS[lamp.colour])
+    colour = np.array(COLOURS[lamp.colour], np.float32)
     for t in range(scene.num_frames):
         if t <= lamp.last_frame:
             frames[t] += halo * (colour - frames[t])
@@ -192,8 +192,8 @@ def render(scene: Scene, rng: np.random.Generator) -> np.ndarray:
         else:
             frames[t] += body * (25 - frames[t])
     for agent in scene.agents:
-        shade = np.float32(COLOURS[agent.colour]) * np.float32(rng.uniform(0.8, 1.0))
-        for frame, place in zip(frames, agent.track):
+        shade = np.array(COLOURS[agent.colour], np.float32) * np.float32(rng.uniform(0.8, 1.0))
+        for frame, place in zip(frames, agent.track, strict=True):
             if place is not None:
                 mask = _silhouette(agent.shape, x - place[0], y - place[1], agent.radius)[..., None]
                 frame += mask * (shade - frame)

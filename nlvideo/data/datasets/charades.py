@@ -17,7 +17,7 @@ def read_charades(spec: OfficialFormat, split: str, files: Files) -> tuple[list[
         AnnotationError: a file is missing, damaged or of another dataset.
     """
     path, names = single_file(spec, files, split), single_file(spec, files, "classes")
-    classes = []
+    classes: list[str] = []
     for number, line in read_lines(names):
         code, _, name = line.partition(" ")
         if code != f"c{len(classes):03d}" or not name:

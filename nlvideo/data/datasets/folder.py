@@ -44,7 +44,7 @@ def load_folder(name: str) -> TableRecords:
 
 
 def folder_classes(root: Path) -> list[str]:
-    """Return the names of the class folders in ``root``, in the order of the labels; none where there is no ``root``."""
+    """Return the names of the class folders in ``root``, in the order of the labels; none where it does not exist."""
     if not root.is_dir():
         return []
     return sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))

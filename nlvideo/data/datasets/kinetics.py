@@ -54,7 +54,7 @@ def _named_classes(path: Path) -> list[str]:
     ids = read_json(path, dict, "class names and ids")
     if sorted(ids.values(), key=str) != sorted(range(len(ids)), key=str):
         raise AnnotationError(f"{path}: expected the ids 0 to {len(ids) - 1}, each once")
-    return [_clean(name) for name in sorted(ids, key=ids.get)]
+    return [_clean(name) for name in sorted(ids, key=ids.__getitem__)]
 
 
 def _read_list(path: Path, num_classes: int) -> list[Sample]:

@@ -203,7 +203,7 @@ def read_split(spec: OfficialFormat, split: str, files: Files, videos: Path) -> 
             " a part of it, or another dataset, is read with 'list:FILE'"
         )
     samples, repeated = check_unique(samples)
-    paths = find_videos(videos, {sample.video_id for sample in samples})
+    paths = find_named_videos(videos, {sample.video_id for sample in samples})
     records, missing = [], []
     for sample in samples:
         if sample.video_id in paths:
@@ -213,7 +213,7 @@ def read_split(spec: OfficialFormat, split: str, files: Files, videos: Path) -> 
     return Split(records, classes, missing, repeated)
 
 
-def find_videos(root: Path, wanted: set[str]) -> dict[str, Path]:
+def find_named_videos(root: Path, wanted: set[str]) -> dict[str, Path]:
     """Return where the wanted videos are: files of that name with any extension of a video, or folders.
 
     Args:

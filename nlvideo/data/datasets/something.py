@@ -44,7 +44,7 @@ def read_ssv2(spec: OfficialFormat, split: str, files: Files) -> tuple[list[Samp
         # In the splits, not among the labels, the placeholders of a template stand in brackets.
         template = str(entry["template"]).replace("[", "").replace("]", "")
         samples.append(Sample(str(entry["id"]), class_index(template, labels, where, names.name), where))
-    return samples, sorted(labels, key=labels.get)
+    return samples, sorted(labels, key=labels.__getitem__)
 
 
 register_format(

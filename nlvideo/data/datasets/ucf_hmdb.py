@@ -50,7 +50,7 @@ def read_hmdb51(spec: OfficialFormat, split: str, files: Files) -> tuple[list[Sa
     paths = sorted(files[split])
     classes = [path.name[: -len(pattern.lstrip("*"))] for path in paths]
     samples = []
-    for label, (path, name) in enumerate(zip(paths, classes)):
+    for label, (path, name) in enumerate(zip(paths, classes, strict=True)):
         for number, line in read_lines(path):
             where, words = f"{path}:{number}", line.rsplit(maxsplit=1)
             if len(words) != 2 or words[1] not in _USES:
@@ -64,7 +64,7 @@ def read_hmdb51(spec: OfficialFormat, split: str, files: Files) -> tuple[list[Sa
 def _register_splits(folder: str, files: dict[str, str], **known: Any) -> None:
     """Register the three splits; their number goes where a name in ``files`` has braces."""
     for number in (1, 2, 3):
-        numbered = {role: (name.format(number),) for role, name in files.items()}
+        numbered: dict[str, tuple[str, ...]] = {role: (name.format(number),) for role, name in files.items()}
         name, splits = f"{folder}_split{number}", ("train", "test")
         register_format(OfficialFormat(name=name, splits=splits, files=numbered, folder=folder, **known))
 

@@ -2,8 +2,8 @@
 
 The files of a sample share a name up to the first dot: ``000017.mp4`` with ``000017.cls`` (a label, or several as
 ``3,7``) or ``000017.json`` (an object with "label", and with what else a record may hold). Files of other kinds and
-hidden files are passed over. A shard that ``write_shard`` made has an index beside it, ``train-000000.tar.index``, which
-says where each video lies; one without is read through, header by header.
+hidden files are passed over. A shard that ``write_shard`` made has an index beside it, ``train-000000.tar.index``.
+It says where each video lies. A shard without an index is read through, header by header.
 """
 
 import glob
@@ -158,7 +158,9 @@ def scan_shard(path: str) -> list[Entry]:
                 extension = dot + extension.lower()
                 key = os.path.join(folder, key)
                 if extension in _LABEL_EXTENSIONS:
-                    samples.setdefault(key, {})[extension] = shard.extractfile(member).read()
+                    content = shard.extractfile(member)
+                    assert content is not None  # it is None for members that are no files
+                    samples.setdefault(key, {})[extension] = content.read()
                 elif extension in VIDEO_EXTENSIONS or extension == _ANY_VIDEO:
                     samples.setdefault(key, {}).setdefault("videos", []).append((member.offset_data, member.size))
                 elif os.path.splitext(extension)[1] in (*_LABEL_EXTENSIONS, *VIDEO_EXTENSIONS):

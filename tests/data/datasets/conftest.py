@@ -1,5 +1,6 @@
 """Datasets in the formats of their authors, written small: all classes, few videos, files that are empty."""
 
+import itertools
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -29,7 +30,7 @@ class Official:
 
     def touch_videos(self) -> "Official":
         """Make an empty file, or an empty folder where the path has no extension, for each video."""
-        for _, _, path in sum(self.videos.values(), []):
+        for _, _, path in itertools.chain(*self.videos.values()):
             path = self.root / "videos" / path
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch() if path.suffix else path.mkdir()

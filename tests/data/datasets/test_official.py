@@ -8,7 +8,7 @@ import pytest
 
 from nlvideo.data.catalog import DatasetCatalog, MetadataCatalog
 from nlvideo.data.datasets import get_dataset
-from nlvideo.data.datasets.official import FORMATS, find_videos, get_format
+from nlvideo.data.datasets.official import FORMATS, find_named_videos, get_format
 
 
 @pytest.fixture(autouse=True)
@@ -129,7 +129,7 @@ def test_videos_are_found_by_name_and_folders_of_frames_are_not_entered(tmp_path
         (tmp_path / "v" / path).touch()
     scanned, scandir = [], os.scandir
     monkeypatch.setattr(os, "scandir", lambda path: scanned.append(os.path.basename(path)) or scandir(path))
-    found = find_videos(tmp_path / "v", {*"1234567", "class b/3", "class b/4"})
+    found = find_named_videos(tmp_path / "v", {*"1234567", "class b/3", "class b/4"})
     relative = {name: os.path.relpath(path, tmp_path / "v") for name, path in found.items()}
     assert relative == {
         "1": "1.mp4", "2": "2.WEBM", "3": "class a/3.avi", "class b/3": "class b/3.mkv", "4": "x/y/z/4.mp4",
