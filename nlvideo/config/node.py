@@ -61,6 +61,15 @@ class CfgNode(_CfgNode):
                 value = _parse(value)
             node[last] = _coerce(value, node[last], str(full_key))
 
+    def with_overrides(self, words: Sequence[Any]) -> "CfgNode":
+        """Return a copy with ``[KEY, VALUE, ...]`` merged as by ``merge_from_list``; frozen where this config is."""
+        copy = self.clone()
+        copy.defrost()
+        copy.merge_from_list(words)
+        if self.is_frozen():
+            copy.freeze()
+        return copy
+
     def keys_with_path(self, prefix: str = "") -> Iterator[str]:
         """Yield the full name of every key that holds a value, e.g. ``"MODEL.HEAD.NUM_CLASSES"``."""
         for key, value in self.items():
@@ -83,7 +92,9 @@ class CfgNode(_CfgNode):
     def _check_mutable(self) -> None:
         # yacs lets a merge through a frozen config.
         if self.is_frozen():
-            raise AttributeError("the config is frozen: pass overrides when it is loaded, or defrost() a clone()")
+            raise AttributeError(
+                "the config is frozen: pass overrides when it is loaded, or change a copy (with_overrides)"
+            )
 
 
 def _merge(source: dict[str, Any], target: CfgNode, prefix: str, root: CfgNode) -> None:

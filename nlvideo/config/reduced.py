@@ -28,8 +28,6 @@ def reduced(cfg: CfgNode, opts: Sequence[str] = ()) -> CfgNode:
         LookupFailed: an unknown key among the overrides.
         ValueError: a wrong value among them.
     """
-    cfg = cfg.clone()
-    cfg.defrost()
     # Two frames are left in res3, or one for each group that attention is kept in.
     num_frames = _TEMPORAL_STRIDE.get(cfg.MODEL.BACKBONE.STEM, 8) * max(2, cfg.MODEL.NONLOCAL.TEMPORAL_GROUPS)
     changes = {
@@ -55,8 +53,7 @@ def reduced(cfg: CfgNode, opts: Sequence[str] = ()) -> CfgNode:
         "TEST.EXPECTED_RESULTS": [],
         "OUTPUT_DIR": "output/reduced",
     }
-    cfg.merge_from_list([word for pair in changes.items() for word in pair])
-    cfg.merge_from_list(list(opts))
+    cfg = cfg.with_overrides([*(word for pair in changes.items() for word in pair), *opts])
     validate(cfg)
     cfg.freeze()
     return cfg

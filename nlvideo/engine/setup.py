@@ -87,8 +87,4 @@ def _with_seed(cfg: CfgNode, earlier_dump: str | None) -> CfgNode:
         # The run that is resumed drew one already.
         with open(earlier_dump, encoding="utf8") as file:
             seed = parse_yaml(file.read())["SEED"]
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.SEED = seed_everything(seed)
-    cfg.freeze()
-    return cfg
+    return cfg.with_overrides(["SEED", seed_everything(seed)])

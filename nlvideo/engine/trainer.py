@@ -190,15 +190,10 @@ class DefaultTrainer(SimpleTrainer):
 
     def _build_precise_bn_loader(self, iteration: int) -> Iterable[Any]:
         """Return a stream of training batches that no other stream of the run equals."""
-        cfg = self.cfg.clone()
-        cfg.defrost()
-        cfg.SEED = int(np.random.SeedSequence([self.cfg.SEED, iteration]).generate_state(1)[0])
-        # The statistics are for a test, whose clips are not mixed.
-        cfg.SOLVER.MIX.MIXUP_ALPHA = cfg.SOLVER.MIX.CUTMIX_ALPHA = 0.0
-        # The test sets were compared with the training data when training began.
-        cfg.DATASETS.TEST = []
-        cfg.freeze()
-        return self.build_train_loader(cfg, 0)
+        seed = int(np.random.SeedSequence([self.cfg.SEED, iteration]).generate_state(1)[0])
+        # The statistics are for a test, whose clips are not mixed. Test sets were compared when training began.
+        whole_clips = ["SOLVER.MIX.MIXUP_ALPHA", 0.0, "SOLVER.MIX.CUTMIX_ALPHA", 0.0, "DATASETS.TEST", []]
+        return self.build_train_loader(self.cfg.with_overrides(["SEED", seed, *whole_clips]), 0)
 
     def build_writers(self) -> list[EventWriter]:
         """Return the writers; only rank 0 has any."""

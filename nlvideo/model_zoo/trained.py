@@ -84,9 +84,7 @@ def trained_config(
     last_words = ["MODEL.WEIGHTS", os.fspath(weights)] if weights is not None else []
     last_words += ["MODEL.DEVICE", device] if device is not None else []
     if isinstance(cfg_or_name, CfgNode):
-        cfg = cfg_or_name.clone()
-        cfg.defrost()
-        cfg.merge_from_list([*opts, *last_words])
+        cfg = cfg_or_name.with_overrides([*opts, *last_words])
         validate(cfg)
         cfg.freeze()
         return cfg

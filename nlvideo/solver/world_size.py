@@ -37,25 +37,19 @@ def scale_to_world_size(cfg: CfgNode, world_size: int) -> CfgNode:
             f"SOLVER.REFERENCE_WORLD_SIZE: got {reference}, allowed: 0 (never scale) or a divisor of "
             f"SOLVER.CLIPS_PER_BATCH = {clips}"
         )
-    scaled = cfg.clone()
-    scaled.defrost()
-    solver, test = scaled.SOLVER, scaled.TEST
     scale = world_size / reference
-    solver.CLIPS_PER_BATCH = clips // reference * world_size
-    solver.BASE_LR *= scale
-    solver.MAX_ITER = _divide(solver.MAX_ITER, scale)
-    solver.STEPS = type(solver.STEPS)(_divide(step, scale) for step in solver.STEPS)
-    solver.WARMUP_ITERS = _divide(solver.WARMUP_ITERS, scale)
-    solver.CHECKPOINT_PERIOD = _divide(solver.CHECKPOINT_PERIOD, scale)
-    test.EVAL_PERIOD = _divide(test.EVAL_PERIOD, scale)
-    solver.REFERENCE_WORLD_SIZE = world_size
-    keys = [f"SOLVER.{key}" for key in ("CLIPS_PER_BATCH", "BASE_LR", "MAX_ITER", "STEPS", "WARMUP_ITERS")]
-    keys += ["SOLVER.CHECKPOINT_PERIOD", "TEST.EVAL_PERIOD"]
-    changes = ", ".join(f"{key} {cfg.value_at(key)} -> {scaled.value_at(key)}" for key in keys)
-    logger.info("The config is written for %d ranks and runs on %d: %s", reference, world_size, changes)
+    changes = {
+        "SOLVER.CLIPS_PER_BATCH": clips // reference * world_size,
+        "SOLVER.BASE_LR": cfg.SOLVER.BASE_LR * scale,
+        "SOLVER.STEPS": [_divide(step, scale) for step in cfg.SOLVER.STEPS],
+    }
+    for key in ("SOLVER.MAX_ITER", "SOLVER.WARMUP_ITERS", "SOLVER.CHECKPOINT_PERIOD", "TEST.EVAL_PERIOD"):
+        changes[key] = _divide(cfg.value_at(key), scale)
+    text = ", ".join(f"{key} {cfg.value_at(key)} -> {value}" for key, value in changes.items())
+    logger.info("The config is written for %d ranks and runs on %d: %s", reference, world_size, text)
+    changes["SOLVER.REFERENCE_WORLD_SIZE"] = world_size
+    scaled = cfg.with_overrides([word for item in changes.items() for word in item])
     validate(scaled)
-    if cfg.is_frozen():
-        scaled.freeze()
     return scaled
 
 

@@ -72,10 +72,7 @@ def load_views(
     Raises:
         VideoDecodeError, ValueError: as `load_view`.
     """
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.TEST.NUM_CLIPS, cfg.TEST.NUM_CROPS, cfg.TEST.FLIP = 1, 1, False
-    mapper = VideoMapper(cfg, False)
+    mapper = VideoMapper(cfg.with_overrides(["TEST.NUM_CLIPS", 1, "TEST.NUM_CROPS", 1, "TEST.FLIP", False]), False)
     with open_video(path, **mapper.reading) as video:
         for start_sec, end_sec in parts:
             yield _view(video, mapper, start_sec, end_sec)

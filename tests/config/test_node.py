@@ -193,6 +193,16 @@ def test_a_frozen_config_refuses_every_change(cfg):
     assert (cfg.COUNT, clone.COUNT) == (3, 9)
 
 
+def test_a_copy_with_overrides_is_frozen_where_the_config_is(cfg):
+    other = cfg.with_overrides(["COUNT", 9, "MODEL.HEAD.NUM_CLASSES", "5"])
+    assert (other.COUNT, other.MODEL.HEAD.NUM_CLASSES, cfg.COUNT, cfg.MODEL.HEAD.NUM_CLASSES) == (9, 5, 3, 400)
+    assert not other.is_frozen()
+    cfg.freeze()
+    assert cfg.with_overrides(["COUNT", 9]).is_frozen() and cfg.COUNT == 3
+    with pytest.raises(LookupFailed, match="unknown key 'COUNTS'"):
+        cfg.with_overrides(["COUNTS", 9])
+
+
 def test_keys_with_path(cfg):
     keys = list(cfg.keys_with_path())
     assert "MODEL.HEAD.NUM_CLASSES" in keys and "COUNT" in keys
