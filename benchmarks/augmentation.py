@@ -37,10 +37,10 @@ def rows() -> dict[str, Callable[[], object]]:
     import torch
 
     from nlvideo.data.transforms import augmentation as aug
+    from nlvideo.data.transforms.augmentation import random_resized_crop
     from nlvideo.data.transforms.batch_mixing import BatchMixer
-    from nlvideo.data.transforms.photometric import ColorJitter
-    from nlvideo.data.transforms.rand_augment import OPERATIONS, RandAugment
-    from nlvideo.data.transforms.random_boxes import RandomErasing, random_resized_crop
+    from nlvideo.data.transforms.clip_augmentations import RandomErasing
+    from nlvideo.data.transforms.photometric import OPERATIONS, ColorJitter, RandAugment
 
     torch.set_num_threads(1)
     rng = np.random.default_rng(0)

@@ -39,7 +39,7 @@ def do_train(cfg, model, resume: bool) -> None:
 
     from nlvideo.checkpoint import Checkpointer
     from nlvideo.data import build_train_loader
-    from nlvideo.data.class_names import dataset_classes
+    from nlvideo.data.checks import dataset_classes
     from nlvideo.engine.trainer import distribute
     from nlvideo.modeling.backbone import inflate_2d_weights
     from nlvideo.solver import build_gradient_clipper, build_lr_scheduler, build_optimizer

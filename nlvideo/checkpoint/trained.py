@@ -10,8 +10,7 @@ from nlvideo.checkpoint.catalog import resolve_weights
 from nlvideo.checkpoint.checkpointer import Checkpointer
 from nlvideo.checkpoint.read.read_file import read_file
 from nlvideo.config import CfgNode
-from nlvideo.data.checks import check_same_classes
-from nlvideo.data.class_names import dataset_classes
+from nlvideo.data.checks import check_same_classes, dataset_classes
 from nlvideo.data.datasets import get_dataset
 from nlvideo.data.datasets.listed import read_classes
 from nlvideo.modeling import build_model

@@ -2,11 +2,10 @@
 
 from nlvideo.data.build import build_test_loader, build_train_loader
 from nlvideo.data.catalog import DatasetCatalog, MetadataCatalog, label_target
-from nlvideo.data.clip_sampling import CLIP_SAMPLER
+from nlvideo.data.clip_sampling import CLIP_SAMPLER, MMActionClips, SlowFastClips, SlowFastOffsetClips
 from nlvideo.data.dataset_mapper import MAPPER, VideoMapper
 from nlvideo.data.datasets import get_dataset
 from nlvideo.data.loaders import TestLoader, TrainLoader
-from nlvideo.data.peer_clips import MMActionClips, SlowFastClips, SlowFastOffsetClips
 from nlvideo.data.samplers import SAMPLER
 from nlvideo.data.video.base import Video
 from nlvideo.data.video.frame_stream import FrameStream, open_camera

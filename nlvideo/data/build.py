@@ -10,14 +10,26 @@ from torch.utils.data import DataLoader
 
 from nlvideo.config import CfgNode
 from nlvideo.data.catalog import MetadataCatalog, Record
-from nlvideo.data.checks import check_pair, check_records, check_same_classes, fingerprint, log_dataset
-from nlvideo.data.clip_dataset import TestDataset, TrainDataset, collate_test, collate_train
+from nlvideo.data.checks import (
+    check_pair,
+    check_records,
+    check_same_classes,
+    fingerprint,
+    log_dataset,
+    warn_of_shared_videos,
+)
 from nlvideo.data.dataset_mapper import MAPPER
 from nlvideo.data.datasets import get_dataset
-from nlvideo.data.loaders import TestLoader, TrainLoader
+from nlvideo.data.loaders import (
+    TestDataset,
+    TestLoader,
+    TrainDataset,
+    TrainLoader,
+    collate_test,
+    collate_train,
+)
 from nlvideo.data.records.records import chain_records, compact_records
-from nlvideo.data.samplers import SAMPLER, InferenceSampler
-from nlvideo.data.shared_videos import warn_of_shared_videos
+from nlvideo.data.samplers import SAMPLER
 from nlvideo.data.transforms.batch_mixing import BatchMixer
 from nlvideo.data.workers import WorkerWatch, begin_worker
 from nlvideo.errors import LookupFailed
@@ -29,7 +41,7 @@ def build_train_loader(cfg: CfgNode, start_iter: int = 0) -> TrainLoader:
     """Build the loader of the training clips of this rank.
 
     An iteration takes SOLVER.CLIPS_PER_BATCH clips over all ranks, in SOLVER.ACCUMULATE batches per rank. The stream
-    depends on the config alone: not on the number of workers, and ``start_iter`` continues it where it would be.
+    depends on the config alone, not on the number of workers. A resumed run enters it at ``start_iter``.
 
     Args:
         cfg: the config. A SEED below 0 is replaced by one that all ranks agree on.
@@ -45,16 +57,13 @@ def build_train_loader(cfg: CfgNode, start_iter: int = 0) -> TrainLoader:
     seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
     # The stream is one of videos; each gives as many clips to the batch as are repeated.
     start = start_iter * clips // repeated
-    sampler = _sampler_class(cfg)(
-        records, seed=seed, rank=comm.get_rank(), world_size=comm.get_world_size(), start=start
-    )
-    mapper = MAPPER.get(cfg.DATALOADER.MAPPER, "DATALOADER.MAPPER")(cfg, True)
-    mixer = build_batch_mixer(cfg, batch_size, seed)
+    rank, world_size = comm.get_rank(), comm.get_world_size()
+    sampler = _sampler_class(cfg)(records, seed=seed, rank=rank, world_size=world_size, start=start)
     shared = compact_records(records)
     watch = WorkerWatch(shared, cfg.DATALOADER.NUM_WORKERS)
     cuda = uses_cuda(cfg.MODEL.DEVICE)
     loader = DataLoader(
-        TrainDataset(shared, mapper, seed, watch, repeated),
+        TrainDataset(shared, _build_mapper(cfg, True), seed, watch, repeated),
         batch_size=batch_size // repeated,
         sampler=sampler,
         collate_fn=collate_train,
@@ -63,48 +72,42 @@ def build_train_loader(cfg: CfgNode, start_iter: int = 0) -> TrainLoader:
         **_worker_options(cfg),
     )
     device = cfg.MODEL.DEVICE if cfg.MODEL.DEVICE != "auto" else "cuda" if cuda else "cpu"
-    first_batch = start_iter * cfg.SOLVER.ACCUMULATE
+    mixer, first_batch = build_batch_mixer(cfg, batch_size, seed), start_iter * cfg.SOLVER.ACCUMULATE
     return TrainLoader(loader, len(records), watch, mixer, device, first_batch, fingerprint(records))
 
 
 def build_test_loader(cfg: CfgNode, name: str) -> TestLoader:
     """Build the loader of this rank's share of a test dataset, one video at a time.
 
-    Args:
-        cfg: the config.
-        name: the dataset, usually one of DATASETS.TEST.
-
     Raises:
         ValueError: the dataset is not in order or a value does not fit; one line.
         LookupFailed: an unknown dataset or mapper.
     """
-    records = load_dataset(cfg, name, "DATASETS.TEST")
-    sampler = InferenceSampler(len(records), comm.get_rank(), comm.get_world_size())
-    return loader_of_records(cfg, compact_records(records), sampler)
+    records = _load_dataset(cfg, name, "DATASETS.TEST")
+    share = share_of_rank(len(records), comm.get_rank(), comm.get_world_size())
+    return loader_of_records(cfg, compact_records(records), share)
+
+
+def share_of_rank(size: int, rank: int, world_size: int) -> range:
+    """Return the records of one rank in a test of ``size``: neighbours, each record exactly once over all ranks."""
+    return range(size * rank // world_size, size * (rank + 1) // world_size)
 
 
 def loader_of_records(
     cfg: CfgNode, records: Sequence[Record], indices: Iterable[int], failed_as: str = "it counts as wrong"
 ) -> TestLoader:
-    """Build the loader of chosen records as in a test; ``failed_as`` is said of those that cannot be read."""
-    mapper = MAPPER.get(cfg.DATALOADER.MAPPER, "DATALOADER.MAPPER")(cfg, False)
+    """Build the loader of chosen records as in a test; the log says ``failed_as`` of those that cannot be read."""
     watch = WorkerWatch(records, cfg.DATALOADER.NUM_WORKERS)
-    # All views of a video are some 200 MB: one per worker waits, not two. Nor are they pinned: only
-    # TEST.VIEWS_PER_FORWARD of them go to the GPU at once, from a copy.
-    options = _worker_options(cfg, prefetch=1)
     num_classes = cfg.MODEL.HEAD.NUM_CLASSES if cfg.MODEL.HEAD.LOSS == "sigmoid" else None
-    dataset = TestDataset(records, mapper, watch, num_classes)
-    loader = DataLoader(dataset, batch_size=1, sampler=indices, collate_fn=collate_test, **options)
+    dataset = TestDataset(records, _build_mapper(cfg, False), watch, num_classes)
+    # All views of a video are some 200 MB: one video per worker waits, not two. They are not pinned, because only
+    # TEST.VIEWS_PER_FORWARD of them go to the GPU at once, from a copy.
+    loader = DataLoader(dataset, batch_size=1, sampler=indices, collate_fn=collate_test, **_worker_options(cfg, 1))
     return TestLoader(loader, len(records), watch, failed_as)
 
 
 def build_batch_mixer(cfg: CfgNode, batch_size: int, seed: int) -> BatchMixer | None:
-    """Build what SOLVER.MIX asks for; None where it is off.
-
-    Args:
-        cfg: the config.
-        batch_size: clips that meet in a batch of one rank.
-        seed: at least 0.
+    """Build what SOLVER.MIX asks for, for batches of ``batch_size`` clips of one rank; None where it is off.
 
     Raises:
         ValueError: there is nothing to mix a clip with.
@@ -113,11 +116,8 @@ def build_batch_mixer(cfg: CfgNode, batch_size: int, seed: int) -> BatchMixer | 
     if not (mix.MIXUP_ALPHA or mix.CUTMIX_ALPHA) or not mix.PROB:
         return None
     if batch_size < 2:
-        shares = f"{comm.get_world_size()} ranks x SOLVER.ACCUMULATE {cfg.SOLVER.ACCUMULATE}"
-        raise ValueError(
-            f"SOLVER.CLIPS_PER_BATCH: got {cfg.SOLVER.CLIPS_PER_BATCH} for {shares}, allowed with SOLVER.MIX: at least"
-            " two clips in each batch"
-        )
+        given = f"got {cfg.SOLVER.CLIPS_PER_BATCH} for {_shares(cfg)}"
+        raise ValueError(f"SOLVER.CLIPS_PER_BATCH: {given}, allowed with SOLVER.MIX: at least two clips in each batch")
     classes = cfg.MODEL.HEAD.NUM_CLASSES
     return BatchMixer(classes, mix.MIXUP_ALPHA, mix.CUTMIX_ALPHA, mix.PROB, seed, comm.get_rank())
 
@@ -126,11 +126,15 @@ def _training_records(cfg: CfgNode) -> Sequence[Record]:
     if not cfg.DATASETS.TRAIN:
         allowed = "names in the catalog, 'list:FILE', 'folder:DIR', 'wds:PATTERN'"
         raise ValueError(f"DATASETS.TRAIN: got an empty list, allowed: {allowed}")
-    records = chain_records([load_dataset(cfg, name, "DATASETS.TRAIN") for name in cfg.DATASETS.TRAIN])
-    _check_same_classes(cfg.DATASETS.TRAIN)
+    records = chain_records([_load_dataset(cfg, name, "DATASETS.TRAIN") for name in cfg.DATASETS.TRAIN])
+    named = [(name, MetadataCatalog.get(name).classes) for name in cfg.DATASETS.TRAIN]
+    named = [(name, classes) for name, classes in named if classes]
+    with _key_named("DATASETS.TRAIN"):
+        for name, _ in named[1:]:
+            check_same_classes(*named[0], name)
     for name in cfg.DATASETS.TEST:
-        # Now and not after the training.
-        tested = _checked_records(cfg, name, "DATASETS.TEST")
+        # Now, and not only after the training.
+        tested = _load_dataset(cfg, name, "DATASETS.TEST", log=False)
         with _key_named("DATASETS.TEST"):
             check_pair(cfg.DATASETS.TRAIN, records, name, tested, cfg.MODEL.HEAD.LOSS == "sigmoid")
         if comm.is_main_process():
@@ -143,43 +147,36 @@ def _batch_size(cfg: CfgNode) -> int:
     clips, repeated, accumulate = cfg.SOLVER.CLIPS_PER_BATCH, cfg.INPUT.REPEATED_CLIPS, cfg.SOLVER.ACCUMULATE
     shares = comm.get_world_size() * accumulate
     if clips % (shares * repeated):
-        factors = f"{comm.get_world_size()} ranks x SOLVER.ACCUMULATE {accumulate}"
-        factors += f" x INPUT.REPEATED_CLIPS {repeated}" if repeated > 1 else ""
+        factors = _shares(cfg) + (f" x INPUT.REPEATED_CLIPS {repeated}" if repeated > 1 else "")
         raise ValueError(f"SOLVER.CLIPS_PER_BATCH: got {clips}, allowed: a multiple of {shares * repeated} ({factors})")
     return clips // shares
 
 
+def _shares(cfg: CfgNode) -> str:
+    return f"{comm.get_world_size()} ranks x SOLVER.ACCUMULATE {cfg.SOLVER.ACCUMULATE}"
+
+
+def _build_mapper(cfg: CfgNode, is_train: bool) -> Callable[..., Any]:
+    return MAPPER.get(cfg.DATALOADER.MAPPER, "DATALOADER.MAPPER")(cfg, is_train)
+
+
 def _worker_options(cfg: CfgNode, prefetch: int = 2) -> dict[str, Any]:
-    """Arguments of a ``DataLoader``: torch runs each worker on one thread and keeps ``prefetch`` batches of it ready."""
+    """Arguments of a ``DataLoader``; torch runs each worker on one thread and keeps ``prefetch`` of its batches."""
     workers = cfg.DATALOADER.NUM_WORKERS
     if workers == 0:
         return {"num_workers": 0}
-    # Without a batch for so long, the workers are looked at.
+    # After so many seconds without a batch, WorkerWatch looks at the workers.
     options = {"prefetch_factor": prefetch, "timeout": 30, "worker_init_fn": partial(begin_worker, os.getpid())}
     return {"num_workers": workers, **options}
 
 
-def load_dataset(cfg: CfgNode, name: str, key: str) -> Sequence[Record]:
-    """Return the records of a dataset, checked against the config and logged.
-
-    Args:
-        cfg: the config.
-        name: the dataset.
-        key: of the config, which names it; errors begin with it.
-
-    Raises:
-        ValueError: the dataset is not in order; one line.
-        LookupFailed: there is no such dataset.
-    """
-    records = _checked_records(cfg, name, key)
-    log_dataset(name, records)
-    return records
-
-
-def _checked_records(cfg: CfgNode, name: str, key: str) -> Sequence[Record]:
+def _load_dataset(cfg: CfgNode, name: str, key: str, log: bool = True) -> Sequence[Record]:
+    """The records of a dataset, checked against the config; errors begin with the key that names the dataset."""
     with _key_named(key):
         records = get_dataset(name)
         check_records(name, records, cfg.MODEL.HEAD.NUM_CLASSES, multi_label=cfg.MODEL.HEAD.LOSS == "sigmoid")
+    if log:
+        log_dataset(name, records)
     return records
 
 
@@ -200,11 +197,3 @@ def _sampler_class(cfg: CfgNode) -> Callable:
         name = "ShardSampler"
     cls = SAMPLER.get(name, "DATALOADER.SAMPLER")
     return partial(cls, buffer=cfg.DATALOADER.SHUFFLE_BUFFER) if name == "ShardSampler" else cls
-
-
-def _check_same_classes(names: list[str]) -> None:
-    named = {name: MetadataCatalog.get(name).classes for name in names if MetadataCatalog.get(name).classes}
-    first = next(iter(named), None)
-    for name in named:
-        with _key_named("DATASETS.TRAIN"):
-            check_same_classes(first, named[first], name)

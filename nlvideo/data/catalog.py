@@ -32,12 +32,8 @@ def source_of(record: Mapping[str, Any]) -> Record:
 def label_target(label: int | list[int], num_classes: int | None) -> int | list[int] | torch.Tensor:
     """Return the label of a record as models and evaluators take it.
 
-    Args:
-        label: "label" of the record.
-        num_classes: None where each video has one label (MODEL.HEAD.LOSS "softmax"); else the length of the vector.
-
-    Returns:
-        The label itself, or float32 (num_classes,) with ones at the labels.
+    This is float32 (num_classes,) with ones at the labels, and the label itself where ``num_classes`` is None: where
+    each video has one label (MODEL.HEAD.LOSS "softmax").
     """
     if num_classes is None:
         return label

@@ -1,24 +1,37 @@
-"""What is checked, and logged, about a dataset before a run starts. Each error is one line."""
+"""What is checked, and logged, about the datasets of a run before it starts. Each error is one line.
+
+A run also warns of videos that two datasets share: a test on what was trained on says little.
+"""
 
 import functools
 import hashlib
 import logging
 import os
-from collections.abc import Sequence
+import stat
+from collections.abc import Iterable, Sequence
 from itertools import zip_longest
+from pathlib import Path
 
 import numpy as np
 
 from nlvideo.data.catalog import MetadataCatalog, Record
+from nlvideo.data.datasets.folder import folder_classes
+from nlvideo.data.datasets.listed import classes_beside
 from nlvideo.data.many_files import look_at_files
 from nlvideo.data.records.records import id_hashes, labels_of, span_labels_of
 from nlvideo.data.video.paths import split_member_path
-from nlvideo.utils.files.file_io import file_exists
+from nlvideo.utils.console import log_once
+from nlvideo.utils.files.file_io import absolute_path, file_exists
 from nlvideo.utils.messages import some
 
 _logger = logging.getLogger(__name__)
-# Of a dataset as large as Kinetics-400 every file is looked for, of a larger one so many, evenly spread.
+# A run looks for every file of a dataset as large as Kinetics-400. Of a larger one it takes so many, evenly spread.
 MAX_ALL_CHECKED, NUM_CHECKED = 300_000, 50_000
+# Two large datasets are compared by so many records of each, evenly spread, and by as many whose ids are among so many
+# of the other one's.
+MAX_COMPARED, _MAX_IDS = 5_000, 100_000
+# Files that are opened where sizes are the same, and what is read of each: its beginning, middle and end.
+_MAX_READ, _PART_BYTES = 2_000, 1 << 14
 
 
 def check_records(name: str, records: Sequence[Record], num_classes: int, multi_label: bool) -> None:
@@ -42,7 +55,9 @@ def check_records(name: str, records: Sequence[Record], num_classes: int, multi_
     if len(labels.values) == 0:
         raise ValueError(f"{name}: no video has a label, allowed: at least one")
     for what, column in (("the label", labels), ("label_spans with the label", spans)):
-        wrong = (column.values < 0) | (column.values >= num_classes) if column is not None else np.zeros(0)
+        if column is None:
+            continue
+        wrong = (column.values < 0) | (column.values >= num_classes)
         if wrong.any():
             place = int(np.argmax(wrong))
             video = records[int(column.owners[place])]["video_id"]
@@ -92,7 +107,7 @@ def _missing_file(name: str, records: Sequence[Record], index: int) -> str | Non
 def check_pair(
     train: Sequence[str], train_records: Sequence[Record], test: str, test_records: Sequence[Record], multi_label: bool
 ) -> None:
-    """Check that what a model is tested on can have been learned: the same classes, in the same order.
+    """Check that training can teach what the test asks for: the same classes, in the same order.
 
     Args:
         train: names of the training datasets.
@@ -119,8 +134,26 @@ def check_pair(
         raise ValueError(f"{test}: {video} has the label {label}{of}, which no video of {', '.join(train)} has")
 
 
+def dataset_classes(names: Sequence[str]) -> list[str]:
+    """Return the class names of the first dataset that names its classes; none where no dataset does.
+
+    This reads no video and no list of videos. The names are those in the ``MetadataCatalog``. For a dataset that has
+    not been read yet they are in the file of names beside ``list:FILE``, or are the folders in ``folder:DIR``.
+    """
+    return next((found for found in map(_classes_of, names) if found), [])
+
+
+def _classes_of(name: str) -> list[str]:
+    noted = MetadataCatalog.get(name).classes
+    kind, _, place = name.partition(":")
+    if noted or kind not in ("list", "folder"):
+        return noted
+    path = absolute_path(place)
+    return classes_beside(path)[0] if kind == "list" else folder_classes(Path(path))
+
+
 def check_same_classes(one: str, classes: Sequence[str], other: str) -> None:
-    """Check that a dataset names its classes as another one, or a model, does; where either has no names it may be so.
+    """Check that a dataset names its classes as another one, or a model, does. Either may have no names.
 
     Args:
         one: who names the classes first, for the message.
@@ -135,9 +168,8 @@ def check_same_classes(one: str, classes: Sequence[str], other: str) -> None:
         if not classes or not metadata.classes or first == second:
             continue
         named = f" (named by {metadata.classes_from})" if metadata.classes_from else ""
-        hint = (
-            "; a classes.txt beside the list, one name a line, gives it the same" if other.startswith("list:") else ""
-        )
+        is_list = other.startswith("list:")
+        hint = "; a classes.txt beside the list, one name a line, gives it the same" if is_list else ""
         raise ValueError(f"{other}: class {label} is {second!r}{named}, but {first!r} in {one}{hint}")
 
 
@@ -146,7 +178,7 @@ def fingerprint(records: Sequence[Record]) -> str:
     labels = labels_of(records)
     digest = hashlib.sha256()
     for column in (id_hashes(records), labels.values, labels.counts, labels.are_lists):
-        digest.update(np.ascontiguousarray(column, column.dtype.newbyteorder("<")))
+        digest.update(np.ascontiguousarray(column, column.dtype.newbyteorder("<")).data)
     return digest.hexdigest()[:8]
 
 
@@ -155,3 +187,90 @@ def log_dataset(name: str, records: Sequence[Record]) -> None:
     _, counts = np.unique(labels_of(records).values, return_counts=True)
     spread = f"{len(counts)} classes, {min(counts)} to {max(counts)} per class" if len(counts) else "no labels"
     _logger.info("%s: %d videos, %s, fingerprint %s", name, len(records), spread, fingerprint(records))
+
+
+def warn_of_shared_videos(
+    train: Sequence[str], train_records: Sequence[Record], test: str, test_records: Sequence[Record]
+) -> None:
+    """Log, once, how many videos of a test are in the training data, too, or are parts of files that are.
+
+    Arguments are as for ``check_pair``.
+    """
+    pairs, compared = find_shared_videos(train_records, test_records)
+    if pairs:
+        trained, tested = pairs[0]
+        of_another_name = f", which is {trained}" if trained != tested else ""
+        log_once(
+            f"{test}: {len(pairs)} of {compared} videos are in the training data ({', '.join(train)}), too, whole or in"
+            f" part, such as {tested}{of_another_name}: results on them say little about new videos"
+        )
+
+
+def find_shared_videos(one: Sequence[Record], other: Sequence[Record]) -> tuple[list[tuple[str, str]], int]:
+    """Return the videos that are in both datasets: the same file, also under two names, or a copy of it.
+
+    Parts of one file count, whichever they are. Remote files are left out. Copies are told by their size and a hash of
+    parts of them; folders of frames count where they are the same folder.
+
+    Returns:
+        (file of one, file of the other) for each shared video, and how many videos of the other were looked at.
+    """
+    if not len(one) or not len(other):
+        return [], 0
+    ids, other_ids = id_hashes(one), id_hashes(other)
+    files, files_of_other = _distinct_files(one, ids, other_ids), _distinct_files(other, other_ids, ids)
+    facts, facts_of_other = (
+        [found for found in look_at_files(_look_at, paths, "shared videos") if found]
+        for paths in (files, files_of_other)
+    )
+    known = {identity: path for path, identity, _ in facts}
+    pairs = [(known[identity], path) for path, identity, _ in facts_of_other if identity in known]
+    sizes = {size for _, _, size in facts if size}
+    others = [(path, size) for path, identity, size in facts_of_other if size in sizes and identity not in known]
+    sizes = {size for _, size in others[:_MAX_READ]}
+    originals = {key: path for path, key in _hashes([(path, size) for path, _, size in facts if size in sizes])}
+    pairs += [(originals[key], path) for path, key in _hashes(others) if key in originals]
+    return pairs, len(files_of_other)
+
+
+def _hashes(files: Sequence[tuple[str, int]]) -> list[tuple[str, bytes]]:
+    """The paths of the files of (path, size) that can be read, and a hash of parts of each."""
+    read = files[:_MAX_READ]
+    hashed = look_at_files(_hash_of, read, "shared videos")
+    return [(path, key) for (path, _), key in zip(read, hashed, strict=True) if key]
+
+
+def _distinct_files(records: Sequence[Record], ids: np.ndarray, others: np.ndarray) -> list[str]:
+    picked: Iterable[int] = range(len(records))
+    if len(records) > MAX_COMPARED:
+        spread = np.linspace(0, len(records) - 1, MAX_COMPARED).astype(np.int64)
+        # Not isin, which sorts all of both.
+        some = np.sort(others[:: -(-len(others) // _MAX_IDS)])
+        places = np.minimum(np.searchsorted(some, ids), len(some) - 1)
+        picked = np.union1d(spread, np.flatnonzero(some[places] == ids)[:MAX_COMPARED]).tolist()
+    return list(dict.fromkeys(records[index]["file_name"] for index in picked))
+
+
+def _look_at(path: str) -> tuple[str, tuple[int, int, int], int] | None:
+    """A path; its device, inode and offset in a shard; its bytes, 0 of a folder. None of what cannot be looked at."""
+    file, offset, size = split_member_path(path) or (path, 0, None)
+    try:
+        status = os.stat(file)
+    except OSError:  # of a remote path, too
+        return None
+    size = status.st_size if size is None else size
+    return path, (status.st_dev, status.st_ino, offset), size if stat.S_ISREG(status.st_mode) else 0
+
+
+def _hash_of(item: tuple[str, int]) -> bytes | None:
+    path, size = item
+    file, offset, _ = split_member_path(path) or (path, 0, 0)
+    digest = hashlib.blake2b(size.to_bytes(8, "big"))
+    try:
+        with open(file, "rb") as opened:
+            for place in (0, size // 2, max(0, size - _PART_BYTES)):
+                opened.seek(offset + place)
+                digest.update(opened.read(min(_PART_BYTES, size - place)))
+    except OSError:
+        return None
+    return digest.digest()

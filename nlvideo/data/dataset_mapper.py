@@ -12,8 +12,6 @@ from nlvideo.data.catalog import Record, label_target
 from nlvideo.data.clip_sampling import CLIP_SAMPLER
 from nlvideo.data.transforms import augmentation
 from nlvideo.data.transforms.clip_augmentations import ClipAugmentation, augment_clip, build_clip_augmentations
-from nlvideo.data.transforms.random_boxes import random_resized_crop
-from nlvideo.data.transforms.resized_frames import read_resized
 from nlvideo.data.video.base import Video
 from nlvideo.data.video.open import open_video
 from nlvideo.data.video.pixels import DEFAULT_LIMITS, PixelLimits
@@ -32,14 +30,13 @@ MAPPER = Registry(
 
     Returns {"video": uint8 (C, T, H, W) in training, (V, C, T, H, W) at test with V views, "label":
     ``label_target(record["label"], num_classes)``, "video_id": that of the record}; in training with
-    INPUT.REPEATED_CLIPS R > 1 a list of R of them. All training clips have the same shape.
+    INPUT.REPEATED_CLIPS R > 1 a list of R of them. All training clips have the same shape. The label of a training clip
+    may be another one, such as what of ``label_spans`` is active in it.
 
     Raises ``VideoDecodeError`` or ``VideoTooShort`` for a video that cannot be used. The loader then takes another one
     in training, and counts the video as wrong at test. A mapper is pickled into worker processes.
     """,
 )
-
-
 # Frames of a video that is longer than most clips.
 _LONG_VIDEO = 100_000
 
@@ -89,22 +86,17 @@ class VideoMapper:
         crop_aspect_range: Sequence[float] = (3 / 4, 4 / 3),
         augmentations: Sequence[ClipAugmentation] = (),
     ):
-        self.is_train = is_train
-        self.clip_sampler = clip_sampler
-        self.short_side_range = tuple(short_side_range)
-        self.crop_size = crop_size
-        self.flip_prob = flip_prob
-        self.num_crops = num_crops
-        self.flip_views = flip_views
-        self.num_classes = num_classes
+        self.is_train, self.clip_sampler, self.num_classes = is_train, clip_sampler, num_classes
+        self.short_side_range, self.crop_size, self.flip_prob = tuple(short_side_range), crop_size, flip_prob
+        self.num_crops, self.flip_views = num_crops, flip_views
         self.reading = reading or {}
         self.pixels = self.reading.get("pixels", DEFAULT_LIMITS)
         if self.reading.get("reader", "pyav").startswith("torchcodec"):
-            load_video_decoder()  # what is missing is found out here and not in a worker
+            load_video_decoder()  # so that what is missing is an error here and not in a worker
         self.crop_area_range, self.crop_aspect_range = crop_area_range, crop_aspect_range
         self.augmentations = list(augmentations)
         if not is_train:
-            # A sampler that cannot do without chance is found out here and not in a worker.
+            # A sampler that cannot do without chance is an error here and not in a worker.
             with suppress(VideoTooShort):
                 clip_sampler(_LONG_VIDEO, None)
 
@@ -136,21 +128,22 @@ class VideoMapper:
     def __call__(self, record: Record, rng: np.random.Generator | None) -> dict[str, Any] | list[dict[str, Any]]:
         clips, frames, labels = self._decode(record, rng)
         if self.is_train:
+            assert rng is not None, "a mapper for training needs a random generator"
             videos = [self._train_clip(torch.from_numpy(frames[clip]), rng) for clip in clips]
         else:
             videos, labels = [self._test_views(torch.from_numpy(frames), clips)], labels[:1]
         samples = [
             {"video": video, "label": label_target(label, self.num_classes), "video_id": record["video_id"]}
-            for video, label in zip(videos, labels)
+            for video, label in zip(videos, labels, strict=True)
         ]
         return samples[0] if len(samples) == 1 else samples
 
     def _decode(
         self, record: Record, rng: np.random.Generator | None
     ) -> tuple[list[list[int]], np.ndarray, list[int | list[int]]]:
-        """Return the clips as rows of the frames, the frames (each that any clip needs, once), and each clip's label.
+        """The clips as rows of the frames, the frames (each that any clip needs, once), and each clip's label.
 
-        The frames of a test are resized, as all its views share them.
+        The frames of a test are resized, because all its views share them.
         """
         with open_video(record["file_name"], record.get("fps"), **self.reading) as video:
             first, end = frame_interval(record, video)
@@ -159,10 +152,10 @@ class VideoMapper:
             indices = [first + index for index in needed]
             if self.is_train:
                 frames = video.get_frames(indices)
-                size = augmentation.resized_size(*frames.shape[1:3], self.short_side_range[1])
+                size = augmentation.resized_size(frames.shape[1], frames.shape[2], self.short_side_range[1])
                 self.pixels.check_clip(video.path, len(indices), *size)
             else:
-                frames = read_resized(video, indices, self.short_side_range[0], self.pixels).numpy()
+                frames = augmentation.read_resized(video, indices, self.short_side_range[0], self.pixels).numpy()
             labels = [record["label"]] * len(clips)
             if self.is_train and "label_spans" in record:
                 labels = [_active_labels(record, video, first + min(clip), first + max(clip)) for clip in clips]
@@ -175,7 +168,7 @@ class VideoMapper:
             frames = augmentation.random_crop(frames, self.crop_size, rng)
         else:
             crop = self.crop_size, self.crop_area_range, self.crop_aspect_range
-            frames = random_resized_crop(frames, *crop, rng)
+            frames = augmentation.random_resized_crop(frames, *crop, rng)
         frames = augmentation.random_flip(frames, self.flip_prob, rng)
         return augmentation.to_clip(augment_clip(frames, self.augmentations, rng))
 

@@ -1,28 +1,191 @@
-"""What a training and a test iterate over: torch's loaders, with errors and failures as this library reports them."""
+"""From a record and its place in the stream to batches: torch's datasets and loaders, with errors as users get them."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
-from nlvideo.data.clip_dataset import unusable_dataset
+from nlvideo.data.catalog import Record, label_target, source_of
 from nlvideo.data.transforms.batch_mixing import BatchMixer
 from nlvideo.data.workers import WorkerWatch, full_memory_explained, signals_blocked
-from nlvideo.errors import VideoTooShort
+from nlvideo.errors import FORESEEN, VideoDecodeError, VideoTooShort, portable
 from nlvideo.utils.system.time_limit import given_up
 
 _logger = logging.getLogger(__name__)
+# Records tried in place of one that fails, before the dataset itself is taken to be broken.
+MAX_ATTEMPTS = 20
+
+# What the mapper makes of a record.
+Sample = dict[str, Any]
+# What a video cannot be used for.
+_Unusable = VideoDecodeError | VideoTooShort
+
+
+class TrainDataset(Dataset):
+    """Samples for training, by (index of a record, position in the stream).
+
+    The chance of a sample comes from the seed and the position alone. A record that cannot be decoded, or is too short,
+    is replaced by another one drawn from the same chance; the sample's ``"failed"`` lists (path, reason) of such.
+
+    Args:
+        records: the dataset.
+        mapper: see ``MAPPER``.
+        seed: the run's, at least 0.
+        watch: is told which record is being read.
+        repeated_clips: samples that the mapper returns of each record, as a list where it is not one.
+    """
+
+    def __init__(
+        self,
+        records: Sequence[Record],
+        mapper: Callable[..., Any],
+        seed: int,
+        watch: WorkerWatch | None = None,
+        repeated_clips: int = 1,
+    ):
+        self.records, self.mapper, self.seed = records, mapper, seed
+        self.watch, self.repeated_clips = watch, repeated_clips
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, key: tuple[int, int]) -> list[Sample] | Exception:
+        """Return the samples of a record, or the error to raise, such as that no replacement works either.
+
+        The error is returned, so that it reaches the user without a worker's traceback around it.
+        """
+        index, position = key
+        rng = np.random.default_rng([self.seed, position])
+        failed: list[tuple[str, str]] = []
+        errors: list[_Unusable] = []
+        tried: set[int] = set()
+        while len(tried) < min(MAX_ATTEMPTS, len(self.records)):
+            tried.add(index)
+            record = self.records[index]
+            if self.watch is not None:
+                self.watch.note(index)
+            try:
+                return self._samples(record, rng, failed)
+            except (VideoDecodeError, VideoTooShort) as error:
+                errors.append(error)
+                failed.append((record["file_name"], _reason(error)))
+            except FORESEEN as error:
+                return portable(error)
+            while index in tried and len(tried) < len(self.records):
+                index = int(rng.integers(len(self.records)))
+        return _unusable_dataset(failed, errors)
+
+    def _samples(
+        self, record: Record, rng: np.random.Generator, failed: list[tuple[str, str]]
+    ) -> list[Sample] | ValueError:
+        mapped = self.mapper(record, rng)
+        samples = mapped if isinstance(mapped, list) else [mapped]
+        if len(samples) != self.repeated_clips:
+            allowed = f"allowed with {type(self.mapper).__name__}, which makes {len(samples)} per video: {len(samples)}"
+            return ValueError(f"INPUT.REPEATED_CLIPS: got {self.repeated_clips}, {allowed}")
+        # What failed was one video, however many clips were to come of it.
+        return [{**sample, "failed": [] if i else failed} for i, sample in enumerate(samples)]
+
+
+class TestDataset(Dataset):
+    """Samples for testing, by index, with where their videos are; one that fails keeps its place, ``"video": None``.
+
+    Args:
+        records: the dataset.
+        mapper: see ``MAPPER``.
+        watch: is told which record is being read.
+        num_classes: of ``label_target``, for videos that fail.
+    """
+
+    __test__ = False  # not a test class, whatever pytest makes of its name
+
+    def __init__(
+        self,
+        records: Sequence[Record],
+        mapper: Callable[..., Any],
+        watch: WorkerWatch | None = None,
+        num_classes: int | None = None,
+    ):
+        self.records, self.mapper, self.watch, self.num_classes = records, mapper, watch, num_classes
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> Sample | Exception:
+        record = self.records[index]
+        if self.watch is not None:
+            self.watch.note(index)
+        try:
+            return {**self.mapper(record, None), **source_of(record), "failed": False}
+        except (VideoDecodeError, VideoTooShort) as error:
+            label = label_target(record["label"], self.num_classes)
+            sample = {"video": None, "label": label, "video_id": record["video_id"], **source_of(record)}
+            # The workers of the next test start with what these have given up.
+            return {**sample, "failed": True, "error": error, "given_up": dict(given_up)}
+        except FORESEEN as error:
+            return portable(error)
+
+
+def _reason(error: Exception) -> str:
+    return error.reason if isinstance(error, VideoDecodeError) else str(error)
+
+
+def _unusable_dataset(failed: list[tuple[str, str]], errors: Sequence[Exception]) -> ValueError:
+    """The error, one line, for a dataset of which no video that was tried could be used."""
+    short = [error for error in errors if isinstance(error, VideoTooShort)]
+    if len(short) == len(errors):
+        longest = max(error.num_video_frames for error in short)
+        return ValueError(
+            f"every video tried ({len(failed)}) is shorter than a clip: INPUT.NUM_FRAMES at INPUT.FRAME_STRIDE needs"
+            f" {short[-1].needed} frames, the longest video has {longest}; INPUT.SHORT_VIDEO 'error' refuses them,"
+            " 'wrap' and 'clamp' do not"
+        )
+    path, reason = failed[-1]
+    return ValueError(f"none of {len(failed)} videos tried in a row could be used; the last: {path}: {reason}")
+
+
+def collate_train(groups: Sequence[list[Sample] | Exception]) -> dict[str, Any] | Exception:
+    """Stack the samples of the videos of a training batch; an error among them becomes the batch.
+
+    Returns:
+        {"video": uint8 (N, C, T, H, W), "label": int64 (N,) or float32 (N, num_classes), "video_id": list of str,
+        "num_failed": int, "failed": list of (path, reason)}. Clips of one video are neighbours.
+    """
+    samples: list[Sample] = []
+    for group in groups:
+        if isinstance(group, Exception):
+            return group
+        samples += group
+    labels = [sample["label"] for sample in samples]
+    failed = [failure for sample in samples for failure in sample["failed"]]
+    return {
+        "video": torch.stack([sample["video"] for sample in samples]),
+        "label": torch.stack(labels) if isinstance(labels[0], torch.Tensor) else torch.tensor(labels),
+        "video_id": [sample["video_id"] for sample in samples],
+        "num_failed": len(failed),
+        "failed": failed,
+    }
+
+
+def collate_test(samples: list[Sample]) -> list[Sample]:
+    """Leave the samples as they are: videos at test may differ in size."""
+    return samples
 
 
 class TrainLoader:
     """An endless iterator of training batches; see ``collate_train`` for what a batch holds.
 
-    Attributes:
+    Args:
+        loader: of batches, or of errors to raise.
         dataset_size: number of records, over all ranks.
-        fingerprint: of the records, see ``checks.fingerprint``.
         watch: of the loader's workers.
+        mixer: mixes the clips of each batch, or None.
+        device: where they are mixed, and then stay.
+        first_batch: number of the first batch in this rank's stream.
+        fingerprint: of the records, see ``checks.fingerprint``.
     """
 
     def __init__(
@@ -35,21 +198,7 @@ class TrainLoader:
         first_batch: int = 0,
         fingerprint: str = "",
     ):
-        """Put the parts together.
-
-        Args:
-            loader: of batches, or of errors to raise.
-            dataset_size: number of records.
-            watch: of the loader's workers.
-            mixer: mixes the clips of each batch, or None.
-            device: where they are mixed, and then stay.
-            first_batch: number of the first batch in this rank's stream.
-            fingerprint: of the records.
-        """
-        self.loader = loader
-        self.dataset_size = dataset_size
-        self.fingerprint = fingerprint
-        self.watch = watch
+        self.loader, self.dataset_size, self.watch, self.fingerprint = loader, dataset_size, watch, fingerprint
         self._mixer, self._device, self._number = mixer, device, first_batch
         self._batches: Iterator | None = None
 
@@ -77,9 +226,11 @@ class TestLoader:
 
     A sample is the mapper's, with "failed": bool. A failed one has "video": None, and "error" says why.
 
-    Attributes:
+    Args:
+        loader: of lists of one sample, or of errors to raise.
         dataset_size: number of records, over all ranks.
         watch: of the loader's workers.
+        failed_as: what the log says of videos that fail.
     """
 
     __test__ = False  # not a test class, whatever pytest makes of its name
@@ -87,8 +238,10 @@ class TestLoader:
     def __init__(self, loader: DataLoader, dataset_size: int, watch: WorkerWatch, failed_as: str = ""):
         self.loader, self.dataset_size, self.watch, self._failed_as = loader, dataset_size, watch, failed_as
 
-    def __iter__(self) -> Iterator[list[dict[str, Any]]]:
-        errors, failed, num_samples = [], [], 0
+    def __iter__(self) -> Iterator[list[Sample]]:
+        errors: list[Exception] = []
+        failed: list[tuple[str, str]] = []
+        num_samples = 0
         with signals_blocked(), full_memory_explained():
             batches = iter(self.loader)
         while (batch := self.watch.next_of(batches)) is not None:
@@ -96,11 +249,11 @@ class TestLoader:
             if batch[0]["failed"]:
                 errors.append(batch[0]["error"])
                 given_up.update(batch[0].pop("given_up"))
-                failed.append((batch[0]["file_name"], getattr(errors[-1], "reason", str(errors[-1]))))
+                failed.append((batch[0]["file_name"], _reason(errors[-1])))
                 _logger.warning("%s: %s; %s", *failed[-1], self._failed_as)
             yield batch
         if num_samples and len(errors) == num_samples and all(isinstance(error, VideoTooShort) for error in errors):
-            raise unusable_dataset(failed, errors)
+            raise _unusable_dataset(failed, errors)
 
     def __len__(self) -> int:
         return len(self.loader)

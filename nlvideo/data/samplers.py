@@ -1,7 +1,7 @@
-"""The order in which the records of a dataset are drawn, over epochs, ranks and resumed runs.
+"""The order of the training records, over epochs, ranks and resumed runs.
 
-A training sampler is a function of the position in one endless stream that all ranks share: position ``p`` goes to
-rank ``p % world_size``. Position alone decides record and chance, so a stream can be entered anywhere at once, and the
+A sampler is a function of the position in one endless stream that all ranks share: position ``p`` goes to rank
+``p % world_size``. Position alone decides record and chance, so a run can enter the stream anywhere at once, and the
 number of workers or ranks changes nothing in it::
 
     position    0  1  2  3 | 4  5  6  7 | ...
@@ -34,14 +34,7 @@ SAMPLER = Registry(
 
 
 class StreamSampler(ABC):
-    """Base: subclasses say which record sits at a position of the endless stream.
-
-    Args:
-        records: the dataset.
-        seed: the same on all ranks; at least 0.
-        rank: this process.
-        world_size: number of processes that share the stream.
-        start: first position, counted over all ranks; a resumed run's iteration times its clips per batch.
+    """Base class: subclasses say which record is at a position of the endless stream. ``SAMPLER`` has the arguments.
 
     Raises:
         ValueError: the dataset is empty.
@@ -67,12 +60,15 @@ class StreamSampler(ABC):
     def permutation(self, size: int, epoch: int, purpose: int) -> np.ndarray:
         """Return a permutation that depends on the seed, the epoch and the purpose; the last of each purpose is kept.
 
-        The purpose keeps permutations apart from each other and from the chance of clips, which is seeded alike.
+        The purpose keeps permutations apart from each other, and from the chance of clips, whose seeds are alike.
         """
-        if self._permutations.get(purpose, (None,))[0] != epoch:
-            shuffled = np.random.default_rng([self.seed, epoch, purpose]).permutation(size)
-            self._permutations[purpose] = (epoch, shuffled)
+        if purpose not in self._permutations or self._permutations[purpose][0] != epoch:
+            rng = np.random.default_rng([self.seed, epoch, purpose])
+            self._permutations[purpose] = (epoch, self._shuffle(size, rng))
         return self._permutations[purpose][1]
+
+    def _shuffle(self, size: int, rng: np.random.Generator) -> np.ndarray:
+        return rng.permutation(size)
 
 
 @SAMPLER.register()
@@ -103,18 +99,14 @@ class ShardSampler(TrainingSampler):
         self.buffer = buffer
         self.shard_sizes = shard_sizes(records)
 
-    def permutation(self, size: int, epoch: int, purpose: int) -> np.ndarray:
-        """Return the order of the records in an epoch; the last is kept."""
-        if self._permutations.get(purpose, (None,))[0] != epoch:
-            rng = np.random.default_rng([self.seed, epoch, purpose])
-            starts = np.cumsum(self.shard_sizes) - self.shard_sizes
-            order = rng.permutation(len(starts))
-            sizes = self.shard_sizes[order]
-            # Shard after shard, each from its first record on.
-            sequence = np.arange(size) + np.repeat(starts[order] - (np.cumsum(sizes) - sizes), sizes)
-            delayed = np.arange(size) + rng.uniform(0, self.buffer, size)
-            self._permutations[purpose] = (epoch, sequence[np.argsort(delayed)])
-        return self._permutations[purpose][1]
+    def _shuffle(self, size: int, rng: np.random.Generator) -> np.ndarray:
+        starts = np.cumsum(self.shard_sizes) - self.shard_sizes
+        order = rng.permutation(len(starts))
+        sizes = self.shard_sizes[order]
+        # Shard after shard, each from its first record on.
+        sequence = np.arange(size) + np.repeat(starts[order] - (np.cumsum(sizes) - sizes), sizes)
+        delayed = np.arange(size) + rng.uniform(0, self.buffer, size)
+        return sequence[np.argsort(delayed)]
 
 
 @SAMPLER.register()
@@ -139,22 +131,3 @@ class ClassBalancedSampler(StreamSampler):
         members = self.members[chosen]
         epoch, offset = divmod(turn, len(members))
         return int(members[self.permutation(len(members), epoch, 3 + chosen)[offset]])
-
-
-class InferenceSampler:
-    """The records of one rank at test: contiguous shards, each record exactly once over all ranks, no padding.
-
-    Args:
-        size: number of records in the dataset.
-        rank: this process.
-        world_size: number of processes.
-    """
-
-    def __init__(self, size: int, rank: int = 0, world_size: int = 1):
-        self.indices = range(size * rank // world_size, size * (rank + 1) // world_size)
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self.indices)
-
-    def __len__(self) -> int:
-        return len(self.indices)

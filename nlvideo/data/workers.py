@@ -1,4 +1,4 @@
-"""The processes that read data: what they do about signals, and what is said when one of them dies."""
+"""The processes that read data: what they do about signals, and what the error says when one of them dies."""
 
 import errno
 import multiprocessing
@@ -25,7 +25,7 @@ _STALLED_SEC = 1800.0
 
 
 class WorkerWatch:
-    """Notes, in memory that all workers share, which record each has begun to read: a dead worker cannot tell.
+    """Notes which record each worker has begun to read, in memory that they share: a dead worker cannot tell.
 
     Args:
         records: the dataset, in the order of the indices that are noted.
@@ -72,16 +72,15 @@ class WorkerWatch:
                 del sent, batch
         return batch
 
-    def files_of_the_dead(self) -> list[str]:
-        """Return what each worker that is no longer alive read last."""
-        alive = {process.pid for process in multiprocessing.active_children()}
-        return [self._records[index]["file_name"] for pid, index, _ in self._begun.tolist() if pid and pid not in alive]
-
-    def _wait_for_the_dead(self) -> list[str]:
-        deadline = time.monotonic() + 1.0
-        while not (files := self.files_of_the_dead()) and time.monotonic() < deadline:
+    def _last_of_dead_workers(self, wait_sec: float = 1.0) -> list[str]:
+        """What each worker that is no longer alive read last."""
+        deadline = time.monotonic() + wait_sec
+        while True:
+            alive = {process.pid for process in multiprocessing.active_children()}
+            dead = [index for pid, index, _ in self._begun.tolist() if pid and pid not in alive]
+            if dead or time.monotonic() >= deadline:
+                return [self._records[index]["file_name"] for index in dead]
             time.sleep(0.02)
-        return files
 
     @contextmanager
     def explained(self) -> Iterator[None]:
@@ -98,13 +97,13 @@ class WorkerWatch:
             if full := _full_memory(error):
                 raise full from None
             if "Too many open files" in str(error):
-                what = "too many open files: data workers hand every tensor over in one"
                 raise WorkerDied(
-                    f"{what}; allow more (`ulimit -n 65536`), or use fewer DATALOADER.NUM_WORKERS"
+                    "too many open files: data workers hand every tensor over in one; allow more (`ulimit -n 65536`),"
+                    " or use fewer DATALOADER.NUM_WORKERS"
                 ) from None
             # The connection to a worker may break before the system knows that it is dead.
             broken = isinstance(error, (EOFError, ConnectionError))
-            files = self._wait_for_the_dead() if broken or "DataLoader worker" in str(error) else []
+            files = self._last_of_dead_workers() if broken or "DataLoader worker" in str(error) else []
             if not files:
                 raise
             what = "DataLoader worker died" if broken else " ".join(str(error).split()).rstrip(".")
@@ -122,7 +121,7 @@ def explained(loader: object) -> AbstractContextManager:
 
 @contextmanager
 def full_memory_explained() -> Iterator[None]:
-    """Start workers in this block, and make what they share: where there is no room for that, the error says what to do.
+    """Start workers in this block, and make what they share. Without room for that, the error says what to do.
 
     Raises:
         OSError: one line.
@@ -138,12 +137,11 @@ def full_memory_explained() -> Iterator[None]:
 
 
 def _full_memory(error: BaseException, is_full: bool = False) -> OSError | None:
-    """The error for a full shared memory, if torch's is that: of a tensor that found no room, or a worker that died of it."""
+    """The error for a full shared memory, where torch's error says that a tensor or a worker found no room in it."""
     if not is_full and not re.search("</torch_.*No space left on device|out of shared memory", str(error)):
         return None
-    size = (
-        f" ({shutil.disk_usage('/dev/shm').total / 2**20:.0f} MiB)" if os.path.isdir("/dev/shm") else ""
-    )  # macOS has none
+    # macOS has no such folder.
+    size = f" ({shutil.disk_usage('/dev/shm').total / 2**20:.0f} MiB)" if os.path.isdir("/dev/shm") else ""
     return OSError(
         f"/dev/shm is full{size}: data workers hand over what they read in it. Make it larger"
         " (`docker run --shm-size 8g`), or set DATALOADER.NUM_WORKERS to 0"
@@ -156,8 +154,7 @@ def signals_blocked() -> Iterator[None]:
 
     Ctrl-C, a scheduler's SIGTERM and the SIGHUP of a terminal that closes reach every process of a run. The main
     process then finishes its iteration and saves, for which it needs the workers. It ends them itself when it is done.
-    What is blocked here stays blocked in them from their first moment, and in the server that forks them, where there
-    is one.
+    Workers, and the server that forks them where there is one, inherit what is blocked here.
     """
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
@@ -174,14 +171,11 @@ def signals_blocked() -> Iterator[None]:
 def begin_worker(main_pid: int, worker_id: int = 0) -> None:
     """Prepare a worker of a loader, which was started with its signals blocked.
 
-    It ends at the main process's own SIGTERM; torch sends one. And where it cannot hand a batch over, it sends the error
-    in its place: torch would print it and leave the main process waiting.
-
-    Args:
-        main_pid: the main process.
-        worker_id: number of the worker, which does not matter.
+    It ends at the main process's own SIGTERM; torch sends one. Where it cannot hand a batch over, it sends the error
+    instead: torch would print it and leave the main process waiting. Torch also gives the number of the worker.
     """
-    queues.Queue._on_queue_feeder_error = _send_error
+    # The queue calls this method, which its documentation offers to subclasses, and torch makes the queue.
+    queues.Queue._on_queue_feeder_error = _send_error  # type: ignore[attr-defined]
     if hasattr(signal, "sigwaitinfo"):  # not on macOS and Windows
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         threading.Thread(target=_wait_for_sigterm, args=(main_pid,), daemon=True).start()

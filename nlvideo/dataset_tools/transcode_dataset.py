@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePath
 
 from nlvideo.data.catalog import Record
-from nlvideo.data.parallel import map_in_processes
+from nlvideo.data.many_files import map_in_processes
 from nlvideo.dataset_tools.list_files import check_classes, format_list, write_list
 from nlvideo.dataset_tools.transcode import Transcoded, TranscodeOptions, transcode_video
 from nlvideo.errors import ProcessDied

@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from nlvideo.checkpoint import Checkpointer
 from nlvideo.config import CfgNode
 from nlvideo.data import build_test_loader, build_train_loader
-from nlvideo.data.class_names import dataset_classes
+from nlvideo.data.checks import dataset_classes
 from nlvideo.data.workers import explained
 from nlvideo.engine.checkpoint_hooks import (
     BestCheckpointer,

@@ -1,8 +1,13 @@
 """Evaluators, the loop that runs a model over a dataset, and checks of its results."""
 
-from nlvideo.evaluation.classification import ClassificationEvaluator
 from nlvideo.evaluation.ensemble import average_scores, ensemble, evaluate_results, rescore
-from nlvideo.evaluation.evaluator import EVALUATOR, Evaluator, PerVideoEvaluator, build_evaluator
+from nlvideo.evaluation.evaluator import (
+    EVALUATOR,
+    ClassificationEvaluator,
+    Evaluator,
+    PerVideoEvaluator,
+    build_evaluator,
+)
 from nlvideo.evaluation.inference import inference_on_dataset
 from nlvideo.evaluation.multilabel import CharadesEvaluator, MultiLabelEvaluator, average_precision
 from nlvideo.evaluation.results_file import Results, VideoScores, read_results, write_results

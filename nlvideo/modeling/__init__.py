@@ -3,8 +3,7 @@
 from nlvideo.modeling.backbone import BACKBONE, ResNet3d, build_backbone, inflate_2d_weights
 from nlvideo.modeling.build import build_model, resolve_device
 from nlvideo.modeling.costs import model_costs
-from nlvideo.modeling.heads import HEAD, PoolLinearHead, build_head
-from nlvideo.modeling.meta_arch import META_ARCH, VideoClassifier
+from nlvideo.modeling.meta_arch import HEAD, META_ARCH, PoolLinearHead, VideoClassifier, build_head
 from nlvideo.modeling.nonlocal_block import (
     NONLOCAL,
     NonLocalBlock,

@@ -10,7 +10,7 @@ from nlvideo.config import CfgNode
 from nlvideo.data import Video, VideoMapper, open_video
 from nlvideo.data.dataset_mapper import frame_interval
 from nlvideo.data.transforms import augmentation
-from nlvideo.data.transforms.resized_frames import read_resized
+from nlvideo.data.transforms.augmentation import read_resized
 
 
 @dataclass(frozen=True)

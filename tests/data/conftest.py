@@ -15,8 +15,8 @@ def _make_noise(
 ):
     """Write a video of moving noise and return its path; skips without its encoder.
 
-    ``times``: ticks of 1/100 s between frames, in turn; ``first``: of the first frame; ``fields``: FFmpeg's number of the
-    field order; ``muxer``: options; ``options``: of the encoder.
+    ``times``: ticks of 1/100 s between frames, in turn; ``first``: of the first frame; ``fields``: FFmpeg's number of
+    the field order; ``muxer``: options; ``options``: of the encoder.
     """
     try:
         av.codec.Codec(codec, "w")

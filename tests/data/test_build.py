@@ -177,7 +177,10 @@ def test_nothing_but_bad_videos(folder, num_workers):
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_every_video_too_short(folder, num_workers):
     cfg = make_cfg(folder, "DATALOADER.NUM_WORKERS", num_workers, "INPUT.NUM_FRAMES", 16, "INPUT.SHORT_VIDEO", "error")
-    message = r"every video tried \(10\) is shorter than a clip: INPUT.NUM_FRAMES at INPUT.FRAME_STRIDE needs 31 frames, the longest video has 12;"
+    message = (
+        r"every video tried \(10\) is shorter than a clip: INPUT.NUM_FRAMES at INPUT.FRAME_STRIDE needs 31 frames,"
+        " the longest video has 12;"
+    )
     with pytest.raises(ValueError, match=message):
         next(build_train_loader(cfg))
     with pytest.raises(ValueError, match=message):
@@ -243,7 +246,7 @@ def test_datasets_must_agree_on_their_classes(folder, tmp_path):
             "0.mp4 run\n1.mp4 sit\n",
             "2.mp4 sit\n",
             [],
-            "TEST: .*class 0 is 'sit' .named by the labels of the list., but 'run' in list:.*train.csv; a classes.txt beside",
+            "TEST: .*class 0 is 'sit' .named by the labels of the list., but 'run' in list:.*train.csv; a classes.txt",
         ),
         ("0.mp4 0\n", "1.mp4 3\n", [], "TEST: .*1.mp4 has the label 3, allowed: 0 to 2"),
         ("0.mp4 0\n", "gone.mp4 0\n", [], "TEST: .*1 of 1 videos do not exist"),

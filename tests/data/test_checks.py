@@ -9,10 +9,9 @@ import pytest
 
 from nlvideo.data import checks, many_files
 from nlvideo.data.catalog import MetadataCatalog
-from nlvideo.data.checks import check_files, check_pair, check_records, fingerprint, log_dataset
+from nlvideo.data.checks import check_files, check_pair, check_records, fingerprint, log_dataset, warn_of_shared_videos
 from nlvideo.data.datasets import get_dataset
 from nlvideo.data.records.records import SerializedRecords
-from nlvideo.data.shared_videos import warn_of_shared_videos
 from nlvideo.dataset_tools.list_files import write_list
 from nlvideo.dataset_tools.shard_writing import write_shards
 
@@ -146,7 +145,7 @@ def test_folders_of_frames_are_videos(tmp_path, make_frames):
 def test_fingerprint_depends_on_ids_labels_and_order_only():
     records = make_records([0, 1, 2])
     assert len(fingerprint(records)) == 8 and fingerprint(records) == fingerprint(make_records([0, 1, 2], "/elsewhere"))
-    others = [make_records([0, 1, 1]), records[::-1], records[:2], [records[0] | {"video_id": "x"}] + records[1:]]
+    others = [make_records([0, 1, 1]), records[::-1], records[:2], [records[0] | {"video_id": "x"}, *records[1:]]]
     assert len({fingerprint(r) for r in [records, *others]}) == 5
 
 

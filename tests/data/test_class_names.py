@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from nlvideo.data import MetadataCatalog
-from nlvideo.data.class_names import dataset_classes
+from nlvideo.data.checks import dataset_classes
 from nlvideo.data.datasets.beacon_render import ACTIONS
 
 

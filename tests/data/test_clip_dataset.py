@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from nlvideo.data.catalog import source_of
-from nlvideo.data.clip_dataset import TestDataset, TrainDataset, collate_test, collate_train
+from nlvideo.data.loaders import TestDataset, TrainDataset, collate_test, collate_train
 from nlvideo.errors import VideoDecodeError, VideoTooShort
 
 RECORDS = [{"file_name": f"/{i}.mp4", "label": i % 3, "video_id": str(i)} for i in range(6)]

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from nlvideo.data.parallel import map_in_processes
+from nlvideo.data.many_files import map_in_processes
 from nlvideo.errors import ProcessDied
 
 
@@ -66,7 +66,7 @@ def test_an_error_that_does_not_pickle_is_no_death(start_method):
 
 ORPHANS = """
 import os, time
-from nlvideo.data.parallel import map_in_processes
+from nlvideo.data.many_files import map_in_processes
 
 def pid(item):
     time.sleep(0.2)

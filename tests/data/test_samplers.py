@@ -6,7 +6,8 @@ from collections import Counter
 
 import pytest
 
-from nlvideo.data.samplers import SAMPLER, ClassBalancedSampler, InferenceSampler, TrainingSampler
+from nlvideo.data.build import share_of_rank
+from nlvideo.data.samplers import SAMPLER, ClassBalancedSampler, TrainingSampler
 
 RECORDS = [{"file_name": f"{i}.mp4", "label": 0 if i < 7 else 1 if i < 9 else 2, "video_id": str(i)} for i in range(10)]
 
@@ -63,8 +64,7 @@ def test_class_balanced_sampler_with_several_labels():
 
 
 @pytest.mark.parametrize("size, world_size", [(10, 1), (10, 3), (2, 4), (7, 7)])
-def test_inference_sampler_shards_without_padding(size, world_size):
-    shards = [list(InferenceSampler(size, rank, world_size)) for rank in range(world_size)]
-    assert sum(shards, []) == list(range(size))
+def test_ranks_share_a_test_without_padding(size, world_size):
+    shards = [list(share_of_rank(size, rank, world_size)) for rank in range(world_size)]
+    assert [index for shard in shards for index in shard] == list(range(size))
     assert max(map(len, shards)) - min(map(len, shards)) <= 1
-    assert [len(InferenceSampler(size, rank, world_size)) for rank in range(world_size)] == list(map(len, shards))

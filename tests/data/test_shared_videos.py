@@ -6,8 +6,8 @@ import zlib
 
 import pytest
 
-from nlvideo.data import get_dataset, shared_videos
-from nlvideo.data.shared_videos import find_shared_videos
+from nlvideo.data import checks, get_dataset
+from nlvideo.data.checks import find_shared_videos
 from nlvideo.dataset_tools.shard_writing import write_shards
 
 
@@ -37,12 +37,12 @@ def test_a_file_of_another_name(tmp_path, place):
 
 def test_parts_of_one_file_and_what_is_not_there(tmp_path):
     records = [{**record, "start_sec": i} for i, record in enumerate(make_records(tmp_path, "x") * 4)]
-    gone = [{"file_name": "/nowhere/a.mp4"}, {"file_name": "s3://bucket/a.mp4"}]
+    gone = [{"file_name": path, "video_id": path} for path in ("/nowhere/a.mp4", "s3://bucket/a.mp4")]
     assert len(find_shared_videos([*records[:2], *gone], [*records[2:], *gone])[0]) == 1
 
 
 def test_folders_of_frames(tmp_path, make_frames):
-    records = [{"file_name": make_frames(tmp_path / name, num_frames=2)} for name in "ab"]
+    records = [{"file_name": make_frames(tmp_path / name, num_frames=2), "video_id": name} for name in "ab"]
     assert find_shared_videos(records[:1], records[1:])[0] == []
     assert len(find_shared_videos(records[:1], records)[0]) == 1
 
@@ -58,7 +58,7 @@ def test_members_of_shards(tmp_path):
 
 
 def test_of_large_datasets_some_are_compared(tmp_path, monkeypatch):
-    monkeypatch.setattr(shared_videos, "MAX_COMPARED", 10)
+    monkeypatch.setattr(checks, "MAX_COMPARED", 10)
     one = make_records(tmp_path / "a", [f"{i}.mp4" for i in range(40)], size=200)
     other = make_records(tmp_path / "b", [f"{i}.avi" for i in range(40)], size=200)
     shutil.copyfile(one[3]["file_name"], tmp_path / "b/3.mp4")

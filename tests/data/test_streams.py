@@ -1,4 +1,4 @@
-"""The stream of training clips with every augmentation on: the same bytes whatever reads it, and wherever it is entered."""
+"""The stream of training clips with every augmentation on: the same bytes whatever reads it, and wherever it begins."""
 
 import itertools
 
@@ -8,9 +8,9 @@ import torch
 
 from nlvideo.config import load_cfg
 from nlvideo.data import VideoReader, build_train_loader
-from nlvideo.data.clip_dataset import TrainDataset
 from nlvideo.data.clip_sampling import RandomClip
 from nlvideo.data.dataset_mapper import VideoMapper
+from nlvideo.data.loaders import TrainDataset
 from nlvideo.data.transforms.augmentation import flip
 from nlvideo.data.transforms.clip_augmentations import augment_clip, build_clip_augmentations
 from nlvideo.utils import comm
@@ -18,9 +18,11 @@ from nlvideo.utils import comm
 NUM_VIDEOS = 9
 EVERYTHING = [
     "INPUT.REPEATED_CLIPS", "2", "INPUT.CROP_AREA_RANGE", "[0.3, 1.0]",
-    "INPUT.COLOR_JITTER.BRIGHTNESS", "0.4", "INPUT.COLOR_JITTER.CONTRAST", "0.4", "INPUT.COLOR_JITTER.SATURATION", "0.4",
-    "INPUT.COLOR_JITTER.HUE", "0.1", "INPUT.RAND_AUGMENT.NUM_OPS", "2", "INPUT.RANDOM_ERASING.PROB", "0.5",
-    "INPUT.RANDOM_ERASING.LENGTH_RANGE", "[0.5, 1.0]", "SOLVER.MIX.MIXUP_ALPHA", "0.8", "SOLVER.MIX.CUTMIX_ALPHA", "1.0",
+    "INPUT.COLOR_JITTER.BRIGHTNESS", "0.4", "INPUT.COLOR_JITTER.CONTRAST", "0.4",
+    "INPUT.COLOR_JITTER.SATURATION", "0.4", "INPUT.COLOR_JITTER.HUE", "0.1",
+    "INPUT.RAND_AUGMENT.NUM_OPS", "2", "INPUT.RANDOM_ERASING.PROB", "0.5",
+    "INPUT.RANDOM_ERASING.LENGTH_RANGE", "[0.5, 1.0]", "SOLVER.MIX.MIXUP_ALPHA", "0.8",
+    "SOLVER.MIX.CUTMIX_ALPHA", "1.0",
 ]  # fmt: skip
 
 

@@ -14,8 +14,7 @@ from torch.utils.data import DataLoader
 
 from nlvideo.config import get_cfg
 from nlvideo.data import build_test_loader, build_train_loader, workers
-from nlvideo.data.clip_dataset import TestDataset, TrainDataset, collate_test, collate_train
-from nlvideo.data.loaders import TestLoader, TrainLoader
+from nlvideo.data.loaders import TestDataset, TestLoader, TrainDataset, TrainLoader, collate_test, collate_train
 from nlvideo.data.samplers import TrainingSampler
 from nlvideo.data.workers import WorkerWatch, begin_worker, explained, signals_blocked
 from nlvideo.errors import WorkerDied
@@ -93,7 +92,7 @@ def test_a_broken_connection_is_a_death_only_where_a_worker_is_dead():
 def test_in_the_main_process_nothing_is_noted():
     watch = WorkerWatch(RECORDS, 0)
     watch.note(3)
-    assert watch.files_of_the_dead() == []
+    assert watch._last_of_dead_workers(wait_sec=0) == []
     loader = loader_of(Killer(bad="none"), 0)
     assert next(loader)["label"].tolist() == [0, 0]
 
@@ -147,7 +146,10 @@ def test_a_batch_that_cannot_be_handed_over_is_an_error(text, message, training)
 
 def test_what_finds_no_room_is_told_apart():
     watch = WorkerWatch(RECORDS, 1)
-    bus = "DataLoader worker (pid 3) is killed by signal: Bus error. It is possible that dataloader's workers are out of shared memory."
+    bus = (
+        "DataLoader worker (pid 3) is killed by signal: Bus error. It is possible that dataloader's workers are out of"
+        " shared memory."
+    )
     for error in (RuntimeError(FULL), RuntimeError(bus)):
         with pytest.raises(OSError, match=r"^/dev/shm is full \(\d+ MiB\): .*--shm-size"), watch.explained():
             raise error

@@ -9,7 +9,7 @@ import torch
 
 from nlvideo.config import get_cfg
 from nlvideo.evaluation import ClassificationEvaluator, PerVideoEvaluator, build_evaluator
-from nlvideo.evaluation.classification import rank_of_label
+from nlvideo.evaluation.evaluator import rank_of_label
 
 
 def _feed(evaluator, rows, start=0):

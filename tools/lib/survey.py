@@ -12,7 +12,7 @@ from tabulate import tabulate
 
 from nlvideo.data.catalog import Record, source_of
 from nlvideo.data.dataset_mapper import frame_interval
-from nlvideo.data.parallel import map_in_processes
+from nlvideo.data.many_files import map_in_processes
 from nlvideo.data.records.records import labels_of, span_labels_of
 from nlvideo.data.video.open import open_video
 from nlvideo.data.video.paths import local_video_path, split_member_path

@@ -24,7 +24,7 @@ from iopath.common.file_io import file_lock
 from nlvideo.data.catalog import DatasetCatalog, MetadataCatalog
 from nlvideo.data.datasets.beacon_render import ACTIONS, COLOURS, Scene, render, sample_scene
 from nlvideo.data.datasets.listed import CLASSES_FILE, write_classes
-from nlvideo.data.parallel import map_in_processes
+from nlvideo.data.many_files import map_in_processes
 from nlvideo.errors import ProcessDied
 from nlvideo.utils.console import progress_bar
 from nlvideo.utils.files.file_io import write_text

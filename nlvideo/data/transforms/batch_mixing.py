@@ -13,13 +13,24 @@ _PURPOSE = 1001
 
 
 class BatchMixer:
-    """Mixes the clips of a batch with those of a random order of it.
+    """Mixes each clip of a batch with another clip of the batch.
 
-    Mixup (Zhang et al., ICLR 2018) adds pixels in shares lambda and 1 - lambda; cutmix (Yun et al., ICCV 2019) replaces
-    a box, the same in all frames, that covers the share 1 - lambda. One lambda, from Beta(alpha, alpha), and one box per
-    batch. Where both are on, each batch takes one of them, with equal chance.
+    Mixup (Zhang et al., ICLR 2018) adds pixels in shares lambda and 1 - lambda. Cutmix (Yun et al., ICCV 2019) replaces
+    a box, the same in all frames, that covers the share 1 - lambda. Each batch has one lambda, from Beta(alpha, alpha),
+    and one box. Where both are on, each batch takes one of them, with equal chance.
 
     The chance of a batch comes from the seed, the batch's number and the rank alone: a resumed run needs no state.
+
+    Args:
+        num_classes: length of the label vectors.
+        mixup_alpha: 0: no mixup.
+        cutmix_alpha: 0: no cutmix.
+        prob: probability that a batch is mixed.
+        seed: at least 0.
+        rank: this process.
+
+    Raises:
+        ValueError: both alphas are 0.
     """
 
     def __init__(
@@ -31,27 +42,11 @@ class BatchMixer:
         seed: int = 0,
         rank: int = 0,
     ):
-        """Set what to do and how often.
-
-        Args:
-            num_classes: length of the label vectors.
-            mixup_alpha: 0: no mixup.
-            cutmix_alpha: 0: no cutmix.
-            prob: probability that a batch is mixed.
-            seed: at least 0.
-            rank: this process.
-
-        Raises:
-            ValueError: both alphas are 0.
-        """
         if not (mixup_alpha or cutmix_alpha):
             raise ValueError("mixup_alpha and cutmix_alpha: got 0 twice, allowed: one of them above 0")
         self.num_classes = num_classes
-        self.kinds = [
-            (mix, alpha) for mix, alpha in ((self._mixup, mixup_alpha), (self._cutmix, cutmix_alpha)) if alpha
-        ]
-        self.prob = prob
-        self.seed, self.rank = seed, rank
+        self.kinds = [(mix, alpha) for mix, alpha in ((_mixup, mixup_alpha), (_cutmix, cutmix_alpha)) if alpha]
+        self.prob, self.seed, self.rank = prob, seed, rank
 
     def __call__(self, batch: dict[str, Any], number: int) -> dict[str, Any]:
         """Return a batch with mixed clips and soft labels; with soft labels, too, where it is not mixed.
@@ -76,24 +71,24 @@ class BatchMixer:
             label = share * label + (1 - share) * label[order]
         return {**batch, "video": video, "label": label}
 
-    @staticmethod
-    def _mixup(
-        video: torch.Tensor, other: torch.Tensor, share: float, rng: np.random.Generator
-    ) -> tuple[torch.Tensor, float]:
-        units = round(_UNITS * share)
-        mixed = video.to(torch.int16).mul_(units).add_(other.to(torch.int16).mul_(_UNITS - units))
-        return mixed.add_(_UNITS // 2).div_(_UNITS, rounding_mode="floor").to(torch.uint8), units / _UNITS
 
-    @staticmethod
-    def _cutmix(
-        video: torch.Tensor, other: torch.Tensor, share: float, rng: np.random.Generator
-    ) -> tuple[torch.Tensor, float]:
-        height, width = video.shape[-2:]
-        # Half the sides of a box that covers 1 - share; its centre may be anywhere, what hangs over is cut off.
-        half_height, half_width = (side * (1 - share) ** 0.5 / 2 for side in (height, width))
-        y, x = rng.uniform(0, height), rng.uniform(0, width)
-        top, bottom = max(0, round(y - half_height)), min(height, round(y + half_height))
-        left, right = max(0, round(x - half_width)), min(width, round(x + half_width))
-        mixed = video.clone()
-        mixed[..., top:bottom, left:right] = other[..., top:bottom, left:right]
-        return mixed, 1 - (bottom - top) * (right - left) / (height * width)
+def _mixup(
+    video: torch.Tensor, other: torch.Tensor, share: float, rng: np.random.Generator
+) -> tuple[torch.Tensor, float]:
+    units = round(_UNITS * share)
+    mixed = video.to(torch.int16).mul_(units).add_(other.to(torch.int16).mul_(_UNITS - units))
+    return mixed.add_(_UNITS // 2).div_(_UNITS, rounding_mode="floor").to(torch.uint8), units / _UNITS
+
+
+def _cutmix(
+    video: torch.Tensor, other: torch.Tensor, share: float, rng: np.random.Generator
+) -> tuple[torch.Tensor, float]:
+    height, width = video.shape[-2:]
+    # Half the sides of a box that covers 1 - share. Its centre may be anywhere; what hangs over is cut off.
+    half_height, half_width = (side * (1 - share) ** 0.5 / 2 for side in (height, width))
+    y, x = rng.uniform(0, height), rng.uniform(0, width)
+    top, bottom = max(0, round(y - half_height)), min(height, round(y + half_height))
+    left, right = max(0, round(x - half_width)), min(width, round(x + half_width))
+    mixed = video.clone()
+    mixed[..., top:bottom, left:right] = other[..., top:bottom, left:right]
+    return mixed, 1 - (bottom - top) * (right - left) / (height * width)

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from nlvideo.config import CfgNode
-from nlvideo.data.transforms.random_boxes import RandomErasing
+from nlvideo.data.transforms.augmentation import draw_box
 
 # Called with uint8 (T, H, W, 3) and the clip's source of chance; returns the same shape. All chance comes from there,
 # and nothing is drawn that depends on the pixels.
@@ -15,22 +15,22 @@ ClipAugmentation = Callable[[torch.Tensor, np.random.Generator], torch.Tensor]
 
 
 def build_clip_augmentations(cfg: CfgNode) -> list[ClipAugmentation]:
-    """Return what ``cfg.INPUT`` switches on: colour jitter, RandAugment, random erasing, in this order; by default none.
+    """Return what ``cfg.INPUT`` switches on: colour jitter, RandAugment, random erasing, in this order.
 
     Colours first, so that no frame's border takes part in what is measured; erasing last, so that nothing moves or
     changes the box.
     """
     found: list[ClipAugmentation] = []
     jitter, ops, erasing = cfg.INPUT.COLOR_JITTER, cfg.INPUT.RAND_AUGMENT, cfg.INPUT.RANDOM_ERASING
-    if any((jitter.BRIGHTNESS, jitter.CONTRAST, jitter.SATURATION, jitter.HUE)):
+    amounts = jitter.BRIGHTNESS, jitter.CONTRAST, jitter.SATURATION, jitter.HUE
+    if any(amounts) or ops.NUM_OPS:
         # Here, because torchvision takes long to import and most runs do without.
-        from nlvideo.data.transforms.photometric import ColorJitter
+        from nlvideo.data.transforms.photometric import ColorJitter, RandAugment
 
-        found.append(ColorJitter(jitter.BRIGHTNESS, jitter.CONTRAST, jitter.SATURATION, jitter.HUE))
-    if ops.NUM_OPS:
-        from nlvideo.data.transforms.rand_augment import RandAugment
-
-        found.append(RandAugment(ops.NUM_OPS, ops.MAGNITUDE, [round(value) for value in cfg.MODEL.PIXEL_MEAN]))
+        if any(amounts):
+            found.append(ColorJitter(*amounts))
+        if ops.NUM_OPS:
+            found.append(RandAugment(ops.NUM_OPS, ops.MAGNITUDE, [round(value) for value in cfg.MODEL.PIXEL_MEAN]))
     if erasing.PROB:
         found.append(RandomErasing(erasing.PROB, erasing.AREA_RANGE, erasing.ASPECT_RANGE, erasing.LENGTH_RANGE))
     return found
@@ -60,3 +60,44 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
+
+
+class RandomErasing:
+    """Covers a random box of a clip with noise (Zhong et al., AAAI 2020), which hides what is there in every frame.
+
+    Box and noise are the same in all frames that are covered: a consecutive run of them, by default the whole clip.
+    """
+
+    def __init__(
+        self,
+        prob: float = 0.5,
+        area_range: Sequence[float] = (0.02, 1 / 3),
+        aspect_range: Sequence[float] = (0.3, 3.3),
+        length_range: Sequence[float] = (1.0, 1.0),
+    ):
+        """Set how often and how much.
+
+        Args:
+            prob: probability that a clip is covered at all.
+            area_range: [smallest, largest] share of a frame's area (torchvision's defaults, as the next).
+            aspect_range: [smallest, largest] width / height.
+            length_range: [smallest, largest] share of the clip's frames; below 1 the box becomes a cuboid.
+        """
+        self.prob = prob
+        self.area_range, self.aspect_range, self.length_range = area_range, aspect_range, length_range
+
+    def __call__(self, frames: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+        """Return uint8 (T, H, W, 3): a copy where a box is covered, and else the input itself."""
+        if rng.random() >= self.prob:
+            return frames
+        num_frames, height, width = frames.shape[:3]
+        box = draw_box(height, width, self.area_range, self.aspect_range, rng)
+        if box is None:
+            return frames
+        length = max(1, round(rng.uniform(self.length_range[0], self.length_range[1]) * num_frames))
+        first = int(rng.integers(0, num_frames - length, endpoint=True))
+        top, left, box_height, box_width = box
+        noise = torch.from_numpy(rng.integers(0, 256, size=(box_height, box_width, 3), dtype=np.uint8))
+        erased = frames.clone()
+        erased[first : first + length, top : top + box_height, left : left + box_width] = noise
+        return erased

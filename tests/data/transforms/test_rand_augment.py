@@ -7,7 +7,7 @@ import pytest
 import torch
 from torchvision.transforms import InterpolationMode, v2
 
-from nlvideo.data.transforms.rand_augment import MAX_MAGNITUDE, OPERATIONS, RandAugment
+from nlvideo.data.transforms.photometric import MAX_MAGNITUDE, OPERATIONS, RandAugment
 
 RNG = np.random.default_rng
 FILL = [115.0, 115.0, 115.0]

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torchvision.transforms import RandomResizedCrop
 
-from nlvideo.data.transforms.random_boxes import RandomErasing, draw_box, random_resized_crop
+from nlvideo.data.transforms.augmentation import draw_box, random_resized_crop
+from nlvideo.data.transforms.clip_augmentations import RandomErasing
 
 RNG = np.random.default_rng
 
@@ -51,7 +52,7 @@ def test_the_crop_is_the_resized_box_and_one_for_all_frames():
     ("height", "width", "expected"), [(20, 100, (20, 27)), (100, 20, (27, 20)), (30, 30, (30, 30))]
 )
 def test_where_nothing_fits_the_largest_box_is_cut_from_the_middle(height, width, expected, monkeypatch):
-    monkeypatch.setattr("nlvideo.data.transforms.random_boxes.draw_box", lambda *arguments: None)
+    monkeypatch.setattr("nlvideo.data.transforms.augmentation.draw_box", lambda *arguments: None)
     frames = torch.zeros(1, height, width, 3, dtype=torch.uint8)
     top, left = (height - expected[0]) // 2, (width - expected[1]) // 2
     frames[:, top : top + expected[0], left : left + expected[1]] = 200

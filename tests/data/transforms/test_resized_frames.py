@@ -5,9 +5,8 @@ import pytest
 import torch
 
 from nlvideo.data import FrameArray, FrameFolder, VideoDecodeError, VideoReader
-from nlvideo.data.transforms import resized_frames
-from nlvideo.data.transforms.augmentation import resize_short_side
-from nlvideo.data.transforms.resized_frames import read_resized
+from nlvideo.data.transforms import augmentation
+from nlvideo.data.transforms.augmentation import read_resized, resize_short_side
 
 
 def test_parts_give_the_same_pixels_and_hold_no_more_than_allowed(make_video, make_frames, tmp_path, monkeypatch):
@@ -22,10 +21,14 @@ def test_parts_give_the_same_pixels_and_hold_no_more_than_allowed(make_video, ma
         whole = read_resized(video, indices, 24)
         assert torch.equal(whole, resize_short_side(torch.from_numpy(frames), 24))
         sizes = []
-        get_frames = video.get_frames
+
+        def get_part(part, sizes=sizes, get_frames=video.get_frames):
+            sizes.append(len(part))
+            return get_frames(part)
+
         with monkeypatch.context() as patch:
-            patch.setattr(resized_frames, "MAX_HELD_BYTES", 2 * frames[0].size + 1)
-            patch.setattr(video, "get_frames", lambda part: (sizes.append(len(part)), get_frames(part))[1])
+            patch.setattr(augmentation, "MAX_HELD_BYTES", 2 * frames[0].size + 1)
+            patch.setattr(video, "get_frames", get_part)
             assert torch.equal(read_resized(video, indices, 24), whole)
         assert sizes == [2, 2, 2, 1]
         video.close()
@@ -42,6 +45,6 @@ def test_a_size_that_changes_between_parts(monkeypatch):
         def get_frames(self, indices):
             return super().get_frames(indices)[:, :, : 40 - indices[0]]
 
-    monkeypatch.setattr(resized_frames, "MAX_HELD_BYTES", 1)
+    monkeypatch.setattr(augmentation, "MAX_HELD_BYTES", 1)
     with pytest.raises(VideoDecodeError, match=r"the frame size changes from \(30, 40\) to \(30, 39\), resized"):
         read_resized(Changing(np.zeros((2, 30, 40, 3), np.uint8)), [0, 1], 30)
