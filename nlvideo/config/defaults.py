@@ -1,7 +1,7 @@
 """Every core configuration key: its meaning, its unit, its default and where the default comes from.
 
-Names carry their units (``NUM_FRAMES``, ``SHORT_SIDE`` in pixels, ``MAX_ITER`` in iterations). A key of a project
-does not belong here: the project adds it in its own ``add_config(cfg)``. Section and table numbers are those of
+Names say their units (``NUM_FRAMES``, ``MAX_ITER``), or the comment does. A key of a project is not here: the project
+adds it in its own ``add_config(cfg)``. Section and table numbers are those of
 "Non-local Neural Networks" (Wang, Girshick, Gupta, He, CVPR 2018); "authors" is their released Caffe2 code.
 """
 
@@ -9,7 +9,7 @@ from nlvideo.config.node import CfgNode as CN
 
 _C = CN()
 
-# The version of this file's layout; a config of another version is refused with a hint.
+# The version of these keys. A config of another version is refused.
 _C.VERSION = 1
 # Folder for checkpoints, logs, metrics and the dumped config. Created if missing.
 _C.OUTPUT_DIR = "./output"
@@ -126,7 +126,7 @@ _C.INPUT.SHORT_VIDEO = "wrap"
 # CLIPS_PER_BATCH counts clips and must be a multiple.
 _C.INPUT.REPEATED_CLIPS = 1
 
-# docs/data.md has the order of what follows; all of it is off, for the paper uses none.
+# docs/data.md has the order of what follows. All of it is off: the paper uses none.
 # Share of the frame that a random box covers, which is then resized to CROP_SIZE, instead of SHORT_SIDE_RANGE and a
 # square (random resized crop; [0.08, 1.0] is usual); []: off. And the range of its width / height.
 _C.INPUT.CROP_AREA_RANGE = []

@@ -30,9 +30,9 @@ def load_cfg(
     Args:
         config_file: a YAML file, with ``_BASE_`` and ``PLUGINS`` where it needs them. None: the defaults. A path
             ``configs/...`` that does not exist means the config of nlvideo with this path.
-        opts: overrides ``[KEY, VALUE, ...]``, the last word over the file.
-        plugins: further plugins; relative paths start from the current folder. Those that come with the folder of a run
-            or of a packed model must be among them: what lies there is not imported for its ``config.yaml`` alone.
+        opts: overrides ``[KEY, VALUE, ...]``; they win over the file.
+        plugins: further plugins; relative paths start from the current folder. A plugin that comes with the folder of a
+            run or of a packed model must be one of them: its ``config.yaml`` alone does not import it.
         import_plugins: False for a config that is only read: a plugin that is not loaded already is an error.
 
     Returns:
@@ -41,7 +41,7 @@ def load_cfg(
     Raises:
         FileNotFoundError: no such file; the message lists near matches.
         LookupFailed: an unknown key or plugin.
-        ValueError: a value of the wrong type, not allowed, or at odds with another key; a plugin that may not load.
+        ValueError: a value of the wrong type, not allowed, or in conflict with another key; a plugin that may not load.
     """
     named = [resolve_spec(spec) for spec in plugins] if import_plugins else None
     content = _read(config_file, named) if config_file is not None else {}

@@ -1,4 +1,4 @@
-"""The config tree: yacs through fvcore, with safe YAML, forgiving numbers and errors that teach."""
+"""The config tree: that of fvcore, with safe YAML, numbers in any form, and errors that say what is allowed."""
 
 import ast
 from collections.abc import Iterator, Sequence

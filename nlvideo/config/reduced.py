@@ -14,15 +14,15 @@ _SIDE = 48
 def reduced(cfg: CfgNode, opts: Sequence[str] = ()) -> CfgNode:
     """Shrink frames, crop, width, batch and schedule: one iteration on ``beacon_tiny``, from random weights.
 
-    Depth, kinds of layers, non-local blocks, norms, head, loss, optimizer and samplers stay what they are, so that a
-    config which trains like this is one whose parts fit together.
+    Depth, kinds of layers, non-local blocks, norms, head, loss, optimizer and samplers stay as they are. If this
+    trains, the parts of the config fit together.
 
     Args:
         cfg: a complete config; left as it is.
-        opts: overrides ``[KEY, VALUE, ...]``, the last word.
+        opts: overrides ``[KEY, VALUE, ...]``; they win.
 
     Returns:
-        A config of its own, frozen, that writes to ``output/reduced``.
+        A frozen config that writes to ``output/reduced``.
 
     Raises:
         LookupFailed: an unknown key among the overrides.

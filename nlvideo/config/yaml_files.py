@@ -1,4 +1,4 @@
-"""YAML files that stand on others through ``_BASE_``."""
+"""YAML files that are based on others through ``_BASE_``."""
 
 import os
 from collections.abc import Collection
@@ -9,7 +9,7 @@ from nlvideo.utils.files.safe_yaml import parse_yaml
 from nlvideo.utils.plugins import comes_with, resolve_spec
 
 BASE_KEY = "_BASE_"
-# What a run writes into its folder and that of its tests, and a packed model is.
+# The config of a run or of a packed model has this name. The tests of a run have this folder.
 _DUMP, _TESTS = "config.yaml", "inference"
 
 
@@ -21,8 +21,8 @@ def read_yaml_chain(path: str, named: Collection[str] | None = None) -> dict[str
 
     Args:
         path: of the file.
-        named: for who imports the ``PLUGINS``: those (resolved) that the user named. A ``config.yaml`` is what a run or
-            a packed model has in its folder; a plugin that comes with that folder must be among them.
+        named: the plugins, resolved, that the user named. The folder of a run or of a packed model holds a
+            ``config.yaml``: a plugin that comes with this folder must be one of them. None: no plugin will be imported.
 
     Raises:
         FileNotFoundError: a file of the chain is missing.

@@ -107,8 +107,8 @@ def run_script(
 ) -> None:
     """Parse the arguments, call ``main`` with them and exit: with 0, or with one line of what went wrong.
 
-    Exit codes: 0 done, 2 a mistake in arguments, config or files, 1 a failed run, 130 stopped by a signal. Errors that
-    were not foreseen keep their traceback.
+    Exit codes: 0 done, 2 a mistake in arguments, config or files, 1 a failed run, 130 stopped by a signal. An error
+    that is none of these keeps its traceback.
     """
     never_fail_to_encode()
     try:

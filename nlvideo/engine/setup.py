@@ -27,10 +27,10 @@ def default_setup(cfg: CfgNode, args: argparse.Namespace) -> CfgNode:
         args: from :func:`default_argument_parser`.
 
     Returns:
-        The config of the run, also written to ``OUTPUT_DIR/config.yaml``: ``cfg`` with a random ``SEED`` filled in. A
-        test beside a training run leaves that run's config alone, and writes ``OUTPUT_DIR/inference/config.yaml``; a
-        training in the folder of an earlier one writes ``config.next.yaml`` until it saves something.
-        The command and the environment go to ``OUTPUT_DIR/invocations.json``.
+        The config of the run: ``cfg``, with a seed in place of a negative one. It is also written to
+        ``OUTPUT_DIR/config.yaml``. A test in the folder of a training writes ``inference/config.yaml`` instead, and a
+        training in the folder of an earlier one ``config.next.yaml`` until it saves something. The command and the
+        environment go to ``OUTPUT_DIR/invocations.json``.
 
     Raises:
         ValueError: ``OUTPUT_DIR`` cannot be written, or another training is writing there.
@@ -42,7 +42,7 @@ def default_setup(cfg: CfgNode, args: argparse.Namespace) -> CfgNode:
     given_seed = cfg.SEED
     dump = os.path.join(cfg.OUTPUT_DIR, "config.yaml")
     cfg = _with_seed(cfg, dump if args.resume else None)
-    # Loggers go by package: those of plugins are not below ours.
+    # Each package has its own logger: those of plugins are not children of ours.
     for name in ["nlvideo", *(load_plugin(spec).module.__name__ for spec in cfg.PLUGINS)]:
         setup_logger(cfg.OUTPUT_DIR, comm.get_rank(), name=name)
     logger.info("Environment:\n%s", collect_env())
@@ -64,14 +64,14 @@ def default_setup(cfg: CfgNode, args: argparse.Namespace) -> CfgNode:
             world_size=comm.get_world_size(),
             drawn_seed=cfg.SEED if given_seed < 0 else None,
         )
-    # No rank reads the dump, or trains, before it is there.
+    # Every rank waits until the config is written.
     comm.synchronize()
     return cfg
 
 
 def _lock(folder: str) -> None:
     holder = lock_folder(folder) if comm.is_main_process() else None
-    # On every rank, so that none waits for one that has ended.
+    # Every rank ends, or none: a rank would wait for one that has ended.
     holder = comm.all_gather_object(holder)[0]
     if holder:
         raise ValueError(
