@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Draw time and memory of the non-local block against the number of frames: ``plot_nonlocal.py JSON... OUT.svg``.
+"""Draw time and memory of the non-local block against the number of frames.
 
 The JSON files are those of ``tools/benchmark.py nonlocal --json``, of one stage at several numbers of frames.
 """
 
+import argparse
 import json
 import re
-import sys
 from collections import defaultdict
 from pathlib import Path
 
@@ -58,7 +58,14 @@ def draw(points: dict[tuple[str, str], dict[int, dict]], out: str) -> None:
     figure.savefig(out, metadata={"Date": None})
 
 
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("measured", nargs="+", metavar="JSON", help="what was measured")
+    parser.add_argument("out", metavar="OUT.svg", help="the picture")
+    return parser
+
+
 if __name__ == "__main__":
-    if len(sys.argv) < 3:
-        sys.exit(__doc__)
-    draw(read_points(sys.argv[1:-1]), sys.argv[-1])
+    arguments = build_parser().parse_args()
+    draw(read_points(arguments.measured), arguments.out)

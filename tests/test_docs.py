@@ -1,16 +1,32 @@
-"""What the documents show is run: Python blocks as they stand, the commands of GETTING_STARTED one after the other."""
+"""What the documents show is true: Python blocks run, commands parse, and names, paths and links exist."""
 
+import argparse
+import functools
+import importlib
+import inspect
 import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
+from nlvideo import model_zoo
+from nlvideo.config import load_cfg
+from nlvideo.engine.script import default_argument_parser
+
 ROOT = Path(__file__).resolve().parent.parent
-DOCUMENTS = [*(ROOT / f"{name}.md" for name in ("README", "GETTING_STARTED", "CONTRIBUTING")), *ROOT.glob("docs/*.md")]
+PATTERNS = ("*.md", "docs/*.md", "benchmarks/*.md", "datasets/*.md", "projects/**/*.md", "nlvideo/**/*.md")
+DOCUMENTS = sorted({path for pattern in PATTERNS for path in ROOT.glob(pattern)})
+each_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda d: d.relative_to(ROOT).as_posix())
+# Of this repository or of the example project; no placeholders such as `configs/FILE` or `results/<trial>`.
+PATH = re.compile(
+    r"(?<![\w./-])(?:tools|configs|docs|benchmarks|projects|nlvideo|tests|model_zoo)/[\w./-]*\w/?(?![\w*<{])"
+)
 
 
 def blocks(document: Path, language: str) -> list[str]:
@@ -19,23 +35,40 @@ def blocks(document: Path, language: str) -> list[str]:
     return [re.sub(rf"^{indent}", "", text, flags=re.MULTILINE) for indent, text in found]
 
 
+def inline_code(document: Path) -> list[str]:
+    """The pieces of inline code, without those inside of fenced blocks."""
+    text = re.sub(r"^ *```.*?^ *```$", "", document.read_text(), flags=re.MULTILINE | re.DOTALL)
+    return [" ".join(code.split()) for code in re.findall(r"`([^`]+)`", text)]
+
+
+@pytest.fixture
+def workplace(tmp_path: Path) -> Path:
+    """A folder that looks like the repository, so that what is written lands elsewhere."""
+    for entry in ("tools", "configs", "projects", "nlvideo", "docs", "benchmarks"):
+        (tmp_path / entry).symlink_to(ROOT / entry)
+    return tmp_path
+
+
 def python_blocks() -> list:
     """One parameter per Python block of every document."""
-    return [pytest.param(text, id=f"{d.name}-{i}") for d in DOCUMENTS for i, text in enumerate(blocks(d, "python"))]
+    return [
+        pytest.param(text, id=f"{d.relative_to(ROOT)}-{i}")
+        for d in DOCUMENTS
+        for i, text in enumerate(blocks(d, "python"))
+    ]
 
 
 @pytest.mark.parametrize("text", python_blocks())
-def test_python_block_runs(text):
-    code = f"import os; os.chdir({str(ROOT)!r})\n{text}"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+def test_python_block_runs(text, workplace, make_video):
+    make_video(workplace / "clip.mp4")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", text], cwd=workplace, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
-def test_getting_started_commands_run_in_order(tmp_path):
-    """Everything in its ``bash`` blocks, in a copy of the tree's layout so that outputs land elsewhere."""
-    for entry in ["tools", "configs", "projects", "nlvideo"]:
-        (tmp_path / entry).symlink_to(ROOT / entry)
-    environment = {**os.environ, "NLVIDEO_DATASETS": str(tmp_path / "datasets"), "OMP_NUM_THREADS": "1"}
+def test_getting_started_commands_run_in_order(workplace):
+    """Everything in its ``bash`` blocks."""
+    environment = {**os.environ, "NLVIDEO_DATASETS": str(workplace / "datasets"), "OMP_NUM_THREADS": "1"}
     lines = "\n".join(blocks(ROOT / "GETTING_STARTED.md", "bash")).replace("\\\n", " ").splitlines()
     commands = [line.strip() for line in lines if line.strip()]
     assert len(commands) >= 6
@@ -43,39 +76,148 @@ def test_getting_started_commands_run_in_order(tmp_path):
         words = shlex.split(command)
         assert words[0] == "python", command
         command_line = [sys.executable, *words[1:]]
-        done = subprocess.run(command_line, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        done = subprocess.run(command_line, cwd=workplace, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
-    assert (tmp_path / "output/instant/metrics.json").is_file()
-    assert (tmp_path / "output/instant/config.yaml").is_file()
+    assert (workplace / "output/instant/metrics.json").is_file()
+    assert (workplace / "output/instant/config.yaml").is_file()
 
 
 def shown_commands() -> list:
-    """Every ``python tools/...`` line of every document, whichever block it stands in."""
-    lines = {}
+    """Every command of every document that runs a script of ours, whether it stands in a block or in a sentence."""
+    lines: dict[str, str] = {}
     for document in DOCUMENTS:
         text = document.read_text().replace("\\\n", " ")
-        for command in re.findall(r"(?:python |^ *|`)((?:tools|benchmarks)/\w+\.py[^\n`]*)", text, re.MULTILINE):
-            lines[command.strip()] = document.name
-    return [pytest.param(command, id=command[:60]) for command in lines]
+        for line in [*re.findall(r"^(?: {4,}| *[A-Z_]+=\S+ )?(.*)$", text, re.MULTILINE), *inline_code(document)]:
+            for command in re.findall(r"python ((?:tools|benchmarks)/\w+\.py[^`|&;]*)|nlvideo (\w+ --[^`|&;]*)", line):
+                shown = command[0] or f"tools/{command[1].replace(' ', '.py ', 1)}"
+                lines.setdefault(" ".join(shown.split()), document.relative_to(ROOT).as_posix())
+    return [pytest.param(command, id=f"{document}: {command[:60]}") for command, document in lines.items()]
+
+
+@functools.cache
+def parser_of(script: str) -> argparse.ArgumentParser:
+    """The parser that a script builds."""
+    names = runpy.run_path(str(ROOT / script))
+    if "build_parser" in names:
+        return names["build_parser"]()
+    if inspect.signature(names["main"]).parameters:
+        return default_argument_parser(names["__doc__"])
+    patched = mock.patch("argparse.ArgumentParser.parse_args", autospec=True, side_effect=Built)
+    with patched as parse, pytest.raises(Built):
+        names["main"]()
+    return parse.call_args.args[0]
+
+
+class Built(Exception):
+    """Ends a script that has built its parser."""
 
 
 @pytest.mark.parametrize("command", shown_commands())
-def test_shown_scripts_and_their_flags_exist(command):
-    script, *words = shlex.split(command)
+def test_shown_command_parses(command, monkeypatch, capsys):
+    """The script takes the words, and the config takes the overrides."""
+    monkeypatch.chdir(ROOT)
+    script, *words = shlex.split(command, comments=True)
     assert (ROOT / script).is_file(), f"{script} is shown but does not exist"
-    text = subprocess.run([sys.executable, ROOT / script, "--help"], capture_output=True, text=True).stdout
-    for word in words:
-        if word.startswith("--"):
-            assert word in text, f"{script} has no {word}"
-        if word.endswith(".yaml"):
-            assert (ROOT / word).is_file(), f"{word} is shown but does not exist"
+    if not words or any("..." in word for word in words):
+        return  # a script that is named, or a command whose rest is left to the reader
+    try:
+        args = parser_of(script).parse_args(words)
+    except SystemExit as done:
+        assert "--help" in words and not done.code, capsys.readouterr().err
+        return
+    config_file, opts = getattr(args, "config_file", None), getattr(args, "opts", None) or []
+    if config_file and "/" in config_file:
+        assert (ROOT / config_file).is_file(), f"{config_file} is shown but does not exist"
+        load_cfg(config_file, opts, getattr(args, "plugin", []))
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda d: d.name)
+@functools.cache
+def all_flags() -> set[str]:
+    """The flags of all scripts."""
+    scripts = [
+        path.relative_to(ROOT).as_posix() for name in ("tools", "benchmarks") for path in (ROOT / name).glob("*.py")
+    ]
+    flags: set[str] = set()
+    for script in scripts:
+        parsers = [parser_of(script)]
+        for action in parsers[0]._actions:
+            parsers += action.choices.values() if isinstance(action, argparse._SubParsersAction) else []
+        flags.update(flag for parser in parsers for action in parser._actions for flag in action.option_strings)
+    return flags
+
+
+# Flags of other programs.
+FOREIGN_FLAGS = {"--dist", "--shm-size"}
+# Keys of other frameworks, and one that shows what an error looks like.
+FOREIGN_KEYS = {"MODEL.ARCH", "MODEL.BACKBON.DEPTH"}
+
+
+@each_document
+def test_named_flags_exist(document):
+    for code in inline_code(document):
+        for flag in re.findall(r"(?<![\w-])--[a-z][\w-]*", code):
+            assert flag in all_flags() | FOREIGN_FLAGS, f"{flag} in `{code}`"
+
+
+@each_document
+def test_named_config_keys_exist(document):
+    cfg = load_cfg(None, plugins=[str(ROOT / "projects/example_project")])
+    sections = "|".join(key for key, value in cfg.items() if isinstance(value, dict))
+    for code in inline_code(document):
+        for key in re.findall(rf"(?<![\w.])(?:{sections})(?:\.[A-Z0-9_]+)+(?![\w.])", code):
+            node = cfg
+            for part in key.split(".") if key not in FOREIGN_KEYS else ():
+                assert part in node, f"{key} in `{code}`"
+                node = node[part]
+
+
+@each_document
+def test_named_parts_of_nlvideo_exist(document):
+    for code in inline_code(document):
+        for name in re.findall(r"(?<![\w./-])nlvideo(?:\.\w+)+", code):
+            if not name.endswith((".plugins", ".json")):
+                assert exists(name), f"{name} in `{code}`"
+
+
+def exists(name: str) -> bool:
+    """Whether a dotted name is a module, or something in one."""
+    place = importlib.import_module("nlvideo")
+    for depth, part in enumerate(name.split(".")[1:], 2):
+        if not hasattr(place, part):
+            try:
+                importlib.import_module(".".join(name.split(".")[:depth]))
+            except ImportError:
+                return False
+        place = getattr(place, part)
+    return True
+
+
+@each_document
+def test_named_models_and_configs_exist(document):
+    """``model_zoo.get("...")`` and ``Predictor("...")`` of a sentence."""
+    for code in inline_code(document):
+        for name in re.findall(r"\b(?:get|get_config|Predictor)\(\"([\w/]+)\"", code):
+            if name not in (*model_zoo.list_trained(), "packed"):  # the folder of the example
+                model_zoo.get_config_file(name)
+
+
+@each_document
+def test_shown_paths_exist(document):
+    for path in PATH.findall(document.read_text()):
+        assert any((base / path).exists() for base in (ROOT, document.parent, ROOT / "projects/example_project")), path
+
+
+@each_document
 def test_links_lead_somewhere(document):
-    for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
-        if not target.startswith("http"):
-            assert (document.parent / target).exists(), f"{document.name} links to {target}"
+    for target, anchor in re.findall(r"\]\(([^)#\s]*)(?:#([^)]+))?\)", document.read_text()):
+        if target.startswith("http"):
+            continue
+        file = document.parent / target if target else document
+        assert file.exists(), f"{document.name} links to {target}"
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", file.read_text(), re.MULTILINE)
+            anchors = {re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
+            assert anchor in anchors, f"{document.name} links to {target}#{anchor}"
 
 
 def test_readme_is_short():

@@ -1,18 +1,19 @@
 #!/usr/bin/env python3
-"""Make a "beacon" data set: small videos that only a network relating far-apart positions can classify.
+"""Make a "beacon" dataset: small videos that a network can classify only if it relates positions far apart.
 
-The default set makes itself the first time that "beacon_train" or "beacon_val" is used; this script makes it ahead of
-time, or makes harder and easier ones. Train on those with DATASETS.TRAIN "['list:OUT/train.csv']".
+The default dataset is made by itself, the first time that "beacon_train" or "beacon_val" is used. This tool makes it
+ahead of time, or makes harder and easier ones. Train on those with DATASETS.TRAIN "['list:OUT/train.csv']".
 """
 
 import argparse
-import sys
 from dataclasses import fields
 
+from nlvideo.engine.script import ScriptParser, run_script
 
-def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    """Parse the command line; what is not given takes the default of ``BeaconSpec``."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line; what is not given takes the default of ``BeaconSpec``."""
+    parser = ScriptParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", help="folder to make (default: $NLVIDEO_DATASETS/beacon or ./datasets/beacon)")
     parser.add_argument("--agents", type=int, dest="num_agents", help="agents in each clip (default: 3)")
     parser.add_argument("--colours", type=int, dest="num_colours", help="colours to draw from (default: 3)")
@@ -23,24 +24,18 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--val", type=int, dest="num_val", help="clips of the validation split (default: 800)")
     parser.add_argument("--seed", type=int, help="of everything random (default: 0)")
     parser.add_argument("--processes", type=int, help="processes that draw and encode (default: one for each core)")
-    return parser.parse_args(argv)
+    return parser
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Make the data set and say where it is; returns the exit status."""
-    args = parse_args(argv)
-    # Imported here so that --help answers at once.
+def main(args: argparse.Namespace) -> None:
+    """Make the dataset and say where it is."""
+    # Only now: --help answers without loading torch.
     from nlvideo.data.datasets.beacon import BeaconSpec, beacon_root, generate_beacon
 
     given = {f.name: getattr(args, f.name) for f in fields(BeaconSpec) if getattr(args, f.name) is not None}
-    try:
-        root = generate_beacon(args.out or beacon_root(), BeaconSpec(**given), args.processes)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    root = generate_beacon(args.out or beacon_root(), BeaconSpec(**given), args.processes)
     print(f"{root}: train.csv, val.csv, classes.txt, truth.jsonl, spec.json, videos/")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main, build_parser())

@@ -410,7 +410,7 @@ def test_script_makes_a_folder_and_refuses_a_wrong_value(tmp_path):
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "b" / "spec.json").read_text())["num_agents"] == 2
     wrong = run("--out", str(tmp_path / "c"), "--agents", "9")
-    assert wrong.returncode == 1 and wrong.stderr.strip().endswith("num_agents: expected 1 to 3, got 9")
+    assert wrong.returncode == 2 and wrong.stderr.strip().endswith("num_agents: expected 1 to 3, got 9")
 
 
 def test_script_help_does_not_import_torch():

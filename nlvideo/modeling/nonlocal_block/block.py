@@ -70,8 +70,8 @@ class NonLocalBlock(nn.Module):
         init_std: standard deviation of the convolutions' weights (authors' code: 0.01); None: He et al. (Sec. 4.1).
         algorithm: "dense", "auto", or an exact one that keeps no P x Q matrix: "fused" (all forms), "reordered"
             (dot product), "folded" (dot product, where nothing is pooled after a projection), "sorted" (concatenation).
-            A plain attribute, which may be changed at any time. All but "dense", which is there to be read, take the
-            convolutions as matrix products on a CPU.
+            A plain attribute, which may be changed at any time. On a CPU, all but "dense" compute the convolutions as
+            matrix products. "auto" takes "dense" where there are 32 keys or fewer.
         checkpoint: keep nothing for backward but x and the norm's input, and compute the rest once more there.
 
     Raises:
@@ -278,7 +278,7 @@ class NonLocalBlock(nn.Module):
         return theta, phi, g
 
     def _convolve(self, x: torch.Tensor, *convs: nn.Module, rows: bool = True) -> Sequence[torch.Tensor]:
-        """conv(x) of each; "dense" is there to be read and to be compared with, and calls them as they are."""
+        """conv(x) of each. "dense" calls the modules as they are: it is what the others are compared with."""
         return [conv(x) for conv in convs] if self.algorithm == "dense" else convolve(x, convs, rows=rows)
 
     def _check_map(self, x: torch.Tensor) -> None:
