@@ -25,8 +25,7 @@ class PeriodicCheckpointer(HookBase):
     """
 
     def __init__(self, save: SaveFunction, period: int):
-        self._save = save
-        self._period = period
+        self._save, self._period = save, period
         self.saved: tuple[int, str] | None = None
 
     def after_step(self) -> None:
@@ -48,12 +47,16 @@ class PeriodicCheckpointer(HookBase):
         return {} if self.saved is None else {"saved": self.saved}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take it back: what follows in its iteration may save it once more."""
+        """Take it back: a hook that comes after may save it once more."""
         self.saved = state_dict["saved"]
 
 
 class EvalHook(HookBase):
     """Evaluates every ``period`` iterations and at the end, on all ranks, and puts the results into the storage.
+
+    Args:
+        evaluate: returns ``{task: {metric: value}}`` on rank 0; what it returns elsewhere does not matter.
+        period: iterations between evaluations. 0: only at the end.
 
     Attributes:
         results: of the last evaluation, on every rank.
@@ -61,14 +64,7 @@ class EvalHook(HookBase):
     """
 
     def __init__(self, evaluate: Callable[[], Results], period: int):
-        """Set what to do and when.
-
-        Args:
-            evaluate: returns ``{task: {metric: value}}`` on rank 0; what it returns elsewhere does not matter.
-            period: iterations between evaluations. 0: only at the end.
-        """
-        self._evaluate = evaluate
-        self._period = period
+        self._evaluate, self._period = evaluate, period
         self.results: Results = {}
         self.evaluated_iter = -1
 
@@ -83,17 +79,15 @@ class EvalHook(HookBase):
 
 
 class BestCheckpointer(HookBase):
-    """Saves ``model_best`` whenever an evaluation beats the best one so far. Must come after the evaluation."""
+    """Saves ``model_best`` whenever an evaluation beats the best one so far. Must come after the evaluation.
+
+    Args:
+        evaluation: its first metric, e.g. ``classification/top1``, decides; higher is better.
+        save: called with ``("model_best", False)``.
+    """
 
     def __init__(self, evaluation: EvalHook, save: SaveFunction):
-        """Set whose results to follow.
-
-        Args:
-            evaluation: its first metric, e.g. ``classification/top1``, decides; higher is better.
-            save: called with ``("model_best", False)``.
-        """
-        self._evaluation = evaluation
-        self._save = save
+        self._evaluation, self._save = evaluation, save
         self._best: float | None = None
 
     def after_step(self) -> None:
@@ -123,7 +117,6 @@ class ResultsCheckpointer(HookBase):
     """
 
     def __init__(self, checkpoints: PeriodicCheckpointer, evaluation: EvalHook, save: SaveFunction):
-        """Set whose checkpoints and whose results."""
         self._checkpoints, self._evaluation, self._save = checkpoints, evaluation, save
 
     def after_step(self) -> None:
@@ -145,7 +138,6 @@ class Settings(HookBase):
     trainer: SimpleTrainer
 
     def __init__(self, cfg: CfgNode):
-        """Take the values of all keys."""
         self._now = {key: cfg.value_at(key) for key in cfg.keys_with_path() if key not in self.WITHOUT_INFLUENCE}
         self._now["ranks"] = comm.get_world_size()
         self._saved: dict[str, Any] = {}

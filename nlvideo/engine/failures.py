@@ -21,6 +21,10 @@ class FailedVideos(HookBase):
     Files are counted over all ranks, and each only once however often it is drawn. Must come before the hook that saves
     checkpoints, so that a resumed run knows them all.
 
+    Args:
+        path: a JSON file, ``{"num_videos": int, "failed": [{"file_name", "reason"}, ...]}``. It is written whenever a
+            video is added, and removed where a run starts over; None: no file.
+
     Attributes:
         reasons: why each file failed, by path, in the order in which they were drawn; the same on every rank.
         num_videos: training videos in all; 0 where the loader does not say.
@@ -29,11 +33,6 @@ class FailedVideos(HookBase):
     trainer: SimpleTrainer
 
     def __init__(self, path: str | None = None):
-        """Set the file, JSON: ``{"num_videos": int, "failed": [{"file_name", "reason"}, ...]}``.
-
-        Args:
-            path: written whenever a video is added, and removed where a run starts over; None: no file.
-        """
         self._path = path
         self.reasons: dict[str, str] = {}
         self.num_videos = 0
@@ -88,22 +87,18 @@ class FailureBudget(HookBase):
     """Saves the state and stops the run when too many training videos have failed.
 
     Without the number of training videos there is no budget.
+
+    Args:
+        failed: the record of failures, a hook that comes before this one.
+        max_fraction: of the training videos that may fail (``DATALOADER.MAX_FAILED_FRACTION``).
+        checkpoints: saves the state before the run ends; None: it is lost.
     """
 
     # Listing more than these on one line does not help.
     MAX_LISTED = 20
 
     def __init__(self, failed: FailedVideos, max_fraction: float, checkpoints: PeriodicCheckpointer | None = None):
-        """Set the budget.
-
-        Args:
-            failed: the record of failures, a hook that comes before this one.
-            max_fraction: of the training videos that may fail (``DATALOADER.MAX_FAILED_FRACTION``).
-            checkpoints: saves the state before the run ends; None: it is lost.
-        """
-        self._failed = failed
-        self._checkpoints = checkpoints
-        self._max_fraction = max_fraction
+        self._failed, self._max_fraction, self._checkpoints = failed, max_fraction, checkpoints
 
     def after_step(self) -> None:
         """Stop the run if the budget is spent.

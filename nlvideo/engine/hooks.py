@@ -88,15 +88,13 @@ class MemoryStats(HookBase):
 
     On a GPU it is what torch has allocated there, ``peak_gpu_memory_mib``. Else it is what the process has held in
     memory, ``peak_cpu_memory_mib``, without the workers that decode. It is the peak of rank 0.
+
+    Args:
+        model: its device decides which memory counts.
+        period: iterations between two looks.
     """
 
     def __init__(self, model: nn.Module, period: int):
-        """Set what to look at.
-
-        Args:
-            model: its device decides which memory counts.
-            period: iterations between two looks.
-        """
         self._device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
         self._period = period
 
@@ -117,8 +115,7 @@ class LearningRate(HookBase):
     """Records the learning rate of each step, then moves the schedule on."""
 
     def __init__(self, optimizer: torch.optim.Optimizer, scheduler: torch.optim.lr_scheduler.LRScheduler):
-        self._optimizer = optimizer
-        self._scheduler = scheduler
+        self._optimizer, self._scheduler = optimizer, scheduler
 
     def after_step(self) -> None:
         """Put ``lr`` into the storage and set the rate of the next step."""
@@ -138,20 +135,17 @@ class WeightAverage(HookBase):
 
 
 class PeriodicWriter(HookBase):
-    """Lets the writers write every ``period`` iterations, at evaluations and at the end. Must be the last hook."""
+    """Lets the writers write every ``period`` iterations, at evaluations and at the end. Must be the last hook.
+
+    Args:
+        writers: none on ranks other than 0.
+        period: iterations between lines.
+        eval_period: iterations between evaluations. Their results are written at once: a run that stops before the next
+            line would lose them. 0: no evaluations.
+    """
 
     def __init__(self, writers: Sequence[EventWriter], period: int, eval_period: int = 0):
-        """Set when to write.
-
-        Args:
-            writers: none on ranks other than 0.
-            period: iterations between lines.
-            eval_period: iterations between evaluations. Their results are written at once: a run that stops before the
-                next line would lose them. 0: no evaluations.
-        """
-        self._writers = writers
-        self._period = period
-        self._eval_period = eval_period
+        self._writers, self._period, self._eval_period = writers, period, eval_period
 
     def after_step(self) -> None:
         """Write if it is time."""

@@ -73,6 +73,13 @@ class PreciseBN(HookBase):
 
     It reads its own stream of batches, chosen by the iteration, so that the training stream is not disturbed and a
     resumed run computes the same.
+
+    Args:
+        model: not wrapped.
+        build_loader: called with the iteration, returns a stream of training batches.
+        num_iters: batches per rank (``TEST.PRECISE_BN.NUM_ITERS``).
+        periods: iterations between checkpoints, between evaluations, ... 0: never but at the end.
+        ema: its average gets statistics of its own.
     """
 
     def __init__(
@@ -83,20 +90,8 @@ class PreciseBN(HookBase):
         periods: Iterable[int],
         ema: ModelEma | None = None,
     ):
-        """Set what to do and when.
-
-        Args:
-            model: not wrapped.
-            build_loader: called with the iteration, returns a stream of training batches.
-            num_iters: batches per rank (``TEST.PRECISE_BN.NUM_ITERS``).
-            periods: iterations between checkpoints, between evaluations, ... 0: never but at the end.
-            ema: its average gets statistics of its own.
-        """
-        self._model = model
-        self._build_loader = build_loader
-        self._num_iters = num_iters
-        self._periods = tuple(periods)
-        self._ema = ema
+        self._model, self._build_loader, self._num_iters = model, build_loader, num_iters
+        self._periods, self._ema = tuple(periods), ema
 
     def after_step(self) -> None:
         """Recompute if a checkpoint or an evaluation is due.

@@ -189,6 +189,15 @@ class SimpleTrainer(TrainerBase):
 
     On a GPU the CPU waits for one number of a step, the loss: a loss that is not finite must end the run before the
     weights change. All other scalars stay on the device until the storage is asked for them.
+
+    Args:
+        model: called with a batch, returns a dict of scalar losses; wrapped for distributed training or not.
+        data_loader: endless. It may say how many videos it has (``dataset_size``). A batch may be a dict that lists
+            the videos that could not be read: ``"failed": [(file, reason), ...]``, which the model does not get.
+        optimizer: of the model's parameters.
+        amp_dtype: ``torch.bfloat16`` or ``torch.float16`` for mixed precision, the latter with a gradient scaler.
+        accumulate: batches per step. Losses are averaged over them, so that k batches of n equal one of k * n.
+        clip: changes gradients in place, may return their norm.
     """
 
     def __init__(
@@ -201,17 +210,6 @@ class SimpleTrainer(TrainerBase):
         accumulate: int = 1,
         clip: Callable[[Iterable[nn.Parameter]], torch.Tensor | None] | None = None,
     ):
-        """Put model, data and optimizer together.
-
-        Args:
-            model: called with a batch, returns a dict of scalar losses; wrapped for distributed training or not.
-            data_loader: endless. It may say how many videos it has (``dataset_size``). A batch may be a dict that lists
-                the videos that could not be read: ``"failed": [(file, reason), ...]``, which the model does not get.
-            optimizer: of the model's parameters.
-            amp_dtype: ``torch.bfloat16`` or ``torch.float16`` for mixed precision, the latter with a gradient scaler.
-            accumulate: batches per step. Losses are averaged over them, so that k batches of n equal one of k * n.
-            clip: changes gradients in place, may return their norm.
-        """
         super().__init__()
         self.model = model.train()
         self.data_loader = data_loader

@@ -14,18 +14,16 @@ class ModelEma:
 
     The average starts as a copy of the model at the first :meth:`update`, not at construction: pre-trained weights that
     are loaded in between must not be averaged with the random ones before them.
+
+    Args:
+        model: the model itself, not its DistributedDataParallel wrapper, whose names would differ.
+        decay: weight of the old average in each update; 0 follows the model, 1 never moves.
+
+    Raises:
+        ValueError: a decay outside [0, 1].
     """
 
     def __init__(self, model: nn.Module, decay: float):
-        """Remember the model.
-
-        Args:
-            model: the model itself, not its DistributedDataParallel wrapper, whose names would differ.
-            decay: weight of the old average in each update; 0 follows the model, 1 never moves.
-
-        Raises:
-            ValueError: a decay outside [0, 1].
-        """
         if not 0.0 <= decay <= 1.0:
             raise ValueError(f"decay: got {decay}, allowed: 0 to 1")
         self.model = model
@@ -70,10 +68,7 @@ class ModelEma:
         return dict(self._average) if self._average else dict(self.model.state_dict())
 
     def load_state_dict(self, state_dict: dict[str, Tensor]) -> None:
-        """Continue from a saved average.
-
-        Args:
-            state_dict: what :meth:`state_dict` returned.
+        """Continue from what :meth:`state_dict` returned.
 
         Raises:
             ValueError: names that are not exactly the model's.

@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from nlvideo.config.validate import ALLOWED
@@ -78,27 +77,18 @@ class IterationLR(LambdaLR):
 
     PyTorch's own schedulers also save their base rates. A run that is resumed with another ``BASE_LR`` would go on with
     the old one, and say nothing. Here the config says what the schedule is, and the checkpoint where the run was.
+
+    Args:
+        optimizer: its current rates are the base rates.
+        lr_lambda: function of the iteration, e.g. from :func:`lr_factor`.
     """
-
-    def __init__(self, optimizer: Optimizer, factor: Callable[[int], float]):
-        """Set the rate of iteration 0.
-
-        Args:
-            optimizer: its current rates are the base rates.
-            factor: function of the iteration, e.g. from :func:`lr_factor`.
-        """
-        super().__init__(optimizer, factor)
 
     def state_dict(self) -> dict[str, Any]:
         """Return ``{"last_epoch": iteration}`` (PyTorch's name for the position)."""
         return {"last_epoch": self.last_epoch}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go to the saved iteration and set its rates. Load the optimizer first: it brings the old rates with it.
-
-        Args:
-            state_dict: what :meth:`state_dict` returned.
-        """
+        """Go to the saved iteration and set its rates. Load the optimizer first: it brings the old rates with it."""
         self.last_epoch = state_dict["last_epoch"]
         self._last_lr = [
             base * factor(self.last_epoch) for base, factor in zip(self.base_lrs, self.lr_lambdas, strict=True)
