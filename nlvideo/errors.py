@@ -45,15 +45,15 @@ class AnnotationError(ValueError):
 
 
 class WorkerDied(RuntimeError):
-    """A process that reads data was ended by the system, or by a crash of the decoder, or does nothing any more."""
+    """A process that reads data was ended by the system or by a crash of the decoder, or has stopped working."""
 
 
 class ProcessDied(Exception):
-    """The process that worked on an item ended without an answer: a crash, or the system ran out of memory."""
+    """The process that worked on an item ended without a result: it crashed, or the system ran out of memory."""
 
 
 class TimeLimitExceeded(Exception):
-    """The work made no progress for the time it was given."""
+    """The work made no progress during the time it was given."""
 
 
 class TrainingInterrupted(Exception):
@@ -85,11 +85,11 @@ class RankFailed(RuntimeError):
         return self.args[0]
 
 
-#: Mistakes in what the user gave, whose text is all that is needed; subclasses count.
+#: Mistakes in what the user gave, whose text says all; subclasses count.
 FORESEEN = (ValueError, KeyError, OSError, ImportError)
-#: Runs that failed, whose text is all that is needed; subclasses count.
+#: Runs that failed, whose text says all; subclasses count.
 RUN_ERRORS = (FloatingPointError, TooManyFailedVideos, UnexpectedResults, WorkerDied)
-# Kinds of errors that can be made from a text alone; subclasses of theirs often cannot, such as UnicodeError's.
+# Errors that can be made from a text alone. Their subclasses often cannot, such as UnicodeDecodeError.
 _FROM_TEXT = (LookupFailed, ValueError, OSError, ImportError, FloatingPointError, MemoryError, RuntimeError)
 
 
@@ -100,9 +100,9 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def portable(error: Exception) -> Exception:
-    """Return an error that reaches another process as it is: the same, or its text in the nearest kind that pickles.
+    """Return an error that can be sent to another process: the same, or its text in the nearest class that pickles.
 
-    An error whose class cannot be built from what it pickled would end the queue that carries it.
+    An error that cannot be unpickled would end the queue that carries it.
     """
     try:
         copy = pickle.loads(pickle.dumps(error))

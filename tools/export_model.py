@@ -6,7 +6,8 @@ scores are compared with the model's on a real clip. docs/export.md shows how to
 
 Examples:
     tools/export_model.py --model quickstart --output output/quickstart.onnx
-    tools/export_model.py --config-file output/config.yaml --weights output/model_final.pth --output output/model.pt2
+    tools/export_model.py --config-file configs/quickstart/i3d_nl.yaml \\
+        --weights output/quickstart/i3d_nl/model_final.pth --output output/model.pt2
 """
 
 import argparse
@@ -29,7 +30,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: argparse.Namespace) -> None:
     """Export, and print how far the scores are apart."""
     # Only now: --help answers without loading torch.
-    from nlvideo.export.export_model import export_model
+    from nlvideo.export.exporter import export_model
     from nlvideo.model_zoo import Predictor
 
     model = Predictor(**chosen_model(arguments) | {"device": "cpu"}).model

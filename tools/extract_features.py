@@ -2,12 +2,12 @@
 """Write the features of any layer for the test views of every video of a dataset, in shards with an index.
 
 A run that was killed continues where it was: give the same command again. Under torchrun, or with --num-gpus, each rank
-makes its part. nlvideo.engine.load_features reads the folder; docs/export.md describes it.
+makes its part. nlvideo.export.load_features reads the folder; docs/export.md describes it.
 
 Examples:
     tools/extract_features.py --model quickstart --dataset beacon_val --layer res5 --output output/features
-    tools/extract_features.py --config-file output/config.yaml --weights output/model_final.pth \\
-        --dataset folder:videos --layer res4.1 --pool none --views keep --output output/maps
+    tools/extract_features.py --model output/quickstart/i3d_nl --dataset folder:videos --layer res4.1 \\
+        --pool none --views keep --output output/maps
 """
 
 import argparse
@@ -58,7 +58,8 @@ def main(arguments: argparse.Namespace) -> None:
     # Only now: --help answers without loading torch.
     from nlvideo.engine.launch import launch
 
-    overrides = dict(zip(arguments.opts[::2], arguments.opts[1::2]))
+    # Not strict: the config refuses a key without a value.
+    overrides = dict(zip(arguments.opts[::2], arguments.opts[1::2], strict=False))
     device = arguments.device or overrides.get("MODEL.DEVICE", "auto")
     launch(extract, arguments.num_gpus, args=(arguments,), device=device)
 

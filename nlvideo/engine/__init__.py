@@ -27,7 +27,7 @@ _MODULES = {
     "nlvideo.engine.train_loop": ("HookBase", "SimpleTrainer", "TrainerBase"),
     "nlvideo.engine.trainer": ("DefaultTrainer",),
     # These have moved; their old place keeps working.
-    "nlvideo.export.export_model": ("export_model",),
+    "nlvideo.export.exporter": ("export_model",),
     "nlvideo.export.features": ("extract_features",),
     "nlvideo.export.feature_files": ("load_features",),
     "nlvideo.checkpoint": ("load_model_for_test",),

@@ -1,5 +1,6 @@
-"""Files of exported models: a graph, and beside it in the same file what its user needs to know."""
+"""An exported model: one graph from pixels to probabilities, and in the same file what its user needs to know."""
 
+import copy
 import io
 import json
 from collections.abc import Callable
@@ -8,12 +9,110 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
+from nlvideo.config import CfgNode
+from nlvideo.modeling import VideoClassifier
+from nlvideo.modeling.nonlocal_block import NonLocalBlock
 from nlvideo.utils.messages import one_of
 
 FORMATS = ("pt2", "onnx")
 #: name of the JSON text in either file
 ENTRY = "nlvideo.json"
+# How a non-local block is computed in an exported graph: exact, and made of plain products, softmax and ReLU. "fused"
+# becomes one attention operator; of the Gaussian form, whose keys and values differ in channels, it would be a loop
+# over blocks of rows. "sorted" needs a binary search, which ONNX does not have.
+ALGORITHMS = {
+    "gaussian": "dense",
+    "embedded_gaussian": "fused",
+    "dot_product": "reordered",
+    "concatenation": "dense",
+}
+
+
+def view_recipe(cfg: CfgNode) -> dict[str, Any]:
+    """Return how a test makes clips of a video and one score of theirs, as plain values; see docs/export.md.
+
+    Files of features and exported models carry it, for use without nlvideo.
+    """
+    return {
+        "mapper": cfg.DATALOADER.MAPPER,
+        "clip_sampler": cfg.TEST.CLIP_SAMPLER,
+        "num_clips": cfg.TEST.NUM_CLIPS,
+        "num_frames": cfg.INPUT.NUM_FRAMES,
+        "frame_stride": cfg.INPUT.FRAME_STRIDE,
+        "short_video": cfg.INPUT.SHORT_VIDEO,
+        "short_side": cfg.TEST.SHORT_SIDE,
+        "crop_size": cfg.TEST.CROP_SIZE,
+        "num_crops": cfg.TEST.NUM_CROPS,
+        "flip": cfg.TEST.FLIP,
+        "pixel_mean": list(cfg.MODEL.PIXEL_MEAN),
+        "pixel_std": list(cfg.MODEL.PIXEL_STD),
+        "average": cfg.TEST.AVERAGE,
+        "activation": cfg.MODEL.HEAD.LOSS,
+    }
+
+
+class ClipScorer(nn.Module):
+    """Probabilities of clips. It normalises the pixels, and knows nothing of videos."""
+
+    pixel_mean: torch.Tensor
+    pixel_std: torch.Tensor
+
+    def __init__(self, model: nn.Module) -> None:
+        """Copy the parts of a model to the CPU, in eval mode, with algorithms that can be exported; see `ALGORITHMS`.
+
+        Args:
+            model: left as it is.
+
+        Raises:
+            ValueError: not a `VideoClassifier`.
+        """
+        super().__init__()
+        if not isinstance(model, VideoClassifier):
+            name = type(model).__name__
+            raise ValueError(f"MODEL.META_ARCHITECTURE: got {name!r}, allowed for an export: 'VideoClassifier'")
+        model = copy.deepcopy(model).cpu().eval().requires_grad_(False)
+        # torch.export stores weights of another memory layout twice.
+        model.to(memory_format=torch.contiguous_format)
+        self.backbone, self.head, self.average = model.backbone, model.head, model.average
+        self.register_buffer("pixel_mean", model.get_buffer("pixel_mean"))
+        self.register_buffer("pixel_std", model.get_buffer("pixel_std"))
+        for block in self.modules():
+            if isinstance(block, NonLocalBlock):
+                block.algorithm = ALGORITHMS[block.pairwise]
+
+    def forward(self, clips: torch.Tensor) -> torch.Tensor:
+        """uint8 (N, 3, T, H, W) -> probabilities (N, K)."""
+        features = self.backbone((clips.float() - self.pixel_mean) / self.pixel_std)
+        last = list(features.values())[-1]
+        if self.average == "softmax":
+            return self.head(last)
+        # The contract of HEAD: it has these two methods where averages are of logits.
+        head: Any = self.head
+        return head.activate(head.logits(last).mean(dim=1))
+
+
+def trace(model: nn.Module, clips: torch.Tensor) -> torch.export.ExportedProgram:
+    """Return the graph of a model for clips of one size, in batches of any size.
+
+    Args:
+        model: a `VideoClassifier`, left as it is.
+        clips: uint8 (N, 3, T, H, W) with N above 1; T, H and W are those of the graph. The pixels do not matter.
+
+    Raises:
+        ValueError: another kind of model.
+    """
+    batch = torch.export.Dim("batch", min=1)
+    with torch.no_grad():
+        program = torch.export.export(ClipScorer(model), (clips.cpu(),), dynamic_shapes={"clips": {0: batch}})
+    # They would be in the file, many megabytes of the user's video.
+    program.example_inputs = None
+    for module in program.graph_module.modules():
+        for node in getattr(getattr(module, "graph", None), "nodes", ()):
+            # Lines of source with their paths on this machine, which are private.
+            node.meta.pop("stack_trace", None)
+    return program
 
 
 def check_packages(format: str) -> None:
@@ -24,7 +123,7 @@ def check_packages(format: str) -> None:
         ValueError: an unknown format.
     """
     if format not in FORMATS:
-        raise one_of("--format", format, FORMATS)
+        raise one_of("format", format, FORMATS)
     if format == "onnx":
         try:
             import onnx  # noqa: F401
@@ -53,6 +152,7 @@ def write_export(program: torch.export.ExportedProgram, path: str, format: str, 
         program, dynamo=True, verbose=False, input_names=["clips"], output_names=["scores"],
         dynamic_shapes={"clips": {0: "batch"}},
     )  # fmt: skip
+    assert onnx_program is not None  # it is None only for the exporter of TorchScript
     for node in onnx_program.model.graph:
         # Lines of source with their paths on this machine, which are private.
         node.metadata_props.clear()
@@ -72,14 +172,15 @@ def read_export(path: str, format: str) -> tuple[Callable[[torch.Tensor], torch.
     """
     if format == "pt2":
         texts = {ENTRY: ""}
-        network = torch.export.load(path, extra_files=texts).module()
+        # Opened here: of a path, PyTorch expects that it ends in .pt2.
+        with open(path, "rb") as file:
+            network = torch.export.load(file, extra_files=texts).module()
         return torch.no_grad()(network), json.loads(texts[ENTRY])
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
 
-    def run(clips: torch.Tensor) -> torch.Tensor:
-        """The probabilities of clips."""
+    def _run(clips: torch.Tensor) -> torch.Tensor:
         return torch.from_numpy(np.asarray(session.run(["scores"], {"clips": clips.numpy()})[0]))
 
-    return run, json.loads(session.get_modelmeta().custom_metadata_map[ENTRY])
+    return _run, json.loads(session.get_modelmeta().custom_metadata_map[ENTRY])

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from nlvideo.utils.files.file_io import atomic_write, write_json, write_text
+from nlvideo.utils.files.file_io import FileFormat, atomic_write, write_json, write_text
 from nlvideo.utils.messages import one_of
 
 FORMATS = ("npz", "parquet")
 _SETTINGS, _INDEX = "features.json", "index.jsonl"
-_KIND, _VERSION = "nlvideo features", 1
+_FORMAT = FileFormat("nlvideo features", 1, key="kind")
 
 
 @dataclass(frozen=True)
@@ -43,14 +43,15 @@ def check_format(format: str) -> None:
         ImportError: pyarrow is missing.
     """
     if format not in FORMATS:
-        raise one_of("--format", format, FORMATS)
+        raise one_of("format", format, FORMATS)
     if format == "parquet":
         _pyarrow()
 
 
-def shard_name(number: int, format: str) -> str:
-    """The file name of a shard."""
-    return f"features_{number:05d}.{format}"
+def shard_paths(folder: str, settings: dict[str, Any]) -> list[str]:
+    """Return the paths of all shards of a whole folder."""
+    count = -(-settings["num_videos"] // settings["videos_per_shard"])
+    return [os.path.join(folder, f"features_{number:05d}.{settings['format']}") for number in range(count)]
 
 
 def write_shard(path: str, rows: Sequence[dict[str, Any]], features: np.ndarray) -> None:
@@ -101,7 +102,7 @@ def read_shard(path: str) -> tuple[list[dict[str, Any]], np.ndarray]:
 
 def write_settings(folder: str, settings: dict[str, Any]) -> None:
     """Note in a folder what its features are of."""
-    write_json(os.path.join(folder, _SETTINGS), {"kind": _KIND, "version": _VERSION, **settings})
+    write_json(os.path.join(folder, _SETTINGS), {**_FORMAT.header(), **settings})
 
 
 def read_settings(folder: str) -> dict[str, Any] | None:
@@ -113,28 +114,14 @@ def read_settings(folder: str) -> dict[str, Any] | None:
     path = os.path.join(folder, _SETTINGS)
     if not os.path.isfile(path):
         return None
-    try:
-        with open(path, encoding="utf8") as file:
-            content = json.load(file)
-        kind, version = content.pop("kind"), content.pop("version")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path}: not the settings of features: {error!r}") from None
-    if (kind, version) != (_KIND, _VERSION):
-        raise ValueError(f"{path}: got {kind} {version}, allowed: {_KIND} {_VERSION}")
-    return content
-
-
-def num_shards(settings: dict[str, Any]) -> int:
-    """How many shards a whole folder has."""
-    return -(-settings["num_videos"] // settings["videos_per_shard"])
+    with open(path, encoding="utf8") as file:
+        return _FORMAT.read(path, file)
 
 
 def write_index(folder: str, settings: dict[str, Any]) -> list[dict[str, Any]]:
     """Write the index of a folder whose shards are complete, a line for each video, and return its rows."""
-    rows = []
-    for number in range(num_shards(settings)):
-        name = shard_name(number, settings["format"])
-        rows += [{**row, "shard": name} for row in read_shard(os.path.join(folder, name))[0]]
+    paths = shard_paths(folder, settings)
+    rows = [{**row, "shard": os.path.basename(path)} for path in paths for row in read_shard(path)[0]]
     text = "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows)
     write_text(os.path.join(folder, _INDEX), text)
     return rows
@@ -146,9 +133,7 @@ def iterate_shards(folder: str) -> Iterator[tuple[list[dict[str, Any]], np.ndarr
     Raises:
         ValueError: the folder holds no features, or not all of them yet.
     """
-    settings = _complete_settings(folder)
-    for number in range(num_shards(settings)):
-        yield read_shard(os.path.join(folder, shard_name(number, settings["format"])))
+    yield from map(read_shard, shard_paths(folder, _complete_settings(folder)))
 
 
 def load_features(folder: str) -> Features:
@@ -166,7 +151,6 @@ def load_features(folder: str) -> Features:
         ValueError: the folder holds no features, or not all of them yet.
         ImportError: the shards are Parquet and pyarrow is missing.
     """
-    settings = _complete_settings(folder)
     shards = list(iterate_shards(folder))
     rows = [row for shard_rows, _ in shards for row in shard_rows]
     good = [row for row in rows if not row["failed"]]
@@ -175,7 +159,7 @@ def load_features(folder: str) -> Features:
         video_ids=[row["video_id"] for row in good],
         labels=[row["label"] for row in good],
         failed={row["video_id"]: row["error"] for row in rows if row["failed"]},
-        settings=settings,
+        settings=_complete_settings(folder),
     )
 
 

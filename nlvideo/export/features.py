@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,32 +11,82 @@ import torch
 from torch import nn
 
 from nlvideo.config import CfgNode
-from nlvideo.data import TestLoader, get_dataset
+from nlvideo.data import get_dataset
 from nlvideo.data.build import loader_of_records
 from nlvideo.data.catalog import Record
 from nlvideo.data.checks import check_files, fingerprint
 from nlvideo.data.records.records import SerializedRecords
 from nlvideo.data.workers import explained
-from nlvideo.export.feature_files import (
-    check_format,
-    num_shards,
-    read_settings,
-    shard_name,
-    write_index,
-    write_settings,
-    write_shard,
-)
-from nlvideo.export.layer_output import LayerOutput
-from nlvideo.export.recipe import view_recipe
+from nlvideo.errors import LookupFailed
+from nlvideo.export import feature_files
+from nlvideo.export.export_files import view_recipe
 from nlvideo.utils import comm
+from nlvideo.utils.analysis import run_until
 from nlvideo.utils.console import progress_bar
 from nlvideo.utils.files.file_io import make_writable
-from nlvideo.utils.messages import one_of
+from nlvideo.utils.messages import did_you_mean, one_of
 
+POOLS = ("avg", "none")
 VIEWS = ("mean", "keep")
 DTYPES = ("float32", "float16")
 # A shard is what is in memory, and what is lost when a run is killed.
 _SHARD_BYTES, _MAX_VIDEOS_PER_SHARD = 64 * 2**20, 1000
+
+
+class LayerOutput:
+    """Runs a model up to one of its layers.
+
+    Example:
+        >>> LayerOutput(model, "res4.1", pool="avg")(clips).shape
+        torch.Size([3, 1024])
+    """
+
+    def __init__(self, model: nn.Module, layer: str, pool: str = "avg"):
+        """Find the layer.
+
+        Args:
+            model: as the `META_ARCH` registry describes, in eval mode.
+            layer: name of a sub-module as in ``model.named_modules()``; those of the backbone also without "backbone.".
+            pool: "avg" averages a map over time and space, "none" keeps its positions.
+
+        Raises:
+            LookupFailed: no such layer; the message lists what is close.
+            ValueError: an unknown pool.
+        """
+        if pool not in POOLS:
+            raise one_of("pool", pool, POOLS)
+        modules = {name: module for name, module in model.named_modules() if name}
+        self.model, self.pool = model, pool
+        self.layer = layer if layer in modules else f"backbone.{layer}"
+        if self.layer not in modules:
+            short = [name.removeprefix("backbone.") for name in modules]
+            hint = did_you_mean(layer, [*short, *modules]) or "no name is close."
+            top = ", ".join(name for name in short if "." not in name)
+            raise LookupFailed(f"layer: no layer {layer!r}: {hint} The largest are {top}")
+        self._module = modules[self.layer]
+
+    @torch.no_grad()
+    def __call__(self, clips: torch.Tensor) -> torch.Tensor:
+        """uint8 (N, 3, T, H, W) -> float32 (N, C), or (N, C, T', H', W') of a map without pooling, on the CPU.
+
+        Raises:
+            ValueError: the layer does not run at test, or gives anything but a tensor with a row for each clip.
+        """
+        reached, output = run_until(self._module, lambda: self.model([{"video": clips, "video_id": ""}]))
+        if not reached:
+            raise ValueError(f"layer: {self.layer} does not run at test, allowed: one that does, e.g. 'res5'")
+        return self._pooled(output, len(clips)).float().cpu()
+
+    def _pooled(self, output: object, num_clips: int) -> torch.Tensor:
+        if not isinstance(output, torch.Tensor) or output.dim() < 2 or len(output) != num_clips:
+            given = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
+            raise ValueError(f"layer: {self.layer} gives {given}, allowed: a tensor with a row per clip, e.g. 'res5'")
+        if self.pool == "none" or output.dim() == 2:
+            return output.contiguous()
+        if output.dim() != 5:
+            shape = tuple(output.shape)
+            raise ValueError(f"pool: got 'avg', allowed for {self.layer}, which gives {shape} and no map: 'none'")
+        return output.float().mean(dim=(2, 3, 4))
 
 
 @dataclass(frozen=True)
@@ -68,9 +118,9 @@ def extract_features(
 ) -> Extraction:
     """Write the features of a layer for the test views of every video of a dataset.
 
-    Call it on every rank. A shard appears once it is complete, so that a run that was killed continues with the shards
-    that are missing, with any number of ranks; the files are then those of an uninterrupted run. Read them with
-    :func:`nlvideo.export.feature_files.load_features`.
+    Call it on every rank. A shard appears once it is complete. So a run that was killed continues with the shards that
+    are missing, with any number of ranks, and ends with the files of an uninterrupted run. Read them with
+    :func:`nlvideo.export.load_features`.
 
     Args:
         model: with its weights, in eval mode.
@@ -90,19 +140,19 @@ def extract_features(
             differ in size from video to video.
         ImportError: pyarrow is missing.
     """
-    for name, value, allowed in (("--views", views, VIEWS), ("--dtype", dtype, DTYPES)):
+    for name, value, allowed in (("views", views, VIEWS), ("dtype", dtype, DTYPES)):
         if value not in allowed:
             raise one_of(name, value, allowed)
-    check_format(format)
+    feature_files.check_format(format)
     records = get_dataset(dataset)
     if not records:
         raise ValueError(f"{dataset}: the dataset is empty")
     check_files(dataset, records)
     network = LayerOutput(model, layer, pool)
     shape = _row_shape(network, cfg, views)
-    size = videos_per_shard or _videos_per_shard(shape, dtype)
+    size = _videos_per_shard(shape) if videos_per_shard is None else videos_per_shard
     if size < 1:
-        raise ValueError(f"--videos-per-shard: got {size}, allowed: 1 or more")
+        raise ValueError(f"videos_per_shard: got {size}, allowed: 1 or more")
     settings = {
         "dataset": dataset, "num_videos": len(records), "fingerprint": fingerprint(records), "layer": network.layer,
         "pool": pool, "views": views, "shape": list(shape), "dtype": dtype, "format": format, "videos_per_shard": size,
@@ -119,91 +169,89 @@ class _Shards:
         self, network: LayerOutput, cfg: CfgNode, records: Sequence[Record], folder: str, settings: dict[str, Any]
     ):
         self.network, self.cfg, self.records, self.folder, self.settings = network, cfg, records, folder, settings
-        self.size = settings["videos_per_shard"]
 
     def make(self) -> Extraction:
         """Make this rank's part of what is missing; then, on rank 0, the index."""
-        paths = [self._path(number) for number in range(num_shards(self.settings))]
+        paths = feature_files.shard_paths(self.folder, self.settings)
         # As rank 0 sees it: another rank may have finished a shard by the time that a slow one looks.
         missing = comm.all_gather_object([k for k, path in enumerate(paths) if not os.path.exists(path)])[0]
         mine = missing[comm.get_rank() :: comm.get_world_size()]
-        loader = self._loader([index for number in mine for index in self._videos(number)])
+        # The labels may be of other classes than the model's, of which the mapper would make a vector.
+        records = SerializedRecords([{**record, "label": 0} for record in self.records])
+        indices = [index for number in mine for index in self._videos(number)]
+        loader = loader_of_records(self.cfg, records, indices, "it has no features")
         progress = progress_bar(loader, desc="features", unit="video", disable=not comm.is_main_process())
         samples = (batch[0] for batch in progress)
         with explained(loader):
             for number in mine:
-                self._make_shard(number, samples)
+                self._make_shard(paths[number], self._videos(number), samples)
         comm.synchronize()
-        rows = write_index(self.folder, self.settings) if comm.is_main_process() else []
+        rows = feature_files.write_index(self.folder, self.settings) if comm.is_main_process() else []
         comm.synchronize()
         failed = {row["video_id"]: row["error"] for row in rows if row["failed"]}
         shape = tuple(self.settings["shape"])
         return Extraction(len(self.records), shape, failed, len(missing), len(paths) - len(missing))
 
-    def _path(self, number: int) -> str:
-        return os.path.join(self.folder, shard_name(number, self.settings["format"]))
-
     def _videos(self, number: int) -> range:
-        return range(number * self.size, min((number + 1) * self.size, len(self.records)))
+        size = self.settings["videos_per_shard"]
+        return range(number * size, min((number + 1) * size, len(self.records)))
 
-    def _loader(self, indices: list[int]) -> TestLoader:
-        # The labels may be of other classes than the model's, of which the mapper would make a vector.
-        records = SerializedRecords([{**record, "label": 0} for record in self.records])
-        return loader_of_records(self.cfg, records, indices, "it has no features")
-
-    def _make_shard(self, number: int, samples: Iterator[dict[str, Any]]) -> None:
-        rows, features = [], []
+    def _make_shard(self, path: str, indices: range, samples: Iterator[dict[str, Any]]) -> None:
+        rows: list[dict[str, Any]] = []
         # Batches end with the shard: how a run was divided and interrupted does not decide which clips share one.
-        batch = _Batch(self.network, self.cfg.TEST.VIEWS_PER_FORWARD)
-        for index in self._videos(number):
-            sample, record = next(samples), self.records[index]
-            row = {"video_id": record["video_id"], "label": record["label"], "row": None, "failed": sample["failed"]}
-            if sample["failed"]:
-                row["error"] = getattr(sample["error"], "reason", str(sample["error"]))
-            else:
-                row["row"] = sum(not other["failed"] for other in rows)
-                features += map(self._row, batch.add(sample["video"]))
-            rows.append(row)
-        features += map(self._row, batch.flush())
+        videos = self._readable(indices, samples, rows)
+        features = [self._row(views) for views in _features_of(self.network, videos, self.cfg.TEST.VIEWS_PER_FORWARD)]
         shape = tuple(self.settings["shape"])
-        for row, own in zip([row for row in rows if not row["failed"]], features):
+        for row, own in zip((row for row in rows if not row["failed"]), features, strict=True):
             if own.shape != shape:
                 raise ValueError(
                     f"{row['video_id']}: the features are {own.shape}, others {shape}, allowed with TEST.CROP_SIZE 0:"
-                    " --pool avg"
+                    " pool 'avg'"
                 )
         array = np.stack(features) if features else np.zeros((0, *shape), self.settings["dtype"])
-        write_shard(self._path(number), rows, array)
+        feature_files.write_shard(path, rows, array)
+
+    def _readable(
+        self, indices: range, samples: Iterator[dict[str, Any]], rows: list[dict[str, Any]]
+    ) -> Iterator[torch.Tensor]:
+        """Append a row for each video, and yield the views of those that could be read."""
+        count = 0
+        for index in indices:
+            sample, record = next(samples), self.records[index]
+            row = {"video_id": record["video_id"], "label": record["label"], "row": None, "failed": sample["failed"]}
+            rows.append(row)
+            if sample["failed"]:
+                row["error"] = getattr(sample["error"], "reason", str(sample["error"]))
+                continue
+            row["row"] = count
+            count += 1
+            yield sample["video"]
 
     def _row(self, views: torch.Tensor) -> np.ndarray:
         views = views.mean(dim=0) if self.settings["views"] == "mean" else views
         return views.numpy().astype(self.settings["dtype"])
 
 
-class _Batch:
-    """Views of several videos that go through the network together."""
+def _features_of(
+    network: LayerOutput, videos: Iterable[torch.Tensor], views_per_forward: int
+) -> Iterator[torch.Tensor]:
+    """Yield the features (V, ...) of videos (V, 3, T, H, W); several of them go through the network together."""
+    waiting: list[torch.Tensor] = []
 
-    def __init__(self, network: LayerOutput, views_per_forward: int):
-        self.network, self.views_per_forward = network, views_per_forward
-        self._waiting: list[torch.Tensor] = []
+    def _flush() -> Iterator[torch.Tensor]:
+        if waiting:
+            lengths = [len(video) for video in waiting]
+            parts = [network(part) for part in torch.cat(waiting).split(views_per_forward)]
+            waiting.clear()
+            yield from torch.cat(parts).split(lengths)
 
-    def add(self, video: torch.Tensor) -> list[torch.Tensor]:
-        """Take the views (V, 3, T, H, W) of a video; return the features of those that are done, (V, ...) each."""
-        done = []
-        if self._waiting and self._waiting[0].shape[1:] != video.shape[1:]:
-            done = self.flush()
-        self._waiting.append(video)
-        full = sum(map(len, self._waiting)) >= self.views_per_forward
-        return [*done, *self.flush()] if full else done
-
-    def flush(self) -> list[torch.Tensor]:
-        """Return the features of the videos that wait."""
-        if not self._waiting:
-            return []
-        lengths = [len(video) for video in self._waiting]
-        parts = [self.network(part) for part in torch.cat(self._waiting).split(self.views_per_forward)]
-        self._waiting = []
-        return list(torch.cat(parts).split(lengths))
+    for video in videos:
+        if waiting and waiting[0].shape[1:] != video.shape[1:]:
+            yield from _flush()
+        waiting.append(video)
+        if sum(map(len, waiting)) >= views_per_forward:
+            yield from _flush()
+    yield from _flush()
 
 
 def _row_shape(network: LayerOutput, cfg: CfgNode, views: str) -> tuple[int, ...]:
@@ -214,10 +262,9 @@ def _row_shape(network: LayerOutput, cfg: CfgNode, views: str) -> tuple[int, ...
     return (num_views, *own) if views == "keep" else tuple(own)
 
 
-def _videos_per_shard(shape: tuple[int, ...], dtype: str) -> int:
+def _videos_per_shard(shape: tuple[int, ...]) -> int:
     # In memory they are float32, and one by one before they are stacked.
-    row_bytes = int(np.prod(shape)) * 4
-    return max(1, min(_MAX_VIDEOS_PER_SHARD, _SHARD_BYTES // row_bytes))
+    return max(1, min(_MAX_VIDEOS_PER_SHARD, _SHARD_BYTES // (int(np.prod(shape)) * 4)))
 
 
 def _model_digest(model: nn.Module, cfg: CfgNode) -> str:
@@ -235,11 +282,12 @@ def _model_digest(model: nn.Module, cfg: CfgNode) -> str:
 def _prepare(folder: str, settings: dict[str, Any]) -> None:
     """Note the settings, or compare them with those of the features that are there."""
     if comm.is_main_process():
-        make_writable(folder, "--output")
-        if read_settings(folder) is None:
-            write_settings(folder, settings)
+        make_writable(folder, "output")
+        if feature_files.read_settings(folder) is None:
+            feature_files.write_settings(folder, settings)
     comm.synchronize()
-    there, now = ({**content, **content["recipe"]} for content in (read_settings(folder), settings))
+    found = feature_files.read_settings(folder) or {"recipe": {}}
+    there, now = ({**content, **content["recipe"]} for content in (found, settings))
     for key, value in now.items():
         if there.get(key) != value and key != "recipe":
-            raise ValueError(f"--output: {folder} holds features of another {key}: {there.get(key)!r}, now {value!r}")
+            raise ValueError(f"output: {folder} holds features of another {key}: {there.get(key)!r}, now {value!r}")

@@ -1,11 +1,11 @@
-"""Parameters and multiply-adds of any module, as video papers report them.
+"""Parameters and multiply-adds of any module, as video papers report them; and running a part of a network.
 
-One multiply-add (MAC) is what most of them print as a FLOP. Only convolutions and matrix products count, the products
-inside attention included; norms, activations and pools do not, as in the tables that these numbers are compared with.
+Most papers print a multiply-add (MAC) as a FLOP. Only convolutions and matrix products count, also those inside
+attention. Norms, activations and pools do not, as in the tables of papers.
 """
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,8 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nlvideo.utils.console import create_table
 
-# The algorithms of a non-local block besides the dense one. How many multiply-adds they save depends on shape and
-# device, so that the agreed count of a network is that of the dense products.
+# The algorithms of a non-local block besides the dense one.
 _ALGORITHMS = ("auto", "fused", "reordered", "folded", "sorted")
 
 
@@ -28,7 +27,8 @@ def count_gmacs(module: nn.Module, inputs: Any) -> float:
     """Return the multiply-adds of one evaluation forward, in units of 1e9.
 
     The module runs as a copy on the meta device, in no time and no memory. A module that reads values, which meta
-    tensors do not have, runs on the CPU instead. Sub-modules with an attribute ``algorithm`` count as dense.
+    tensors do not have, runs on the CPU instead. Non-local blocks count as dense: how much their other algorithms save
+    depends on shape and device.
 
     Args:
         module: left as it is.
@@ -57,15 +57,10 @@ def cost_table(module: nn.Module, inputs: Any, depth: int = 1) -> str:
             "parameters": f"{parameter_count(child):,}",
             "GMACs": f"{sum(macs.get(name, {}).values()) / 1e9:.4g}",
         }
-        for name, child in _modules_up_to(module, depth)
+        for name, child in module.named_modules()
+        if not name or name.count(".") < depth
     ]
     return create_table(rows)
-
-
-def _modules_up_to(module: nn.Module, depth: int) -> Iterator[tuple[str, nn.Module]]:
-    for name, child in module.named_modules():
-        if (name.count(".") + 1 if name else 0) <= depth:
-            yield name, child
 
 
 def _count_macs(module: nn.Module, inputs: Any) -> dict[str, dict[str, int]]:
@@ -81,7 +76,7 @@ def _run(module: nn.Module, arguments: tuple, device: torch.device) -> dict[str,
     clone = without_norms(_copy_to(module, device).eval())
     for child in clone.modules():
         if getattr(child, "algorithm", None) in _ALGORITHMS:
-            child.algorithm = "dense"
+            vars(child)["algorithm"] = "dense"
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         clone(*_move(arguments, device))
     counts = counter.get_flop_counts()
@@ -93,9 +88,9 @@ def _run(module: nn.Module, arguments: tuple, device: torch.device) -> dict[str,
 
 
 def without_norms(module: nn.Module) -> nn.Module:
-    """Make the batch norms of a module hand on their input, and return the module.
+    """Make the batch norms of a module return their input, and return the module.
 
-    Counts and shapes stay what they are, while a norm on the meta device takes more time than all the rest.
+    Counts and shapes stay the same. On the meta device a norm takes more time than all the rest.
     """
     for child in module.modules():
         if hasattr(child, "running_mean") and hasattr(child, "running_var"):

@@ -1,4 +1,4 @@
-"""Communication between the ranks of a run, over torch.distributed. Everything works without a process group."""
+"""Communication between the ranks of a run, over torch.distributed. All of it also works without a process group."""
 
 from typing import Any
 
@@ -66,7 +66,7 @@ def reduce_dict(values: dict[str, torch.Tensor], average: bool = True) -> dict[s
         dist.all_reduce(stacked)
         if average:
             stacked /= get_world_size()
-    return dict(zip(names, stacked))
+    return dict(zip(names, stacked, strict=True))
 
 
 def shared_random_seed() -> int:

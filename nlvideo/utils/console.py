@@ -48,7 +48,7 @@ def never_fail_to_encode() -> None:
     """Print as escapes what the encoding of the console, such as Latin-1, does not have; the console may be closed."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, "w", encoding="utf8"))
+            setattr(sys, name, open(os.devnull, "w", encoding="utf8"))  # noqa: SIM115 for the rest of the process
         stream = getattr(sys, name)
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -88,7 +88,7 @@ class _Console(_OwnHandler, logging.StreamHandler):
         elif signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
             raise
         else:
-            self.stream = open(os.devnull, "w")
+            self.stream = open(os.devnull, "w")  # noqa: SIM115 for the rest of the process
             os.kill(os.getpid(), signal.SIGHUP)
 
 
@@ -116,9 +116,9 @@ def setup_logger(output_dir: str | None, rank: int = 0, name: str = "nlvideo") -
     logger = logging.getLogger(name)
     logger.setLevel(logging.INFO)
     # Propagation stays on: the root logger has no handler in our scripts, and a host program may want the messages.
-    for handler in [handler for handler in logger.handlers if isinstance(handler, _OwnHandler)]:
-        logger.removeHandler(handler)
-        handler.close()
+    for earlier in [handler for handler in logger.handlers if isinstance(handler, _OwnHandler)]:
+        logger.removeHandler(earlier)
+        earlier.close()
     handlers: list[logging.Handler] = []
     if rank == 0:
         never_fail_to_encode()
@@ -187,7 +187,8 @@ def _bar_stream() -> Any:
 
 def progress_bar(*args: Any, **options: Any) -> tqdm:
     """Return ``tqdm(*args, **options)`` on the errors of the console: a bar on a terminal, few lines elsewhere."""
-    return tqdm(*args, file=_bar_stream(), **options)
+    options["file"] = _bar_stream()
+    return tqdm(*args, **options)
 
 
 @contextlib.contextmanager

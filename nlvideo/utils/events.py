@@ -1,4 +1,4 @@
-"""Scalars of a run: anyone puts them into the current EventStorage; writers bring them to console and files."""
+"""Scalars of a run: any code puts them into the current EventStorage, and writers log them or write them to files."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from nlvideo.errors import LookupFailed
 from nlvideo.utils.files.file_io import naming
 from nlvideo.utils.messages import did_you_mean
 
-# Values kept per scalar: the largest window that can be smoothed over, and what a checkpoint carries.
+# Values kept per scalar: the largest window for smoothing, and what a checkpoint carries.
 HISTORY_LENGTH = 1000
-# Not among the metrics of the console's line, where they have places of their own.
+# They have places of their own in the console's line.
 _TIMES = ("time", "data_time", "training_time", "lr", "peak_gpu_memory_mib", "peak_cpu_memory_mib")
 
 _storages: list[EventStorage] = []
 
 
 def has_event_storage() -> bool:
-    """Return whether there is a current storage, i.e. whether a training loop is running."""
+    """Return whether there is a current storage: whether a training loop is running."""
     return bool(_storages)
 
 
@@ -49,7 +49,11 @@ class History:
         self._pending: list[tuple[torch.Tensor, int]] = []
 
     def put(self, value: float | torch.Tensor, iteration: int) -> None:
-        """Append a value; a tensor stays on its device, so that nothing waits for it before it is read."""
+        """Append a value. A tensor stays on its device until it is read, so that nothing waits for it before.
+
+        Raises:
+            ValueError: a tensor of several elements.
+        """
         if not isinstance(value, torch.Tensor):
             self._flush()
             self._values.append((float(value), iteration))
@@ -71,7 +75,7 @@ class History:
         return self.values()[-1][0]
 
     def latest_tensor(self, device: torch.device | str) -> torch.Tensor:
-        """Return the last value as a tensor () on a device; one that is there already is not waited for."""
+        """Return the last value as a tensor () on a device, without waiting for one that is there already."""
         if self._pending:
             return self._pending[-1][0].to(device)
         return torch.full((), self._values[-1][0], dtype=torch.float64, device=device)
@@ -86,8 +90,8 @@ class History:
         if not self._pending:
             return
         # One transfer for all of them, in float64 so that the values are those of item().
-        tensors = [value.double() for value, _ in self._pending]
-        self._values.extend(zip(torch.stack(tensors).tolist(), [iteration for _, iteration in self._pending]))
+        tensors, iterations = zip(*self._pending, strict=True)
+        self._values.extend(zip(torch.stack([t.double() for t in tensors]).tolist(), iterations, strict=True))
         self._pending.clear()
 
 
@@ -110,11 +114,8 @@ class EventStorage:
 
         Args:
             name: names with a slash (``classification/top1``) are results of an evaluation.
-            value: a number, or a tensor of one element, which is not read before someone asks for it.
+            value: a number, or a tensor of one element; see ``History.put``.
             smoothing_hint: writers show the median of recent values (a loss), or the value as it is (a rate).
-
-        Raises:
-            ValueError: a tensor of several elements.
         """
         history = self._histories.setdefault(name, History(smoothing_hint))
         history.smoothing_hint = smoothing_hint
@@ -144,7 +145,7 @@ class EventStorage:
         return {name: history.values()[-1] for name, history in self._histories.items()}
 
     def latest_tensors(self, device: torch.device | str) -> dict[str, torch.Tensor]:
-        """Return the last value of each scalar as a tensor without axes on a device, without waiting for any of them."""
+        """Return the last value of each scalar as ``History.latest_tensor`` does."""
         return {name: history.latest_tensor(device) for name, history in self._histories.items()}
 
     def smoothed(self, window: int) -> dict[str, tuple[float, int]]:
@@ -163,7 +164,7 @@ class EventStorage:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Replace the histories, so that every smoothed value goes on as if the run had not stopped."""
+        """Replace the histories. Smoothed values then continue as if the run had not stopped."""
         self._histories = {}
         for name, saved in state.items():
             history = self._histories[name] = History(saved["smoothing_hint"])
@@ -179,7 +180,7 @@ class EventStorage:
 
 
 class EventWriter:
-    """Base of whatever brings scalars out of the current storage."""
+    """Base of what shows or saves the scalars of the current storage."""
 
     def write(self) -> None:
         """Write what is new in the current storage."""
@@ -190,19 +191,16 @@ class EventWriter:
 
 
 class _IncrementalWriter(EventWriter):
-    """Base of writers to files: each value is written once, a value of an earlier process not again."""
+    """Base of writers to files: each value is written once, and none of an earlier process."""
 
     def __init__(self, window: int):
         self._window = window
-        self._written: dict[str, int] = {}
+        self._next: dict[str, int] = {}
 
     def _new_scalars(self, storage: EventStorage) -> dict[str, tuple[float, int]]:
-        new = {
-            name: (value, iteration)
-            for name, (value, iteration) in storage.smoothed(self._window).items()
-            if iteration > self._written.get(name, storage.start_iter - 1)
-        }
-        self._written.update({name: iteration for name, (_, iteration) in new.items()})
+        first = storage.start_iter
+        new = {k: v for k, v in storage.smoothed(self._window).items() if v[1] >= self._next.get(k, first)}
+        self._next.update({name: iteration + 1 for name, (_, iteration) in new.items()})
         return new
 
 

@@ -23,5 +23,5 @@ def some(names: Sequence[str], count: int = 4) -> str:
 
 
 def one_of(what: str, given: object, allowed: Iterable[object]) -> ValueError:
-    """Return the error for a value outside a list, ready to raise: ``X: got 'a', allowed: 'b', 'c'``."""
+    """Return the error for a value that is none of the allowed ones: ``X: got 'a', allowed: 'b', 'c'``."""
     return ValueError(f"{what}: got {given!r}, allowed: {', '.join(repr(value) for value in allowed)}")

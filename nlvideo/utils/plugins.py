@@ -29,9 +29,9 @@ class Plugin:
     core and of the plugins that are listed before.
 
     ``build_hooks(cfg: CfgNode) -> Iterable[HookBase]`` returns hooks for one training; `HookBase` says what a hook may
-    do. It is called once for each trainer, on every rank. ``cfg`` is complete, frozen and scaled to the number of ranks.
-    The hooks run after those of the core and before `RandomStates` and the writers, in the order in which they are
-    returned. Their names must be new.
+    do. It is called once for each trainer, on every rank. ``cfg`` is complete, frozen and scaled to the number of
+    ranks. The hooks run after those of the core and before `RandomStates` and the writers, in the order in which they
+    are returned. Their names must be new.
 
     Attributes:
         spec: the absolute path of the project, or the name of its module or entry point.
@@ -52,12 +52,10 @@ def loaded_plugins() -> list[str]:
 
 
 def resolve_spec(spec: str, base_dir: str | None = None) -> str:
-    """Return a path spec as an absolute path; any other spec as it is.
+    """Return a path spec as an absolute path; any other spec as it is. Nothing is imported.
 
-    A spec is a path when it holds a separator or starts with ``.`` or ``~``. A bare name is one only if nothing of
-    that name is installed and there is such a folder, so that a stray folder never hides a module.
-
-    Nothing is imported.
+    A spec is a path if it contains a separator or starts with ``.`` or ``~``. Another name is a path only if there is
+    such a folder and nothing of that name is installed: a stray folder never hides a module.
 
     Args:
         spec: an entry of ``PLUGINS`` or of ``--plugin``.
@@ -80,8 +78,10 @@ def resolve_spec(spec: str, base_dir: str | None = None) -> str:
 def comes_with(spec: str, base_dir: str, folder: str) -> bool:
     """Return whether a plugin comes with a folder: it lies there, or a file there names it by a relative path.
 
+    Nothing is imported.
+
     Args:
-        spec: an entry of ``PLUGINS``; nothing is imported.
+        spec: an entry of ``PLUGINS``.
         base_dir: the folder of the file that holds the entry.
         folder: of a run or of a packed model.
     """
@@ -91,13 +91,13 @@ def comes_with(spec: str, base_dir: str, folder: str) -> bool:
         return plugin.is_relative_to(root) or (is_relative and Path(base_dir).resolve().is_relative_to(root))
     entry_point = _entry_point(spec)
     found = _find((entry_point.module if entry_point else spec).partition(".")[0])
-    return found is not None and bool(found.origin) and Path(found.origin).resolve().is_relative_to(root)
+    return found is not None and found.origin is not None and Path(found.origin).resolve().is_relative_to(root)
 
 
 def load_plugin(spec: str, base_dir: str | None = None) -> Plugin:
     """Import a project once; later calls return the same object.
 
-    A folder is either a package or holds exactly one. The package is imported under its own name, with its parent
+    A folder is either a package or contains exactly one. The package is imported under its own name, with its parent
     folder on ``sys.path``, so that its classes pickle into workers and ranks.
 
     Args:

@@ -23,7 +23,7 @@ from nlvideo.engine import rng
 from nlvideo.engine.hooks import WeightAverage
 from nlvideo.engine.precise_bn import recompute_bn_stats
 from nlvideo.engine.train_loop import SimpleTrainer
-from nlvideo.export.layer_output import LayerOutput
+from nlvideo.export.features import LayerOutput
 from nlvideo.layers import nonlocal_ops
 from nlvideo.layers.norm import NORMS
 from nlvideo.modeling import HEAD, NonLocalBlock, build_model

@@ -1,6 +1,8 @@
 """Exported files: compared with the model before they get their name, and of use without nlvideo."""
 
 import json
+import multiprocessing
+import os
 import re
 import resource
 import subprocess
@@ -17,9 +19,10 @@ from nlvideo.data import VideoDecodeError
 from nlvideo.data.dataset_mapper import MAPPER
 from nlvideo.errors import UnexpectedResults
 from nlvideo.export import export_model
-from nlvideo.export import export_model as export
+from nlvideo.export import exporter as export
 from nlvideo.export.export_files import FORMATS, read_export
 from nlvideo.modeling import build_model
+from nlvideo.utils.files import file_io
 
 ROOT = Path(__file__).resolve().parents[2]
 CLASSES = ["fall", "lié", "sit", "stand"]
@@ -175,6 +178,21 @@ def test_a_full_disk_names_the_file(model, cfg, make_video, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
 
 
+def test_what_a_killed_export_left_goes_with_the_next_one(model, cfg, make_video, tmp_path, monkeypatch):
+    video, folder = make_video(tmp_path / "a.mp4"), tmp_path / "out"
+    monkeypatch.setattr(export, "_largest_difference", lambda *arguments: os._exit(9))
+    killed = multiprocessing.get_context("fork").Process(
+        target=export_model, args=(model, cfg, CLASSES, str(folder / "model.pt2"), None, video)
+    )
+    killed.start()
+    killed.join(120)
+    assert killed.exitcode == 9 and [path.name[:10] for path in folder.iterdir()] == [".model.pt2"]
+    monkeypatch.undo()
+    file_io._sweep.cache_clear()  # as in a new process
+    export_model(model, cfg, CLASSES, str(folder / "model.pt2"), video=video)
+    assert [path.name for path in folder.iterdir()] == ["model.pt2"]
+
+
 def test_three_clips_of_few_views():
     views = torch.arange(2 * 3 * 2 * 2 * 2, dtype=torch.uint8).view(2, 3, 2, 2, 2)
     assert torch.equal(export.three_clips(views.repeat(2, 1, 1, 1, 1)), views[[0, 1, 0]])
@@ -191,8 +209,11 @@ def test_a_video_of_the_test_set_is_found(cfg, tiny_cfg, video_lists, tmp_path):
     with pytest.raises(VideoDecodeError, match="broken.mp4"):
         export.real_views(cfg, str(tmp_path / "broken.mp4"))
     for name, message in [
-        ("['list:/nowhere.txt']", "--video is needed to compare on, since DATASETS.TEST cannot be read: .*nowhere.txt"),
-        ("[]", r"--video is needed to compare on: DATASETS.TEST \[\] has no readable video"),
+        (
+            "['list:/nowhere.txt']",
+            "video: one is needed to compare on, since DATASETS.TEST cannot be read: .*nowhere.txt",
+        ),
+        ("[]", r"video: one is needed to compare on: DATASETS.TEST \[\] has no readable video"),
     ]:
         with pytest.raises(ValueError, match=message):
             export.real_views(tiny_cfg("DATASETS.TEST", name))
@@ -201,11 +222,11 @@ def test_a_video_of_the_test_set_is_found(cfg, tiny_cfg, video_lists, tmp_path):
 def test_wrong_arguments(model, cfg, tiny_cfg, tmp_path):
     (tmp_path / "file.pt2").write_text("mine")
     for output, options, message in [
-        (tmp_path / "model.pth", {}, "--output: got '.*model.pth', allowed without --format: a name that ends"),
-        (tmp_path / "model.pt2", {"format": "tflite"}, "--format: got 'tflite', allowed: 'pt2', 'onnx'"),
-        (tmp_path, {"format": "pt2"}, "--output: got the folder"),
+        (tmp_path / "model.pth", {}, "output: got '.*model.pth', allowed without a format: a name that ends"),
+        (tmp_path / "model.pt2", {"format": "tflite"}, "format: got 'tflite', allowed: 'pt2', 'onnx'"),
+        (tmp_path, {"format": "pt2"}, "output: got the folder"),
         (tmp_path / "file.pt2", {}, "file.pt2 exists; --overwrite replaces it"),
-        (tmp_path / "file.pt2" / "model.pt2", {}, "--output: got '.*', allowed: a folder that can be written"),
+        (tmp_path / "file.pt2" / "model.pt2", {}, "output: got '.*', allowed: a folder that can be written"),
     ]:
         with pytest.raises(ValueError, match=message):
             export_model(model, cfg, CLASSES, str(output), **options)

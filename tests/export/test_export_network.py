@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from nlvideo.export.export_files import ENTRY, check_packages, read_export, write_export
-from nlvideo.export.export_network import ALGORITHMS, ClipScorer, trace
+from nlvideo.export.export_files import ALGORITHMS, ENTRY, ClipScorer, check_packages, read_export, trace, write_export
 from nlvideo.layers import nonlocal_ops
 from nlvideo.layers.blocks import Bottleneck3d
 from nlvideo.layers.nonlocal_ops import ALGORITHMS as KNOWN
@@ -147,7 +146,7 @@ def test_the_model_stays_as_it_is():
 def test_other_models_and_formats_are_refused():
     with pytest.raises(ValueError, match="META_ARCHITECTURE: got 'Linear', allowed for an export: 'VideoClassifier'"):
         ClipScorer(torch.nn.Linear(1, 1))
-    with pytest.raises(ValueError, match="--format: got 'tflite', allowed: 'pt2', 'onnx'"):
+    with pytest.raises(ValueError, match="format: got 'tflite', allowed: 'pt2', 'onnx'"):
         check_packages("tflite")
 
 

@@ -1,6 +1,7 @@
 """Files of features: what is written is read again, in either format."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,13 +12,20 @@ from nlvideo.export.feature_files import (
     load_features,
     read_settings,
     read_shard,
-    shard_name,
+    shard_paths,
     write_index,
     write_settings,
     write_shard,
 )
 
 SETTINGS = {"num_videos": 5, "videos_per_shard": 2}
+
+
+def shard_name(number, format):
+    """The file name of a shard."""
+    paths = shard_paths("folder", {"num_videos": number + 1, "videos_per_shard": 1, "format": format})
+    assert len(paths) == number + 1
+    return Path(paths[number]).name
 
 
 def rows_of(*labels):
@@ -106,10 +114,10 @@ def test_other_files_are_refused(tmp_path):
     with pytest.raises(ValueError, match="there is no features.json: not a folder of features"):
         load_features(str(tmp_path))
     (tmp_path / "features.json").write_text('{"kind": "cake", "version": 1}')
-    with pytest.raises(ValueError, match="got cake 1, allowed: nlvideo features 1"):
+    with pytest.raises(ValueError, match="not a features file: 'kind' is not 'nlvideo features'"):
         read_settings(str(tmp_path))
     (tmp_path / "features.json").write_text("[]")
-    with pytest.raises(ValueError, match="not the settings of features"):
+    with pytest.raises(ValueError, match="features.json: not a features file"):
         load_features(str(tmp_path))
     (tmp_path / "a.npz").write_bytes(b"nonsense")
     with pytest.raises(ValueError, match="a.npz: not a shard of features"):
@@ -117,7 +125,7 @@ def test_other_files_are_refused(tmp_path):
 
 
 def test_unknown_formats_and_a_missing_package(monkeypatch):
-    with pytest.raises(ValueError, match="--format: got 'csv', allowed: 'npz', 'parquet'"):
+    with pytest.raises(ValueError, match="format: got 'csv', allowed: 'npz', 'parquet'"):
         check_format("csv")
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
     with pytest.raises(ImportError, match=r"format 'parquet' needs pyarrow: pip install 'nlvideo\[parquet\]'"):

@@ -16,7 +16,7 @@ from torch import nn
 from nlvideo.config import CfgNode
 from nlvideo.data.dataset_mapper import MAPPER, VideoMapper
 from nlvideo.errors import WorkerDied
-from nlvideo.export import extract_features, load_features
+from nlvideo.export import extract_features, feature_files, load_features
 from nlvideo.export import features as features_module
 from nlvideo.modeling import build_model
 from nlvideo.utils.files import file_io
@@ -111,7 +111,7 @@ def test_a_killed_run_continues_to_the_same_files(model, cfg, listed, tmp_path, 
     whole, part = tmp_path / "whole", tmp_path / "part"
     extract_features(model, cfg, listed[0], "res5", str(whole), videos_per_shard=2)
     assert set(bytes_of(whole)) == {"features.json", "index.jsonl", *(f"features_0000{k}.npz" for k in range(3))}
-    write = features_module.write_shard
+    write = feature_files.write_shard
     written = []
 
     def killed(path, *arguments):
@@ -123,12 +123,12 @@ def test_a_killed_run_continues_to_the_same_files(model, cfg, listed, tmp_path, 
         written.append(path)
         write(path, *arguments)
 
-    monkeypatch.setattr(features_module, "write_shard", killed)
+    monkeypatch.setattr(feature_files, "write_shard", killed)
     with pytest.raises(KeyboardInterrupt):
         extract_features(model, cfg, listed[0], "res5", str(part), videos_per_shard=2)
     with pytest.raises(ValueError, match="not complete"):
         load_features(str(part))
-    monkeypatch.setattr(features_module, "write_shard", write)
+    monkeypatch.setattr(feature_files, "write_shard", write)
     done = extract_features(model, cfg, listed[0], "res5", str(part), videos_per_shard=2)
     assert (done.num_made, done.num_kept) == (2, 1)
     assert bytes_of(part) == bytes_of(whole)
@@ -145,7 +145,7 @@ def test_a_folder_takes_features_of_one_kind(model, cfg, tiny_cfg, listed, tmp_p
         ({"cfg": tiny_cfg("TEST.NUM_CROPS", "1", "TEST.SHORT_SIDE", "34")}, "another num_crops: 3, now 1"),
     ]:
         arguments = {"model": model, "cfg": cfg, "dataset": listed[0], "layer": "res5", "output": folder, **change}
-        with pytest.raises(ValueError, match=f"--output: {folder} holds features of {message}"):
+        with pytest.raises(ValueError, match=f"output: {folder} holds features of {message}"):
             extract_features(**arguments)
     with torch.no_grad():
         model.backbone.stem.conv.weight += 1
@@ -157,10 +157,10 @@ def test_wrong_values(model, cfg, listed, tmp_path):
     folder = str(tmp_path / "out")
     (tmp_path / "file").write_text("")
     for arguments, message in [
-        ({"views": "all"}, "--views: got 'all', allowed: 'mean', 'keep'"),
-        ({"dtype": "int8"}, "--dtype: got 'int8', allowed: 'float32', 'float16'"),
-        ({"videos_per_shard": -1}, "--videos-per-shard: got -1, allowed: 1 or more"),
-        ({"output": str(tmp_path / "file" / "out")}, "--output: got '.*', allowed: a folder that can be written"),
+        ({"views": "all"}, "views: got 'all', allowed: 'mean', 'keep'"),
+        ({"dtype": "int8"}, "dtype: got 'int8', allowed: 'float32', 'float16'"),
+        ({"videos_per_shard": -1}, "videos_per_shard: got -1, allowed: 1 or more"),
+        ({"output": str(tmp_path / "file" / "out")}, "output: got '.*', allowed: a folder that can be written"),
     ]:
         arguments = {"model": model, "cfg": cfg, "dataset": listed[0], "layer": "res5", "output": folder, **arguments}
         with pytest.raises(ValueError, match=message):
@@ -174,14 +174,14 @@ def test_maps_of_whole_frames_must_have_one_size(model, tiny_cfg, make_video, tm
     cfg = tiny_cfg("TEST.CROP_SIZE", "0")
     name = f"folder:{tmp_path / 'videos'}"
     assert extract_features(model, cfg, name, "res5", str(tmp_path / "pooled")).shape == (64,)
-    with pytest.raises(ValueError, match="allowed with TEST.CROP_SIZE 0: --pool avg"):
+    with pytest.raises(ValueError, match="allowed with TEST.CROP_SIZE 0: pool 'avg'"):
         extract_features(model, cfg, name, "res5", str(tmp_path / "maps"), pool="none")
 
 
 def test_the_size_of_shards_bounds_the_memory():
-    assert features_module._videos_per_shard((2048,), "float32") == 1000
-    assert features_module._videos_per_shard((30, 2048, 16, 8, 8), "float32") == 1
-    assert features_module._videos_per_shard((2048, 16, 7, 7), "float32") == 10
+    assert features_module._videos_per_shard((2048,)) == 1000
+    assert features_module._videos_per_shard((30, 2048, 16, 8, 8)) == 1
+    assert features_module._videos_per_shard((2048, 16, 7, 7)) == 10
 
 
 TWO_RANKS = """

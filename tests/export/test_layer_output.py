@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from nlvideo.config import CfgNode
-from nlvideo.export.layer_output import LayerOutput
+from nlvideo.export.features import LayerOutput
 from nlvideo.modeling import build_model
 
 
@@ -64,20 +64,20 @@ def test_nothing_behind_the_layer_runs_and_no_hook_is_left(model: nn.Module) -> 
 
 
 def test_unknown_layers_and_pools(model: nn.Module) -> None:
-    with pytest.raises(KeyError, match="--layer: no layer 'rse5': did you mean 'res5' or .* The largest are backbone"):
+    with pytest.raises(KeyError, match="layer: no layer 'rse5': did you mean 'res5' or .* The largest are backbone"):
         LayerOutput(model, "rse5")
     with pytest.raises(KeyError, match="no layer 'backbone.res4.7': did you mean 'backbone.res4.[01]'"):
         LayerOutput(model, "backbone.res4.7")
-    with pytest.raises(ValueError, match="--pool: got 'max', allowed: 'avg', 'none'"):
+    with pytest.raises(ValueError, match="pool: got 'max', allowed: 'avg', 'none'"):
         LayerOutput(model, "res5", "max")
 
 
 def test_layers_without_features(model: nn.Module) -> None:
-    with pytest.raises(ValueError, match="--layer: head.dropout does not run at test"):
+    with pytest.raises(ValueError, match="layer: head.dropout does not run at test"):
         LayerOutput(model, "head.dropout")(CLIPS)
-    with pytest.raises(ValueError, match="--layer: backbone gives dict, allowed: a tensor with a row per clip"):
+    with pytest.raises(ValueError, match="layer: backbone gives dict, allowed: a tensor with a row per clip"):
         LayerOutput(model, "backbone")(CLIPS)
-    with pytest.raises(ValueError, match=r"--pool: got 'avg', allowed for head.classifier, which gives \(3, 1, 4\)"):
+    with pytest.raises(ValueError, match=r"pool: got 'avg', allowed for head.classifier, which gives \(3, 1, 4\)"):
         LayerOutput(model, "head.classifier")(CLIPS)
     assert LayerOutput(model, "head.classifier", "none")(CLIPS).shape == (3, 1, 4)
     assert not model.backbone._forward_hooks

@@ -68,7 +68,7 @@ def test_other_errors_are_one_line(call_tool, dataset, tmp_path):
     for arguments, message in [
         (["extract_features", "--dataset", dataset, "--layer", "rse5"], "no layer 'rse5': did you mean 'res5'"),
         (["extract_features", "--dataset", "folder:/nowhere", "--layer", "res5"], "/nowhere"),
-        (["export_model", "--format", "tflite"], "--format: got 'tflite', allowed: 'pt2', 'onnx'"),
+        (["export_model", "--format", "tflite"], "format: got 'tflite', allowed: 'pt2', 'onnx'"),
     ]:
         status, _, err = call_tool(*arguments, "--model", "quickstart", "--output", str(tmp_path / "out"))
         lines = [line for line in err.splitlines() if message in line]

@@ -1,4 +1,4 @@
-"""Files: paths and URLs through iopath, and writes that are whole or not there."""
+"""Paths and URLs through iopath, and writes that other processes see whole or not at all."""
 
 import contextlib
 import errno
@@ -32,16 +32,16 @@ class _HTTPHandler(HTTPURLHandler):
 PathManager = _PathManager()
 PathManager.register_handler(_HTTPHandler())
 
-# What a library that writes may hide in an error of its own.
+# Errors of the disk, which a library that writes may hide in an error of its own.
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 _TEMPORARY = re.compile(r"\..+\.\d+\.tmp", re.DOTALL)
-# What a server of HTTP says of a file that it does not have; storage in the cloud says "forbidden".
+# The answers of an HTTP server that does not have a file; storage in the cloud says "forbidden".
 _NOT_THERE = (403, 404, 410)
 _SCHEME = re.compile(r"[A-Za-z][\w+.-]*://")
 
 
 def is_remote(path: str) -> bool:
-    """Return whether a path starts with a scheme such as ``s3://``, and so is the business of a path handler."""
+    """Return whether a path starts with a scheme such as ``s3://``, so that a path handler opens it."""
     return _SCHEME.match(path) is not None
 
 
@@ -72,7 +72,7 @@ def local_path(path: str) -> str:
 
 
 def file_exists(path: str) -> bool:
-    """Return whether a file or folder exists; a remote one whose handler cannot tell is taken to.
+    """Return whether a file or folder exists. A remote one whose handler cannot tell counts as there.
 
     A pipe or a device is neither: reading one waits for ever.
 
@@ -92,14 +92,14 @@ def fetch_file(path: str) -> str | None:
     """Return the local path of a file that may not exist, and None where it does not.
 
     Raises:
-        ValueError: there is something else of that name, such as a folder or a pipe, which reading would wait for.
+        ValueError: the path is no file but a folder, a pipe or a device; reading a pipe would wait for ever.
         OSError: it cannot be fetched, or no handler is registered for its scheme.
     """
     if is_remote(path):
         _check_handler(path)
         try:
             return local_path(path) if PathManager.isfile(path) else None
-        except NotImplementedError:  # of http: what fetching says counts
+        except NotImplementedError:  # http: try to fetch it
             pass
         try:
             return local_path(path)
@@ -107,11 +107,12 @@ def fetch_file(path: str) -> str | None:
             if getattr(error, "code", None) in _NOT_THERE:
                 return None
             raise OSError(f"{path}: not fetched: {error}") from None
-    if os.path.exists(path) and not os.path.isfile(path):
-        raise ValueError(
-            f"{path}: expected a file, found {'a folder' if os.path.isdir(path) else 'a pipe or a device'}"
-        )
-    return path if os.path.exists(path) else None
+    if not os.path.exists(path):
+        return None
+    if not os.path.isfile(path):
+        found = "a folder" if os.path.isdir(path) else "a pipe or a device"
+        raise ValueError(f"{path}: expected a file, found {found}")
+    return path
 
 
 def _check_handler(path: str) -> None:
@@ -124,10 +125,10 @@ def _check_handler(path: str) -> None:
 
 
 class WholeFile:
-    """A file that is written under another name, beside it, and takes its own when it is complete; a context manager.
+    """A file that is written under a temporary name and gets its own once it is complete; a context manager.
 
-    Other processes, and a run that is killed meanwhile, see it either whole or not at all. The writer holds a lock on
-    the temporary file; what killed writers have left without one is removed when this process first writes into a folder.
+    Other processes see it either whole or not at all, even if this one is killed. The writer holds a lock on the
+    temporary file. When a process first writes into a folder, it removes temporary files that no one holds a lock on.
 
     Args:
         path: the local file to create or replace; its folder must exist.
@@ -143,7 +144,7 @@ class WholeFile:
     def __init__(self, path: str):
         self.path = os.path.abspath(path)
         folder, name = os.path.split(self.path)
-        # In the same folder, because a rename is atomic only inside a file system.
+        # In the same folder: a rename is atomic only inside one file system.
         self.temporary = os.path.join(folder, f".{name}.{os.getpid()}.tmp")
         _sweep(folder)
         with naming(self.path, self.temporary):
@@ -193,7 +194,7 @@ def _open_locked(path: str) -> int:
 
 @functools.cache
 def _sweep(folder: str) -> None:
-    """Remove what killed writers of whole files have left in a folder, where its file system knows locks."""
+    """Remove the temporary files of killed writers from a folder, if its file system has locks."""
     with contextlib.suppress(OSError):
         for name in filter(_TEMPORARY.fullmatch, os.listdir(folder)):
             with contextlib.suppress(OSError), open(os.path.join(folder, name), "rb+") as file:
@@ -203,19 +204,19 @@ def _sweep(folder: str) -> None:
 
 @contextlib.contextmanager
 def naming(path: str | os.PathLike, temporary: str | None = None) -> Iterator[None]:
-    """Put the path of the file that is written in this block into errors of the system that do not name it.
+    """Name the file that is written in this block in errors of the system that do not name it.
 
     Args:
         path: of the file.
         temporary: the name under which it is written.
 
     Raises:
-        OSError: with the path, also where the library that writes hides a full disk in an error of its own.
+        OSError: with the path, even if the library that writes hides a full disk in an error of its own.
     """
     try:
         yield
     except Exception as error:
-        cause = error
+        cause: BaseException | None = error
         while cause is not None and not isinstance(cause, OSError):
             cause = cause.__context__
         if cause is None or cause.errno is None or cause.filename not in (None, temporary):
@@ -226,7 +227,7 @@ def naming(path: str | os.PathLike, temporary: str | None = None) -> Iterator[No
 
 
 def atomic_write(path: str, write: Callable[[BinaryIO], object]) -> None:
-    """Write a file that other processes, and a run that is killed meanwhile, see either whole or not at all.
+    """Write a file, whole or not at all, see `WholeFile`.
 
     Args:
         path: the local file to create or replace; its folder must exist.
@@ -240,10 +241,10 @@ def atomic_write(path: str, write: Callable[[BinaryIO], object]) -> None:
 
 
 def make_writable(folder: str, key: str) -> None:
-    """Make a folder, and see that files can be written into it.
+    """Make a folder, and check that files can be written into it.
 
     Raises:
-        ValueError: they cannot; it names ``key``, the flag or config key that says which folder.
+        ValueError: they cannot; it names ``key``, the argument or config key that says which folder.
     """
     try:
         os.makedirs(folder, exist_ok=True)
@@ -254,7 +255,7 @@ def make_writable(folder: str, key: str) -> None:
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
-    """Write a text file in UTF-8, whole or not at all; its folder must exist. Names of files keep their bytes.
+    """Write a text file in UTF-8, whole or not at all. Its folder must exist. Names of files keep their bytes.
 
     Raises:
         OSError: the file cannot be written.

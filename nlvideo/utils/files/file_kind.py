@@ -1,4 +1,4 @@
-"""What a file is that is not what it should be, by its bytes: for error messages."""
+"""What a file is, by its bytes: for errors about a file that is not what it should be."""
 
 import os
 import re
@@ -28,7 +28,7 @@ _MP4_HEADER_BYTES = 2**20
 
 
 def kind_of_file(path: str) -> str:
-    """Return what a file is, by its bytes: ``"an HTML page"``; an empty string where that cannot be told.
+    """Return what a file is, by its bytes: ``"an HTML page"``; an empty string if its bytes do not tell.
 
     Args:
         path: a local file; one that cannot be read has no kind.

@@ -45,7 +45,7 @@ def lock_folder(folder: str) -> str | None:
     path = os.path.realpath(os.path.join(folder, ".lock"))
     if path in _held and os.path.exists(path):
         return None
-    file = open(path, "a+", encoding="utf8", errors="replace")
+    file = open(path, "a+", encoding="utf8", errors="replace")  # noqa: SIM115 it stays open
     try:
         lock_file(file, inherited=False)
     except OSError as error:

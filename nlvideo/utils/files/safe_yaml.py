@@ -7,13 +7,13 @@ from typing import Any
 import yaml
 
 _MERGE_TAG = "tag:yaml.org,2002:merge"
-# Values of a file with its aliases written out; the config of a run has some 300.
+# Values of a file with its aliases written out; the config of a run has about 300.
 _MAX_VALUES = 100_000
 _TOO_LARGE = f"more than {_MAX_VALUES} values, with aliases written out"
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, for which a later key silently replaces an earlier one, and merged mappings may grow without end."""
+    """PyYAML's safe loader, but a key may not stand twice, and merged mappings may not grow without end."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """Build a mapping of keys that are all different."""
@@ -35,11 +35,11 @@ class _Loader(yaml.SafeLoader):
 
 
 def parse_yaml(text: str) -> Any:
-    """Return the plain values of a text in YAML; what aliases share becomes copies.
+    """Return the plain values of a YAML text; aliases become copies.
 
     Raises:
-        ValueError: not YAML, or with tags that build objects; a key that stands twice; aliases that contain themselves,
-            or grow without measure. One line.
+        ValueError: not YAML, or tags that build objects; a key that stands twice; aliases that contain themselves, or
+            make too many values. One line.
     """
     try:
         return _written_out(yaml.load(text, _Loader), itertools.count(1))

@@ -26,7 +26,7 @@ _INVOCATIONS = "invocations.json"
 
 
 def environment() -> dict[str, str]:
-    """Return what decides whether a run can be repeated elsewhere, by name: versions, devices, CPU count."""
+    """Return what a run depends on, by name: versions, devices, the number of CPUs."""
     rows = {
         "nlvideo": nlvideo.__version__,
         "commit": _commit(),
@@ -116,12 +116,12 @@ def _root() -> Path:
 
 
 def _is_clone() -> bool:
-    # A ".git" further up would be that of whatever project has nlvideo among its installed packages.
+    # A ".git" in a folder above would belong to a project that has nlvideo among its installed packages.
     return (_root() / ".git").exists()
 
 
 def _commit() -> str:
-    """The commit of the clone that nlvideo runs from, with "-dirty" where files were changed; "none" outside of one."""
+    """The commit of the clone that nlvideo runs from, with "-dirty" if files differ; "none" outside of a clone."""
     if not _is_clone():
         return "none"
     command = ["git", "-C", str(_root()), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]

@@ -16,8 +16,8 @@ ONE_KEYPRESS_SEC = 1.0
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 # Environment variables by which a user sets the same limits.
 _USER_VARIABLES = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TOP_PAD_", "MALLOC_MMAP_MAX_")
-# Blocks up to this size, 32 MiB, come from memory that is kept: as large as glibc itself lets them become. Without a limit
-# a step with 128 frames is no faster and takes a fifth more memory, for the gaps between blocks of hundreds of MiB.
+# Blocks up to this size, 32 MiB, come from memory that is kept: as large as glibc itself lets them become. Without a
+# limit, a step with 128 frames is no faster and takes a fifth more memory, for gaps between blocks of hundreds of MiB.
 _KEPT_BLOCKS = 2**25
 _NEVER = -1
 

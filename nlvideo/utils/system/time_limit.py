@@ -1,4 +1,4 @@
-"""``TimeLimit``: work in C code that may never come back is given up, in any process and on any thread."""
+"""``TimeLimit``: gives up work in C code that may never return, in any process and on any thread."""
 
 import os
 import queue
@@ -20,12 +20,12 @@ class _WorkThread(threading.Thread):
         self.tasks: queue.SimpleQueue[Callable[[], bool]] = queue.SimpleQueue()
 
     def run(self) -> None:
-        """Wait for tasks, and keep nothing of one that is done."""
+        """Wait for tasks. Nothing of a task stays once it is done."""
         while self.tasks.get()():
             pass
 
 
-#: what was given up in this process, by subject, and the longest limit that it was given, seconds
+#: the subjects of the work that was given up in this process, and the longest limit that each was given, seconds
 given_up: dict[str, float] = {}
 # Threads that wait for work; a process that was forked has none of its parent's.
 _idle: list[_WorkThread] = []
@@ -43,19 +43,20 @@ def _waiting_thread() -> _WorkThread:
 
 
 class TimeLimit:
-    """The longest that some work may take without progress.
+    """The longest time that some work may take without progress.
 
-    A signal handler runs only when C code returns to Python, so the work runs on another thread, which is left alone
+    A signal handler runs only when C code returns to Python. So the work runs on another thread, which is left alone
     when its time is up: it stops at its next ``check``, or never, and does not keep the process from ending. A thread
-    whose work came back in time is kept for the next: to start one takes as long as to decode a small video.
+    whose work returned in time is kept for the next: starting one takes as long as decoding a small video.
 
     Args:
-        seconds: the limit; 0 for none, and then there is no thread either.
-        subject: what the work is about, such as the path of a file. Once given up, it is refused at once in this process,
-            unless it is given more time: each try would cost the whole limit, and another thread. "": not remembered.
+        seconds: the limit; 0: none, and no thread.
+        subject: what the work is about, such as the path of a file. Work on a subject that was given up is refused at
+            once in this process, unless it gets more time: each try would cost the whole limit, and another thread. "":
+            not remembered.
 
     Attributes:
-        abandoned: some work was left alone. What it used is its own from then on.
+        abandoned: some work was left alone. No one else may use its objects from then on.
 
     Raises:
         ValueError: the limit is negative.
@@ -70,7 +71,7 @@ class TimeLimit:
         self._lock = threading.Lock()
 
     def give_up(self) -> None:
-        """Remember that the subject used up its time; ``run`` does this itself where the limit ends the work."""
+        """Remember that the subject used up its time. ``run`` does this itself when the limit ends the work."""
         if self.subject:
             given_up[self.subject] = max(self.seconds, given_up.get(self.subject, 0.0))
 
@@ -79,10 +80,10 @@ class TimeLimit:
         self._deadline = time.monotonic() + self.seconds
 
     def check(self) -> None:
-        """Called by the work between its steps: stop here if the time is up or no one waits any more.
+        """Stop the work here if no one waits for it any more; it calls this between its steps.
 
         Raises:
-            TimeLimitExceeded: so it is.
+            TimeLimitExceeded: its time is up, or it was left alone.
         """
         if self.abandoned or (self.seconds and time.monotonic() >= self._deadline):
             raise TimeLimitExceeded
@@ -92,10 +93,10 @@ class TimeLimit:
 
         Args:
             work: calls ``progress`` and ``check`` as it goes.
-            cleanup: closes what the work uses; called on the work's thread, and only if that was left alone.
+            cleanup: closes what the work uses. It is called on the work's thread, and only if that was left alone.
 
         Raises:
-            TimeLimitExceeded: no progress for ``seconds``, now or at an earlier try.
+            TimeLimitExceeded: no progress for ``seconds``, now or in an earlier try.
         """
         if not self.seconds:
             return work()
@@ -112,11 +113,11 @@ class TimeLimit:
             except BaseException as error:
                 errors.append(error)
             with self._lock:
-                left_behind = self.abandoned
+                left_alone = self.abandoned
                 done.set()
-            if left_behind:
+            if left_alone:
                 cleanup()
-            return not left_behind
+            return not left_alone
 
         thread = _waiting_thread()
         thread.tasks.put(_task)

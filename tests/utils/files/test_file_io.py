@@ -165,7 +165,7 @@ def test_a_writer_that_appends_names_its_file(monkeypatch):
 
 def test_errors_of_other_files_stay_as_they_are(tmp_path):
     other = tmp_path / "other"
-    for write in (lambda file: open(other), lambda file: {}["a"], lambda file: hidden_key(other)):
+    for write in (lambda file: other.open(), lambda file: {}["a"], lambda file: hidden_key(other)):
         with pytest.raises((FileNotFoundError, KeyError)) as caught:
             atomic_write(str(tmp_path / "a"), write)
         assert getattr(caught.value, "filename", str(other)) == str(other)

@@ -1,29 +1,25 @@
 """Export a trained model to a file that runs without nlvideo, with the same scores on a real clip."""
 
 import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from nlvideo import __version__
 from nlvideo.config import CfgNode
 from nlvideo.data import VideoDecodeError, get_dataset
 from nlvideo.data.dataset_mapper import MAPPER
 from nlvideo.errors import UnexpectedResults, VideoTooShort
-from nlvideo.export.export_files import FORMATS, check_packages, read_export, write_export
-from nlvideo.export.export_network import trace
-from nlvideo.export.recipe import view_recipe
+from nlvideo.export.export_files import FORMATS, check_packages, read_export, trace, view_recipe, write_export
 from nlvideo.utils.console import progress_bar
-from nlvideo.utils.files.file_io import make_writable, naming
+from nlvideo.utils.files.file_io import FileFormat, WholeFile, make_writable
 
 #: largest difference of a probability, between the model and what was exported
 TOLERANCE = 1e-4
-_KIND, _VERSION = "nlvideo export", 1
+_FORMAT = FileFormat("nlvideo export", 1, key="kind")
 # Records of the test set that are tried for a clip.
 _MAX_ATTEMPTS = 20
 
@@ -52,8 +48,8 @@ def export_model(
 ) -> Export:
     """Write a model as a graph from uint8 clips (N, 3, T, H, W) to probabilities (N, K).
 
-    The normalisation of pixels is inside; N is free, T, H and W are those of the test. The file appears under its name
-    only once its scores agree with the model's on a real clip, alone and in a batch of three.
+    The graph normalises the pixels. N is free; T, H and W are those of the test. The file gets its name only once its
+    scores agree with the model's on a real clip, alone and in a batch of three.
 
     Args:
         model: a `VideoClassifier` with its weights, left as it is.
@@ -67,7 +63,7 @@ def export_model(
     Raises:
         ValueError: an unknown format, a path that cannot be written, clips without a fixed size, or no video.
         ImportError: a package of the extra ``export`` is missing.
-        VideoDecodeError: the video that was given cannot be read.
+        VideoDecodeError: the given video cannot be read.
         UnexpectedResults: the scores differ by more than `TOLERANCE`; nothing is written.
     """
     format = format or _format_of(output)
@@ -75,25 +71,22 @@ def export_model(
     _check_output(output, overwrite)
     if not cfg.TEST.CROP_SIZE:
         raise ValueError("TEST.CROP_SIZE: got 0 (whole frames), allowed for an export: the size of the clips, pixels")
-    recipe = {"kind": _KIND, "version": _VERSION, "nlvideo": __version__, "classes": list(classes), **view_recipe(cfg)}
+    recipe = {**_FORMAT.header(), "nlvideo": __version__, "classes": list(classes), **view_recipe(cfg)}
     clips = three_clips(real_views(cfg, video))
-    with tempfile.TemporaryDirectory(dir=os.path.dirname(os.path.abspath(output)), prefix=".export") as folder:
-        # Not a name of its own: what reads the file may go by the ending.
-        path = os.path.join(folder, f"model.{format}")
-        with progress_bar(total=3, desc="tracing", unit="step") as bar:
-            program = trace(model, clips)
-            _next(bar, "writing")
-            with naming(output, path):
-                write_export(program, path, format, recipe)
-            _next(bar, "comparing")
-            difference = largest_difference(model, path, format, clips)
-            _next(bar, "done")
-        if not difference <= TOLERANCE:  # nor where it is NaN
+    with WholeFile(output) as whole, progress_bar(total=3, desc="tracing", unit="step") as bar:
+        program = trace(model, clips)
+        bar.update()
+        bar.set_description("writing")
+        write_export(program, whole.temporary, format, recipe)
+        bar.update()
+        bar.set_description("comparing")
+        difference = _largest_difference(model, whole.temporary, format, clips)
+        bar.update()
+        if not difference <= TOLERANCE:  # also where it is NaN
             raise UnexpectedResults(
                 f"{output}: not written, its probabilities differ by {difference:.1e} from the model's on a real clip,"
                 f" allowed: {TOLERANCE:.0e}"
             )
-        os.replace(path, output)
     return Export(output, format, difference, recipe)
 
 
@@ -115,30 +108,26 @@ def real_views(cfg: CfgNode, video: str | None = None) -> torch.Tensor:
         try:
             records = get_dataset(name)
         except (ValueError, KeyError, OSError) as error:
-            raise ValueError(f"--video is needed to compare on, since DATASETS.TEST cannot be read: {error}") from None
+            raise ValueError(
+                f"video: one is needed to compare on, since DATASETS.TEST cannot be read: {error}"
+            ) from None
         for record in records[:_MAX_ATTEMPTS]:
             try:
                 return mapper(record, None)["video"]
             except (VideoDecodeError, VideoTooShort):
                 continue
-    raise ValueError(f"--video is needed to compare on: DATASETS.TEST {list(cfg.DATASETS.TEST)} has no readable video")
+    raise ValueError(
+        f"video: one is needed to compare on: DATASETS.TEST {list(cfg.DATASETS.TEST)} has no readable video"
+    )
 
 
 def three_clips(views: torch.Tensor) -> torch.Tensor:
-    """The first three views (V, 3, T, H, W) of a video; where there are fewer, also mirrored and backwards."""
+    """Return the first three views (V, 3, T, H, W) of a video; where there are fewer, also mirrored and backwards."""
     return torch.cat([views, views.flip(4), views.flip(2)])[:3]
 
 
 @torch.no_grad()
-def largest_difference(model: nn.Module, path: str, format: str, clips: torch.Tensor) -> float:
-    """Return how far the probabilities of an exported file are from the model's, one clip at a time and all at once.
-
-    Args:
-        model: in eval mode.
-        path: the file.
-        format: "pt2" or "onnx".
-        clips: uint8 (N, 3, T, H, W).
-    """
+def _largest_difference(model: nn.Module, path: str, format: str, clips: torch.Tensor) -> float:
     # The way of the test, a video with one view each, and not a function that the graph was traced from.
     outputs = model([{"video": clip[None], "video_id": ""} for clip in clips])
     expected = torch.stack([output["scores"] for output in outputs])
@@ -150,18 +139,13 @@ def largest_difference(model: nn.Module, path: str, format: str, clips: torch.Te
 def _format_of(output: str) -> str:
     ending = os.path.splitext(output)[1].removeprefix(".")
     if ending not in FORMATS:
-        raise ValueError(f"--output: got {output!r}, allowed without --format: a name that ends in .pt2 or .onnx")
+        raise ValueError(f"output: got {output!r}, allowed without a format: a name that ends in .pt2 or .onnx")
     return ending
 
 
 def _check_output(output: str, overwrite: bool) -> None:
     if os.path.isdir(output):
-        raise ValueError(f"--output: got the folder {output!r}, allowed: a file")
+        raise ValueError(f"output: got the folder {output!r}, allowed: a file")
     if os.path.exists(output) and not overwrite:
-        raise ValueError(f"--output: {output} exists; --overwrite replaces it")
-    make_writable(os.path.dirname(os.path.abspath(output)), "--output")
-
-
-def _next(bar: tqdm, description: str) -> None:
-    bar.update()
-    bar.set_description(description)
+        raise ValueError(f"output: {output} exists; --overwrite replaces it")
+    make_writable(os.path.dirname(os.path.abspath(output)), "output")
