@@ -1,7 +1,7 @@
 """A page to try a model on: drop a video, see its classes, its moments, and what attends to what.
 
 The parts from the inside out: ``limits`` (what may be uploaded) and ``uploads`` (where it goes, and that it goes),
-``moments`` (what is asked of the model), ``html`` and ``style`` (looks), ``handlers`` (what a click does), ``page``
+``moments`` (what is asked of the model), ``handlers`` (what a click does), ``page``
 and ``server`` (Gradio). Only the last two need the extra ``demo``.
 """
 

@@ -9,12 +9,12 @@ from nlvideo.data.datasets.beacon_render import ACTIONS
 from nlvideo.visualization import write_video
 
 ABOUT_EXAMPLES = "A lamp glows in a colour, then figures enter: the class is what the one of the lamp's colour does."
-# Frames per second of the data set's own videos.
+# Frames per second of the dataset's own videos.
 _FPS = 10
 
 
 def write_examples(folder: Path, count: int = 5) -> list[Path]:
-    """Write clips of the beacon data set, from its validation split, and one in which several follow each other.
+    """Write clips of beacon's validation split, and one more in which they follow each other.
 
     Args:
         folder: made where it is missing.
@@ -28,11 +28,11 @@ def write_examples(folder: Path, count: int = 5) -> list[Path]:
     named = [(scene.label, frames) for scene, frames in clips]
     named.append((f"{count}_in_a_row", np.concatenate([frames for _, frames in clips])))
     paths = [folder / f"{name}.mp4" for name, _ in named]
-    for path, (_, frames) in zip(paths, named):
+    for path, (_, frames) in zip(paths, named, strict=True):
         write_video(path, frames, _FPS)
     return paths
 
 
 def are_of_beacon(classes: list[str]) -> bool:
-    """Whether these are the classes of the beacon data set, so that its clips mean something to the model."""
+    """Whether these are the classes of the beacon dataset, so that its clips mean something to the model."""
     return list(classes) == list(ACTIONS)

@@ -10,13 +10,15 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from PIL import Image
+
 from nlvideo.data import VideoDecodeError
 from nlvideo.utils.console import format_seconds
 from nlvideo.visualization import draw_film_strip, heated_frames
-from nlvideo.visualization.demo.html import frames_html, message_html, strip_html, timeline_html
 from nlvideo.visualization.demo.limits import Limits, VideoFacts, check_upload
 from nlvideo.visualization.demo.moments import Inspector, Moment
 from nlvideo.visualization.demo.uploads import UploadFolder
+from nlvideo.visualization.drawing import QUERY_COLOUR, FrameRows, LineLayer, enlargement
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +27,8 @@ PATIENCE_SEC = 60.0
 
 FAILED = "Something went wrong with this video; the log of the server says what."
 EXPIRED = "This video is no longer in memory: drop it again."
+# Size of a frame to click on, pixels, and how many stand in a row.
+_SHORT_SIDE, _PER_ROW = 192, 8
 
 
 @dataclass(frozen=True)
@@ -45,30 +49,39 @@ class Shown:
     block: str = ""
     position: tuple[int, int, int] = (0, 0, 0)
 
+    @property
+    def moment(self) -> Moment:
+        """The moment that is shown."""
+        return self.moments[self.index]
+
+    @property
+    def rows(self) -> FrameRows:
+        """Where the frames of that moment are on the picture to click on."""
+        _, T, H, W = self.moment.clip.shape
+        per_row = _PER_ROW if T > _PER_ROW else _PER_ROW // 2
+        return FrameRows(T, H, W, enlargement(H, W, _SHORT_SIDE), per_row)
+
 
 @dataclass(frozen=True)
-class View:
+class Answer:
     """What the page shows next.
 
     Attributes:
-        message: HTML of the line below the drop area.
+        message: the line below the drop area, plain text.
+        kind: "result"; "busy", and another answer follows; "failed", and what was shown before goes; "mistake", a click
+            that cannot be answered, and what is shown stays.
         scores: of the video's best classes; None hides them.
-        timeline: HTML; None hides it.
-        frames: HTML of the frames to click on; None hides the attention.
-        strip: HTML of the film strip.
-        shown: what the next click refers to.
-        done: nothing follows.
-        keep: leave all but the message as it is.
+        frames: the frames to click on; None hides the attention.
+        strip: the film strip.
+        shown: what the next click refers to, and the moments of the timeline; None hides it.
     """
 
     message: str
+    kind: str = "result"
     scores: dict[str, float] | None = None
-    timeline: str | None = None
-    frames: str | None = None
-    strip: str | None = None
+    frames: Image.Image | None = None
+    strip: Image.Image | None = None
     shown: Shown | None = None
-    done: bool = True
-    keep: bool = False
 
 
 @dataclass
@@ -89,116 +102,94 @@ class Demo:
     examples: Sequence[Path] = ()
     about_examples: str = ""
 
-    def open_upload(self, path: str) -> Iterator[View]:
-        """Yield views while an uploaded video is looked at; the file is deleted at the end, or if that fails."""
+    def open_upload(self, path: str) -> Iterator[Answer]:
+        """Yield answers while an uploaded video is looked at; the file is deleted at the end, also after an error."""
         yield from self._open(self.uploads.deleted_afterwards(path))
 
-    def open_example(self, index: int) -> Iterator[View]:
-        """Yield views while an example is looked at."""
-        if not isinstance(index, int) or not 0 <= index < len(self.examples):
-            yield _mistake(f"there is no example {index!r}")
+    def open_example(self, index: int) -> Iterator[Answer]:
+        """Yield answers while an example is looked at."""
+        if not _is_index(index, len(self.examples)):
+            yield Answer(f"there is no example {index!r}", "mistake")
         else:
             yield from self._open(nullcontext(self.examples[index]))
 
-    def choose_moment(self, shown: Shown | None, index: int) -> View:
-        """Show another moment of the video, at the place where its clip's response is strongest."""
+    def choose_moment(self, shown: Shown | None, index: int) -> Answer:
+        """Show another moment of the video, at the position where the block changes the decision most."""
         if shown is None:
-            return _mistake(EXPIRED)
-        if not isinstance(index, int) or not 0 <= index < len(shown.moments):
-            return _mistake(f"there is no moment {index!r}")
+            return Answer(EXPIRED, "mistake")
+        if not _is_index(index, len(shown.moments)):
+            return Answer(f"there is no moment {index!r}", "mistake")
         return self._refresh(self._at_strongest(replace(shown, index=index)))
 
-    def choose_block(self, shown: Shown | None, block: str) -> View:
+    def choose_block(self, shown: Shown | None, block: str) -> Answer:
         """Show the attention of another non-local block at the same position."""
         if shown is None:
-            return _mistake(EXPIRED)
+            return Answer(EXPIRED, "mistake")
         if block not in self.inspector.blocks:
-            return _mistake(f"there is no block {block!r}")
+            return Answer(f"there is no block {block!r}", "mistake")
         return self._refresh(replace(shown, block=block))
 
-    def choose_position(self, shown: Shown | None, t: int, y: float, x: float) -> View:
-        """Show the attention of another position.
-
-        Args:
-            shown: what the visitor looks at.
-            t: frame of the clip.
-            y: how far down that frame, 0 to 1.
-            x: how far to its right, 0 to 1.
-        """
+    def choose_position(self, shown: Shown | None, t: int, y: int, x: int) -> Answer:
+        """Show the attention of another position: a frame of the clip, and a pixel of that frame."""
         if shown is None:
-            return _mistake(EXPIRED)
-        _, frames, height, width = shown.moments[shown.index].clip.shape
-        if not (isinstance(t, int) and 0 <= t < frames and all(isinstance(p, (int, float)) for p in (y, x))):
-            return _mistake(f"there is no position {t!r}, {y!r}, {x!r}")
-        # A click on the very edge may be a hair outside.
-        position = (t, *(min(max(int(p * n), 0), n - 1) for p, n in ((y, height), (x, width))))
-        return self._refresh(replace(shown, position=position))
+            return Answer(EXPIRED, "mistake")
+        if not all(map(_is_index, (t, y, x), shown.moment.clip.shape[1:])):
+            return Answer(f"there is no position {t!r}, {y!r}, {x!r}", "mistake")
+        return self._refresh(replace(shown, position=(t, y, x)))
 
-    def _open(self, lent: AbstractContextManager[Path]) -> Iterator[View]:
+    def _open(self, lent: AbstractContextManager[Path]) -> Iterator[Answer]:
         try:
             with lent as path:
                 yield from self._look_at(path)
         except (ValueError, LookupError, VideoDecodeError) as error:
             # A decoder's error begins with the path on the server, which is not for visitors.
-            yield _failed(getattr(error, "reason", None) or str(error))
+            yield Answer(getattr(error, "reason", None) or str(error), "failed")
         except Exception:
             logger.exception("A video could not be shown")
-            yield _failed(FAILED)
+            yield Answer(FAILED, "failed")
 
-    def _look_at(self, path: Path) -> Iterator[View]:
+    def _look_at(self, path: Path) -> Iterator[Answer]:
         started = time.monotonic()
-        yield View(message_html("Reading the video", "busy"), done=False)
+        yield Answer("Reading the video", "busy")
         facts = check_upload(path, self.limits)
         scores = dict(self.inspector.predictor(str(path), top_k=5))
-        moments, count, message = [], len(self.inspector.windows(facts)), _describe(facts)
+        moments: list[Moment] = []
+        count, message = len(self.inspector.windows(facts)), _describe(facts)
         for moment in self.inspector.moments(path, facts):
             if moments and time.monotonic() - started > PATIENCE_SEC:
                 message += f"; the first {len(moments)} of {count} moments, as this video takes long to decode"
                 break
-            text = f"{facts.name}: moment {len(moments) + 1} of {count}"
-            yield View(message_html(text, "busy"), scores=scores, done=False)
+            yield Answer(f"{facts.name}: moment {len(moments) + 1} of {count}", "busy", scores)
             moments.append(moment)
         shown = Shown(facts, moments, len(moments) // 2, next(iter(self.inspector.blocks), ""))
-        view = self._refresh(self._at_strongest(shown))
-        yield replace(view, scores=scores, message=message_html(message), keep=False)
+        answer = self._refresh(self._at_strongest(shown))
+        yield replace(answer, scores=scores, message=message)
 
     def _at_strongest(self, shown: Shown) -> Shown:
         if not shown.block:
             return shown
-        clip = shown.moments[shown.index].clip
-        return replace(shown, position=self.inspector.strongest_position(clip, shown.block))
+        return replace(shown, position=self.inspector.strongest_position(shown.moment.clip, shown.block))
 
-    def _refresh(self, shown: Shown) -> View:
-        """The views of a moment and a position; the classes of the video stay."""
-        moment = shown.moments[shown.index]
-        message = message_html(_describe(shown.facts))
-        timeline = timeline_html(shown.moments, shown.index)
+    def _refresh(self, shown: Shown) -> Answer:
+        """The pictures of a moment and a position; the classes of the video stay."""
         if not shown.block:
-            return View(message, timeline=timeline, shown=shown)
+            return Answer(_describe(shown.facts), shown=shown)
         try:
-            maps = self.inspector.attend(moment.clip, shown.block, shown.position)
+            maps = self.inspector.attend(shown.moment.clip, shown.block, shown.position)
         except (ValueError, LookupError) as error:
-            return View(message_html(str(error), "error"), timeline=timeline, shown=shown)
-        frames = heated_frames(maps, 0)
-        return View(
-            message,
-            timeline=timeline,
-            frames=frames_html(frames, shown.position, moment.seconds),
-            strip=strip_html(draw_film_strip(maps, 0)),
-            shown=shown,
-        )
+            return Answer(str(error), "failed", shown=shown)
+        frames = shown.rows.picture(heated_frames(maps, 0), [f"{second:.2f} s" for second in shown.moment.seconds])
+        mark = LineLayer(frames.size)
+        t, y, x = shown.position
+        mark.dot(*shown.rows.point(t, y + 0.5, x + 0.5), 5, QUERY_COLOUR)
+        return Answer(_describe(shown.facts), frames=mark.over(frames), strip=draw_film_strip(maps, 0), shown=shown)
+
+
+def _is_index(value: object, count: int) -> bool:
+    """Whether a browser sent a whole number from 0 to ``count - 1``; it may send anything."""
+    return isinstance(value, int) and 0 <= value < count
 
 
 def _describe(facts: VideoFacts) -> str:
     frames = f"{facts.num_frames} frame{'s' if facts.num_frames != 1 else ''}"
     return f"{facts.name}: {format_seconds(facts.seconds)}, {frames} of {facts.width} x {facts.height}"
-
-
-def _failed(text: str) -> View:
-    """A video that cannot be shown: what was shown before goes."""
-    return View(message_html(text, "error"))
-
-
-def _mistake(text: str) -> View:
-    """A click that cannot be answered: what is shown stays."""
-    return View(message_html(text, "error"), keep=True)

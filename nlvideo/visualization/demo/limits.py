@@ -12,11 +12,11 @@ from nlvideo.data import VideoDecodeError, VideoReader
 from nlvideo.data.video.pixels import PixelLimits
 from nlvideo.utils.console import format_seconds
 
-# Demuxers of real containers. FFmpeg also opens images, subtitles, text and, above all, playlists, which make it read
+# Demuxers of real containers. FFmpeg also opens images, subtitles, text and playlists. A playlist would make it read
 # other files of this machine and addresses on the net.
 CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,flv,asf,ogg,gif"
 KNOWN_AS = "MP4, MOV, MKV, WebM, AVI, MPEG, FLV, WMV, OGG or GIF"
-# No camera is faster; more frames than this in a second is a file made to keep a decoder busy.
+# No camera is faster: a file with more frames in a second is made to keep a decoder busy.
 _MAX_FPS = 1000
 
 
@@ -76,7 +76,7 @@ class VideoFacts:
 
 
 def check_upload(path: str | os.PathLike, limits: Limits) -> VideoFacts:
-    """Return the facts of a video that keeps to the limits, decoding one frame of it.
+    """Return the facts of a video within the limits; one frame of it is decoded.
 
     Raises:
         ValueError: it is too large or too long, or not a video; the message is for the visitor who uploaded it.
@@ -89,7 +89,7 @@ def check_upload(path: str | os.PathLike, limits: Limits) -> VideoFacts:
     _check_header(name, path, limits)
     try:
         with VideoReader(path, pixels=PixelLimits(limits.max_frame_pixels)) as video:
-            # Headers may say anything; the number of frames is counted.
+            # A header may say anything, so the frames are counted.
             seconds = video.duration_sec
             _check_length(name, max(seconds, video.num_frames / _MAX_FPS), limits)
             _check_pixels(name, video.num_frames, video.height, video.width, limits)
@@ -113,13 +113,15 @@ def _check_header(name: str, path: str | os.PathLike, limits: Limits) -> None:
 
 
 def _check_pixels(name: str, num_frames: int, height: int, width: int, limits: Limits) -> None:
-    if height * width > limits.max_frame_pixels:
-        size, most = f"frames of {width} x {height}", f"{limits.max_frame_pixels / 1e6:.3g} million pixels"
-        raise ValueError(f"{name}: {size}, allowed: up to {most}; make it smaller and try again")
-    most = limits.max_pixels // (height * width)
+    size, area = f"of {width} x {height}", height * width
+    if area > limits.max_frame_pixels:
+        allowed = f"{limits.max_frame_pixels / 1e6:.3g} million pixels"
+        raise ValueError(f"{name}: frames {size}, allowed: up to {allowed}; make it smaller and try again")
+    most = limits.max_pixels // area
     if num_frames > most:
-        size = f"{num_frames} frames of {width} x {height}"
-        raise ValueError(f"{name}: {size}, allowed: up to {most} of this size; make it smaller or shorter")
+        raise ValueError(
+            f"{name}: {num_frames} frames {size}, allowed: up to {most} of this size; make it smaller or shorter"
+        )
 
 
 def _check_length(name: str, seconds: float, limits: Limits) -> None:

@@ -21,7 +21,7 @@ MAX_MOMENTS = 16
 
 
 class Predicts(Protocol):
-    """What the page needs of a predictor, such as ``nlvideo.model_zoo.Predictor``, which may not be imported here."""
+    """What the page needs of a predictor, such as ``nlvideo.model_zoo.Predictor``."""
 
     model: nn.Module
     cfg: CfgNode
@@ -67,13 +67,13 @@ class Inspector:
         self._frames_per_clip = predictor.cfg.INPUT.NUM_FRAMES * predictor.cfg.INPUT.FRAME_STRIDE
 
     def windows(self, facts: VideoFacts) -> list[tuple[float, float]]:
-        """Where the moments of a video lie, as (start_sec, end_sec): clip after clip, or spread over a long video."""
+        """The (start_sec, end_sec) of the moments of a video: clip after clip, or spread over a long video."""
         n, length = facts.num_frames, self._frames_per_clip
-        # One clip is the whole video, whose header need not even say how long it is.
+        # One clip is the whole video, even if its header does not say how long it is.
         if n <= length or facts.seconds <= 0:
             return [(0.0, facts.seconds)]
         count = min(MAX_MOMENTS, math.ceil(n / length))
-        # Frames may come at any rate: each moment has a clip of them, however long that takes.
+        # The rate may change: each moment has the frames of one clip, however long that takes.
         times = [*facts.frame_seconds.tolist(), facts.seconds]
         firsts = [round(i * (n - length) / (count - 1)) for i in range(count)]
         return [(times[first], times[first + length]) for first in firsts]
@@ -88,14 +88,15 @@ class Inspector:
         windows = self.windows(facts)
         parts = windows if len(windows) > 1 else [(None, None)]
         # One view for a moment, so that what is scored is what is shown.
-        for (start_sec, end_sec), view in zip(windows, load_views(self.predictor.cfg, path, parts)):
+        views = load_views(self.predictor.cfg, path, parts)
+        for (start_sec, end_sec), view in zip(windows, views, strict=True):
             with torch.no_grad():
                 scores = self.predictor.model([{"video": view.video[None], "video_id": path.name}])[0]["scores"]
             seconds = facts.frame_seconds[list(view.frames)].tolist()
             yield Moment(start_sec, end_sec, self.predictor.best(scores), view.video, seconds)
 
     def strongest_position(self, clip: torch.Tensor, block: str) -> tuple[int, int, int]:
-        """The position (t, y, x) of a clip where a block responds most; the middle where it adds nothing."""
+        """The position (t, y, x) where a block changes the decision most; the middle if it adds nothing anywhere."""
         try:
             t, y, x = chosen_positions(self.predictor.model, clip, block, 1)[0]
         except ValueError:
@@ -103,10 +104,5 @@ class Inspector:
         return int(t), int(y), int(x)
 
     def attend(self, clip: torch.Tensor, block: str, position: tuple[int, int, int]) -> AttentionMaps:
-        """Where a position (t, y, x) of a clip attends.
-
-        Raises:
-            ValueError: the position is outside the clip, or the block cannot be shown.
-            LookupFailed: there is no such block.
-        """
+        """Where a position (t, y, x) of a clip attends; errors are those of `attend`."""
         return attend(self.predictor.model, clip, block, [position])

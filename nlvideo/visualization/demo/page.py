@@ -1,15 +1,19 @@
-"""The Gradio page around ``Demo``: what is where, and which click calls what."""
+"""The page in Gradio around ``Demo``: what is where, and which click calls what."""
 
+import io
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from html import escape
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from PIL import Image
+
 from nlvideo.utils.console import format_seconds
-from nlvideo.visualization.demo.handlers import Demo, Shown, View
-from nlvideo.visualization.demo.html import examples_html, heading_html, message_html, note_html
+from nlvideo.visualization.demo.handlers import Answer, Demo, Shown
 from nlvideo.visualization.demo.limits import KNOWN_AS
+from nlvideo.visualization.demo.moments import Inspector
+from nlvideo.visualization.video_file import data_uri
 
 if TYPE_CHECKING:
     import gradio
@@ -19,24 +23,15 @@ FORGET_SEC = 1200
 # Uploads that wait for the model; one more is told that the page is busy.
 MAX_WAITING = 16
 
-# Clicks are caught on the element around: what is in it is drawn again with each answer.
-_CLICK_INDEX = """
-element.addEventListener('click', (event) => {
-  const target = event.target.closest('[data-index]');
-  if (target) trigger('click', {index: Number(target.dataset.index)});
-});
-"""
-_CLICK_POINT = """
-element.addEventListener('click', (event) => {
-  const image = event.target.closest('.nl-frame')?.querySelector('img');
-  if (!image) return;
-  const box = image.getBoundingClientRect();
-  trigger('click', {
-    t: Number(image.dataset.t),
-    y: (event.clientY - box.top) / box.height,
-    x: (event.clientX - box.left) / box.width,
-  });
-});
+CSS = """
+.gradio-container { max-width: 1240px !important; margin: 0 auto; }
+.nl-busy::after { content: " ..."; }
+.nl-failed, .nl-mistake { border-left: 4px solid #c81e1e; padding-left: 8px; font-weight: 600; }
+.nl-message { overflow-wrap: anywhere; }
+#nl-frames img { cursor: crosshair; }
+/* A film strip shrinks to the page, and scrolls in its box where it could not be read any more. */
+#nl-strip .image-container { overflow-x: auto; contain: inline-size; }
+#nl-strip .image-container > button { min-width: 720px; }
 """
 
 
@@ -57,20 +52,6 @@ def import_gradio(folder: str | os.PathLike) -> ModuleType:
     return gradio
 
 
-@dataclass(frozen=True)
-class Widgets:
-    """The parts of the page that change, in the order of the updates."""
-
-    upload: Any
-    state: Any
-    message: Any
-    scores: Any
-    timeline: Any
-    attention: Any
-    frames: Any
-    strip: Any
-
-
 def build_page(demo: Demo, name: str) -> "gradio.Blocks":
     """Lay out the page.
 
@@ -82,6 +63,8 @@ def build_page(demo: Demo, name: str) -> "gradio.Blocks":
         ImportError: Gradio is not installed.
     """
     gr = import_gradio(demo.uploads.path)
+    # The examples are served from where they are: copies would be swept away with old uploads.
+    gr.set_static_paths(list(demo.examples))
     with gr.Blocks(title=f"nlvideo: {name}", analytics_enabled=False) as page:
         gr.HTML(heading_html(name, demo.inspector))
         with gr.Row():
@@ -89,81 +72,119 @@ def build_page(demo: Demo, name: str) -> "gradio.Blocks":
                 upload, message, examples = _input_column(gr, demo)
             with gr.Column(scale=3, min_width=320):
                 scores = gr.Label(label="Classes", num_top_classes=5, visible=False, elem_id="nl-scores")
-                timeline = gr.HTML(js_on_load=_CLICK_INDEX, visible=False, elem_id="nl-timeline")
+                moments = gr.Radio(
+                    label="Timeline: the best class of each moment", info="Choose one to see its frames below.",
+                    visible=False, elem_id="nl-moments",
+                )  # fmt: skip
         with gr.Column(visible=False) as attention:
-            block, frames, strip = _attention_column(gr, demo.inspector.blocks)
+            gr.Markdown(
+                "## Attention\nThe mark is the position asked about; the warmer a place, the more it weighs there."
+                " Click on any point of any frame to ask about that one."
+            )
+            blocks = demo.inspector.blocks
+            block = gr.Radio(blocks, value=next(iter(blocks), None), label="Non-local block", visible=len(blocks) > 1)
+            frames = _picture(gr, "The frames of this moment", "nl-frames")
+            gr.Markdown("### The positions with the highest weights")
+            strip = _picture(gr, "A film strip with arrows to the positions with the highest weights", "nl-strip")
         state = gr.State(None, time_to_live=FORGET_SEC)
-        widgets = Widgets(upload, state, message, scores, timeline, attention, frames, strip)
-        _connect(gr, demo, widgets, examples, block)
+        outputs = [upload, state, message, scores, moments, attention, frames, strip]
+        _connect(gr, demo, outputs, examples, block)
     return page.queue(max_size=MAX_WAITING)
+
+
+def heading_html(name: str, inspector: Inspector) -> str:
+    """The heading: which model this is."""
+    classes, blocks = inspector.predictor.classes, inspector.blocks
+    count = f"{len(classes)} classes" + (f": {', '.join(classes)}" if len(classes) <= 12 else "")
+    noun = "non-local blocks" if len(blocks) > 1 else "non-local block"
+    where = f"{noun} at {', '.join(blocks)}" if blocks else f"no {noun}"
+    return f"<h1>nlvideo: {escape(name)}</h1><p>{escape(count)}; {escape(where)}.</p>"
+
+
+def message_html(text: str, kind: str = "result") -> str:
+    """A line for the visitor, see `Answer`; an error is announced to those who listen."""
+    role = "alert" if kind in ("failed", "mistake") else "status"
+    return f'<div class="nl-message nl-{kind}" role="{role}">{escape(text)}</div>'
 
 
 def _input_column(gr: ModuleType, demo: Demo) -> tuple[Any, Any, Any]:
     limits = demo.limits
     upload = gr.File(label="Drop a video", height=150, elem_id="nl-upload")
-    gr.HTML(
-        note_html(
-            f"Up to {limits.max_megabytes:g} MB and {format_seconds(limits.max_seconds)}: {KNOWN_AS}."
-            " The file is deleted as soon as it has been looked at."
-        )
+    gr.Markdown(
+        f"Up to {limits.max_megabytes:g} MB and {format_seconds(limits.max_seconds)}: {KNOWN_AS}."
+        " The file is deleted as soon as it has been looked at."
     )
-    clips = [(path.stem.replace("_", " "), path.read_bytes()) for path in demo.examples]
-    hint = "Drop a video, or click on an example." if clips else "Drop a video."
+    hint = "Drop a video, or click on an example." if demo.examples else "Drop a video."
     message = gr.HTML(message_html(hint), elem_id="nl-message")
-    examples = gr.HTML(examples_html(clips), js_on_load=_CLICK_INDEX, elem_id="nl-examples", visible=bool(clips))
-    if clips and demo.about_examples:
-        gr.HTML(note_html(demo.about_examples))
+    examples = gr.Dataset(
+        components=[gr.Video(render=False)], samples=[[str(path)] for path in demo.examples], type="index",
+        label="Examples", elem_id="nl-examples", visible=bool(demo.examples),
+    )  # fmt: skip
+    if demo.examples and demo.about_examples:
+        gr.Markdown(demo.about_examples)
     return upload, message, examples
 
 
-def _attention_column(gr: ModuleType, blocks: list[str]) -> tuple[Any, Any, Any]:
-    gr.HTML(
-        "<h2>Attention</h2>"
-        + note_html(
-            "The mark is the position asked about; the warmer a place, the more it weighs there. Click on any point of"
-            " any frame to ask about that one."
-        )
-    )
-    block = gr.Radio(blocks, value=next(iter(blocks), None), label="Non-local block", visible=len(blocks) > 1)
-    frames = gr.HTML(js_on_load=_CLICK_POINT, elem_id="nl-frames")
-    return block, frames, gr.HTML(elem_id="nl-strip")
+def _picture(gr: ModuleType, alt_text: str, elem_id: str) -> Any:
+    """An image that is part of the answer. Left alone, Gradio would write a file and serve it by its name."""
+
+    def as_data(picture: Image.Image | None) -> Any:
+        if picture is None:
+            return None
+        out = io.BytesIO()
+        picture.save(out, "webp", quality=90)
+        return gr.data_classes.Base64ImageData(url=data_uri("image/webp", out.getvalue()))
+
+    image = gr.Image(alt_text=alt_text, elem_id=elem_id, interactive=False, buttons=[], show_label=False)
+    image.postprocess = as_data
+    return image
 
 
-def _updates(gr: ModuleType, view: View, same_video: bool = False) -> list:
-    """A view as updates of the widgets; with ``same_video`` its classes, and the drop area, stay as they are."""
-    if view.keep:
-        return [gr.skip() if same_video else None, gr.skip(), view.message, *[gr.skip()] * 5]
+def _updates(gr: ModuleType, answer: Answer, same_video: bool = False) -> list:
+    """An answer as updates of the outputs; with ``same_video`` its classes, and the drop area, stay as they are."""
+    message = message_html(answer.message, answer.kind)
+    if answer.kind == "mistake":
+        return [gr.skip() if same_video else None, gr.skip(), message, *[gr.skip()] * 5]
+    found = answer.shown.moments if answer.shown else ()
+    labels = [f"{m.start_sec:.1f} to {m.end_sec:.1f} s: {m.top[0][0]}, {m.top[0][1]:.0%}" for m in found]
     return [
-        None if view.done and not same_video else gr.skip(),
-        view.shown,
-        view.message,
-        gr.skip() if same_video else gr.update(value=view.scores, visible=view.scores is not None),
-        gr.update(value=view.timeline or "", visible=view.timeline is not None),
-        gr.update(visible=view.frames is not None),
-        view.frames or "",
-        view.strip or "",
-    ]
+        gr.skip() if same_video or answer.kind == "busy" else None,
+        answer.shown,
+        message,
+        gr.skip() if same_video else gr.update(value=answer.scores, visible=answer.scores is not None),
+        gr.update(
+            choices=[(label, index) for index, label in enumerate(labels)],
+            value=answer.shown.index if answer.shown else None, visible=bool(found),
+        ),
+        gr.update(visible=answer.frames is not None),
+        answer.frames,
+        answer.strip,
+    ]  # fmt: skip
 
 
-def _connect(gr: ModuleType, demo: Demo, widgets: Widgets, examples: Any, block: Any) -> None:
+def _connect(gr: ModuleType, demo: Demo, outputs: list, examples: Any, block: Any) -> None:
     """Say which click calls what."""
+    upload, state, _, _, moments, _, frames, _ = outputs
 
     def on_upload(path: str | None) -> Iterator[list]:
         """A video was dropped."""
         if path is not None:
-            yield from (_updates(gr, view) for view in demo.open_upload(path))
+            yield from (_updates(gr, answer) for answer in demo.open_upload(path))
 
-    def on_example(event: gr.EventData) -> Iterator[list]:
+    def on_example(index: int) -> Iterator[list]:
         """An example was clicked on."""
-        yield from (_updates(gr, view) for view in demo.open_example(event.index))
+        yield from (_updates(gr, answer) for answer in demo.open_example(index))
 
-    def on_moment(shown: Shown | None, event: gr.EventData) -> list:
-        """A moment of the timeline was clicked on."""
-        return _updates(gr, demo.choose_moment(shown, event.index), same_video=True)
+    def on_moment(shown: Shown | None, index: int) -> list:
+        """A moment of the timeline was chosen."""
+        return _updates(gr, demo.choose_moment(shown, index), same_video=True)
 
-    def on_point(shown: Shown | None, event: gr.EventData) -> list:
-        """A point of a frame was clicked on."""
-        return _updates(gr, demo.choose_position(shown, event.t, event.y, event.x), same_video=True)
+    def on_point(shown: Shown | None, event: gr.SelectData) -> list:  # type: ignore[name-defined]  # a module at run time
+        """A point of the frames was clicked on."""
+        place = shown.rows.place(*event.index) if shown else (0, 0, 0)
+        if place is None:  # between two frames
+            return [gr.skip()] * len(outputs)
+        return _updates(gr, demo.choose_position(shown, *place), same_video=True)
 
     def on_block(shown: Shown | None, name: str) -> list:
         """Another block was chosen."""
@@ -171,7 +192,7 @@ def _connect(gr: ModuleType, demo: Demo, widgets: Widgets, examples: Any, block:
 
     # The model serves one request at a time; what happens here is no interface for programs.
     usual = {
-        "outputs": [getattr(widgets, name) for name in Widgets.__dataclass_fields__],
+        "outputs": outputs,
         "concurrency_limit": 1,
         "concurrency_id": "model",
         "show_progress": "hidden",
@@ -179,8 +200,8 @@ def _connect(gr: ModuleType, demo: Demo, widgets: Widgets, examples: Any, block:
     }
     # Of clicks that come faster than answers only the last is worth one.
     latest = {**usual, "trigger_mode": "always_last"}
-    widgets.upload.upload(on_upload, [widgets.upload], **usual)
-    examples.click(on_example, None, **usual)
-    widgets.timeline.click(on_moment, [widgets.state], **latest)
-    widgets.frames.click(on_point, [widgets.state], **latest)
-    block.input(on_block, [widgets.state, block], **latest)
+    upload.upload(on_upload, [upload], **usual)
+    examples.click(on_example, [examples], **usual)
+    moments.input(on_moment, [state, moments], **latest)
+    frames.select(on_point, [state], **latest)
+    block.input(on_block, [state, block], **latest)

@@ -1,4 +1,4 @@
-"""What a request, and all uploads together, may bring to the server: a layer around its application (ASGI)."""
+"""How large a request and all uploads together may be: a layer around the server's application (ASGI)."""
 
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
@@ -11,12 +11,12 @@ _FORM = 2**16
 
 
 class RequestLimit:
-    """Ends a request that brings more than one upload may have, and an upload while too many wait.
+    """Ends a request that is larger than one upload may be, and an upload while too many wait.
 
-    Gradio limits each file, and a request may bring many.
+    Gradio itself limits each file, and a request may have many files.
 
     Args:
-        app: the application around which this is.
+        app: the application inside.
         max_bytes: of an upload.
         uploads: where they arrive; all together may be as large as ``max_waiting`` of the largest.
         max_waiting: see ``uploads``.
@@ -37,7 +37,7 @@ class RequestLimit:
             message = await receive()
             num_bytes += len(message.get("body", b""))
             refused = num_bytes > self.max_bytes or (is_upload and self.uploads.num_bytes() > self.max_total)
-            # The application takes it for a visitor who has left.
+            # To the application, the visitor has left.
             return {"type": "http.disconnect"} if refused else message
 
         try:

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 
 from nlvideo.utils.system.processes import stop_signals
 from nlvideo.visualization.demo.handlers import Demo
-from nlvideo.visualization.demo.page import MAX_WAITING, build_page, import_gradio
+from nlvideo.visualization.demo.page import CSS, MAX_WAITING, build_page, import_gradio
 from nlvideo.visualization.demo.requests import RequestLimit
-from nlvideo.visualization.demo.style import CSS, FONTS
 
 if TYPE_CHECKING:
     import gradio
@@ -42,11 +41,10 @@ def start(demo: Demo, name: str, host: str = "127.0.0.1", port: int = 0) -> tupl
     port = free_port(host, port)
     page = build_page(demo, name)
     gr = import_gradio(demo.uploads.path)
-    fonts = [gr.themes.Font(font) for font in FONTS]
     from starlette.middleware import Middleware
 
     limit = Middleware(RequestLimit, max_bytes=demo.limits.max_bytes, uploads=demo.uploads, max_waiting=MAX_WAITING)
-    theme = gr.themes.Default(primary_hue="blue", font=fonts, font_mono=fonts)
+    theme = gr.themes.Default(primary_hue="blue")
     _, url, _ = page.launch(
         server_name=host, server_port=port, share=False, inbrowser=False, quiet=True, prevent_thread_lock=True,
         max_file_size=demo.limits.max_bytes, state_session_capacity=MAX_VISITORS, footer_links=[], ssr_mode=False,
@@ -78,7 +76,7 @@ def is_private(host: str) -> bool:
 
 @contextlib.contextmanager
 def ended_by_signal() -> Iterator[threading.Event]:
-    """An event that is set when the process is asked to end (Ctrl-C, SIGTERM, SIGHUP), so that it can clean up first."""
+    """An event that is set when the process is asked to end (Ctrl-C, SIGTERM, SIGHUP), so that it can clean up."""
     ended = threading.Event()
     before = {number: signal.signal(number, lambda *_: ended.set()) for number in stop_signals()}
     try:

@@ -1,4 +1,4 @@
-"""The folder that uploads pass through: private, swept while the page runs, gone when it ends."""
+"""The folder that uploads pass through: private, swept while the page runs, deleted when it ends."""
 
 import contextlib
 import os
@@ -18,15 +18,14 @@ _PREFIX = "nlvideo_demo_"
 class UploadFolder(contextlib.AbstractContextManager):
     """A private temporary folder; a context manager that deletes it with all that is in it.
 
-    A request deletes the file it was about, whatever becomes of it (``deleted_afterwards``). What no request ever asks
-    for, such as the piece of an upload that broke off, is swept away when it is old. What a server that was killed has
-    left is swept away when the next one starts.
+    A request deletes its file, also after an error (``deleted_afterwards``). A file without a request, such as a piece
+    of an upload that broke off, is swept away when it is old. What a killed server has left is swept away when the
+    next one starts.
 
     Attributes:
         path: the folder; only this user may look into it.
         kept: a folder beside it for what the page needs as long as it runs; the caller makes it.
-        keep_sec: age at which a file is swept away, seconds. The default leaves a slow machine the time for a long
-            video.
+        keep_sec: age at which a file is swept away, seconds. The default is enough for a long video on a slow machine.
     """
 
     def __init__(self, keep_sec: float = 600.0, sweep_every_sec: float = 30.0):
@@ -61,12 +60,12 @@ class UploadFolder(contextlib.AbstractContextManager):
     def deleted_afterwards(self, path: str | os.PathLike) -> Iterator[Path]:
         """Lend a file of the folder and delete it at the end, also after an error.
 
-        It is left to a request that holds it as well, or to the one that has uploaded it again in the meantime.
+        It stays while another request holds it, or if it was uploaded again in the meantime.
 
         Raises:
             ValueError: the file is not in the folder (then it is left alone), or no longer.
         """
-        # A request names its file: one that names another file of this machine must neither read nor delete it.
+        # A request could name any file of this machine, and must neither read nor delete it.
         path = Path(path).resolve()
         if not path.is_relative_to(self.path):
             raise ValueError("only uploaded files can be shown")

@@ -2,6 +2,7 @@
 
 import io
 import os
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -90,7 +91,7 @@ def test_more_pixels_than_can_be_decoded_in_time(make_video, tmp_path):
 
 
 def test_a_truncated_video_says_why(make_video, tmp_path):
-    whole = open(make_video(tmp_path / "whole.mkv", num_frames=40, height=64, width=64), "rb").read()
+    whole = Path(make_video(tmp_path / "whole.mkv", num_frames=40, height=64, width=64)).read_bytes()
     (tmp_path / "a.mkv").write_bytes(whole[:600])
     assert refusal(tmp_path / "a.mkv").startswith("a.mkv")
 

@@ -85,7 +85,7 @@ def test_a_block_that_adds_nothing_is_asked_about_the_middle(clips):
     class Untrained:
         cfg = load_cfg(get_config_file("quickstart/i3d_nl.yaml"), ["MODEL.DEVICE", "cpu"])
         model = build_model(cfg).eval()  # blocks start as the identity
-        classes = [str(i) for i in range(8)]
+        classes = tuple(map(str, range(8)))
 
     inspector = Inspector(Untrained())
     assert inspector.strongest_position(torch.zeros(3, 8, 64, 64, dtype=torch.uint8), "res2.0") == (4, 32, 32)
