@@ -17,13 +17,13 @@ from nlvideo.visualization.video_file import data_uri, encode_video
 SHORT_SIDE, MAX_FRAMES = 128, 48
 _STRIP_FRAMES, _STRIP_SIDE = 4, 72
 _LONG_SIDE = 1024
-# Frames per second where a folder of frames does not say, and the least at which movement is seen as such.
+# Frames per second where a folder of frames does not say, and the least at which a viewer sees movement.
 _DEFAULT_FPS, _MIN_FPS = 10.0, 6.0
 
 
 @dataclass
 class Budget:
-    """What the clips of a page may take; what makes them subtracts.
+    """What the clips of a page may take; each clip subtracts its part.
 
     Attributes:
         num_bytes: of the files, before base64 makes them a third larger.
@@ -84,7 +84,7 @@ def make_clip(source: dict[str, Any], budget: Budget) -> Clip | None:
         encode_video(buffer, map(np.asarray, images), shown_fps, crf=26, preset="veryfast")
         video = buffer.getvalue()
     except (av.FFmpegError, ValueError):
-        # An FFmpeg without an encoder of H.264: the strip has to do.
+        # This FFmpeg has no encoder of H.264: the strip alone is shown.
         video = b""
     strip = _strip(images)
     if not budget.take(len(video) + len(strip)):
@@ -95,7 +95,7 @@ def make_clip(source: dict[str, Any], budget: Budget) -> Clip | None:
 
 
 def _read(source: dict[str, Any]) -> tuple[list[Image.Image], float]:
-    """Up to MAX_FRAMES frames, evenly spread and small, and the seconds they come from; 0 where that is unknown."""
+    """Up to MAX_FRAMES small frames, evenly spread, and the seconds that they cover; 0 where that is unknown."""
     with open_video(os.fspath(source["file_name"]), source.get("fps")) as video:
         first = video.index_at(source["start_sec"]) if "start_sec" in source else 0
         end = video.index_at(source["end_sec"]) if "end_sec" in source else video.num_frames

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -10,7 +11,8 @@ from nlvideo.visualization.report.run import Run
 from nlvideo.visualization.report.series import Series, make_series, smoothed, smoothing_window
 
 ITERATIONS = "iterations"
-# Metrics of evaluations that are shares of 100 and go up where the model gets better: the first of these is shown.
+Pairs = list[tuple[int, float]]
+# Metrics of evaluations in percent that rise as the model gets better: the first of these is shown.
 _VALIDATION = ("top1", "mAP")
 _NAMES = {"top1": "top-1", "top5": "top-5", "mAP": "mAP"}
 
@@ -31,10 +33,10 @@ def error_chart(runs: Sequence[Run]) -> Chart | None:
     metrics = {name.rpartition("/")[2] for run in runs for name in validation_metrics(run)}
     y_label = "100 − mAP (%)" if metrics == {"mAP"} else "top-1 error (%)"
     note = (
-        "Bold with dots: validation. Thin: training clips, averaged over neighbouring log lines; the faint line is as"
-        " logged, the median of the latest iterations."
+        "Bold with dots: validation. Thin: training clips, averaged over neighbouring log lines. Faint: as logged, the"
+        " median of the latest iterations."
     )
-    return _chart("Error on training clips and in validation", y_label, lines, y_limits=(0.0, 100.0), note=note)
+    return _chart("Error on training clips and in validation", y_label, lines, note, (0.0, 100.0), from_zero=False)
 
 
 def validation_metrics(run: Run) -> list[str]:
@@ -46,30 +48,29 @@ def validation_metrics(run: Run) -> list[str]:
 
 
 def training_charts(runs: Sequence[Run]) -> list[Chart]:
-    """Everything else that is logged while training, one chart each; what no run has logged is left out."""
+    """Return a chart for everything else that is logged while training; what no run has logged is left out."""
     losses = sorted({name for run in runs for row in run.metrics for name in row if "loss" in name and "/" not in name})
-    # The sum says nothing new where there is only one.
+    # With one loss only, the sum says nothing new.
     losses = [name for name in losses if name != "total_loss" or len(losses) > 2] or losses
+    throughput, waiting = _curves(runs, _throughput, noisy=True), _curves(runs, _waiting, noisy=True)
+    gpu, ram = _curves(runs, _gib("peak_gpu_memory_mib")), _curves(runs, _gib("peak_cpu_memory_mib"))
     charts = [
-        _chart(f"Loss: {name}", "loss (nats)", _all(runs, name, noisy=True), from_zero=True, note="On training clips.")
+        _chart(f"Loss: {name}", "loss (nats)", _curves(runs, _logged(name), noisy=True), note="On training clips.")
         for name in losses
     ]
     charts += [
-        _chart("Learning rate", "learning rate (no unit)", _all(runs, "lr"), from_zero=True),
-        # One is the inverse of the other: the second is for runs whose config, with the batch size, is lost.
-        _chart("Throughput", "clips per second", _throughput(runs), from_zero=True, note="Of all ranks together.")
-        or _chart("Time of an iteration", "seconds", _all(runs, "time", noisy=True), from_zero=True),
+        _chart("Learning rate", "learning rate (no unit)", _curves(runs, _logged("lr"))),
+        # One is the inverse of the other. The second is for runs whose batch size is unknown.
+        _chart("Throughput", "clips per second", throughput, note="Of all ranks together.")
+        or _chart("Time of an iteration", "seconds", _curves(runs, _logged("time"), noisy=True)),
         _chart(
-            "Waiting for data", "share of the iteration (%)", _waiting(runs), from_zero=True, y_limits=(0.0, 100.0),
+            "Waiting for data", "share of the iteration (%)", waiting, y_limits=(0.0, 100.0),
             note="Where this is high, more DATALOADER.NUM_WORKERS may help.",
         ),
+        _chart("Peak of GPU memory", "GiB", gpu, note="The most that torch had allocated so far, on rank 0."),
         _chart(
-            "Peak of GPU memory", "GiB", _all(runs, "peak_gpu_memory_mib", scale=_to_gib), from_zero=True,
-            note="What torch had allocated at most so far, on rank 0.",
-        ),
-        _chart(
-            "Peak of memory", "GiB", _all(runs, "peak_cpu_memory_mib", scale=_to_gib), from_zero=True,
-            note="What the training process held in RAM at most so far, on rank 0, without the workers that decode.",
+            "Peak of memory", "GiB", ram,
+            note="The most RAM that the training process had so far, on rank 0, without the workers that decode.",
         ),
     ]  # fmt: skip
     return [chart for chart in charts if chart is not None]
@@ -85,9 +86,9 @@ def clips_per_iteration(run: Run) -> int | None:
 
 
 def training_seconds(run: Run) -> float | None:
-    """Return how long the logged iterations took, as the log says it.
+    """Return how long the logged iterations took, as the log says.
 
-    For runs from before that was written: about, by the medians times the iterations that each stands for.
+    Older logs do not say it. Then it is about the sum of the medians, each times the iterations that it stands for.
     """
     measured = run.column("training_time")
     if measured:
@@ -95,46 +96,38 @@ def training_seconds(run: Run) -> float | None:
     pairs = [(iteration, value) for iteration, value in run.column("time") if math.isfinite(value)]
     if not pairs:
         return None
-    before = [0, *(iteration for iteration, _ in pairs[:-1])]
-    return sum((iteration - last) * value for (iteration, value), last in zip(pairs, before))
+    return sum((now - before) * value for (before, _), (now, value) in pairwise([(0, 0.0), *pairs]))
 
 
-def _throughput(runs: Sequence[Run]) -> list[Line]:
+def _logged(name: str) -> Callable[[Run], Pairs]:
+    return lambda run: run.column(name)
+
+
+def _gib(name: str) -> Callable[[Run], Pairs]:
+    return lambda run: [(iteration, value / 1024) for iteration, value in run.column(name)]
+
+
+def _throughput(run: Run) -> Pairs:
+    clips = clips_per_iteration(run)
+    return [(iteration, clips / value) for iteration, value in run.column("time") if value > 0] if clips else []
+
+
+def _waiting(run: Run) -> Pairs:
+    times = dict(run.column("time"))
+    return [
+        (iteration, min(100.0, 100 * value / times[iteration]))
+        for iteration, value in run.column("data_time")
+        if times.get(iteration, 0) > 0
+    ]
+
+
+def _curves(runs: Sequence[Run], values: Callable[[Run], Pairs], noisy: bool = False) -> list[Line]:
+    """A curve for each run; a noisy one with its moving average."""
     lines = []
     for index, run in enumerate(runs):
-        clips = clips_per_iteration(run)
-        if clips is not None:
-            pairs = [(iteration, clips / value) for iteration, value in run.column("time") if value > 0]
-            lines += _noisy(run.name, make_series(pairs), index)
-    return lines
-
-
-def _waiting(runs: Sequence[Run]) -> list[Line]:
-    lines = []
-    for index, run in enumerate(runs):
-        times = dict(run.column("time"))
-        pairs = [
-            (iteration, min(100.0, 100 * value / times[iteration]))
-            for iteration, value in run.column("data_time")
-            if times.get(iteration, 0) > 0
-        ]
-        lines += _noisy(run.name, make_series(pairs), index)
-    return lines
-
-
-def _all(
-    runs: Sequence[Run], name: str, noisy: bool = False, scale: Callable[[Series], Series] | None = None
-) -> list[Line]:
-    lines = []
-    for index, run in enumerate(runs):
-        series = make_series(run.column(name))
-        series = scale(series) if scale else series
+        series = make_series(values(run))
         lines += _noisy(run.name, series, index) if noisy else [Line(run.name, series, index)]
     return lines
-
-
-def _to_gib(series: Series) -> Series:
-    return Series(series.x, series.y / 1024)
 
 
 def _noisy(label: str, series: Series, index: int) -> list[Line]:
@@ -145,10 +138,13 @@ def _noisy(label: str, series: Series, index: int) -> list[Line]:
     return [Line(label, series, index, "raw"), Line(label, smoothed(series, window), index)]
 
 
-def _chart(title: str, y_label: str, lines: list[Line], **options: object) -> Chart | None:
+def _chart(
+    title: str, y_label: str, lines: list[Line], note: str = "", y_limits: tuple[float, float] | None = None,
+    from_zero: bool = True,
+) -> Chart | None:  # fmt: skip
     lines = [line for line in lines if len(line.series)]
     if not any(np.isfinite(line.series.y).any() for line in lines):
         return None
-    # Validation over everything else, and faint lines under it.
+    # Faint lines are drawn first, and validation over everything else.
     lines.sort(key=lambda line: ("raw", "thin", "bold").index(line.style))
-    return Chart(title, ITERATIONS, y_label, lines, **options)
+    return Chart(title, ITERATIONS, y_label, lines, y_limits, from_zero, note)

@@ -15,6 +15,8 @@ from nlvideo.visualization.report.run import Run
 # Counts that an evaluation reports beside its metrics.
 _COUNTS = ("num_videos", "num_failed", "num_classes")
 _FIRST = ("/top1 ", "/mAP ", "/top5 ")
+# A key that every run has of its own, and what stands for a key that a config does not have.
+_OWN_KEY, _MISSING = "OUTPUT_DIR", object()
 
 
 def summary(runs: Sequence[Run], models: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -24,13 +26,15 @@ def summary(runs: Sequence[Run], models: Sequence[dict[str, Any]]) -> dict[str, 
         runs: in the order of the rows.
         models: what `model_facts` says about each.
     """
-    rows = [_cells(run, model) for run, model in zip(runs, models)]
+    rows = [_cells(run, model) for run, model in zip(runs, models, strict=True)]
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    # Metrics first, whichever run has which, and the usual ones first among them.
+    # Metrics come first, the usual ones before the others.
     columns.sort(key=lambda name: ("/" not in name, next((i for i, m in enumerate(_FIRST) if m in name), len(_FIRST))))
     return {
         "columns": [name.replace("classification/", "").replace("multilabel/", "") for name in columns],
-        "rows": [{"run": run, "cells": [row.get(name, "–") for name in columns]} for run, row in zip(runs, rows)],
+        "rows": [
+            {"run": run, "cells": [row.get(name, "–") for name in columns]} for run, row in zip(runs, rows, strict=True)
+        ],
     }
 
 
@@ -59,7 +63,7 @@ def description(run: Run) -> str:
 def model_facts(run: Run) -> dict[str, Any]:
     """Return the costs of a run's network for one training clip, see ``model_costs``; "error" says why there are none.
 
-    The network is built on the meta device. Plugins that the config names are not imported for it: a report only reads.
+    The network is built on the meta device. Plugins that the config names are not imported: a report only reads.
     """
     if not run.config:
         return {"error": "the configuration is unknown"}
@@ -67,13 +71,37 @@ def model_facts(run: Run) -> dict[str, Any]:
         cfg = load_cfg(str(run.folder / "config.yaml"), import_plugins=False)
         clip = f"{cfg.INPUT.NUM_FRAMES} x {cfg.INPUT.CROP_SIZE} x {cfg.INPUT.CROP_SIZE}"
         return {**model_costs(cfg), "clip": clip, "error": ""}
-    # Whatever a folder of unknown origin holds, the rest of the page does not need the model.
+    # The folder may hold anything, and the rest of the page does not need the model.
     except Exception as error:
         return {"error": " ".join(str(error).split()) or type(error).__name__}
 
 
+def config_differences(configs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the keys whose values are not the same in all configs as {"key", "values"}; None where a key is missing.
+
+    Args:
+        configs: nested; empty ones, of runs without a config, are not compared and get None.
+    """
+    flat = [flatten(config) for config in configs]
+    rows = []
+    for key in sorted({key for config in flat for key in config} - {_OWN_KEY}):
+        present = [config.get(key, _MISSING) for config in flat if config]
+        if any(value != present[0] for value in present):
+            rows.append({"key": key, "values": [config.get(key) for config in flat]})
+    return rows
+
+
+def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return a config with full keys: ``{"SOLVER.MAX_ITER": 2000, ...}``."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        name = f"{prefix}{key}"
+        flat.update(flatten(value, f"{name}.") if isinstance(value, dict) and value else {name: value})
+    return flat
+
+
 def environment_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """Return the environment of the runs: "item" and "values", one per run; [] where none was recorded."""
+    """Return the environment of the runs as {"item", "values"}, one value per run; [] where none was recorded."""
     tables = [run.started().get("environment") or {} for run in runs]
     items = list(dict.fromkeys(item for table in tables for item in table))
     rows = [{"item": item, "values": [table.get(item, "–") for table in tables]} for item in items]
@@ -93,7 +121,7 @@ def reproduce_text(run: Run) -> str:
     if commit not in ("none", "unknown"):
         if commit.endswith("-dirty"):
             lines.append("# the files differed from this commit")
-        # The command may have been started anywhere. Runs from before did not write down where the repository is.
+        # The command may have been started anywhere. Older runs did not write down where the repository is.
         where = f"git -C {shlex.quote(repository)}" if repository else "git -C REPOSITORY_OF_NLVIDEO"
         lines.append(f"{where} checkout {shlex.quote(commit.removesuffix('-dirty'))}")
     if "folder" in started:
@@ -130,10 +158,8 @@ def _cells(run: Run, model: dict[str, Any]) -> dict[str, str]:
 
 
 def _last_metrics(run: Run) -> dict[str, float]:
-    """The metrics of the last evaluation in training, or of the results files where there was none."""
-    found: dict[str, float] = {}
-    for row in run.metrics:
-        found.update({name: value for name, value in row.items() if "/" in name})
+    """The metrics of the last evaluation in training, or else of the results files."""
+    found = {name: value for row in run.metrics for name, value in row.items() if "/" in name}
     if not found:
         for results in run.results:
             where = f"{results.dataset}/" if len(run.results) > 1 else ""

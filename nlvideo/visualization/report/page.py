@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import logging
+import math
 import os
 from collections.abc import Sequence
 from importlib import resources
@@ -16,15 +17,22 @@ from nlvideo.evaluation.testing import interval_text
 from nlvideo.utils.files.file_io import write_text
 from nlvideo.visualization.report.chart import draw
 from nlvideo.visualization.report.clips import Budget
-from nlvideo.visualization.report.config_diff import differences
 from nlvideo.visualization.report.curves import error_chart, training_charts
-from nlvideo.visualization.report.facts import description, environment_rows, model_facts, reproduce_text, summary
+from nlvideo.visualization.report.facts import (
+    config_differences,
+    description,
+    environment_rows,
+    model_facts,
+    reproduce_text,
+    summary,
+)
 from nlvideo.visualization.report.run import Run, read_runs
 from nlvideo.visualization.report.sections import dataset_sections
 
 logger = logging.getLogger(__name__)
 
 FILE_NAME = "report.html"
+_TEMPLATES = resources.files("nlvideo.visualization.report") / "templates"
 
 
 def write_report(folders: Sequence[str], output: str, budget: Budget | None = None) -> None:
@@ -39,24 +47,23 @@ def write_report(folders: Sequence[str], output: str, budget: Budget | None = No
         ValueError: one is not the folder of a run; one line.
         OSError: the file cannot be written.
     """
-    page = render_report(read_runs(folders), budget)
-    write_text(output, page)
+    write_text(output, render_report(read_runs(folders), budget))
 
 
 def try_write_report(folder: str, seconds: float = 3.0) -> bool:
-    """Write ``<folder>/report.html`` for a run that has just ended; whatever goes wrong is one line in the log.
+    """Write ``<folder>/report.html`` for a run that has just ended; any error is one line in the log.
 
     Args:
         folder: the output folder of the run.
-        seconds: what the clips of mistakes may take; those that are left then are named without a clip.
+        seconds: what the clips of mistakes may take. Mistakes after that are named without a clip.
 
     Returns:
-        Whether the page is there.
+        Whether the page was written.
     """
     path = os.path.join(folder, FILE_NAME)
     try:
         write_report([folder], path, Budget(seconds=seconds))
-    # Whatever it is: the training is done, and a page is no reason to call it a failure.
+    # The training is done. An error of the page, whatever it is, must not make it a failure.
     except Exception as error:
         logger.warning("No %s: %s: %s", FILE_NAME, type(error).__name__, " ".join(str(error).split()))
         return False
@@ -65,14 +72,13 @@ def try_write_report(folder: str, seconds: float = 3.0) -> bool:
 
 
 def render_report(runs: Sequence[Run], budget: Budget | None = None) -> str:
-    """Return the page as HTML: complete in itself, with nothing that a browser would have to fetch.
+    """Return the page as HTML, complete in itself: a browser fetches nothing else.
 
     Args:
         runs: one or more.
         budget: what the clips of mistakes may take.
     """
     budget = Budget() if budget is None else budget
-    # One row of the table of runs, and one of the table of blocks, from the same look at each model.
     models = [model_facts(run) for run in runs]
     main = error_chart(runs)
     context = {
@@ -82,56 +88,39 @@ def render_report(runs: Sequence[Run], budget: Budget | None = None) -> str:
         "runs": runs,
         "notes": [(run, run.notes) for run in runs if run.notes],
         "summary": summary(runs, models),
-        "differences": differences([run.config for run in runs]),
-        "configs": [(run, flat_text(run)) for run in runs],
+        "differences": config_differences([run.config for run in runs]),
+        "configs": [(run, run.config_text()) for run in runs],
         "main": main and {"chart": main, "wide": draw(main, 900, 380), "narrow": draw(main, 420, 330)},
         "charts": [{"chart": chart, "drawing": draw(chart)} for chart in training_charts(runs)],
         "never_finite": _never_finite(runs),
         "tests": dataset_sections(runs, budget),
-        "models": list(zip(runs, models)),
+        "models": list(zip(runs, models, strict=True)),
         "environments": environment_rows(runs),
         "reproduce": [(run, reproduce_text(run)) for run in runs],
     }
-    script = _asset("report.js")
+    css, script = (_TEMPLATES.joinpath(name).read_text(encoding="utf8") for name in ("report.css", "report.js"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    # Both are ours; nothing of a run is in them. The digest lets a browser run this script and no other.
-    assets = {"css": Markup(_asset("report.css")), "script": Markup(script), "script_digest": digest}
-    return _templates().get_template("report.html").render(**context, **assets)
-
-
-def flat_text(run: Run) -> str:
-    """Return the text of a run's ``config.yaml``; empty where there is none."""
-    path = run.folder / "config.yaml"
-    return path.read_text(encoding="utf8") if run.config else ""
-
-
-def _never_finite(runs: Sequence[Run]) -> list[str]:
-    """Sentences about scalars that no chart shows because not one value of theirs is finite."""
-    found = []
-    for run in runs:
-        values: dict[str, list[float]] = {}
-        for row in run.metrics:
-            for name, value in row.items():
-                values.setdefault(name, []).append(value)
-        broken = [name for name, column in values.items() if not any(abs(value) < float("inf") for value in column)]
-        if broken:
-            found.append(f"{run.name}: not one finite value of {', '.join(sorted(broken))}.")
-    return found
-
-
-def _templates() -> Environment:
+    # Nothing of a run is in these two. The digest lets a browser run this script and no other.
+    assets = {"css": Markup(css), "script": Markup(script), "script_digest": digest}
     environment = Environment(
-        # Whatever comes from a run, class names and paths first, is text and never markup.
+        # Whatever comes from a run, such as class names and paths, is text and never markup.
         loader=PackageLoader("nlvideo.visualization.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True,
         undefined=StrictUndefined,
     )  # fmt: skip
     environment.filters |= {"number": format_number, "value": format_value}
     environment.globals |= {"num_styles": 6, "interval_text": interval_text}
-    return environment
+    return environment.get_template("report.html").render(**context, **assets)
 
 
-def _asset(name: str) -> str:
-    return resources.files("nlvideo.visualization.report").joinpath("templates", name).read_text(encoding="utf8")
+def _never_finite(runs: Sequence[Run]) -> list[str]:
+    """Sentences about scalars that no chart shows because they have no finite value."""
+    found = []
+    for run in runs:
+        names = {name for row in run.metrics for name in row}
+        finite = {name for row in run.metrics for name, value in row.items() if math.isfinite(value)}
+        if names - finite:
+            found.append(f"{run.name}: not one finite value of {', '.join(sorted(names - finite))}.")
+    return found
 
 
 def format_number(value: float | None, digits: int = 2) -> str:

@@ -1,6 +1,6 @@
-"""What a test says beyond its metrics: the classes, what is taken for what, and the most confident mistakes."""
+"""What a test says beyond its metrics: its classes, which are confused, and the most confident mistakes."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,20 +54,28 @@ def is_single_label(results: Results) -> bool:
     return all(isinstance(video.label, int) for video in results.videos)
 
 
+def _usable(results: Results) -> Iterator[tuple[VideoScores, np.ndarray]]:
+    for video in results.videos:
+        if video.scores is not None and is_usable(video):
+            yield video, video.scores
+
+
 def confusion(results: Results, max_classes: int = MAX_MATRIX_CLASSES) -> Confusion | None:
     """Count which class was taken for which; None where videos have several labels or none has scores."""
-    usable = [video for video in results.videos if is_usable(video)]
-    if not usable or not is_single_label(results):
+    if not is_single_label(results):
         return None
     size = results.num_classes
-    pairs = [video.label * size + int(video.scores.argmax()) for video in usable]
-    counts = np.bincount(pairs, minlength=size * size).reshape(size, size)
+    counts = np.zeros((size, size), int)
+    for video, scores in _usable(results):
+        counts[video.label, scores.argmax()] += 1
+    if not counts.any():
+        return None
     names, chosen = class_names(results), np.arange(size)
     if size > max_classes:
         wrong = counts - np.diag(np.diag(counts))
-        # A stable sort: of equal ones the first classes stay.
+        # The sort is stable: among equal classes the first stay.
         chosen = np.sort(np.argsort(-(wrong.sum(0) + wrong.sum(1)), kind="stable")[:max_classes])
-    num_unusable = len(results.videos) - len(usable)
+    num_unusable = len(results.videos) - int(counts.sum())
     return Confusion(counts[np.ix_(chosen, chosen)], [names[k] for k in chosen], size - len(chosen), num_unusable)
 
 
@@ -79,7 +87,7 @@ def most_confused(results: Results, count: int = 10) -> list[dict[str, Any]]:
     wrong = whole.counts - np.diag(np.diag(whole.counts))
     order = np.argsort(-wrong, axis=None, kind="stable")[:count]
     rows = []
-    for true, predicted in zip(*np.unravel_index(order, wrong.shape)):
+    for true, predicted in zip(*np.unravel_index(order, wrong.shape), strict=True):
         if wrong[true, predicted]:
             videos, total = int(wrong[true, predicted]), int(whole.counts[true].sum())
             names = {"true": whole.names[true], "predicted": whole.names[predicted]}
@@ -90,19 +98,17 @@ def most_confused(results: Results, count: int = 10) -> list[dict[str, Any]]:
 def mistakes(results: Results, count: int) -> list[Mistake]:
     """Return the most confident mistakes: the videos with the highest score of a class that they do not have.
 
-    With one label only videos whose best class is wrong count; with several, any class above one half.
+    With one label, only videos whose best class is wrong count; with several, any class above one half.
     """
     found = []
     single = is_single_label(results)
-    for video in results.videos:
-        if not is_usable(video):
-            continue
+    for video, scores in _usable(results):
         labels = [video.label] if isinstance(video.label, int) else list(video.label)
-        others = video.scores.astype(float)
+        others = scores.astype(float)
         others[labels] = -np.inf
         predicted = int(others.argmax())
-        right = float(video.scores[labels].max()) if labels else None
-        is_wrong = int(video.scores.argmax()) not in labels if single else others[predicted] > 0.5
+        right = float(scores[labels].max()) if labels else None
+        is_wrong = int(scores.argmax()) not in labels if single else others[predicted] > 0.5
         if is_wrong and np.isfinite(others[predicted]):
             found.append(Mistake(video, predicted, float(others[predicted]), right))
     return sorted(found, key=lambda mistake: -mistake.score)[:count]
@@ -121,7 +127,7 @@ def per_class_table(tests: Sequence[Results]) -> list[dict[str, Any]]:
         tests: of the same dataset. Rows are in the order of the first one's classes.
     """
     rows = []
-    by_class = [{row["class"]: row.get(per_class_metric(test)) for row in test.per_class} for test in tests]
+    by_class = [{row["class"]: row.get(per_class_metric(test) or "") for row in test.per_class} for test in tests]
     for row in next((test.per_class for test in tests if test.per_class), []):
         if row["num_videos"]:
             values = [values.get(row["class"]) for values in by_class]
@@ -130,7 +136,7 @@ def per_class_table(tests: Sequence[Results]) -> list[dict[str, Any]]:
 
 
 def worst_and_best(rows: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Return the rows that a table of classes shows at once, worst first by the last test, and those it folds away."""
+    """Return the rows that a table of classes shows, worst first by the last test if it is cut, and those it folds."""
     ranked = sorted(rows, key=lambda row: next((v for v in reversed(row["values"]) if v is not None), 0.0))
     if len(ranked) <= MAX_TABLE_CLASSES:
         return list(rows), []

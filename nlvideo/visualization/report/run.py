@@ -1,4 +1,4 @@
-"""What a run has left in its folder, as far as it is there and can be read."""
+"""What a run has left in its folder, as far as it can be read."""
 
 import json
 import math
@@ -48,6 +48,10 @@ class Run:
         value = self.setting("SOLVER.MAX_ITER")
         return value if isinstance(value, int) else None
 
+    def config_text(self) -> str:
+        """Return the text of ``config.yaml``; empty where there is none that can be read."""
+        return (self.folder / "config.yaml").read_text(encoding="utf8") if self.config else ""
+
     def setting(self, key: str) -> Any:
         """Return the value of a full key such as "SOLVER.MAX_ITER", or None where the config does not have it."""
         node: Any = self.config
@@ -74,11 +78,11 @@ def read_runs(folders: Sequence[str]) -> list[Run]:
     if not folders:
         raise ValueError("runs: got none, allowed: one output folder or more")
     paths = [Path(folder) for folder in folders]
-    return [_read_run(path, name) for path, name in zip(paths, run_names(paths))]
+    return [_read_run(path, name) for path, name in zip(paths, run_names(paths), strict=True)]
 
 
 def run_names(paths: Sequence[Path]) -> list[str]:
-    """Return a name for each path: its last part, or as many of its last parts as tell it from the others."""
+    """Return a name for each path: its last part, or more of its last parts where paths share it."""
     parts = [path.expanduser().absolute().parts for path in paths]
     names = []
     for own in parts:
@@ -103,7 +107,7 @@ def _read_run(folder: Path, name: str) -> Run:
         try:
             run.results.append(read_results(str(path)))
         except (ValueError, OSError) as error:
-            # Its path is what the message starts with, and long.
+            # The message starts with the path, which is long.
             run.notes.append(f"inference/{path.name} is left out: {str(error).removeprefix(f'{path}: ')}.")
     if not found:
         run.notes.append("No test results (inference/*.json): no accuracy per class, no confusions, no mistakes.")
@@ -141,12 +145,15 @@ def _read_metrics(run: Run) -> None:
             if row is None:
                 broken.append(number)
             else:
-                # Of an iteration that was trained twice the later line counts.
+                # If an iteration was trained twice, the later line counts.
                 by_iteration[int(row["iteration"])] = row
     run.metrics = [by_iteration[iteration] for iteration in sorted(by_iteration)]
     if broken:
-        where = f"line {broken[0]}" if len(broken) == 1 else f"{len(broken)} lines, the first of them {broken[0]}"
-        run.notes.append(f"metrics.json: {where} cannot be read and is left out, as a killed run leaves it.")
+        if len(broken) == 1:
+            run.notes.append(f"metrics.json: line {broken[0]} cannot be read, as after a kill. It is left out.")
+        else:
+            where = f"{len(broken)} lines cannot be read, the first is line {broken[0]}"
+            run.notes.append(f"metrics.json: {where}. They are left out.")
     if not run.metrics:
         run.notes.append("metrics.json has no line yet: no curves.")
     elif run.max_iter and run.iterations < run.max_iter:
@@ -165,7 +172,7 @@ def _metrics_row(line: str) -> Row | None:
 
 
 def _invocations_in_log(path: Path) -> list[dict[str, Any]]:
-    """The commands that a log has, of a run from before they had a file of their own."""
+    """The commands in a log, for older runs, whose commands have no file of their own."""
     if not path.is_file():
         return []
     text = path.read_text(encoding="utf8", errors="replace")

@@ -58,7 +58,7 @@ def _metrics_table(tested: Sequence[tuple[int, Run, Results]]) -> dict[str, Any]
     names = list(dict.fromkeys(name for metrics in flat for name in metrics))
     rows = [
         {"index": index, "run": run, "metrics": metrics, "average": results.average}
-        for (index, run, results), metrics in zip(tested, flat)
+        for (index, run, results), metrics in zip(tested, flat, strict=True)
     ]
     return {"names": names, "rows": rows}
 
@@ -67,7 +67,7 @@ def _run_details(index: int, run: Run, results: Results, count: int, budget: Bud
     names = class_names(results)
     found = mistakes(results, count)
     sources = _sources(results, found)
-    # Nothing is to be seen of the bar where the videos are short.
+    # With short videos the bar does not appear.
     progress = progress_bar(found, desc=f"Clips of {run.name}", unit="clip", delay=2, leave=False)
     return {
         "index": index,
@@ -80,9 +80,9 @@ def _run_details(index: int, run: Run, results: Results, count: int, budget: Bud
 
 
 def _sources(results: Results, found: Sequence[Mistake]) -> dict[str, dict[str, Any]]:
-    """Where the videos are, by id: as the results say, else as a list or folder says that is still there."""
+    """Where the videos are, by id: as the results say, or else as the list or folder of the dataset says."""
     sources = {mistake.video.video_id: mistake.video.source for mistake in found}
-    # Not for named datasets: asking for one may make it.
+    # Not for named datasets, because asking for one may make it.
     if found and not any(sources.values()) and results.dataset.startswith(("list:", "folder:")):
         try:
             records = get_dataset(results.dataset)

@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
-# More points than a chart has pixels only make the page larger.
+# More points than a chart has pixels make the page larger and show nothing more.
 MAX_POINTS = 400
 # A step this many times the usual one is a gap.
 _GAP = 3.5
@@ -24,15 +25,14 @@ class Series:
 
 def make_series(pairs: Sequence[tuple[float, float]]) -> Series:
     """Return the pairs (x, y) as a curve."""
-    x = np.array([pair[0] for pair in pairs], float)
-    y = np.array([pair[1] for pair in pairs], float)
+    x, y = np.array(pairs, float).reshape(-1, 2).T
     return Series(x, np.where(np.isfinite(y), y, np.nan))
 
 
 def smoothed(series: Series, window: int) -> Series:
-    """Return the mean of ``window`` values around each one; NaN stays where it is and counts in no mean.
+    """Return the mean of ``window`` values around each one, or of those that there are at the ends.
 
-    Unlike an exponential average it does not lag. At the ends the window is what is there of it.
+    Unlike an exponential average it does not lag. NaN stays where it is and counts in no mean.
     """
     if window <= 1 or len(series) < 3:
         return series
@@ -51,7 +51,7 @@ def smoothing_window(num_points: int) -> int:
 
 
 def thinned(series: Series, max_points: int = MAX_POINTS) -> Series:
-    """Return at most about ``max_points`` points of a curve without NaN; of neighbours the lowest and highest stay."""
+    """Return about ``max_points`` points of a curve without NaN: of neighbours, the lowest and the highest stay."""
     if len(series) <= max_points:
         return series
     keep = [0, len(series) - 1]
@@ -62,19 +62,10 @@ def thinned(series: Series, max_points: int = MAX_POINTS) -> Series:
 
 
 def pieces(series: Series, gaps: bool = True) -> list[Series]:
-    """Return the parts without NaN.
-
-    Args:
-        series: any curve.
-        gaps: also break it where a step is several times the usual one.
-    """
-    if not len(series):
-        return []
-    steps = np.diff(series.x)
-    usual = np.median(steps) if len(steps) else 0.0
-    gap = np.flatnonzero(gaps & (steps > _GAP * usual)) + 1
-    valid = np.isfinite(series.y)
-    change = np.flatnonzero(np.diff(valid.astype(int))) + 1
-    bounds = [0, *np.unique(np.concatenate([gap, change])), len(series)]
-    found = [Series(series.x[a:b], series.y[a:b]) for a, b in zip(bounds, bounds[1:])]
-    return [piece for piece in found if np.isfinite(piece.y).all()]
+    """Return the parts of a curve without NaN; with ``gaps``, also break it where a step is much larger than usual."""
+    valid, steps = np.isfinite(series.y), np.diff(series.x)
+    ends = valid[1:] != valid[:-1]
+    if gaps and len(steps):
+        ends |= steps > _GAP * np.median(steps)
+    bounds = [0, *np.flatnonzero(ends) + 1, len(series)]
+    return [Series(series.x[a:b], series.y[a:b]) for a, b in pairwise(bounds) if valid[a:b].any()]

@@ -1,6 +1,7 @@
 """The geometry of charts."""
 
 import re
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -40,7 +41,7 @@ def test_everything_lies_inside_and_ticks_are_few_and_distinct(curve, from_zero)
     assert 2 <= len(texts) <= 9 and len(set(texts)) == len(texts)
     places = [place for place, _ in drawing.y_ticks]
     # Room for a line of text between two of them.
-    assert all(14 < before - after for before, after in zip(places, places[1:]))
+    assert all(14 < before - after for before, after in pairwise(places))
     assert not from_zero or min(curve) < 0 or drawing.y_domain[0] == 0
 
 
@@ -51,7 +52,7 @@ def test_numbers_of_iterations_do_not_overlap(number):
     texts = [text for _, text in drawing.x_ticks]
     assert len(set(texts)) == len(texts) >= 2 and max(map(len, texts)) <= 5
     places = [place for place, _ in drawing.x_ticks]
-    assert all(8 * 5 < after - before for before, after in zip(places, places[1:]))
+    assert all(8 * 5 < after - before for before, after in pairwise(places))
 
 
 def test_limits_hold():
@@ -97,6 +98,11 @@ def test_steps_are_round(size, step):
 def test_ticks_and_their_texts():
     assert ticks(0, 100, 5) == [0, 20, 40, 60, 80, 100]
     assert ticks(3, 3, 5) == [3]
-    assert tick_texts([0, 1e5, 2.5e5]) == ["0", "100k", "250k"] and tick_texts([0, 1e7, 2e7]) == ["0", "10M", "20M"]
-    assert tick_texts([0.0015, 0.002]) == ["0.0015", "0.002"] and tick_texts([99.9995, 100]) == ["99.9995", "100"]
-    assert tick_texts([-1, 1e-17, 1]) == ["-1", "0", "1"] and tick_texts([0]) == ["0"]
+    assert tick_texts([0, 1e5, 2.5e5]) == [(0, "0"), (1e5, "100k"), (2.5e5, "250k")]
+
+    def texts(*values):
+        return [text for _, text in tick_texts(values)]
+
+    assert texts(0, 1e7, 2e7) == ["0", "10M", "20M"] and texts(0) == ["0"]
+    assert texts(0.0015, 0.002) == ["0.0015", "0.002"] and texts(99.9995, 100) == ["99.9995", "100"]
+    assert texts(-1, 1e-17, 1) == ["-1", "0", "1"]

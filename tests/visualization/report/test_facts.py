@@ -6,10 +6,11 @@ import pytest
 
 from nlvideo.config import load_cfg
 from nlvideo.modeling.costs import model_costs
-from nlvideo.visualization.report.config_diff import differences, flatten
 from nlvideo.visualization.report.facts import (
+    config_differences,
     description,
     environment_rows,
+    flatten,
     model_facts,
     reproduce_text,
     summary,
@@ -110,9 +111,9 @@ def test_flat_configs():
     assert flatten({"A": {"B": 1, "C": {"D": [2]}}, "E": {}}) == {"A.B": 1, "A.C.D": [2], "E": {}}
 
 
-def test_differences():
+def test_config_differences():
     a = {"OUTPUT_DIR": "a", "SEED": 0, "A": {"B": 1, "C": [1]}}
     b = {"OUTPUT_DIR": "b", "SEED": 0, "A": {"B": 2, "C": [1]}, "NEW": None}
-    assert differences([a, b]) == [{"key": "A.B", "values": [1, 2]}, {"key": "NEW", "values": [None, None]}]
-    assert differences([a, {}, b])[0] == {"key": "A.B", "values": [1, None, 2]}
-    assert differences([a, a]) == differences([a]) == []
+    assert config_differences([a, b]) == [{"key": "A.B", "values": [1, 2]}, {"key": "NEW", "values": [None, None]}]
+    assert config_differences([a, {}, b])[0] == {"key": "A.B", "values": [1, None, 2]}
+    assert config_differences([a, a]) == config_differences([a]) == []

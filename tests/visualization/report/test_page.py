@@ -40,12 +40,14 @@ def test_a_whole_run(page_of, make_run, make_test, make_video, tmp_path):
     run = make_run(tmp_path / "run", ["MODEL.NONLOCAL.PAIRWISE", "dot_product"])
     clip = make_video(tmp_path / "clip.mp4", num_frames=12)
     make_test(run, SCORES, LABELS, sources=[{"file_name": clip}] * 6)
-    text, page = page_of(run)
+    _, page = page_of(run)
     assert page.all("title")[0].text == page.all("h1")[0].text == "run"
     found = sections(page)
     assert list(found) == ["summary", "curves", "test-1", "config", "model", "environment"]
     tiles = dict(zip(*([node.text for node in found["summary"].all(tag)] for tag in ("dt", "dd"))))
-    assert list(tiles)[0] == "top1 (%)" and tiles["top1 (%)"] == "49.90 (18.7 to 81.2)" and tiles["iterations"] == "100"
+    assert (
+        next(iter(tiles)) == "top1 (%)" and tiles["top1 (%)"] == "49.90 (18.7 to 81.2)" and tiles["iterations"] == "100"
+    )
     (note,) = (node.text for node in found["summary"].all("p", class_="note"))
     assert "95 % confidence interval of an accuracy (Wilson's)" in note
     assert len(found["test-1"].all("span", class_="interval")) > 3  # top-1, top-5, and each class

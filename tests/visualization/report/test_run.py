@@ -46,7 +46,7 @@ def test_lines_that_cannot_be_read(make_run, tmp_path):
     path.write_text('[1]\n{"total_loss": 1}\n' + path.read_text() + '{"iteration": 109, "total_l')
     run = read(folder)
     assert len(run.metrics) == 10 and run.iterations == 100
-    assert "metrics.json: 3 lines, the first of them 1 cannot be read" in run.notes[0]
+    assert "metrics.json: 3 lines cannot be read, the first is line 1." in run.notes[0]
     path.write_text('{"iteration": 9, "a": 1}\n{"iter')
     assert "metrics.json: line 2 cannot be read" in read(folder).notes[0]
 
@@ -72,7 +72,7 @@ def test_of_an_iteration_that_was_trained_twice_the_later_line_counts(make_run, 
 def test_what_is_not_a_number_is_no_scalar(tmp_path):
     (tmp_path / "metrics.json").write_text('{"iteration": 0, "a": NaN, "b": "text", "c": true, "d": null, "e": 2}\n')
     (row,) = read(tmp_path).metrics
-    assert math.isnan(row["a"]) and {name for name in row} == {"iteration", "a", "e"}
+    assert math.isnan(row["a"]) and set(row) == {"iteration", "a", "e"}
 
 
 def test_a_run_that_stopped(make_run, tmp_path):
