@@ -207,7 +207,7 @@ def follow(
     prediction: "Prediction", on_window: Callable | None, is_live: bool = False,
 ) -> None:  # fmt: skip
     """Score the windows of a stream as they come, and write its frames with their labels where asked to."""
-    from nlvideo.visualization.labelled_video import LabelledVideo
+    from nlvideo.visualization.video_file import LabelledVideo
 
     with LabelledVideo(output, stream.fps, is_live) if output else contextlib.nullcontext() as video:
         for window, scores in predictor.score_windows(stream, args.window_sec, args.stride_sec):

@@ -2,11 +2,9 @@
 
 from nlvideo.visualization.attention import AttentionMaps, TopKeys, attend, chosen_positions, top_keys
 from nlvideo.visualization.blocks import find_block
-from nlvideo.visualization.film_strip import draw_film_strip
-from nlvideo.visualization.overlay import heated_frames, overlay_frames
-from nlvideo.visualization.places import describe
+from nlvideo.visualization.pictures import draw_film_strip, heated_frames, overlay_frames
 from nlvideo.visualization.video_file import write_video
-from nlvideo.visualization.view import View, load_view, load_views
+from nlvideo.visualization.view import View, describe, load_view, load_views
 
 __all__ = [
     "AttentionMaps",

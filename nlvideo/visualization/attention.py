@@ -2,23 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from nlvideo.visualization.blocks import (
-    Preprocess,
-    block_input,
-    decision_gradient,
-    evaluating,
-    find_block,
-    query_grid,
-)  # fmt: skip
-from nlvideo.visualization.grid import Grid, Point, pooled
+from nlvideo.visualization.blocks import Preprocess, block_input, decision_gradient, evaluating, find_block, query_grid
+from nlvideo.visualization.grid import Grid, Point, Size, pooled
 
-# Fig. 3: "the 20 highest weighted arrows for each x_i". Where fewer keys have this share of the weight, the others say
-# nothing.
+# Fig. 3: "the 20 highest weighted arrows for each x_i". Fewer are shown where they have this share of the weight.
 NUM_ARROWS, SHARE = 20, 0.9
 
 
@@ -31,7 +24,7 @@ class AttentionMaps:
         pairwise: its pairwise function; "" for a block that has none of that name.
         positions: float (K, 3), the queries' (t, y, x): sampled frame, and pixels of ``frames``.
         weights: float32 (K, T', H', W') on the grid of the keys; 0 where a query does not attend. Of the Gaussian forms
-            they sum to 1; of the dot product they may be negative.
+            they sum to 1. Those of the dot product may be negative.
         frames: uint8 (T, H, W, 3), as the network saw them.
         queries: grid of the block's input.
         keys: grid of the (pooled) keys.
@@ -54,7 +47,7 @@ class TopKeys:
         cells: int64 (n, 3), (t', h', w') on the grid of the keys.
         centres: float (n, 3), (t, y, x) of the centres of their windows in the clip.
         weights: float32 (n,), all above 0.
-        share: of the weight of all keys above 0, what these have together, 0 to 1.
+        share: of the weight above 0 of all keys, the part that these have, 0 to 1.
     """
 
     cells: torch.Tensor
@@ -71,17 +64,17 @@ def attend(
     *,
     preprocess: Preprocess | None = None,
 ) -> AttentionMaps:
-    """Where positions of a clip attend. Only their rows of the P x Q matrix are computed.
+    """Say where positions of a clip attend. Only their rows of the P x Q matrix are computed.
 
     Args:
         model: a `VideoClassifier`, or any network with non-local blocks that takes one tensor. It runs in eval mode, on
             its own device, as far as the block.
-        sample_video: (C, T, H, W), C = 3 or 1, uint8: the clip as the model gets it, cropped and resized. Or floats
-            that are already what the network takes, which are shown from their least to their largest value.
+        sample_video: (C, T, H, W), C = 3 or 1, uint8: the clip as the model gets it, cropped and resized. Floats are
+            taken as the input of the network, and shown from their least to their largest value.
         block: name of the block, see `find_block`; None: the first.
         positions: (t, y, x) for each query: sampled frame, and pixels of the frame.
-        preprocess: what makes of uint8 (1, C, T, H, W) the input of a network that is no `VideoClassifier`; None: a
-            division by 255. A network of images (blocks with ``dim=2``) gets the frames as a batch, (T, C, H, W).
+        preprocess: turns uint8 (1, C, T, H, W) into the input of a network that is no `VideoClassifier`; None: divides
+            by 255. A network of images (blocks with ``dim=2``) gets the frames as a batch, (T, C, H, W).
 
     Raises:
         ValueError: a position outside the clip, or a network or block that cannot be shown.
@@ -108,8 +101,8 @@ def attend(
 def top_keys(maps: AttentionMaps, k: int = NUM_ARROWS, share: float = SHARE) -> list[TopKeys]:
     """The keys of every query with the highest weights (Fig. 3), wherever they are in space and time.
 
-    They are as few as have ``share`` of the weight, and at most ``k``. Only weights above 0 count: a key of weight 0 adds
-    nothing to the response, and one of negative weight (dot product) is subtracted from it.
+    As few are taken as have ``share`` of the weight, and at most ``k``. Only weights above 0 count: a key of weight 0
+    adds nothing to the response, and one of negative weight (dot product) is subtracted from it.
 
     Raises:
         ValueError: ``k`` below 1, or ``share`` not above 0 and up to 1.
@@ -124,7 +117,7 @@ def top_keys(maps: AttentionMaps, k: int = NUM_ARROWS, share: float = SHARE) -> 
         weights = weights[weights > 0]
         sums = weights.double().cumsum(0)
         total = float(sums[-1]) if len(sums) else 1.0
-        # Each key is needed that those before it leave below the share.
+        # A key is needed where those before it do not reach the share.
         count = min(k, int((sums - weights < share * total).sum()))
         cells = torch.stack(torch.unravel_index(flat[:count], row.shape), dim=1)
         centres = torch.tensor([maps.keys.centre(cell) for cell in cells.tolist()]).view(-1, 3)
@@ -135,26 +128,23 @@ def top_keys(maps: AttentionMaps, k: int = NUM_ARROWS, share: float = SHARE) -> 
 def chosen_positions(
     model: nn.Module, video: torch.Tensor, block: str | None, count: int, *, preprocess: Preprocess | None = None
 ) -> list[Point]:
-    """The positions where what a block adds to its input, z_i - x_i (Eq. 6), changes the decision most.
+    """Choose the positions where what a block adds to its input, z_i - x_i (Eq. 6), changes the decision most.
 
     The decision is how far the best class is ahead of the second: the difference of their logits, or of the logarithms
-    of their probabilities. How much a position changes it is the product of z_i - x_i with the decision's gradient at
-    z_i, without its sign: to first order, what is lost where the block leaves x_i as it is. All positions cost one pass
-    forward and one backward. Positions that change it alike come in the order of the length of z_i - x_i; so do all
-    where the network returns no scores.
+    of their probabilities. The change at a position is the absolute product of z_i - x_i with the decision's gradient
+    at z_i: to first order, what is lost where the block leaves x_i as it is. All positions together cost one pass
+    forward and one backward. Equal changes are ordered by the length of z_i - x_i. So are all where the network returns
+    no scores.
 
-    The largest change comes first. Positions in or beside a place that was chosen before, within a quarter of the map's
-    short side and in whichever frame, come after all others, so that several queries show several things.
+    The largest change comes first. Positions near a chosen one, within a quarter of the map's short side in any frame,
+    come after all others, so that several queries show several things.
 
     Args:
-        model: as in ``attend``; it runs to its end, and returns scores (N, K).
-        video: as in ``attend``.
-        block: as in ``attend``.
+        model, video, block, preprocess: as in `attend`; the model runs to its end, and returns scores (N, K).
         count: how many.
-        preprocess: as in ``attend``.
 
     Returns:
-        (t, y, x) in the clip, of whole frames and pixels: the middles of cells.
+        (t, y, x) in the clip, whole frames and pixels: the middles of cells.
 
     Raises:
         ValueError: ``count`` is not between 1 and the cells of the map, or the block adds nothing anywhere.
@@ -176,27 +166,23 @@ def chosen_positions(
     chosen: list[tuple[int, ...]] = []
     late: list[tuple[int, ...]] = []
     for cell in map(tuple, cells.tolist()):
-        near = any(max(abs(a - b) for a, b in zip(cell[1:], other[1:])) <= reach for other in chosen)
+        near = any(max(abs(a - b) for a, b in zip(cell[1:], other[1:], strict=True)) <= reach for other in chosen)
         (late if near else chosen).append(cell)
-    return [_middle(grid, cell) for cell in (chosen + late)[:count]]
+    # A window of 8 pixels has its centre between two of them: whole pixels are named.
+    return [(grid.shown_frame(cell[0]), *map(int, grid.centre(cell)[1:])) for cell in (chosen + late)[:count]]
 
 
-def _middle(grid: Grid, cell: tuple[int, ...]) -> Point:
-    _, y, x = grid.centre(cell)
-    # A window of 8 pixels has its centre between two of them.
-    return (grid.shown_frame(cell[0]), int(y), int(x))
-
-
-def _rows(block: nn.Module, x: torch.Tensor, cells: list[tuple[int, int, int]]) -> torch.Tensor:
+def _rows(block: nn.Module, x: torch.Tensor, cells: list[Size]) -> torch.Tensor:
     """Weights (K, T', H', W') of query cells."""
-    if not hasattr(block, "attention"):
+    attention: Any = getattr(block, "attention", None)
+    if attention is None:
         raise ValueError(f"{type(block).__name__} has no attention(x, positions): its weights cannot be shown")
     if x.dim() == 5:
-        return block.attention(x, cells)[0]
-    # Frames are a batch: a query attends to its own.
+        return attention(x, cells)[0]
+    # Frames are a batch: a query attends to its own frame.
     rows = []
     for t, h, w in cells:
-        row = block.attention(x[t : t + 1], [(h, w)])[0, 0]
+        row = attention(x[t : t + 1], [(h, w)])[0, 0]
         rows.append(row.new_zeros(x.shape[0], *row.shape).index_copy(0, torch.tensor([t], device=x.device), row[None]))
     return torch.stack(rows)
 

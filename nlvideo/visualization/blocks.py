@@ -10,18 +10,20 @@ from torch import nn
 from nlvideo.errors import LookupFailed
 from nlvideo.modeling.nonlocal_block.summary import nonlocal_modules
 from nlvideo.utils.analysis import run_until, without_norms
-from nlvideo.visualization.grid import Grid, Point
+from nlvideo.visualization.grid import Grid, Size
 
 Preprocess = Callable[[torch.Tensor], torch.Tensor]
 
-# A length that every usual stride divides: the map of a clip that is longer by it is longer by LONGER / stride.
+# A length that every usual stride divides: where a clip grows by it, the map grows by _LONGER / stride.
 _LONGER = 192
+_DOES_NOT_RUN = "the non-local block does not run when the network sees this clip"
 
 
 def short_name(name: str) -> str:
-    """A block's name as configs give places: ``backbone.res3.nl1`` -> ``res3.1``.
+    """A block's name as a config gives its place: ``backbone.res3.nl1`` -> ``res3.1``.
 
-    A block of ``insert_nonlocal`` goes by the module that it follows: ``layer3.4.nonlocal_block`` -> ``layer3.4``.
+    A block of ``insert_nonlocal`` has the name of the module that it follows: ``layer3.4.nonlocal_block`` ->
+    ``layer3.4``.
     """
     name = name.removeprefix("backbone.").removesuffix(".nonlocal_block")
     stage, _, last = name.rpartition(".")
@@ -33,8 +35,7 @@ def find_block(model: nn.Module, name: str | None = None) -> tuple[str, nn.Modul
 
     Args:
         model: any network.
-        name: as in ``model.named_modules()``, or its short name (``res3.1``). None: the first block, whose map is the
-            finest.
+        name: as in ``model.named_modules()``, or short (``res3.1``). None: the first block, whose map is the finest.
 
     Raises:
         LookupFailed: there is no such block.
@@ -51,22 +52,23 @@ def find_block(model: nn.Module, name: str | None = None) -> tuple[str, nn.Modul
     raise LookupFailed(f"no non-local block {name!r} in the network. Allowed: {', '.join(map(short_name, blocks))}")
 
 
-@torch.no_grad()
 def block_input(model: nn.Module, block: nn.Module, video: torch.Tensor, preprocess: Preprocess | None) -> torch.Tensor:
-    """What a block gets to see of a clip: its input, (1, C', T', H', W') or (T, C', H', W') in a network of images.
+    """Return the input of a block for a clip: (1, C', T', H', W'), or (T, C', H', W') in a network of images.
+
+    The model runs in eval mode as far as the block; its modules keep the mode that they have.
 
     Args:
-        model: run in eval mode as far as the block; modules keep the mode that they have.
+        model: any network.
         block: a block of it.
         video: (C, T, H, W).
-        preprocess: as in ``attend``.
+        preprocess: as in `attend`.
 
     Raises:
         ValueError: the block looks at sequences, or does not run in the network's forward pass.
     """
     seen = _run_to(model, block, _network_input(model, block, video, preprocess))
     if seen is None:
-        raise ValueError("the non-local block does not run when the network sees this clip")
+        raise ValueError(_DOES_NOT_RUN)
     return seen
 
 
@@ -75,23 +77,13 @@ def decision_gradient(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return a block's input, its output, and the gradient of the decision with respect to its output.
 
-    Args:
-        model: run in eval mode; modules keep the mode that they have.
-        block: a block of it.
-        video: (C, T, H, W).
-        preprocess: as in ``attend``.
-
-    Returns:
-        All of one shape, see `block_input`. The gradient is that of how far the best class is ahead of the second; it
-        is 0 where the network returns no scores (N, K).
-
-    Raises:
-        ValueError: as `block_input`.
+    All have one shape. The gradient is that of how far the best class is ahead of the second. It is 0 where the network
+    returns no scores (N, K). For arguments and errors see `block_input`; the model runs to its end.
     """
     seen: list[torch.Tensor] = []
 
     def cut(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
-        """Let the graph begin after the block."""
+        """Begin the graph after the block."""
         torch.set_grad_enabled(True)
         seen[:] = inputs[0], output.detach().requires_grad_()
         return seen[1]
@@ -104,14 +96,14 @@ def decision_gradient(
     finally:
         handle.remove()
     if not seen:
-        raise ValueError("the non-local block does not run when the network sees this clip")
+        raise ValueError(_DOES_NOT_RUN)
     x, z = seen
     if not (isinstance(scores, torch.Tensor) and scores.dim() == 2 and scores.requires_grad):
         return x, z.detach(), torch.zeros_like(z)
     with torch.enable_grad():
         scores = scores.float().mean(dim=0)
         if 0 <= scores.min() and scores.max() <= 1:
-            # Probabilities: where one is almost 1, its own gradient is lost in rounding.
+            # The gradient of a probability near 1 is lost in rounding; that of its logarithm is not.
             scores = scores.clamp(min=1e-30).log()
         best = scores.topk(min(2, len(scores))).values
         return x, z.detach(), torch.autograd.grad(best[0] - best[1:].sum(), z)[0]
@@ -120,44 +112,34 @@ def decision_gradient(
 def query_grid(
     model: nn.Module, block: nn.Module, video: torch.Tensor, x: torch.Tensor, preprocess: Preprocess | None
 ) -> Grid:
-    """The grid of a block's queries.
+    """Return the grid of a block's queries, for a video (C, T, H, W) and the block's input ``x`` for it.
 
-    The stride is measured, which is exact for whatever convolutions, pools and paddings lie before the block: a copy of
-    the network on the meta device (no memory, no arithmetic) tells by how much the map grows where the clip does. A
-    network that only takes clips of one size gets clip / map for a stride.
-
-    Args:
-        model: any network.
-        block: a block of it.
-        video: (C, T, H, W).
-        x: the block's input for this video.
-        preprocess: as in ``attend``.
+    The stride is measured, which is exact for any convolutions, pools and paddings before the block: a copy of the
+    network on the meta device (no memory, no arithmetic) tells how much the map grows where the clip grows. A network
+    that only takes clips of one size gets clip / map as its stride.
     """
-    images = x.dim() == 4
     size, clip = _size(x), tuple(video.shape[1:])
     longer = _longer_map(model, block, video, preprocess)
     strides = []
-    for axis, (cells, length) in enumerate(zip(size, clip)):
+    for axis, (cells, length) in enumerate(zip(size, clip, strict=True)):
         growth = longer[axis] - cells if longer else 0
-        frames_of_images = images and axis == 0
-        strides.append(1.0 if frames_of_images else _LONGER / growth if growth > 0 else length / cells)
-    return Grid(size, _as_point(strides), clip)
+        is_batch = x.dim() == 4 and axis == 0  # a network of images gets the frames as a batch
+        strides.append(1.0 if is_batch else _LONGER / growth if growth > 0 else length / cells)
+    return Grid(size, tuple(strides), clip)
 
 
-def _longer_map(
-    model: nn.Module, block: nn.Module, video: torch.Tensor, preprocess: Preprocess | None
-) -> tuple[int, int, int] | None:
+def _longer_map(model: nn.Module, block: nn.Module, video: torch.Tensor, preprocess: Preprocess | None) -> Size | None:
     name = next(name for name, module in model.named_modules() if module is block)
     try:
         on_meta = without_norms(copy.deepcopy(model).to("meta"))
         for residual in nonlocal_modules(on_meta).values():
-            # They keep the shape, and take their time over many positions even where nothing is computed.
+            # They keep the shape, and are slow at many positions even where nothing is computed.
             residual.forward = nn.Identity().forward
         channels, *clip = video.shape
         longer = torch.empty(channels, *(length + _LONGER for length in clip), dtype=video.dtype, device="meta")
         there = on_meta.get_submodule(name)
         x = _run_to(on_meta, there, _network_input(on_meta, there, longer, preprocess))
-    except Exception:  # Whatever another's network raises, it does not take a longer clip.
+    except Exception:  # Whatever a foreign network raises, it does not take a longer clip.
         return None
     return None if x is None else _size(x)
 
@@ -177,7 +159,9 @@ def _network_input(
 def _run_to(model: nn.Module, block: nn.Module, inputs: torch.Tensor) -> torch.Tensor | None:
     inputs = _on_device_of(model, inputs)
     with torch.no_grad(), evaluating(model):
-        return run_until(block, lambda: _forward(model)(inputs), before=True)[1]
+        seen = run_until(block, lambda: _forward(model)(inputs), before=True)[1]
+    assert seen is None or isinstance(seen, torch.Tensor)
+    return seen
 
 
 def _on_device_of(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
@@ -191,7 +175,7 @@ def _forward(model: nn.Module) -> Callable[[torch.Tensor], object]:
 
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode for a while; every module gets back the mode that it had."""
+    """Put a model in eval mode for a while; then every module gets back the mode that it had."""
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
@@ -201,9 +185,5 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = True
 
 
-def _size(x: torch.Tensor) -> tuple[int, int, int]:
+def _size(x: torch.Tensor) -> Size:
     return tuple(x.shape[2:]) if x.dim() == 5 else (x.shape[0], *x.shape[2:])
-
-
-def _as_point(strides: list[float]) -> Point:
-    return tuple(float(stride) for stride in strides)

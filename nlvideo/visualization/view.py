@@ -1,8 +1,9 @@
-"""One view of a video as a test shows it to a network, and where its pixels lie in the video."""
+"""One view of a video as a test shows it to a network, where its pixels lie in the video, and attention in numbers."""
 
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -11,6 +12,7 @@ from nlvideo.data import Video, VideoMapper, open_video
 from nlvideo.data.dataset_mapper import frame_interval
 from nlvideo.data.transforms import augmentation
 from nlvideo.data.transforms.augmentation import read_resized
+from nlvideo.visualization.attention import NUM_ARROWS, AttentionMaps, top_keys
 
 
 @dataclass(frozen=True)
@@ -26,8 +28,8 @@ class View:
 
     video: torch.Tensor
     frames: tuple[int, ...]
-    scale: tuple[float, float]
-    corner: tuple[int, int]
+    scale: tuple[float, ...]
+    corner: tuple[int, ...]
 
     def to_view(self, y: float, x: float) -> tuple[float, float]:
         """A point of the file's frames in the view: both count from the corner of the frame, in pixels."""
@@ -62,7 +64,7 @@ def load_view(
 def load_views(
     cfg: CfgNode, path: str | os.PathLike, parts: Iterable[tuple[float | None, float | None]]
 ) -> Iterator[View]:
-    """Yield the clips of several parts of a video as `load_view` does, from one opening: decoding goes on where it was.
+    """Yield the clips of several parts of a video as `load_view` does. The video is opened once, for all of them.
 
     Args:
         cfg: the model's config.
@@ -85,10 +87,41 @@ def _view(video: Video, mapper: VideoMapper, start_sec: float | None, end_sec: f
     resized = read_resized(video, indices, mapper.short_side_range[0], mapper.pixels)
     original = (video.height, video.width)
     crop = augmentation.uniform_crops(resized, mapper.crop_size, 1)[0]
-    sides = list(zip(original, resized.shape[1:3], crop.shape[1:3]))
+    sides = list(zip(original, resized.shape[1:3], crop.shape[1:3], strict=True))
     return View(
         video=augmentation.to_clip(crop),
         frames=tuple(indices),
         scale=tuple(after / before for before, after, _ in sides),
         corner=tuple((after - cropped) // 2 for _, after, cropped in sides),
     )
+
+
+def describe(maps: AttentionMaps, view: View, k: int = NUM_ARROWS) -> dict[str, Any]:
+    """Queries and their keys of the highest weights, in numbers.
+
+    Args:
+        maps: from `attend`, of the clip of ``view``.
+        view: from `load_view`.
+        k: keys for each query, at most; see ``top_keys``.
+
+    Returns:
+        ``{"block", "pairwise", "num_keys", "queries": [{**place, "share", "keys": [{"weight", **place}]}]}``. The share
+        is what the keys have of all weight above 0. A place is ``"shown": [t, y, x]``, in sampled frames and pixels of
+        the view, and ``"video": [frame, y, x]``, the index of a frame in the file and pixels there. The place of a key
+        is the centre of its window, and the frame that stands for it.
+    """
+    queries = []
+    for position, found in zip(maps.positions.tolist(), top_keys(maps, k), strict=True):
+        columns = (found.cells.tolist(), found.centres.tolist(), found.weights.tolist())
+        keys = [
+            {"weight": weight, **_place(view, maps.keys.shown_frame(cell[0]), centre)}
+            for cell, centre, weight in zip(*columns, strict=True)
+        ]
+        place = _place(view, int(position[0]), position)
+        queries.append({**place, "share": round(found.share, 4), "keys": keys})
+    return {"block": maps.block, "pairwise": maps.pairwise, "num_keys": maps.weights[0].numel(), "queries": queries}
+
+
+def _place(view: View, frame: int, point: list[float]) -> dict[str, list[float]]:
+    y, x = view.to_file(point[1], point[2])
+    return {"shown": [round(v, 3) for v in point], "video": [view.frames[frame], round(y, 3), round(x, 3)]}

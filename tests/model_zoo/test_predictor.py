@@ -11,7 +11,7 @@ from nlvideo.config import CfgNode
 from nlvideo.data import VideoDecodeError, VideoReader, VideoTooShort, build_test_loader
 from nlvideo.data.datasets.beacon_render import ACTIONS
 from nlvideo.model_zoo import Predictor, get_config
-from nlvideo.visualization.labelled_video import LabelledVideo
+from nlvideo.visualization.video_file import LabelledVideo
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ import pytest
 from nlvideo import model_zoo
 from nlvideo.data import FrameStream, VideoReader
 from nlvideo.model_zoo import Predictor
-from nlvideo.visualization.labelled_video import LabelledVideo
+from nlvideo.visualization.video_file import LabelledVideo
 
 QUICKSTART = ["--model", "quickstart", "--device", "cpu"]
 ROOT = Path(__file__).resolve().parents[2]

@@ -1,6 +1,7 @@
 """Videos with their labels below the picture."""
 
 import resource
+from itertools import pairwise
 from pathlib import Path
 
 import av
@@ -9,7 +10,7 @@ import pytest
 from PIL import Image
 
 from nlvideo.data import FrameStream, VideoDecodeError, VideoReader, slide
-from nlvideo.visualization.labelled_video import LabelledVideo, draw_labels
+from nlvideo.visualization.video_file import LabelledVideo, draw_labels
 
 BEST = [("left", 0.75), ("counter_clockwise", 0.2), ("blink", 0.05), ("never shown", 0.0)]
 
@@ -127,12 +128,12 @@ def test_gaps_that_mp4_does_not_hold_are_cut(tmp_path: Path) -> None:
             video.write(pixels(64, 64, level=25 * k), 3600 * hour, BEST)
     _, times = read(tmp_path / "out.mp4")
     longest = 2**29 / 90_000
-    expected = [min(3600 * (b - a), longest) for a, b in zip(hours, hours[1:])]
+    expected = [min(3600 * (b - a), longest) for a, b in pairwise(hours)]
     assert np.diff(times) == pytest.approx(expected, abs=0.01)
 
 
 def test_what_cannot_be_written_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nlvideo.visualization.labelled_video._MAX_GAP", 2**33)
+    monkeypatch.setattr("nlvideo.visualization.video_file._MAX_GAP", 2**33)
     with pytest.raises(av.FFmpegError), LabelledVideo(tmp_path / "out.mp4", 10) as video:
         for day in range(3):
             video.write(pixels(), 86400.0 * day, BEST)
@@ -144,10 +145,22 @@ def test_a_full_disk_names_the_video(tmp_path: Path) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (2**12, hard))
     noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
     try:
-        with pytest.raises(OSError, match=f"File too large: '{tmp_path}/out.mp4'"):
-            with LabelledVideo(tmp_path / "out.mp4", 10) as video:
-                for k in range(60):
-                    video.write(np.roll(noise, 7 * k, axis=1), k / 10, BEST)
+        with (
+            pytest.raises(OSError, match=f"File too large: '{tmp_path}/out.mp4'"),
+            LabelledVideo(tmp_path / "out.mp4", 10) as video,
+        ):
+            for k in range(60):
+                video.write(np.roll(noise, 7 * k, axis=1), k / 10, BEST)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_cannot_be_opened_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("nlvideo.visualization.video_file._open_mp4", fail)
+    with pytest.raises(OSError, match=f"No space left on device: '{tmp_path}/out.mp4'"):
+        LabelledVideo(tmp_path / "out.mp4")
     assert list(tmp_path.iterdir()) == []

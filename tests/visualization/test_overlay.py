@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from nlvideo.visualization import overlay_frames
+from nlvideo.visualization import heated_frames, overlay_frames
 from nlvideo.visualization.drawing import add_heat, heat_colours
 
 
@@ -19,6 +19,16 @@ def test_heat_is_where_the_weight_is(make_maps):
     # The query, a box around its cell with a rim, stands in its own frame.
     assert changed[0, :84, :84].any() and not changed[0, 84:].any() and not changed[0, :, 84:].any()
     assert np.array_equal(changed[1:], expected[1:])
+
+
+def test_heat_covers_the_window_of_its_key(make_maps):
+    weights = torch.zeros(1, 4, 8, 8)
+    frames = heated_frames(make_maps(weights, [(0, 0, 0)], clip=(8, 64, 64)), 0)
+    weights[0, 1, 2, 3] = 0.5
+    heated = heated_frames(make_maps(weights, [(0, 0, 0)], clip=(8, 64, 64)), 0)
+    changed = np.argwhere((heated != frames).any(-1))
+    assert changed.min(0).tolist() == [2, 16, 24] and changed.max(0).tolist() == [3, 23, 31]
+    assert heated.shape == (8, 64, 64, 3) and heated.dtype == np.uint8
 
 
 def test_the_query_stands_in_every_frame_of_its_cell(make_maps):

@@ -129,6 +129,7 @@ def _picture(gr: ModuleType, alt_text: str, elem_id: str) -> Any:
     """An image that is part of the answer. Left alone, Gradio would write a file and serve it by its name."""
 
     def as_data(picture: Image.Image | None) -> Any:
+        """Turn a picture into an address that holds it."""
         if picture is None:
             return None
         out = io.BytesIO()

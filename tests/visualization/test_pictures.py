@@ -9,8 +9,8 @@ from PIL import Image
 
 from nlvideo.visualization import draw_film_strip
 from nlvideo.visualization.drawing import ARROW_COLOUR, LineLayer, enlarge, enlargement
-from nlvideo.visualization.film_strip import _GAP, _MARGIN, _Layout
 from nlvideo.visualization.grid import Grid
+from nlvideo.visualization.pictures import _MARGIN, _Layout
 
 
 def yellow(strip):
@@ -33,7 +33,7 @@ def test_an_arrow_ends_at_the_key(make_maps):
     x0, x1 = marks[:, 1].min(), marks[:, 1].max()
     assert start[0] <= x0 < start[0] + 20 and tip[0] < x1 <= layout.point(3, 8, 12)[0]
     for t in (1, 2):
-        left, _ = layout.corner(t)
+        left, _ = layout.point(t)
         assert ((marks[:, 1] >= left) & (marks[:, 1] < left + layout.width)).sum() > layout.width
 
 
@@ -52,7 +52,7 @@ def test_no_arrows(make_maps):
     strip = draw_film_strip(negative, 0)
     assert len(yellow(strip)) == 0
     # The query is marked all the same: white in the grey frame.
-    left, top = _Layout(negative, (1, 2, 2), 1).corner(1)
+    left, top = map(int, _Layout(negative, (1, 2, 2), 1).point(1))
     frame = np.asarray(strip)[top : top + 200, left : left + 200]
     assert (frame == 255).all(-1).any()
 
@@ -75,7 +75,7 @@ def test_frames_are_those_of_the_map_and_the_query_or_all_of_few(make_maps, num_
     assert layout.shown == shown and shown[layout.query] == query
     strip = np.asarray(draw_film_strip(maps, 0))
     for t, frame in enumerate(layout.shown):
-        x, y = layout.corner(t)
+        x, y = map(int, layout.point(t))
         assert strip[y + 100, x + 150].tolist() == [10 * frame, 0, 0]
 
 
@@ -90,7 +90,8 @@ def test_a_key_is_marked_in_all_its_frames(make_maps):
         x0, y0, x1, y1 = (int(v) for v in layout.box(place, maps.keys.window((2, 3, 3))))
         edge = np.abs(strip[y1 - 1, x0 + 2 : x1 - 2] - ARROW_COLOUR).max()
         assert (edge < 12) == (place in (4, 5)), place
-    # The query's frame is the first of its window: the arrow ends in the first of the key's, and in the other for the other.
+    # A query in the first frame of its window has an arrow to the first frame of the key's window.
+    # One in the second frame has it to the second.
     for query, ends in ((0, 4), (1, 5)):
         maps = make_maps(weights, [(query, 0, 0)], clip=(8, 16, 16))
         maps = type(maps)(**{**maps.__dict__, "queries": maps.keys})
@@ -110,8 +111,8 @@ def test_many_frames_are_several_rows(make_maps, num_frames, rows):
     clip = (num_frames, 224, 224)
     maps = make_maps(torch.zeros(1, num_frames, 7, 7), [(0, 0, 0)], clip=clip)
     layout = _Layout(maps, (0, 0, 0), 0)
-    assert layout.factor == 1 and len({layout.corner(t)[1] for t in range(num_frames)}) == rows
-    assert draw_film_strip(maps, 0).size == (layout.per_row * (224 + _GAP) - _GAP + 2 * _MARGIN, layout.bottom + 43)
+    assert layout.factor == 1 and len({layout.point(t)[1] for t in range(num_frames)}) == rows
+    assert draw_film_strip(maps, 0).size == (layout.size[0] + 2 * _MARGIN, layout.bottom + 43)
 
 
 def test_a_frame_wider_than_the_strip(make_maps):

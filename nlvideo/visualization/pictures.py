@@ -1,0 +1,202 @@
+"""The pictures of attention: the film strip with arrows of the paper's Figure 3, and heat over every frame."""
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from nlvideo.visualization.attention import NUM_ARROWS, AttentionMaps, TopKeys, top_keys
+from nlvideo.visualization.drawing import (
+    ARROW_COLOUR,
+    DARK,
+    QUERY_COLOUR,
+    Box,
+    FrameRows,
+    LineLayer,
+    add_heat,
+    enlarge,
+    enlargement,
+    font,
+)
+from nlvideo.visualization.grid import Size, Window
+
+# The film strip, pixels: short side of a frame, width of the strip, and the margin around it.
+_STRIP_SIDE, _MAX_WIDTH, _MARGIN = 224, 1100, 12
+# All frames of a clip of up to so many are shown; of a longer clip, a frame for each frame of the map.
+_SHOW_ALL = 10
+# Heat over frames, pixels: short side of a frame; text, height of its caption, height of the bar of colours.
+_HEAT_SIDE, _TEXT, _CAPTION, _BAR_HEIGHT = 320, 15, 52, 10
+
+
+class _Layout(FrameRows):
+    """The frames of a film strip: which of the clip, and where."""
+
+    def __init__(self, maps: AttentionMaps, query: Size, frame: int):
+        T, H, W = maps.queries.clip
+        self.shown = list(range(T))
+        if T > _SHOW_ALL:
+            self.shown = [maps.queries.shown_frame(t) for t in range(maps.queries.size[0])]
+            # The query's own frame need not be the middle one of its window. It is shown.
+            self.shown[query[0]] = frame
+        self.query = self.shown.index(frame)
+        factor = enlargement(H, W, _STRIP_SIDE)
+        most = max(1, (_MAX_WIDTH - 2 * _MARGIN + self.GAP) // (W * factor + self.GAP))
+        super().__init__(len(self.shown), H, W, factor, most, (_MARGIN, _MARGIN + round(1.6 * self.TEXT)))
+        self.bottom = _MARGIN + round(1.6 * self.TEXT) + self.size[1]
+
+    def places(self, window: Window) -> list[int]:
+        """Which of the frames shown are in a cell's window; if none is, the nearest one."""
+        (first, _, _), (end, _, _) = window
+        inside = [place for place, frame in enumerate(self.shown) if int(first) <= frame < end]
+        return inside or [min(range(len(self.shown)), key=lambda place: abs(self.shown[place] - first))]
+
+    def box(self, place: int, window: Window) -> Box:
+        """(x0, y0, x1, y1) of a cell's window in a frame shown."""
+        (_, y0, x0), (_, y1, x1) = window
+        return (*self.point(place, y0, x0), *self.point(place, y1, x1))
+
+
+def draw_film_strip(maps: AttentionMaps, index: int, k: int = NUM_ARROWS) -> Image.Image:
+    """Draw the arrows of one query (Fig. 3): from it to the keys of the highest weights, see `top_keys`.
+
+    A clip of up to 10 frames is shown whole, and a longer one by one frame for each frame of the map. The query is a
+    white box, its cell, with a dot. Every key is a yellow box, the window of its cell, in all its frames that are
+    shown. Its arrow ends in the frame whose place in the key's window is that of the query's frame in the query's
+    window. The higher the weight, the wider and the more opaque the arrow. Keys of weight 0 or less have none.
+
+    Args:
+        maps: from `attend`.
+        index: which of its queries.
+        k: arrows, at most.
+
+    Raises:
+        ValueError: there is no such query, or ``k`` is below 1.
+    """
+    _check_index(maps, index)
+    keys = top_keys(maps, k)[index]
+    position = maps.positions[index].tolist()
+    query = maps.queries.cell(position)
+    layout = _Layout(maps, query, int(position[0]))
+    texts, letters = _texts(maps, index, keys), font(layout.TEXT)
+    width = max(layout.size[0], *(int(letters.getlength(text)) for text in texts)) + 2 * _MARGIN
+    strip = Image.new("RGB", (width, layout.bottom + layout.TEXT + 2 * _MARGIN), (255, 255, 255))
+    layout.paste(strip, [maps.frames[frame] for frame in layout.shown], _labels(maps, layout))
+    layer = LineLayer(strip.size)
+    _draw_arrows(layer, maps, layout, position, query, keys)
+    strip = layer.over(strip)
+    draw = ImageDraw.Draw(strip)
+    draw.text((_MARGIN, _MARGIN - 4), texts[0], fill=DARK, font=letters)
+    draw.text((_MARGIN, layout.bottom), texts[1], fill=DARK, font=letters)
+    return strip
+
+
+def _check_index(maps: AttentionMaps, index: int) -> None:
+    if not 0 <= index < len(maps.positions):
+        raise ValueError(f"index: got {index}, allowed: 0 to {len(maps.positions) - 1}, the queries of the maps")
+
+
+def _texts(maps: AttentionMaps, index: int, keys: TopKeys) -> tuple[str, str]:
+    t, y, x = maps.positions[index].tolist()
+    form = f" ({maps.pairwise.replace('_', ' ')})" if maps.pairwise else ""
+    title = f"{maps.block}{form}, query: frame {t:g}, y {y:g}, x {x:g}"
+    if not len(keys.weights):
+        return title, "no key has a weight above 0"
+    row = maps.weights[index]
+    found = f"{len(keys.weights)} of {row.numel()} keys, with {100 * keys.share:.0f} % of the weight"
+    weights = f"weights {keys.weights[0]:.2g} to {keys.weights[-1]:.2g}"
+    above = f"{int((keys.weights > row.mean()).sum())} above the mean"
+    return title, f"white: query; yellow: {found}; {weights}, {above}"
+
+
+def _labels(maps: AttentionMaps, layout: _Layout) -> list[str]:
+    labels = [f"frame {frame}" for frame in layout.shown]
+    if len(layout.shown) < len(maps.frames):
+        for t in range(maps.queries.size[0]):
+            (first, *_), (end, *_) = maps.queries.window((t, 0, 0))
+            if int(end) - int(first) > 1:
+                labels[t] += f" (of {int(first)} to {int(end) - 1})"
+    return labels
+
+
+def _draw_arrows(
+    layer: LineLayer, maps: AttentionMaps, layout: _Layout, position: list[float], query: Size, keys: TopKeys
+) -> None:
+    # The middle of the pixel that was named.
+    start = layout.point(layout.query, position[1] + 0.5, position[2] + 0.5)
+    largest = float(keys.weights[0]) if len(keys.weights) else 1.0
+    # A query in the last frame of its window points to the last frames of other windows.
+    # A frame after all windows belongs to the last of them.
+    phase = sum(place < layout.query for place in layout.places(maps.queries.window(query)))
+    # The smallest come first, so that larger ones cover them.
+    shares = (keys.weights / largest).tolist()
+    found = list(zip(keys.cells.tolist(), keys.centres.tolist(), shares, strict=True))[::-1]
+    for cell, _, share in found:
+        window = maps.keys.window(cell)
+        for place in layout.places(window):
+            layer.box(layout.box(place, window), ARROW_COLOUR, 1, 0.3 + 0.7 * share)
+    for cell, (_, y, x), share in found:
+        places = layout.places(maps.keys.window(cell))
+        layer.arrow(start, layout.point(places[min(phase, len(places) - 1)], y, x), 1 + 2.5 * share, 0.3 + 0.7 * share)
+    layer.box(layout.box(layout.query, maps.queries.window(query)), QUERY_COLOUR, 2)
+    layer.dot(*start, 3.5, QUERY_COLOUR)
+
+
+def heated_frames(maps: AttentionMaps, index: int) -> np.ndarray:
+    """The frames, uint8 (T, H, W, 3), with the weights of one query as heat, relative to its largest weight."""
+    row = maps.weights[index]
+    shares = (maps.keys.upsample(row) / (float(row.abs().max()) or 1.0)).numpy()
+    return np.stack([add_heat(frame, share) for frame, share in zip(maps.frames, shares, strict=True)])
+
+
+def overlay_frames(maps: AttentionMaps, index: int) -> np.ndarray:
+    """Every frame with the weights of one query as heat, and a caption below.
+
+    Colours run from nothing at weight 0 over red to pale yellow at the query's largest weight; the caption gives that
+    weight. Negative weights (dot product) run over blue, on the same scale. Every pixel has the weight of its cell,
+    without smoothing. The query's cell is a white box in the frames that it stands for.
+
+    Args:
+        maps: from `attend`.
+        index: which of its queries.
+
+    Returns:
+        uint8 (T, H', W', 3), enlarged by a whole factor to a short side of about 320 pixels; both sides are even.
+
+    Raises:
+        ValueError: there is no such query.
+    """
+    _check_index(maps, index)
+    T, H, W = maps.queries.clip
+    factor = enlargement(H, W, _HEAT_SIDE)
+    row = maps.weights[index]
+    position = maps.positions[index].tolist()
+    (t0, y0, x0), (t1, y1, x1) = maps.queries.window(maps.queries.cell(position))
+    pictures = []
+    for t, heated in enumerate(heated_frames(maps, index)):
+        # H.264 needs even sides.
+        image = Image.new("RGB", ((W * factor + 1) // 2 * 2, (H * factor + _CAPTION + 1) // 2 * 2), DARK)
+        image.paste(Image.fromarray(enlarge(heated, factor)))
+        if t0 <= t < t1:
+            layer = LineLayer(image.size)
+            layer.box((x0 * factor, y0 * factor, x1 * factor, y1 * factor), QUERY_COLOUR, 2)
+            if t == int(position[0]):
+                layer.dot((position[2] + 0.5) * factor, (position[1] + 0.5) * factor, 4, QUERY_COLOUR)
+            image = layer.over(image)
+        text = f"{maps.block}: frame {t} of {T}, query in frame {position[0]:g}"
+        _caption(image, H * factor, text, float(row.abs().max()), bool((row < 0).any()))
+        pictures.append(np.asarray(image))
+    return np.stack(pictures)
+
+
+def _caption(image: Image.Image, top: int, text: str, largest: float, negative: bool) -> None:
+    """Draw a line of text, and below it the bar of colours between the weights at its ends."""
+    draw, letters = ImageDraw.Draw(image), font(_TEXT)
+    draw.text((8, top + 4), text, fill=QUERY_COLOUR, font=letters)
+    low, high = f"{-largest:.2g}" if negative else "0", f"{largest:.2g}"
+    y, left = top + 8 + _TEXT + 4, 8 + round(letters.getlength(low)) + 6
+    right = image.width - 8 - round(letters.getlength(high)) - 6
+    draw.text((8, y), low, fill=QUERY_COLOUR, font=letters)
+    draw.text((right + 6, y), high, fill=QUERY_COLOUR, font=letters)
+    if right > left:
+        share = np.linspace(-1.0 if negative else 0.0, 1.0, right - left)
+        grey = np.full((_BAR_HEIGHT, right - left, 3), 96, np.uint8)
+        bar = add_heat(grey, np.broadcast_to(share, grey.shape[:2]))
+        image.paste(Image.fromarray(bar), (left, y + (_TEXT - _BAR_HEIGHT) // 2 + 3))
