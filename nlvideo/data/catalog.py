@@ -20,7 +20,7 @@ from nlvideo.utils.messages import did_you_mean
 
 Record = dict[str, Any]
 
-# What finds a sample again: the file, the part of it and the rate of a folder of frames.
+# Where the video of a sample is: the file, the part of it and the rate of a folder of frames.
 _SOURCE_KEYS = ("file_name", "start_sec", "end_sec", "fps")
 
 
@@ -95,7 +95,7 @@ class _DatasetCatalog:
 
 
 class _MetadataCatalog:
-    """A table of names and ``Metadata``; an entry comes into being when it is first asked for."""
+    """A table of names and ``Metadata``; ``get`` adds an empty entry where there is none."""
 
     def __init__(self) -> None:
         self._metadata: dict[str, Metadata] = {}

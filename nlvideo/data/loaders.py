@@ -15,20 +15,20 @@ from nlvideo.errors import FORESEEN, VideoDecodeError, VideoTooShort, portable
 from nlvideo.utils.system.time_limit import given_up
 
 _logger = logging.getLogger(__name__)
-# Records tried in place of one that fails, before the dataset itself is taken to be broken.
+# So many videos in a row may fail before the error says that the dataset is broken.
 MAX_ATTEMPTS = 20
 
 # What the mapper makes of a record.
 Sample = dict[str, Any]
-# What a video cannot be used for.
+# Why a video cannot be used.
 _Unusable = VideoDecodeError | VideoTooShort
 
 
 class TrainDataset(Dataset):
     """Samples for training, by (index of a record, position in the stream).
 
-    The chance of a sample comes from the seed and the position alone. A record that cannot be decoded, or is too short,
-    is replaced by another one drawn from the same chance; the sample's ``"failed"`` lists (path, reason) of such.
+    The chance of a sample comes from the seed and the position alone. It also draws another record where one cannot be
+    decoded or is too short. ``"failed"`` of the sample lists (path, reason) of these.
 
     Args:
         records: the dataset.
@@ -86,7 +86,7 @@ class TrainDataset(Dataset):
         if len(samples) != self.repeated_clips:
             allowed = f"allowed with {type(self.mapper).__name__}, which makes {len(samples)} per video: {len(samples)}"
             return ValueError(f"INPUT.REPEATED_CLIPS: got {self.repeated_clips}, {allowed}")
-        # What failed was one video, however many clips were to come of it.
+        # One video failed, even where several clips were to come from it.
         return [{**sample, "failed": [] if i else failed} for i, sample in enumerate(samples)]
 
 
@@ -100,7 +100,7 @@ class TestDataset(Dataset):
         num_classes: of ``label_target``, for videos that fail.
     """
 
-    __test__ = False  # not a test class, whatever pytest makes of its name
+    __test__ = False  # pytest takes it for a test by its name
 
     def __init__(
         self,
@@ -233,7 +233,7 @@ class TestLoader:
         failed_as: what the log says of videos that fail.
     """
 
-    __test__ = False  # not a test class, whatever pytest makes of its name
+    __test__ = False  # pytest takes it for a test by its name
 
     def __init__(self, loader: DataLoader, dataset_size: int, watch: WorkerWatch, failed_as: str = ""):
         self.loader, self.dataset_size, self.watch, self._failed_as = loader, dataset_size, watch, failed_as

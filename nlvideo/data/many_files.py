@@ -31,14 +31,14 @@ def look_at_files(look: Callable[[Item], Result], items: Sequence[Item], desc: s
     Args:
         look: opens a file or asks for its status. What it raises is raised here.
         items: paths, for example.
-        desc: of the progress bar, which is shown where this takes its time.
+        desc: of the progress bar, which is shown where this takes long.
     """
     chunks = [items[i : i + _CHUNK] for i in range(_CHUNK, len(items), _CHUNK)]
     begin = time.perf_counter()
     first = [look(item) for item in items[:_CHUNK]]
     slow = time.perf_counter() - begin > _SLOW_SEC * len(first)
     yield from first
-    # A file system that takes its time is waited for by several threads; on a fast one they would wait for each other.
+    # Several threads wait for a slow file system. On a fast one they would only wait for each other.
     with ThreadPoolExecutor(_NUM_THREADS if slow else 1) as pool:
         found = pool.map(lambda chunk: [look(item) for item in chunk], chunks)
         for results in progress_bar(found, total=len(chunks), desc=desc, delay=5, leave=False):

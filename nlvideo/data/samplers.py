@@ -85,10 +85,10 @@ class TrainingSampler(StreamSampler):
 class ShardSampler(TrainingSampler):
     """Shuffled epochs that read shards one after the other: every record once per epoch.
 
-    The shards come in shuffled order, and records are shuffled over a distance of about ``buffer`` records, as a buffer
-    filled by a reader of the stream would. What is read at a time lies in few shards, in the caches of the file system.
-    The order is worked out on numbers before anything is read, so it depends neither on workers nor on ranks.
-    Records that come from elsewhere count as one shard.
+    The shards come in shuffled order. Records are shuffled over a distance of about ``buffer`` records, as in a buffer
+    that a reader of the stream fills. So what is read at a time lies in few shards, which the file system caches. The
+    order is computed from numbers before anything is read, and depends neither on workers nor on ranks. Records that
+    are in no shard count as one shard.
 
     Args:
         buffer: records; 1 for those of a shard in their order.

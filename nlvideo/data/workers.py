@@ -20,7 +20,7 @@ from nlvideo.data.catalog import Record
 from nlvideo.errors import WorkerDied
 from nlvideo.utils.system.processes import stop_signals
 
-# As long as ranks wait for each other: no video takes so long to decode, whatever its length.
+# Ranks wait for each other as long. No video takes so long to decode, whatever its length.
 _STALLED_SEC = 1800.0
 
 
@@ -68,7 +68,7 @@ class WorkerWatch:
             try:
                 raise sent
             finally:
-                # Or error and frame keep each other, and the workers, alive until they are collected.
+                # Otherwise the error and this frame keep each other, and the workers, alive.
                 del sent, batch
         return batch
 
@@ -108,8 +108,8 @@ class WorkerWatch:
                 raise
             what = "DataLoader worker died" if broken else " ".join(str(error).split()).rstrip(".")
             raise WorkerDied(
-                f"{what}. What it read last: {', '.join(files)}. Either decoding that crashes, or memory ran out: then"
-                " try fewer DATALOADER.NUM_WORKERS or smaller batches"
+                f"{what}. What it read last: {', '.join(files)}. Either decoding crashed, or memory ran out. For more"
+                " memory, try fewer DATALOADER.NUM_WORKERS or smaller batches"
             ) from None
 
 
@@ -159,7 +159,7 @@ def signals_blocked() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
-    # It unblocks both as it starts, which it would otherwise do in the middle of the block.
+    # The tracker unblocks signals when it starts. It must not start in the middle of the block.
     resource_tracker.ensure_running()
     previous = signal.pthread_sigmask(signal.SIG_BLOCK, stop_signals())
     try:

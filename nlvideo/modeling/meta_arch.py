@@ -3,6 +3,7 @@
 import math
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -49,6 +50,12 @@ def _share_correct(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 @META_ARCH.register()
 class VideoClassifier(nn.Module):
     """Normalised pixels, a backbone and a head."""
+
+    # The registries describe their methods, which nn.Module does not declare.
+    backbone: Any
+    head: Any
+    pixel_mean: torch.Tensor
+    pixel_std: torch.Tensor
 
     @configurable
     def __init__(
@@ -102,7 +109,7 @@ class VideoClassifier(nn.Module):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
         """Keyword arguments of the constructor."""
-        backbone = build_backbone(cfg)
+        backbone: Any = build_backbone(cfg)
         last_shape = list(backbone.output_shape().values())[-1]
         return {
             "backbone": backbone,
@@ -123,7 +130,9 @@ class VideoClassifier(nn.Module):
     def forward(self, batch: dict | list[dict]) -> dict[str, torch.Tensor] | list[dict]:
         """A batch -> losses in training mode, a list of videos -> scores in eval mode; see `META_ARCH`."""
         if self.training:
+            assert isinstance(batch, dict), "in training mode the model takes one batch"
             return self._losses(batch)
+        assert isinstance(batch, list), "in eval mode the model takes a list of videos"
         return self._scores(batch)
 
     def forward_clips(self, video: torch.Tensor) -> torch.Tensor:
@@ -155,10 +164,10 @@ class VideoClassifier(nn.Module):
     def _scores(self, videos: list[dict]) -> list[dict]:
         # Views of one size share forward passes, whichever video they belong to: evaluating many short videos costs
         # no more passes than evaluating a long one.
-        by_size = defaultdict(list)
+        by_size: dict[torch.Size, list[tuple[int, torch.Tensor]]] = defaultdict(list)
         for index, video in enumerate(videos):
             by_size[video["video"].shape[1:]] += [(index, view) for view in video["video"]]
-        scores = [[] for _ in videos]
+        scores: list[list[torch.Tensor]] = [[] for _ in videos]
         for views in by_size.values():
             for start in range(0, len(views), self.views_per_forward):
                 indices, clips = zip(*views[start : start + self.views_per_forward], strict=True)

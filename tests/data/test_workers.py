@@ -55,7 +55,7 @@ def test_the_error_names_what_the_worker_read(number):
             next(loader)
     message = str(caught.value)
     assert "\n" not in message and message.startswith("DataLoader worker (pid")
-    assert "What it read last: /3.mp4. Either decoding that crashes, or memory ran out" in message
+    assert "What it read last: /3.mp4. Either decoding crashed, or memory ran out" in message
     assert "DATALOADER.NUM_WORKERS" in message
 
 

@@ -99,7 +99,7 @@ def test_a_killed_worker_is_one_line_with_the_video(
             "DATALOADER.MAPPER", "Killer", "--plugin", str(plugin), "--num-gpus", num_gpus]  # fmt: skip
     done = run_tool("train_net.py", *_opts(videos, tmp_path / "out", *more), code=1)
     line = done.stderr.splitlines()[-1]
-    assert f"What it read last: {videos / '12.mp4'}. Either decoding that crashes, or memory ran out" in line
+    assert f"What it read last: {videos / '12.mp4'}. Either decoding crashed, or memory ran out" in line
     assert "Traceback" not in done.stderr
 
 

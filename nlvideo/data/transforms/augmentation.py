@@ -31,7 +31,7 @@ def resize(frames: torch.Tensor, height: int, width: int) -> torch.Tensor:
     """Return uint8 (T, height, width, 3); the input itself where it has this size."""
     if frames.shape[1:3] == (height, width):
         return frames
-    # Torch's fast case, which comes out the same way.
+    # Torch is fast for this layout of the memory, and the result has the same.
     channels_last = frames.permute(0, 3, 1, 2)
     resized = F.interpolate(channels_last, size=(height, width), mode="bilinear", align_corners=False)
     return resized.permute(0, 2, 3, 1)

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 # Shares of mixup are multiples of 1 / 128: then 16-bit integers hold every sum, and all devices give the same bytes.
 _UNITS = 128
-# Keeps this chance apart from that of clips and of the order of records, which are seeded alike.
+# Keeps this chance apart from that of clips and of the order of records, whose seeds are alike.
 _PURPOSE = 1001
 
 
@@ -49,7 +49,7 @@ class BatchMixer:
         self.prob, self.seed, self.rank = prob, seed, rank
 
     def __call__(self, batch: dict[str, Any], number: int) -> dict[str, Any]:
-        """Return a batch with mixed clips and soft labels; with soft labels, too, where it is not mixed.
+        """Return a batch with soft labels, and with mixed clips where chance says so.
 
         Args:
             batch: see ``collate_train``; mixed where its video is, on a GPU or not.

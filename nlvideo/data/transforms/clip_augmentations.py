@@ -9,22 +9,22 @@ import torch
 from nlvideo.config import CfgNode
 from nlvideo.data.transforms.augmentation import draw_box
 
-# Called with uint8 (T, H, W, 3) and the clip's source of chance; returns the same shape. All chance comes from there,
-# and nothing is drawn that depends on the pixels.
+# Called with uint8 (T, H, W, 3) and the clip's source of chance; returns the same shape. How much is drawn from there
+# must not depend on the pixels.
 ClipAugmentation = Callable[[torch.Tensor, np.random.Generator], torch.Tensor]
 
 
 def build_clip_augmentations(cfg: CfgNode) -> list[ClipAugmentation]:
     """Return what ``cfg.INPUT`` switches on: colour jitter, RandAugment, random erasing, in this order.
 
-    Colours first, so that no frame's border takes part in what is measured; erasing last, so that nothing moves or
-    changes the box.
+    Colours come first, so that no border of a moved frame is part of what is measured. Erasing comes last, so that
+    nothing moves or changes the box.
     """
     found: list[ClipAugmentation] = []
     jitter, ops, erasing = cfg.INPUT.COLOR_JITTER, cfg.INPUT.RAND_AUGMENT, cfg.INPUT.RANDOM_ERASING
     amounts = jitter.BRIGHTNESS, jitter.CONTRAST, jitter.SATURATION, jitter.HUE
     if any(amounts) or ops.NUM_OPS:
-        # Here, because torchvision takes long to import and most runs do without.
+        # Here, because torchvision takes long to import and most runs do not need it.
         from nlvideo.data.transforms.photometric import ColorJitter, RandAugment
 
         if any(amounts):
