@@ -258,7 +258,7 @@ def rank_of_label(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
         labels: (N,) class indices.
 
     Returns:
-        (N,) ranks from 0; the video counts for top-k where the rank is below k.
+        (N,) ranks from 0; a video counts for top-k if its rank is below k.
     """
     own = scores[np.arange(len(labels)), labels][:, None]
     earlier = np.arange(scores.shape[1]) < labels[:, None]

@@ -27,7 +27,7 @@ def inference_on_dataset(
 
     Call it on every rank, each with its own part of the dataset. The evaluator also gets the videos that could not be
     decoded; the model does not. Progress is logged every few seconds, with the seconds per video that data, model and
-    evaluator take: where data dominates, more workers help.
+    evaluator take. If data takes most of the time, more workers help.
 
     Args:
         model: takes a list of inputs and returns a list of outputs; each of its modules gets its mode back. If it has
@@ -41,7 +41,7 @@ def inference_on_dataset(
     Raises:
         ValueError: the ranks together did not see each video once.
     """
-    # The wrapper exchanges buffers in each forward, which hangs where one rank has more videos than another.
+    # The wrapper exchanges buffers in each forward, which hangs if one rank has more videos than another.
     model = model.module if isinstance(model, DistributedDataParallel) else model
     evaluator.reset()
     dataset_size = getattr(loader, "dataset_size", None)

@@ -22,11 +22,11 @@ class VideoScores:
     video_id: str
     #: a class index, or the indices of all classes that apply
     label: int | list[int]
-    #: (num_classes,) float32 probabilities; None where the video could not be decoded
+    #: (num_classes,) float32 probabilities; None if the video could not be decoded
     scores: np.ndarray | None
-    #: (num_views, num_classes) float32, what was averaged (see ``Results.average``); None where it was not kept
+    #: (num_views, num_classes) float32, what was averaged (see ``Results.average``); None if it was not kept
     views: np.ndarray | None = None
-    #: where the video is, see ``source_of``; empty where it was not kept
+    #: where the video is, see ``source_of``; empty if it was not kept
     source: dict[str, Any] = field(default_factory=dict)
 
 

@@ -37,7 +37,7 @@ def wilson_interval(percent: float, num_videos: int) -> tuple[float, float]:
 
 
 def interval_text(metric: str, percent: float | None, num_videos: float | None) -> str:
-    """Return an interval as ``61.8 to 79.1``; empty for a metric that has none, and where a number is missing.
+    """Return an interval as ``61.8 to 79.1``; empty for a metric that has none, and if a number is missing.
 
     Args:
         metric: its name, perhaps with the task before it: ``classification/top1``.

@@ -88,7 +88,7 @@ class ClipScorer(nn.Module):
         last = list(features.values())[-1]
         if self.average == "softmax":
             return self.head(last)
-        # The contract of HEAD: it has these two methods where averages are of logits.
+        # The contract of HEAD: it has these two methods if TEST.AVERAGE is "logits".
         head: Any = self.head
         return head.activate(head.logits(last).mean(dim=1))
 

@@ -82,7 +82,7 @@ def export_model(
         bar.set_description("comparing")
         difference = _largest_difference(model, whole.temporary, format, clips)
         bar.update()
-        if not difference <= TOLERANCE:  # also where it is NaN
+        if not difference <= TOLERANCE:  # also if it is NaN
             raise UnexpectedResults(
                 f"{output}: not written, its probabilities differ by {difference:.1e} from the model's on a real clip,"
                 f" allowed: {TOLERANCE:.0e}"
@@ -122,7 +122,7 @@ def real_views(cfg: CfgNode, video: str | None = None) -> torch.Tensor:
 
 
 def three_clips(views: torch.Tensor) -> torch.Tensor:
-    """Return the first three views (V, 3, T, H, W) of a video; where there are fewer, also mirrored and backwards."""
+    """Return the first three views (V, 3, T, H, W) of a video; if there are fewer, also mirrored and backwards."""
     return torch.cat([views, views.flip(4), views.flip(2)])[:3]
 
 

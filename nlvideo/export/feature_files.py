@@ -24,7 +24,7 @@ _FORMAT = FileFormat("nlvideo features", 1, key="kind")
 class Features:
     """The features of a dataset, in the order of its videos, without those that failed."""
 
-    #: (num_videos, ...): (C,) pooled or (C, T, H, W) for each video, after an axis of views where they were kept
+    #: (num_videos, ...): (C,) pooled or (C, T, H, W) for each video, after an axis of views if they were kept
     features: np.ndarray
     video_ids: list[str]
     #: class indices, or lists of them
@@ -59,7 +59,7 @@ def write_shard(path: str, rows: Sequence[dict[str, Any]], features: np.ndarray)
 
     Args:
         path: ends in .npz or .parquet.
-        rows: one per video: "video_id", "label", "row" (None where it failed), "failed" and maybe "error".
+        rows: one per video: "video_id", "label", "row" (None if it failed), "failed" and, if it failed, "error".
         features: (rows that did not fail, ...).
     """
     index = json.dumps(rows, ensure_ascii=False)
@@ -106,7 +106,7 @@ def write_settings(folder: str, settings: dict[str, Any]) -> None:
 
 
 def read_settings(folder: str) -> dict[str, Any] | None:
-    """Return what the features of a folder are of, or None where it has none.
+    """Return what the features of a folder are of, or None if it has none.
 
     Raises:
         ValueError: the file is of another kind or version.

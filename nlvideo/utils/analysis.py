@@ -19,7 +19,7 @@ _ALGORITHMS = ("auto", "fused", "reordered", "folded", "sorted")
 
 
 def parameter_count(module: nn.Module) -> int:
-    """Return the number of parameters, each counted once where modules share it."""
+    """Return the number of parameters, each counted once if modules share it."""
     return sum(parameter.numel() for parameter in module.parameters())
 
 
@@ -131,7 +131,7 @@ def run_until(module: nn.Module, run: Callable[[], object], before: bool = False
         before: stop before the module runs.
 
     Returns:
-        Whether the module was reached, and what it gave, or with ``before`` its first argument; None where it was not.
+        Whether the module was reached; and what it gave, or with ``before`` its first argument, or None if it was not.
     """
     seen: list[object] = []
 

@@ -94,7 +94,7 @@ class _Console(_OwnHandler, logging.StreamHandler):
 
 class _LogFile(_OwnHandler, logging.FileHandler):
     def handleError(self, record: logging.LogRecord) -> None:
-        """Say once that the file cannot be written. A full disk ends a run only where more than a line is lost."""
+        """Say once that the file cannot be written. A full disk ends a run elsewhere, if it loses more than a line."""
         error = sys.exc_info()[1]
         if not isinstance(error, OSError):
             super().handleError(record)
@@ -143,7 +143,7 @@ def log_once(message: str, level: int = logging.WARNING, name: str = "nlvideo") 
 def create_table(content: dict[str, Any] | Sequence[dict[str, Any]]) -> str:
     """Return a table as text: a dict as two columns, a list of dicts as rows under their keys."""
     if isinstance(content, dict):
-        # tabulate formats the numbers of a column only where all of it is numbers.
+        # tabulate formats the numbers of a column only if all of its cells are numbers.
         cells = {name: f"{value:.4g}" if isinstance(value, float) else value for name, value in content.items()}
         return tabulate(cells.items(), tablefmt="simple")
     return tabulate([dict(row) for row in content], headers="keys", tablefmt="simple", floatfmt=".4g")

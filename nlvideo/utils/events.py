@@ -225,7 +225,7 @@ class JSONWriter(_IncrementalWriter):
         for name, (value, iteration) in self._new_scalars(get_event_storage()).items():
             by_iteration.setdefault(iteration, {})[name] = value
         rows = [{"iteration": key, **dict(sorted(by_iteration[key].items()))} for key in sorted(by_iteration)]
-        # Opened each time: the lines of an earlier run may have been moved to another file meanwhile.
+        # Opened each time: the lines of an earlier run may have been moved to another file since.
         with naming(self._path), open(self._path, "a", encoding="utf8") as file:
             file.writelines(json.dumps(row) + "\n" for row in rows)
 
@@ -261,7 +261,7 @@ class ConsoleWriter(EventWriter):
     """Logs one line: time left, iteration, losses and metrics, seconds per iteration, learning rate, memory.
 
     Args:
-        max_iter: where the run ends, for the time left.
+        max_iter: the number of iterations of the run, for the time left.
         period: iterations between lines, which is also the window of smoothing.
     """
 

@@ -11,7 +11,7 @@ def close_matches(name: str, candidates: Iterable[str], count: int = 3) -> list[
 
 
 def did_you_mean(name: str, candidates: Iterable[str]) -> str:
-    """Return ``"did you mean 'a' or 'b'?"``, or an empty string where nothing resembles ``name``."""
+    """Return ``"did you mean 'a' or 'b'?"``, or an empty string if nothing resembles ``name``."""
     matches = close_matches(name, candidates)
     return f"did you mean {' or '.join(repr(match) for match in matches)}?" if matches else ""
 

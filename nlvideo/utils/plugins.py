@@ -42,7 +42,7 @@ class Plugin:
     module: ModuleType
 
     def call(self, function: str, *arguments: Any) -> Any:
-        """Return what a function of the package returns, or None where the package has no such function."""
+        """Return what a function of the package returns, or None if the package has no such function."""
         return getattr(self.module, function, lambda *ignored: None)(*arguments)
 
 

@@ -1,6 +1,7 @@
 """A name -> object table for each exchangeable slot of the architecture."""
 
-from collections.abc import Callable, Iterator
+import functools
+from collections.abc import Iterator
 from typing import Any
 
 from nlvideo.errors import LookupFailed
@@ -11,7 +12,7 @@ from nlvideo.utils.plugins import loaded_plugins
 class Registry:
     """The objects that may fill one slot, by name.
 
-    ``doc`` is the call contract of the slot; it becomes the ``__doc__`` of the instance.
+    ``doc`` says how they are called and what they return; it becomes the ``__doc__`` of the instance.
 
     Example:
         >>> SHAPE = Registry("SHAPE", "Called as ``shape(size)``.")
@@ -29,13 +30,13 @@ class Registry:
         """Add an object under ``name``, by default its ``__name__``; usable as a call and as a decorator.
 
         Returns:
-            The object itself, or the decorator where no object was given.
+            The object itself, or the decorator if no object was given.
 
         Raises:
             LookupFailed: the name is taken.
         """
         if obj is None:
-            return self._decorator(name)
+            return functools.partial(self.register, name=name)
         key = name or obj.__name__
         if key in self._objects:
             raise LookupFailed(f"{self.name} {key!r} is already registered, by {_origin(self._objects[key])}")
@@ -47,7 +48,7 @@ class Registry:
 
         Args:
             name: of the object.
-            key: of the config, where the name comes from one; the error begins with it.
+            key: the key of the config that the name comes from; the error begins with it.
 
         Raises:
             LookupFailed: there is none; the message lists the close matches, the names and the plugins loaded.
@@ -60,13 +61,6 @@ class Registry:
             f"{where}unknown {self.name} {name!r}: {hint} Registered: {', '.join(sorted(self._objects)) or 'none'}."
             f" Plugins loaded: {', '.join(loaded_plugins()) or 'none'}"
         )
-
-    def _decorator(self, name: str | None) -> Callable[[Any], Any]:
-        def add(obj: Any) -> Any:
-            """Register the decorated object."""
-            return self.register(obj, name=name)
-
-        return add
 
     def __contains__(self, name: str) -> bool:
         return name in self._objects

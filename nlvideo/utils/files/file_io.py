@@ -89,7 +89,7 @@ def file_exists(path: str) -> bool:
 
 
 def fetch_file(path: str) -> str | None:
-    """Return the local path of a file that may not exist, and None where it does not.
+    """Return the local path of a file that may not exist, and None if it does not.
 
     Raises:
         ValueError: the path is no file but a folder, a pipe or a device; reading a pipe would wait for ever.

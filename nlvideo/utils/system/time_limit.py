@@ -80,7 +80,7 @@ class TimeLimit:
         self._deadline = time.monotonic() + self.seconds
 
     def check(self) -> None:
-        """Stop the work here if no one waits for it any more; it calls this between its steps.
+        """Stop the work here if no one waits for it any more; the work calls this between its steps.
 
         Raises:
             TimeLimitExceeded: its time is up, or it was left alone.
