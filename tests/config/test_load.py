@@ -242,3 +242,15 @@ def test_a_config_that_is_only_read_imports_nothing(tmp_path):
 def test_a_plugin_that_is_no_text(tmp_path, spec):
     with pytest.raises(ValueError, match="PLUGINS: expected a path, a module or an entry point"):
         load_cfg(write_yaml(tmp_path / "a.yaml", f"PLUGINS: [{spec}]\n"))
+
+
+def test_a_plugin_gets_the_keys_of_those_before_it_and_is_called_for_each_config(tmp_path):
+    one = write_project(tmp_path / "one", "load_first", "FIRST")
+    (tmp_path / "two").mkdir()
+    (tmp_path / "two" / "load_second").mkdir()
+    (tmp_path / "two" / "load_second" / "__init__.py").write_text(
+        "def add_config(cfg):\n    assert not cfg.is_frozen() and cfg.MODEL.FIRST.RATE == 0.5\n    cfg.SECOND = 1\n"
+    )
+    for _ in range(2):
+        cfg = load_cfg(None, ["MODEL.FIRST.RATE", "2"], [str(one), str(tmp_path / "two")])
+        assert (cfg.MODEL.FIRST.RATE, cfg.SECOND) == (2.0, 1)
