@@ -45,6 +45,7 @@ FORMS = [
 
 
 OWN_VIDEOS = [("I3D", "own_videos/i3d", []), ("I3D + non-local", "own_videos/i3d_nl", [])]
+FEW_VIDEOS = [("I3D", "own_videos/i3d_few", []), ("I3D + non-local", "own_videos/i3d_nl_few", [])]
 
 
 def data_overrides(name: str, num_classes: int) -> list[str]:
@@ -97,7 +98,7 @@ TRIALS = {
     "beacon": {"rows": FOUR_MODELS + ATTENDING, "overrides": list},
     "forms": {"rows": FORMS, "overrides": list},
     "thermal": {"rows": FOUR_MODELS, "overrides": thermal_overrides},
-    "own_fights": {"rows": OWN_VIDEOS, "overrides": functools.partial(data_overrides, "fights", 2)},
+    "own_fights": {"rows": FEW_VIDEOS, "overrides": functools.partial(data_overrides, "fights", 2)},
     "own_thermal": {"rows": OWN_VIDEOS, "overrides": functools.partial(data_overrides, "thermal", 7)},
 }
 
