@@ -209,8 +209,10 @@ class PerVideoEvaluator(Evaluator):
         if rows:
             logger.info("%s of each class of %s:\n%s", self.per_class_metric, self.dataset_name, format_per_class(rows))
         if self.output_dir is not None:
+            # Under this name saved results are scored again; it need not be that of the class.
+            own = next((name for name in EVALUATOR if EVALUATOR.get(name) is type(self)), type(self).__name__)
             results = Results(
-                self.dataset_name, type(self).__name__, self.num_classes, videos, self.average, self.activation,
+                self.dataset_name, own, self.num_classes, videos, self.average, self.activation,
                 {self.task: metrics}, rows,
             )  # fmt: skip
             _save(results, os.path.join(self.output_dir, "inference"))

@@ -8,7 +8,14 @@ import pytest
 import torch
 
 from nlvideo.config import get_cfg
-from nlvideo.evaluation import ClassificationEvaluator, PerVideoEvaluator, build_evaluator
+from nlvideo.evaluation import (
+    EVALUATOR,
+    ClassificationEvaluator,
+    PerVideoEvaluator,
+    build_evaluator,
+    evaluate_results,
+    read_results,
+)
 from nlvideo.evaluation.evaluator import rank_of_label
 
 
@@ -186,3 +193,13 @@ def test_a_subclass_needs_a_task_and_metrics_only():
             return {"n": len(videos)}
 
     assert _feed(CountEvaluator("toy", 6), [(0, _FALLING)] * 3).evaluate() == {"count": {"n": 3}}
+
+
+def test_the_file_names_the_evaluator_as_it_is_registered(tmp_path, monkeypatch):
+    class Mine(ClassificationEvaluator):
+        """Another class."""
+
+    monkeypatch.setitem(EVALUATOR._objects, "my_accuracy", Mine)
+    _feed(Mine("toy", 6, output_dir=str(tmp_path)), [(0, _FALLING)]).evaluate()
+    results = read_results(str(tmp_path / "inference" / "toy.json"))
+    assert results.evaluator == "my_accuracy" and evaluate_results(results)["top1"] == 100.0
