@@ -14,6 +14,8 @@ import pytest
 import torch
 from torch import nn
 
+import nlvideo.engine
+import nlvideo.export
 from nlvideo.config import CfgNode
 from nlvideo.data import VideoDecodeError
 from nlvideo.data.dataset_mapper import MAPPER
@@ -108,6 +110,13 @@ def run_without_nlvideo(code: str, *arguments: str) -> dict[str, float]:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("package", [nlvideo.export, nlvideo.engine], ids=lambda package: package.__name__)
+def test_no_module_hides_a_function_of_its_package(package):
+    for name in ("export_model", "extract_features", "load_features"):
+        for _ in range(2):
+            assert callable(getattr(package, name)), name
 
 
 @pytest.mark.parametrize("format", FORMATS)
