@@ -65,7 +65,7 @@ def build_page(demo: Demo, name: str) -> "gradio.Blocks":
     gr = import_gradio(demo.uploads.path)
     # The examples are served from where they are: copies would be swept away with old uploads.
     gr.set_static_paths(list(demo.examples))
-    with gr.Blocks(title=f"nlvideo: {name}", analytics_enabled=False) as page:
+    with gr.Blocks(title=f"nlvideo: {name}", analytics_enabled=False, fill_width=True) as page:
         gr.HTML(heading_html(name, demo.inspector))
         with gr.Row():
             with gr.Column(scale=2, min_width=320):
