@@ -37,7 +37,7 @@ def main(arguments: argparse.Namespace) -> None:
         page, url = demo.start(content, name, arguments.host, port)
         print(f"Serving {name} at {url} (Ctrl-C ends it)", flush=True)
         if not demo.is_private(arguments.host):
-            print(f"Everybody who reaches {arguments.host} can use the page: it asks for no password", flush=True)
+            print(f"Everybody who reaches {arguments.host} can use the page: there is no password", flush=True)
         ended.wait()
         page.close(verbose=False)
 

@@ -4,13 +4,14 @@
 Examples:
     tools/predict.py --model quickstart --input clip.mp4
     tools/predict.py --model output/mine --input videos --json predictions.json
-    tools/predict.py --config-file F.yaml --weights W.pth --input long.mp4 --output labelled --window-sec 2 --stride-sec 1
+    tools/predict.py --config-file F.yaml --weights W.pth --input long.mp4 --output labelled --window-sec 2
     tools/predict.py --model quickstart --input 0 --output labelled TEST.NUM_CLIPS 1
 """
 
 import argparse
 import contextlib
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -36,8 +37,8 @@ def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = ScriptParser(
         description=__doc__,
-        epilog="The views of a video are those of a test (TEST.NUM_CLIPS x TEST.NUM_CROPS). Exit code 1: some videos of "
-        "a folder failed. docs/predict.md describes the JSON file.",
+        epilog="The views of a video are those of a test (TEST.NUM_CLIPS x TEST.NUM_CROPS). Exit code 1: some videos "
+        "of a folder failed. docs/predict.md describes the JSON file.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_model_arguments(parser)
@@ -70,12 +71,15 @@ def main(args: argparse.Namespace) -> None:
     predictor = Predictor(**chosen_model(args))
     predictions: list[Prediction] = []
     complete = False
+    # A scheduler stops a program with SIGTERM: it ends like Ctrl-C.
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         predict = watch_camera if is_camera else predict_folder if len(videos) > 1 else predict_video
         predict(args, predictor, videos, outputs, predictions)
         complete = True
     finally:
-        # Who stops after hours keeps what there is.
+        signal.signal(signal.SIGTERM, before)
+        # A user who stops after hours keeps what is done.
         if args.json and predictions:
             write_predictions(args.json, predictor, predictions, args.top_k, complete)
     print(format_predictions(predictor, predictions, args.top_k))
@@ -86,7 +90,7 @@ def main(args: argparse.Namespace) -> None:
 
 
 def check_arguments(args: argparse.Namespace) -> None:
-    """Refuse what would fail after the work is done.
+    """Refuse arguments that would fail only after the work.
 
     Raises:
         ValueError: which argument, and what is allowed.
@@ -150,7 +154,7 @@ def predict_folder(
     args: argparse.Namespace, predictor: "Predictor", videos: Sequence[str], outputs: dict[str, str],
     predictions: list["Prediction"],
 ) -> None:  # fmt: skip
-    """Predict all videos; whatever goes wrong with one is reported, and the rest go on."""
+    """Predict all videos; an error of one is reported, and the others go on."""
     from tqdm import tqdm
 
     from nlvideo.model_zoo.predictions import Prediction
@@ -168,9 +172,10 @@ def predict_folder(
 
 def predict_file(
     args: argparse.Namespace, predictor: "Predictor", path: str, output: str | None,
-    predictions: list["Prediction"], on_window: Callable | None = None, on_views: Callable[[int, int], None] | None = None,
+    predictions: list["Prediction"], on_window: Callable | None = None,
+    on_views: Callable[[int, int], None] | None = None,
 ) -> None:  # fmt: skip
-    """Predict a whole video and, where that is asked for, its windows; Ctrl-C leaves those that are done."""
+    """Predict a whole video and, where asked for, its windows; Ctrl-C keeps the windows that are done."""
     from nlvideo.data import VideoDecodeError
     from nlvideo.model_zoo.predictions import Prediction
 
@@ -180,7 +185,7 @@ def predict_file(
         try:
             with predictor.open_stream(path) as stream:
                 follow(args, predictor, stream, output, prediction, on_window)
-        except VideoDecodeError:  # what cannot be read to its end is no prediction; what cannot be written is one
+        except VideoDecodeError:  # a video that cannot be read to its end has no prediction
             predictions.remove(prediction)
             raise
 
@@ -189,7 +194,7 @@ def watch_camera(
     args: argparse.Namespace, predictor: "Predictor", videos: Sequence[str], outputs: dict[str, str],
     predictions: list["Prediction"],
 ) -> None:  # fmt: skip
-    """Print a line for each window of a camera until Ctrl-C, which is how this ends."""
+    """Print a line for each window of a camera until Ctrl-C."""
     from nlvideo.data import open_camera
     from nlvideo.model_zoo.predictions import Prediction, clock, percent
 

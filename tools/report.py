@@ -16,7 +16,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = ScriptParser(
         description=__doc__,
-        epilog="The page needs nothing beside it: send it, open it without a network, print it.",
+        epilog="The page needs no other file: send it, open it without a network, print it.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("runs", nargs="+", metavar="RUN", help="OUTPUT_DIR of a run")
@@ -42,7 +42,7 @@ def main(arguments: argparse.Namespace) -> None:
         if not os.path.isdir(run):
             raise ValueError(f"{run}: there is no such folder")
     output = arguments.output or os.path.join(runs[0] if len(runs) == 1 else "", "report.html")
-    # Before the work is done, and without the temporary name that writing would complain about.
+    # Checked before the work. The error of writing would name a temporary file.
     if os.path.isdir(output) or not os.path.isdir(os.path.dirname(os.path.abspath(output))):
         raise ValueError(f"--output: got {output!r}, allowed: a file in a folder that is there")
     write_report(runs, output, Budget(num_bytes=int(arguments.clips_mb * 1e6)))

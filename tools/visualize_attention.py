@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Draw what a non-local block attends to in a video, as in Figure 3 of the paper.
 
-For each query: OUTPUT/query_0.png, a film strip with arrows to the keys that have 90 % of the weight, in space and time,
-and OUTPUT/query_0.mp4, all weights as heat over the frames. OUTPUT/attention.json has the same in numbers.
+For each query: OUTPUT/query_0.png, a film strip with arrows to the keys that have 90 % of the weight, in space and
+time, and OUTPUT/query_0.mp4, all weights as heat over the frames. OUTPUT/attention.json has the same in numbers.
 
 Examples:
     tools/visualize_attention.py --model quickstart --input clip.mp4
@@ -64,7 +64,7 @@ def main(arguments: argparse.Namespace) -> None:
     view = load_view(predictor.cfg, arguments.input, arguments.start_sec, arguments.end_sec)
     model = predictor.model
     block, _ = find_block(model, arguments.block)
-    # Also where positions are given: it says so where the weights do not hold the block.
+    # Also where positions are given, because it raises an error where the weights do not hold the block.
     chosen = chosen_positions(model, view.video, block, 1 if arguments.position else arguments.num_queries)
     maps = attend(model, view.video, block, arguments.position or chosen)
     report = describe(maps, view, arguments.num_arrows)

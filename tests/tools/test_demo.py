@@ -63,7 +63,7 @@ def served(monkeypatch):
 
 
 def test_the_bundled_model_is_served_with_examples(call_tool, served):
-    status, out, err = call_tool("demo", "--port", "0", "--device", "cpu", "--max-seconds", "7")
+    status, out, _ = call_tool("demo", "--port", "0", "--device", "cpu", "--max-seconds", "7")
     (call,) = served
     assert status == 0 and out.startswith("Serving quickstart at http://127.0.0.1:") and out.count("\n") == 1
     assert call["waited"] and call["closed"] and call["content"].limits.max_seconds == 7

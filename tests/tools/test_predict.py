@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import shutil
+import signal
 import struct
 import subprocess
 import sys
@@ -76,15 +77,16 @@ def test_one_video_in_a_terminal(videos: Path, arguments: list[str]) -> None:
     assert ("2/2 s" in shown) == bool(arguments)
 
 
-def test_who_stops_a_long_video_keeps_what_was_done(
-    videos: Path, tmp_path: Path, load_tool: Callable, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_prediction_keeps_the_windows_that_are_done(
+    videos: Path, tmp_path: Path, load_tool: Callable, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    tool = load_tool("predict")
+    tool, before = load_tool("predict"), signal.getsignal(signal.SIGTERM)
     score_windows = Predictor.score_windows
 
     def stop_after_one(*arguments: object) -> Iterator:
         yield next(iter(score_windows(*arguments)))
-        raise KeyboardInterrupt
+        os.kill(os.getpid(), number)
 
     monkeypatch.setattr(Predictor, "score_windows", stop_after_one)
     out = tmp_path / "p.json"
@@ -93,6 +95,7 @@ def test_who_stops_a_long_video_keeps_what_was_done(
         tool.main(tool.build_parser().parse_args([*QUICKSTART, *arguments]))
     found = read(out)
     assert not found["complete"] and len(found["videos"][0]["timeline"]) == 1 and len(found["videos"][0]["scores"]) == 8
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_the_ways_to_name_a_model_agree(call_tool: Callable, videos: Path) -> None:
@@ -125,7 +128,7 @@ def test_ten_hours_are_windows_like_others(call_tool: Callable, make_video, tmp_
     """A frame every three minutes: as long as any video, and decoded as fast as a short one."""
     path, out = make_video(tmp_path / "day.mp4", num_frames=200, fps=Fraction(1, 180)), tmp_path / "p.json"
     arguments = ["--input", path, "--window-sec", "3600", "--json", str(out), "--output", str(tmp_path / "labelled")]
-    status, shown, err = call_tool("predict", *QUICKSTART, *arguments)
+    status, _, err = call_tool("predict", *QUICKSTART, *arguments)
     assert status == 0, err
     timeline = read(out)["videos"][0]["timeline"]
     assert [window["start_sec"] for window in timeline] == [3600 * hour for hour in range(10)]
@@ -191,7 +194,9 @@ def test_a_window_that_cannot_be_is_refused_before_any_video(call_tool: Callable
     assert status == 2 and "window_sec: got -1.0" in err and len(err.splitlines()) == 1
 
 
-def test_who_stops_keeps_what_there_is(call_tool: Callable, videos: Path, tmp_path: Path, monkeypatch) -> None:
+def test_a_stopped_prediction_keeps_the_videos_that_are_done(
+    call_tool: Callable, videos: Path, tmp_path: Path, monkeypatch
+) -> None:
     scores = Predictor.scores
 
     def stop_at_c(self: Predictor, video: str, *arguments: object) -> object:
@@ -249,13 +254,14 @@ def test_mistakes_are_one_line(call_tool: Callable, videos: Path, tmp_path: Path
     video, weights = ["--input", str(videos / "a.mp4")], ["--weights", str(FOLDER / "model.pth")]
     (tmp_path / "empty").mkdir()
     shutil.copy(videos / "a.mp4", tmp_path / "a.mp4")
+    other = ["--config-file", model_zoo.get_config_file("quickstart/c2d")]
     mistakes = [
         (video, "one of the arguments --model --config-file is required"),
         ([*QUICKSTART, "--config-file", "F.yaml", *video], "--config-file: not allowed with argument --model"),
         (["--config-file", str(FOLDER / "config.yaml"), *video], "MODEL.WEIGHTS: got '', allowed for a prediction"),
         (["--model", "quickstrat", *video], "unknown model 'quickstrat': did you mean 'quickstart'?"),
         ([*QUICKSTART, "--weights", "none.pth", *video], "no checkpoint none.pth"),
-        (["--config-file", model_zoo.get_config_file("quickstart/c2d"), *weights, *video], "is of another network than the config's"),
+        ([*other, *weights, *video], "is of another network than the config's"),
         ([*QUICKSTART, "--input", "none.mp4"], "no video 'none.mp4': no such file or folder"),
         ([*QUICKSTART, "--input", str(videos / "b.mp4")], "b.mp4: "),
         ([*QUICKSTART, "--input", str(tmp_path / "empty")], "no videos in the folder"),
