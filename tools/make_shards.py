@@ -34,6 +34,8 @@ def main(arguments: argparse.Namespace) -> None:
         raise ValueError(f"--num-workers: got {arguments.num_workers}, allowed: 1 or more")
     if "*" in arguments.pattern:
         raise ValueError(f"PATTERN: got {arguments.pattern}, allowed: a range such as train-{{000000..000099}}.tar")
+    if arguments.name.startswith("wds:"):
+        raise ValueError(f"DATASET: got {arguments.name}, whose videos are in shards already; allowed: other datasets")
     records = get_dataset(arguments.name)
     made = write_shards(
         records,

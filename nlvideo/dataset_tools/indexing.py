@@ -1,4 +1,4 @@
-"""The indices of all videos of a data set, ahead of training."""
+"""The indices of all videos of a dataset, ahead of training."""
 
 import os
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from nlvideo.utils.console import progress_bar
 
 @dataclass
 class IndexingResult:
-    """What became of the videos of a data set.
+    """What became of the videos of a dataset.
 
     Attributes:
         num_indexed: indices made.

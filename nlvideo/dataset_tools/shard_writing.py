@@ -2,8 +2,9 @@
 
 import json
 import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -70,6 +71,9 @@ def write_shards(
     def _chosen(path: str) -> list[Record]:
         return [records[int(order[place])] for place in parts[path]]
 
+    def _write(path: str) -> None:
+        write_shard(path, _chosen(path), parts[path].start)
+
     kept = [path for path in shards if os.path.exists(path) and _holds(path, _chosen(path))]
     others = [path for path in shards if path not in set(kept) and os.path.exists(path)]
     names = f"{folder}/{CLASSES_FILE}"
@@ -83,21 +87,11 @@ def write_shards(
     if classes:
         write_classes(names, classes)
     todo = [path for path in shards if path not in set(kept)]
-    _write_all(todo, lambda path: write_shard(path, _chosen(path), parts[path].start), num_workers)
+    # Threads do: copying files waits for disks. After an error, what has not begun is left out.
+    with ThreadPoolExecutor(num_workers) as pool, closing(pool.map(_write, todo)) as done:
+        for _ in progress_bar(done, total=len(todo), desc="shards", delay=5):
+            pass
     return WrittenShards(todo, kept, sum(os.path.getsize(path) for path in shards))
-
-
-def _write_all(shards: Sequence[str], write: Callable[[str], None], num_workers: int) -> None:
-    # Threads do: copying files waits for disks.
-    with ThreadPoolExecutor(num_workers) as pool:
-        tasks = [pool.submit(write, path) for path in shards]
-        try:
-            for task in progress_bar(as_completed(tasks), total=len(shards), desc="shards", delay=5):
-                task.result()
-        except BaseException:
-            # Those that are being written are finished; the rest is not begun.
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
 
 
 def _holds(path: str, records: Sequence[Record]) -> bool:

@@ -182,7 +182,7 @@ def _build_graph(frame: av.VideoFrame, stream: av.VideoStream, height: int, widt
 
 
 def _copy_colours(frame: av.VideoFrame, encoder: av.VideoStream) -> None:
-    """Say of the new video how its colours are meant, as the old one did."""
+    """Give the new video the tags of the old one that say how colours are meant."""
     context = encoder.codec_context
     context.colorspace, context.color_range = frame.colorspace, frame.color_range
     context.color_primaries, context.color_trc = frame.color_primaries, frame.color_trc

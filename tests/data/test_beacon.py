@@ -1,4 +1,4 @@
-"""The beacon data set: what its clips promise, its files, and that the lamp's colour alone points at the label."""
+"""The beacon dataset: what its clips promise, its files, and that the lamp's colour alone points at the label."""
 
 import json
 import os
@@ -36,7 +36,7 @@ def scenes():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A small data set, generated once."""
+    """A small dataset, generated once."""
     return generate_beacon(tmp_path_factory.mktemp("data") / "beacon", SMALL, num_processes=1)
 
 

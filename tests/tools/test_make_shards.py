@@ -22,7 +22,7 @@ def test_shards_train_and_test_end_to_end(folder, run_tool, call_tool):
                "MODEL.HEAD.NUM_CLASSES", "2", "OUTPUT_DIR", f"{folder}/out", "DATALOADER.NUM_WORKERS", "1"]  # fmt: skip
     done = run_tool("train_net.py", *options)
     assert "8 videos, 2 classes, 4 to 4 per class" in done.stdout + done.stderr
-    lines = [json.loads(line) for line in open(folder / "out/metrics.json")]
+    lines = [json.loads(line) for line in (folder / "out/metrics.json").read_text().splitlines()]
     assert any("classification/top1" in line for line in lines), lines[-1]
 
 
@@ -44,6 +44,7 @@ def test_it_goes_on_and_overwrites_nothing(folder, call_tool):
         (["beacon_val", "x.tar", "--num-workers", "0"], "--num-workers: got 0, allowed: 1 or more"),
         (["beacon_val", "*.tar"], "PATTERN: got *.tar, allowed: a range such as train-{000000..000099}.tar"),
         (["list:/nothing.csv", "x.tar"], "there is no file /nothing.csv"),
+        (["wds:a.tar", "x.tar"], "DATASET: got wds:a.tar, whose videos are in shards already; allowed: other datasets"),
     ],
 )
 def test_errors_are_one_line(call_tool, arguments, message):

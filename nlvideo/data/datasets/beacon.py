@@ -1,4 +1,4 @@
-"""The "beacon" data set: small videos that only a network relating far-apart positions can classify.
+"""The "beacon" dataset: small videos that only a network relating far-apart positions can classify.
 
 A lamp glows in one colour and goes out; then agents of different colours enter, each performing another action. The
 label is the action of the agent that has the lamp's colour (``beacon_render`` draws this). The files are made on first
@@ -105,7 +105,7 @@ def beacon_clip(spec: BeaconSpec, split: str, index: int) -> tuple[Scene, np.nda
 
 
 def generate_beacon(root: str | os.PathLike, spec: BeaconSpec, num_processes: int | None = None) -> Path:
-    """Make the data set in the folder ``root``, unless it is there already; returns the folder.
+    """Make the dataset in the folder ``root``, unless it is there already; returns the folder.
 
     The work is done in a temporary folder that is renamed at the end: an interrupted run leaves nothing, and of
     several processes that start together one generates while the others wait.
@@ -116,7 +116,7 @@ def generate_beacon(root: str | os.PathLike, spec: BeaconSpec, num_processes: in
         num_processes: default: one for each core. The files do not depend on it.
 
     Raises:
-        ValueError: if ``root`` holds another data set, or one of another spec; it is never overwritten.
+        ValueError: if ``root`` holds another dataset, or one of another spec; it is never overwritten.
     """
     root = Path(root).absolute()
     if _is_complete(root, spec):
@@ -136,17 +136,17 @@ def generate_beacon(root: str | os.PathLike, spec: BeaconSpec, num_processes: in
 
 
 def _is_complete(root: Path, spec: BeaconSpec) -> bool:
-    """Whether the data set of this spec is in ``root``; ValueError where something else is."""
+    """Whether the dataset of this spec is in ``root``; ValueError where something else is."""
     if not root.exists():
         return False
     path = root / "spec.json"
     if not path.is_file():
-        raise ValueError(f"{root} exists but is no beacon data set (it has no spec.json): name another folder")
+        raise ValueError(f"{root} exists but is no beacon dataset (it has no spec.json): name another folder")
     found, wanted = json.loads(path.read_text(encoding="utf8")), _spec_as_dict(spec)
     if found != wanted:
         keys = sorted(k for k in found.keys() | wanted.keys() if found.get(k) != wanted.get(k))
         differences = ", ".join(f"{k} is {found.get(k)}, not {wanted.get(k)}" for k in keys)
-        raise ValueError(f"{root} holds another beacon data set ({differences}): remove it or name another folder")
+        raise ValueError(f"{root} holds another beacon dataset ({differences}): remove it or name another folder")
     return True
 
 
@@ -179,7 +179,7 @@ def _map_in_processes(function: Callable, jobs: list, num_processes: int | None)
     found = dict(bar(map_in_processes(function, jobs, num_processes, "spawn")))
     for result in found.values():
         if isinstance(result, ProcessDied):
-            raise RuntimeError(f"cannot generate the data set: {result}")
+            raise RuntimeError(f"cannot generate the dataset: {result}")
     return [found[index] for index in range(len(jobs))]
 
 
@@ -232,7 +232,7 @@ def _encode(path: str, frames: np.ndarray) -> None:
         container.mux(stream.encode())
 
 
-# What is generated on first use: the data set of the quickstart, and one that is made in a second to try things on.
+# What is generated on first use: the dataset of the quickstart, and one that is made in a second to try things on.
 PRESETS = {"beacon": BeaconSpec(), "beacon_tiny": BeaconSpec(num_train=32, num_val=16)}
 
 
@@ -242,7 +242,7 @@ def beacon_root(name: str = "beacon") -> Path:
 
 
 def load_beacon(split: str, name: str = "beacon", root: str | os.PathLike | None = None) -> list[dict]:
-    """Return the records of a split, generating the data set on first use.
+    """Return the records of a split, generating the dataset on first use.
 
     Args:
         split: "train" or "val".

@@ -1,8 +1,8 @@
-"""Scenes of the "beacon" data set: what happens in a clip (``sample_scene``) and its pixels (``render``).
+"""Scenes of the "beacon" dataset: what happens in a clip (``sample_scene``) and its pixels (``render``).
 
 A lamp glows in one colour and goes out. Agents of different colours then enter and each performs a different action;
 the label is the action of the agent whose colour the lamp showed. Lamp and agents never share a place or a frame.
-Everything random is drawn from one generator, and nothing drawn depends on which agent is the one asked about.
+Everything random is drawn from one generator. Nothing that is drawn depends on which agent has the lamp's colour.
 """
 
 import math

@@ -4,6 +4,10 @@ The files of a sample share a name up to the first dot: ``000017.mp4`` with ``00
 ``3,7``) or ``000017.json`` (an object with "label", and with what else a record may hold). Files of other kinds and
 hidden files are passed over. A shard that ``write_shard`` made has an index beside it, ``train-000000.tar.index``.
 It says where each video lies. A shard without an index is read through, header by header.
+
+Headers are read with Python's ``tarfile``. The package webdataset reads a shard as a stream: it gets to a sample only
+through all before it. Here a record is a place in a file, so a run resumes at any clip, and the order of clips does not
+depend on workers: see benchmarks/records.md.
 """
 
 import glob
@@ -84,7 +88,7 @@ def write_shard(path: str, records: Sequence[Record], first: int) -> None:
         OSError: a video cannot be read or the shard not be written.
     """
     entries: list[Entry] = []
-    # An index of the file that is replaced must not outlive it.
+    # The index of a file that is replaced goes first.
     if os.path.exists(path + INDEX_SUFFIX):
         os.unlink(path + INDEX_SUFFIX)
     atomic_write(path, lambda file: entries.extend(_write_members(file, records, first)))
