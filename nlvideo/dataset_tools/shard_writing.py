@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -87,11 +87,15 @@ def write_shards(
     if classes:
         write_classes(names, classes)
     todo = [path for path in shards if path not in set(kept)]
-    # Threads do: copying files waits for disks. After an error, what has not begun is left out.
-    with ThreadPoolExecutor(num_workers) as pool, closing(pool.map(_write, todo)) as done:
-        for _ in progress_bar(done, total=len(todo), desc="shards", delay=5):
-            pass
+    _write_all(todo, _write, num_workers)
     return WrittenShards(todo, kept, sum(os.path.getsize(path) for path in shards))
+
+
+def _write_all(shards: Sequence[str], write: Callable[[str], None], num_workers: int) -> None:
+    # Threads do: copying files waits for disks. After an error, what has not begun is left out.
+    with ThreadPoolExecutor(num_workers) as pool, closing(pool.map(write, shards)) as done:
+        for _ in progress_bar(done, total=len(shards), desc="shards", delay=5):
+            pass
 
 
 def _holds(path: str, records: Sequence[Record]) -> bool:
