@@ -50,7 +50,9 @@ def rows() -> dict[str, Callable[[], object]]:
     jitters = {name: ColorJitter(**{name: x}) for name, x in
                {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.1}.items()}  # fmt: skip
     found = {
-        "short side (256 to 320) and crop": lambda: aug.random_crop(aug.jitter_short_side(video, (256, 320), rng), 224, rng),
+        "short side (256 to 320) and crop": lambda: aug.random_crop(
+            aug.jitter_short_side(video, (256, 320), rng), 224, rng
+        ),
         "random resized crop": lambda: random_resized_crop(video, 224, (0.08, 1.0), (0.75, 1.3333), rng),
         "flip": lambda: aug.flip(clip),
         **{f"colour jitter: {name}": lambda jitter=jitter: jitter(clip, rng) for name, jitter in jitters.items()},

@@ -57,7 +57,8 @@ def chance(num_keys: int, num_lamp: int) -> float:
 
 def measure_query(row, found, lamp: set) -> dict[str, float]:
     """Of one query: is the lamp among its arrows, and among those above its mean weight; its share of weight."""
-    hits = [weight for cell, weight in zip(map(tuple, found.cells.tolist()), found.weights.tolist()) if cell in lamp]
+    pairs = zip(map(tuple, found.cells.tolist()), found.weights.tolist(), strict=True)
+    hits = [weight for cell, weight in pairs if cell in lamp]
     positive = row.clamp(min=0)
     return {
         "arrows": float(bool(hits)),
@@ -78,7 +79,7 @@ def measure_clip(model, view, truth: dict, block: str, into: dict) -> None:
     lamp = lamp_keys(truth["lamp"], view, maps.keys)
     if not lamp:
         return
-    for (agent, _), row, found in zip(queries, maps.weights, top_keys(maps, NUM_ARROWS, share=1.0)):
+    for (agent, _), row, found in zip(queries, maps.weights, top_keys(maps, NUM_ARROWS, share=1.0), strict=True):
         into[truth["lamp"]["colour"], agent["colour"]].append(measure_query(row, found, lamp))
 
 

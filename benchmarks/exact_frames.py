@@ -3,8 +3,8 @@
 
 Each frame of each file, also in folders of folders, is read by its index, alone, backwards, forwards and in random
 order. It is compared to the byte with a decode from the start by PyAV itself. So are the frames of the stream, and
-their times. A file that no reader opens is listed with the reason. Anything else is a fault. A file whose decode takes more
-memory than ``--max-mib`` is compared on as many frames from its start.
+their times. A file that no reader opens is listed with the reason. Anything else is a fault. A file whose decode takes
+more memory than ``--max-mib`` is compared on as many frames from its start.
 """
 
 import argparse

@@ -112,9 +112,8 @@ def main() -> int:
                 "machine": platform.machine(),
             }
             (args.output / f"{target}.json").write_text(json.dumps(result, indent=2) + "\n")
-            print(
-                f"== make {target}: {result['seconds']:.0f} s, peak {result['peak_mib']} MiB, exit {result['exit_code']}"
-            )
+            took = f"{result['seconds']:.0f} s, peak {result['peak_mib']} MiB"
+            print(f"== make {target}: {took}, exit {result['exit_code']}")
     return int(failed)
 
 

@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """What keeping freed memory is worth to a training step on a CPU: ``python benchmarks/kept_memory.py``.
 
-Processes with ``nlvideo.utils.system.processes.keep_freed_memory`` and without it take turns, as the C library is set once for a
-process. Each makes some steps; figures are medians of its steps, and the ratio is the median over pairs of processes.
+Processes with ``nlvideo.utils.system.processes.keep_freed_memory`` and without it take turns, because the
+C library is set once for a process. Each makes some steps. Figures are medians of its steps, and the ratio is the
+median over pairs of processes.
 """
 
 import argparse
@@ -64,7 +65,7 @@ def compare(case: str, rounds: int) -> dict[str, Any]:
     for number in range(rounds):
         for name in list(runs)[:: -1 if number % 2 else 1]:
             runs[name].append(in_process(case, name == "kept"))
-    pairs = zip(runs["kept"], runs["as glibc does"])
+    pairs = zip(runs["kept"], runs["as glibc does"], strict=True)
     ratio = statistics.median(kept["seconds"] / other["seconds"] for kept, other in pairs)
     medians = {name: {key: statistics.median(run[key] for run in of) for key in of[0]} for name, of in runs.items()}
     return {"case": case, "ratio": ratio, "medians": medians, "runs": runs}

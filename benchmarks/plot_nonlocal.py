@@ -36,7 +36,7 @@ def draw(points: dict[tuple[str, str], dict[int, dict]], out: str) -> None:
 
     plt.rcParams.update({"svg.fonttype": "none", "font.size": 9, "svg.hashsalt": "nlvideo"})
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained")
-    for axis, (what, factor, label) in zip(axes, PANELS):
+    for axis, (what, factor, label) in zip(axes, PANELS, strict=True):
         for (form, name), found in points.items():
             if name not in STYLES:
                 continue

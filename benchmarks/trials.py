@@ -3,8 +3,8 @@
 
 A trial is a list of rows (a name, a config below ``configs``, overrides) that share one schedule. Every run
 is the stock ``tools/train_net.py`` in a process of its own, so the table shows what a user of that command gets. A
-finished run leaves a file in ``benchmarks/results/<trial>`` and is not repeated while that is there: stop at any time and start
-again; ``--again`` measures again. ``--report`` prints the table of what has finished.
+finished run leaves a file in ``benchmarks/results/<trial>`` and is not repeated while that is there. So it may be
+stopped at any time and started again. ``--again`` measures again. ``--report`` prints the table of what has finished.
 """
 
 import argparse

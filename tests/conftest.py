@@ -148,7 +148,7 @@ def load_tool() -> Callable[..., ModuleType]:
 
 @pytest.fixture()
 def call_tool(load_tool: Callable, capsys: pytest.CaptureFixture) -> Callable[..., tuple[int, str, str]]:
-    """``call_tool("score", *arguments) -> (exit code, output, errors)``: a script as a user runs it, in this process."""
+    """``call_tool("score", *arguments) -> (exit code, output, errors)``: a tool as a user runs it, in this process."""
     from nlvideo.engine.script import run_script
 
     def call(name: str, *arguments: str) -> tuple[int, str, str]:

@@ -128,6 +128,6 @@ def test_the_tools_that_need_lib_run_in_the_wheel(installed, tmp_path):
 
 def test_the_repository_has_the_tools_as_modules_too():
     """Where nlvideo is imported from a clone, the modules are those of ``tools/``."""
-    code = "import nlvideo.tools.lib.ledger as ledger, nlvideo.tools.report as report; print(ledger.__file__, report.__file__)"
-    files = printed(ROOT, ROOT.parent, "-c", code).split()
+    imports = "from nlvideo.tools import report; from nlvideo.tools.lib import ledger"
+    files = printed(ROOT, ROOT.parent, "-c", f"{imports}; print(ledger.__file__, report.__file__)").split()
     assert files == [str(ROOT / "tools" / "lib" / "ledger.py"), str(ROOT / "tools" / "report.py")]

@@ -9,7 +9,7 @@ from nlvideo.engine.script import run_script
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(
-        description=f"{__doc__} Cases of one run take turns; figures are medians, ratios are those of neighbours in time."
+        description=f"{__doc__} Cases of one run take turns. Figures are medians. Ratios are of neighbouring runs."
     )
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
     block = kinds.add_parser(

@@ -33,10 +33,11 @@ def main(arguments: argparse.Namespace) -> None:
     from nlvideo.export.exporter import export_model
     from nlvideo.model_zoo import Predictor
 
-    model = Predictor(**chosen_model(arguments) | {"device": "cpu"}).model
+    predictor = Predictor(**chosen_model(arguments) | {"device": "cpu"})
     done = export_model(
-        model, model.cfg, model.classes, arguments.output, arguments.format, arguments.video, arguments.overwrite
-    )
+        predictor.model, predictor.cfg, predictor.classes, arguments.output, arguments.format, arguments.video,
+        arguments.overwrite,
+    )  # fmt: skip
     print(
         f"{done.path}: {len(done.recipe['classes'])} classes, {os.path.getsize(done.path) / 2**20:.1f} MiB; largest"
         f" difference of a probability from the model's on real clips, batches of 1 and 3: {done.difference:.1e}"

@@ -39,9 +39,9 @@ def extract(arguments: argparse.Namespace) -> None:
     from nlvideo.model_zoo import Predictor
     from nlvideo.utils import comm
 
-    model = Predictor(**chosen_model(arguments)).model
+    predictor = Predictor(**chosen_model(arguments))
     done = extract_features(
-        model, model.cfg, arguments.dataset, arguments.layer, arguments.output, pool=arguments.pool,
+        predictor.model, predictor.cfg, arguments.dataset, arguments.layer, arguments.output, pool=arguments.pool,
         views=arguments.views, dtype=arguments.dtype, format=arguments.format,
         videos_per_shard=arguments.videos_per_shard,
     )  # fmt: skip

@@ -22,7 +22,8 @@ def conv3d(in_channels: int, out_channels: int, kernel_size: Triple, stride: Tri
         kernel_size: odd lengths over (frames, height, width).
         stride: steps over (frames, height, width).
     """
-    padding = tuple(size // 2 for size in kernel_size)
+    frames, height, width = kernel_size
+    padding = (frames // 2, height // 2, width // 2)
     conv = nn.Conv3d(in_channels, out_channels, kernel_size, stride, padding, bias=False)
     nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
     return conv
@@ -37,8 +38,9 @@ def _shortcut(in_channels: int, out_channels: int, stride: int, norm: str | None
 
 def _zero_init(norm: nn.Module) -> None:
     # A frozen norm holds buffers: a zero there would cut its branch off for good.
-    if isinstance(getattr(norm, "weight", None), nn.Parameter):
-        nn.init.zeros_(norm.weight)
+    weight = getattr(norm, "weight", None)
+    if isinstance(weight, nn.Parameter):
+        nn.init.zeros_(weight)
 
 
 class BasicBlock3d(nn.Module):

@@ -23,8 +23,8 @@ def folding_pays(num_queries: int, num_keys: int, channels: int, inner_channels:
     """Whether the folded form takes fewer multiply-adds than projections and the re-associated product.
 
     Counted for forward and backward together, with C channels of x and D of theta, phi and g, for one set of P queries
-    and Q keys: (3 P + 2 Q) C^2 + 6 C D (C + D) folded, 3 (P + Q) (2 C D + D^2) otherwise. With D = C/2 it pays from 1.8 C
-    positions on where all are keys: in res3 of a 32-frame network, and in res4 of one of 128 frames.
+    and Q keys: (3 P + 2 Q) C^2 + 6 C D (C + D) folded, 3 (P + Q) (2 C D + D^2) otherwise. With D = C/2 and all
+    positions as keys, it pays from 1.8 C positions on: in res3 of a 32-frame network, and in res4 of one of 128 frames.
 
     Args:
         num_queries: P.

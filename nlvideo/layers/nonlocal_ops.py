@@ -1,17 +1,17 @@
 """The non-local operation, y_i = 1/C(x) sum_j f(x_i, x_j) g(x_j) (Eq. 1), as pure functions.
 
-Each of the paper's pairwise functions f leads to one of three sums over the keys j; each sum has a readable dense
-algorithm, which builds the P x Q matrix of f, and an exact one that never does:
+Each of the paper's pairwise functions f leads to one of three sums over the keys j. Each sum has a "dense" algorithm,
+which builds the P x Q matrix of f in the plainest code, and exact ones that never build it:
 
-| function | f | C(x) | without the matrix |
-|---|---|---|---|
-| ``softmax_aggregate`` | exp(scale q_i . k_j), Eqs. 2 and 3 | sum_j f | "fused": an attention kernel, row blocks, or half of the symmetric matrix |
-| ``dot_product_aggregate`` | q_i . k_j, Eq. 4 | Q | "reordered": q_i (sum_j k_j v_j^T); "fused": row blocks |
-| ``concatenation_aggregate`` | relu(a_i + b_j), Eq. 5 | Q | "sorted": prefix sums over the sorted keys; "fused": row blocks |
+- ``softmax_aggregate``: f is exp(scale q_i . k_j), Eqs. 2 and 3, and C(x) is sum_j f. "fused" is an attention kernel,
+  row blocks, or half of the symmetric matrix.
+- ``dot_product_aggregate``: f is q_i . k_j, Eq. 4, and C(x) is Q. "reordered" is q_i (sum_j k_j v_j^T), "fused" is row
+  blocks.
+- ``concatenation_aggregate``: f is relu(a_i + b_j), Eq. 5, and C(x) is Q. "sorted" is prefix sums over the sorted keys,
+  "fused" is row blocks.
 
-"Exact" means the same function: results differ by the rounding of another order of summation, nothing is approximated.
-Logits and sums are made in float32 or wider, also under autocast and for half-precision tensors; the result has the
-dtype of the values.
+"Exact" means the same function: only the order of summation differs, and with it the rounding. Logits and sums are made
+in float32 or wider, also under autocast and for half-precision tensors. The result has the dtype of the values.
 
 Legend of shape suffixes: N batch, P queries, Q keys, D key channels, E value channels.
 """
@@ -29,18 +29,18 @@ ALGORITHMS = {
     "dot_product": ("dense", "fused", "reordered"),
     "concatenation": ("dense", "fused", "sorted"),
 }
-# Multiply-adds of a matrix product that take as long as the sorted algorithm's work on one number, which is bound by
+# Multiply-adds of a matrix product that take as long as the sorted algorithm's work on one number, which waits for
 # memory. Measured on one core of a CPU, forward and backward.
 SORTED_COST = 150
-# Rows of the matrix that are as short as this are attention over time, or of maps of next to nothing: they are much shorter
-# than a value, and there may be thousands of samples of them.
+# Rows of the matrix as short as this come from attention over time or from tiny maps. They are much shorter than a
+# value, and there may be thousands of samples of them.
 SHORT_ROW = 32
-# Below it the symmetric algorithm is not worth its many products. It takes samples all at once: thousands of small ones, as
-# of attention over time, are the row blocks' business.
+# With fewer positions the symmetric algorithm does not pay for its many products. It computes all samples at once:
+# thousands of small ones, as of attention over time, are left to row blocks.
 SYMMETRIC_POSITIONS = 128
-# Channels of keys and values up to which PyTorch's kernel for the CPU is faster than row blocks: it works on the rows of a
-# tile while they are in the fastest cache, but gains little where the products take most of the time. It wants equally many
-# of both, and the smaller ones filled up. Measured with PyTorch 2.14, 196 to 3136 keys, forward and backward.
+# Channels of keys and values up to which PyTorch's kernel for the CPU is faster than row blocks. It works on the rows
+# of a tile while they are in the fastest cache, and gains little where the products take most of the time. It wants
+# equally many of both, so the fewer are filled up. Measured with PyTorch 2.14, 196 to 3136 keys, forward and backward.
 THIN, THIN_EQUAL = 32, 128
 
 
@@ -54,8 +54,8 @@ def softmax_aggregate(
         key_NQD: (N, Q, D).
         value_NQE: (N, Q, E).
         scale: factor of the logits: 1 in the paper, D ** -0.5 in the authors' code.
-        algorithm: "dense", "fused" or "auto". Where queries and keys are one and the same tensor, as in the Gaussian form
-            without pooling, "fused" computes half of the symmetric logits on a CPU.
+        algorithm: "dense", "fused" or "auto". Where queries and keys are one and the same tensor, as in the Gaussian
+            form without pooling, "fused" computes half of the symmetric logits on a CPU.
 
     Returns:
         (N, P, E).
@@ -105,7 +105,7 @@ def dot_product_aggregate(
         ValueError: for shapes that do not fit or another algorithm.
     """
     algorithm = _resolve("dot_product", algorithm, query_NPD, key_NQD, value_NQE)
-    # A compiler would hold each block by itself, for one size of the batch; the matrix is small where "auto" says "fused".
+    # A compiler would make code for each block, for one size of the batch. The matrix is small where "auto" is "fused".
     if algorithm == "fused" and not torch.compiler.is_compiling():
         return row_block_sum(query_NPD, key_NQD, value_NQE, f="identity", scale=1 / key_NQD.shape[1])
     dtype = accumulation_dtype(query_NPD, key_NQD, value_NQE)
@@ -123,8 +123,8 @@ def concatenation_aggregate(
 ) -> torch.Tensor:
     """y_i = 1/Q sum_j relu(a_i + b_j) v_j: the concatenation form, Eq. 5.
 
-    The paper's w_f . [theta_i, phi_j] is the sum of a term of the query, a_i = w_theta . theta_i, and a term of the key,
-    b_j = w_phi . phi_j; these two are the arguments here.
+    The paper's w_f . [theta_i, phi_j] is the sum of a term of the query, a_i = w_theta . theta_i, and a term of the
+    key, b_j = w_phi . phi_j. These two are the arguments here.
 
     Args:
         query_term_NP: a, (N, P).
@@ -157,13 +157,13 @@ def choose_algorithm(form: str, num_queries: int, num_keys: int, key_dim: int, v
     - "dot_product": "reordered" where it needs fewer multiply-adds, (P + Q) D E against P Q (D + E). With D = E that is
       2 P Q / (P + Q) > D: yes in res3, no in res4 of a 32-frame network; "fused" otherwise.
     - "softmax": "fused", about as fast as "dense" and without its memory.
-    - "concatenation": "sorted" where P Q E > c (P + Q) E, "fused" otherwise. Sorting's work on one number costs as much as c
-      multiply-adds of a matrix product (``SORTED_COST``).
+    - "concatenation": "sorted" where P Q E > c (P + Q) E, "fused" otherwise. Sorting's work on one number costs as much
+      as c multiply-adds of a matrix product (``SORTED_COST``).
     - "dense" instead of "fused" and "sorted" where a row of the matrix is short, Q <= 32. That is attention over time:
       thousands of samples of a few positions each, and less to keep than the values.
 
-    Row blocks ("fused") make the matrix a second time in the backward pass instead of keeping it: of P Q E multiply-adds that
-    costs 7 times for 6, or nothing (concatenation), and where they are chosen the projections take most of the time.
+    Row blocks ("fused") make the matrix again in the backward pass and do not keep it. That costs 7 P Q E multiply-adds
+    where keeping it costs 6, or nothing (concatenation). Where they are chosen, projections take most of the time.
 
     No rule depends on the dtype: all sums are made in float32 or wider.
 
@@ -211,22 +211,22 @@ def _resolve(form: str, algorithm: str, query: torch.Tensor, key: torch.Tensor, 
 
 
 def _has_fused_kernel(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, dtype: torch.dtype) -> bool:
-    """Whether an attention kernel of PyTorch, without the matrix, is the choice for tensors like these in this dtype."""
+    """Whether to take an attention kernel of PyTorch, without the matrix, for tensors like these in this dtype."""
     half, (D, E) = dtype.itemsize < 4, (key.shape[2], value.shape[2])
     if query.is_cuda:
-        # PyTorch chooses among its kernels. One of them takes any number of channels that is a multiple of 8; none is in
+        # PyTorch chooses among its kernels. One of them takes any number of channels that is a multiple of 8. None has
         # double precision.
         return dtype.itemsize <= 4 and D % 8 == E % 8 == 0
     if query.device.type != "cpu":
         return False
-    # Row blocks are as fast and keep less for backward, but for the thin rows of small networks. They widen tensors of
-    # half precision, and a compiled or exported graph would hold each block by itself, for one size of the batch.
+    # Row blocks are as fast and keep less for backward, except for the thin rows of small networks. They widen tensors
+    # of half precision, and a compiled or exported graph would hold each block, for one size of the batch.
     if D == E:
         return D <= THIN_EQUAL or half or torch.compiler.is_compiling()
     return max(D, E) <= THIN and not half
 
 
 def _equally_wide(*tensors_NXD: torch.Tensor) -> list[torch.Tensor]:
-    """The tensors with zero channels added to all but the widest: that changes no logit and no channel of the result."""
+    """Tensors with zero channels added to all but the widest. This changes no logit and no channel of the result."""
     width = max(tensor.shape[2] for tensor in tensors_NXD)
     return [F.pad(t, (0, width - t.shape[2])) if t.shape[2] < width else t for t in tensors_NXD]

@@ -25,6 +25,11 @@ class FrozenBatchNorm(nn.Module):
         eps: added to the variance.
     """
 
+    weight: torch.Tensor
+    bias: torch.Tensor
+    running_mean: torch.Tensor
+    running_var: torch.Tensor
+
     def __init__(self, channels: int, eps: float = EPS):
         super().__init__()
         self.channels = channels
@@ -70,6 +75,9 @@ class SyncBatchNorm(nn.SyncBatchNorm):
         # Here, because fvcore's module warns of deprecations in torch when it is imported.
         from fvcore.nn.distributed import differentiable_all_reduce
 
+        # As `get_norm` makes it. It could not be compared with plain BN otherwise.
+        assert self.running_mean is not None and self.running_var is not None and self.momentum is not None
+        assert self.num_batches_tracked is not None
         dtype, x = x.dtype, x.to(self.running_mean.dtype)  # half-precision sums would lose the statistics
         axes = [0, *range(2, x.dim())]
         per_channel = (1, -1) + (1,) * (x.dim() - 2)
@@ -82,7 +90,7 @@ class SyncBatchNorm(nn.SyncBatchNorm):
             unbiased_var = var * count / (count - 1)
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(unbiased_var, self.momentum)
-            self.num_batches_tracked += 1
+            self.num_batches_tracked.add_(1)
         scale = self.weight * (var + self.eps).rsqrt()
         return (centred * scale.view(per_channel) + self.bias.view(per_channel)).to(dtype)
 

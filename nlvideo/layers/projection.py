@@ -1,11 +1,11 @@
 """Convolutions of kernel size 1 over one map as matrix products, which read the map as it lies in memory.
 
-A convolution library brings a map into a layout of its own and back; the gradients that several convolutions hand back to
-one map are added up in passes of their own. A matrix product takes any layout and adds to what is there. So the
-projections of a position come out of one map as the rows of a matrix, as attention wants them, and go back as a map.
+A convolution library copies a map into its own layout and back. The gradients that several convolutions give for one
+map are added up in further passes. A matrix product takes any layout and adds to what is there. So the projections of a
+position are rows of a matrix, as attention wants them, and the gradients become a map again.
 
-Legend of shape suffixes: N clips, C channels of the map, L positions, D channels of a projection; B matrices of M columns:
-one for each clip, or one of all.
+Legend of shape suffixes: N clips, C channels of the map, L positions, D channels of a projection; B matrices of M
+columns: one for each clip, or one for all.
 """
 
 from collections.abc import Sequence
@@ -48,7 +48,7 @@ class _Projections(torch.autograd.Function):
         x_BCM = _columns(x, ctx.merged)
         B, _, M = x_BCM.shape
         maps = []
-        for weight, bias_D in zip(parameters[::2], parameters[1::2]):
+        for weight, bias_D in zip(parameters[::2], parameters[1::2], strict=True):
             D = len(bias_D)
             y_BDM = x.new_empty(B, M, D).transpose(1, 2) if rows else x.new_empty(B, D, M)
             for b in range(B):
@@ -67,7 +67,7 @@ class _Projections(torch.autograd.Function):
         new = torch.empty_like if B else torch.zeros_like
         grad_x_BCM = new(x_BCM) if of_map else None
         grad_parameters: list[torch.Tensor | None] = []
-        for number, (weight, grad) in enumerate(zip(weights, grads)):
+        for number, (weight, grad) in enumerate(zip(weights, grads, strict=True)):
             grad_BDM, weight_DC = _columns(grad, ctx.merged), weight.view(len(weight), -1)
             grad_weight_DC = new(weight_DC) if of_parameters[2 * number] else None
             for b in range(B):

@@ -1,7 +1,7 @@
-"""f(scale * query key^T) value a block of rows at a time, f being softmax, nothing or ReLU: exact, without the P x Q matrix.
+"""f(scale * query key^T) value, a block of rows at a time: exact, without the P x Q matrix; f: softmax, none or ReLU.
 
-Each row of the matrix is complete inside its block, so the softmax needs no second pass. Forward keeps nothing but its
-arguments; backward makes each block of weights once more.
+Each row of the matrix is complete in its block, so the softmax needs no second pass. Forward keeps its arguments alone.
+Backward computes each block of weights again.
 
 Legend of shape suffixes: N batch, P queries, Q keys, D key channels, E value channels; n and p: a tile's part of N, P.
 """
@@ -14,8 +14,8 @@ from torch.autograd.function import once_differentiable
 
 from nlvideo.layers.precision import accumulation_dtype, without_autocast
 
-# Logits of one tile. On a CPU (measured on one with 32 MiB of last-level cache) smaller tiles make the products with the
-# keys inefficient, larger ones leave the cache. A GPU wants more work per kernel launch.
+# Logits of one tile. On a CPU (measured on one with 32 MiB of last-level cache), products with the keys are slow in
+# smaller tiles, and larger ones do not fit the cache. A GPU wants more work per kernel launch.
 TILE_LOGITS = {"cpu": 3 * 2**20, "cuda": 2**25}
 # Rows of a tile, even where that takes more logits: every tile reads and writes all gradients of keys and values.
 TILE_ROWS = 512
@@ -53,7 +53,7 @@ class _Tiles:
     def __init__(self, query_NPD: torch.Tensor, key_NQD: torch.Tensor, max_logits: int):
         (N, P, _), Q = query_NPD.shape, key_NQD.shape[1]
         n, p = next(tiles(N, P, Q, max_logits))
-        # A compiler plans memory itself, and an exported graph takes no out=. A GPU's memory is kept by PyTorch, and its
+        # A compiler plans memory itself, and an exported graph takes no out=. PyTorch keeps a GPU's memory, and its
         # kernels are not known to read a row before they write over it.
         planned = torch.compiler.is_compiling() or query_NPD.device.type != "cpu"
         self._tile_npQ = None if planned else query_NPD.new_empty(min(N, n.stop), p.stop, Q)
@@ -125,7 +125,7 @@ class _RowBlocks(torch.autograd.Function):
         grad_query, grad_key, grad_value = (torch.empty_like(tensor) for tensor in (query_NPD, key_NQD, value_NQE))
         weights, grads = (_Tiles(query_NPD, key_NQD, ctx.max_logits) for _ in range(2))
         with without_autocast(query_NPD):
-            for n, p in tiles(*query_NPD.shape[:2], key_NQD.shape[1], ctx.max_logits):
+            for n, p in tiles(len(query_NPD), query_NPD.shape[1], key_NQD.shape[1], ctx.max_logits):
                 query_npD, key_nQD, grad_npE = query_NPD[n, p], key_NQD[n], grad_NPE[n, p]
                 logits_npQ = _product(query_npD, key_nQD.transpose(1, 2), weights.like(query_npD), alpha=ctx.scale)
                 weights_npQ = _weights(logits_npQ, ctx.f, weights.in_place)
@@ -142,7 +142,7 @@ class _RowBlocks(torch.autograd.Function):
                 grad_query[n, p].baddbmm_(grad_logits_npQ, key_nQD, alpha=ctx.scale, beta=0)
                 grad_key[n].baddbmm_(grad_logits_npQ.transpose(1, 2), query_npD, alpha=ctx.scale, beta=beta)
         results = (grad_query, grad_key, grad_value)
-        return *(grad.to(tensor.dtype) for grad, tensor in zip(results, saved)), None, None, None
+        return *(grad.to(tensor.dtype) for grad, tensor in zip(results, saved, strict=True)), None, None, None
 
 
 def row_block_sum(

@@ -30,8 +30,8 @@ _MAX_PANELS, _PANEL_ROWS = 4, 384
 def _exp_(logits: torch.Tensor) -> torch.Tensor:
     """exp in place, of numbers up to 0 that are to be summed beside a 1.
 
-    A CPU is ten times as slow where exp underflows, and where products of what is nearly nothing do. What is below the cube
-    of the rounding error counts as that: it changes no digit of a sum of fewer than 1e14 terms.
+    A CPU is ten times as slow where exp or a product underflows. So no result is below the cube of the rounding error:
+    that changes no digit of a sum of fewer than 1e14 terms.
     """
     return logits.clamp_(min=3 * math.log(torch.finfo(logits.dtype).eps)).exp_()
 

@@ -302,7 +302,7 @@ def test_large_logits_do_not_overflow(algorithm, value_dim):
     (16, 8, True), (8, 16, True), (32, 1, True), (32, 33, False), (33, 16, False), (128, 128, True), (129, 129, False),
 ])  # fmt: skip
 def test_thin_rows_go_to_the_kernel_of_the_cpu(key_dim, value_dim, taken):
-    """To the attention kernel of PyTorch, with zero channels where it wants them; the rest to row blocks. Both exact."""
+    """To PyTorch's attention kernel, with zero channels where needed. The rest take row blocks. Both are exact."""
     inputs = make_inputs("softmax", (2, 70, 50, key_dim, value_dim))
     kernel = mock.patch.object(nonlocal_ops.F, "scaled_dot_product_attention", wraps=F.scaled_dot_product_attention)
     with kernel as called:

@@ -145,7 +145,7 @@ EXACT = {"dot_product": "reordered", "concatenation": "sorted"}
 @pytest.mark.parametrize("offset", [0.0, 3.0])
 @pytest.mark.parametrize("form", FORMS)
 def test_precision_is_no_worse_than_that_of_the_matrix(form, offset, dtype):
-    """Against float64, on the same inputs rounded to the dtype: within twice the dense form's error, or near rounding."""
+    """Against float64, on the same rounded inputs: at most twice the dense form's error, or near rounding."""
     generator = torch.Generator().manual_seed(3)
     shapes = ((2, 150, 16), (2, 150 if form == "symmetric" else 110, 16), (2, 150 if form == "symmetric" else 110, 12))
     inputs = [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes]

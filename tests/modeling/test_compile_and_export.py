@@ -70,7 +70,7 @@ def network():
             "MODEL.HEAD.NUM_CLASSES", "9"]  # fmt: skip
     torch.manual_seed(0)
     model = build_model(get_config("kinetics/c2d_r50_32x2_nl5", opts))
-    for name, module in model.named_modules():
+    for module in model.modules():
         if isinstance(module, NonLocalBlock):
             torch.nn.init.ones_(module.bn.weight)
     assert sum(isinstance(module, NonLocalBlock) for module in model.modules()) == 5

@@ -81,7 +81,7 @@ def naive_attention(block, x):
 
 def naive_block(block, x):
     """z of Eq. 6."""
-    weights, g, queries, _ = naive_attention(block, x)
+    weights, g, _, _ = naive_attention(block, x)
     y = x.new_zeros(x.shape[0], g.shape[1], *x.shape[2:])
     for (i, j), weight in weights.items():
         y[:, :, i[0], i[1], i[2]] += weight[:, None] * g[:, :, j[0], j[1], j[2]]

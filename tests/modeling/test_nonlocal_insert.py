@@ -97,7 +97,7 @@ def test_with_nonlocal_passes_arguments():
 
 def test_table():
     """Names, sizes, cost and algorithm of each block, in the order in which they run; the network is left alone."""
-    model, dim, x = make_network("r3d_18")
+    model, _, x = make_network("r3d_18")
     insert_nonlocal(
         model,
         {

@@ -60,8 +60,8 @@ def test_plain_train_net_trains_alike(run_tool: Callable, data_opts: list[str], 
 
 def test_plain_train_net_refuses_what_it_leaves_out(run_tool: Callable, data_opts: list[str], tmp_path: Path) -> None:
     for key, value, allowed in [
-        ("SOLVER.ACCUMULATE", "2", "1"), ("SOLVER.AMP.ENABLED", "True", "False"), ("SOLVER.EMA.ENABLED", "True", "False"),
-        ("TEST.PRECISE_BN.ENABLED", "True", "False"),
+        ("SOLVER.ACCUMULATE", "2", "1"), ("SOLVER.AMP.ENABLED", "True", "False"),
+        ("SOLVER.EMA.ENABLED", "True", "False"), ("TEST.PRECISE_BN.ENABLED", "True", "False"),
     ]:  # fmt: skip
         opts = [*data_opts, key, value, "OUTPUT_DIR", str(tmp_path)]
         done = run_tool("plain_train_net.py", "--config-file", INSTANT, *opts, code=2)

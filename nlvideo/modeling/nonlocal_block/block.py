@@ -25,7 +25,7 @@ from nlvideo.layers.norm import get_norm
 from nlvideo.layers.precision import accumulation_dtype, without_autocast
 from nlvideo.layers.projection import Linear
 from nlvideo.modeling.nonlocal_block.build import NONLOCAL
-from nlvideo.modeling.nonlocal_block.maps import convolve, max_pool_space, project_channels, project_conv
+from nlvideo.modeling.nonlocal_block.maps import as_linear, convolve, max_pool_space, project_channels, project_conv
 from nlvideo.modeling.nonlocal_block.positions import ATTEND, attended, fold, locate, unfold, video_size
 from nlvideo.utils.messages import one_of
 
@@ -63,7 +63,7 @@ class NonLocalBlock(nn.Module):
             sequences, rounded down; an axis of length 1 is not pooled. For "space" that is the pooled frame. For "time"
             nothing is pooled: it would mix the places that "time" keeps apart.
         pool_first: pool x, then apply phi and g (authors' code; cheaper); False: pool phi(x) and g(x) (Sec. 3.3).
-        scale: softmax logits, of both Gaussian forms, are multiplied by ``inner_channels ** -0.5`` (authors' code); False:
+        scale: the logits of both Gaussian forms are multiplied by ``inner_channels ** -0.5`` (authors' code); False:
             they are not (Eqs. 2 and 3).
         norm: norm after W_z: "BN" (Sec. 4.1), "SyncBN", "FrozenBN" or "none".
         zero_init: start as the identity (Sec. 4.1): the norm's weight is zero, or W_z where the norm does not train.
@@ -176,8 +176,8 @@ class NonLocalBlock(nn.Module):
         dtype = accumulation_dtype(x, self.out.weight)
         with without_autocast(x):
             theta, phi, g, out = (
-                Linear(conv.weight.flatten(1).to(dtype), conv.bias.to(dtype))
-                for conv in (self.theta, self.phi, self.g, self.out)
+                Linear(weight.flatten(1).to(dtype), bias.to(dtype))
+                for weight, bias in map(as_linear, (self.theta, self.phi, self.g, self.out))
             )
             x_BPC, keys_BQC = (fold(u.to(dtype), self.attend, self.temporal_groups) for u in (x, self._pool(x)))
             z_BPC = folded_dot_product(x_BPC, keys_BQC, theta=theta, phi=phi, g=g, out=out)
@@ -314,8 +314,8 @@ class NonLocalBlock(nn.Module):
                 nn.init.zeros_(conv.bias)
         if zero_init:
             # A zero in a frozen norm would never leave it, and would cut the block off for good.
-            norm_trains = isinstance(getattr(self.bn, "weight", None), nn.Parameter)
-            nn.init.zeros_(self.bn.weight if norm_trains else self.out.weight)
+            weight = getattr(self.bn, "weight", None)
+            nn.init.zeros_(weight if isinstance(weight, nn.Parameter) else self.out.weight)
 
 
 def _check_arguments(dim: int, pairwise: str, attend: str, temporal_groups: int, algorithm: str) -> None:

@@ -29,6 +29,12 @@ def max_pool_space(u: torch.Tensor) -> torch.Tensor:
     return (F.max_pool1d, F.max_pool2d)[dim - 1](u, kernel)
 
 
+def as_linear(conv: nn.Module) -> Linear:
+    """The weight and the bias of a convolution of kernel size 1."""
+    assert isinstance(conv.weight, torch.Tensor) and isinstance(conv.bias, torch.Tensor)
+    return Linear(conv.weight, conv.bias)
+
+
 def convolve(x: torch.Tensor, convs: Sequence[nn.Module], *, rows: bool) -> Sequence[torch.Tensor]:
     """conv(x) of each of several convolutions of kernel size 1: maps (N, D, ...).
 
@@ -41,7 +47,7 @@ def convolve(x: torch.Tensor, convs: Sequence[nn.Module], *, rows: bool) -> Sequ
         rows: whether matrix products leave the channels of a position side by side in memory.
     """
     if _are_matrices(x, convs):
-        return project(x, [Linear(conv.weight, conv.bias) for conv in convs], rows=rows)
+        return project(x, [as_linear(conv) for conv in convs], rows=rows)
     return [conv(x) for conv in convs]
 
 
@@ -80,6 +86,6 @@ def project_conv(x: torch.Tensor, conv: nn.Module, weight_D: torch.Tensor) -> to
         weight_D: one weight per channel of conv(x).
     """
     dtype = accumulation_dtype(x, weight_D)
-    weight_D = weight_D.to(dtype)
+    weight_D, (weight, bias) = weight_D.to(dtype), as_linear(conv)
     with without_autocast(x):
-        return project_channels(x, weight_D @ conv.weight.flatten(1).to(dtype), weight_D @ conv.bias.to(dtype))
+        return project_channels(x, weight_D @ weight.flatten(1).to(dtype), weight_D @ bias.to(dtype))

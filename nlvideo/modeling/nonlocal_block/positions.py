@@ -25,7 +25,8 @@ Size = tuple[int, int, int]
 
 def video_size(x: torch.Tensor) -> Size:
     """(T, H, W) of a map of 1, 2 or 3 axes after (N, C)."""
-    return (1,) * (5 - x.dim()) + tuple(x.shape[2:])
+    T, H, W = (1,) * (5 - x.dim()) + tuple(x.shape[2:])
+    return T, H, W
 
 
 def num_groups(attend: str, temporal_groups: int, num_frames: int) -> int:
@@ -87,14 +88,15 @@ def locate(positions: Sequence[int | Sequence[int]], size: Sequence[int]) -> tor
     """
     flat = []
     for position in positions:
-        is_flat = isinstance(position, Integral)
-        coordinates = (position,) if is_flat else tuple(position)
-        lengths = (torch.Size(size).numel(),) if is_flat else tuple(size)
-        if len(coordinates) != len(lengths) or not all(0 <= c < n for c, n in zip(coordinates, lengths)):
+        if isinstance(position, (int, Integral)):
+            coordinates, lengths = [int(position)], [torch.Size(size).numel()]
+        else:
+            coordinates, lengths = [int(index) for index in position], list(size)
+        if len(coordinates) != len(lengths) or not all(0 <= c < n for c, n in zip(coordinates, lengths, strict=True)):
             raise ValueError(f"position {position!r} is not in a map of {' x '.join(map(str, size))}")
         index = 0
-        for coordinate, length in zip(coordinates, lengths):
-            index = index * length + int(coordinate)
+        for coordinate, length in zip(coordinates, lengths, strict=True):
+            index = index * length + coordinate
         flat.append(index)
     return torch.tensor(flat, dtype=torch.int64)
 

@@ -4,6 +4,7 @@ import math
 import os
 import tempfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -123,8 +124,9 @@ def measure(
 
     Returns:
         "video", "frames"; "ms_per_clip", by case, median; "ratio_to_full", likewise; "clips_per_second", ours;
-        "decoded_per_clip", frames, mean, and that of the clips that are timed; "decoded_test_views"; "stage_ms": of opening, decoding, converting;
-        "memory_mb": resident, at ``MEMORY_POINTS`` points of reading five times as many clips; "workers" that feed the step, None where it is unknown.
+        "decoded_per_clip", frames, mean, and that of the clips that are timed; "decoded_test_views"; "stage_ms": of
+        opening, decoding, converting; "memory_mb": resident, at ``MEMORY_POINTS`` points of reading five times as many
+        clips; "workers" that feed the step, None where it is unknown.
     """
     with VideoReader(path, index_dir=index_dir) as video:
         total = video.num_frames
@@ -151,8 +153,8 @@ def measure(
         "decoded_per_clip": float(np.mean([read_clip(path, clip) for clip in many])),
         "decoded_per_timed_clip": float(np.mean([read_clip(path, clip) for clip in clips])),
         "decoded_test_views": decoded_views,
-        "stage_ms": {name: 1e3 * s for name, s in zip(("open", "decode", "convert"), np.diff([0, *stages]).tolist())},
-        "memory_mb": memory_over([lambda clip=clip: read_clip(path, clip) for clip in many]),
+        "stage_ms": dict(zip(("open", "decode", "convert"), (1e3 * np.diff([0, *stages])).tolist(), strict=True)),
+        "memory_mb": memory_over([partial(read_clip, path, clip) for clip in many]),
         "workers": math.ceil(clip_seconds * clips_per_step / step_seconds) if step_seconds else None,
     }
 

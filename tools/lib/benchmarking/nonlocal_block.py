@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -80,12 +81,13 @@ def make_block(form: str, shape: MapShape, pooled: bool, algorithm: str = "auto"
         shape.channels, pairwise=form, subsample=pooled, pool_first=False, algorithm=algorithm,
         scale=form == "embedded_gaussian", init_std=0.05,
     )  # fmt: skip
+    assert isinstance(block.bn, nn.BatchNorm3d)
     nn.init.ones_(block.bn.weight)
     return block
 
 
 def saved_for_backward(work: Callable[[], torch.Tensor], module: nn.Module, matrix_numel: int) -> tuple[int, int]:
-    """What the graph of a forward pass keeps, parameters aside: bytes, and how many tensors have ``matrix_numel`` elements.
+    """What a forward pass keeps beside parameters: bytes, and the number of tensors of ``matrix_numel`` elements.
 
     Args:
         work: a forward pass.
@@ -117,9 +119,9 @@ class Trial:
     def __init__(self, form: str, shape: MapShape, pooled: bool, device: str, dtype: torch.dtype, peer: bool):
         self.form, self.shape, self.pooled = form, shape, pooled
         self.device, self.dtype = device, dtype
-        block = make_block(form, shape, pooled)
+        self.exact = block = make_block(form, shape, pooled)
         self.sets, self.queries, self.keys = block.attention_size(shape.size)
-        self.blocks = {"dense": make_block(form, shape, pooled, "dense"), "exact": block}
+        self.blocks: dict[str, nn.Module] = {"dense": make_block(form, shape, pooled, "dense"), "exact": block}
         if peer:
             self.blocks = {"mmcv": mmcv_block(block), **self.blocks}
         for module in self.blocks.values():
@@ -164,10 +166,10 @@ class Trial:
                 self.step(name)
             row.peak_bytes = peak.bytes
             row.saved_bytes, row.saved_matrices = saved_for_backward(
-                lambda name=name: self.forward(name), self.blocks[name], matrix_numel
+                partial(self.forward, name), self.blocks[name], matrix_numel
             )
         wait = (lambda: torch.cuda.synchronize(self.device)) if self.device.startswith("cuda") else None
-        cases = {name: (lambda name=name: self.step(name)) for name in runs}
+        cases = {name: partial(self.step, name) for name in runs}
         # Each has run once for its peak of memory.
         timings = alternate(cases, rounds=rounds, warmup=0, max_seconds=max_seconds, synchronize=wait)
         for name in runs:
@@ -175,7 +177,9 @@ class Trial:
         self.ratios = {name: timings[name].ratio_to(timings["exact"]) for name in runs if name != "exact"}
         for name in found.keys() - runs:
             self._extrapolate(name, found[name], available)
-            self.ratios[name] = found[name].seconds / timings["exact"].median
+            seconds = found[name].seconds
+            assert seconds is not None
+            self.ratios[name] = seconds / timings["exact"].median
         return found
 
     def _extrapolate(self, name: str, row: Measured, available: float) -> None:
@@ -215,8 +219,8 @@ def measure_all(
         max_seconds: for one form at one shape; one round is always made.
 
     Yields:
-        {"form", "shape", "keys", "P", "Q", "algorithm", "implementations": {name: Measured as a dict}, "ratios": time of
-        the other implementations divided by that of ours}.
+        {"form", "shape", "keys", "P", "Q", "algorithm", "implementations": {name: Measured as a dict}, "ratios": time
+        of the other implementations divided by that of ours}.
 
     Raises:
         ValueError: for a form, shape, keys or dtype that is not allowed.
@@ -233,7 +237,7 @@ def measure_all(
         implementations = {name: asdict(row) for name, row in trial.measure(rounds, max_seconds).items()}
         yield {
             "form": form, "shape": shape.name, "keys": kind, "P": trial.queries, "Q": trial.keys,
-            "algorithm": trial.blocks["exact"].algorithm_for(shape.size),
+            "algorithm": trial.exact.algorithm_for(shape.size),
             "implementations": implementations, "ratios": trial.ratios,
         }  # fmt: skip
 

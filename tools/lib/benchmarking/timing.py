@@ -29,7 +29,7 @@ class Timing:
 
         Both ran within the same short while, so what slows the machine for longer than that cancels.
         """
-        return statistics.median(mine / theirs for mine, theirs in zip(self.seconds, other.seconds))
+        return statistics.median(mine / theirs for mine, theirs in zip(self.seconds, other.seconds, strict=True))
 
 
 def alternate(
@@ -64,7 +64,7 @@ def alternate(
             break
         if not counted and late:
             continue
-        for name in reversed(cases) if number % 2 else cases:
+        for name in reversed(list(cases)) if number % 2 else cases:
             wait()
             begin = time.perf_counter()
             cases[name]()

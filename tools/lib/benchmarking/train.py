@@ -7,7 +7,7 @@ overrides of that config; they take turns in one run.
 import itertools
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -90,11 +90,12 @@ class Trial:
             data: "synthetic": the same random clip, in memory already; "real": the loader of the config.
             compiler: backend of ``torch.compile``, or None.
         """
-        model = build_model(cfg)
-        self.device = model.device
+        model: Any = build_model(cfg)
+        self.device: torch.device = model.device
         self.watch = Stopwatch(model, self._wait)
+        # What torch.compile makes of a module is one.
         self.trainer = SimpleTrainer(
-            model if compiler is None else torch.compile(model, backend=compiler),
+            model if compiler is None else cast(torch.nn.Module, torch.compile(model, backend=compiler)),
             build_train_loader(cfg) if data == "real" else itertools.repeat(make_batch(cfg, self.device)),
             build_optimizer(cfg, model),
             amp_dtype=getattr(torch, cfg.SOLVER.AMP.DTYPE) if cfg.SOLVER.AMP.ENABLED else None,
@@ -282,7 +283,13 @@ def _with_progress(cases: dict[str, Callable[[], None]], rounds: int) -> dict[st
 
     def counted(case: Callable[[], None]) -> Callable[[], None]:
         """The case, and a step of the bar."""
-        return lambda: (case(), bar.update())[0]
+
+        def run() -> None:
+            """Both."""
+            case()
+            bar.update()
+
+        return run
 
     return {name: counted(case) for name, case in cases.items()}
 
