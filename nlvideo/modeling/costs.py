@@ -1,5 +1,7 @@
 """Parameters and multiply-adds of the model that a config describes, without memory or time for its weights."""
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -28,14 +30,18 @@ def meta_model(cfg: CfgNode) -> tuple[nn.Module, torch.Tensor]:
     return model, clip
 
 
-def model_costs(cfg: CfgNode) -> dict:
+def model_costs(cfg: CfgNode, describe: bool = True) -> dict[str, Any]:
     """Costs of the model of a config for one clip of ``INPUT.NUM_FRAMES`` frames of ``INPUT.CROP_SIZE`` pixels.
 
     Non-local blocks count as ``"dense"``, whichever algorithm they use, so that numbers can be compared.
 
+    Args:
+        cfg: the whole config.
+        describe: False counts the non-local blocks and does not describe them: this takes a fraction of the time.
+
     Returns:
-        ``{"params": int, "gmacs": float, "nonlocal_blocks": list[dict]}``; a multiply-add counts once, and each block
-        is a row of `nonlocal_table`.
+        ``{"params": int, "gmacs": float, "nonlocal_blocks": list[dict]}``. A multiply-add counts once. Each block is a
+        row of `nonlocal_table`; with ``describe=False`` there is their number instead.
 
     Raises:
         KeyError: a name in the config is not registered.
@@ -45,23 +51,8 @@ def model_costs(cfg: CfgNode) -> dict:
     return {
         "params": parameter_count(model),
         "gmacs": count_gmacs(model, clip),
-        "nonlocal_blocks": nonlocal_table(model, clip),
+        "nonlocal_blocks": nonlocal_table(model, clip) if describe else len(nonlocal_modules(model)),
     }
-
-
-def network_costs(cfg: CfgNode) -> dict:
-    """What `model_costs` counts, without a description of each block: in a fraction of the time.
-
-    Returns:
-        ``{"params": int, "gmacs": float, "nonlocal_blocks": int}``.
-
-    Raises:
-        KeyError: a name in the config is not registered.
-        ValueError: a value in the config is outside of what is allowed.
-    """
-    model, clip = meta_model(cfg)
-    blocks = nonlocal_modules(model)
-    return {"params": parameter_count(model), "gmacs": count_gmacs(model, clip), "nonlocal_blocks": len(blocks)}
 
 
 def stage_table(cfg: CfgNode) -> str:

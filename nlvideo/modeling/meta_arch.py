@@ -12,7 +12,7 @@ from torch import nn
 from nlvideo.config import CfgNode, configurable
 from nlvideo.config.validate import ALLOWED
 from nlvideo.layers.shape_spec import ShapeSpec
-from nlvideo.modeling.backbone.build import build_backbone
+from nlvideo.modeling.backbone.resnet3d import build_backbone
 from nlvideo.utils.events import get_event_storage, has_event_storage
 from nlvideo.utils.messages import one_of
 from nlvideo.utils.registry import Registry

@@ -5,7 +5,7 @@ from typing import Any
 
 from nlvideo.config import CfgNode, get_cfg
 from nlvideo.model_zoo.model_zoo import get_config
-from nlvideo.modeling.costs import network_costs
+from nlvideo.modeling.costs import model_costs
 from nlvideo.utils.console import create_table
 
 # Keys of MODEL that change no count: configs that differ in them alone share a network.
@@ -55,7 +55,7 @@ def _costs(cfg: CfgNode, known: dict[tuple, dict[str, Any]]) -> dict[str, Any]:
         model.pop(key)
     network = (model.dump(), cfg.INPUT.NUM_FRAMES, cfg.INPUT.CROP_SIZE)
     if network not in known:
-        known[network] = network_costs(cfg)
+        known[network] = model_costs(cfg, describe=False)
     return known[network]
 
 

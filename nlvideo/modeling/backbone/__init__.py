@@ -1,7 +1,6 @@
 """Backbones: networks that turn clips into feature maps."""
 
-from nlvideo.modeling.backbone.build import BACKBONE, build_backbone
 from nlvideo.modeling.backbone.inflate import inflate_2d_weights
-from nlvideo.modeling.backbone.resnet3d import ResNet3d
+from nlvideo.modeling.backbone.resnet3d import BACKBONE, ResNet3d, build_backbone
 
 __all__ = ["BACKBONE", "ResNet3d", "build_backbone", "inflate_2d_weights"]

@@ -53,19 +53,20 @@ class StemLayout:
 
     def stride(self) -> Triple:
         """Steps over (frames, height, width) between the input and the output of the stem."""
-        return tuple(a * b for a, b in zip(self.conv_stride, self.pool1.stride))
+        (frames, height, width), pool = self.conv_stride, self.pool1.stride
+        return (frames * pool[0], height * pool[1], width * pool[2])
 
     def minimum_clip_size(self) -> Triple:
         """The least frames, height and width that leave something after every pool.
 
         Convolutions are padded and keep at least one position; only pools without padding can run out.
         """
-        return tuple(self._minimum(axis, [self.pool1, self.pool2]) for axis in range(3))
+        return (self._minimum(0), self._minimum(1), self._minimum(2))
 
-    def _minimum(self, axis: int, pools: list[Pool]) -> int:
+    def _minimum(self, axis: int) -> int:
         # From the back: a layer that must give `size` outputs needs (size - 1) * stride + kernel - 2 * padding inputs.
         size = 1
-        for pool in reversed(pools):
+        for pool in (self.pool2, self.pool1):
             size = max(1, (size - 1) * pool.stride[axis] + pool.kernel[axis] - 2 * pool.padding[axis])
         return (size - 1) * self.conv_stride[axis] + 1
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +12,6 @@ from nlvideo.config import CfgNode, configurable
 from nlvideo.layers.blocks import BasicBlock3d, Bottleneck3d, conv3d
 from nlvideo.layers.norm import freeze_norms, get_norm
 from nlvideo.layers.shape_spec import ShapeSpec
-from nlvideo.modeling.backbone.build import BACKBONE
 from nlvideo.modeling.backbone.layout import (
     BASIC_DEPTHS,
     NUM_BLOCKS,
@@ -27,6 +27,31 @@ from nlvideo.modeling.backbone.layout import (
 from nlvideo.modeling.nonlocal_block.block import NonLocalBlock
 from nlvideo.modeling.nonlocal_block.build import build_nonlocal_block, nonlocal_placement
 from nlvideo.utils.messages import one_of
+from nlvideo.utils.registry import Registry
+
+BACKBONE = Registry(
+    "BACKBONE",
+    """Networks that turn clips into feature maps.
+
+    Called as ``cls(cfg, input_shape: ShapeSpec)``; returns an ``nn.Module`` with
+    ``forward(video: float (N, C, T, H, W)) -> dict[str, Tensor]``, maps (N, C', T', H', W') by name in the order of the
+    network, and ``output_shape() -> dict[str, ShapeSpec]`` with the same names. The head reads the last one. The
+    backbone itself puts the blocks of ``NONLOCAL`` where ``nonlocal_placement`` says.
+    """,
+)
+
+
+def build_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = None) -> nn.Module:
+    """The backbone that ``cfg.MODEL.BACKBONE.NAME`` names.
+
+    Args:
+        cfg: the whole config.
+        input_shape: what the backbone is fed; None: RGB video.
+
+    Raises:
+        KeyError: the name is not registered.
+    """
+    return BACKBONE.get(cfg.MODEL.BACKBONE.NAME, "MODEL.BACKBONE.NAME")(cfg, input_shape or ShapeSpec(channels=3))
 
 
 def _max_pool(pool: Pool) -> nn.Module:
@@ -49,7 +74,7 @@ def _check_arguments(depth: int, temporal: str, stem: str, freeze_at: int, stage
         _check_choice("stage", stage, STAGES)
 
 
-def _block_factory(depth: int, stride_in_1x1: bool, **keywords: object) -> Callable[..., nn.Module]:
+def _block_factory(depth: int, stride_in_1x1: bool, **keywords: Any) -> Callable[..., nn.Module]:
     if depth not in BASIC_DEPTHS:
         return partial(Bottleneck3d, stride_in_1x1=stride_in_1x1, **keywords)
     if stride_in_1x1:
@@ -117,6 +142,7 @@ class Stage(nn.Module):
         """(N, C, T, H, W) -> (N, C', T, H', W')."""
         # Not children(): that skips a module which stands in two places, such as a shared non-local block.
         for block in self._modules.values():
+            assert block is not None
             x = block(x)
         return x
 
@@ -172,7 +198,7 @@ class ResNet3d(nn.Module):
 
         channels = scale_channels(64, width)
         self.stem = Stem(self._layout, temporal, in_channels, channels, norm)
-        for stage, num_blocks in zip(STAGES, NUM_BLOCKS[depth]):
+        for stage, num_blocks in zip(STAGES, NUM_BLOCKS[depth], strict=True):
             inner, outer = self._channels[stage]
             kernels = _temporal_kernels(stage, num_blocks, depth, temporal)
             stride = 1 if stage == "res2" else 2
@@ -200,7 +226,7 @@ class ResNet3d(nn.Module):
             "stride_in_1x1": node.STRIDE_IN_1X1,
             "zero_init_residual": node.ZERO_INIT_RESIDUAL,
             "freeze_at": node.FREEZE_AT,
-            "nonlocal_places": nonlocal_placement(cfg, dict(zip(STAGES, NUM_BLOCKS[node.DEPTH]))),
+            "nonlocal_places": nonlocal_placement(cfg, dict(zip(STAGES, NUM_BLOCKS[node.DEPTH], strict=True))),
             "make_nonlocal": partial(build_nonlocal_block, cfg),
         }
 
@@ -237,7 +263,7 @@ class ResNet3d(nn.Module):
         if video.dim() != 5 or video.shape[1] != self._in_channels:
             raise ValueError(f"video: expected (N, {self._in_channels}, T, H, W), got {tuple(video.shape)}")
         needed = self._layout.minimum_clip_size()
-        if any(have < need for have, need in zip(video.shape[2:], needed)):
+        if any(have < need for have, need in zip(video.shape[2:], needed, strict=True)):
             have, need = ("x".join(map(str, size)) for size in (tuple(video.shape[2:]), needed))
             size = f"clip of {have} (frames x height x width)"
             raise ValueError(f"{size}: stem {self._stem_name!r} needs at least {need}")
