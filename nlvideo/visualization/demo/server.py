@@ -1,16 +1,16 @@
-"""Serving the page until it is ended."""
+"""Serving the page until it is ended, and how large a request and all uploads together may be."""
 
 import contextlib
 import signal
 import socket
 import threading
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from typing import TYPE_CHECKING, Any
 
 from nlvideo.utils.system.processes import stop_signals
 from nlvideo.visualization.demo.handlers import Demo
 from nlvideo.visualization.demo.page import CSS, MAX_WAITING, build_page, import_gradio
-from nlvideo.visualization.demo.requests import RequestLimit
+from nlvideo.visualization.demo.uploads import UploadFolder
 
 if TYPE_CHECKING:
     import gradio
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 # Visitors whose videos are kept at a time; the one who came first is forgotten.
 MAX_VISITORS = 10
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
+Message = MutableMapping[str, Any]
+# What a form adds to the files in it, bytes.
+_FORM = 2**16
 
 
 def start(demo: Demo, name: str, host: str = "127.0.0.1", port: int = 0) -> tuple["gradio.Blocks", str]:
@@ -84,3 +87,44 @@ def ended_by_signal() -> Iterator[threading.Event]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+class RequestLimit:
+    """Ends a request that is larger than one upload may be, and an upload while too many wait.
+
+    Gradio itself limits each file, and a request may have many files.
+
+    Args:
+        app: the application inside.
+        max_bytes: of an upload.
+        uploads: where they arrive; all together may be as large as ``max_waiting`` of the largest.
+        max_waiting: see ``uploads``.
+    """
+
+    def __init__(self, app: Callable, max_bytes: int, uploads: UploadFolder, max_waiting: int):
+        self.app, self.uploads = app, uploads
+        self.max_bytes, self.max_total = max_bytes + _FORM, max_waiting * max_bytes
+
+    async def __call__(
+        self, scope: Message, receive: Callable[[], Awaitable[Message]], send: Callable[[Message], Awaitable[None]]
+    ) -> None:
+        num_bytes, refused = 0, False
+        is_upload = scope["type"] == "http" and scope["path"].endswith("/upload")
+
+        async def counting() -> Message:
+            nonlocal num_bytes, refused
+            message = await receive()
+            num_bytes += len(message.get("body", b""))
+            refused = num_bytes > self.max_bytes or (is_upload and self.uploads.num_bytes() > self.max_total)
+            # To the application, the visitor has left.
+            return {"type": "http.disconnect"} if refused else message
+
+        try:
+            await self.app(scope, counting if scope["type"] == "http" else receive, send)
+        except Exception:
+            if not refused:
+                raise
+            await send({"type": "http.response.start", "status": 413, "headers": [(b"connection", b"close")]})
+            await send(
+                {"type": "http.response.body", "body": b"more than an upload may have, or too many uploads wait"}
+            )
