@@ -44,7 +44,7 @@ def main(arguments: argparse.Namespace) -> None:
         write_export(conversion, arguments.out, arguments.to, arguments.overwrite)
         print(f"{conversion.report()}\nWrote {arguments.out} for {arguments.to}")
         return
-    if conversion.source == "nlvideo":
+    if conversion.converted.source == "nlvideo":
         raise ValueError(f"{arguments.weights} is a checkpoint of nlvideo's already; --to writes another framework's")
     config_file = write_conversion(conversion, arguments.out, arguments.overwrite)
     print(f"{conversion.report()}\nWrote {arguments.out} and {config_file}. To test it on DATASETS.TEST:")

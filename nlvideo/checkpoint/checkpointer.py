@@ -11,12 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from nlvideo.checkpoint.catalog import resolve_weights
 from nlvideo.checkpoint.earlier_run import TAG, EarlierRun, checkpoints_in
-from nlvideo.checkpoint.foreign import check_fit, find_weights
 from nlvideo.checkpoint.plain import first_not_finite, to_plain
-from nlvideo.checkpoint.read.read_file import read_file, weights_of
-from nlvideo.checkpoint.weights import LoadReport, load_weights_into
+from nlvideo.checkpoint.read.read_file import read_file
+from nlvideo.checkpoint.weights import LoadReport, compare_weights, find_weights, load_weights
 from nlvideo.config import CfgNode
 from nlvideo.utils import comm
 from nlvideo.utils.files.file_io import PathManager, atomic_write
@@ -174,20 +172,15 @@ class Checkpointer:
             FileNotFoundError: the file is missing.
             LookupFailed: torchvision has no such weights.
         """
-        content = read_file(resolve_weights(path))
-        current = self.model.state_dict()
-        weights, is_converted = find_weights(content, path, current, self._cfg, entry)
-        shapes = {name: tensor.shape for name, tensor in weights.items()}
-        if self._adapt_weights is not None:
-            weights = self._adapt_weights(weights, self.model)
-        if is_converted:
-            check_fit(current, weights, path)
-        report = load_weights_into(self.model, weights, path)
-        report.num_reshaped = sum(name in shapes and shapes[name] != weights[name].shape for name in report.loaded)
-        if complete and not report.is_complete:
-            raise ValueError(f"{path} is of another network than the config's: {report.first_difference()}")
-        logger.log(logging.INFO if report.is_complete else logging.WARNING, "%s", report.format())
-        return report
+        return load_weights(
+            self.model,
+            read_file(path),
+            path,
+            cfg=self._cfg,
+            adapt_weights=self._adapt_weights,
+            entry=entry,
+            complete=complete,
+        )
 
     def resume(self, path: str) -> dict[str, Any]:
         """Restore model and checkpointables from a file of :meth:`save`, and return its extra.
@@ -197,18 +190,20 @@ class Checkpointer:
                 but the last case. Where the file is at fault, the message lists others in its folder.
             FileNotFoundError: the file is missing.
         """
+        current = self.model.state_dict()
         try:
             content = read_file(path)
-            weights = weights_of(content, path, "model")
+            weights = find_weights(content, path, current, source="", entry="model").weights
             if where := _not_finite(content):
                 raise ValueError(f"cannot resume from {path}: {where} is not finite")
         except (ValueError, FileNotFoundError) as error:
             kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
             raise kind(f"{error}. {self._way_out(*os.path.split(path))}") from error
-        current = self.model.state_dict()
-        if content["model"].keys() == current.keys():
-            weights = content["model"]  # a model may have names that others get from a wrapper
-        _check_architecture(path, weights, current)
+        if differences := compare_weights(current, weights, path, counters=True).differences():
+            raise ValueError(
+                f"cannot resume from {path}: it holds another architecture; {differences}. "
+                "Resume with the configuration it was trained with, or start in another OUTPUT_DIR"
+            )
         self.model.load_state_dict(weights)
         content.pop("model")
         for name, item in self._checkpointables.items():
@@ -249,20 +244,3 @@ def last_checkpoint_in(folder: str) -> str | None:
 
 def _not_finite(content: Mapping[str, Any]) -> str | None:
     return first_not_finite({key: content[key] for key in _FINITE if key in content})
-
-
-def _check_architecture(path: str, saved: Mapping[str, Tensor], current: Mapping[str, Tensor]) -> None:
-    missing = [name for name in current if name not in saved]
-    unexpected = [name for name in saved if name not in current]
-    reshaped = [
-        f"{name} (file {tuple(saved[name].shape)}, model {tuple(tensor.shape)})"
-        for name, tensor in current.items()
-        if name in saved and saved[name].shape != tensor.shape
-    ]
-    found = {"only in the model": missing, "only in the file": unexpected, "other shapes": reshaped}
-    differences = [f"{what}: {some(names)}" for what, names in found.items() if names]
-    if differences:
-        raise ValueError(
-            f"cannot resume from {path}: it holds another architecture; {'; '.join(differences)}. "
-            "Resume with the configuration it was trained with, or start in another OUTPUT_DIR"
-        )

@@ -1,19 +1,19 @@
 """From a file of another framework to a checkpoint of ours and the config it belongs to, and back."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import yaml
-from torch import Tensor, nn
+from torch import nn
 
-from nlvideo.checkpoint import read_file, resolve_weights, weights_of
-from nlvideo.checkpoint.convert import Converted
+from nlvideo.checkpoint.convert import Converted, unknown_source
 from nlvideo.checkpoint.convert.common import has_effect
 from nlvideo.checkpoint.convert.release import settle
-from nlvideo.checkpoint.foreign import ORIGIN, check_config, check_fit, convert_content, origin_of
+from nlvideo.checkpoint.read.read_file import read_file
+from nlvideo.checkpoint.weights import ORIGIN, check_config, find_weights, fit
 from nlvideo.config import CfgNode, get_cfg, load_cfg
 from nlvideo.config.validate import validate
 from nlvideo.modeling import META_ARCH, inflate_2d_weights
@@ -21,6 +21,8 @@ from nlvideo.utils.console import create_table
 from nlvideo.utils.files.file_io import atomic_write
 from nlvideo.utils.messages import some
 
+# A tensor that shows that names are ours.
+_STEM = "backbone.stem.conv.weight"
 # What the other frameworks call the weights in their files.
 WRAPPERS = {"pyslowfast": "model_state", "pytorchvideo": "model_state", "mmaction2": "state_dict"}
 
@@ -30,14 +32,13 @@ class Conversion:
     """What was converted, before anything is written."""
 
     path: str
-    source: str
     converted: Converted
     #: the network of the weights, frozen
     cfg: CfgNode
 
     def report(self) -> str:
         """Return what was taken over, noted and dropped, as text."""
-        lines = [f"{self.path}: weights of {self.source}: {self.converted.summary()}", *self.converted.notes]
+        lines = [f"{self.path}: weights of {self.converted.source}: {self.converted.summary()}", *self.converted.notes]
         modules: dict[str, list[str]] = {}
         for theirs, ours in self.converted.mapped:
             modules.setdefault(".".join(ours.split(".")[:2]), []).append(theirs)
@@ -67,11 +68,14 @@ def convert_checkpoint(
         ValueError: unreadable, not recognised, a network that ours cannot express, or a setting left open.
         FileNotFoundError: the file is missing.
     """
-    content = read_file(resolve_weights(path))
-    if source == "auto" and _is_ours(content):
-        source, converted = "nlvideo", _ours(content, path, config_file, entry)
-    else:
-        source, converted = convert_content(content, path, source, entry)
+    content = read_file(path)
+    converted = find_weights(content, path, [_STEM], source, entry)
+    if converted.source == "nlvideo" and ORIGIN not in content:
+        if _STEM not in converted.weights:
+            raise ValueError(f"{path}: {unknown_source(converted.weights)}")
+        if config_file is None:
+            what = f"{path} is a checkpoint of nlvideo's"
+            raise ValueError(f"{what}: name the config it was trained with by --config-file")
     cfg = load_cfg(config_file).clone() if config_file else get_cfg()
     cfg.defrost()
     # By themselves: other keys may be of a project, or rest on what the file says.
@@ -89,8 +93,8 @@ def convert_checkpoint(
     cfg.freeze()
     check_config(converted, cfg, path)
     model = _model(cfg)
-    check_fit(model.state_dict(), inflate_2d_weights(converted.weights, model), path)
-    return Conversion(path, source, converted, cfg)
+    fit(model.state_dict(), inflate_2d_weights(converted.weights, model), path, "backbone")
+    return Conversion(path, converted, cfg)
 
 
 def write_conversion(conversion: Conversion, out: str, overwrite: bool = False) -> str:
@@ -105,11 +109,11 @@ def write_conversion(conversion: Conversion, out: str, overwrite: bool = False) 
     config_file = os.path.splitext(out)[0] + ".yaml"
     _check_free([out, config_file], overwrite)
     converted = conversion.converted
-    origin = {"source": conversion.source, "file": os.path.basename(conversion.path),
+    origin = {"source": conversion.converted.source, "file": os.path.basename(conversion.path),
               "overrides": converted.overrides, "tolerated": converted.tolerated}  # fmt: skip
     weights = {name: tensor.clone() for name, tensor in converted.weights.items()}
     atomic_write(out, lambda file: torch.save({"model": weights, ORIGIN: origin}, file))
-    comment = f"# The network of the weights {os.path.basename(out)}, converted from {conversion.source}'s " \
+    comment = f"# The network of the weights {os.path.basename(out)}, converted from {conversion.converted.source}'s " \
               f"{os.path.basename(conversion.path)}.\n"  # fmt: skip
     text = yaml.safe_dump(differences(conversion.cfg), default_flow_style=None, sort_keys=False)
     atomic_write(config_file, lambda file: file.write((comment + text).encode()))
@@ -154,19 +158,6 @@ def differences(cfg: CfgNode) -> dict[str, Any]:
 def _model(cfg: CfgNode) -> nn.Module:
     with torch.device("meta"):
         return META_ARCH.get(cfg.MODEL.META_ARCHITECTURE, "MODEL.META_ARCHITECTURE")(cfg)
-
-
-def _is_ours(content: Mapping[str, Any]) -> bool:
-    weights = content.get("model", content)
-    return ORIGIN in content or (isinstance(weights, Mapping) and "backbone.stem.conv.weight" in weights)
-
-
-def _ours(content: Mapping[str, Any], path: str, config_file: str | None, entry: str) -> Converted:
-    weights: dict[str, Tensor] = weights_of(content, path, entry)
-    if ORIGIN not in content and config_file is None:
-        raise ValueError(f"{path} is a checkpoint of nlvideo's: name the config it was trained with by --config-file")
-    origin = origin_of(content, path) if ORIGIN in content else {}
-    return Converted(weights, mapped=[(name, name) for name in weights], **origin)
 
 
 def _check_free(paths: Sequence[str], overwrite: bool) -> None:

@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import nn
 
-from nlvideo.checkpoint.catalog import resolve_weights
-from nlvideo.checkpoint.checkpointer import Checkpointer
+from nlvideo.checkpoint.checkpointer import last_checkpoint_in
 from nlvideo.checkpoint.read.read_file import read_file
+from nlvideo.checkpoint.weights import load_weights
 from nlvideo.config import CfgNode
 from nlvideo.data.checks import check_same_classes, dataset_classes
 from nlvideo.data.datasets import get_dataset
@@ -29,16 +29,20 @@ def load_model_for_test(cfg: CfgNode, resume: bool = False) -> nn.Module:
             under other labels than the model.
         FileNotFoundError: the file is missing.
     """
-    model, checkpointer = _build(cfg)
-    path = (checkpointer.last_checkpoint() if resume else None) or cfg.MODEL.WEIGHTS
+    path = (last_checkpoint_in(cfg.OUTPUT_DIR) if resume else None) or cfg.MODEL.WEIGHTS
     if not path:
         raise ValueError(
             "MODEL.WEIGHTS: got '', allowed for a test: a checkpoint, or --resume for the last one in OUTPUT_DIR"
             f" (now {cfg.OUTPUT_DIR!r})"
         )
-    _load(checkpointer, cfg, path)
-    _check_classes(cfg, path)
-    return model.eval()
+    model, classes = _load(cfg, path)
+    for name in cfg.DATASETS.TEST if classes else ():
+        get_dataset(name)  # notes the names of its classes
+        try:
+            check_same_classes(path, classes, name)
+        except ValueError as error:
+            raise ValueError(f"DATASETS.TEST: {error}") from None
+    return model
 
 
 def load_trained_model(cfg: CfgNode, path: str, entry: str = "") -> tuple[nn.Module, list[str]]:
@@ -56,52 +60,37 @@ def load_trained_model(cfg: CfgNode, path: str, entry: str = "") -> tuple[nn.Mod
         ValueError: the file is of another network than ``cfg``, or unreadable; one line.
         FileNotFoundError: the file is missing.
     """
-    model, checkpointer = _build(cfg)
-    _load(checkpointer, cfg, path, entry, complete=True)
-    return model.eval(), class_names(cfg, path)
+    model, classes = _load(cfg, path, entry, complete=True)
+    return model, class_names(cfg, classes)
 
 
-def class_names(cfg: CfgNode, path: str = "") -> list[str]:
+def class_names(cfg: CfgNode, stored: list[str] | None = None) -> list[str]:
     """Return the names of the classes of a model, as many as it has scores.
 
-    They stand in the checkpoint, in a ``classes.txt`` beside it, or with the training data; classes without a
-    name are called by their number.
-
     Args:
-        cfg: of the model.
-        path: of its weights; "" where there are none.
+        cfg: of the model. Its training data have the names where the weights have none.
+        stored: the names in the checkpoint, or in a ``classes.txt`` beside it. Classes without a name are called by
+            their number.
     """
     count = cfg.MODEL.HEAD.NUM_CLASSES
-    sources = (lambda: _stored_classes(path), lambda: dataset_classes(cfg.DATASETS.TRAIN))
-    names = next((found for found in (read() for read in sources) if 0 < len(found) <= count), [])
+    names = stored or []
+    if not 0 < len(names) <= count:
+        names = dataset_classes(cfg.DATASETS.TRAIN)
+    names = names if len(names) <= count else []
     return [*names, *map(str, range(len(names), count))]
 
 
-def _stored_classes(path: str) -> list[str]:
-    if not path:
-        return []
-    content: Mapping[str, Any] = read_file(resolve_weights(path))
+def _load(cfg: CfgNode, path: str, entry: str = "", complete: bool = False) -> tuple[nn.Module, list[str]]:
+    """Read the file once: its weights, and the names of classes that it or a ``classes.txt`` beside it holds."""
+    model = build_model(cfg)
+    content = read_file(path)
+    entry = entry or ("ema" if cfg.SOLVER.EMA.ENABLED and "ema" in content else "")
+    load_weights(model, content, path, cfg=cfg, adapt_weights=inflate_2d_weights, entry=entry, complete=complete)
+    return model.eval(), _stored_classes(content, path)
+
+
+def _stored_classes(content: Mapping[str, Any], path: str) -> list[str]:
     stored = content.get("classes")
     if stored and isinstance(stored, list) and all(isinstance(name, str) for name in stored):
         return stored
     return [] if "://" in path else read_classes(f"{os.path.dirname(os.path.abspath(path))}/classes.txt")
-
-
-def _check_classes(cfg: CfgNode, path: str) -> None:
-    classes = _stored_classes(path)
-    for name in cfg.DATASETS.TEST if classes else ():
-        get_dataset(name)  # notes the names of its classes
-        try:
-            check_same_classes(path, classes, name)
-        except ValueError as error:
-            raise ValueError(f"DATASETS.TEST: {error}") from None
-
-
-def _build(cfg: CfgNode) -> tuple[nn.Module, Checkpointer]:
-    model = build_model(cfg)
-    return model, Checkpointer(model, cfg.OUTPUT_DIR, adapt_weights=inflate_2d_weights, cfg=cfg)
-
-
-def _load(checkpointer: Checkpointer, cfg: CfgNode, path: str, entry: str = "", complete: bool = False) -> None:
-    averaged = not entry and cfg.SOLVER.EMA.ENABLED and "ema" in read_file(resolve_weights(path))
-    checkpointer.load_weights(path, entry="ema" if averaged else entry, complete=complete)

@@ -1,20 +1,60 @@
-"""Load weights that may not fit completely, and say exactly what did not."""
+"""The one road from a file of weights to the parameters of a model: read, identify, convert, fit.
 
+`read_file` reads. `find_weights` says once whose names a file has, and brings them under ours. `fit` compares the
+result with a model and refuses what a policy does not allow. `load_weights` walks the whole road.
+"""
+
+import logging
+import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Literal
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 
+from nlvideo.checkpoint.convert import convert, recognise
+from nlvideo.checkpoint.convert.common import CONFIG_TEXT, Converted, has_effect
+from nlvideo.checkpoint.convert.release import release_overrides, settle
+from nlvideo.config import CfgNode
 from nlvideo.utils.console import create_table
 from nlvideo.utils.messages import some
 
+logger = logging.getLogger(__name__)
+
+#: entry of a file of ours that was converted: its source, overrides and tolerated values
+ORIGIN = "converted_from"
+# Where frameworks keep the weights in a file: Caffe2, PySlowFast and PyTorchVideo, OpenMMLab and Lightning, detectron2.
+WRAPPERS = ("blobs", "model_state", "state_dict", "model")
+# What trainers put before the names of a network that is a part of theirs.
+_PREFIXES = ("model.", "backbone.", "module.")
+# What wrappers of parts of a network put into names.
+_WRAPPED = re.compile(r"(?:(?<=\.)|^)(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+
 # "backbone.res4.nl5.theta.weight": a tensor of the non-local block after residual block 5 of res4.
 _NONLOCAL = re.compile(r"^((?:.*\.)?nl\d+)\.(.+)$")
-_HEAD = "head."
-_BACKBONE = "backbone."
+_HEAD, _BACKBONE = "head.", "backbone."
 # Absent from frozen norms and from files older than PyTorch 0.4.1, and without influence on any output.
 _COUNTER = "num_batches_tracked"
+
+# Keys that change neither what given weights compute nor where they go: how blocks start, how they are evaluated, where
+# they stand (names and shapes tell), which norm holds the same numbers, how clips are cut.
+_FREE = (
+    "INPUT.", "TEST.", "MODEL.HEAD.", "MODEL.NORM", "MODEL.BACKBONE.FREEZE_AT", "MODEL.BACKBONE.ZERO_INIT_RESIDUAL",
+    "MODEL.NONLOCAL.STAGES", "MODEL.NONLOCAL.EVERY", "MODEL.NONLOCAL.BLOCKS", "MODEL.NONLOCAL.ZERO_INIT",
+    "MODEL.NONLOCAL.INIT_STD", "MODEL.NONLOCAL.ALGORITHM",
+)  # fmt: skip
+_ENABLED, _NORM = "MODEL.NONLOCAL.ENABLED", "MODEL.NONLOCAL.NORM"
+_STEM = "backbone.stem.conv.weight"
+
+# (shape in the file, shape in the model)
+Shapes = tuple[tuple[int, ...], tuple[int, ...]]
+# What `fit` demands: that at least half of the backbone fits; the whole backbone, and no more than fine-tuning changes;
+# every tensor.
+Policy = Literal["half", "backbone", "all"]
 
 
 @dataclass
@@ -24,29 +64,40 @@ class LoadReport:
     path: str
     num_model_tensors: int
     loaded: list[str] = field(default_factory=list)
-    #: of non-local blocks the file has no tensor of: a baseline is loaded into a network with blocks
+    #: of non-local blocks of which the file has no tensor: a baseline is loaded into a network with blocks
     new_nonlocal: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
-    #: name -> (shape in the file, shape in the model); the first dict differs in the number of classes
-    classifier: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
-    mismatched: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
+    #: name -> the shapes in file and model; those in the first dict differ in the number of classes
+    classifier: dict[str, Shapes] = field(default_factory=dict)
+    mismatched: dict[str, Shapes] = field(default_factory=dict)
     #: loaded tensors whose shape was adapted, e.g. inflated from 2D
     num_reshaped: int = 0
 
     @property
     def is_complete(self) -> bool:
         """Whether the tensors of file and model are the same set."""
-        return not (self.new_nonlocal or self.missing or self.unexpected or self.classifier or self.mismatched)
+        return not self.differences()
 
-    def first_difference(self) -> str:
-        """Return in a few words what does not fit, by the first tensor that does not; "" where all do."""
-        for name, (in_file, in_model) in {**self.classifier, **self.mismatched}.items():
-            return f"{name} is {tuple(in_file)} in the file, {tuple(in_model)} in the model"
-        for names, what in (([*self.new_nonlocal, *self.missing], "it lacks"), (self.unexpected, "the model has no")):
-            if names:
-                return f"{what} {some(names, 1)}"
-        return ""
+    def differences(self, fine_tuning: bool = False, count: int = 4) -> str:
+        """Return in one line what does not fit; "" where all does.
+
+        Args:
+            fine_tuning: pass over what fine-tuning changes: new non-local blocks, a classifier of other classes, and a
+                head that the file lacks as a whole.
+            count: of tensors to name of each kind.
+        """
+        shapes = self.mismatched if fine_tuning else {**self.classifier, **self.mismatched}
+        missing = self.missing if fine_tuning else [*self.new_nonlocal, *self.missing]
+        in_file = (*self.loaded, *self.classifier, *self.mismatched, *self.unexpected)
+        if fine_tuning and not any(name.startswith(_HEAD) for name in in_file):
+            missing = [name for name in missing if not name.startswith(_HEAD)]
+        found = {
+            "only in the model": missing,
+            "only in the file": self.unexpected,
+            "other shapes": [f"{name} (file {a}, model {b})" for name, (a, b) in shapes.items()],
+        }
+        return "; ".join(f"{what}: {some(names, count)}" for what, names in found.items() if names)
 
     def format(self) -> str:
         """Return one summary line and, where something did not fit, a table grouped by module."""
@@ -56,48 +107,279 @@ class LoadReport:
         if self.is_complete:
             return summary
         rows = _rows("new non-local blocks (expected)", self.new_nonlocal)
-        rows += [("classifier of other classes (skipped)", *_shapes(item)) for item in self.classifier.items()]
-        rows += [("other shape (skipped)", *_shapes(item)) for item in self.mismatched.items()]
+        rows += _shape_rows("classifier of other classes (skipped)", self.classifier)
+        rows += _shape_rows("other shape (skipped)", self.mismatched)
         rows += _rows("missing in the file", self.missing)
         rows += _rows("unexpected in the file", self.unexpected)
-        return f"{summary}\n{create_table([dict(zip(('what', 'module', 'tensors'), row)) for row in rows])}"
+        return f"{summary}\n{create_table(rows)}"
 
 
-def _shapes(item: tuple[str, tuple[tuple[int, ...], tuple[int, ...]]]) -> tuple[str, str]:
-    name, (in_file, in_model) = item
-    module, _, leaf = name.rpartition(".")
-    return module, f"{leaf}: file {in_file}, model {in_model}"
+def _shape_rows(what: str, shapes: Mapping[str, Shapes]) -> list[dict[str, str]]:
+    split = [(*name.rpartition(".")[::2], *pair) for name, pair in shapes.items()]
+    return [{"what": what, "module": module, "tensors": f"{leaf}: file {a}, model {b}"} for module, leaf, a, b in split]
 
 
-def _rows(what: str, names: Sequence[str]) -> list[tuple[str, str, str]]:
+def _rows(what: str, names: Sequence[str]) -> list[dict[str, str]]:
     groups: dict[str, list[str]] = {}
     for name in names:
         block = _NONLOCAL.match(name)
         module, leaf = block.groups() if block else name.rpartition(".")[::2]
         groups.setdefault(module, []).append(leaf)
-    return [(what, module, some(leaves)) for module, leaves in groups.items()]
+    return [{"what": what, "module": module, "tensors": some(leaves)} for module, leaves in groups.items()]
 
 
-def load_weights_into(model: nn.Module, weights: Mapping[str, Tensor], path: str) -> LoadReport:
-    """Copy the tensors that fit by name and shape into ``model``.
+def load_weights(
+    model: nn.Module,
+    content: Mapping[str, Any],
+    path: str,
+    *,
+    cfg: CfgNode | None = None,
+    adapt_weights: Callable[[Mapping[str, Tensor], nn.Module], Mapping[str, Tensor]] | None = None,
+    entry: str = "",
+    complete: bool = False,
+) -> LoadReport:
+    """Load the weights that fit from what a file holds, and log what did not.
 
     Args:
-        model: its sub-modules ``backbone`` and ``head`` are told apart where it has them.
-        weights: name -> tensor.
-        path: where they are from, for messages.
+        model: what to load into.
+        content: from `read_file`.
+        path: of the file, for messages, and for what the name of a released file says.
+        cfg: what the model was built from; None: the settings of a foreign file are not compared, which the log says.
+        adapt_weights: called with the weights and the model before the two are compared.
+        entry: as for `flatten`.
+        complete: refuse a file whose tensors are not exactly those of the model.
 
     Raises:
-        ValueError: less than half of the backbone's tensors fit, new non-local blocks aside; nothing is loaded then.
+        ValueError: no such entry; not complete where it must be; less than half of the backbone fits; or weights of
+            another framework that mean another network than ``cfg``, or leave a gap in the backbone.
     """
     current = model.state_dict()
+    found = find_weights(content, path, current, entry=entry)
+    if found.source != "nlvideo":
+        for line in (f"weights of {found.source}: {found.summary()}", *found.notes):
+            logger.info("%s: %s", path, line)
+    if found.overrides and cfg is not None:
+        check_config(found, cfg, path, current)
+    elif found.overrides:
+        logger.warning("%s: no config to compare its settings with: %s", path, found.overrides)
+    shapes = {name: tensor.shape for name, tensor in found.weights.items()}
+    weights = found.weights if adapt_weights is None else adapt_weights(found.weights, model)
+    report = load_weights_into(model, weights, path, "all" if complete else "backbone" if found.overrides else "half")
+    report.num_reshaped = sum(name in shapes and shapes[name] != weights[name].shape for name in report.loaded)
+    logger.log(logging.INFO if report.is_complete else logging.WARNING, "%s", report.format())
+    return report
+
+
+def find_weights(
+    content: Mapping[str, Any], path: str, names: Iterable[str], source: str = "auto", entry: str = ""
+) -> Converted:
+    """Find the weights in what a file holds, say whose they are, and bring them under our names.
+
+    Args:
+        content: from `read_file`.
+        path: for errors, and for what the name of a released file says.
+        names: of tensors of the model; one of them among those of the file makes the file ours.
+        source: a name in `SOURCES`; "auto": by the names in the file; "": they are ours.
+        entry: as for `flatten`.
+
+    Returns:
+        The weights. The source is "nlvideo" for our own names, and for names that no source claims.
+
+    Raises:
+        ValueError: no weights, several sources claim them, or a network that ours cannot express; in one line.
+    """
+    ours = {_WRAPPED.sub("", name): name for name in names}
+    flat: Mapping[str, Any] = flatten(content, path, entry)
+    try:
+        if source == "auto":
+            source, flat = identify(flat, ours.keys())
+        if source:
+            found = convert(flat, source)
+            if source == "caffe2":
+                settle(found, release_overrides(path))
+            return found
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    weights = {ours.get(name, name): value for name, value in flat.items() if name != CONFIG_TEXT}
+    return Converted(weights, mapped=[(name, name) for name in weights], **_origin_of(content, path))
+
+
+def flatten(content: Mapping[str, Any], path: str, entry: str = "") -> dict[str, Any]:
+    """Find the weights in what a file holds, and the text of the config that PySlowFast and OpenMMLab put beside them.
+
+    The text is handed on as `CONFIG_TEXT`. What PyTorch's wrappers (DDP, FSDP, compile, averages) add to names is gone.
+
+    Args:
+        content: from `read_file`.
+        path: for messages.
+        entry: name of the entry with the weights; "": the first of `WRAPPERS`, or else the file itself.
+
+    Returns:
+        Name -> tensor on the CPU. Numbers beside the weights, such as Caffe2's ``model_iter``, are not among them.
+
+    Raises:
+        ValueError: there are none; the message lists the entries that hold some.
+    """
+    entries = {name: _numeric(value) for name, value in content.items() if isinstance(value, Mapping)}
+    entries = {name: weights for name, weights in entries.items() if any(value.dim() for value in weights.values())}
+    chosen = entry or next((name for name in WRAPPERS if name in entries), "")
+    weights = entries.get(chosen, {}) if chosen else _numeric(content)
+    if not any(tensor.dim() for tensor in weights.values()):
+        where = f" under {entry!r}" if entry else ""
+        raise ValueError(f"{path}: found no weights{where}; the file holds {some(list(map(str, entries or content)))}")
+    # Momenta and the like have fewer entries, or other names.
+    passed = [name for name, other in entries.items() if name != chosen and len(other) >= len(weights) > 1]
+    if chosen and passed and not entry:
+        logger.warning("%s: weights are read from %r; it has others in %s (see --entry)", path, chosen, some(passed))
+    flat: dict[str, Any] = {_WRAPPED.sub("", name): tensor for name, tensor in weights.items()}
+    if all(name.startswith("module.") for name, tensor in flat.items() if tensor.dim()):
+        flat = {name.removeprefix("module."): value for name, value in flat.items() if name.startswith("module.")}
+    # The config of PySlowFast, or of OpenMMLab's MMEngine or, before it, mmcv.
+    meta = content.get("meta")
+    meta = meta if isinstance(meta, Mapping) else {}
+    texts = (content.get("cfg"), meta.get("cfg"), meta.get("config"))
+    text = next((text for text in texts if isinstance(text, str) and text), "")
+    return flat | ({CONFIG_TEXT: text} if text else {})
+
+
+def _numeric(values: Mapping[str, Any]) -> dict[str, Tensor]:
+    # Arrays are in this machine's byte order, and share their memory: a file may name one of them many times.
+    values = {name: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for name, v in values.items()}
+    return {str(name): value for name, value in values.items() if isinstance(value, Tensor)}
+
+
+def weights_of(content: Mapping[str, Any], path: str, entry: str = "") -> dict[str, Tensor]:
+    """Return the tensors of `flatten` alone; ValueError where there are none."""
+    return {name: value for name, value in flatten(content, path, entry).items() if name != CONFIG_TEXT}
+
+
+def identify(flat: Mapping[str, Any], ours: Collection[str]) -> tuple[str, Mapping[str, Any]]:
+    """Say whose names the weights of `flatten` have, also below a prefix of a trainer.
+
+    Args:
+        flat: from `flatten`.
+        ours: the names of our model.
+
+    Returns:
+        A name in `SOURCES`, or "" for ours and for unknown names; and the weights, without the prefix, and without
+        what stands beside them.
+
+    Raises:
+        ValueError: several sources claim the names.
+    """
+    candidates = [flat]
+    for candidate in candidates:
+        if any(name in ours for name in candidate):
+            return "", candidate
+        if source := recognise(candidate):
+            return source, candidate
+        for prefix in _PREFIXES:
+            below = {name.removeprefix(prefix): value for name, value in candidate.items() if name.startswith(prefix)}
+            if below:
+                candidates.append(below | {name: flat[name] for name in (CONFIG_TEXT,) if name in flat})
+    return "", flat
+
+
+def _origin_of(content: Mapping[str, Any], path: str) -> dict[str, Any]:
+    """What a file of ours that was converted remembers: "overrides" and "tolerated"; nothing for other files."""
+    try:
+        names = ("overrides", "tolerated") if ORIGIN in content else ()
+        return {name: dict(content[ORIGIN][name].items()) for name in names}
+    except (TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"{path}: its entry {ORIGIN!r} does not say which network was converted") from error
+
+
+def check_config(
+    converted: Converted, cfg: CfgNode, path: str, current: Mapping[str, Tensor] = MappingProxyType({})
+) -> None:
+    """Refuse weights that belong to another config than ``cfg``; ``current`` is the state dict of its model.
+
+    Raises:
+        ValueError: naming each key with its value in the file and in the config.
+    """
+    found = []
+    has_blocks = converted.overrides.get(_ENABLED, False)
+
+    def matters(key: str) -> bool:
+        # A baseline may be loaded into a network with blocks, which are new then.
+        if key.startswith("MODEL.NONLOCAL.") and not (has_blocks and (key == _ENABLED or cfg.MODEL.NONLOCAL.ENABLED)):
+            return False
+        return not key.startswith(_FREE) and has_effect(key, cfg)
+
+    for key, wanted in converted.overrides.items():
+        if not matters(key) or _same(key, wanted, given := _plain(cfg.value_at(key))):
+            continue
+        difference = f"{key}: file {_plain(wanted)!r}, config {given!r}"
+        if any(_same(key, value, given) for value in converted.tolerated.get(key, [])):
+            logger.warning("%s: %s; training may start with it", path, difference)
+        else:
+            found.append(difference)
+    for key, allowed in converted.undecided.items():
+        if matters(key) and cfg.value_at(key) not in allowed:
+            found.append(f"{key}: file {' or '.join(map(repr, allowed))}, config {cfg.value_at(key)!r}")
+        elif matters(key):
+            logger.warning("%s does not say which %s it is for; it loads as %r", path, key, cfg.value_at(key))
+    both = (converted.weights, current)
+    kernels = ["{} x {}".format(*weights[_STEM].shape[-2:]) for weights in both if _STEM in weights]
+    if len(set(kernels)) == 2:
+        stem = f"file one of {kernels[0]}, config {cfg.MODEL.BACKBONE.STEM!r}, which is of {kernels[1]}"
+        found.append(f"MODEL.BACKBONE.STEM: {stem}")
+    if found:
+        raise ValueError(f"{path} is of another network than the config's: {'; '.join(found)}")
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, (list, tuple)) else value
+
+
+def _same(key: str, wanted: Any, given: Any) -> bool:
+    wanted = _plain(wanted)
+    if key == _NORM:
+        return (wanted == "none") == (given == "none")
+    if not key.startswith("MODEL.PIXEL_") or not isinstance(wanted, list):
+        return wanted == given
+    # One value stands for every channel.
+    a, b = (values * (3 if len(values) == 1 else 1) for values in (wanted, given))
+    close = (isinstance(x, float) and math.isclose(x, y, rel_tol=1e-5) for x, y in zip(a, b, strict=False))
+    return len(a) == len(b) and all(close)
+
+
+def fit(current: Mapping[str, Tensor], weights: Mapping[str, Tensor], path: str, policy: Policy) -> LoadReport:
+    """Compare weights with a model, and refuse what a policy does not allow; nothing is loaded.
+
+    Args:
+        current: state dict of the model; its ``backbone`` and ``head`` are told apart where it has them.
+        weights: name -> tensor, under our names and in our shapes.
+        path: where they are from, for messages.
+        policy: "half": at least half of the backbone's tensors must fit, new non-local blocks aside. "backbone": the
+            whole backbone, and every tensor of the file; a whole head may be absent, the classifier of other classes,
+            and whole non-local blocks may be new. "all": the same tensors in file and model.
+
+    Raises:
+        ValueError: naming some tensors.
+    """
     report = compare_weights(current, weights, path)
-    _check_backbone(current, weights, report)
+    text = "" if policy == "half" else report.differences(fine_tuning=policy == "backbone", count=3)
+    if text:
+        raise ValueError(f"{path} is of another network than the config's: {text}")
+    if policy == "half":
+        _check_half(current, weights, report)
+    return report
+
+
+def load_weights_into(
+    model: nn.Module, weights: Mapping[str, Tensor], path: str, policy: Policy = "half"
+) -> LoadReport:
+    """Copy the tensors that fit by name and shape into ``model``; arguments and errors as for `fit`."""
+    report = fit(model.state_dict(), weights, path, policy)
     model.load_state_dict({name: weights[name] for name in report.loaded}, strict=False)
     return report
 
 
-def compare_weights(current: Mapping[str, Tensor], weights: Mapping[str, Tensor], path: str) -> LoadReport:
-    """Say which tensors of a file fit a model's state dict, without loading any."""
+def compare_weights(
+    current: Mapping[str, Tensor], weights: Mapping[str, Tensor], path: str, counters: bool = False
+) -> LoadReport:
+    """Say which tensors of a file fit the state dict of a model; ``counters`` of batches count only on request."""
     report = LoadReport(path, num_model_tensors=len(current))
     blocks_in_file = {block[1] for block in map(_NONLOCAL.match, weights) if block}
     for name, tensor in current.items():
@@ -105,7 +387,7 @@ def compare_weights(current: Mapping[str, Tensor], weights: Mapping[str, Tensor]
         if name not in weights:
             if block and block[1] not in blocks_in_file:
                 report.new_nonlocal.append(name)
-            elif not name.endswith(_COUNTER):
+            elif counters or not name.endswith(_COUNTER):
                 report.missing.append(name)
         elif weights[name].shape == tensor.shape:
             report.loaded.append(name)
@@ -113,16 +395,16 @@ def compare_weights(current: Mapping[str, Tensor], weights: Mapping[str, Tensor]
             shapes = tuple(weights[name].shape), tuple(tensor.shape)
             other_classes = name.startswith(_HEAD) and shapes[0][1:] == shapes[1][1:]
             (report.classifier if other_classes else report.mismatched)[name] = shapes
-    report.unexpected = [name for name in weights if name not in current and not name.endswith(_COUNTER)]
+    strange = [name for name in weights if name not in current]
+    report.unexpected = [name for name in strange if counters or not name.endswith(_COUNTER)]
     return report
 
 
-def _check_backbone(current: Mapping[str, Tensor], weights: Mapping[str, Tensor], report: LoadReport) -> None:
+def _check_half(current: Mapping[str, Tensor], weights: Mapping[str, Tensor], report: LoadReport) -> None:
     names = [name for name in current if name.startswith(_BACKBONE)]
     names = names or [name for name in current if not name.startswith(_HEAD)]
-    new = set(report.new_nonlocal)
+    new, loaded = set(report.new_nonlocal), set(report.loaded)
     names = [name for name in names if name not in new and not name.endswith(_COUNTER)]
-    loaded = set(report.loaded)
     absent = [f"{name} {tuple(current[name].shape)}" for name in names if name not in loaded]
     if len(absent) * 2 > len(names):
         unused = [f"{name} {tuple(weights[name].shape)}" for name in weights if name not in loaded]

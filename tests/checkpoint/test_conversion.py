@@ -113,14 +113,15 @@ def test_mistakes_are_one_line(tool, msra, tmp_path, out, arguments, message):
 def test_what_a_file_leaves_open_must_be_said(tool, msra, tmp_path, monkeypatch):
     from nlvideo.checkpoint import conversion
 
-    def undecided(content, path, source, entry):
+    def undecided(content, path, names, source, entry):
         """As the authors' files, which do not say which of two stems they are for."""
-        _, converted = original(content, path, source, entry)
+        converted = original(content, path, names, source, entry)
         converted.undecided["MODEL.BACKBONE.STEM"] = ["authors_32x2", "authors_8x8"]
-        return "caffe2", converted
+        converted.source = "caffe2"
+        return converted
 
-    original = conversion.convert_content
-    monkeypatch.setattr(conversion, "convert_content", undecided)
+    original = conversion.find_weights
+    monkeypatch.setattr(conversion, "find_weights", undecided)
     status, _, errors = tool(msra, str(tmp_path / "a.pth"))
     assert status == 2 and "add to the command line: MODEL.BACKBONE.STEM authors_32x2 or authors_8x8" in errors
     status, _, errors = tool(msra, str(tmp_path / "a.pth"), "MODEL.BACKBONE.STEM", "paper")
@@ -140,13 +141,13 @@ def test_what_changes_nothing_is_not_asked_for(tool, msra, tmp_path, monkeypatch
     """The scale of a dot product."""
     from nlvideo.checkpoint import conversion
 
-    def undecided(content, path, source, entry):
-        _, converted = original(content, path, source, entry)
+    def undecided(content, path, names, source, entry):
+        converted = original(content, path, names, source, entry)
         converted.undecided |= {"MODEL.NONLOCAL.PAIRWISE": ["dot_product", "gaussian"], "MODEL.NONLOCAL.SCALE": [False]}
-        return "mmaction2", converted
+        return converted
 
-    original = conversion.convert_content
-    monkeypatch.setattr(conversion, "convert_content", undecided)
+    original = conversion.find_weights
+    monkeypatch.setattr(conversion, "find_weights", undecided)
     status, _, errors = tool(msra, str(tmp_path / "a.pth"), "MODEL.NONLOCAL.PAIRWISE", "gaussian")
     assert status == 2 and errors.endswith("add to the command line: MODEL.NONLOCAL.SCALE False\n")
     assert tool(msra, str(tmp_path / "a.pth"), "MODEL.NONLOCAL.PAIRWISE", "dot_product")[0] == 0
@@ -172,7 +173,7 @@ def test_our_own_files_have_nothing_to_convert(tool, tmp_path):
     status, _, errors = tool(str(tmp_path / "ours.pth"), str(tmp_path / "a.pth"), "--config-file", str(cfg_file))
     assert status == 2 and "is a checkpoint of nlvideo's already; --to writes another framework's" in errors
     conversion = convert_checkpoint(str(tmp_path / "ours.pth"), config_file=str(cfg_file))
-    assert conversion.source == "nlvideo" and conversion.cfg.MODEL.BACKBONE.DEPTH == 10
+    assert conversion.converted.source == "nlvideo" and conversion.cfg.MODEL.BACKBONE.DEPTH == 10
 
 
 def test_keys_of_a_project_may_be_overridden(tmp_path):
@@ -224,7 +225,7 @@ def test_a_converted_file_carries_its_network_on(msra, fake_export, tmp_path):
     """From the other framework to ours and on to a third, with no config named."""
     write_conversion(convert_checkpoint(msra), str(tmp_path / "ours.pth"))
     again = convert_checkpoint(str(tmp_path / "ours.pth"))
-    assert again.source == "nlvideo" and again.cfg.MODEL.BACKBONE.STRIDE_IN_1X1 is True
+    assert again.converted.source == "nlvideo" and again.cfg.MODEL.BACKBONE.STRIDE_IN_1X1 is True
     write_export(again, str(tmp_path / "theirs.pth"), "mmaction2")
     assert fake_export[0][1].MODEL.NORM == "FrozenBN"
 
@@ -235,7 +236,7 @@ def test_differences_are_a_tree():
 
 
 def test_a_report_without_drops_does_not_speak_of_any():
-    conversion = Conversion("a.pth", "x", Converted({}, mapped=[("a", "b")], notes=["a note"]), load_cfg(None))
+    conversion = Conversion("a.pth", Converted({}, mapped=[("a", "b")], notes=["a note"], source="x"), load_cfg(None))
     lines = conversion.report().split("\n")
     assert lines[:2] == ["a.pth: weights of x: 1 tensors taken over, 0 dropped", "a note"]
     assert "dropped because" not in conversion.report()

@@ -10,8 +10,7 @@ import torchvision
 
 from nlvideo.checkpoint import Checkpointer
 from nlvideo.checkpoint.convert import Converted, convert
-from nlvideo.checkpoint.foreign import check_config, check_fit, find_weights, identify
-from nlvideo.checkpoint.read.read_file import flatten
+from nlvideo.checkpoint.weights import check_config, find_weights, fit, flatten, identify
 from nlvideo.config import load_cfg
 from nlvideo.modeling import META_ARCH, inflate_2d_weights
 
@@ -76,6 +75,13 @@ def test_frozen_and_trained_norms_hold_the_same_numbers(folder):
         assert report.is_complete
 
 
+def check(content, current, cfg, path):
+    """Compare a file with a config and with the state dict of its model, as loading does."""
+    found = find_weights(content, path, current)
+    check_config(found, cfg, path, current)
+    fit(current, found.weights, path, "backbone")
+
+
 CONTRADICTIONS = [
     ("blocks", [*I3D, *BLOCKS, "MODEL.BACKBONE.STRIDE_IN_1X1", "True"],
      "MODEL.BACKBONE.STRIDE_IN_1X1: file False, config True"),
@@ -113,7 +119,7 @@ def test_another_network_is_refused_before_anything_is_loaded(folder, name, opts
         current = META_ARCH.get("VideoClassifier")(cfg).state_dict()
     expected = f"x.pkl is of another network than the config's: .*{re.escape(message)}"
     with pytest.raises(ValueError, match=expected) as error:
-        check_fit(current, find_weights(content, "x.pkl", current, cfg)[0], "x.pkl")
+        check(content, current, cfg, "x.pkl")
     assert "\n" not in str(error.value)
 
 
@@ -175,7 +181,7 @@ def test_a_gap_is_not_filled_with_random_numbers(folder):
     with pytest.raises(ValueError, match="only in the model: backbone.res4.2.conv2.weight"):
         model, cfg = build(*I3D)
         current = model.state_dict()
-        check_fit(current, find_weights(content, "w.pkl", current, cfg)[0], "w.pkl")
+        check(content, current, cfg, "w.pkl")
 
 
 def test_a_head_is_absent_as_a_whole_or_not_at_all(folder):
@@ -184,17 +190,18 @@ def test_a_head_is_absent_as_a_whole_or_not_at_all(folder):
     current = model.state_dict()
     del content["pred_b"]
     with pytest.raises(ValueError, match="only in the model: head.classifier.bias$"):
-        check_fit(current, find_weights(content, "w.pkl", current, cfg)[0], "w.pkl")
+        check(content, current, cfg, "w.pkl")
     del content["pred_w"]
-    check_fit(current, find_weights(content, "w.pkl", current, cfg)[0], "w.pkl")
+    check(content, current, cfg, "w.pkl")
 
 
 def test_our_own_files_are_left_alone(folder):
     model, cfg = build(*I3D)
     current = model.state_dict()
-    assert find_weights({"model": current}, "w.pth", current, cfg) == (current, False)
+    found = find_weights({"model": current}, "w.pth", current)
+    assert (found.weights, found.source, found.overrides) == (current, "nlvideo", {})
     strange = {"strange.weight": torch.ones(1)}
-    assert find_weights(strange, "w.pth", current, cfg) == (strange, False)
+    assert find_weights(strange, "w.pth", current).weights == strange
 
 
 def test_a_converted_file_remembers_its_network(folder):
@@ -204,7 +211,7 @@ def test_a_converted_file_remembers_its_network(folder):
     origin["overrides"]["MODEL.BACKBONE.STEM"] = "authors_32x2"
     model, cfg = build(*I3D)
     with pytest.raises(ValueError, match="MODEL.BACKBONE.STEM: file 'authors_32x2', config 'authors_8x8'"):
-        find_weights({"model": converted.weights, "converted_from": origin}, "w.pth", model.state_dict(), cfg)
+        check({"model": converted.weights, "converted_from": origin}, model.state_dict(), cfg, "w.pth")
 
 
 WRAPPED = ["_orig_mod.{}", "module.{}", "module._orig_mod.{}", "model.{}", "model.module.{}", "model.backbone.{}"]
@@ -216,11 +223,11 @@ def test_what_trainers_put_before_names_is_gone(form):
     model, cfg = build("MODEL.BACKBONE.DEPTH", "18")
     state = model.state_dict()
     wrapped = {form.format(name): tensor for name, tensor in state.items()} | {"n_averaged": torch.tensor(3)}
-    weights, is_converted = find_weights({"state_dict": wrapped}, "w.pth", state, cfg)
-    assert weights.keys() - {"n_averaged"} == state.keys() and not is_converted
+    found = find_weights({"state_dict": wrapped}, "w.pth", state)
+    assert found.weights.keys() - {"n_averaged"} == state.keys() and found.source == "nlvideo"
     images = torchvision.models.resnet18(weights=None, num_classes=2).state_dict()
     wrapped = {form.format(name): tensor for name, tensor in images.items()} | {"criterion": torch.ones(2)}
-    source, weights = identify(flatten({"state_dict": wrapped}, "w.pth"), lambda names: False)
+    source, weights = identify(flatten({"state_dict": wrapped}, "w.pth"), ())
     assert source == "torchvision" and weights.keys() - {"criterion"} == images.keys()
 
 
@@ -233,9 +240,9 @@ def test_wrappers_of_parts_are_gone():
 def test_a_prefix_does_not_hide_whose_names_they_are():
     """mmaction2's own names begin with "backbone."; below it they would be unknown."""
     names = {"backbone.conv1.conv.weight": torch.ones(1), "backbone.layer1.0.conv1.conv.weight": torch.ones(1)}
-    assert identify(names, lambda names: False) == ("mmaction2", names)
+    assert identify(names, ()) == ("mmaction2", names)
     strange = {"model.strange.weight": torch.ones(1)}
-    assert identify(strange, lambda names: False) == ("", strange)
+    assert identify(strange, ()) == ("", strange)
 
 
 def test_an_average_that_is_passed_over_is_said_and_can_be_asked_for(tmp_path, caplog):
@@ -259,7 +266,7 @@ def test_a_damaged_memory_of_the_network_is_one_line(origin):
     model, cfg = build("MODEL.BACKBONE.DEPTH", "18")
     content = {"model": model.state_dict(), "converted_from": origin}
     with pytest.raises(ValueError, match="w.pth: its entry 'converted_from' does not say which network was converted"):
-        find_weights(content, "w.pth", model.state_dict(), cfg)
+        find_weights(content, "w.pth", model.state_dict())
 
 
 def test_a_small_stem_is_named(tmp_path):

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from nlvideo.checkpoint import Checkpointer, load_model_for_test
+from nlvideo.checkpoint import Checkpointer, load_model_for_test, trained
+from nlvideo.checkpoint.trained import load_trained_model
 from nlvideo.config import CfgNode, load_cfg
 from nlvideo.modeling import build_model
 from nlvideo.solver import ModelEma
@@ -63,6 +64,16 @@ def test_resume_prefers_the_last_checkpoint(tiny_cfg: Callable[..., CfgNode], we
     Checkpointer(model, cfg.OUTPUT_DIR).save("model_0000001")
     assert math.isclose(_bias(load_model_for_test(cfg, resume=True)), 2.0)
     assert math.isclose(_bias(load_model_for_test(cfg, resume=False)), 1.0)
+
+
+def test_a_file_is_read_once(tiny_cfg: Callable[..., CfgNode], weights: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its weights, its moving average and the names of its classes come from one reading."""
+    read, paths = trained.read_file, []
+    monkeypatch.setattr(trained, "read_file", lambda path: (paths.append(path), read(path))[1])
+    cfg = tiny_cfg("MODEL.WEIGHTS", weights, "SOLVER.EMA.ENABLED", "True")
+    assert _bias(load_model_for_test(cfg)) == 0.0
+    assert load_trained_model(cfg, weights)[1] == ["0", "1", "2", "3"]
+    assert paths == [weights, weights]
 
 
 def test_a_test_has_the_classes_of_the_model(tiny_cfg: Callable[..., CfgNode], tmp_path: Path) -> None:

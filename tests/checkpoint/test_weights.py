@@ -242,7 +242,7 @@ def test_truncated_files_are_one_short_line(tmp_path, zipped, kept):
     with pytest.raises(ValueError) as error:
         read_file(str(path))
     said = str(error.value).removeprefix(f"{path}: not a complete PyTorch file of tensors and plain types")
-    assert said == "; it is cut short or damaged"
+    assert said == ": it is cut short or damaged"
 
 
 class _Foreign:

@@ -1,44 +1,70 @@
-"""Weights of other frameworks, under our names. Each module with a source registers it when it is imported."""
+"""Weights of other frameworks, under our names."""
 
-import importlib
-import pkgutil
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
-from nlvideo.checkpoint.convert.common import SOURCES, Converted, Source, get_source, register
+from nlvideo.checkpoint.convert import caffe2, mmaction2, pyslowfast, pytorchvideo, torchvision
+from nlvideo.checkpoint.convert.common import Converted
+from nlvideo.utils.messages import one_of
 
-__all__ = ["SOURCES", "Converted", "Source", "convert", "get_source", "recognise", "register"]
+__all__ = ["SOURCES", "Converted", "Source", "convert", "recognise", "unknown_source"]
 
-for _module in pkgutil.iter_modules(__path__):
-    importlib.import_module(f"{__name__}.{_module.name}")
+
+class Source(NamedTuple):
+    """A format of weights. Both functions take the flat name -> tensor dict that `weights.flatten` gives."""
+
+    #: whether a file is of this format
+    recognise: Callable[[Mapping[str, Any]], bool]
+    #: raises ValueError, in one line, for a network that ours cannot express
+    convert: Callable[[Mapping[str, Any]], Converted]
+
+
+#: name -> source
+SOURCES: dict[str, Source] = {
+    "caffe2": Source(caffe2.recognise, caffe2.convert),
+    "detectron": Source(caffe2.recognise_detectron, caffe2.convert_detectron),
+    "mmaction2": Source(mmaction2.recognise, mmaction2.convert),
+    "pyslowfast": Source(pyslowfast.recognise, pyslowfast.convert),
+    "pytorch-resnet3d": Source(torchvision.recognise_resnet3d, torchvision.convert_resnet3d),
+    "pytorchvideo": Source(pytorchvideo.recognise, pytorchvideo.convert),
+    "torchvision": Source(torchvision.recognise, torchvision.convert),
+}
 
 
 def recognise(content: Mapping[str, Any]) -> str:
-    """Return the name of the source that a file is of.
+    """Return the name of the source that a file is of; "" where none claims it.
 
     Args:
-        content: name -> tensor, from `read.flatten`.
+        content: name -> tensor, from `weights.flatten`.
 
     Raises:
-        ValueError: none or several claim it; shows some names of the file.
+        ValueError: several claim it; shows some names of the file.
     """
     claims = [name for name, source in SOURCES.items() if source.recognise(content)]
-    if len(claims) == 1:
-        return claims[0]
-    names = ", ".join(list(content)[:4])
-    if claims:
+    if len(claims) > 1:
+        names = ", ".join(list(content)[:4])
         raise ValueError(f"weights with the names {names}, ... may be of {' or '.join(claims)}: say which")
-    raise ValueError(f"weights with the names {names}, ... are of no known source: {', '.join(sorted(SOURCES))}")
+    return claims[0] if claims else ""
+
+
+def unknown_source(content: Mapping[str, Any]) -> str:
+    """Return the error for names that no source claims."""
+    return f"weights with the names {', '.join(list(content)[:4])}, ... are of no known source: {', '.join(SOURCES)}"
 
 
 def convert(content: Mapping[str, Any], source: str = "auto") -> Converted:
     """Bring foreign weights under our names.
 
     Args:
-        content: name -> tensor, from `read.flatten`.
+        content: name -> tensor, from `weights.flatten`.
         source: a name in `SOURCES`, or "auto".
 
     Raises:
         ValueError: not recognised, an unknown source, or a network that ours cannot express.
     """
-    return get_source(recognise(content) if source == "auto" else source).convert(content)
+    name = recognise(content) if source == "auto" else source
+    if not name:
+        raise ValueError(unknown_source(content))
+    if name not in SOURCES:
+        raise one_of("source of weights", name, ["auto", *SOURCES])
+    return SOURCES[name].convert(content)

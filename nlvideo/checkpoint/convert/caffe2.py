@@ -1,4 +1,4 @@
-"""Caffe2 checkpoints of the authors and of PySlowFast's zoo, and the names that all ResNets of that family share."""
+"""ResNets with Caffe's names: the authors', those of PySlowFast's zoo, and MSRA's of images that Detectron started from."""
 
 import re
 from collections.abc import Mapping
@@ -7,95 +7,63 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nlvideo.checkpoint.convert.architecture import IMAGE_NOTE, architecture_of, is_image_network
-from nlvideo.checkpoint.convert.common import Converted, Source, register
+from nlvideo.checkpoint.convert.common import (
+    AUTHORS_BLOCKS,
+    AUTHORS_NETWORK,
+    IMAGE_NOTE,
+    Converted,
+    ModuleNames,
+    architecture_of,
+    is_image_network,
+    rename,
+)
+from nlvideo.checkpoint.convert.torchvision import NAMES
 from nlvideo.layers.norm import EPS
-from nlvideo.utils.messages import some
-
-_RESIDUAL = re.compile(r"res([2-5])_(\d+)_(branch1|branch2[abc])(_bn)?_(w|b|s|rm|riv)$")
-_NONLOCAL = re.compile(r"nonlocal_conv([2-5])_(\d+)_(theta|phi|g|out|bn)_(w|b|s|rm|riv)$")
-_STEM = re.compile(r"(conv1|res_conv1_bn)_(w|b|s|rm|riv)$")
-_CLASSIFIER = re.compile(r"(?:pred|fc1000)_(w|b)$")
 
 # "riv" is the running variance in spite of its name ("inverse"): a comment of the authors says so.
 _LEAVES = {"w": "weight", "s": "weight", "b": "bias", "rm": "running_mean", "riv": "running_var"}
 _TRAINING_STATE = {"lr", "model_iter", "epoch", "cfg"}
 
-# What the authors' code computes in every network. Their mean and deviation are those of the config's defaults, too.
-COMMON_OVERRIDES = {
-    "MODEL.PIXEL_MEAN": [114.75, 114.75, 114.75],
-    "MODEL.PIXEL_STD": [57.375, 57.375, 57.375],
-    "MODEL.BACKBONE.STRIDE_IN_1X1": False,
-}
-NONLOCAL_OVERRIDES = {
-    "MODEL.NONLOCAL.PAIRWISE": "embedded_gaussian",
-    "MODEL.NONLOCAL.ATTEND": "spacetime",
-    "MODEL.NONLOCAL.SUBSAMPLE": True,
-    "MODEL.NONLOCAL.POOL_FIRST": True,
-    "MODEL.NONLOCAL.SCALE": True,
-    "MODEL.NONLOCAL.TEMPORAL_GROUPS": 1,
-}
 # Stems of the authors' two network definitions and of PySlowFast's C2D and I3D, with and without the pool over time.
 # The weights of all four have the same names and shapes.
 STEMS = ["authors_32x2", "authors_8x8", "slowfast_8x8", "slow"]
 
 
-def our_name(blob: str) -> str | None:
-    """Return the name of a Caffe2 ResNet's blob in our `VideoClassifier`; None for anything but weights.
-
-    The bias of a residual convolution, which our blocks do not have, gets the name it would have.
-    """
-    if match := _RESIDUAL.match(blob):
-        stage, block, branch, norm, leaf = match.groups()
-        kind = "bn" if norm else "conv"
-        layer = f"shortcut.{kind}" if branch == "branch1" else f"{kind}{'abc'.index(branch[-1]) + 1}"
-        return f"backbone.res{stage}.{block}.{layer}.{_LEAVES[leaf]}"
-    if match := _NONLOCAL.match(blob):
-        stage, block, layer, leaf = match.groups()
-        return f"backbone.res{stage}.nl{block}.{layer}.{_LEAVES[leaf]}"
-    if match := _STEM.match(blob):
-        return f"backbone.stem.{'conv' if match[1] == 'conv1' else 'bn'}.{_LEAVES[match[2]]}"
-    if match := _CLASSIFIER.match(blob):
-        return f"head.classifier.{_LEAVES[match[1]]}"
-    return None
+_BLOCK, _OUR_BLOCK = "res{stage}_{block}_branch", "backbone.res{stage}.{block}"
+_MODULES = ModuleNames(
+    {
+        "conv1": "backbone.stem.conv",
+        "res_conv1_bn": "backbone.stem.bn",
+        f"{_BLOCK}1": f"{_OUR_BLOCK}.shortcut.conv",
+        f"{_BLOCK}1_bn": f"{_OUR_BLOCK}.shortcut.bn",
+        **{f"{_BLOCK}2{letter}": f"{_OUR_BLOCK}.conv{n}" for n, letter in enumerate("abc", 1)},
+        **{f"{_BLOCK}2{letter}_bn": f"{_OUR_BLOCK}.bn{n}" for n, letter in enumerate("abc", 1)},
+        **{f"nonlocal_conv{{stage}}_{{block}}_{layer}": f"backbone.res{{stage}}.nl{{block}}.{layer}"
+           for layer in ("theta", "phi", "g", "out", "bn")},
+        "pred": "head.classifier",
+        "fc1000": "head.classifier",
+    },
+    stages={2: 2, 3: 3, 4: 4, 5: 5},
+)  # fmt: skip
 
 
-def state_of_training(blob: str) -> str | None:
-    """Return why a blob that belongs to the optimizer or the loop is dropped; None for others."""
+def _our_name(blob: str) -> str | None:
+    """Our name of a blob; the bias of a residual convolution, which our blocks lack, gets the name it would have."""
+    module, _, leaf = blob.removeprefix("gpu_0/").rpartition("_")
+    return _MODULES.to_ours(f"{module}.{_LEAVES.get(leaf)}")
+
+
+def _state_of_training(blob: str) -> str:
     if blob.endswith("_momentum"):
         return "momentum of the optimizer"
-    return "state of the training" if blob in _TRAINING_STATE else None
+    return "state of the training" if blob.removeprefix("gpu_0/") in _TRAINING_STATE else ""
 
 
-def rename(content: Mapping[str, Tensor], other: str | None = None) -> Converted:
-    """Bring the blobs of a Caffe2 ResNet under our names; optimizer and training state are dropped.
-
-    Args:
-        content: blob -> tensor; the prefix ``gpu_0/`` of a device scope is ignored.
-        other: why other blobs are dropped; None: they are an error, since a network with them is not ours.
-
-    Raises:
-        ValueError: other blobs, see above.
-    """
-    converted = Converted({})
-    strange = []
-    for blob, tensor in content.items():
-        bare = blob.removeprefix("gpu_0/")
-        name, reason = our_name(bare), state_of_training(bare)
-        if name is not None:
-            converted.weights[name] = tensor
-            converted.mapped.append((blob, name))
-        elif reason or other:
-            converted.dropped.append((blob, reason or other))
-        else:
-            strange.append(blob)
-    if strange:
-        pathways = " (a second pathway: SlowFast)" if any(blob.startswith("t_") for blob in strange) else ""
-        raise ValueError(f"blobs of another network than a ResNet with non-local blocks{pathways}: {some(strange)}")
-    return converted
+def _explain(blob: str) -> str:
+    return "a SlowFast network has two pathways, ours have one" if blob.startswith("t_") else ""
 
 
-def tidy(weights: dict[str, Tensor]) -> dict[str, Any]:
+def _tidy(weights: dict[str, Tensor]) -> dict[str, Any]:
     """Give a renamed ResNet our form, in place: classifier as a matrix, affine layers as frozen norms, no biases.
 
     Returns:
@@ -123,7 +91,8 @@ def tidy(weights: dict[str, Tensor]) -> dict[str, Any]:
     return overrides
 
 
-def _recognise(content: Mapping[str, Any]) -> bool:
+def recognise(content: Mapping[str, Any]) -> bool:
+    """Whether the names are those of the authors' or PySlowFast's networks in Caffe2."""
     names = {name.removeprefix("gpu_0/") for name in content}
     if not {"conv1_w", "res_conv1_bn_s", "res2_0_branch2a_w"} <= names:
         return False
@@ -132,10 +101,11 @@ def _recognise(content: Mapping[str, Any]) -> bool:
     return first.ndim == 5 or "res_conv1_bn_rm" in names
 
 
-def _convert(content: Mapping[str, Any]) -> Converted:
-    converted = rename(content)
-    norms = tidy(converted.weights)
-    converted.overrides = {**COMMON_OVERRIDES, **architecture_of(converted.weights), **norms}
+def convert(content: Mapping[str, Any]) -> Converted:
+    """Bring the blobs of the authors' or PySlowFast's networks under our names; ValueError for another network."""
+    converted = rename("caffe2", content, _our_name, _explain, _state_of_training)
+    norms = _tidy(converted.weights)
+    converted.overrides = {**AUTHORS_NETWORK, **architecture_of(converted.weights), **norms}
     if is_image_network(converted.weights):
         converted.notes.append(IMAGE_NOTE)
         return converted
@@ -145,7 +115,7 @@ def _convert(content: Mapping[str, Any]) -> Converted:
     else:
         converted.undecided["MODEL.BACKBONE.STEM"] = STEMS
     if converted.overrides["MODEL.NONLOCAL.ENABLED"]:
-        converted.overrides = {**converted.overrides, **NONLOCAL_OVERRIDES}
+        converted.overrides = {**converted.overrides, **AUTHORS_BLOCKS}
         if norms["MODEL.NORM"] == "FrozenBN":
             # With affine layers the authors' res3 attends within runs of 4 frames: 4 runs in a long clip, 1 in a short.
             del converted.overrides["MODEL.NONLOCAL.TEMPORAL_GROUPS"]
@@ -155,4 +125,38 @@ def _convert(content: Mapping[str, Any]) -> Converted:
     return converted
 
 
-register(Source("caffe2", _recognise, _convert))
+# Detectron's PIXEL_MEANS are 102.9801, 115.9465, 122.7717 for blue, green, red; nothing is divided by.
+PIXEL_MEAN = [122.7717, 115.9465, 102.9801]
+PIXEL_STD = [1.0, 1.0, 1.0]
+
+
+def recognise_detectron(content: Mapping[str, Any]) -> bool:
+    """Whether the names are those of Detectron's pickles; its copies under torchvision's names need to be named."""
+    return {"conv1_w", "res_conv1_bn_s", "res2_0_branch2a_w"} <= set(content) and (
+        content["conv1_w"].ndim == 4 and "res_conv1_bn_rm" not in content
+    )
+
+
+def convert_detectron(content: Mapping[str, Any]) -> Converted:
+    """Bring a ResNet of MSRA's under our names, from either form; ValueError for another network."""
+    if "conv1_w" in content:
+        other = "no part of a classifier of images"
+        converted = rename("detectron", content, _our_name, drop=lambda blob: _state_of_training(blob) or other)
+    else:
+        converted = rename("detectron", content, NAMES.to_ours)
+    norms = _tidy(converted.weights)
+    architecture = architecture_of(converted.weights)
+    if not is_image_network(converted.weights):
+        raise ValueError("Detectron's networks are of images, but the first kernel has a time axis")
+    stem = "backbone.stem.conv.weight"
+    converted.weights[stem] = converted.weights[stem].flip(1)
+    converted.overrides = {
+        **architecture,
+        **norms,
+        "MODEL.PIXEL_MEAN": PIXEL_MEAN,
+        "MODEL.PIXEL_STD": PIXEL_STD,
+        "MODEL.BACKBONE.STRIDE_IN_1X1": True,
+    }
+    converted.notes.append("the first kernel is turned from blue, green, red to red, green, blue")
+    converted.notes.append(IMAGE_NOTE)
+    return converted

@@ -1,14 +1,19 @@
-"""What a converter of foreign weights takes and gives, and the register of converters."""
+"""What the converters of foreign weights share: what they give, tables of names, foreign configs, architectures."""
 
+import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 
 from nlvideo.config import CfgNode
-from nlvideo.utils.messages import one_of
+from nlvideo.utils.messages import one_of, some
+
+#: name under which `weights.flatten` hands on the text of the config that a file carries
+CONFIG_TEXT = "cfg"
 
 
 @dataclass
@@ -32,6 +37,8 @@ class Converted:
     undecided: dict[str, list[Any]] = field(default_factory=dict)
     #: config key -> values besides that of `overrides` that training may start with
     tolerated: dict[str, list[Any]] = field(default_factory=dict)
+    #: whose names the file has: a name in `SOURCES`, or "nlvideo"
+    source: str = "nlvideo"
 
     def summary(self) -> str:
         """Return in one line how many tensors were taken over, how many were dropped, and why."""
@@ -54,39 +61,302 @@ def has_effect(key: str, cfg: CfgNode) -> bool:
     return not idle.get(key, False)
 
 
-@dataclass(frozen=True)
-class Source:
-    """A format of weights. Both functions take the flat name -> tensor dict that `read.flatten` gives."""
+# What the authors' code computes in every network. Their mean and deviation are those of the config's defaults, too.
+AUTHORS_NETWORK = {
+    "MODEL.PIXEL_MEAN": [114.75, 114.75, 114.75],
+    "MODEL.PIXEL_STD": [57.375, 57.375, 57.375],
+    "MODEL.BACKBONE.STRIDE_IN_1X1": False,
+}
+AUTHORS_BLOCKS = {
+    "MODEL.NONLOCAL.PAIRWISE": "embedded_gaussian",
+    "MODEL.NONLOCAL.ATTEND": "spacetime",
+    "MODEL.NONLOCAL.SUBSAMPLE": True,
+    "MODEL.NONLOCAL.POOL_FIRST": True,
+    "MODEL.NONLOCAL.SCALE": True,
+    "MODEL.NONLOCAL.TEMPORAL_GROUPS": 1,
+}
 
-    name: str
-    #: whether a file is of this format
-    recognise: Callable[[Mapping[str, Any]], bool]
-    #: raises ValueError, in one line, for a network that ours cannot express
-    convert: Callable[[Mapping[str, Any]], Converted]
+_LEAF = r"(?P<leaf>weight|bias|running_mean|running_var|num_batches_tracked)"
 
 
-#: name -> source, filled by the modules of this package
-SOURCES: dict[str, Source] = {}
+class ModuleNames:
+    """A table of module names that is read in both directions.
+
+    Names may hold ``{stage}`` and ``{block}``, which stand for a number; blocks have the same number on both sides.
+    """
+
+    def __init__(self, modules: Mapping[str, str], stages: Mapping[int, int]) -> None:
+        """Prepare the table.
+
+        Args:
+            modules: their module -> ours. Where two of theirs are one of ours, the first is what `to_theirs` gives.
+            stages: their number of a stage -> ours (2 to 5).
+        """
+        self._stages, self._our_stages = stages, {ours: theirs for theirs, ours in stages.items()}
+        self._theirs = [(_pattern(theirs), ours) for theirs, ours in modules.items()]
+        self._ours = [(_pattern(ours), theirs) for theirs, ours in modules.items()]
+
+    def to_ours(self, name: str) -> str | None:
+        """Our name of a tensor that they call `name`; None: the table has no such module."""
+        return _translate(name, self._theirs, self._stages)
+
+    def to_theirs(self, name: str) -> str | None:
+        """Their name of a tensor that we call `name`; None: the table has no such module."""
+        return _translate(name, self._ours, self._our_stages)
 
 
-def register(source: Source) -> Source:
-    """Add a source.
+def _pattern(module: str) -> re.Pattern:
+    pattern = re.escape(module).replace(r"\{stage\}", r"(?P<stage>\d+)").replace(r"\{block\}", r"(?P<block>\d+)")
+    return re.compile(rf"{pattern}\.{_LEAF}")
+
+
+def _translate(name: str, table: list[tuple[re.Pattern, str]], stages: Mapping[int, int]) -> str | None:
+    for pattern, template in table:
+        match = pattern.fullmatch(name)
+        if match is None:
+            continue
+        fields = match.groupdict()
+        if "stage" in fields:
+            if int(fields["stage"]) not in stages:
+                continue
+            fields["stage"] = stages[int(fields["stage"])]
+        return f"{template.format(**fields)}.{fields['leaf']}"
+    return None
+
+
+def rename(
+    source: str,
+    content: Mapping[str, Any],
+    to_ours: Callable[[str], str | None],
+    explain: Callable[[str], str] = lambda name: "",
+    drop: Callable[[str], str] = lambda name: "",
+) -> Converted:
+    """Give the tensors of a file our names.
+
+    Args:
+        source: name of the source, for the error.
+        content: name -> tensor; what is not a tensor is dropped.
+        to_ours: their name -> ours; None for a name without a place.
+        explain: why a name has no place; it returns "" where it does not know.
+        drop: why a name without a place is dropped; it returns "" where that is an error.
 
     Raises:
-        ValueError: its name is taken.
+        ValueError: a tensor has no place in our network, or two have the same.
     """
-    if source.name in SOURCES:
-        raise ValueError(f"source {source.name!r} is registered twice")
-    SOURCES[source.name] = source
-    return source
+    converted = Converted({}, source=source)
+    for theirs, value in content.items():
+        ours = to_ours(theirs)
+        if not isinstance(value, Tensor):
+            converted.dropped.append((theirs, "not a tensor"))
+        elif ours is None and (reason := drop(theirs)):
+            converted.dropped.append((theirs, reason))
+        elif ours is None:
+            reason = explain(theirs) or "our ResNets have no such layer"
+            raise ValueError(f"{source}: cannot express {theirs} {tuple(value.shape)}: {reason}")
+        elif ours in converted.weights:
+            raise ValueError(f"{source}: {theirs} is a second tensor for {ours}")
+        else:
+            converted.weights[ours] = value
+            converted.mapped.append((theirs, ours))
+    return converted
 
 
-def get_source(name: str) -> Source:
-    """Look a source up.
+#: a setting that is read elsewhere, that names and shapes of the weights show, or that changes no scores
+ANY = object()
+
+Known = Mapping[str, Any]
+
+
+def known(settings: str, **others: Any) -> dict[str, Any]:
+    """Return a table for `check_recipe`.
+
+    Args:
+        settings: names of those that are `ANY`, with spaces between them.
+        others: setting -> the list of values that our network has a counterpart for, or the table of its own settings.
+    """
+    return dict.fromkeys(settings.split(), ANY) | others
+
+
+def check_recipe(where: str, given: object, table: Known) -> None:
+    """Refuse a setting that our network cannot express, and one that is not in the table.
+
+    A setting that is not in the table but off (False, None, 0 or empty) is taken to be of another version, and unused.
+
+    Args:
+        where: the framework and the section, for the error.
+        given: the section as the file has it.
+        table: from `known`.
 
     Raises:
-        ValueError: there is none of that name.
+        ValueError: naming the setting, what it is, and what is allowed.
     """
-    if name not in SOURCES:
-        raise one_of("source of weights", name, ["auto", *sorted(SOURCES)])
-    return SOURCES[name]
+    if not isinstance(given, Mapping):
+        raise ValueError(f"{where}: got {given!r}, expected a section of settings")
+    for key, value in given.items():
+        name, allowed = f"{where}.{key}", table.get(key)
+        if isinstance(allowed, Mapping):
+            check_recipe(name, value, allowed)
+        elif allowed is None and value:
+            raise ValueError(f"{name}: {value!r} in the config of the file is not understood: its network is unknown")
+        elif allowed not in (None, ANY) and value not in allowed:
+            raise one_of(f"{name} in the config of the file", value, allowed)
+
+
+@contextmanager
+def reading_recipe(source: str) -> Iterator[None]:
+    """Make settings of another kind than expected, such as a text for a list, a ValueError while a config is read."""
+    try:
+        yield
+    except (TypeError, AttributeError, LookupError) as error:
+        reason = f"of another kind than expected ({type(error).__name__}: {error})"
+        raise ValueError(f"{source}: a setting of the config in the file is {reason}") from error
+
+
+STAGES = ("res2", "res3", "res4", "res5")
+
+# (residual blocks of each stage, whether they are bottlenecks) -> MODEL.BACKBONE.DEPTH
+DEPTHS = {
+    ((1, 1, 1, 1), False): 10,
+    ((2, 2, 2, 2), False): 18,
+    ((3, 4, 6, 3), True): 50,
+    ((3, 4, 23, 3), True): 101,
+    ((3, 8, 36, 3), True): 152,
+}
+BOTTLENECK_DEPTHS = (50, 101, 152)
+# Temporal style -> the convolution of its inflated blocks that spans several frames (of basic blocks always the first).
+_INFLATED = {"c2d": "", "i3d_3x1x1": "conv1", "i3d_3x3x3": "conv2", "i3d_3x1x1_all": "conv1", "slow": "conv1"}
+_FLAT_STEM = ("c2d", "slow")
+# Residual blocks with a non-local block after them where MODEL.NONLOCAL keeps STAGES and EVERY (authors' code).
+USUAL_PLACES = {
+    50: ["res3.1", "res3.3", "res4.1", "res4.3", "res4.5"],
+    101: ["res3.1", "res3.3", "res4.6", "res4.13", "res4.20"],
+}
+
+IMAGE_NOTE = "weights of an image network: kernels get their time axis when a video network loads them"
+
+_BLOCK = re.compile(r"backbone\.(res[2-5])\.(\d+)\.conv1\.weight$")
+_KERNEL = re.compile(r"backbone\.(res[2-5])\.(\d+)\.(conv[123])\.weight$")
+_NONLOCAL = re.compile(r"backbone\.(res[2-5])\.nl(\d+)\.g\.weight$")
+_STEM = "backbone.stem.conv.weight"
+
+
+def architecture_of(weights: Mapping[str, Tensor], depths: Collection[int] = tuple(DEPTHS.values())) -> dict[str, Any]:
+    """Return the config keys that names and shapes of weights decide: depth, width, temporal kernels, blocks, classes.
+
+    Strides, pools and pixel statistics leave no trace in weights; the source of a file knows them. For weights of an
+    image network nothing is said about temporal kernels. Whether every tensor is there and of the right shape shows
+    once the weights meet the network (`foreign.check_fit`).
+
+    Args:
+        weights: under our names; kernels may be 4-D.
+        depths: those that the source of the weights has.
+
+    Raises:
+        ValueError: no network of ours has these shapes.
+    """
+    if _STEM not in weights:
+        raise ValueError("the first convolution is missing")
+    if (channels := _channels(weights, _STEM)[1]) != 3:
+        raise ValueError(f"the first convolution reads {channels} channels, such as optical flow; ours reads RGB")
+    depth = _depth(weights, depths)
+    overrides = {"MODEL.BACKBONE.DEPTH": depth, "MODEL.BACKBONE.WIDTH": _width(weights, depth)}
+    if not is_image_network(weights):
+        overrides["MODEL.BACKBONE.TEMPORAL"] = _temporal(weights)
+    overrides |= _nonlocal(weights, depth)
+    if "head.classifier.weight" in weights:
+        overrides["MODEL.HEAD.NUM_CLASSES"] = len(weights["head.classifier.weight"])
+    return overrides
+
+
+def is_image_network(weights: Mapping[str, Tensor]) -> bool:
+    """Whether the kernels have no time axis."""
+    return _STEM in weights and weights[_STEM].dim() == 4
+
+
+def nonlocal_places(weights: Mapping[str, Tensor]) -> list[str]:
+    """Return the residual blocks with a non-local block after them, e.g. ``["res3.1", "res4.5"]``, in their order."""
+    found = sorted((match[1], int(match[2])) for match in filter(None, map(_NONLOCAL.match, weights)))
+    return [f"{stage}.{index}" for stage, index in found]
+
+
+def _depth(weights: Mapping[str, Tensor], depths: Collection[int]) -> int:
+    blocks = [0] * len(STAGES)
+    for match in filter(None, map(_BLOCK.match, weights)):
+        stage = STAGES.index(match[1])
+        blocks[stage] = max(blocks[stage], int(match[2]) + 1)
+    bottlenecks = "backbone.res2.0.conv3.weight" in weights
+    depth = DEPTHS.get((tuple(blocks), bottlenecks))
+    if depth not in depths:
+        kind = "bottlenecks" if bottlenecks else "basic blocks"
+        raise ValueError(f"a ResNet of {blocks} {kind}, allowed: MODEL.BACKBONE.DEPTH {sorted(depths)}")
+    return depth
+
+
+def _channels(weights: Mapping[str, Tensor], name: str) -> tuple[int, int]:
+    """Output and input channels of a convolution."""
+    if name not in weights or weights[name].dim() not in (4, 5):
+        raise ValueError(f"there is no kernel {name}")
+    return tuple(weights[name].shape[:2])
+
+
+def _width(weights: Mapping[str, Tensor], depth: int) -> float:
+    base = _channels(weights, _STEM)[0]
+    expansion = 4 if depth in BOTTLENECK_DEPTHS else 1
+    last = "conv2" if expansion == 1 else "conv3"
+    for number, stage in enumerate(STAGES):
+        inner, outer = (max(8, round(2**number * factor * base / 8) * 8) for factor in (1, expansion))
+        block = f"backbone.{stage}.0"
+        middle = _channels(weights, f"{block}.conv2.weight")[1]
+        if middle != _channels(weights, f"{block}.conv1.weight")[0]:
+            raise ValueError(f"grouped convolutions (ResNeXt) in {stage}: ours are ungrouped")
+        found = middle, _channels(weights, f"{block}.{last}.weight")[0]
+        if found != (inner, outer):
+            wanted = f"{inner} and {outer} after a stem of {base}"
+            raise ValueError(f"{stage} has {found[0]} inner and {found[1]} outer channels, allowed: {wanted}")
+    return base / 64
+
+
+def _temporal(weights: Mapping[str, Tensor]) -> str:
+    found = {}
+    for match in filter(None, map(_KERNEL.match, weights)):
+        if weights[match[0]].dim() != 5:
+            raise ValueError(f"{match[0]} {tuple(weights[match[0]].shape)} has no time axis, but the first kernel has")
+        found[match[1], int(match[2]), match[3]] = weights[match[0]].shape[2] > 1
+    stem = weights[_STEM].shape[2] > 1
+    for style, conv in _INFLATED.items():
+        wanted = {(*key, name): name == conv and _is_inflated(style, *key) for *key, name in found}
+        if (found, stem) == (wanted, style not in _FLAT_STEM):
+            return style
+    names = [".".join(map(str, key)) for key, inflated in found.items() if inflated]
+    raise ValueError(
+        f"temporal kernels in {some(names) or 'no block'} after a stem of {weights[_STEM].shape[2]} frames are "
+        f"none of our styles: {', '.join(_INFLATED)}"
+    )
+
+
+def _is_inflated(style: str, stage: str, index: int) -> bool:
+    if style == "slow":
+        return stage in ("res4", "res5")
+    return style == "i3d_3x1x1_all" or stage == "res2" or index % 2 == (stage == "res5")
+
+
+def _nonlocal(weights: Mapping[str, Tensor], depth: int) -> dict[str, Any]:
+    places = nonlocal_places(weights)
+    if not places:
+        return {"MODEL.NONLOCAL.ENABLED": False}
+    names = [f"backbone.{place.replace('.', '.nl')}" for place in places]
+    for name in names:
+        inner, outer = _channels(weights, f"{name}.g.weight")
+        if inner != max(1, outer // 2):
+            raise ValueError(f"{name}: {inner} inner channels of {outer}, allowed: half of them")
+    overrides = {
+        "MODEL.NONLOCAL.ENABLED": True,
+        "MODEL.NONLOCAL.BLOCKS": [] if places == USUAL_PLACES.get(depth) else places,
+        "MODEL.NONLOCAL.NORM": "same" if f"{names[0]}.bn.weight" in weights else "none",
+    }
+    # Names show these two forms; the other two have the same.
+    if f"{names[0]}.theta.weight" not in weights:
+        overrides["MODEL.NONLOCAL.PAIRWISE"] = "gaussian"
+    elif f"{names[0]}.concat.weight" in weights:
+        overrides["MODEL.NONLOCAL.PAIRWISE"] = "concatenation"
+    return overrides

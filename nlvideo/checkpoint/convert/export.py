@@ -5,11 +5,8 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from nlvideo.checkpoint.convert import mmaction2, pyslowfast, pytorchvideo
-from nlvideo.checkpoint.convert.architecture import BOTTLENECK_DEPTHS, architecture_of
-from nlvideo.checkpoint.convert.common import has_effect
-from nlvideo.checkpoint.convert.mmaction2_recipe import STEMS as MMACTION2_STEMS
-from nlvideo.checkpoint.convert.names import ModuleNames
-from nlvideo.checkpoint.convert.pyslowfast_recipe import ARCHITECTURES, INSTANTIATIONS
+from nlvideo.checkpoint.convert.common import BOTTLENECK_DEPTHS, ModuleNames, architecture_of, has_effect
+from nlvideo.checkpoint.convert.pyslowfast import ARCHITECTURES, INSTANTIATIONS
 from nlvideo.config import CfgNode
 from nlvideo.utils.messages import one_of, some
 
@@ -106,7 +103,7 @@ def _to_mmaction2(weights: Mapping[str, Tensor], cfg: CfgNode) -> dict[str, Tens
         # Their C2D and ResNet are image networks that are given every frame.
         weights = {name: tensor.squeeze(2) if tensor.dim() == 5 else tensor for name, tensor in weights.items()}
     else:
-        _check(to, "MODEL.BACKBONE.STEM", backbone.STEM, tuple(MMACTION2_STEMS.values()))
+        _check(to, "MODEL.BACKBONE.STEM", backbone.STEM, tuple(mmaction2.STEMS.values()))
     if node.ENABLED:
         _check_block(to, cfg, _MMACTION2_BLOCK)
         if node.PAIRWISE == "gaussian":

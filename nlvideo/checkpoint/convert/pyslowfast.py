@@ -1,21 +1,26 @@
 """PySlowFast's single-pathway networks: C2D, I3D and Slow, with and without non-local blocks (``.pyth`` files)."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
-from nlvideo.checkpoint.convert.architecture import (
+from nlvideo.checkpoint.convert.common import (
+    AUTHORS_BLOCKS,
+    AUTHORS_NETWORK,
     BOTTLENECK_DEPTHS,
+    CONFIG_TEXT,
+    Converted,
+    ModuleNames,
     architecture_of,
+    check_recipe,
     is_image_network,
+    known,
     nonlocal_places,
-)  # fmt: skip
-from nlvideo.checkpoint.convert.caffe2 import COMMON_OVERRIDES, NONLOCAL_OVERRIDES
-from nlvideo.checkpoint.convert.common import Converted, Source, register
-from nlvideo.checkpoint.convert.names import ModuleNames, rename
-from nlvideo.checkpoint.convert.pyslowfast_recipe import read_recipe
-from nlvideo.checkpoint.convert.recipe import reading_recipe
+    reading_recipe,
+    rename,
+)
 from nlvideo.checkpoint.convert.torchvision import settle_image_network
-from nlvideo.checkpoint.read.read_file import CONFIG_TEXT
+from nlvideo.utils.files.safe_yaml import parse_yaml
+from nlvideo.utils.messages import one_of
 
 NAME = "pyslowfast"
 
@@ -52,14 +57,14 @@ def convert(content: Mapping[str, Any]) -> Converted:
     Raises:
         ValueError: a network that ours cannot express.
     """
-    converted = rename(NAME, content, NAMES, _explain)
+    converted = rename(NAME, content, NAMES.to_ours, _explain)
     if is_image_network(converted.weights):
         # Their ImageNet ResNet, from which their recipes "IN1K" start; 1 x 7 x 7 kernels would be a C2D.
         settle_image_network(converted)
         return converted
-    settings = COMMON_OVERRIDES | architecture_of(converted.weights, BOTTLENECK_DEPTHS)
+    settings = AUTHORS_NETWORK | architecture_of(converted.weights, BOTTLENECK_DEPTHS)
     if settings["MODEL.NONLOCAL.ENABLED"]:
-        settings |= NONLOCAL_OVERRIDES
+        settings |= AUTHORS_BLOCKS
     if isinstance(text := content.get(CONFIG_TEXT), str):
         with reading_recipe(NAME):
             recipe, notes = read_recipe(text, NAME, settings, nonlocal_places(converted.weights))
@@ -71,12 +76,12 @@ def convert(content: Mapping[str, Any]) -> Converted:
     return converted
 
 
-def _explain(name: str) -> str | None:
+def _explain(name: str) -> str:
     if "pathway1_" in name or "_fuse." in name:
         return "a SlowFast network has two pathways, ours have one"
     if name.startswith("s1.pathway0_stem.conv_xy"):
         return "an X3D network is not one of our ResNets"
-    return None
+    return ""
 
 
 def _assume(converted: Converted, settings: dict[str, Any]) -> None:
@@ -96,8 +101,147 @@ def _assume(converted: Converted, settings: dict[str, Any]) -> None:
         )
 
 
-def _recognise(content: Mapping[str, Any]) -> bool:
+def recognise(content: Mapping[str, Any]) -> bool:
+    """Whether the names are of this framework, also of networks that `convert` refuses."""
     return "s1.pathway0_stem.conv.weight" in content or "s1.pathway0_stem.conv_xy.weight" in content
 
 
-register(Source(NAME, _recognise, convert))
+# MODEL.ARCH -> our TEMPORAL and STEM. Only "c2d" and "i3d" have the temporal pool after res2. The networks without it
+# have had two names: "slow_c2d" today, "c2d_nopool" in 2020.
+ARCHITECTURES = {
+    "2d": ("c2d", "slow"),
+    "c2d": ("c2d", "slowfast_8x8"),
+    "slow_c2d": ("c2d", "slow"),
+    "c2d_nopool": ("c2d", "slow"),
+    "i3d": ("i3d_3x1x1", "slowfast_8x8"),
+    "slow_i3d": ("i3d_3x1x1", "slow"),
+    "i3d_nopool": ("i3d_3x1x1", "slow"),
+    "slow": ("slow", "slow"),
+}
+
+# NONLOCAL.INSTANTIATION -> our PAIRWISE.
+INSTANTIATIONS = {"softmax": "embedded_gaussian", "dot_product": "dot_product"}
+
+# The sections that make the network. Of DETECTION and DATA one key each does, see `_OFF`.
+_SECTIONS = {
+    "MODEL": known(
+        "ARCH MODEL_NAME NUM_CLASSES LOSS_FUNC SINGLE_PATHWAY_ARCH MULTI_PATHWAY_ARCH DROPOUT_RATE DROPCONNECT_RATE"
+        " FC_INIT_STD ACT_CHECKPOINT DETACH_FINAL_FC FROZEN_BN FP16_ALLREDUCE",
+        HEAD_ACT=["softmax", "sigmoid"],
+    ),
+    "RESNET": known(
+        "NUM_GROUPS WIDTH_PER_GROUP INPLACE_RELU STRIDE_1X1 ZERO_INIT_FINAL_BN ZERO_INIT_FINAL_CONV DEPTH"
+        " NUM_BLOCK_TEMP_KERNEL",
+        TRANS_FUNC=["bottleneck_transform"],
+        SPATIAL_STRIDES=[[[1], [2], [2], [2]]],
+        SPATIAL_DILATIONS=[[[1], [1], [1], [1]]],
+    ),
+    "NONLOCAL": known("LOCATION GROUP INSTANTIATION POOL"),
+    "BN": known(
+        "USE_PRECISE_STATS NUM_BATCHES_PRECISE WEIGHT_DECAY NUM_SPLITS NUM_SYNC_DEVICES GLOBAL_SYNC MOMENTUM",
+        NORM_TYPE=["batchnorm", "sub_batchnorm", "sync_batchnorm", "sync_batchnorm_apex"],
+        EPSILON=[1e-5],
+    ),
+}
+_OFF = ("DETECTION.ENABLE", "DATA.REVERSE_INPUT_CHANNEL")
+
+
+def read_recipe(
+    text: str, source: str, settings: Mapping[str, Any], places: Collection[str]
+) -> tuple[dict[str, Any], list[str]]:
+    """What a config says that weights do not show, in our keys.
+
+    Args:
+        text: the config.
+        source: for errors.
+        settings: what names and shapes show, in our keys.
+        places: the residual blocks with a non-local block after them, e.g. "res3.1".
+
+    Returns:
+        Config keys of ours -> values, and notes for the log.
+
+    Raises:
+        ValueError: it is not YAML, or of another network than `settings` or than ours can express.
+    """
+    recipe = _parse(text, source)
+    arch = _value(recipe, "MODEL.ARCH", None)
+    if arch not in ARCHITECTURES:
+        raise one_of(f"{source}: MODEL.ARCH", arch, ARCHITECTURES)
+    ours = dict(zip(("MODEL.BACKBONE.TEMPORAL", "MODEL.BACKBONE.STEM"), ARCHITECTURES[arch]))
+    for key, value in ours.items():
+        if settings.get(key, value) != value:
+            shown = settings[key]
+            raise ValueError(f"{source}: MODEL.ARCH is {arch!r} ({key} {value}), but the weights are of {shown!r}")
+    for name, table in _SECTIONS.items():
+        check_recipe(f"{source}: {name}", recipe.get(name) or {}, table)
+    for key in _OFF:
+        if _value(recipe, key, False):
+            raise one_of(f"{source}: {key}", True, [False])
+    ours["MODEL.BACKBONE.STRIDE_IN_1X1"] = bool(_value(recipe, "RESNET.STRIDE_1X1", False))
+    if places:
+        ours |= _read_nonlocal(recipe, source, sorted({place.split(".")[0] for place in places}))
+    if _value(recipe, "MODEL.HEAD_ACT", "softmax") == "sigmoid":
+        ours["MODEL.HEAD.LOSS"] = "sigmoid"
+    clip, notes = _read_clip(recipe)
+    return ours | clip, notes
+
+
+def _parse(text: str, source: str) -> dict[str, Any]:
+    try:
+        recipe = parse_yaml(text)
+    except ValueError:
+        recipe = None
+    if not isinstance(recipe, dict):
+        raise ValueError(f"{source}: the config in the file is not YAML: {text[:40]!r}")
+    return recipe
+
+
+def _value(recipe: dict[str, Any], key: str, default: Any) -> Any:
+    section, name = key.split(".")
+    return (recipe.get(section) or {}).get(name, default)
+
+
+def _read_nonlocal(recipe: dict[str, Any], source: str, stages: list[str]) -> dict[str, Any]:
+    form = _value(recipe, "NONLOCAL.INSTANTIATION", "dot_product")
+    if form not in INSTANTIATIONS:
+        raise one_of(f"{source}: NONLOCAL.INSTANTIATION", form, INSTANTIATIONS)
+    # Per stage and pathway; defaults as in their config.
+    pools = _value(recipe, "NONLOCAL.POOL", [[[1, 2, 2]]] * 4)
+    groups = _value(recipe, "NONLOCAL.GROUP", [[1]] * 4)
+    pool_of = {stage: pools[int(stage[3:]) - 2][0] for stage in stages}
+    group_of = {stage: groups[int(stage[3:]) - 2][0] for stage in stages}
+    pool = pool_of[stages[0]]
+    if pool not in ([1, 2, 2], [1, 1, 1]) or any(other != pool for other in pool_of.values()):
+        raise ValueError(f"{source}: NONLOCAL.POOL: got {pool_of}, allowed: [1, 2, 2] or [1, 1, 1] in every stage")
+    grouped = [stage for stage in stages if group_of[stage] > 1]
+    if len({group_of[stage] for stage in grouped}) > 1:
+        raise ValueError(f"{source}: NONLOCAL.GROUP: got {group_of}, allowed: one number besides 1")
+    return {
+        "MODEL.NONLOCAL.PAIRWISE": INSTANTIATIONS[form],
+        "MODEL.NONLOCAL.SUBSAMPLE": pool == [1, 2, 2],
+        "MODEL.NONLOCAL.TEMPORAL_GROUPS": group_of[grouped[0]] if grouped else 1,
+        "MODEL.NONLOCAL.TEMPORAL_GROUP_STAGES": grouped if len(grouped) < len(stages) else [],
+    }
+
+
+def _read_clip(recipe: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Pixels, clips and crops, of training and of tests. Their statistics are of pixels from 0 to 1."""
+    train, test = _value(recipe, "DATA.TRAIN_CROP_SIZE", 224), _value(recipe, "DATA.TEST_CROP_SIZE", 256)
+    # Their head averages windows of size // 32, ours of size / 32 rounded up.
+    crop = train // 32 * 32
+    notes = [] if crop == train else [f"INPUT.CROP_SIZE {crop}: the windows of their head for crops of {train} pixels"]
+    if _value(recipe, "MULTIGRID.SHORT_CYCLE", False):
+        notes.append("their head averages the whole map, ours windows: the same on crops of INPUT.CROP_SIZE")
+    scaled = {"MODEL.PIXEL_MEAN": ("DATA.MEAN", [0.45] * 3), "MODEL.PIXEL_STD": ("DATA.STD", [0.225] * 3)}
+    ours: dict[str, Any] = {
+        key: [round(255 * value, 6) for value in _value(recipe, *theirs)] for key, theirs in scaled.items()
+    }
+    ours |= {
+        "INPUT.NUM_FRAMES": _value(recipe, "DATA.NUM_FRAMES", 8),
+        "INPUT.FRAME_STRIDE": _value(recipe, "DATA.SAMPLING_RATE", 8),
+        "INPUT.SHORT_SIDE_RANGE": _value(recipe, "DATA.TRAIN_JITTER_SCALES", [256, 320]),
+        "INPUT.CROP_SIZE": crop,
+        "TEST.SHORT_SIDE": test,
+        "TEST.CROP_SIZE": test,
+    }
+    return ours, notes

@@ -3,13 +3,17 @@
 from collections.abc import Mapping
 from typing import Any
 
-from nlvideo.checkpoint.convert.architecture import BOTTLENECK_DEPTHS, architecture_of
-from nlvideo.checkpoint.convert.caffe2 import COMMON_OVERRIDES
-from nlvideo.checkpoint.convert.common import Converted, Source, register
-from nlvideo.checkpoint.convert.names import ModuleNames, rename
-from nlvideo.checkpoint.convert.pyslowfast_recipe import read_recipe
-from nlvideo.checkpoint.convert.recipe import reading_recipe
-from nlvideo.checkpoint.read.read_file import CONFIG_TEXT
+from nlvideo.checkpoint.convert.common import (
+    AUTHORS_NETWORK,
+    BOTTLENECK_DEPTHS,
+    CONFIG_TEXT,
+    Converted,
+    ModuleNames,
+    architecture_of,
+    reading_recipe,
+    rename,
+)
+from nlvideo.checkpoint.convert.pyslowfast import read_recipe
 
 NAME = "pytorchvideo"
 
@@ -52,10 +56,10 @@ def convert(content: Mapping[str, Any]) -> Converted:
     prefixed = {name.removeprefix(_PREFIX): name for name in content}
     stem = "slow" if any(name.startswith("blocks.2.") for name in prefixed) else "slowfast_8x8"
     plain = {name: content[original] for name, original in prefixed.items()}
-    converted = rename(NAME, plain, NAMES[stem], _explain)
+    converted = rename(NAME, plain, NAMES[stem].to_ours, _explain)
     converted.mapped = [(prefixed[theirs], ours) for theirs, ours in converted.mapped]
     settings = {
-        **COMMON_OVERRIDES, **architecture_of(converted.weights, BOTTLENECK_DEPTHS), "MODEL.BACKBONE.STEM": stem
+        **AUTHORS_NETWORK, **architecture_of(converted.weights, BOTTLENECK_DEPTHS), "MODEL.BACKBONE.STEM": stem
     }  # fmt: skip
     if isinstance(text := content.get(CONFIG_TEXT), str):
         with reading_recipe(NAME):
@@ -68,19 +72,17 @@ def convert(content: Mapping[str, Any]) -> Converted:
     return converted
 
 
-def _explain(name: str) -> str | None:
+def _explain(name: str) -> str:
     if "multipathway" in name:
         return "a SlowFast network has two pathways, ours have one"
     if ".conv.conv_t." in name or ".norm_b.1." in name:
         return "an X3D network is not one of our ResNets"
     if ".attn." in name:
         return "a vision transformer is not one of our ResNets"
-    return None
+    return ""
 
 
-def _recognise(content: Mapping[str, Any]) -> bool:
+def recognise(content: Mapping[str, Any]) -> bool:
+    """Whether the names are of this framework, also of networks that `convert` refuses."""
     stems = ("blocks.0.conv.weight", "blocks.0.conv.conv_t.weight", "blocks.0.multipathway_blocks.0.conv.weight")
     return any(prefix + stem in content for prefix in ("", _PREFIX) for stem in stems)
-
-
-register(Source(NAME, _recognise, convert))

@@ -1,13 +1,18 @@
-"""ResNets of images from torchvision; its video networks are refused."""
+"""ResNets under torchvision's names: its own, of images, and those of Tushar-N's pytorch-resnet3d, of videos."""
 
 from collections.abc import Mapping
 from typing import Any
 
-from nlvideo.checkpoint.convert.architecture import IMAGE_NOTE, architecture_of, is_image_network
-from nlvideo.checkpoint.convert.common import Converted, Source, register
-from nlvideo.checkpoint.convert.names import ModuleNames, rename
-
-NAME = "torchvision"
+from nlvideo.checkpoint.convert.common import (
+    AUTHORS_BLOCKS,
+    AUTHORS_NETWORK,
+    IMAGE_NOTE,
+    Converted,
+    ModuleNames,
+    architecture_of,
+    is_image_network,
+    rename,
+)
 
 _BLOCK, _OUR_BLOCK = "layer{stage}.{block}", "backbone.res{stage}.{block}"
 
@@ -35,16 +40,18 @@ def _is_video(content: Mapping[str, Any]) -> bool:
     return "stem.0.weight" in content and any(name.startswith("layer1.0.conv1.0.") for name in content)
 
 
-def _recognise(content: Mapping[str, Any]) -> bool:
+def recognise(content: Mapping[str, Any]) -> bool:
+    """Whether the names are torchvision's, of images, or of its video networks, which `convert` refuses."""
     # With a time axis these names are those of resnet3d.py.
     names = {"conv1.weight", "bn1.weight", "layer1.0.conv1.weight"}
     return _is_video(content) or (names <= set(content) and content["conv1.weight"].ndim < 5)
 
 
-def _convert(content: Mapping[str, Any]) -> Converted:
+def convert(content: Mapping[str, Any]) -> Converted:
+    """Bring a ResNet of images under our names; ValueError for another network."""
     if _is_video(content):
         raise ValueError(f"torchvision's {_video_network(content)}: ours has no such network")
-    converted = rename(NAME, content, NAMES)
+    converted = rename("torchvision", content, NAMES.to_ours)
     if not is_image_network(converted.weights):
         raise ValueError("torchvision's ResNets are of images, but the first kernel has a time axis")
     settle_image_network(converted)
@@ -72,4 +79,20 @@ def _video_network(content: Mapping[str, Any]) -> str:
     return f"{name} (no pool after the first convolution, a temporal kernel in every convolution of a stage)"
 
 
-register(Source(NAME, _recognise, _convert))
+def recognise_resnet3d(content: Mapping[str, Any]) -> bool:
+    """Whether the names are torchvision's and the kernels have a time axis."""
+    return {"conv1.weight", "bn1.weight", "layer1.0.conv1.weight"} <= set(content) and content["conv1.weight"].ndim == 5
+
+
+def convert_resnet3d(content: Mapping[str, Any]) -> Converted:
+    """Bring the authors' I3D of 32x2 clips, with or without blocks, under our names; ValueError for another network."""
+    converted = rename("pytorch-resnet3d", content, NAMES.to_ours)
+    settings = AUTHORS_NETWORK | architecture_of(converted.weights)
+    if settings["MODEL.NONLOCAL.ENABLED"]:
+        settings |= AUTHORS_BLOCKS
+    converted.overrides = settings | {"MODEL.BACKBONE.STEM": "authors_32x2"}
+    converted.notes = [
+        "taken to be for 32x2 clips, as in its code; the authors' 8x8 networks have the same names and shapes",
+        "their head averages the whole map, ours windows of INPUT.CROP_SIZE: the same on crops of that size",
+    ]
+    return converted

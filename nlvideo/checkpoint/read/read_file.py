@@ -1,51 +1,82 @@
-"""Read weights from any file, whatever its ending, into one flat dict of tensors."""
+"""Read any file of weights, whatever its ending, without executing anything in it.
 
+``torch.load(weights_only=True)`` refuses a whole file for one object beside the weights, and before PyTorch 2.6 some
+files got past it. So tensors are built here, and pickles are read by `unpickle`.
+"""
+
+import errno
+import io
+import json
 import logging
+import math
 import os
 import pickle
-import re
-from collections.abc import Mapping
-from typing import Any, BinaryIO
+import zipfile
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 from urllib.error import URLError
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from nlvideo.checkpoint.read.safetensors import is_safetensors, read_safetensors
-from nlvideo.checkpoint.read.torch_file import MAGIC, read_torch_file
-from nlvideo.checkpoint.read.unpickle import Unbuilt, safe_unpickle
+from nlvideo.checkpoint.catalog import resolve_weights
+from nlvideo.checkpoint.read.unpickle import Unbuilt, Unpickler
 from nlvideo.utils.files.file_io import PathManager
 from nlvideo.utils.files.file_kind import kind_of_file
 from nlvideo.utils.messages import some
 
 logger = logging.getLogger(__name__)
 
-# Where frameworks keep the weights in a file: Caffe2, PySlowFast and PyTorchVideo, OpenMMLab and Lightning, detectron2.
-WRAPPERS = ("blobs", "model_state", "state_dict", "model")
+# torch.save writes a zip archive. Before PyTorch 1.6 it wrote a row of pickles, the first of which is this number.
+_MAGIC = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
+# Pickles from protocol 2 on begin with the first of these bytes, older ones with the opening of a dict.
+_PICKLE_STARTS = (b"\x80", b"(", b"}")
 
-# torch.save writes a zip archive; before PyTorch 1.6 it wrote pickles, the first of which is this number.
-_TORCH_STARTS = (b"PK", pickle.dumps(MAGIC, protocol=2))
+_STORAGES = {
+    "DoubleStorage": torch.float64, "FloatStorage": torch.float32, "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16, "LongStorage": torch.int64, "IntStorage": torch.int32,
+    "ShortStorage": torch.int16, "CharStorage": torch.int8, "ByteStorage": torch.uint8, "BoolStorage": torch.bool,
+    "ComplexFloatStorage": torch.complex64, "ComplexDoubleStorage": torch.complex128, "UntypedStorage": torch.uint8,
+}  # fmt: skip
+_SAFETENSORS_TYPES = {
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
+    "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
+}  # fmt: skip
+
+# What a file holds, and the names of what was not built.
+_Content = tuple[Any, Iterable[str]]
+
+
+class _NoWeights(Exception):
+    """The file is whole, but is no file of weights."""
 
 
 def read_file(path: str) -> dict[str, Any]:
-    """Read a file, or an address that iopath reads, told by its content: PyTorch, safetensors, a pickle of arrays.
+    """Read what MODEL.WEIGHTS names: a PyTorch file, safetensors, or a pickle of arrays, told by its content.
 
     Nothing in it is executed. A dict lacks what is neither a tensor, an array nor a plain type, and the log says so.
 
+    Args:
+        path: a file, an address that iopath reads, or a name; see `resolve_weights`.
+
     Raises:
         FileNotFoundError: there is none.
+        LookupFailed: torchvision has no such weights.
         ValueError: none of these, cut short, or no dict; in one line.
         OSError: it cannot be downloaded.
     """
     try:
-        local = PathManager.get_local_path(path)
+        local = PathManager.get_local_path(resolve_weights(path))
     except URLError as error:
         raise OSError(f"{path}: cannot be downloaded: {error.reason}; give the path of the file instead") from error
     if not os.path.isfile(local):
         raise FileNotFoundError(f"no checkpoint {path}")
     with open(local, "rb") as file:
-        content = _content(file, path)
+        form = _form_of(file)
+        if not form:
+            held = kind_of_file(local) or (f"{file.read(8)!r} at its start" if os.path.getsize(local) else "nothing")
+            raise ValueError(f"{path}: no file of weights (PyTorch, safetensors or a pickle); it holds {held}")
+        content = read_form(form, file, path)
     if isinstance(content, Unbuilt):
         raise ValueError(f"{path} holds an object of {content.name}, which is not built; save its state_dict() instead")
     if not isinstance(content, dict):
@@ -53,81 +84,209 @@ def read_file(path: str) -> dict[str, Any]:
     return content
 
 
-def _content(file: BinaryIO, path: str) -> Any:
-    if is_safetensors(file):
-        return read_safetensors(file, path)
+def _form_of(file: io.BufferedIOBase) -> str:
+    """Return a name in `_FORMS` by the first bytes; "" for another file."""
+    start, size = file.read(max(9, len(_MAGIC))), file.seek(0, 2)
     file.seek(0)
-    start = file.read(max(map(len, _TORCH_STARTS)))
-    file.seek(0)
-    if start.startswith(_TORCH_STARTS):
-        return read_torch_file(file, path)
-    # Protocols from 2 on begin with this byte; 0 and 1 with the opening of a dict.
-    if not start.startswith((b"\x80", b"(", b"}")):
-        held = kind_of_file(file.name) or (f"{start[:8]!r} at its start" if start else "nothing")
-        raise ValueError(f"{path}: no file of weights (PyTorch, safetensors or a pickle); it holds {held}")
-    return safe_unpickle(file, path)
+    # The length of a header that the file has room for, and a JSON object.
+    if start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= size - 8:
+        return "safetensors"
+    if start.startswith((b"PK", _MAGIC)):
+        return "archive" if start.startswith(b"PK") else "row"
+    return "pickle" if start.startswith(_PICKLE_STARTS) else ""
 
 
-# Segments that wrappers of parts of a network put into names.
-_WRAPPED = re.compile(r"(?:(?<=\.)|^)(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
-
-
-def bare_name(name: str) -> str:
-    """Return the name of a tensor without what wrappers of parts of a network, such as compiled ones, put into it."""
-    return _WRAPPED.sub("", name)
-
-
-#: name under which `flatten` hands on the text of the config that a file carries
-CONFIG_TEXT = "cfg"
-
-
-def flatten(content: Mapping[str, Any], path: str, entry: str = "") -> dict[str, Any]:
-    """Find the weights in what a file holds, and the text of the config that PySlowFast and OpenMMLab put beside them.
-
-    The text is handed on as `CONFIG_TEXT`. What PyTorch's wrappers (DDP, FSDP, compile, averages) add to names is gone.
-
-    Args:
-        content: from `read_file`.
-        path: for messages.
-        entry: name of the entry with the weights; "": the first of `WRAPPERS`, or else the file itself.
-
-    Returns:
-        Name -> tensor on the CPU. Numbers beside the weights, such as Caffe2's ``model_iter``, are not among them.
+def read_form(form: str, file: io.BufferedIOBase, path: str) -> Any:
+    """Read an open file of a known form, a name in `_FORMS`, onto the CPU; ``path`` is for messages.
 
     Raises:
-        ValueError: there are none; the message lists the entries that hold some.
+        ValueError: it is of another form, a program, cut short, or asks for more than its size; in one line.
     """
-    entries = {name: _numeric(value) for name, value in content.items() if isinstance(value, Mapping)}
-    entries = {name: weights for name, weights in entries.items() if any(value.dim() for value in weights.values())}
-    chosen = entry or next((name for name in WRAPPERS if name in entries), "")
-    weights = entries.get(chosen) if chosen else _numeric(content)
-    if not weights or not any(tensor.dim() for tensor in weights.values()):
-        where = f" under {entry!r}" if entry else ""
-        raise ValueError(f"{path}: found no weights{where}; the file holds {some(list(map(str, entries or content)))}")
-    # Momenta and the like have fewer entries, or other names.
-    passed = [name for name, other in entries.items() if name != chosen and len(other) >= len(weights) > 1]
-    if chosen and passed and not entry:
-        logger.warning("%s: weights are read from %r; it has others in %s (see --entry)", path, chosen, some(passed))
-    weights = {bare_name(name): tensor for name, tensor in weights.items()}
-    if all(name.startswith("module.") for name, tensor in weights.items() if tensor.dim()):
-        weights = {name.removeprefix("module."): value for name, value in weights.items() if name.startswith("module.")}
-    return weights | ({CONFIG_TEXT: text} if (text := _config_text(content)) else {})
+    kind, read = _FORMS[form]
+    try:
+        content, left_out = read(file)
+    except MemoryError:
+        raise
+    except _NoWeights as error:
+        raise ValueError(f"{path}: {error}") from error
+    except Exception as error:  # a damaged file can raise nearly anything
+        # Damaged archives have places before the beginning of the file.
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise
+        reason = " ".join(str(error).split())
+        if isinstance(error, (zipfile.BadZipFile, EOFError, OSError)):
+            reason = "it is cut short or damaged"
+        elif not isinstance(error, pickle.UnpicklingError):
+            reason = f"{type(error).__name__} {reason}".strip()
+        raise ValueError(f"{path}: not a complete {kind}: {reason}") from error
+    if left_out:
+        logger.info("%s: left out what is neither a tensor nor a plain type: %s", path, some(list(left_out)))
+    return content
 
 
-def weights_of(content: Mapping[str, Any], path: str, entry: str = "") -> dict[str, Tensor]:
-    """Return the tensors of `flatten` alone; ValueError where there are none."""
-    return {name: value for name, value in flatten(content, path, entry).items() if name != CONFIG_TEXT}
+def _read_pickle(file: io.BufferedIOBase) -> _Content:
+    unpickler = Unpickler(file)
+    return unpickler.load(), unpickler.left_out
 
 
-def _numeric(values: Mapping[str, Any]) -> dict[str, Tensor]:
-    # Arrays are in this machine's byte order, and share their memory: a file may name one of them many times.
-    values = {name: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for name, v in values.items()}
-    return {str(name): value for name, value in values.items() if isinstance(value, Tensor)}
+def _read_safetensors(file: io.BufferedIOBase) -> _Content:
+    """Read 8 bytes with the length of a header, the header in JSON, and the numbers in a row."""
+    num_bytes = file.seek(0, 2)
+    file.seek(0)
+    length = int.from_bytes(file.read(8), "little")
+    header = json.loads(file.read(length))
+    header.pop("__metadata__", None)
+    tensors: dict[str, Tensor] = {}
+    for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
+        begin, left = file.tell() - 8 - length, num_bytes - file.tell()
+        dtype, shape, place = _SAFETENSORS_TYPES[entry["dtype"]], entry["shape"], entry["data_offsets"]
+        is_shape = all(type(size) is int and size >= 0 for size in shape)
+        count = math.prod(shape) * dtype.itemsize if is_shape else left + 1
+        if place != [begin, begin + count] or count > left:
+            raise ValueError(f"{count} bytes of a tensor at {str(place)[:80]}, expected from {begin}, with {left} left")
+        tensors[name] = torch.empty(shape, dtype=dtype)
+        file.readinto(_bytes_of(tensors[name].view(-1)))
+    if file.tell() != num_bytes:
+        raise ValueError(f"{num_bytes - file.tell()} bytes too many")
+    return tensors, ()
 
 
-def _config_text(content: Mapping[str, Any]) -> str | None:
-    """The config of PySlowFast, or of OpenMMLab's MMEngine or, before it, mmcv."""
-    meta = content.get("meta")
-    meta = meta if isinstance(meta, Mapping) else {}
-    texts = (content.get("cfg"), meta.get("cfg"), meta.get("config"))
-    return next((text for text in texts if isinstance(text, str) and text), None)
+def _read_archive(file: io.BufferedIOBase) -> _Content:
+    """Read a zip archive of torch.save: ROOT/data.pkl, and each storage as ROOT/data/KEY, uncompressed."""
+    size = file.seek(0, 2)
+    with zipfile.ZipFile(file) as archive:
+        names = archive.namelist()
+        roots = [name.removesuffix("data.pkl") for name in names if name.split("/")[1:] == ["data.pkl"]]
+        if len(roots) != 1 or f"{roots[0]}constants.pkl" in names:
+            raise _NoWeights(_kind_of_archive(names))
+        (root,) = roots
+
+        def read(name: str, count: int) -> bytes:
+            # An archive that is compressed, or says one place is many, would fill the memory.
+            info = archive.getinfo(root + name)
+            if info.file_size != count or info.compress_type != zipfile.ZIP_STORED:
+                raise pickle.UnpicklingError(f"{name} is to have {count:,} bytes, and has {info.file_size:,}")
+            return archive.read(info)
+
+        def fill(key: str, data: Tensor) -> None:
+            _bytes_of(data)[:] = read(f"data/{key}", data.nbytes)
+
+        if f"{root}byteorder" in names and archive.read(f"{root}byteorder") != b"little":
+            raise _NoWeights("written on a machine of another byte order")
+        length = min(size, archive.getinfo(f"{root}data.pkl").file_size)
+        unpickler = _TorchUnpickler(io.BytesIO(read("data.pkl", length)), size, fill)
+        return unpickler.load(), unpickler.left_out
+
+
+def _kind_of_archive(names: Sequence[str]) -> str:
+    if any(name.endswith("/constants.pkl") for name in names):
+        return "a TorchScript program, no file of weights; save the model's state_dict() with torch.save"
+    if any(name.endswith("models/model.json") for name in names):
+        return "a program of torch.export, no file of weights; give the checkpoint that it was made from"
+    return f"a zip archive of {some(names, 3)}, no file of torch.save"
+
+
+def _read_row(file: io.BufferedIOBase) -> _Content:
+    """Read the form before PyTorch 1.6: pickles of a number, a version, the machine, the object, the keys; storages."""
+    size = file.seek(0, 2)
+    file.seek(0)
+    _, _, machine = (Unpickler(file).load() for _ in range(3))
+    if not machine.get("little_endian"):
+        raise _NoWeights("written on a machine of another byte order")
+    waiting: dict[str, Tensor] = {}
+    unpickler = _TorchUnpickler(file, size, waiting.__setitem__)
+    content = unpickler.load()
+    for key in Unpickler(file).load():
+        data = waiting.pop(key)
+        if int.from_bytes(file.read(8), "little") != len(data) or file.readinto(_bytes_of(data)) != data.nbytes:
+            raise EOFError
+    if waiting:
+        raise EOFError
+    return content, unpickler.left_out
+
+
+def _bytes_of(data: Tensor) -> memoryview:
+    return data.view(torch.uint8).numpy().data
+
+
+_FORMS: dict[str, tuple[str, Callable[[io.BufferedIOBase], _Content]]] = {
+    "safetensors": ("file of safetensors", _read_safetensors),
+    "archive": ("PyTorch file of tensors and plain types", _read_archive),
+    "row": ("PyTorch file of tensors and plain types", _read_row),
+    "pickle": ("pickle of arrays and plain types", _read_pickle),
+}
+
+
+class _Storage(Unbuilt):
+    """Numbers of one type, without a shape."""
+
+    def __init__(self, data: Tensor) -> None:
+        super().__init__("torch.storage")
+        self.data = data
+
+
+class _TorchUnpickler(Unpickler):
+    """Knows tensors, too. ``fill`` reads the numbers of the storage with a key into a tensor."""
+
+    def __init__(self, file: io.BufferedIOBase, size: int, fill: Callable[[str, Tensor], None]) -> None:
+        super().__init__(file)
+        self._left, self._fill = size, fill
+        self._storages: dict[str, _Storage] = {}
+
+    def _known_calls(self) -> dict[tuple[str, str], Callable[..., Any]]:
+        utils = "torch._utils"
+        return super()._known_calls() | {
+            (utils, "_rebuild_tensor"): _tensor,
+            (utils, "_rebuild_tensor_v2"): _tensor,
+            (utils, "_rebuild_tensor_v3"): _tensor,
+            (utils, "_rebuild_parameter"): lambda data, *more: data,
+            (utils, "_rebuild_parameter_with_state"): lambda data, *more: data,
+            ("torch._tensor", "_rebuild_from_type_v2"): _with_attributes,
+            ("torch", "Size"): lambda size: size,
+        }
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Types of numbers and of storages stand for themselves."""
+        if module in ("torch", "torch.cuda", "torch.storage") and name in _STORAGES:
+            return _STORAGES[name]
+        found = vars(torch).get(name) if module == "torch" else None
+        return found if isinstance(found, torch.dtype) else super().find_class(module, name)
+
+    def persistent_load(self, pid: Any) -> Unbuilt:
+        """Give a storage, the same for the same key; or a class, which files before PyTorch 1.6 hold with its text."""
+        kind, dtype, key, _, count = (*pid, None)[:5] if type(pid) is tuple and len(pid) >= 4 else [None] * 5
+        if kind == "module" and isinstance(dtype, Unbuilt):
+            return dtype
+        if kind != "storage" or not isinstance(dtype, torch.dtype) or type(key) is not str or any(pid[5:]):
+            raise pickle.UnpicklingError(f"it refers to an object outside of the file, {str(pid)[:80]!r}")
+        if key not in self._storages:
+            if type(count) is not int or not 0 <= count * dtype.itemsize <= self._left:
+                raise EOFError("it is cut short")
+            self._left -= count * dtype.itemsize
+            self._storages[key] = _Storage(torch.empty(count, dtype=dtype))
+            self._fill(key, self._storages[key].data)
+        storage = self._storages[key]
+        if (storage.data.dtype, len(storage.data)) != (dtype, count):
+            raise pickle.UnpicklingError(f"storage {key} has two types or sizes")
+        return storage
+
+
+def _with_attributes(function: Any, cls: Any, args: Any, *state: Any) -> Any:
+    is_tensor = cls.name in ("torch.Tensor", "torch.nn.parameter.Parameter") and function.call is _tensor
+    return _tensor(*args) if is_tensor else Unbuilt("a tensor of another class")
+
+
+def _tensor(storage: Any, offset: Any, size: Any, stride: Any, requires_grad: Any = False, *more: Any) -> Any:
+    # After the hooks: another type than that of the storage, in version 3, and rarely what else it is.
+    dtype = next((item for item in more if isinstance(item, torch.dtype)), None)
+    if not isinstance(storage, _Storage) or any(item for item in more if item is not dtype):
+        return Unbuilt("a tensor of another kind")
+    flat = storage.data if dtype is None else storage.data.view(dtype)
+    numbers = (offset, *size, *stride)
+    if len(size) != len(stride) or not all(type(number) is int and number >= 0 for number in numbers):
+        raise pickle.UnpicklingError(f"a tensor of the shape {str(size)[:80]} and strides {str(stride)[:80]}")
+    count = math.prod(size)
+    last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
+    if count and last >= len(flat):
+        raise pickle.UnpicklingError(f"a tensor of the shape {size} in a storage of {len(flat)} numbers")
+    return flat.as_strided(size, stride, offset) if count <= len(flat) else Unbuilt("a tensor that repeats its numbers")

@@ -5,17 +5,13 @@ looked up in a table of functions of this module; any other class or function is
 file does with it and stays empty. Work and memory are bounded by the size of the file.
 """
 
-import logging
+import io
 import math
 import pickle
 from collections.abc import Callable, Iterable
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
-
-from nlvideo.utils.messages import some
-
-logger = logging.getLogger(__name__)
 
 # Far more than any file of weights has: some tens for each tensor. Python reads a million in a second.
 _MAX_READS = 10_000_000
@@ -54,7 +50,7 @@ class _Dtype(Unbuilt):
 class _File:
     """A file that refuses to be read past its end, or in too many steps."""
 
-    def __init__(self, file: BinaryIO, size: int) -> None:
+    def __init__(self, file: io.BufferedIOBase, size: int) -> None:
         self._file, self._size, self._reads, self.readline = file, size, 0, file.readline
 
     def read(self, count: int) -> bytes:
@@ -70,7 +66,7 @@ class _File:
 class Unpickler(pickle._Unpickler):
     """Builds plain types and arrays. A subclass may know more names, and more objects outside of the pickle."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: io.BufferedIOBase) -> None:
         """Prepare to read one pickle from here; text of Python 2 is read as latin1, as its arrays need."""
         here, size = file.tell(), file.seek(0, 2)
         file.seek(here)
@@ -239,32 +235,3 @@ def _array(raw: Any, dtype: Any, shape: Any, order: Any, *more: Any) -> np.ndarr
         raise pickle.UnpicklingError(f"an array of {dtype.code} and the shape {str(shape)[:80]} in other bytes")
     array = np.frombuffer(bytearray(raw), kind).reshape(shape, order=order)
     return array.astype(kind.newbyteorder("="), copy=False)
-
-
-def safe_unpickle(file: BinaryIO, path: str) -> Any:
-    """Read the first pickled object of a file: NumPy arrays and plain types. A dict lacks what is neither.
-
-    Raises:
-        ValueError: the file is cut short, or asks for what cannot be, or for more than its size; in one line.
-    """
-    try:
-        unpickler = Unpickler(file)
-        content = unpickler.load()
-    except OSError:
-        raise
-    except Exception as error:  # a broken stream of opcodes can raise nearly anything
-        raise ValueError(f"{path}: not a complete pickle of arrays and plain types: {reason_of(error)}") from error
-    log_left_out(path, unpickler.left_out)
-    return content
-
-
-def reason_of(error: Exception) -> str:
-    """Return in one line why a file cannot be read."""
-    text = " ".join(str(error).split())
-    return text if isinstance(error, (pickle.UnpicklingError, EOFError)) else f"{type(error).__name__} {text}".strip()
-
-
-def log_left_out(path: str, names: Iterable[str]) -> None:
-    """Say what of a file was not built, if anything."""
-    if names:
-        logger.info("%s: left out what is neither a tensor nor a plain type: %s", path, some(list(names)))

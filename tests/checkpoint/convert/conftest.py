@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from nlvideo.checkpoint.convert import convert
-from nlvideo.checkpoint.foreign import check_fit
+from nlvideo.checkpoint.weights import fit
 from nlvideo.config import get_cfg
 from nlvideo.modeling import META_ARCH, build_model
 
@@ -214,7 +214,7 @@ def refusal(shapes, source="auto"):
     """The error of a file with these shapes: of the conversion, or of its comparison with the network."""
     with pytest.raises(ValueError) as error:
         converted = convert(zeros(shapes), source)
-        check_fit(on_meta(config(converted)), converted.weights, "file")
+        fit(on_meta(config(converted)), converted.weights, "file", "backbone")
     assert "\n" not in str(error.value)
     return str(error.value)
 

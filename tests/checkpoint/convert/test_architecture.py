@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 
-from nlvideo.checkpoint.convert.architecture import (
+from nlvideo.checkpoint.convert.common import (
     BOTTLENECK_DEPTHS,
     DEPTHS,
     USUAL_PLACES,

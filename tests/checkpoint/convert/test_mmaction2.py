@@ -5,7 +5,7 @@ import torch
 
 from nlvideo.checkpoint.convert import convert, recognise
 from nlvideo.checkpoint.convert.release import settle
-from nlvideo.checkpoint.read.read_file import flatten
+from nlvideo.checkpoint.weights import flatten
 
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 # Stems: strides over time, and whether there is a pool after layer1; for each of our stems.

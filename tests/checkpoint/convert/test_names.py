@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from nlvideo.checkpoint.convert import SOURCES
-from nlvideo.checkpoint.convert.names import ModuleNames, rename
+from nlvideo.checkpoint.convert.common import ModuleNames, rename
 
 TABLE = ModuleNames({"layer{stage}.{block}.conv": "res{stage}.{block}.conv", "top.fc": "head.fc"}, stages={1: 2, 2: 3})
 
@@ -33,22 +33,24 @@ def test_unknown_names_have_no_translation(name):
 
 def test_rename_reports_what_it_did():
     tensor = torch.ones(3)
-    converted = rename("them", {"top.fc.bias": tensor, "epoch": "three"}, TABLE, lambda name: None)
+    converted = rename("them", {"top.fc.bias": tensor, "epoch": "three"}, TABLE.to_ours)
     assert converted.weights["head.fc.bias"] is tensor
     assert converted.mapped == [("top.fc.bias", "head.fc.bias")] and converted.dropped == [("epoch", "not a tensor")]
+    dropped = rename("them", {"top.lr": tensor}, TABLE.to_ours, drop=lambda name: f"{name} is no weight").dropped
+    assert converted.source == "them" and dropped == [("top.lr", "top.lr is no weight")]
 
 
 def test_rename_refuses_what_has_no_place():
     with pytest.raises(ValueError, match=r"them: cannot express x.weight \(3,\): it is an x"):
-        rename("them", {"x.weight": torch.ones(3)}, TABLE, {"x.weight": "it is an x"}.get)
+        rename("them", {"x.weight": torch.ones(3)}, TABLE.to_ours, {"x.weight": "it is an x"}.get)
     with pytest.raises(ValueError, match="our ResNets have no such layer"):
-        rename("them", {"y.weight": torch.ones(3)}, TABLE, {}.get)
+        rename("them", {"y.weight": torch.ones(3)}, TABLE.to_ours)
 
 
 def test_rename_refuses_two_tensors_for_one_place():
     table = ModuleNames({"a": "ours", "b": "ours"}, stages={})
     with pytest.raises(ValueError, match="them: b.bias is a second tensor for ours.bias"):
-        rename("them", {"a.bias": torch.ones(1), "b.bias": torch.ones(1)}, table, lambda name: None)
+        rename("them", {"a.bias": torch.ones(1), "b.bias": torch.ones(1)}, table.to_ours)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import yaml
 
 from nlvideo.checkpoint.convert import convert, recognise
 from nlvideo.checkpoint.convert.release import settle
-from nlvideo.checkpoint.read.read_file import flatten
+from nlvideo.checkpoint.weights import flatten
 from nlvideo.modeling import build_model
 
 # Table of names -> the network of their code: MODEL.ARCH, what their NONLOCAL.INSTANTIATION is, and its pool over time.

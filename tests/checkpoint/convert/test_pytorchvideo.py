@@ -3,7 +3,7 @@
 import pytest
 
 from nlvideo.checkpoint.convert import convert, recognise
-from nlvideo.checkpoint.read.read_file import flatten
+from nlvideo.checkpoint.weights import flatten
 
 # Table of names -> whether there is a pool over time after res2.
 NETWORKS = {"pytorchvideo_c2d_r50": True, "pytorchvideo_i3d_r50": True, "pytorchvideo_slow_r50": False}

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from nlvideo.checkpoint.read.read_file import WRAPPERS, flatten, read_file
+from nlvideo.checkpoint.read.read_file import read_file
+from nlvideo.checkpoint.weights import WRAPPERS, flatten
 from nlvideo.utils.files.file_io import PathManager
 
 STATE = {"a.weight": torch.arange(6.0).view(2, 3), "b": torch.ones(2)}

@@ -16,7 +16,7 @@ import torch
 from fvcore.common.config import CfgNode
 from torch import nn
 
-from nlvideo.checkpoint.read.torch_file import read_torch_file
+from nlvideo.checkpoint.read.read_file import read_form
 
 TYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16, torch.int8,
          torch.uint8, torch.bool, torch.complex64, torch.float8_e4m3fn, torch.uint16]  # fmt: skip
@@ -32,7 +32,7 @@ def written(content, zipped=True):
 
 def read(data):
     """From memory."""
-    return read_torch_file(io.BytesIO(data), "w.pth")
+    return read_form("archive" if data.startswith(b"PK") else "row", io.BytesIO(data), "w.pth")
 
 
 def state():

@@ -15,12 +15,13 @@ import numpy as np
 import pytest
 
 from nlvideo.checkpoint.read import unpickle
-from nlvideo.checkpoint.read.unpickle import Unbuilt, safe_unpickle
+from nlvideo.checkpoint.read.read_file import read_form
+from nlvideo.checkpoint.read.unpickle import Unbuilt
 
 
 def load(data):
     """From memory."""
-    return safe_unpickle(io.BytesIO(data), "w.pkl")
+    return read_form("pickle", io.BytesIO(data), "w.pkl")
 
 
 class _Python2Pickler(pickle._Pickler):
