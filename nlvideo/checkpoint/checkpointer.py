@@ -100,7 +100,8 @@ class Checkpointer:
         if where := _not_finite(content):
             raise FloatingPointError(
                 f"{path} is not saved: {where} is not finite, though the losses so far were: a gradient was not."
-                " Earlier checkpoints are as before; lower SOLVER.BASE_LR, lengthen SOLVER.WARMUP_ITERS or clip gradients"
+                " Earlier checkpoints are as before; lower SOLVER.BASE_LR, lengthen SOLVER.WARMUP_ITERS or clip"
+                " gradients"
             )
 
         def write(file: BinaryIO) -> None:
@@ -167,8 +168,8 @@ class Checkpointer:
             complete: refuse a file whose tensors are not exactly those of the model; for a trained network.
 
         Raises:
-            ValueError: unreadable, no such entry, not complete where it must be, less than half of the backbone fits, or
-                weights of another framework that mean another network.
+            ValueError: unreadable, no such entry, not complete where it must be, less than half of the backbone fits,
+                or weights of another framework that mean another network.
             FileNotFoundError: the file is missing.
             LookupFailed: torchvision has no such weights.
         """

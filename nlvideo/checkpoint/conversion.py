@@ -79,7 +79,7 @@ def convert_checkpoint(
     cfg = load_cfg(config_file).clone() if config_file else get_cfg()
     cfg.defrost()
     # By themselves: other keys may be of a project, or rest on what the file says.
-    decided = {key: value for key, value in zip(opts[::2], opts[1::2]) if key in converted.undecided}
+    decided = {key: value for key, value in zip(opts[::2], opts[1::2], strict=False) if key in converted.undecided}
     given = get_cfg()
     given.merge_from_list([word for item in decided.items() for word in item])
     settle(converted, {key: given.value_at(key) for key in decided})

@@ -300,14 +300,14 @@ def check_config(
     found = []
     has_blocks = converted.overrides.get(_ENABLED, False)
 
-    def matters(key: str) -> bool:
+    def _matters(key: str) -> bool:
         # A baseline may be loaded into a network with blocks, which are new then.
         if key.startswith("MODEL.NONLOCAL.") and not (has_blocks and (key == _ENABLED or cfg.MODEL.NONLOCAL.ENABLED)):
             return False
         return not key.startswith(_FREE) and has_effect(key, cfg)
 
     for key, wanted in converted.overrides.items():
-        if not matters(key) or _same(key, wanted, given := _plain(cfg.value_at(key))):
+        if not _matters(key) or _same(key, wanted, given := _plain(cfg.value_at(key))):
             continue
         difference = f"{key}: file {_plain(wanted)!r}, config {given!r}"
         if any(_same(key, value, given) for value in converted.tolerated.get(key, [])):
@@ -315,9 +315,9 @@ def check_config(
         else:
             found.append(difference)
     for key, allowed in converted.undecided.items():
-        if matters(key) and cfg.value_at(key) not in allowed:
+        if _matters(key) and cfg.value_at(key) not in allowed:
             found.append(f"{key}: file {' or '.join(map(repr, allowed))}, config {cfg.value_at(key)!r}")
-        elif matters(key):
+        elif _matters(key):
             logger.warning("%s does not say which %s it is for; it loads as %r", path, key, cfg.value_at(key))
     both = (converted.weights, current)
     kernels = ["{} x {}".format(*weights[_STEM].shape[-2:]) for weights in both if _STEM in weights]

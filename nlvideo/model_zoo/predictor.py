@@ -58,8 +58,8 @@ class Predictor:
         if not cfg.MODEL.WEIGHTS:
             raise ValueError("MODEL.WEIGHTS: got '', allowed for a prediction: a checkpoint of this config's network")
         self.model = get(cfg, entry=entry)
-        self.cfg: CfgNode = self.model.cfg
-        self.classes: list[str] = self.model.classes
+        self.cfg = cfg
+        self.classes: list[str] = vars(self.model)["classes"]
         self._mapper = MAPPER.get(self.cfg.DATALOADER.MAPPER, "DATALOADER.MAPPER")(self.cfg, False)
 
     def __call__(self, video: str | os.PathLike | np.ndarray | torch.Tensor, top_k: int = 5) -> list[tuple[str, float]]:
@@ -79,7 +79,7 @@ class Predictor:
         if top_k < 1:
             raise ValueError(f"top_k: got {top_k}, allowed: 1 or more")
         values, labels = scores.topk(min(top_k, len(scores)))
-        return [(self.classes[label], value) for label, value in zip(labels.tolist(), values.tolist())]
+        return [(self.classes[label], value) for label, value in zip(labels.tolist(), values.tolist(), strict=True)]
 
     def scores(
         self, video: str | os.PathLike | np.ndarray | torch.Tensor, on_views: Callable[[int, int], None] | None = None
@@ -88,8 +88,8 @@ class Predictor:
 
         Args:
             video: a file, a folder of frames, or frames as uint8 (T, H, W, 3), RGB.
-            on_views: called with (views scored so far, of how many), first with 0 when the video has been read; never for a
-                model without a ``backbone``.
+            on_views: called with (views scored so far, of how many), first with 0 when the video has been read. It is
+                never called for a model without a ``backbone``.
 
         Returns:
             float32 (num_classes,) on the CPU: probabilities that add up to 1, or one probability for each class where

@@ -63,7 +63,8 @@ def get(
     else:
         logger.warning("No weights for %s: random ones", cfg_or_name if isinstance(cfg_or_name, str) else "the config")
         model, classes = build_model(cfg).eval(), class_names(cfg)
-    model.cfg, model.classes = cfg, classes
+    # As plain attributes: a module's own types are tensors and modules.
+    vars(model).update(cfg=cfg, classes=classes)
     return model
 
 

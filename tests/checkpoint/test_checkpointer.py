@@ -5,6 +5,7 @@ import math
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -136,7 +137,7 @@ def test_a_moved_folder_still_resumes(tmp_path):
 def test_a_failed_write_leaves_the_previous_file_intact(tmp_path, monkeypatch):
     run = _Run(tmp_path)
     path = run.checkpointer.save("last", iteration=1)
-    before = open(path, "rb").read()
+    before = Path(path).read_bytes()
 
     def fail(content, file):
         """Write a little, then run out of space."""
@@ -149,7 +150,7 @@ def test_a_failed_write_leaves_the_previous_file_intact(tmp_path, monkeypatch):
         run.checkpointer.save("last", iteration=2)
     with pytest.raises(OSError, match="No space left"):
         run.checkpointer.save("new", iteration=2)
-    assert open(path, "rb").read() == before
+    assert Path(path).read_bytes() == before
     assert sorted(os.listdir(tmp_path)) == ["last.pth", "last_checkpoint"]
     assert run.checkpointer.last_checkpoint() == path
 

@@ -196,7 +196,7 @@ def test_a_head_is_absent_as_a_whole_or_not_at_all(folder):
 
 
 def test_our_own_files_are_left_alone(folder):
-    model, cfg = build(*I3D)
+    model, _ = build(*I3D)
     current = model.state_dict()
     found = find_weights({"model": current}, "w.pth", current)
     assert (found.weights, found.source, found.overrides) == (current, "nlvideo", {})
@@ -220,7 +220,7 @@ WRAPPED = ["_orig_mod.{}", "module.{}", "module._orig_mod.{}", "model.{}", "mode
 @pytest.mark.parametrize("form", WRAPPED)
 def test_what_trainers_put_before_names_is_gone(form):
     """Of our own names and of another framework's, also with something beside the network."""
-    model, cfg = build("MODEL.BACKBONE.DEPTH", "18")
+    model, _ = build("MODEL.BACKBONE.DEPTH", "18")
     state = model.state_dict()
     wrapped = {form.format(name): tensor for name, tensor in state.items()} | {"n_averaged": torch.tensor(3)}
     found = find_weights({"state_dict": wrapped}, "w.pth", state)
@@ -263,7 +263,7 @@ def test_an_average_that_is_passed_over_is_said_and_can_be_asked_for(tmp_path, c
 
 @pytest.mark.parametrize("origin", [3, {}, {"overrides": [], "tolerated": {}}, {"overrides": {}}])
 def test_a_damaged_memory_of_the_network_is_one_line(origin):
-    model, cfg = build("MODEL.BACKBONE.DEPTH", "18")
+    model, _ = build("MODEL.BACKBONE.DEPTH", "18")
     content = {"model": model.state_dict(), "converted_from": origin}
     with pytest.raises(ValueError, match="w.pth: its entry 'converted_from' does not say which network was converted"):
         find_weights(content, "w.pth", model.state_dict())

@@ -1,4 +1,4 @@
-"""ResNets with Caffe's names: the authors', those of PySlowFast's zoo, and MSRA's of images that Detectron started from."""
+"""ResNets with Caffe's names: the authors', PySlowFast's, and those of images from MSRA that Detectron uses."""
 
 import re
 from collections.abc import Mapping

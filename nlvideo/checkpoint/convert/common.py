@@ -215,7 +215,7 @@ def reading_recipe(source: str) -> Iterator[None]:
 STAGES = ("res2", "res3", "res4", "res5")
 
 # (residual blocks of each stage, whether they are bottlenecks) -> MODEL.BACKBONE.DEPTH
-DEPTHS = {
+DEPTHS: dict[tuple[tuple[int, ...], bool], int] = {
     ((1, 1, 1, 1), False): 10,
     ((2, 2, 2, 2), False): 18,
     ((3, 4, 6, 3), True): 50,
@@ -245,7 +245,7 @@ def architecture_of(weights: Mapping[str, Tensor], depths: Collection[int] = tup
 
     Strides, pools and pixel statistics leave no trace in weights; the source of a file knows them. For weights of an
     image network nothing is said about temporal kernels. Whether every tensor is there and of the right shape shows
-    once the weights meet the network (`foreign.check_fit`).
+    once the weights meet the network (`weights.fit`).
 
     Args:
         weights: under our names; kernels may be 4-D.
@@ -259,7 +259,7 @@ def architecture_of(weights: Mapping[str, Tensor], depths: Collection[int] = tup
     if (channels := _channels(weights, _STEM)[1]) != 3:
         raise ValueError(f"the first convolution reads {channels} channels, such as optical flow; ours reads RGB")
     depth = _depth(weights, depths)
-    overrides = {"MODEL.BACKBONE.DEPTH": depth, "MODEL.BACKBONE.WIDTH": _width(weights, depth)}
+    overrides: dict[str, Any] = {"MODEL.BACKBONE.DEPTH": depth, "MODEL.BACKBONE.WIDTH": _width(weights, depth)}
     if not is_image_network(weights):
         overrides["MODEL.BACKBONE.TEMPORAL"] = _temporal(weights)
     overrides |= _nonlocal(weights, depth)
@@ -286,7 +286,7 @@ def _depth(weights: Mapping[str, Tensor], depths: Collection[int]) -> int:
         blocks[stage] = max(blocks[stage], int(match[2]) + 1)
     bottlenecks = "backbone.res2.0.conv3.weight" in weights
     depth = DEPTHS.get((tuple(blocks), bottlenecks))
-    if depth not in depths:
+    if depth is None or depth not in depths:
         kind = "bottlenecks" if bottlenecks else "basic blocks"
         raise ValueError(f"a ResNet of {blocks} {kind}, allowed: MODEL.BACKBONE.DEPTH {sorted(depths)}")
     return depth
@@ -296,7 +296,7 @@ def _channels(weights: Mapping[str, Tensor], name: str) -> tuple[int, int]:
     """Output and input channels of a convolution."""
     if name not in weights or weights[name].dim() not in (4, 5):
         raise ValueError(f"there is no kernel {name}")
-    return tuple(weights[name].shape[:2])
+    return weights[name].shape[0], weights[name].shape[1]
 
 
 def _width(weights: Mapping[str, Tensor], depth: int) -> float:
@@ -317,14 +317,16 @@ def _width(weights: Mapping[str, Tensor], depth: int) -> float:
 
 
 def _temporal(weights: Mapping[str, Tensor]) -> str:
-    found = {}
+    found: dict[tuple[str, int, str], bool] = {}
     for match in filter(None, map(_KERNEL.match, weights)):
         if weights[match[0]].dim() != 5:
             raise ValueError(f"{match[0]} {tuple(weights[match[0]].shape)} has no time axis, but the first kernel has")
         found[match[1], int(match[2]), match[3]] = weights[match[0]].shape[2] > 1
     stem = weights[_STEM].shape[2] > 1
     for style, conv in _INFLATED.items():
-        wanted = {(*key, name): name == conv and _is_inflated(style, *key) for *key, name in found}
+        wanted = {
+            (stage, index, name): name == conv and _is_inflated(style, stage, index) for stage, index, name in found
+        }
         if (found, stem) == (wanted, style not in _FLAT_STEM):
             return style
     names = [".".join(map(str, key)) for key, inflated in found.items() if inflated]

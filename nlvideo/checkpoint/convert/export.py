@@ -126,10 +126,11 @@ def _without_output_bias(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _rename(to: str, weights: Mapping[str, Tensor], names: ModuleNames) -> dict[str, Tensor]:
-    lost = [f"{name} {tuple(tensor.shape)}" for name, tensor in weights.items() if names.to_theirs(name) is None]
+    theirs = {name: names.to_theirs(name) for name in weights}
+    lost = [f"{name} {tuple(weights[name].shape)}" for name, other in theirs.items() if other is None]
     if lost:
         raise ValueError(f"{to} has no name for {some(lost)}")
-    return {names.to_theirs(name): tensor for name, tensor in weights.items()}
+    return {other: weights[name] for name, other in theirs.items() if other is not None}
 
 
 _EXPORTERS = {

@@ -79,8 +79,8 @@ def convert(content: Mapping[str, Any]) -> Converted:
     subsample = any(".non_local_block.g.0." in name for name in content)
     converted = rename(NAME, content, names(subsample).to_ours, _explain)
     is_image = _add_time_axis(converted.weights)
-    settings = {"MODEL.PIXEL_MEAN": PIXEL_MEAN, "MODEL.PIXEL_STD": PIXEL_STD, "MODEL.BACKBONE.STRIDE_IN_1X1": False}
-    settings |= architecture_of(converted.weights, BOTTLENECK_DEPTHS)
+    settings: dict[str, Any] = {"MODEL.PIXEL_MEAN": PIXEL_MEAN, "MODEL.PIXEL_STD": PIXEL_STD}
+    settings |= {"MODEL.BACKBONE.STRIDE_IN_1X1": False, **architecture_of(converted.weights, BOTTLENECK_DEPTHS)}
     temporal = settings["MODEL.BACKBONE.TEMPORAL"]
     # What names and shapes do not show, as their recipes have it.
     possible: dict[str, list[Any]] = {"MODEL.BACKBONE.STEM": IMAGE_STEMS if is_image else _POSSIBLE_STEMS[temporal]}
@@ -148,7 +148,7 @@ def recognise(content: Mapping[str, Any]) -> bool:
 STEMS = {(2, 2, True): "mmaction2_32x2", (1, 1, True): "slowfast_8x8", (1, 1, False): "slow"}
 
 # Backbone -> what it has where the config does not say. ResNet3d's strides were 2 in version 0 and are 1 in version 1.
-_STRIDES = {
+_STRIDES: dict[str, dict[str, Any]] = {
     "ResNet3d": {"conv1_stride_t": None, "pool1_stride_t": None, "with_pool2": True},
     "ResNet3dSlowOnly": {"conv1_stride_t": 1, "pool1_stride_t": 1, "with_pool2": False},
 }
@@ -240,8 +240,8 @@ def _evaluate(text: str, source: str) -> dict[str, Any]:
         tree = ast.parse(text)
     except SyntaxError as error:
         raise ValueError(f"{source}: the config in the file is not Python, line {error.lineno}") from error
-    assignments = [node for node in tree.body if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)]
-    return {node.targets[0].id: _plain(node.value) for node in assignments}
+    assignments = [(node.targets[0], node.value) for node in tree.body if isinstance(node, ast.Assign)]
+    return {target.id: _plain(value) for target, value in assignments if isinstance(target, ast.Name)}
 
 
 def _plain(node: ast.expr) -> Any:
@@ -252,7 +252,9 @@ def _plain(node: ast.expr) -> Any:
     if isinstance(node, (ast.List, ast.Tuple)):
         return [_plain(element) for element in node.elts]
     if isinstance(node, ast.Dict):
-        return {_plain(key): _plain(value) for key, value in zip(node.keys, node.values) if key is not None}
+        return {
+            _plain(key): _plain(value) for key, value in zip(node.keys, node.values, strict=True) if key is not None
+        }
     try:
         return ast.literal_eval(node)
     except ValueError:
@@ -260,14 +262,14 @@ def _plain(node: ast.expr) -> Any:
 
 
 def _backbone(backbone: Mapping[str, Any], source: str) -> dict[str, Any]:
-    kind = backbone.get("type")
+    kind = backbone.get("type", "")
     if kind not in _BACKBONES:
         raise one_of(f"{source}: type of the backbone", kind, _BACKBONES)
     check_recipe(f"{source}: backbone", backbone, _BACKBONES[kind])
     ours: dict[str, Any] = {"MODEL.BACKBONE.STRIDE_IN_1X1": backbone.get("style", "pytorch") == "caffe"}
     if kind in _IMAGE_BACKBONES:
         return ours | {"MODEL.BACKBONE.TEMPORAL": "c2d", "MODEL.BACKBONE.STEM": _IMAGE_BACKBONES[kind]}
-    strides = tuple((_STRIDES[kind] | backbone)[name] for name in _STRIDES[kind])
+    strides = tuple(backbone.get(name, default) for name, default in _STRIDES[kind].items())
     if None not in strides:
         if strides not in STEMS:
             raise one_of(f"{source}: {', '.join(_STRIDES[kind])}", strides, STEMS)

@@ -167,7 +167,9 @@ def read_recipe(
     arch = _value(recipe, "MODEL.ARCH", None)
     if arch not in ARCHITECTURES:
         raise one_of(f"{source}: MODEL.ARCH", arch, ARCHITECTURES)
-    ours = dict(zip(("MODEL.BACKBONE.TEMPORAL", "MODEL.BACKBONE.STEM"), ARCHITECTURES[arch]))
+    ours: dict[str, Any] = dict(
+        zip(("MODEL.BACKBONE.TEMPORAL", "MODEL.BACKBONE.STEM"), ARCHITECTURES[arch], strict=True)
+    )
     for key, value in ours.items():
         if settings.get(key, value) != value:
             shown = settings[key]

@@ -62,11 +62,11 @@ def release_overrides(path: str) -> dict[str, Any]:
     """Return the config keys that the name of a released file decides; none for other files."""
     name = os.path.splitext(os.path.basename(path))[0]
     if name in _PYSLOWFAST:
-        return dict(zip(_CLIP_KEYS, _PYSLOWFAST[name]))
+        return dict(zip(_CLIP_KEYS, _PYSLOWFAST[name], strict=True))
     if name not in RELEASES:
         return {}
     clip = name.split("_")[2]
-    overrides = dict(zip(_CLIP_KEYS, (_STEMS[clip], *map(int, clip.split("x")))))
+    overrides = dict(zip(_CLIP_KEYS, (_STEMS[clip], *map(int, clip.split("x"))), strict=True))
     if "nonlocal" in name and clip in _LONG:
         overrides["MODEL.NONLOCAL.TEMPORAL_GROUPS"] = 4
     return overrides
@@ -83,7 +83,7 @@ def settle(converted: Converted, overrides: dict[str, Any]) -> None:
             raise ValueError(f"{key}: got {overrides[key]!r}, the file can mean {' or '.join(map(repr, allowed))}")
     converted.undecided = {key: allowed for key, allowed in converted.undecided.items() if key not in overrides}
     converted.overrides = {**converted.overrides, **overrides}
-    clip = _USUAL_CLIPS.get(converted.overrides.get("MODEL.BACKBONE.STEM"))
+    clip = _USUAL_CLIPS.get(converted.overrides.get("MODEL.BACKBONE.STEM", ""))
     if clip and "INPUT.NUM_FRAMES" not in converted.overrides:
-        converted.overrides |= dict(zip(_CLIP_KEYS[1:], clip))
+        converted.overrides |= dict(zip(_CLIP_KEYS[1:], clip, strict=True))
         converted.notes.append(f"the clip is taken to be {clip[0]} frames with stride {clip[1]}, usual with this stem")

@@ -161,20 +161,20 @@ def _read_archive(file: io.BufferedIOBase) -> _Content:
             raise _NoWeights(_kind_of_archive(names))
         (root,) = roots
 
-        def read(name: str, count: int) -> bytes:
+        def _read(name: str, count: int) -> bytes:
             # An archive that is compressed, or says one place is many, would fill the memory.
             info = archive.getinfo(root + name)
             if info.file_size != count or info.compress_type != zipfile.ZIP_STORED:
                 raise pickle.UnpicklingError(f"{name} is to have {count:,} bytes, and has {info.file_size:,}")
             return archive.read(info)
 
-        def fill(key: str, data: Tensor) -> None:
-            _bytes_of(data)[:] = read(f"data/{key}", data.nbytes)
+        def _fill(key: str, data: Tensor) -> None:
+            _bytes_of(data)[:] = _read(f"data/{key}", data.nbytes)
 
         if f"{root}byteorder" in names and archive.read(f"{root}byteorder") != b"little":
             raise _NoWeights("written on a machine of another byte order")
         length = min(size, archive.getinfo(f"{root}data.pkl").file_size)
-        unpickler = _TorchUnpickler(io.BytesIO(read("data.pkl", length)), size, fill)
+        unpickler = _TorchUnpickler(io.BytesIO(_read("data.pkl", length)), size, _fill)
         return unpickler.load(), unpickler.left_out
 
 

@@ -21,12 +21,13 @@ _MAX_ITEMS, _MAX_DEPTH = 10_000_000, 64
 _NUMBERS = {np.dtype(code).str[1:] for code in "?bBhHiIlLqQefdFD"}
 _PLAIN_KEYS = (type(None), bool, int, float, str, bytes)
 _ARRAY = "numpy.ndarray"
-_KEPT = """
-    proto persid binpersid none false true int binint binint1 binint2 long long1 long4 float binfloat string
-    binstring binbytes unicode binunicode binunicode8 binbytes8 short_binstring short_binbytes
-    short_binunicode tuple empty_tuple tuple1 tuple2 tuple3 list empty_list empty_dictionary global
-    stack_global pop pop_mark dup get binget long_binget put binput long_binput memoize mark stop
-""".split()
+_KEPT = [
+    "proto", "persid", "binpersid", "none", "false", "true", "int", "binint", "binint1", "binint2", "long",
+    "long1", "long4", "float", "binfloat", "string", "binstring", "binbytes", "unicode", "binunicode",
+    "binunicode8", "binbytes8", "short_binstring", "short_binbytes", "short_binunicode", "tuple", "empty_tuple",
+    "tuple1", "tuple2", "tuple3", "list", "empty_list", "empty_dictionary", "global", "stack_global", "pop",
+    "pop_mark", "dup", "get", "binget", "long_binget", "put", "binput", "long_binput", "memoize", "mark", "stop",
+]  # fmt: skip
 
 
 class Unbuilt:
@@ -65,6 +66,11 @@ class _File:
 
 class Unpickler(pickle._Unpickler):
     """Builds plain types and arrays. A subclass may know more names, and more objects outside of the pickle."""
+
+    # Of the base class, which has no types.
+    stack: list[Any]
+    append: Callable[[Any], None]
+    pop_mark: Callable[[], list[Any]]
 
     def __init__(self, file: io.BufferedIOBase) -> None:
         """Prepare to read one pickle from here; text of Python 2 is read as latin1, as its arrays need."""
@@ -142,7 +148,7 @@ class Unpickler(pickle._Unpickler):
         self._update(items)
 
     def _update(self, items: list[Any]) -> None:
-        for key, value in zip(items[::2], items[1::2]):
+        for key, value in zip(items[::2], items[1::2], strict=False):
             self._put(self.stack[-1], key, value)
 
     def _extend(self, items: list[Any]) -> None:

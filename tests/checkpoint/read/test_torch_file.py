@@ -43,7 +43,8 @@ def state():
     parameter = nn.Parameter(torch.randn(3))
     parameter.note = "an attribute"
     return {
-        **tensors, "base": base, "part": base[1:, ::2], "turned": base.t(), "empty": torch.zeros(0, 3), "number": torch.tensor(7),
+        **tensors, "base": base, "part": base[1:, ::2], "turned": base.t(),
+        "empty": torch.zeros(0, 3), "number": torch.tensor(7),
         "parameter": nn.Parameter(torch.randn(2)), "noted": parameter, "grad": torch.ones(2, requires_grad=True),
     }  # fmt: skip
 

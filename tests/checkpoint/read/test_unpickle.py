@@ -10,6 +10,7 @@ import pathlib
 import pickle
 import random
 import struct
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ def load(data):
 class _Python2Pickler(pickle._Pickler):
     """Writes text as Python 2 wrote its byte strings, and NumPy's functions under their names of that time."""
 
-    dispatch = dict(pickle._Pickler.dispatch)
+    dispatch: ClassVar = dict(pickle._Pickler.dispatch)
 
     def save_str(self, text):
         data = text.encode("latin1")
