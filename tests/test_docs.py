@@ -175,7 +175,8 @@ def test_named_config_keys_exist(document):
 def test_named_parts_of_nlvideo_exist(document):
     for code in inline_code(document):
         for name in re.findall(r"(?<![\w./-])nlvideo(?:\.\w+)+", code):
-            if not name.endswith((".plugins", ".json")):
+            # The changelog also names what was before.
+            if not name.endswith((".plugins", ".json")) and document.name != "CHANGELOG.md":
                 assert exists(name), f"{name} in `{code}`"
 
 
