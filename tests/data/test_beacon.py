@@ -24,7 +24,7 @@ NUM_SCENES = 1600
 def draw(seed, label="left", **changes):
     """A scene and its generator, with the default parameters but for ``changes``."""
     rng = np.random.default_rng(seed)
-    parameters = dict(num_agents=3, num_colours=4, num_frames=16, size=64, overlap=False) | changes
+    parameters = {"num_agents": 3, "num_colours": 4, "num_frames": 16, "size": 64, "overlap": False, **changes}
     return sample_scene(rng, label, **parameters), rng
 
 

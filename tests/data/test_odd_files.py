@@ -1,10 +1,15 @@
-"""Small files as cameras, recorders and old encoders write them: every way of reading gives the frames of a plain decode.
+"""Small files as cameras, recorders and old encoders write them: all ways of reading give the frames of a plain decode.
 
-The files lie in ``videos/``: H.264 4:4:4 of an old x264, whose decoder has to know the release (old444n, old_rgb); a palette
-that only the first packet carries (pal8); field pictures, two packets to a frame (paff); pairs of equal timestamps and a
-gap (dupgap); a rate in the header that is not that of the timestamps (norate2, h264_copy); beginnings in the middle of a
-group of pictures (midgop, m2_cut, hevc_cut); a first key-frame that is missing in the table (nokey0); empty packets
-(a_static, mjzero).
+The files lie in ``videos/``:
+
+- H.264 4:4:4 of an old x264, whose decoder has to know the release (old444n, old_rgb);
+- a palette that only the first packet carries (pal8);
+- field pictures, two packets to a frame (paff);
+- pairs of equal timestamps and a gap (dupgap);
+- a rate in the header that is not that of the timestamps (norate2, h264_copy);
+- beginnings in the middle of a group of pictures (midgop, m2_cut, hevc_cut);
+- a first key-frame that is missing in the table (nokey0);
+- empty packets (a_static, mjzero).
 """
 
 import logging

@@ -17,7 +17,8 @@ COUNT = 200_000
 def test_records_take_little_memory_and_workers_none(tmp_path, load_tool):
     path = load_tool("records", "benchmarks").write_list(tmp_path, COUNT, "csv")
     done = subprocess.run(
-        [sys.executable, str(SCRIPT), "--one", str(path), "--workers", "1"], stdout=subprocess.PIPE, check=True, text=True,
+        [sys.executable, str(SCRIPT), "--one", str(path), "--workers", "1"],
+        stdout=subprocess.PIPE, check=True, text=True,
         env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}, timeout=240,
     )  # fmt: skip
     measured = json.loads(done.stdout.splitlines()[-1])

@@ -51,7 +51,7 @@ KINDS = {
 
 @pytest.fixture(scope="module")
 def write(tmp_path_factory, make_noise):
-    """``write(name, num_frames=30) -> path``: a video of moving noise of one of the kinds; skips without its encoder."""
+    """``write(name, num_frames=30) -> path``: moving noise as one of the kinds; skips if there is no encoder."""
     folder = tmp_path_factory.mktemp("kinds")
 
     def make(name, num_frames=NUM_FRAMES):
@@ -230,7 +230,7 @@ def test_a_table_that_calls_every_frame_a_key_frame(write, plain_decode, tmp_pat
 
 @pytest.mark.parametrize("name", ["joined.mp4", "joined.flv"])
 def test_parameters_of_the_decoder_that_change_within_the_file(make_noise, plain_decode, tmp_path, name):
-    """Two recordings in one file: frames of the second, decoded by what is said of the first, are wrong without an error."""
+    """Two recordings in one file: the second, decoded with the parameters of the first, is wrong without an error."""
     parts = [make_noise(tmp_path / f"{qp}.mp4", "libx264", 16, bf="0", g="8", qp=qp) for qp in ("20", "30")]
     with av.open(parts[0]) as one, av.open(parts[1]) as other, av.open(str(tmp_path / name), "w") as writer:
         stream = writer.add_stream_from_template(one.streams.video[0])
