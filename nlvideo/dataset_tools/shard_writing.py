@@ -4,7 +4,6 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -93,9 +92,13 @@ def write_shards(
 
 def _write_all(shards: Sequence[str], write: Callable[[str], None], num_workers: int) -> None:
     # Threads do: copying files waits for disks. After an error, what has not begun is left out.
-    with ThreadPoolExecutor(num_workers) as pool, closing(pool.map(write, shards)) as done:
-        for _ in progress_bar(done, total=len(shards), desc="shards", delay=5):
-            pass
+    pool = ThreadPoolExecutor(num_workers)
+    try:
+        tasks = [pool.submit(write, path) for path in shards]
+        for task in progress_bar(tasks, desc="shards", delay=5):
+            task.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _holds(path: str, records: Sequence[Record]) -> bool:
