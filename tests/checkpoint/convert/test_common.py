@@ -1,9 +1,25 @@
 """The register of sources, and how a file finds its own."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from nlvideo.checkpoint.convert import SOURCES, Converted, Source, convert, recognise
+
+# Tables of names of the networks that ours can express: all but those of two pathways, or with shifts.
+TABLES = sorted(path.stem for path in Path(__file__).parent.glob("data/peer_keys/*.tsv"))
+TABLES = [name for name in TABLES if "_slowfast_" not in name and "_tsm_" not in name]
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_every_tensor_of_the_tables_has_a_place(peers, name):
+    state = peers.zeros(peers.table(name))
+    converted = convert(state)
+    assert converted.source == name.split("_")[0]
+    assert {theirs for theirs, _ in converted.mapped} == set(state) and not converted.dropped
+    ours = {key: tuple(tensor.shape) for key, tensor in peers.on_meta(peers.config(converted)).items()}
+    assert {key: tuple(tensor.shape) for key, tensor in converted.weights.items()} == ours
 
 
 def test_an_unknown_source():

@@ -78,15 +78,6 @@ def test_every_network_of_the_tables_gives_the_same_logits(peers, weights_of, fo
         assert told.overrides["MODEL.NONLOCAL.POOL_FIRST"] is False and told.overrides["MODEL.NONLOCAL.SUBSAMPLE"]
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_every_tensor_of_the_tables_has_a_place(peers, name):
-    state = peers.zeros(peers.table(name))
-    converted = convert(state)
-    assert {theirs for theirs, _ in converted.mapped} == set(state) and not converted.dropped
-    ours = {key: tuple(tensor.shape) for key, tensor in peers.on_meta(peers.config(converted)).items()}
-    assert {key: tuple(tensor.shape) for key, tensor in converted.weights.items()} == ours
-
-
 def frames(shapes, number, count):
     """The shapes with as many frames in the kernels ``conv<number>`` as ``count(conv1's)`` says."""
     firsts = {key: shape[2] for key, shape in shapes.items() if key.endswith("conv1.conv.weight") and "layer" in key}

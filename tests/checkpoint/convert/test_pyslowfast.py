@@ -58,15 +58,6 @@ def test_every_network_of_the_tables_gives_the_same_logits(peers, weights_of, cl
         assert not torch.allclose(expected, wrong, atol=1e-3)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_every_tensor_of_the_tables_has_a_place(peers, name):
-    state = peers.zeros(peers.table(name))
-    converted = convert(state)
-    assert {theirs for theirs, _ in converted.mapped} == set(state) and not converted.dropped
-    ours = {key: tuple(tensor.shape) for key, tensor in peers.on_meta(peers.config(converted)).items()}
-    assert {key: tuple(tensor.shape) for key, tensor in converted.weights.items()} == ours
-
-
 def test_blocks_of_old_files_call_their_norm_otherwise(weights_of):
     state = weights_of(I3D)
     old = {name.replace("1.bn.", "1.norm.") if "_nonlocal" in name else name: value for name, value in state.items()}

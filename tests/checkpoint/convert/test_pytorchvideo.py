@@ -19,15 +19,6 @@ def test_every_network_of_the_tables_gives_the_same_logits(peers, clip, name):
     peers.same(peers.logits(converted, clip), peers.forward("pytorchvideo", state, clip, pool2=NETWORKS[name]))
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_every_tensor_of_the_tables_has_a_place(peers, name):
-    state = peers.zeros(peers.table(name))
-    converted = convert(state)
-    assert {theirs for theirs, _ in converted.mapped} == set(state) and not converted.dropped
-    ours = {key: tuple(tensor.shape) for key, tensor in peers.on_meta(peers.config(converted)).items()}
-    assert {key: tuple(tensor.shape) for key, tensor in converted.weights.items()} == ours
-
-
 def trained_by_pyslowfast(peers, text):
     """A file of PySlowFast's around a Slow network of PyTorchVideo."""
     state = peers.zeros(peers.table("pytorchvideo_slow_r50"))
