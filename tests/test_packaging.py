@@ -177,10 +177,11 @@ def test_a_python_that_will_not_do_is_said_in_one_line(tmp_path, python, text):
 
 
 @pytest.mark.parametrize("has_data", [True, False])
-def test_ci_runs_make_test_with_real_videos_where_there_are_some(tmp_path, has_data):
+def test_ci_checks_and_then_tests_with_real_videos_where_there_are_some(tmp_path, has_data):
     (tmp_path / "main" / ".ci").mkdir(parents=True)
     shutil.copy(ROOT / ".ci" / "run", tmp_path / "main" / ".ci")
-    (tmp_path / "main" / "Makefile").write_text('test:\n\t@echo "data: [$$NLVIDEO_TEST_DATA] in $$PWD"\n')
+    makefile = 'lint:\n\t@echo lint\n\ntest:\n\t@echo "data: [$$NLVIDEO_TEST_DATA] in $$PWD"\n'
+    (tmp_path / "main" / "Makefile").write_text(makefile)
     data = tmp_path / "shared" / "data"
     if has_data:
         data.mkdir(parents=True)
@@ -192,12 +193,14 @@ def test_ci_runs_make_test_with_real_videos_where_there_are_some(tmp_path, has_d
         text=True,
         check=True,
     )
+    assert done.stdout.splitlines()[0] == "lint"
     assert f"data: [{data.resolve() if has_data else ''}] in {tmp_path.resolve() / 'main'}" in done.stdout
 
 
-def test_ci_fails_when_the_tests_fail(tmp_path):
+@pytest.mark.parametrize("failing", ["lint", "test"])
+def test_ci_fails_when_the_checks_or_the_tests_fail(tmp_path, failing):
     (tmp_path / ".ci").mkdir()
     shutil.copy(ROOT / ".ci" / "run", tmp_path / ".ci")
-    (tmp_path / "Makefile").write_text("test:\n\t@exit 3\n")
+    (tmp_path / "Makefile").write_text(f"lint test:\n\t@test $@ != {failing}\n")
     done = subprocess.run(["bash", str(tmp_path / ".ci" / "run")], capture_output=True, text=True)
     assert done.returncode != 0
