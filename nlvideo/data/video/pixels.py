@@ -122,7 +122,7 @@ class RgbConverter:
         self._reformatter = VideoReformatter()
 
     def __call__(self, frame: av.VideoFrame) -> np.ndarray:
-        """Return the pixels of a decoded frame, upright: uint8 (H, W, 3), a view."""
+        """Return the upright pixels of a decoded frame: uint8 (H, W, 3), a view."""
         rgb = self._reformatter.reformat(frame, format="rgb24", threads=1)
         plane = rgb.planes[0]
         lines = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)

@@ -1,4 +1,4 @@
-"""A folder of frames is read like a video: exact frames, only those wanted, and the same errors."""
+"""A folder of frames and an array are read like a video: exact frames, only those wanted, and the same errors."""
 
 import pickle
 from pathlib import Path
@@ -75,15 +75,6 @@ def test_seconds_become_indices_as_in_a_video(tmp_path, make_frames, make_video)
     for ask in (lambda: unknown.index_at(1.0), lambda: unknown.duration_sec, lambda: unknown.frame_seconds):
         with pytest.raises(VideoDecodeError, match="seconds need the frame rate, and images carry none: add 'fps'"):
             ask()
-
-
-def test_index_outside_the_video(tmp_path, make_frames):
-    with FrameFolder(make_frames(tmp_path / "v")) as video:
-        for index in (-1, 16):
-            with pytest.raises(IndexError, match=f"frame {index} was asked for, the video has frames 0 to 15"):
-                video.get_frames([0, index])
-        with pytest.raises(ValueError, match="at least one index"):
-            video.get_frames([])
 
 
 def test_unusable_folders(tmp_path):
@@ -170,3 +161,29 @@ def test_photos_are_turned_upright(tmp_path, orientation, corners):
     found = [min(colours, key=lambda name: np.abs(frame[y, x].astype(int) - colours[name]).sum())
              for y, x in ((4, 4), (4, -4), (-4, 4), (-4, -4))]  # fmt: skip
     assert "".join(found) == corners
+
+
+def test_frames_of_an_array_are_copies():
+    frames = np.arange(5, dtype=np.uint8).repeat(4 * 6 * 3).reshape(5, 4, 6, 3)
+    with open_video(frames) as video:
+        assert isinstance(video, FrameArray) and (video.path, video.fps) == ("<frames>", 0.0)
+        given = video.get_frames([4, 0, 4])
+    assert given[:, 0, 0, 0].tolist() == [4, 0, 4]
+    given[:] = 99
+    assert frames.max() == 4
+
+
+def test_seconds_of_an_array_need_a_rate():
+    frames = np.zeros((5, 4, 6, 3), np.uint8)
+    video = open_video(frames, fps=10)
+    assert [video.index_at(t) for t in (-1, 0, 0.1, 0.11, 0.3000000001, 9)] == [0, 0, 1, 2, 3, 5]
+    with pytest.raises(VideoDecodeError, match="arrays carry none: add .fps."):
+        FrameArray(frames).index_at(0.5)
+
+
+@pytest.mark.parametrize(
+    "shape, dtype", [((5, 4, 6, 3), "f4"), ((5, 3, 4, 6), "u1"), ((4, 6, 3), "u1"), ((0, 4, 6, 3), "u1")]
+)
+def test_an_array_that_is_no_video_is_refused(shape, dtype):
+    with pytest.raises(ValueError, match=r"frames: got .*, allowed: uint8 \(T, H, W, 3\), RGB"):
+        FrameArray(np.zeros(shape, dtype))
