@@ -25,11 +25,11 @@ def get_config_file(name: str) -> str:
     """Return the path of a configuration.
 
     Args:
-        name: path below ``configs/``, with or without ``.yaml``; its last parts are enough where no other config has
-            them: ``"c2d_r50_8x8"`` for ``"kinetics/authors/c2d_r50_8x8"``.
+        name: path below ``configs/``, with or without ``.yaml``. The last parts are enough if they are unique:
+            ``"c2d_r50_8x8"`` for ``"kinetics/authors/c2d_r50_8x8"``.
 
     Raises:
-        LookupFailed: there is none, or there are several. The message lists near matches, or the several.
+        LookupFailed: no config, or more than one, has this name. The message lists near matches, or all of them.
     """
     known = list_configs()
     stem = name.removesuffix(".yaml")
@@ -38,7 +38,7 @@ def get_config_file(name: str) -> str:
         return str(CONFIG_DIR / f"{found[0]}.yaml")
     if found:
         raise LookupFailed(f"config {name!r}: several have this name, allowed: {', '.join(map(repr, found))}")
-    # The right file in the wrong folder comes before a resemblance of whole names.
+    # A file of this name in another folder is a better hint than a similar name.
     same_file = [other for other in known if Path(other).name == Path(stem).name]
     hint = f"did you mean {' or '.join(map(repr, same_file))}?" if same_file else did_you_mean(stem, known)
     raise LookupFailed(f"unknown config {name!r}: {hint or 'no name is close.'} There are: {', '.join(known)}")

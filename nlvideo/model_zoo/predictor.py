@@ -1,4 +1,4 @@
-"""``Predictor``: what a trained model says of a video, in one line."""
+"""``Predictor``: a trained model that takes videos and returns scores."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -38,21 +38,10 @@ class Predictor:
         plugins: Sequence[str] = (),
         entry: str = "",
     ):
-        """Build the model with its weights; arguments as for ``nlvideo.model_zoo.get``, but there must be weights.
-
-        Args:
-            cfg_or_name: a trained model such as "quickstart", the folder of a run, a YAML file, the name of a config,
-                or a config.
-            weights: None: those of the trained model or run, or MODEL.WEIGHTS of a file or config.
-            device: as MODEL.DEVICE; None: as the config says.
-            opts: overrides ``[KEY, VALUE, ...]``, e.g. ``["TEST.NUM_CLIPS", "1"]``.
-            plugins: project folders, modules or entry points to load before the config.
-            entry: of the file of weights, for one that holds several, e.g. "ema"; "": the usual one.
+        """Build the model with its weights. Arguments and errors are those of ``nlvideo.model_zoo.get``.
 
         Raises:
-            LookupFailed: no such model, config or key.
-            FileNotFoundError: the weights are missing.
-            ValueError: no weights are named, they are of another network, or a wrong value.
+            ValueError: also where no weights are named.
         """
         cfg = trained_config(cfg_or_name, weights, device, opts, plugins)
         if not cfg.MODEL.WEIGHTS:
@@ -63,11 +52,7 @@ class Predictor:
         self._mapper = MAPPER.get(self.cfg.DATALOADER.MAPPER, "DATALOADER.MAPPER")(self.cfg, False)
 
     def __call__(self, video: str | os.PathLike | np.ndarray | torch.Tensor, top_k: int = 5) -> list[tuple[str, float]]:
-        """Return the ``top_k`` best (class name, score), the best first; arguments as for `scores`.
-
-        Raises:
-            VideoDecodeError, ValueError: as `scores`.
-        """
+        """Return the ``top_k`` best (class name, score), the best first; arguments and errors as for `scores`."""
         return self.best(self.scores(video), top_k)
 
     def best(self, scores: torch.Tensor, top_k: int = 5) -> list[tuple[str, float]]:
@@ -88,12 +73,12 @@ class Predictor:
 
         Args:
             video: a file, a folder of frames, or frames as uint8 (T, H, W, 3), RGB.
-            on_views: called with (views scored so far, of how many), first with 0 when the video has been read. It is
-                never called for a model without a ``backbone``.
+            on_views: called with (number of views scored, number of all), first with 0 when the video has been read.
+                It is never called for a model without a ``backbone``.
 
         Returns:
-            float32 (num_classes,) on the CPU: probabilities that add up to 1, or one probability for each class where
-            MODEL.HEAD.LOSS is "sigmoid".
+            float32 (num_classes,) on the CPU: probabilities that add up to 1. Where MODEL.HEAD.LOSS is "sigmoid", each
+            class has a probability of its own.
 
         Raises:
             VideoDecodeError: the file cannot be read.
@@ -105,16 +90,16 @@ class Predictor:
     def timeline(
         self, path: str | os.PathLike, window_sec: float | None = None, stride_sec: float | None = None
     ) -> list[tuple[float, float, torch.Tensor]]:
-        """Return the scores of the windows of a video of any length; it is decoded once, window by window.
+        """Return the scores of the windows of a video of any length. The video is decoded once, window by window.
 
         Args:
             path: a video file.
             window_sec: length of a window; None: the time that a clip covers, ``NUM_FRAMES x FRAME_STRIDE`` frames.
-            stride_sec: from the start of a window to that of the next, up to ``window_sec``, which is the default.
+            stride_sec: from the start of a window to that of the next, at most ``window_sec``; None: ``window_sec``.
 
         Returns:
-            (start_sec, end_sec, scores as `scores`) for each window; the scores are those of the test of that part of
-            the video. The last window ends with the video, and begins earlier to be as long as the others.
+            (start_sec, end_sec, scores) for each window. The scores are those that `scores` gives for this part of the
+            video. The last window ends with the video and is as long as the others.
 
         Raises:
             VideoDecodeError: the file cannot be read.
@@ -135,7 +120,7 @@ class Predictor:
     def score_windows(
         self, stream: FrameStream, window_sec: float | None = None, stride_sec: float | None = None
     ) -> Iterator[tuple[Window, torch.Tensor]]:
-        """Yield (window, scores) of a stream while it is read, also of one that does not end; see `timeline`.
+        """Yield (window, scores) of a stream while it is read. The stream need not end; see `timeline`.
 
         Raises:
             VideoDecodeError: the stream cannot be read.
@@ -148,7 +133,7 @@ class Predictor:
             try:
                 scores = self._score({"file_name": window, "label": 0, "video_id": stream.path})
             except VideoTooShort:
-                # A gap may leave a window few frames; where the first has too few, all have.
+                # A gap in the video may leave too few frames. If the first window has too few, all have.
                 if num_windows == 0:
                     raise
                 continue
@@ -158,7 +143,7 @@ class Predictor:
     @torch.no_grad()
     def _score(self, record: dict[str, Any], on_views: Callable[[int, int], None] | None = None) -> torch.Tensor:
         sample = self._mapper(record, None)
-        backbone = getattr(self.model, "backbone", None)  # which another META_ARCHITECTURE need not have
+        backbone = getattr(self.model, "backbone", None)  # another META_ARCHITECTURE may lack it
         if on_views is None or backbone is None:
             return self.model([sample])[0]["scores"]
         done, total = 0, len(sample["video"])
@@ -178,7 +163,7 @@ class Predictor:
 
 
 def _record(video: str | os.PathLike | np.ndarray | torch.Tensor) -> dict[str, Any]:
-    # The mapper wants a label; 0 is one for a single and for several labels, and is not looked at.
+    # The mapper wants a label. 0 is allowed for single and for several labels; no score depends on it.
     if isinstance(video, (str, os.PathLike)):
         path = os.path.abspath(video)
         return {"file_name": path, "label": 0, "video_id": os.path.basename(path)}

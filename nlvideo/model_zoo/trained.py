@@ -1,4 +1,4 @@
-"""Trained models by name: from one that comes with the package, a run's folder or a config to a model with weights."""
+"""Trained models by name: those in the package, folders of runs, and configs with weights."""
 
 import logging
 import os
@@ -17,7 +17,7 @@ from nlvideo.utils.messages import did_you_mean
 
 logger = logging.getLogger(__name__)
 
-# Where a folder has no last_checkpoint: what a whole run leaves, and what comes with the package.
+# The weights of a folder without last_checkpoint: of a complete run, and of a packed model.
 _WEIGHTS = ("model_final.pth", "model.pth")
 
 
@@ -39,18 +39,17 @@ def get(
     Args:
         cfg_or_name: a trained model of `list_trained`, the folder of a run, a YAML file, a config of `list_configs`, or
             a config itself.
-        weights: as MODEL.WEIGHTS, of this very network: what does not fit is an error. None: those of the trained
-            model, those that the run saved last, or MODEL.WEIGHTS of a file or config. A config by name stands for a
-            recipe, whose MODEL.WEIGHTS are what training starts from; they are not used. Where there are none, the
-            weights are random, and the log says so.
+        weights: as MODEL.WEIGHTS; they must fit exactly. None: the weights of the trained model, the last ones of the
+            run, or MODEL.WEIGHTS of a file or config. For the name of a config, MODEL.WEIGHTS is not used, because
+            training starts from it. Without weights the model is random, and the log says so.
         device: as MODEL.DEVICE; None: as the config says.
-        opts: overrides ``[KEY, VALUE, ...]`` of the config.
-        plugins: project folders, modules or entry points to load before the config; a config itself has its own.
-        entry: of the file of weights, for one that holds several, e.g. "ema"; "": the usual one.
+        opts: overrides ``[KEY, VALUE, ...]`` of the config, e.g. ``["TEST.NUM_CLIPS", "1"]``.
+        plugins: project folders, modules or entry points to load before the config. Not for a config itself.
+        entry: the entry of the file with the weights, e.g. "ema"; "": the usual one.
 
     Returns:
-        The model, with two attributes more: ``cfg``, frozen, which names its device and weights, and ``classes``, the
-        names of its classes in the order of the scores, "0", "1", ... where they have no names.
+        The model, with two more attributes. ``cfg`` is the frozen config with its device and weights. ``classes`` has
+        the names of the classes in the order of the scores; without names they are "0", "1", ...
 
     Raises:
         LookupFailed: no such model, config or key.
@@ -75,11 +74,11 @@ def trained_config(
     opts: Sequence[str] = (),
     plugins: Sequence[str] = (),
 ) -> CfgNode:
-    """Return the config of a trained model, frozen, with its weights in MODEL.WEIGHTS; arguments as for `get`.
+    """Return the frozen config of a trained model, with its weights in MODEL.WEIGHTS; arguments as for `get`.
 
     Raises:
         LookupFailed: no such model, config or key.
-        FileNotFoundError: the folder of a run without config or without weights.
+        FileNotFoundError: a folder has no config or no weights.
         ValueError: a wrong value.
     """
     last_words = ["MODEL.WEIGHTS", os.fspath(weights)] if weights is not None else []
@@ -103,7 +102,7 @@ def _recipe(name: str) -> str:
     try:
         return get_config_file(name)
     except LookupFailed as error:
-        # Of a name close to a model's, the list of configs would hide what is meant.
+        # If a trained model has a similar name, the list of configs would hide it.
         hint = "" if "/" in name else did_you_mean(name, list_trained())
         raise (LookupFailed(f"unknown model {name!r}: {hint}") if hint else error) from None
 

@@ -1,7 +1,7 @@
-"""Released networks by name: where the authors' are, and what their files and PySlowFast's do not say.
+"""Released networks by name: the addresses of the authors' files, and what their names say of the network.
 
-Names, results and the base address are those of the README of facebookresearch/video-nonlocal-net. No checksums are
-published there, so none are checked.
+Names and address are from the README of facebookresearch/video-nonlocal-net. It publishes no checksums, so none are
+checked.
 """
 
 import os
@@ -31,9 +31,9 @@ RELEASES = (
     "i3d_baseline_8x8_IN_pretrain_300k_4gpu",
 )
 
-# Frames x stride of a clip -> the network definition that it goes with (`resnet_video_org` halves time in the stem).
+# Frames x stride of a clip -> the stem of its network (the authors' `resnet_video_org` halves time in the stem).
 _STEMS = {"32x2": "authors_32x2", "128x1": "authors_32x2", "8x8": "authors_8x8", "32x4": "authors_8x8"}
-# Clips with 16 frames in res3, in which attention stays within groups of 4.
+# Clips with 16 frames in res3, where attention stays within groups of 4 frames.
 _LONG = ("32x4", "128x1")
 
 # Pickles of PySlowFast's table for Kinetics -> stem, frames and stride.
@@ -45,7 +45,7 @@ _PYSLOWFAST = {
     "SLOWONLY_8x8_R50": ("slow", 8, 8),
 }
 
-# Stem -> frames and stride of the clips that most networks with it were trained on.
+# Stem -> frames and stride of the usual clips of networks with it.
 _USUAL_CLIPS = {
     "authors_32x2": (32, 2), "authors_8x8": (8, 8), "slowfast_8x8": (8, 8), "slow": (8, 8), "mmaction2_32x2": (32, 2)
 }  # fmt: skip
@@ -54,12 +54,12 @@ _CLIP_KEYS = ("MODEL.BACKBONE.STEM", "INPUT.NUM_FRAMES", "INPUT.FRAME_STRIDE")
 
 
 def release_url(name: str) -> str | None:
-    """Return the address of a released network; None where `name` is none."""
+    """Return the address of a released network; None if ``name`` is not in `RELEASES`."""
     return f"{BASE_URL}{name}.pkl" if name in RELEASES else None
 
 
 def release_overrides(path: str) -> dict[str, Any]:
-    """Return the config keys that the name of a released file decides; none for other files."""
+    """Return the config keys that the name of a released file decides; an empty dict for other files."""
     name = os.path.splitext(os.path.basename(path))[0]
     if name in _PYSLOWFAST:
         return dict(zip(_CLIP_KEYS, _PYSLOWFAST[name], strict=True))
@@ -73,10 +73,10 @@ def release_overrides(path: str) -> dict[str, Any]:
 
 
 def settle(converted: Converted, overrides: dict[str, Any]) -> None:
-    """Decide, in place, what a file left open; a network whose stem is known then gets the clip that goes with it.
+    """Decide, in place, what a file left open. If the stem is known then, the usual clip of the stem is added.
 
     Raises:
-        ValueError: a value that the file cannot mean.
+        ValueError: the file does not allow a value.
     """
     for key, allowed in converted.undecided.items():
         if key in overrides and overrides[key] not in allowed:

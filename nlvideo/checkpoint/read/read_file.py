@@ -1,7 +1,7 @@
 """Read any file of weights, whatever its ending, without executing anything in it.
 
-``torch.load(weights_only=True)`` refuses a whole file for one object beside the weights, and before PyTorch 2.6 some
-files got past it. So tensors are built here, and pickles are read by `unpickle`.
+``torch.load(weights_only=True)`` refuses a whole file for one object beside the weights. Before PyTorch 2.6, some files
+could execute code in spite of it. So tensors are built here, and `unpickle` reads the pickles.
 """
 
 import errno
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 # torch.save writes a zip archive. Before PyTorch 1.6 it wrote a row of pickles, the first of which is this number.
 _MAGIC = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
-# Pickles from protocol 2 on begin with the first of these bytes, older ones with the opening of a dict.
+# A pickle begins with the first of these since protocol 2; an older one of a dict begins with one of the others.
 _PICKLE_STARTS = (b"\x80", b"(", b"}")
 
 _STORAGES = {
@@ -52,17 +52,17 @@ class _NoWeights(Exception):
 
 
 def read_file(path: str) -> dict[str, Any]:
-    """Read what MODEL.WEIGHTS names: a PyTorch file, safetensors, or a pickle of arrays, told by its content.
+    """Read what MODEL.WEIGHTS names: a PyTorch file, safetensors, or a pickle of arrays. The content shows which it is.
 
-    Nothing in it is executed. A dict lacks what is neither a tensor, an array nor a plain type, and the log says so.
+    Nothing in it is executed. What is neither a tensor, an array nor a plain type is left out, and the log says so.
 
     Args:
         path: a file, an address that iopath reads, or a name; see `resolve_weights`.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: the file is missing.
         LookupFailed: torchvision has no such weights.
-        ValueError: none of these, cut short, or no dict; in one line.
+        ValueError: the file is of another kind, cut short, or holds no dict; in one line.
         OSError: it cannot be downloaded.
     """
     try:
@@ -88,7 +88,7 @@ def _form_of(file: io.BufferedIOBase) -> str:
     """Return a name in `_FORMS` by the first bytes; "" for another file."""
     start, size = file.read(max(9, len(_MAGIC))), file.seek(0, 2)
     file.seek(0)
-    # The length of a header that the file has room for, and a JSON object.
+    # The length of the header, which must fit into the file, and then a JSON object.
     if start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= size - 8:
         return "safetensors"
     if start.startswith((b"PK", _MAGIC)):
@@ -97,10 +97,10 @@ def _form_of(file: io.BufferedIOBase) -> str:
 
 
 def read_form(form: str, file: io.BufferedIOBase, path: str) -> Any:
-    """Read an open file of a known form, a name in `_FORMS`, onto the CPU; ``path`` is for messages.
+    """Read an open file onto the CPU. ``form`` is a name in `_FORMS`; ``path`` is for messages.
 
     Raises:
-        ValueError: it is of another form, a program, cut short, or asks for more than its size; in one line.
+        ValueError: the file is of another form, a program, cut short, or asks for more than its size; in one line.
     """
     kind, read = _FORMS[form]
     try:
@@ -110,7 +110,7 @@ def read_form(form: str, file: io.BufferedIOBase, path: str) -> Any:
     except _NoWeights as error:
         raise ValueError(f"{path}: {error}") from error
     except Exception as error:  # a damaged file can raise nearly anything
-        # Damaged archives have places before the beginning of the file.
+        # EINVAL: a damaged archive names a place before the beginning of the file.
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise
         reason = " ".join(str(error).split())
@@ -162,7 +162,7 @@ def _read_archive(file: io.BufferedIOBase) -> _Content:
         (root,) = roots
 
         def _read(name: str, count: int) -> bytes:
-            # An archive that is compressed, or says one place is many, would fill the memory.
+            # A compressed entry, or many entries at one place, could fill the memory.
             info = archive.getinfo(root + name)
             if info.file_size != count or info.compress_type != zipfile.ZIP_STORED:
                 raise pickle.UnpicklingError(f"{name} is to have {count:,} bytes, and has {info.file_size:,}")
@@ -187,7 +187,7 @@ def _kind_of_archive(names: Sequence[str]) -> str:
 
 
 def _read_row(file: io.BufferedIOBase) -> _Content:
-    """Read the form before PyTorch 1.6: pickles of a number, a version, the machine, the object, the keys; storages."""
+    """Read the form before PyTorch 1.6: pickles of a number, version, machine, content and keys; then the storages."""
     size = file.seek(0, 2)
     file.seek(0)
     _, _, machine = (Unpickler(file).load() for _ in range(3))
@@ -226,7 +226,7 @@ class _Storage(Unbuilt):
 
 
 class _TorchUnpickler(Unpickler):
-    """Knows tensors, too. ``fill`` reads the numbers of the storage with a key into a tensor."""
+    """Builds tensors, too. ``fill`` reads the numbers of the storage with a key into a tensor."""
 
     def __init__(self, file: io.BufferedIOBase, size: int, fill: Callable[[str, Tensor], None]) -> None:
         super().__init__(file)
@@ -246,14 +246,14 @@ class _TorchUnpickler(Unpickler):
         }
 
     def find_class(self, module: str, name: str) -> Any:
-        """Types of numbers and of storages stand for themselves."""
+        """Return torch's types of numbers, also for the names of storages; the rest as the base class."""
         if module in ("torch", "torch.cuda", "torch.storage") and name in _STORAGES:
             return _STORAGES[name]
         found = vars(torch).get(name) if module == "torch" else None
         return found if isinstance(found, torch.dtype) else super().find_class(module, name)
 
     def persistent_load(self, pid: Any) -> Unbuilt:
-        """Give a storage, the same for the same key; or a class, which files before PyTorch 1.6 hold with its text."""
+        """Return the storage of a key, or a class: files before PyTorch 1.6 refer to classes in the same way."""
         kind, dtype, key, _, count = (*pid, None)[:5] if type(pid) is tuple and len(pid) >= 4 else [None] * 5
         if kind == "module" and isinstance(dtype, Unbuilt):
             return dtype
@@ -277,7 +277,7 @@ def _with_attributes(function: Any, cls: Any, args: Any, *state: Any) -> Any:
 
 
 def _tensor(storage: Any, offset: Any, size: Any, stride: Any, requires_grad: Any = False, *more: Any) -> Any:
-    # After the hooks: another type than that of the storage, in version 3, and rarely what else it is.
+    # ``more``: hooks; in version 3 a type other than that of the storage; rarely metadata.
     dtype = next((item for item in more if isinstance(item, torch.dtype)), None)
     if not isinstance(storage, _Storage) or any(item for item in more if item is not dtype):
         return Unbuilt("a tensor of another kind")

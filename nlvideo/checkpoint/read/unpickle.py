@@ -1,8 +1,8 @@
 """Read pickles of plain types and arrays, of Python 2 and 3, without running or building anything else in them.
 
-The unpickler is Python's own with other opcodes for all that calls, builds or fills an object. What a file asks for is
-looked up in a table of functions of this module; any other class or function is an `Unbuilt`, which takes whatever the
-file does with it and stays empty. Work and memory are bounded by the size of the file.
+This is Python's own unpickler. The opcodes that call, build or fill an object are replaced. A name in the file is
+looked up in a table of functions of this module. Any other class or function becomes an `Unbuilt`: it accepts what the
+file does with it, and stays empty. The size of the file limits work and memory.
 """
 
 import io
@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-# Far more than any file of weights has: some tens for each tensor. Python reads a million in a second.
+# A file of weights needs some tens of reads for each tensor. Python makes a million in a second.
 _MAX_READS = 10_000_000
-# Lists in lists, with one that stands in many places counted there; and how deep they go.
+# Items in nested lists and dicts, counted in each place where a list is used; and levels of nesting.
 _MAX_ITEMS, _MAX_DEPTH = 10_000_000, 64
 
 _NUMBERS = {np.dtype(code).str[1:] for code in "?bBhHiIlLqQefdFD"}
@@ -31,17 +31,17 @@ _KEPT = [
 
 
 class Unbuilt:
-    """What a file asks for and is not built: a class, a function or an object of another kind than plain types."""
+    """Stands for what is not built: a class, a function or an object that is no plain type."""
 
     def __init__(self, name: str, call: Callable[..., Any] | None = None) -> None:
-        """Remember the name, ``module.name``, and what it does where it is called; None: nothing."""
+        """Keep the name, ``module.name``, and the function that a call runs; None: a call does nothing."""
         self.call = call
         self.name = "".join(letter if letter.isprintable() else "?" for letter in name[:200])
         self.value: Any = None
 
 
 class _Dtype(Unbuilt):
-    """As NumPy names a type of numbers: by a code, and the order of its bytes."""
+    """A type of numbers as NumPy pickles it: a code, and the order of the bytes."""
 
     def __init__(self, code: Any, *flags: Any) -> None:
         super().__init__("numpy.dtype")
@@ -49,13 +49,13 @@ class _Dtype(Unbuilt):
 
 
 class _File:
-    """A file that refuses to be read past its end, or in too many steps."""
+    """A file that cannot be read past its end, or in too many steps."""
 
     def __init__(self, file: io.BufferedIOBase, size: int) -> None:
         self._file, self._size, self._reads, self.readline = file, size, 0, file.readline
 
     def read(self, count: int) -> bytes:
-        """Like that of a file, but for a count that is not there."""
+        """Read ``count`` bytes; EOFError where the file has fewer."""
         self._reads += 1
         if self._reads > _MAX_READS:
             raise pickle.UnpicklingError(f"it has more than {_MAX_READS:,} parts")
@@ -65,31 +65,31 @@ class _File:
 
 
 class Unpickler(pickle._Unpickler):
-    """Builds plain types and arrays. A subclass may know more names, and more objects outside of the pickle."""
+    """Builds plain types and arrays. A subclass may know more names, and objects outside of the pickle."""
 
-    # Of the base class, which has no types.
+    # Attributes of the base class, for type checkers.
     stack: list[Any]
     append: Callable[[Any], None]
     pop_mark: Callable[[], list[Any]]
 
     def __init__(self, file: io.BufferedIOBase) -> None:
-        """Prepare to read one pickle from here; text of Python 2 is read as latin1, as its arrays need."""
+        """Prepare to read one pickle from here. Text of Python 2 is read as latin1, because arrays are such text."""
         here, size = file.tell(), file.seek(0, 2)
         file.seek(here)
         super().__init__(_File(file, size), encoding="latin1")
-        # Of what is copied; a file that asks for one long text again and again runs out of it.
+        # How much may be copied. It stops a file that copies one long text again and again.
         self._budget = 4 * size + 2**20
         self.left_out: dict[str, None] = {}
         self._calls = self._known_calls()
 
     def load(self) -> Any:
-        """Read the pickle; a broken stream of opcodes can raise nearly anything."""
+        """Read the pickle. A damaged one can raise nearly anything."""
         content = self._settled(super().load())
         _measure(content, {}, _MAX_DEPTH)
         return content
 
     def find_class(self, module: str, name: str) -> Any:
-        """Look up what the pickle names, among what is built."""
+        """Look up a name in the table of what is built."""
         return Unbuilt(f"{module}.{name}", self._calls.get((module, name)))
 
     def persistent_load(self, pid: Any) -> Any:
@@ -99,7 +99,7 @@ class Unpickler(pickle._Unpickler):
     def _known_calls(self) -> dict[tuple[str, str], Callable[..., Any]]:
         calls: dict[tuple[str, str], Callable[..., Any]] = {
             ("collections", "OrderedDict"): self._dict,
-            # As protocol 2 has bytes, in the one encoding that Python writes there.
+            # So protocol 2 writes bytes. Python always writes this encoding.
             ("_codecs", "encode"): lambda text, encoding: text.encode("latin1"),
             ("builtins", "bytes"): bytes,
             ("__builtin__", "bytes"): bytes,
@@ -130,7 +130,7 @@ class Unpickler(pickle._Unpickler):
         self.append(Unbuilt(cls.name if isinstance(cls, Unbuilt) else type(cls).__name__))
 
     def _build(self) -> None:
-        """Fill an array, or say the byte order of a type; what other objects are given is left out."""
+        """Fill an array, or set the byte order of a type. The state of any other object is left out."""
         state, target = self.stack.pop(), self.stack[-1]
         if isinstance(target, _Dtype):
             target.order = state[1]
@@ -144,7 +144,7 @@ class Unpickler(pickle._Unpickler):
 
     def _filled_dict(self) -> None:
         items = self.pop_mark()
-        self.append({})  # only now to the stack below the mark
+        self.append({})  # after pop_mark, which changes the stack
         self._update(items)
 
     def _update(self, items: list[Any]) -> None:
@@ -168,7 +168,7 @@ class Unpickler(pickle._Unpickler):
             target[key] = value
 
     def _settled(self, value: Any) -> Any:
-        """What stands for a value: an array that is complete; what is not built is noted."""
+        """Return the array in place of an `Unbuilt` that holds one; note any other `Unbuilt` as left out."""
         if isinstance(value, Unbuilt) and value.value is None:
             self.left_out[value.name] = None
         return value.value if isinstance(value, Unbuilt) and value.value is not None else value
@@ -178,7 +178,7 @@ class Unpickler(pickle._Unpickler):
         if self._budget < 0:
             raise pickle.UnpicklingError("what it asks for is many times its size")
 
-    # Of Python's: literals, tuples, the stack, the memo and names. Any other opcode is refused.
+    # Python's own opcodes for literals, tuples, the stack, the memo and names, and ours. Any other one is refused.
     dispatch = {
         code: opcode
         for code, opcode in pickle._Unpickler.dispatch.items()
@@ -199,7 +199,7 @@ class Unpickler(pickle._Unpickler):
 
 
 def _is_key(value: Any) -> bool:
-    """Whether a value may be a key: one whose hash takes no time. That of nested tuples may take for ever."""
+    """Whether a value may be a key: its hash must be fast. The hash of nested tuples may take for ever."""
     if type(value) is tuple:
         return len(value) <= 16 and all(type(item) is not tuple and _is_key(item) for item in value)
     if type(value) is int:
@@ -208,13 +208,13 @@ def _is_key(value: Any) -> bool:
 
 
 def _measure(value: Any, seen: dict[int, tuple[int, int]], levels: int) -> tuple[int, int]:
-    """Count the items and the levels of nested containers, each time that one stands somewhere; within the limits."""
+    """Count the items and levels of nested containers, in each place where one is used, and refuse too many."""
     if not isinstance(value, (dict, list, tuple, set)):
         return 1, 0
     if id(value) not in seen:
         if not levels:
             raise pickle.UnpicklingError(f"its lists and dicts are nested more than {_MAX_DEPTH} deep")
-        # One that holds itself is met again before it is measured, and is too deep then.
+        # A container that holds itself is met again here, and counts as too deep.
         seen[id(value)] = 1, _MAX_DEPTH
         inner = [_measure(item, seen, levels - 1) for item in (value.values() if isinstance(value, dict) else value)]
         seen[id(value)] = 1 + sum(count for count, _ in inner), 1 + max((height for _, height in inner), default=0)
@@ -230,7 +230,7 @@ def _scalar(dtype: Any, raw: Any = b"") -> Any:
 
 
 def _array(raw: Any, dtype: Any, shape: Any, order: Any, *more: Any) -> np.ndarray | Unbuilt:
-    """An array of numbers, in memory of its own and this machine's byte order; `Unbuilt` for one of other things."""
+    """Make an array of numbers, as a copy in this machine's byte order; of other things it is an `Unbuilt`."""
     if not isinstance(dtype, _Dtype) or dtype.code not in _NUMBERS or dtype.order not in ("<", ">", "|", "="):
         return Unbuilt(f"numpy.ndarray of {dtype.code if isinstance(dtype, _Dtype) else type(dtype).__name__}")
     kind = np.dtype(dtype.code).newbyteorder(dtype.order)
