@@ -1,5 +1,6 @@
-"""Building blocks that know nothing of configs: the non-local operation, normalisation, shapes, residual blocks."""
+"""Building blocks without configs: the non-local operation, normalisation, residual blocks, shapes of maps."""
 
+from nlvideo.layers.blocks import ShapeSpec
 from nlvideo.layers.nonlocal_ops import (
     choose_algorithm,
     concatenation_aggregate,
@@ -7,7 +8,6 @@ from nlvideo.layers.nonlocal_ops import (
     softmax_aggregate,
 )
 from nlvideo.layers.norm import FrozenBatchNorm, SyncBatchNorm, freeze_norms, get_norm
-from nlvideo.layers.shape_spec import ShapeSpec
 
 __all__ = [
     "FrozenBatchNorm",

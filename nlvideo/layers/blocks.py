@@ -1,14 +1,30 @@
-"""The residual blocks of 3D ResNets, with optional temporal kernels (Sec. 4 and Table 1 of the paper)."""
+"""The shape of a map, and the residual blocks of 3D ResNets with optional temporal kernels (Sec. 4, Table 1)."""
 
 from collections import OrderedDict
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from nlvideo.layers.norm import get_norm
+from nlvideo.layers.norm import get_norm, start_at_zero
 
 Triple = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class ShapeSpec:
+    """What one part of a network tells the next about its feature map.
+
+    Args:
+        channels: channels of the map.
+        stride: input pixels per position, along height and width.
+        temporal_stride: input frames per position.
+    """
+
+    channels: int
+    stride: int = 1
+    temporal_stride: int = 1
 
 
 def conv3d(in_channels: int, out_channels: int, kernel_size: Triple, stride: Triple = (1, 1, 1)) -> nn.Conv3d:
@@ -36,17 +52,19 @@ def _shortcut(in_channels: int, out_channels: int, stride: int, norm: str | None
     return nn.Sequential(OrderedDict(conv=conv, bn=get_norm(norm, out_channels)))
 
 
-def _zero_init(norm: nn.Module) -> None:
-    # A frozen norm holds buffers: a zero there would cut its branch off for good.
-    weight = getattr(norm, "weight", None)
-    if isinstance(weight, nn.Parameter):
-        nn.init.zeros_(weight)
-
-
 class BasicBlock3d(nn.Module):
     """Two 3x3 convolutions and a shortcut (ResNet-10 and -18).
 
     A temporal kernel goes into the first convolution, which then is 3x3x3.
+
+    Args:
+        in_channels: channels of the input.
+        inner_channels: channels between the convolutions.
+        out_channels: channels of the output.
+        stride: spatial stride of the block; time is never strided.
+        temporal_kernels: frames that the first two convolutions span.
+        norm: a name that `get_norm` knows.
+        zero_init: start the last norm with zero weight: the block is its shortcut (authors' BN_INIT_GAMMA 0).
     """
 
     def __init__(
@@ -60,17 +78,6 @@ class BasicBlock3d(nn.Module):
         norm: str | None = "BN",
         zero_init: bool = True,
     ) -> None:
-        """Build the block.
-
-        Args:
-            in_channels: channels of the input.
-            inner_channels: channels between the two convolutions.
-            out_channels: channels of the output.
-            stride: spatial stride of the first convolution and of the shortcut; time is never strided.
-            temporal_kernels: frames that each convolution spans.
-            norm: a name that `get_norm` knows.
-            zero_init: start the last norm with zero weight: the block is its shortcut (authors' BN_INIT_GAMMA 0).
-        """
         super().__init__()
         time1, time2 = temporal_kernels
         self.conv1 = conv3d(in_channels, inner_channels, (time1, 3, 3), (1, stride, stride))
@@ -79,7 +86,7 @@ class BasicBlock3d(nn.Module):
         self.bn2 = get_norm(norm, out_channels)
         self.shortcut = _shortcut(in_channels, out_channels, stride, norm)
         if zero_init:
-            _zero_init(self.bn2)
+            start_at_zero(self.bn2)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(N, C, T, H, W) -> (N, out_channels, T, ceil(H / stride), ceil(W / stride))."""
@@ -91,7 +98,11 @@ class BasicBlock3d(nn.Module):
 class Bottleneck3d(nn.Module):
     """1x1, 3x3 and 1x1 convolutions and a shortcut (ResNet-50 and deeper).
 
-    A temporal kernel goes into the first 1x1 (3x1x1) or into the 3x3 (3x3x3).
+    A temporal kernel goes into the first 1x1 (3x1x1) or into the 3x3 (3x3x3). The arguments are those of
+    `BasicBlock3d`, and one more.
+
+    Args:
+        stride_in_1x1: put the stride into the first 1x1 (MSRA's weights) and not into the 3x3 (authors' code).
     """
 
     def __init__(
@@ -106,18 +117,6 @@ class Bottleneck3d(nn.Module):
         norm: str | None = "BN",
         zero_init: bool = True,
     ) -> None:
-        """Build the block.
-
-        Args:
-            in_channels: channels of the input.
-            inner_channels: channels of the first two convolutions.
-            out_channels: channels of the output.
-            stride: spatial stride of the block; time is never strided.
-            temporal_kernels: frames that the first two convolutions span.
-            stride_in_1x1: put the stride into the first 1x1 (MSRA's weights) and not the 3x3 (authors' code).
-            norm: a name that `get_norm` knows.
-            zero_init: start the last norm with zero weight: the block is its shortcut (authors' BN_INIT_GAMMA 0).
-        """
         super().__init__()
         time1, time2 = temporal_kernels
         stride1, stride2 = (stride, 1) if stride_in_1x1 else (1, stride)
@@ -129,7 +128,7 @@ class Bottleneck3d(nn.Module):
         self.bn3 = get_norm(norm, out_channels)
         self.shortcut = _shortcut(in_channels, out_channels, stride, norm)
         if zero_init:
-            _zero_init(self.bn3)
+            start_at_zero(self.bn3)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(N, C, T, H, W) -> (N, out_channels, T, ceil(H / stride), ceil(W / stride))."""

@@ -1,13 +1,13 @@
-"""The whole dot-product form with its projections, as one C x C matrix: no embedding of any position is ever made.
+"""The whole dot-product form with its projections, as one C x C matrix, without theta, phi and g of any position.
 
-With theta(x_i) = W_theta x_i + b_theta and so on, Eq. 4 after W_z is linear in x_i:
+With theta(x_i) = W_theta x_i + b_theta and so on, W_z y_i (Eq. 4) is linear in x_i:
 
     z_i = W_z 1/Q sum_j (theta_i . phi_j) g_j + b_z = A x_i + a
     M = 1/Q sum_j g_j phi_j^T = W_g S W_phi^T + W_g s b_phi^T + b_g (W_phi s)^T + b_g b_phi^T
     A = W_z M W_theta        a = W_z M b_theta + b_z
     S = 1/Q sum_j x_j x_j^T  (C x C)        s = 1/Q sum_j x_j
 
-Two products with C x C per position instead of five with C x C/2, and nothing to keep for backward but x.
+That is two products with C x C per position instead of five with C x C/2. Backward keeps nothing but x.
 Legend of shape suffixes: B sets of positions, P queries, Q keys, C channels, D channels of theta and phi, E of g.
 """
 
@@ -20,24 +20,24 @@ from nlvideo.layers.projection import Linear
 
 
 def folding_pays(num_queries: int, num_keys: int, channels: int, inner_channels: int) -> bool:
-    """Whether the folded form takes fewer multiply-adds than projections and the re-associated product.
+    """Whether the folded form takes fewer multiply-adds than the projections and the reordered product.
 
-    Counted for forward and backward together, with C channels of x and D of theta, phi and g, for one set of P queries
-    and Q keys: (3 P + 2 Q) C^2 + 6 C D (C + D) folded, 3 (P + Q) (2 C D + D^2) otherwise. With D = C/2 and all
-    positions as keys, it pays from 1.8 C positions on: in res3 of a 32-frame network, and in res4 of one of 128 frames.
+    Forward and backward together take (3 P + 2 Q) C^2 + 6 C D (C + D) when folded, and 3 (P + Q) (2 C D + D^2)
+    otherwise. With D = C/2 and all positions as keys, folding pays from 1.8 C positions on: in res3 of a network of 32
+    frames, and in res4 of one of 128 frames.
 
     Args:
-        num_queries: P.
+        num_queries: P, of one set of positions.
         num_keys: Q.
-        channels: C.
-        inner_channels: D.
+        channels: C, of x.
+        inner_channels: D, of theta, phi and g.
     """
     P, Q, C, D = num_queries, num_keys, channels, inner_channels
     return (3 * P + 2 * Q) * C**2 + 6 * C * D * (C + D) < 3 * (P + Q) * (2 * C * D + D**2)
 
 
 class _Gram(torch.autograd.Function):
-    """x^T x: its backward takes one product, x (dS + dS^T), where the general one takes two."""
+    """x^T x, whose backward takes one product, x (dS + dS^T), where that of ``bmm`` takes two."""
 
     @staticmethod
     def forward(ctx: Any, x_BQC: torch.Tensor) -> torch.Tensor:
@@ -50,7 +50,7 @@ class _Gram(torch.autograd.Function):
     def backward(ctx: Any, grad_BCC: torch.Tensor) -> torch.Tensor:
         """(B, C, C) -> (B, Q, C)."""
         (x_BQC,) = ctx.saved_tensors
-        # As the columns of a map where x is one: no copy in either layout.
+        # Written as columns of a map, which is what x is: nothing is copied.
         return torch.bmm(grad_BCC + grad_BCC.transpose(1, 2), x_BQC.transpose(1, 2)).transpose(1, 2)
 
 
@@ -60,11 +60,11 @@ def folded_dot_product(
     """W_z y_i + b_z for the dot-product form (Eq. 4): (B, P, C).
 
     Args:
-        x_BPC: the positions that ask, before any projection.
-        keys_BQC: the positions that are asked, likewise, (B, Q, C).
-        theta: the query's embedding, C to D.
-        phi: the key's, C to D.
-        g: the value's, C to E.
+        x_BPC: the queries before theta, (B, P, C).
+        keys_BQC: the keys before phi and g, (B, Q, C).
+        theta: the embedding of queries, C to D.
+        phi: that of keys, C to D.
+        g: that of values, C to E.
         out: W_z, E to C.
     """
     gram_BCC = _Gram.apply(keys_BQC) / keys_BQC.shape[1]

@@ -10,7 +10,7 @@ which builds the P x Q matrix of f in the plainest code, and exact ones that nev
 - ``concatenation_aggregate``: f is relu(a_i + b_j), Eq. 5, and C(x) is Q. "sorted" is prefix sums over the sorted keys,
   "fused" is row blocks.
 
-"Exact" means the same function: only the order of summation differs, and with it the rounding. Logits and sums are made
+"Exact" means the same function: only the order of the sums differs, and with it the rounding. Logits and sums are made
 in float32 or wider, also under autocast and for half-precision tensors. The result has the dtype of the values.
 
 Legend of shape suffixes: N batch, P queries, Q keys, D key channels, E value channels.
@@ -19,28 +19,30 @@ Legend of shape suffixes: N batch, P queries, Q keys, D key channels, E value ch
 import torch
 import torch.nn.functional as F
 
-from nlvideo.layers.precision import accumulation_dtype, without_autocast
-from nlvideo.layers.row_blocks import row_block_relu, row_block_sum
+from nlvideo.layers.precision import accumulation_dtype, widened, without_autocast
+from nlvideo.layers.row_blocks import row_block_sum
 from nlvideo.layers.sorted_relu import sorted_relu
 from nlvideo.layers.symmetric_softmax import symmetric_softmax
+from nlvideo.utils.messages import check_one_of
 
 ALGORITHMS = {
     "softmax": ("dense", "fused"),
     "dot_product": ("dense", "fused", "reordered"),
     "concatenation": ("dense", "fused", "sorted"),
 }
-# Multiply-adds of a matrix product that take as long as the sorted algorithm's work on one number, which waits for
+# So many multiply-adds of a matrix product take as long as the sorted algorithm's work on one number, which waits for
 # memory. Measured on one core of a CPU, forward and backward.
 SORTED_COST = 150
-# Rows of the matrix as short as this come from attention over time or from tiny maps. They are much shorter than a
-# value, and there may be thousands of samples of them.
+# Keys of a short row of the matrix, which comes from attention over time or from a tiny map. Such rows are much shorter
+# than a value, and there may be thousands of samples of them.
 SHORT_ROW = 32
-# With fewer positions the symmetric algorithm does not pay for its many products. It computes all samples at once:
-# thousands of small ones, as of attention over time, are left to row blocks.
+# With fewer positions the symmetric algorithm is slower than row blocks: it has many products, and makes each for all
+# samples at once. Attention over time has thousands of small samples.
 SYMMETRIC_POSITIONS = 128
-# Channels of keys and values up to which PyTorch's kernel for the CPU is faster than row blocks. It works on the rows
-# of a tile while they are in the fastest cache, and gains little where the products take most of the time. It wants
-# equally many of both, so the fewer are filled up. Measured with PyTorch 2.14, 196 to 3136 keys, forward and backward.
+# With so many channels of keys and values, or fewer, PyTorch's kernel for the CPU is faster than row blocks. It works
+# on the rows of a tile while they are in the fastest cache. With more channels the products take most of the time.
+# Zeros make keys and values equally wide, as the kernel needs. Measured with PyTorch 2.14, 196 to 3136 keys, forward
+# and backward.
 THIN, THIN_EQUAL = 32, 128
 
 
@@ -105,12 +107,12 @@ def dot_product_aggregate(
         ValueError: for shapes that do not fit or another algorithm.
     """
     algorithm = _resolve("dot_product", algorithm, query_NPD, key_NQD, value_NQE)
-    # A compiler would make code for each block, for one size of the batch. The matrix is small where "auto" is "fused".
+    # A compiler would make code for each block and one batch size. Where "auto" is "fused" the matrix is small anyway.
     if algorithm == "fused" and not torch.compiler.is_compiling():
         return row_block_sum(query_NPD, key_NQD, value_NQE, f="identity", scale=1 / key_NQD.shape[1])
-    dtype = accumulation_dtype(query_NPD, key_NQD, value_NQE)
+    query, key, value = widened(query_NPD, key_NQD, value_NQE)
     with without_autocast(query_NPD):
-        query, key, value = query_NPD.to(dtype), key_NQD.to(dtype) / key_NQD.shape[1], value_NQE.to(dtype)
+        key = key / key.shape[1]
         if algorithm == "reordered":  # matrix products are associative
             out = query @ (key.transpose(1, 2) @ value)
         else:
@@ -140,30 +142,32 @@ def concatenation_aggregate(
     """
     algorithm = _resolve("concatenation", algorithm, query_term_NP[..., None], key_term_NQ[..., None], value_NQE)
     if algorithm == "fused" and not torch.compiler.is_compiling():
-        return row_block_relu(query_term_NP, key_term_NQ, value_NQE, scale=1 / key_term_NQ.shape[1])
-    dtype = accumulation_dtype(query_term_NP, key_term_NQ, value_NQE)
+        # a_i + b_j is (a_i, 1) . (1, b_j): a product of two channels.
+        query_NP2 = torch.stack([query_term_NP, torch.ones_like(query_term_NP)], 2)
+        key_NQ2 = torch.stack([torch.ones_like(key_term_NQ), key_term_NQ], 2)
+        return row_block_sum(query_NP2, key_NQ2, value_NQE, f="relu", scale=1 / key_term_NQ.shape[1])
     with without_autocast(value_NQE):
         if algorithm == "sorted":
             out = sorted_relu(query_term_NP, key_term_NQ, value_NQE)
         else:
-            pairwise_NPQ = F.relu(query_term_NP.to(dtype)[:, :, None] + key_term_NQ.to(dtype)[:, None, :])
-            out = pairwise_NPQ @ value_NQE.to(dtype)
+            query_NP, key_NQ, value = widened(query_term_NP, key_term_NQ, value_NQE)
+            out = F.relu(query_NP[:, :, None] + key_NQ[:, None, :]) @ value
         return (out / key_term_NQ.shape[1]).to(value_NQE.dtype)
 
 
 def choose_algorithm(form: str, num_queries: int, num_keys: int, key_dim: int, value_dim: int) -> str:
-    """The algorithm that "auto" stands for. With P queries, Q keys, D key and E value channels:
+    """The algorithm that "auto" stands for, by multiply-adds with P queries, Q keys, D key and E value channels.
 
     - "dot_product": "reordered" where it needs fewer multiply-adds, (P + Q) D E against P Q (D + E). With D = E that is
       2 P Q / (P + Q) > D: yes in res3, no in res4 of a 32-frame network; "fused" otherwise.
     - "softmax": "fused", about as fast as "dense" and without its memory.
     - "concatenation": "sorted" where P Q E > c (P + Q) E, "fused" otherwise. Sorting's work on one number costs as much
       as c multiply-adds of a matrix product (``SORTED_COST``).
-    - "dense" instead of "fused" and "sorted" where a row of the matrix is short, Q <= 32. That is attention over time:
-      thousands of samples of a few positions each, and less to keep than the values.
+    - "dense" instead of "fused" and "sorted" where a row of the matrix is short, Q <= 32. Attention over time is such a
+      case: it has thousands of samples of a few positions each, and the matrix is smaller than the values.
 
-    Row blocks ("fused") make the matrix again in the backward pass and do not keep it. That costs 7 P Q E multiply-adds
-    where keeping it costs 6, or nothing (concatenation). Where they are chosen, projections take most of the time.
+    Row blocks ("fused") do not keep the matrix: the backward pass makes it again. That costs 7 P Q E multiply-adds
+    in place of 6, and nothing more in the concatenation form. Where they are chosen, projections take most of the time.
 
     No rule depends on the dtype: all sums are made in float32 or wider.
 
@@ -177,8 +181,7 @@ def choose_algorithm(form: str, num_queries: int, num_keys: int, key_dim: int, v
     Raises:
         ValueError: for another form.
     """
-    if form not in ALGORITHMS:
-        raise ValueError(f"form {form!r}: allowed are {', '.join(ALGORITHMS)}")
+    check_one_of("form", form, ALGORITHMS)
     P, Q, D, E = num_queries, num_keys, key_dim, value_dim
     if form == "dot_product" and P * Q * (D + E) > (P + Q) * D * E:
         return "reordered"
@@ -190,7 +193,7 @@ def choose_algorithm(form: str, num_queries: int, num_keys: int, key_dim: int, v
 
 
 def _resolve(form: str, algorithm: str, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> str:
-    """Check shapes and name; turn "auto" into the algorithm it stands for."""
+    """Check the shapes and the algorithm, and return the algorithm that is meant."""
     shapes = [tuple(t.shape) for t in (query, key, value)]
     if any(len(shape) != 3 for shape in shapes):
         raise ValueError(f"query, key and value must be (batch, positions, channels), got {shapes}")
@@ -202,16 +205,15 @@ def _resolve(form: str, algorithm: str, query: torch.Tensor, key: torch.Tensor, 
     ):
         raise ValueError(f"query (N, P, D), key (N, Q, D) and value (N, Q, E) do not fit: {shapes}")
     if key.shape[1] == 0:
-        raise ValueError(f"there are no keys: {shapes}")
+        raise ValueError(f"query, key and value {shapes}: there are no keys")
     if algorithm == "auto":
         return choose_algorithm(form, query.shape[1], key.shape[1], key.shape[2], value.shape[2])
-    if algorithm not in ALGORITHMS[form]:
-        raise ValueError(f"algorithm {algorithm!r} of {form}: allowed are auto, {', '.join(ALGORITHMS[form])}")
+    check_one_of(f"algorithm of {form}", algorithm, ("auto", *ALGORITHMS[form]))
     return algorithm
 
 
 def _has_fused_kernel(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, dtype: torch.dtype) -> bool:
-    """Whether to take an attention kernel of PyTorch, without the matrix, for tensors like these in this dtype."""
+    """Whether to use PyTorch's attention, which keeps no matrix then, for tensors like these in this dtype."""
     half, (D, E) = dtype.itemsize < 4, (key.shape[2], value.shape[2])
     if query.is_cuda:
         # PyTorch chooses among its kernels. One of them takes any number of channels that is a multiple of 8. None has
@@ -219,8 +221,8 @@ def _has_fused_kernel(query: torch.Tensor, key: torch.Tensor, value: torch.Tenso
         return dtype.itemsize <= 4 and D % 8 == E % 8 == 0
     if query.device.type != "cpu":
         return False
-    # Row blocks are as fast and keep less for backward, except for the thin rows of small networks. They widen tensors
-    # of half precision, and a compiled or exported graph would hold each block, for one size of the batch.
+    # Row blocks are as fast and keep less for backward, except for the thin rows of small networks. But they widen
+    # tensors of half precision, and a compiled or exported graph would hold each block, for one batch size.
     if D == E:
         return D <= THIN_EQUAL or half or torch.compiler.is_compiling()
     return max(D, E) <= THIN and not half

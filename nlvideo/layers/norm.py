@@ -5,11 +5,14 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 
-# The batch norms of PyTorch, for isinstance and as a type; SyncBatchNorm below is one of them, a frozen one is not.
+from nlvideo.utils.messages import check_one_of
+
+# The batch norms of PyTorch, for isinstance and as a type. SyncBatchNorm below is one of them, a frozen one is not.
 BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm
 
 NORMS = ("BN", "SyncBN", "FrozenBN", "none")
-# The authors' values; their Caffe2 momentum 0.9 weighs the old average, PyTorch's 0.1 the new batch.
+# The authors' values. The momentum 0.9 of their Caffe2 is the weight of the old average; PyTorch's 0.1 is that of the
+# new batch.
 EPS = 1e-5
 MOMENTUM = 0.1
 
@@ -17,8 +20,8 @@ MOMENTUM = 0.1
 class FrozenBatchNorm(nn.Module):
     """Batch normalisation whose statistics and affine part are constants (Sec. 4.1: the 128-frame recipe).
 
-    It has buffers only: nothing to train, the same in ``train()`` and ``eval()``. It loads the state dict of any
-    ``BatchNorm`` of PyTorch.
+    It has only buffers, so nothing in it trains, and it is the same in ``train()`` and ``eval()``. It loads the state
+    dict of any ``BatchNorm`` of PyTorch.
 
     Args:
         channels: channels of the input.
@@ -46,7 +49,7 @@ class FrozenBatchNorm(nn.Module):
         )
 
     def _load_from_state_dict(self, state_dict, prefix, *args):
-        # A trained BN counts its batches; a frozen one has no use for the number.
+        # A BN that trains counts its batches. A frozen one does not need the number.
         state_dict.pop(prefix + "num_batches_tracked", None)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
@@ -58,8 +61,8 @@ class FrozenBatchNorm(nn.Module):
 class SyncBatchNorm(nn.SyncBatchNorm):
     """Batch normalisation with the statistics of the batches of all processes together, on GPUs and on CPUs.
 
-    PyTorch's own class computes on GPUs only. Elsewhere the sums are reduced here, so that a recipe can be tried and
-    tested on a few CPU processes. The batches of the processes may differ in size. With one process it is plain BN.
+    PyTorch's own class works on GPUs only. On a CPU the sums are reduced here, so that a recipe can be tested on a few
+    CPU processes. The batches of the processes may differ in size. With one process it is plain BN.
     """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -68,14 +71,14 @@ class SyncBatchNorm(nn.SyncBatchNorm):
             return super().forward(x)
         world_size = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
         if not self.training or world_size == 1:
-            return nn.BatchNorm3d.forward(self, x)  # the plain BN classes share one forward; this one serves any rank
+            return nn.BatchNorm3d.forward(self, x)  # all plain BN classes have this forward, for any number of axes
         return self._forward_over_processes(x)
 
     def _forward_over_processes(self, x: torch.Tensor) -> torch.Tensor:
-        # Here, because fvcore's module warns of deprecations in torch when it is imported.
+        # Imported here, because the module warns of deprecations in torch.
         from fvcore.nn.distributed import differentiable_all_reduce
 
-        # As `get_norm` makes it. It could not be compared with plain BN otherwise.
+        # `get_norm` makes it so.
         assert self.running_mean is not None and self.running_var is not None and self.momentum is not None
         assert self.num_batches_tracked is not None
         dtype, x = x.dtype, x.to(self.running_mean.dtype)  # half-precision sums would lose the statistics
@@ -83,7 +86,7 @@ class SyncBatchNorm(nn.SyncBatchNorm):
         per_channel = (1, -1) + (1,) * (x.dim() - 2)
         count = differentiable_all_reduce(x.new_tensor([x.numel() / x.shape[1]]))
         mean = differentiable_all_reduce(x.sum(axes)) / count
-        # In two passes: the one-pass E[x^2] - E[x]^2 cancels where the mean is large.
+        # In two passes, because E[x^2] - E[x]^2 loses its digits where the mean is large.
         centred = x - mean.view(per_channel)
         var = differentiable_all_reduce(centred.square().sum(axes)) / count
         with torch.no_grad():
@@ -106,23 +109,32 @@ def get_norm(name: str | None, channels: int, *, dim: int = 3) -> nn.Module:
     Raises:
         ValueError: for another name or dim.
     """
-    if dim not in (1, 2, 3):
-        raise ValueError(f"dim={dim!r}: allowed are 1, 2, 3")
-    if name is None or name == "none":
-        return nn.Identity()
+    name = "none" if name is None else name
+    check_one_of("norm", name, NORMS)
+    check_one_of("dim", dim, (1, 2, 3))
     if name == "BN":
         return (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)[dim - 1](channels, eps=EPS, momentum=MOMENTUM)
     if name == "SyncBN":
         return SyncBatchNorm(channels, eps=EPS, momentum=MOMENTUM)
-    if name == "FrozenBN":
-        return FrozenBatchNorm(channels)
-    raise ValueError(f"norm {name!r}: allowed are {', '.join(NORMS)}")
+    return FrozenBatchNorm(channels) if name == "FrozenBN" else nn.Identity()
+
+
+def start_at_zero(norm: nn.Module) -> bool:
+    """Set the weight of a norm to zero and return True, or return False where it has none that trains.
+
+    A zero in a frozen norm would never change, and would cut off the branch that ends with it.
+    """
+    weight = getattr(norm, "weight", None)
+    if not isinstance(weight, nn.Parameter):
+        return False
+    nn.init.zeros_(weight)
+    return True
 
 
 def freeze_norms(module: nn.Module) -> nn.Module:
     """Replace every batch normalisation in a module by a ``FrozenBatchNorm`` with its weights and statistics.
 
-    Children are replaced in place. Returns the module, or its replacement where it is a batch normalisation itself.
+    Sub-modules are replaced in place. Returns the module, or what replaces it where it is a batch normalisation itself.
 
     Raises:
         ValueError: for a batch normalisation that keeps no running statistics.

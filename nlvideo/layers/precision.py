@@ -1,4 +1,4 @@
-"""In which precision sums are made: float32 or wider, whatever autocast or half-precision weights say."""
+"""The precision of sums: float32 or wider, also under autocast and with weights in half precision."""
 
 from contextlib import AbstractContextManager, nullcontext
 
@@ -13,11 +13,17 @@ def accumulation_dtype(*tensors: torch.Tensor) -> torch.dtype:
     return dtype
 
 
+def widened(*tensors: torch.Tensor) -> list[torch.Tensor]:
+    """The tensors in their ``accumulation_dtype``."""
+    dtype = accumulation_dtype(*tensors)
+    return [tensor.to(dtype) for tensor in tensors]
+
+
 def without_autocast(tensor: torch.Tensor) -> AbstractContextManager:
     """A context in which autocast lowers nothing on the tensor's device.
 
-    Entered in forward and again in the backward of an ``autograd.Function``: backward may itself run under autocast.
+    The backward pass of an ``autograd.Function`` enters it again, because it may run under autocast itself.
     """
-    if tensor.device.type == "meta":  # has no autocast
+    if tensor.device.type == "meta":  # which has no autocast
         return nullcontext()
     return torch.amp.autocast(tensor.device.type, enabled=False)

@@ -1,8 +1,8 @@
 """Convolutions of kernel size 1 over one map as matrix products, which read the map as it lies in memory.
 
-A convolution library copies a map into its own layout and back. The gradients that several convolutions give for one
-map are added up in further passes. A matrix product takes any layout and adds to what is there. So the projections of a
-position are rows of a matrix, as attention wants them, and the gradients become a map again.
+A convolution library copies a map into its own layout and back, and adds the gradients that several convolutions give
+for one map in passes of their own. A matrix product takes any layout and adds to what is there. So the projections of a
+position are rows of a matrix, as attention needs them, and their gradients are added in the layout of the map.
 
 Legend of shape suffixes: N clips, C channels of the map, L positions, D channels of a projection; B matrices of M
 columns: one for each clip, or one for all.
@@ -15,21 +15,21 @@ import torch
 
 
 class Linear(NamedTuple):
-    """A convolution of kernel size 1: weight (D, C), or with axes of length 1 after, and bias (D,)."""
+    """A convolution of kernel size 1: weight (D, C), perhaps with axes of length 1 after these, and bias (D,)."""
 
     weight: torch.Tensor
     bias: torch.Tensor
 
 
 def _columns(u: torch.Tensor, merged: bool) -> torch.Tensor:
-    """(N, C, ...) -> (N, C, L), or (1, C, N x L) where all clips are to be one matrix; of channels-last maps a view."""
+    """(N, C, ...) -> (N, C, L), or merged (1, C, N x L): all clips in one matrix. A channels-last map is not copied."""
     u_NCL = u.flatten(2)
     N, C, L = u_NCL.shape
     return u_NCL.transpose(1, 2).reshape(1, N * L, C).transpose(1, 2) if merged else u_NCL
 
 
 def _as_map(u_BCM: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
-    """The inverse of ``_columns``, a view: (N, C, ...) of this shape."""
+    """The inverse of ``_columns``, without a copy: (N, C, ...) of this shape."""
     N, C, *size = shape
     if len(u_BCM) == N:
         return u_BCM.view(N, C, *size)
@@ -43,7 +43,7 @@ class _Projections(torch.autograd.Function):
     def forward(ctx: Any, x: torch.Tensor, rows: bool, *parameters: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """(N, C, ...) and weight (D, C), bias (D,) of each projection -> (N, D, ...) of each."""
         ctx.save_for_backward(x, *parameters[::2])
-        # With the channels last on both sides all clips are one matrix.
+        # Where channels are last in the map and in its projections, all clips are one matrix.
         ctx.merged = rows and len(x) > 1 and x.flatten(2).transpose(1, 2).is_contiguous()
         x_BCM = _columns(x, ctx.merged)
         B, _, M = x_BCM.shape
@@ -63,7 +63,7 @@ class _Projections(torch.autograd.Function):
         of_map, _, *of_parameters = ctx.needs_input_grad
         x_BCM = _columns(x, ctx.merged)
         B = len(x_BCM)
-        # Products write to new memory first (beta 0) and add to it then; nothing writes where there are no clips.
+        # The first product writes to new memory (beta 0), the others add to it. Without clips there are no products.
         new = torch.empty_like if B else torch.zeros_like
         grad_x_BCM = new(x_BCM) if of_map else None
         grad_parameters: list[torch.Tensor | None] = []
@@ -85,7 +85,7 @@ def project(x: torch.Tensor, layers: Sequence[Linear], *, rows: bool) -> tuple[t
 
     Args:
         x: (N, C, ...), contiguous or with the channels last.
-        layers: of the map's dtype.
-        rows: leave the channels of a position side by side (channels last); False: those of a channel (contiguous).
+        layers: weights and biases, of the dtype of the map.
+        rows: put the channels of a position side by side (channels last); False: leave the result contiguous.
     """
     return _Projections.apply(x, rows, *(tensor for layer in layers for tensor in layer))

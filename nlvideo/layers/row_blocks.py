@@ -1,7 +1,7 @@
 """f(scale * query key^T) value, a block of rows at a time: exact, without the P x Q matrix; f: softmax, none or ReLU.
 
-Each row of the matrix is complete in its block, so the softmax needs no second pass. Forward keeps its arguments alone.
-Backward computes each block of weights again.
+A block has whole rows of the matrix, so the softmax needs no second pass. The forward pass keeps nothing but its
+arguments. The backward pass computes each block of weights again.
 
 Legend of shape suffixes: N batch, P queries, Q keys, D key channels, E value channels; n and p: a tile's part of N, P.
 """
@@ -12,17 +12,18 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
-from nlvideo.layers.precision import accumulation_dtype, without_autocast
+from nlvideo.layers.precision import widened, without_autocast
 
 # Logits of one tile. On a CPU (measured on one with 32 MiB of last-level cache), products with the keys are slow in
-# smaller tiles, and larger ones do not fit the cache. A GPU wants more work per kernel launch.
+# smaller tiles, and larger ones do not fit the cache. A GPU needs more work per kernel launch.
 TILE_LOGITS = {"cpu": 3 * 2**20, "cuda": 2**25}
-# Rows of a tile, even where that takes more logits: every tile reads and writes all gradients of keys and values.
+# A tile may have so many rows even where that takes more logits: every tile reads and writes the gradients of all keys
+# and values.
 TILE_ROWS = 512
 
 
 def tile_logits(query_NPD: torch.Tensor, num_keys: int) -> int:
-    """How many logits to hold at a time for these queries and so many keys."""
+    """How many logits to hold at a time for these queries and this number of keys."""
     on_device = TILE_LOGITS.get(query_NPD.device.type, TILE_LOGITS["cuda"])
     return max(on_device, TILE_ROWS * num_keys)
 
@@ -30,8 +31,8 @@ def tile_logits(query_NPD: torch.Tensor, num_keys: int) -> int:
 def tiles(batch: int, num_queries: int, num_keys: int, max_logits: int) -> Iterator[tuple[slice, slice]]:
     """Cut N x P rows into tiles of at most ``max_logits`` logits (but at least one row of one sample).
 
-    Small samples (attention over time has thousands, of a few positions each) go several to a tile; a large one is cut
-    into blocks of rows, as many in each as can be.
+    A tile holds several small samples: attention over time has thousands of them, with a few positions each. A large
+    sample is cut into blocks of rows.
 
     Args:
         batch: N.
@@ -48,13 +49,13 @@ def tiles(batch: int, num_queries: int, num_keys: int, max_logits: int) -> Itera
 
 
 class _Tiles:
-    """Memory for one tile after the other: on a CPU fresh memory for each would cost more than the softmax."""
+    """Memory that all tiles use in turn: on a CPU new memory for each would cost more than the softmax."""
 
     def __init__(self, query_NPD: torch.Tensor, key_NQD: torch.Tensor, max_logits: int):
         (N, P, _), Q = query_NPD.shape, key_NQD.shape[1]
         n, p = next(tiles(N, P, Q, max_logits))
-        # A compiler plans memory itself, and an exported graph takes no out=. PyTorch keeps a GPU's memory, and its
-        # kernels are not known to read a row before they write over it.
+        # A compiler plans memory itself, and an exported graph takes no out=. On a GPU PyTorch keeps memory that was
+        # freed, and it is not known whether its kernels read a row before they write over it.
         planned = torch.compiler.is_compiling() or query_NPD.device.type != "cpu"
         self._tile_npQ = None if planned else query_NPD.new_empty(min(N, n.stop), p.stop, Q)
 
@@ -64,7 +65,7 @@ class _Tiles:
         return self._tile_npQ is not None
 
     def like(self, rows_npD: torch.Tensor) -> torch.Tensor | None:
-        """The part that a tile of these rows takes, (n, p, Q); None for new memory."""
+        """The part for a tile of these rows, (n, p, Q); None for new memory."""
         return None if self._tile_npQ is None else self._tile_npQ[: rows_npD.shape[0], : rows_npD.shape[1]]
 
 
@@ -81,7 +82,7 @@ def _weights(logits_npQ: torch.Tensor, f: str, in_place: bool) -> torch.Tensor:
     """f of a tile's logits, written over them or to new memory."""
     out_npQ = logits_npQ if in_place else None
     if f == "softmax":
-        # On a CPU PyTorch's kernels read a row before they write to it: a second tile would only crowd the cache.
+        # On a CPU PyTorch's kernels read a row before they write to it. A second tile would only take cache.
         return torch.softmax(logits_npQ, 2, out=out_npQ)
     return logits_npQ if f == "identity" else torch.clamp(logits_npQ, min=0, out=out_npQ)
 
@@ -89,7 +90,7 @@ def _weights(logits_npQ: torch.Tensor, f: str, in_place: bool) -> torch.Tensor:
 class _RowBlocks(torch.autograd.Function):
     """Keeps query, key and value for backward, in their own dtypes: O(N (P + Q) (D + E)).
 
-    Tensors are read as they lie, rows or columns of a map, and their gradients lie as they do.
+    Tensors are read in the layout that they have, rows or columns of a map. Their gradients have the same layout.
     """
 
     @staticmethod
@@ -162,39 +163,10 @@ def row_block_sum(
         value_NQE: (N, Q, E).
         f: "softmax" over the keys, "identity" or "relu".
         scale: factor of the logits.
-        max_logits: logits held at a time. None: by device.
+        max_logits: logits that are held at a time; None: by device.
     """
     if max_logits is None:
         max_logits = tile_logits(query_NPD, key_NQD.shape[1])
     with without_autocast(query_NPD):
         out_NPE = _RowBlocks.apply(query_NPD, key_NQD, value_NQE, scale, max_logits, f)
     return out_NPE.to(value_NQE.dtype)
-
-
-def row_block_relu(
-    query_term_NP: torch.Tensor,
-    key_term_NQ: torch.Tensor,
-    value_NQE: torch.Tensor,
-    *,
-    scale: float,
-    max_logits: int | None = None,
-) -> torch.Tensor:
-    """The sum over the keys of scale * relu(a_i + b_j) times the values: (N, P, E), in the values' dtype.
-
-    Args:
-        query_term_NP: a, (N, P).
-        key_term_NQ: b, (N, Q).
-        value_NQE: (N, Q, E).
-        scale: factor of the weights, not negative.
-        max_logits: weights held at a time. None: by device.
-    """
-    # scale a_i + scale b_j is (a_i, 1) . (1, b_j): a product of two channels.
-    query_NP2 = torch.stack([query_term_NP, torch.ones_like(query_term_NP)], 2)
-    key_NQ2 = torch.stack([torch.ones_like(key_term_NQ), key_term_NQ], 2)
-    return row_block_sum(query_NP2, key_NQ2, value_NQE, f="relu", scale=scale, max_logits=max_logits)
-
-
-def widened(*tensors: torch.Tensor) -> list[torch.Tensor]:
-    """The tensors in the dtype in which sums are made."""
-    dtype = accumulation_dtype(*tensors)
-    return [tensor.to(dtype) for tensor in tensors]

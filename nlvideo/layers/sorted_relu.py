@@ -1,11 +1,11 @@
 """sum_j relu(a_i + b_j) v_j by sorting: O((P + Q) (log Q + E)) instead of P x Q.
 
-Where the keys are sorted by falling b, the keys that reach query i (b_j > -a_i) are the first k_i of them, and
+The keys are sorted by falling b. Then the keys that reach query i (b_j > -a_i) are the first k_i of them, and
 
     sum_j relu(a_i + b_j) v_j = a_i G(k_i) + H(k_i),    G(k) = sum_{first k} v_j,    H(k) = sum_{first k} b_j v_j.
 
-The gradients have the same form with queries and keys exchanged: over the queries sorted by falling a, those that reach
-key j (a_i > -b_j) are the first l_j. So backward is the same two steps again, and nothing is scattered:
+The gradients have the same form, with queries and keys exchanged. With the queries sorted by falling a, those that
+reach key j (a_i > -b_j) are the first l_j of them. So backward makes the same two steps, and nothing is scattered:
 
     da_i = dy_i . G(k_i)        db_j = v_j . E(l_j)        dv_j = b_j E(l_j) + F(l_j)
     E(l) = sum_{first l} dy_i   F(l) = sum_{first l} a_i dy_i
@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
-from nlvideo.layers.precision import accumulation_dtype, without_autocast
+from nlvideo.layers.precision import widened, without_autocast
 
 
 def _num_reached(from_NP: torch.Tensor, sorted_NQ: torch.Tensor) -> torch.Tensor:
@@ -44,10 +44,10 @@ class _SortedRelu(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, query_NP: torch.Tensor, key_NQ: torch.Tensor, value_NQE: torch.Tensor) -> torch.Tensor:
         """(N, P), (N, Q), (N, Q, E) -> (N, P, E)."""
-        # Only a_i + b_j matters, so both may be shifted; with keys about zero, a G and H do not cancel.
+        # Only a_i + b_j matters, so both may be shifted. With keys around zero, a G and H do not cancel.
         mean_N1 = key_NQ.mean(1, keepdim=True)
         sorted_NQ, order_NQ = key_NQ.sort(dim=1, descending=True)
-        # Compared before the shift: its rounding could put a pair that is barely above zero on the other side.
+        # Compared before the shift, whose rounding could put a pair just above zero on the other side.
         reached_NP = _num_reached(query_NP, sorted_NQ)
         value_NQE = value_NQE.contiguous()
         sorted_value_NQE = _take(value_NQE, order_NQ)
@@ -74,15 +74,13 @@ class _SortedRelu(torch.autograd.Function):
 
 
 def sorted_relu(query_term_NP: torch.Tensor, key_term_NQ: torch.Tensor, value_NQE: torch.Tensor) -> torch.Tensor:
-    """sum_j relu(a_i + b_j) v_j: (N, P, E), summed in at least float32 and returned so.
+    """sum_j relu(a_i + b_j) v_j: (N, P, E), in the dtype of the sums, float32 or wider.
 
     Args:
         query_term_NP: a, (N, P).
         key_term_NQ: b, (N, Q).
         value_NQE: v, (N, Q, E).
     """
-    dtype = accumulation_dtype(query_term_NP, key_term_NQ, value_NQE)
+    query_NP, key_NQ, value_NQE = widened(query_term_NP, key_term_NQ, value_NQE)
     with without_autocast(value_NQE):
-        return _SortedRelu.apply(
-            query_term_NP.to(dtype).contiguous(), key_term_NQ.to(dtype).contiguous(), value_NQE.to(dtype)
-        )
+        return _SortedRelu.apply(query_NP.contiguous(), key_NQ.contiguous(), value_NQE)

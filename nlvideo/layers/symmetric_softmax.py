@@ -1,13 +1,14 @@
 """softmax(scale * x x^T) value: the Gaussian form over all positions, where queries and keys are the same.
 
-The matrix of logits is symmetric, so half of it is enough: a panel of rows I with the keys from I's first on gives,
-read by rows, what the queries of I need of those keys, and, read by columns, what the queries after I need of the keys
-of I. Backward likewise, and dx takes one product with x, not one for the queries and one for the keys:
+The matrix of logits is symmetric, so half of it is enough. Its rows are cut into panels. A panel is multiplied with the
+keys from its own first position on. Its rows are what the queries of the panel need of these keys. Its columns are what
+the queries after the panel need of the keys of the panel. The backward pass works in the same way. There dx takes one
+product with x, not one for the queries and one for the keys:
 
     dx_i = scale sum_j (dL_ij + dL_ji) x_j.
 
-A row of weights is met in parts here, so the softmax is the running one: the largest logit so far and the sum, with
-what was summed before scaled down whenever a larger one comes.
+So a row of weights comes in parts, and the softmax is a running one: it holds the largest logit so far and the sums so
+far, and scales these down when a larger logit comes.
 
 Legend of shape suffixes: N batch, P positions, D channels of x, E value channels; i a panel's rows, r the rows from the
 panel's first on, b those after the panel.
@@ -20,18 +21,18 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
-from nlvideo.layers.precision import without_autocast
-from nlvideo.layers.row_blocks import tile_logits, widened
+from nlvideo.layers.precision import widened, without_autocast
+from nlvideo.layers.row_blocks import tile_logits
 
 # More panels save more of the symmetric half; products of fewer rows are less efficient.
 _MAX_PANELS, _PANEL_ROWS = 4, 384
 
 
 def _exp_(logits: torch.Tensor) -> torch.Tensor:
-    """exp in place, of numbers up to 0 that are to be summed beside a 1.
+    """exp in place, of numbers up to 0 whose exponentials are added to a 1.
 
-    A CPU is ten times as slow where exp or a product underflows. So no result is below the cube of the rounding error:
-    that changes no digit of a sum of fewer than 1e14 terms.
+    A CPU is ten times as slow where exp or a product underflows. So no result is below the cube of the rounding error.
+    This changes no digit of a sum of fewer than 1e14 terms.
     """
     return logits.clamp_(min=3 * math.log(torch.finfo(logits.dtype).eps)).exp_()
 
@@ -59,7 +60,7 @@ class _RunningSoftmax:
         self.top_NP1, self.total_NP1 = value_NPE.new_empty(N, P, 1), value_NPE.new_empty(N, P, 1)
 
     def add(self, rows: slice, logits_Npk: torch.Tensor, value_NkE: torch.Tensor, first: bool) -> None:
-        """Add the part of some rows that belongs to some keys; ``first``: the first one of these rows."""
+        """Add what some keys give for some rows; ``first``: nothing was added to these rows before."""
         top_Np1 = logits_Npk.amax(2, keepdim=True)
         if not first:
             before_Np1 = self.top_NP1[:, rows]
@@ -107,7 +108,7 @@ class _SymmetricSoftmax(torch.autograd.Function):
         x_NPD, value_NPE, grad_NPE = widened(x_NPD, value_NPE, grad_NPE)
         grad_x, grad_value = torch.empty_like(x_NPD), torch.empty_like(value_NPE)
         with without_autocast(x_NPD):
-            # Row i of the softmax's Jacobian needs sum_j weight_ij (grad_i . value_j), which is grad_i . out_i.
+            # The softmax's backward needs sum_j weight_ij (grad_i . value_j), which is grad_i . out_i.
             dot_NP1 = (grad_NPE * out_NPE).sum(2, keepdim=True)
             for i, r, b in panels(x_NPD.shape[1], ctx.max_logits):
                 size = i.stop - i.start
@@ -139,10 +140,10 @@ def symmetric_softmax(
     """softmax over j of scale * (x_i . x_j), times the values: (N, P, E), in the values' dtype.
 
     Args:
-        x_NPD: (N, P, D), queries and keys in one.
+        x_NPD: (N, P, D), both the queries and the keys.
         value_NPE: (N, P, E).
         scale: factor of the logits.
-        max_logits: logits of one sample held at a time. None: by device.
+        max_logits: logits of one sample that are held at a time; None: by device.
     """
     if max_logits is None:
         max_logits = tile_logits(x_NPD, x_NPD.shape[1])

@@ -19,19 +19,24 @@ def build_model(cfg: CfgNode) -> nn.Module:
 
     Raises:
         KeyError: ``MODEL.META_ARCHITECTURE`` is not registered.
-        ValueError: a value of the config is outside of what is allowed, or the device is not there.
+        ValueError: a value of the config is not allowed, or the machine does not have the device.
     """
     device = resolve_device(cfg.MODEL.DEVICE)
     if device.index is not None:
         # PyTorch's random state, pinned memory and peaks of memory are those of the current device.
         torch.cuda.set_device(device)
     model = META_ARCH.get(cfg.MODEL.META_ARCHITECTURE, "MODEL.META_ARCHITECTURE")(cfg).to(device)
-    _log_nonlocal_blocks(cfg, model)
+    # A model of another META_ARCHITECTURE need not have a backbone.
+    if (backbone := getattr(model, "backbone", None)) is not None:
+        frames, side = cfg.INPUT.NUM_FRAMES, cfg.INPUT.CROP_SIZE
+        rows = nonlocal_table(backbone, torch.zeros(1, 3, frames, side, side)) if cfg.MODEL.NONLOCAL.ENABLED else []
+        # Also without blocks, so that every log says whether they were on.
+        _logger.info("For one clip of %dx%dx%d: %s", frames, side, side, format_nonlocal_table(rows))
     return model
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device that a value of MODEL.DEVICE stands for: "auto" is CUDA where there is one, and else the CPU.
+    """The device that a value of MODEL.DEVICE stands for: "auto" is CUDA where the machine has it, else the CPU.
 
     Raises:
         ValueError: a CUDA device that this machine does not have.
@@ -43,14 +48,3 @@ def resolve_device(name: str) -> torch.device:
         found = torch.cuda.device_count() or "no"
         raise ValueError(f"MODEL.DEVICE: got {name!r}, but this machine has {found} CUDA device(s)")
     return device
-
-
-def _log_nonlocal_blocks(cfg: CfgNode, model: nn.Module) -> None:
-    # Said in every log, so that no reader has to guess whether the blocks were on.
-    backbone = getattr(model, "backbone", None)
-    if backbone is None:  # which a model of another META_ARCHITECTURE need not have
-        return
-    frames, side = cfg.INPUT.NUM_FRAMES, cfg.INPUT.CROP_SIZE
-    clip = torch.zeros(1, 3, frames, side, side)
-    rows = nonlocal_table(backbone, clip) if cfg.MODEL.NONLOCAL.ENABLED else []
-    _logger.info("For one clip of %dx%dx%d: %s", frames, side, side, format_nonlocal_table(rows))

@@ -1,4 +1,4 @@
-"""Parameters and multiply-adds of the model that a config describes, without memory or time for its weights."""
+"""Parameters and multiply-adds of the model that a config describes, which is built without memory for weights."""
 
 from typing import Any
 
@@ -12,20 +12,17 @@ from nlvideo.utils.analysis import cost_table, count_gmacs, parameter_count
 
 
 def meta_model(cfg: CfgNode) -> tuple[nn.Module, torch.Tensor]:
-    """The model of a config on the meta device, and one clip of the size it is trained on.
-
-    Returns:
-        The model, in eval mode, whose ``forward`` takes the clip, and the clip, uint8 (1, 3, T, H, W).
+    """The model of a config, in eval mode on the meta device, and a training clip, uint8 (1, 3, T, H, W), it takes.
 
     Raises:
         KeyError: a name in the config is not registered.
-        ValueError: a value in the config is outside of what is allowed.
+        ValueError: a value in the config is not allowed.
     """
     side = cfg.INPUT.CROP_SIZE
     with torch.device("meta"):
         model = META_ARCH.get(cfg.MODEL.META_ARCHITECTURE, "MODEL.META_ARCHITECTURE")(cfg).eval()
         clip = torch.zeros(1, 3, cfg.INPUT.NUM_FRAMES, side, side, dtype=torch.uint8)
-    # What is counted takes pixels to scores; the dicts around them hold names and labels, which cost nothing.
+    # Called with a clip, not with dicts: their names and labels cost nothing.
     model.forward = model.forward_clips
     return model, clip
 
@@ -37,15 +34,14 @@ def model_costs(cfg: CfgNode, describe: bool = True) -> dict[str, Any]:
 
     Args:
         cfg: the whole config.
-        describe: False counts the non-local blocks and does not describe them: this takes a fraction of the time.
+        describe: False only counts the non-local blocks, which takes a fraction of the time.
 
     Returns:
-        ``{"params": int, "gmacs": float, "nonlocal_blocks": list[dict]}``. A multiply-add counts once. Each block is a
-        row of `nonlocal_table`; with ``describe=False`` there is their number instead.
+        ``{"params": int, "gmacs": float, "nonlocal_blocks": list[dict]}``. A multiply-add counts once. The blocks are
+        the rows of `nonlocal_table`; with ``describe=False`` there is their number instead.
 
     Raises:
-        KeyError: a name in the config is not registered.
-        ValueError: a value in the config is outside of what is allowed.
+        KeyError, ValueError: as in ``meta_model``.
     """
     model, clip = meta_model(cfg)
     return {
@@ -59,8 +55,7 @@ def stage_table(cfg: CfgNode) -> str:
     """A table of parameters and multiply-adds of the model of a config, its stages and its head.
 
     Raises:
-        KeyError: a name in the config is not registered.
-        ValueError: a value in the config is outside of what is allowed.
+        KeyError, ValueError: as in ``meta_model``.
     """
     model, clip = meta_model(cfg)
     return cost_table(model, clip, depth=2)

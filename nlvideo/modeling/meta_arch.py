@@ -11,10 +11,10 @@ from torch import nn
 
 from nlvideo.config import CfgNode, configurable
 from nlvideo.config.validate import ALLOWED
-from nlvideo.layers.shape_spec import ShapeSpec
+from nlvideo.layers.blocks import ShapeSpec
 from nlvideo.modeling.backbone.resnet3d import build_backbone
 from nlvideo.utils.events import get_event_storage, has_event_storage
-from nlvideo.utils.messages import one_of
+from nlvideo.utils.messages import check_one_of
 from nlvideo.utils.registry import Registry
 
 AVERAGES = ALLOWED["TEST.AVERAGE"]
@@ -41,7 +41,7 @@ META_ARCH = Registry(
 
 
 def _share_correct(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """The accuracy of a batch, 0 to 1; of a mixed clip the share that the predicted class has in it counts."""
+    """The accuracy of a batch, 0 to 1. A mixed clip counts with the share that the predicted class has in it."""
     predicted = logits.argmax(dim=1)
     correct = predicted == labels if labels.dim() == 1 else labels.gather(1, predicted[:, None])
     return correct.float().mean()
@@ -49,7 +49,22 @@ def _share_correct(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 @META_ARCH.register()
 class VideoClassifier(nn.Module):
-    """Normalised pixels, a backbone and a head."""
+    """Normalised pixels, a backbone and a head.
+
+    Args:
+        backbone: as the `BACKBONE` registry describes; the head reads its last feature.
+        head: as the `HEAD` registry describes.
+        pixel_mean: one value for all channels or one for each, on the 0..255 scale.
+        pixel_std: likewise.
+        views_per_forward: views that go through the network at once in eval mode.
+        channels_last: keep weights and clips in ``torch.channels_last_3d``.
+        average: what is averaged over positions and views: "softmax", the probabilities of the head (Sec. 4.1), or
+            "logits", whose mean is then made into probabilities.
+        keep_views: also return what was averaged, for each view.
+
+    Raises:
+        ValueError: `views_per_forward` below 1, an unknown average, or a head that has no logits to average.
+    """
 
     # The registries describe their methods, which nn.Module does not declare.
     backbone: Any
@@ -70,27 +85,10 @@ class VideoClassifier(nn.Module):
         average: str = "softmax",
         keep_views: bool = False,
     ) -> None:
-        """Put the parts together.
-
-        Args:
-            backbone: as the `BACKBONE` registry describes; the head reads its last feature.
-            head: as the `HEAD` registry describes.
-            pixel_mean: one value for every channel or one per channel, on the 0..255 scale.
-            pixel_std: likewise.
-            views_per_forward: views that go through the network at once in eval mode.
-            channels_last: keep weights and clips in ``torch.channels_last_3d``.
-            average: what is averaged over positions and views: "softmax", the probabilities of the head (Sec. 4.1), or
-                "logits", of whose mean the probabilities are then taken.
-            keep_views: also return what was averaged, per view.
-
-        Raises:
-            ValueError: `views_per_forward` below 1, an unknown average, or a head that has no logits to average.
-        """
         super().__init__()
         if views_per_forward < 1:
             raise ValueError(f"views_per_forward: got {views_per_forward}, allowed: 1 or more")
-        if average not in AVERAGES:
-            raise one_of("average", average, AVERAGES)
+        check_one_of("average", average, AVERAGES)
         if average == "logits" and not hasattr(head, "logits"):
             raise ValueError(f"average: got 'logits', allowed with {type(head).__name__}, which has none: 'softmax'")
         self.backbone = backbone
@@ -99,7 +97,7 @@ class VideoClassifier(nn.Module):
         self.average = average
         self.keep_views = keep_views
         self.memory_format = torch.channels_last_3d if channels_last else torch.contiguous_format
-        # Not self.to(memory_format=...), which takes no tensors of four dimensions such as the weights of a Conv2d.
+        # Not self.to(memory_format=...), which refuses tensors of four dimensions such as the weights of a Conv2d.
         for tensor in (*self.parameters(), *self.buffers()):
             if tensor.dim() == 5:
                 tensor.data = tensor.data.to(memory_format=self.memory_format)
@@ -140,7 +138,7 @@ class VideoClassifier(nn.Module):
         return self.head(self._last_feature(video))
 
     def _last_feature(self, video: torch.Tensor) -> torch.Tensor:
-        # Rearranged while it is still bytes.
+        # The layout changes while pixels are bytes, which is faster.
         video = video.to(self.device, non_blocking=True).contiguous(memory_format=self.memory_format)
         pixels = video.float()
         features = self.backbone((pixels - self.pixel_mean) / self.pixel_std)
@@ -156,14 +154,14 @@ class VideoClassifier(nn.Module):
         labels = batch["label"].to(self.device, non_blocking=True)
         logits = self.forward_clips(batch["video"])
         losses = self.head.losses(logits, labels)
-        # Shares of classes come in two dimensions, too, but only where a clip has one label.
+        # Labels of two dimensions are shares of classes with "softmax". Otherwise a clip may have several labels.
         if has_event_storage() and (labels.dim() == 1 or getattr(self.head, "loss", "") == "softmax"):
             get_event_storage().put_scalar("top1", 100 * _share_correct(logits.detach(), labels))
         return losses
 
     def _scores(self, videos: list[dict]) -> list[dict]:
-        # Views of one size share forward passes, whichever video they belong to: evaluating many short videos costs
-        # no more passes than evaluating a long one.
+        # Views of one size share forward passes, also those of different videos. So many short videos need no more
+        # passes than a long one.
         by_size: dict[torch.Size, list[tuple[int, torch.Tensor]]] = defaultdict(list)
         for index, video in enumerate(videos):
             by_size[video["video"].shape[1:]] += [(index, view) for view in video["video"]]
@@ -211,8 +209,22 @@ def build_head(cfg: CfgNode, input_shape: ShapeSpec) -> nn.Module:
 class PoolLinearHead(nn.Module):
     """Average pooling, dropout and one linear classifier.
 
-    In eval mode the classifier is convolutional: it reads every average over a window of the size seen in training, and
-    the probabilities of these positions are averaged. On a 256 px frame the authors' 7x7 windows give 2x2 positions.
+    In eval mode the classifier is convolutional. A window of the size seen in training moves over the map, its averages
+    are classified, and the probabilities of all positions are averaged. On a 256 px frame the authors' 7x7 windows give
+    2x2 positions.
+
+    Args:
+        in_channels: channels of the feature map.
+        num_classes: number of classes K.
+        dropout: probability of dropping a pooled channel in training (Sec. 4.1: 0.5).
+        loss: "softmax" (one label) or "sigmoid" (any number of them; Sec. 5.2).
+        window: frames, height and width that are averaged in eval mode; None: the whole map.
+        init_std: standard deviation of the classifier's weights (authors' FC_INIT_STD 0.01); its biases start at 0.
+        label_smoothing: share of every label that is spread evenly: over all classes for "softmax", over yes and no
+            of each class for "sigmoid".
+
+    Raises:
+        ValueError: an unknown loss.
     """
 
     @configurable
@@ -227,24 +239,8 @@ class PoolLinearHead(nn.Module):
         init_std: float = 0.01,
         label_smoothing: float = 0.0,
     ) -> None:
-        """Build the head.
-
-        Args:
-            in_channels: channels of the feature map.
-            num_classes: number of classes K.
-            dropout: probability of dropping a pooled channel in training (Sec. 4.1: 0.5).
-            loss: "softmax" (one label) or "sigmoid" (any number of them; Sec. 5.2).
-            window: frames, height and width that are averaged in eval mode; None: the whole map.
-            init_std: standard deviation of the classifier's weights (authors' FC_INIT_STD 0.01); its biases start at 0.
-            label_smoothing: share of every label that is spread evenly: over all classes for "softmax", over yes and no
-                of each class for "sigmoid".
-
-        Raises:
-            ValueError: an unknown loss.
-        """
         super().__init__()
-        if loss not in LOSSES:
-            raise one_of("loss", loss, LOSSES)
+        check_one_of("loss", loss, LOSSES)
         self.loss = loss
         self.window = window
         self.label_smoothing = label_smoothing
@@ -294,7 +290,8 @@ class PoolLinearHead(nn.Module):
                 "sigmoid" float (N, K), multi-hot or anything from 0 to 1.
 
         Raises:
-            ValueError: labels of another shape, or (on the CPU, where looking costs no wait) shares of another sum.
+            ValueError: labels of another shape, or shares of another sum; the sum is checked on the CPU alone, because
+                a GPU would have to wait for it.
         """
         if self.loss == "softmax":
             if labels.dim() == 2 and labels.is_floating_point():

@@ -1,7 +1,7 @@
 """Parts of messages: what was given, what is allowed, and what is close to it."""
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 
 def close_matches(name: str, candidates: Iterable[str], count: int = 3) -> list[str]:
@@ -25,3 +25,9 @@ def some(names: Sequence[str], count: int = 4) -> str:
 def one_of(what: str, given: object, allowed: Iterable[object]) -> ValueError:
     """Return the error for a value that is none of the allowed ones: ``X: got 'a', allowed: 'b', 'c'``."""
     return ValueError(f"{what}: got {given!r}, allowed: {', '.join(repr(value) for value in allowed)}")
+
+
+def check_one_of(what: str, given: object, allowed: Collection[object]) -> None:
+    """Raise the error of ``one_of`` where the value is none of the allowed ones."""
+    if given not in allowed:
+        raise one_of(what, given, allowed)

@@ -1,7 +1,6 @@
 """Every algorithm of the non-local operation against a naive double loop, values and gradients, and what it keeps."""
 
 import itertools
-from functools import partial
 from unittest import mock
 
 import pytest
@@ -97,18 +96,14 @@ def test_equals_the_double_loop(form, algorithm, shape):
     assert_same(value_and_grads(lambda *t: aggregate(form, *t, algorithm), inputs), expected, 1e-10)
 
 
-ROW_BLOCKS = {
-    "softmax": partial(row_blocks.row_block_sum, f="softmax"),
-    "dot_product": partial(row_blocks.row_block_sum, f="identity"),
-    "concatenation": row_blocks.row_block_relu,
-}
+ROW_BLOCKS = {"softmax": "softmax", "dot_product": "identity", "concatenation": "relu"}
 
 
 def row_blocks_of(form, query, key, value, max_logits):
     scale = SCALE if form == "softmax" else 1 / key.shape[1]
     if form == "concatenation":
-        query, key = query[..., 0], key[..., 0]
-    return ROW_BLOCKS[form](query, key, value, scale=scale, max_logits=max_logits)
+        query, key = (torch.cat(pair, 2) for pair in ((query, torch.ones_like(query)), (torch.ones_like(key), key)))
+    return row_blocks.row_block_sum(query, key, value, f=ROW_BLOCKS[form], scale=scale, max_logits=max_logits)
 
 
 @pytest.mark.parametrize("max_logits", [1, 10, 26, 80, 10**6])
@@ -349,7 +344,7 @@ def test_auto_follows_the_cost_model():
     assert choose_algorithm("concatenation", 300, 300, 1, 256) == "fused"
     assert choose_algorithm("concatenation", 33, 33, 1, 256) == "fused"
     assert choose_algorithm("concatenation", 33, 32, 1, 256) == "dense"
-    with pytest.raises(ValueError, match="form 'cosine': allowed are softmax, dot_product, concatenation"):
+    with pytest.raises(ValueError, match="form: got 'cosine', allowed: 'softmax', 'dot_product', 'concatenation'"):
         choose_algorithm("cosine", 1, 1, 1, 1)
 
 
@@ -358,7 +353,7 @@ def test_errors_name_what_was_given(form):
     """Wrong algorithm, wrong rank, sizes that do not fit, no keys."""
     query, key, value = make_inputs(form, (2, 5, 4, 3, 3))
     wrong = "sorted" if form != "concatenation" else "reordered"
-    with pytest.raises(ValueError, match=f"algorithm '{wrong}' of {form}: allowed are auto, dense"):
+    with pytest.raises(ValueError, match=f"algorithm of {form}: got '{wrong}', allowed: 'auto', 'dense'"):
         aggregate(form, query, key, value, wrong)
     with pytest.raises(ValueError, match="do not fit"):
         aggregate(form, query, key, value[:, :3], "auto")

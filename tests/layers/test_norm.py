@@ -43,9 +43,9 @@ def test_get_norm_keeps_the_shape(name, dim):
 
 def test_get_norm_errors():
     """The allowed values are in the message."""
-    with pytest.raises(ValueError, match="norm 'GN': allowed are BN, SyncBN, FrozenBN, none"):
+    with pytest.raises(ValueError, match="norm: got 'GN', allowed: 'BN', 'SyncBN', 'FrozenBN', 'none'"):
         get_norm("GN", 6)
-    with pytest.raises(ValueError, match="dim=4: allowed are 1, 2, 3"):
+    with pytest.raises(ValueError, match="dim: got 4, allowed: 1, 2, 3"):
         get_norm("BN", 6, dim=4)
 
 

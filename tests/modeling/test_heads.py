@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from nlvideo.config import get_cfg
-from nlvideo.layers.shape_spec import ShapeSpec
+from nlvideo.layers import ShapeSpec
 from nlvideo.modeling.meta_arch import HEAD, PoolLinearHead, build_head
 
 

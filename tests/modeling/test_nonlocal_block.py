@@ -308,9 +308,9 @@ def test_constructor_errors(kwargs, message):
 
 def test_forward_errors():
     """Shape, groups, positions."""
-    with pytest.raises(ValueError, match=r"expected a map \(N, 6, T, H, W\), got \(2, 6, 5, 4\)"):
+    with pytest.raises(ValueError, match=r"x: expected a map \(N, 6, T, H, W\), got \(2, 6, 5, 4\)"):
         make_block()(make_map(2))
-    with pytest.raises(ValueError, match=r"expected a map \(N, 8, H, W\), got \(2, 6, 5, 4\)"):
+    with pytest.raises(ValueError, match=r"x: expected a map \(N, 8, H, W\), got \(2, 6, 5, 4\)"):
         make_block(in_channels=8, dim=2)(make_map(2))
     with pytest.raises(ValueError, match="temporal_groups=3 does not divide the 4 frames"):
         make_block(temporal_groups=3)(make_map())

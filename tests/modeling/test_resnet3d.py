@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from nlvideo.config import get_cfg
+from nlvideo.layers import ShapeSpec
 from nlvideo.layers.norm import FrozenBatchNorm
-from nlvideo.layers.shape_spec import ShapeSpec
 from nlvideo.modeling import NonLocalBlock
 from nlvideo.modeling.backbone import BACKBONE, ResNet3d, build_backbone
 from nlvideo.modeling.backbone.layout import NUM_BLOCKS, STAGES, STEMS, inflated_blocks, scale_channels

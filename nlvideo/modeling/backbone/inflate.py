@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from nlvideo.utils.messages import one_of
+from nlvideo.utils.messages import check_one_of
 
 
 def inflate_2d_weights(
@@ -13,21 +13,19 @@ def inflate_2d_weights(
 ) -> dict[str, torch.Tensor]:
     """Turn the state dict of a 2D network into one that the 3D network of the same names loads.
 
-    A 4-D kernel (O, I, H, W) whose place in `model` is (O, I, T, H, W) gets a time axis; a kernel of one frame is the
-    2D kernel itself. Everything else, and every name that `model` does not have, is handed on unchanged: what loads
-    the result reports what did not fit.
+    A 4-D kernel (O, I, H, W) whose place in `model` is (O, I, T, H, W) gets a time axis. All other weights are returned
+    unchanged, also those of names that `model` does not have.
 
     Args:
         state_2d: weights under the names of `model`.
-        model: the network that gives the temporal lengths.
-        how: "average": each of the T slices is the kernel / T, so that a still video gives what its frame gives
+        model: the 3D network.
+        how: "average": each of the T slices is the kernel / T, so that a still video has the result of its frame
             (Sec. 4); "center": the kernel in the middle slice and zeros around it.
 
     Raises:
         ValueError: `how` is neither, or a kernel differs from its place in more than the time axis.
     """
-    if how not in ("average", "center"):
-        raise one_of("how", how, ("average", "center"))
+    check_one_of("how", how, ("average", "center"))
     targets = model.state_dict()
     inflated = {}
     for name, weight in state_2d.items():

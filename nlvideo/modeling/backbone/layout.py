@@ -2,15 +2,17 @@
 
 from dataclasses import dataclass
 
+from nlvideo.layers.blocks import Triple
+
 STAGES = ("res2", "res3", "res4", "res5")
 
 NUM_BLOCKS = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 
-# Depths whose residual blocks are two 3x3 convolutions; the others' are bottlenecks.
+# Networks of these depths have basic blocks, of two 3x3 convolutions. The others have bottlenecks.
 BASIC_DEPTHS = (10, 18)
 
-# Frames spanned by the first two convolutions of an inflated block: (bottleneck, basic block). A basic block has no 1x1
-# for the 3x1x1 style, so both styles turn its first 3x3 into 3x3x3.
+# Frames that the first two convolutions of an inflated block span: (bottleneck, basic block). A basic block has no 1x1,
+# so all styles make its first 3x3 a 3x3x3.
 TEMPORAL_KERNELS = {
     "c2d": ((1, 1), (1, 1)),
     "i3d_3x1x1": ((3, 1), (3, 1)),
@@ -19,10 +21,8 @@ TEMPORAL_KERNELS = {
     "slow": ((3, 1), (3, 1)),
 }
 
-# Styles whose first convolution spans one frame, whatever the stem: time is first looked at further up, or never.
+# Styles whose first convolution spans one frame in every stem.
 FLAT_STEM = ("c2d", "slow")
-
-Triple = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -57,14 +57,12 @@ class StemLayout:
         return (frames * pool[0], height * pool[1], width * pool[2])
 
     def minimum_clip_size(self) -> Triple:
-        """The least frames, height and width that leave something after every pool.
-
-        Convolutions are padded and keep at least one position; only pools without padding can run out.
-        """
+        """The least frames, height and width that leave at least one position after every pool."""
         return (self._minimum(0), self._minimum(1), self._minimum(2))
 
     def _minimum(self, axis: int) -> int:
-        # From the back: a layer that must give `size` outputs needs (size - 1) * stride + kernel - 2 * padding inputs.
+        # From the last layer to the first: for `size` outputs a pool needs (size - 1) * stride + kernel - 2 * padding
+        # inputs. A padded convolution needs (size - 1) * stride + 1.
         size = 1
         for pool in (self.pool2, self.pool1):
             size = max(1, (size - 1) * pool.stride[axis] + pool.kernel[axis] - 2 * pool.padding[axis])
@@ -83,8 +81,8 @@ STEMS = {
     "authors_32x2": StemLayout(7, 5, (2, 2, 2), Pool((2, 3, 3), (2, 2, 2)), _TEMPORAL_POOL2),
     # Authors' code, 8x8 clips (`resnet_video`): time is halved once, after res2.
     "authors_8x8": StemLayout(7, 5, (1, 2, 2), Pool((1, 3, 3), (1, 2, 2)), _TEMPORAL_POOL2),
-    # Frames below ~100 px: kernels as small as what moves in them. Time is halved at once, so that res2 is cheap enough
-    # for non-local blocks on its fine map.
+    # For frames below 100 pixels or so, where small things move. pool1 halves time already, so that non-local blocks
+    # are cheap enough in res2.
     "small": StemLayout(3, 3, (1, 2, 2), Pool((2, 3, 3), (2, 2, 2), (0, 1, 1)), _NO_POOL),
     # C2D and I3D of PySlowFast and PyTorchVideo.
     "slowfast_8x8": StemLayout(7, 5, (1, 2, 2), _PADDED_POOL1, _TEMPORAL_POOL2),
@@ -98,15 +96,13 @@ STEMS = {
 def inflated_blocks(stage: str, num_blocks: int, temporal: str = "i3d_3x1x1") -> list[bool]:
     """Which blocks of a stage hold a temporal kernel in a network of a style other than "c2d".
 
-    In I3D one in two, as in the authors' code: every block of res2, the even ones of res3 and res4, the odd ones of
-    res5. In "slow" those of res4 and res5 (SlowFast, Table 1: slow pathway), in "i3d_3x1x1_all" every one (mmaction2's
-    "heavy" I3D).
+    In I3D these are all blocks of res2, the even ones of res3 and res4, and the odd ones of res5 (authors' code). In
+    "slow" they are all of res4 and res5 (SlowFast, Table 1: slow pathway), in "i3d_3x1x1_all" all (mmaction2's "heavy"
+    I3D).
     """
     if temporal == "slow":
         return [stage in ("res4", "res5")] * num_blocks
-    if temporal == "i3d_3x1x1_all":
-        return [True] * num_blocks
-    if stage == "res2":
+    if temporal == "i3d_3x1x1_all" or stage == "res2":
         return [True] * num_blocks
     first = 1 if stage == "res5" else 0
     return [index % 2 == first for index in range(num_blocks)]
@@ -118,7 +114,7 @@ def scale_channels(channels: int, width: float) -> int:
 
 
 def stage_channels(depth: int, width: float) -> dict[str, tuple[int, int]]:
-    """Stage -> (inner, output) channels of its residual blocks; a bottleneck's output is four times as wide."""
+    """Stage -> (inner, output) channels of its residual blocks; a bottleneck has four times as many output channels."""
     expansion = 1 if depth in BASIC_DEPTHS else 4
     bases = {stage: 64 * 2**number for number, stage in enumerate(STAGES)}
     return {

@@ -1,6 +1,6 @@
 """ResNets for video: C2D, the inflated I3D styles and Slow, with optional non-local blocks (Table 1, Sec. 4)."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -9,9 +9,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from nlvideo.config import CfgNode, configurable
-from nlvideo.layers.blocks import BasicBlock3d, Bottleneck3d, conv3d
+from nlvideo.layers.blocks import BasicBlock3d, Bottleneck3d, ShapeSpec, conv3d
 from nlvideo.layers.norm import freeze_norms, get_norm
-from nlvideo.layers.shape_spec import ShapeSpec
 from nlvideo.modeling.backbone.layout import (
     BASIC_DEPTHS,
     NUM_BLOCKS,
@@ -26,7 +25,7 @@ from nlvideo.modeling.backbone.layout import (
 )
 from nlvideo.modeling.nonlocal_block.block import NonLocalBlock
 from nlvideo.modeling.nonlocal_block.build import build_nonlocal_block, nonlocal_placement
-from nlvideo.utils.messages import one_of
+from nlvideo.utils.messages import check_one_of
 from nlvideo.utils.registry import Registry
 
 BACKBONE = Registry(
@@ -36,7 +35,7 @@ BACKBONE = Registry(
     Called as ``cls(cfg, input_shape: ShapeSpec)``; returns an ``nn.Module`` with
     ``forward(video: float (N, C, T, H, W)) -> dict[str, Tensor]``, maps (N, C', T', H', W') by name in the order of the
     network, and ``output_shape() -> dict[str, ShapeSpec]`` with the same names. The head reads the last one. The
-    backbone itself puts the blocks of ``NONLOCAL`` where ``nonlocal_placement`` says.
+    backbone inserts the blocks of ``NONLOCAL`` where ``nonlocal_placement`` says.
     """,
 )
 
@@ -46,7 +45,7 @@ def build_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = None) -> nn.Mod
 
     Args:
         cfg: the whole config.
-        input_shape: what the backbone is fed; None: RGB video.
+        input_shape: of the clips; None: RGB video.
 
     Raises:
         KeyError: the name is not registered.
@@ -58,20 +57,6 @@ def _max_pool(pool: Pool) -> nn.Module:
     if pool.kernel == pool.stride == (1, 1, 1):
         return nn.Identity()
     return nn.MaxPool3d(pool.kernel, pool.stride, pool.padding)
-
-
-def _check_choice(name: str, value: object, allowed: Iterable) -> None:
-    if value not in allowed:
-        raise one_of(name, value, allowed)
-
-
-def _check_arguments(depth: int, temporal: str, stem: str, freeze_at: int, stages: Iterable[str]) -> None:
-    _check_choice("depth", depth, NUM_BLOCKS)
-    _check_choice("temporal", temporal, TEMPORAL_KERNELS)
-    _check_choice("stem", stem, STEMS)
-    _check_choice("freeze_at", freeze_at, range(len(STAGES) + 2))
-    for stage in stages:
-        _check_choice("stage", stage, STAGES)
 
 
 def _block_factory(depth: int, stride_in_1x1: bool, **keywords: Any) -> Callable[..., nn.Module]:
@@ -88,25 +73,20 @@ def _temporal_kernels(stage: str, num_blocks: int, depth: int, temporal: str) ->
     return [inflated if chosen else (1, 1) for chosen in inflated_blocks(stage, num_blocks, temporal)]
 
 
-def _usual_nonlocal(channels: int, stage: str) -> nn.Module:
-    return NonLocalBlock(channels)
-
-
 class Stem(nn.Module):
-    """The first convolution, its norm, ReLU and pool1."""
+    """The first convolution, its norm, ReLU and pool1.
+
+    Args:
+        layout: one of `STEMS`.
+        temporal: a style of `TEMPORAL_KERNELS`.
+        in_channels: channels of the video.
+        out_channels: channels of the output.
+        norm: a name that `get_norm` knows.
+    """
 
     def __init__(
         self, layout: StemLayout, temporal: str, in_channels: int, out_channels: int, norm: str | None
     ) -> None:
-        """Build the stem.
-
-        Args:
-            layout: one of `STEMS`.
-            temporal: a style of `TEMPORAL_KERNELS`.
-            in_channels: channels of the video.
-            out_channels: channels of the output.
-            norm: a name that `get_norm` knows.
-        """
         super().__init__()
         self.conv = conv3d(in_channels, out_channels, layout.conv_kernel(temporal), layout.conv_stride)
         self.bn = get_norm(norm, out_channels)
@@ -118,21 +98,20 @@ class Stem(nn.Module):
 
 
 class Stage(nn.Module):
-    """Residual blocks ``0``, ``1``, ... and a non-local block ``nl<i>`` after block ``i`` where there is one."""
+    """Residual blocks ``0``, ``1``, ... and a non-local block ``nl<i>`` after block ``i`` where there is one.
+
+    Args:
+        blocks: the residual blocks.
+        nonlocal_blocks: index of a residual block -> the module after it.
+
+    Raises:
+        ValueError: an index without a residual block.
+    """
 
     def __init__(self, blocks: Sequence[nn.Module], nonlocal_blocks: Mapping[int, nn.Module]) -> None:
-        """Chain the blocks.
-
-        Args:
-            blocks: the residual blocks.
-            nonlocal_blocks: index of a residual block -> the module after it.
-
-        Raises:
-            ValueError: an index without a residual block.
-        """
         super().__init__()
         for index in nonlocal_blocks:
-            _check_choice("residual block of a non-local block", index, range(len(blocks)))
+            check_one_of("residual block of a non-local block", index, range(len(blocks)))
         for index, block in enumerate(blocks):
             self.add_module(str(index), block)
             if index in nonlocal_blocks:
@@ -140,7 +119,7 @@ class Stage(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(N, C, T, H, W) -> (N, C', T, H', W')."""
-        # Not children(): that skips a module which stands in two places, such as a shared non-local block.
+        # Not children(): it gives a module in two places, such as a shared non-local block, only once.
         for block in self._modules.values():
             assert block is not None
             x = block(x)
@@ -149,7 +128,26 @@ class Stage(nn.Module):
 
 @BACKBONE.register()
 class ResNet3d(nn.Module):
-    """ResNet over clips. Sub-modules ``stem``, ``res2``, ``pool2``, ``res3``, ``res4``, ``res5``, in this order."""
+    """ResNet over clips. Sub-modules ``stem``, ``res2``, ``pool2``, ``res3``, ``res4``, ``res5``, in this order.
+
+    Args:
+        depth: 10, 18 (basic blocks), 50, 101 or 152 (bottlenecks).
+        temporal: "c2d", "i3d_3x1x1" or "i3d_3x3x3" (Sec. 4), "i3d_3x1x1_all" (in every block) or "slow" (in res4 and
+            res5 alone). A basic block has no 1x1 convolution to inflate: all styles inflate its first 3x3.
+        stem: a name in `STEMS`.
+        width: factor on every channel count, rounded to a multiple of 8.
+        in_channels: channels of the video.
+        norm: a name that `get_norm` knows.
+        stride_in_1x1: put a bottleneck's stride into its first 1x1 and not into its 3x3 (authors' code).
+        zero_init_residual: start the last norm of each residual branch with zero weight (authors' BN_INIT_GAMMA 0).
+        freeze_at: how many of stem, res2, ... res5 do not train, with the non-local blocks in them.
+        nonlocal_places: stage -> residual blocks that get a non-local block after them.
+        make_nonlocal: called ``(channels, stage)`` for each of these places; None: a `NonLocalBlock` with its defaults.
+        out_features: stages that `forward` returns.
+
+    Raises:
+        ValueError: an argument outside of what is allowed.
+    """
 
     @configurable
     def __init__(
@@ -168,29 +166,15 @@ class ResNet3d(nn.Module):
         make_nonlocal: Callable[[int, str], nn.Module] | None = None,
         out_features: Sequence[str] = ("res5",),
     ) -> None:
-        """Build the network.
-
-        Args:
-            depth: 10, 18 (basic blocks), 50, 101 or 152 (bottlenecks).
-            temporal: "c2d", "i3d_3x1x1" or "i3d_3x3x3" (Sec. 4), "i3d_3x1x1_all" (in every block) or "slow" (in res4
-                and res5 alone). A basic block has no 1x1 convolution to inflate: all styles inflate its first 3x3.
-            stem: a name in `STEMS`.
-            width: factor on every channel count, rounded to a multiple of 8.
-            in_channels: channels of the video.
-            norm: a name that `get_norm` knows.
-            stride_in_1x1: put a bottleneck's stride into its first 1x1 and not into its 3x3 (authors' code).
-            zero_init_residual: start the last norm of each residual branch with zero weight (authors' BN_INIT_GAMMA 0).
-            freeze_at: how many of stem, res2, ... res5 do not train, non-local blocks in them included.
-            nonlocal_places: stage -> residual blocks that get a non-local block after them.
-            make_nonlocal: called ``(channels, stage)`` for each of these places; None: a `NonLocalBlock` as it comes.
-            out_features: stages that `forward` returns.
-
-        Raises:
-            ValueError: an argument outside of what is allowed.
-        """
         super().__init__()
-        nonlocal_places, make_nonlocal = nonlocal_places or {}, make_nonlocal or _usual_nonlocal
-        _check_arguments(depth, temporal, stem, freeze_at, (*out_features, *nonlocal_places))
+        nonlocal_places = nonlocal_places or {}
+        make_nonlocal = make_nonlocal or (lambda channels, stage: NonLocalBlock(channels))
+        check_one_of("depth", depth, NUM_BLOCKS)
+        check_one_of("temporal", temporal, TEMPORAL_KERNELS)
+        check_one_of("stem", stem, STEMS)
+        check_one_of("freeze_at", freeze_at, range(len(STAGES) + 2))
+        for stage in (*out_features, *nonlocal_places):
+            check_one_of("stage", stage, STAGES)
         self._stem_name, self._layout, self._in_channels = stem, STEMS[stem], in_channels
         self._channels = stage_channels(depth, width)
         self._out_features = [stage for stage in STAGES if stage in out_features]
@@ -209,13 +193,16 @@ class ResNet3d(nn.Module):
             if stage == "res2":
                 self.pool2 = _max_pool(self._layout.pool2)
             channels = outer
-        self._freeze(freeze_at)
+        for name in ("stem", *STAGES)[:freeze_at]:
+            module = getattr(self, name)
+            freeze_norms(module)
+            module.requires_grad_(False)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict:
-        """Keyword arguments of the constructor out of ``cfg.MODEL``."""
+        """Keyword arguments of the constructor from ``cfg.MODEL``."""
         node = cfg.MODEL.BACKBONE
-        _check_choice("MODEL.BACKBONE.DEPTH", node.DEPTH, NUM_BLOCKS)
+        check_one_of("MODEL.BACKBONE.DEPTH", node.DEPTH, NUM_BLOCKS)
         return {
             "depth": node.DEPTH,
             "temporal": node.TEMPORAL,
@@ -267,9 +254,3 @@ class ResNet3d(nn.Module):
             have, need = ("x".join(map(str, size)) for size in (tuple(video.shape[2:]), needed))
             size = f"clip of {have} (frames x height x width)"
             raise ValueError(f"{size}: stem {self._stem_name!r} needs at least {need}")
-
-    def _freeze(self, freeze_at: int) -> None:
-        for name in ("stem", *STAGES)[:freeze_at]:
-            module = getattr(self, name)
-            freeze_norms(module)
-            module.requires_grad_(False)

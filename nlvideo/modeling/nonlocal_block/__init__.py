@@ -1,4 +1,4 @@
-"""Non-local blocks: the block itself, where it goes in a ResNet, how it gets into any other network, what it costs."""
+"""Non-local blocks: the block, its places in a ResNet, its insertion into any other network, its costs."""
 
 from nlvideo.modeling.nonlocal_block.block import NonLocalBlock
 from nlvideo.modeling.nonlocal_block.build import NONLOCAL, build_nonlocal_block, nonlocal_placement

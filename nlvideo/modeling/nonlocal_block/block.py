@@ -21,22 +21,22 @@ from nlvideo.layers.nonlocal_ops import (
     dot_product_aggregate,
     softmax_aggregate,
 )
-from nlvideo.layers.norm import get_norm
+from nlvideo.layers.norm import get_norm, start_at_zero
 from nlvideo.layers.precision import accumulation_dtype, without_autocast
 from nlvideo.layers.projection import Linear
 from nlvideo.modeling.nonlocal_block.build import NONLOCAL
 from nlvideo.modeling.nonlocal_block.maps import as_linear, convolve, max_pool_space, project_channels, project_conv
 from nlvideo.modeling.nonlocal_block.positions import ATTEND, attended, fold, locate, unfold, video_size
-from nlvideo.utils.messages import one_of
+from nlvideo.utils.messages import check_one_of
 
-# Sec. 3.2: the pairwise functions, and which sum over the keys each leads to.
+# The pairwise functions (Sec. 3.2), and the sum over the keys that each leads to.
 PAIRWISE = {
     "gaussian": "softmax",
     "embedded_gaussian": "softmax",
     "dot_product": "dot_product",
     "concatenation": "concatenation",
 }
-# What a block may do: an algorithm of its sum, or one that includes the projections.
+# Algorithms that a block may have: those of its sum, and one that includes the projections.
 BLOCK_ALGORITHMS = {
     pairwise: (*ALGORITHMS[form], "folded") if form == "dot_product" else ALGORITHMS[form]
     for pairwise, form in PAIRWISE.items()
@@ -60,19 +60,19 @@ class NonLocalBlock(nn.Module):
         temporal_groups: with g > 1, attention stays inside each of g equal runs of frames (authors' code: 4 frames in
             res3 of the 128-frame networks). Not with "space", which stays inside a frame in any case.
         subsample: keys and values come from a max-pooled map (Sec. 3.3): 1x2x2 for video, 2x2 for images, 2 for
-            sequences, rounded down; an axis of length 1 is not pooled. For "space" that is the pooled frame. For "time"
-            nothing is pooled: it would mix the places that "time" keeps apart.
+            sequences, rounded down; an axis of length 1 is not pooled. For "time" nothing is pooled: that would mix
+            places.
         pool_first: pool x, then apply phi and g (authors' code; cheaper); False: pool phi(x) and g(x) (Sec. 3.3).
         scale: the logits of both Gaussian forms are multiplied by ``inner_channels ** -0.5`` (authors' code); False:
             they are not (Eqs. 2 and 3).
         norm: norm after W_z: "BN" (Sec. 4.1), "SyncBN", "FrozenBN" or "none".
-        zero_init: start as the identity (Sec. 4.1): the norm's weight is zero, or W_z where the norm does not train.
+        zero_init: start as the identity (Sec. 4.1): the norm's weight is zero, or W_z where no norm trains.
         init_std: standard deviation of the convolutions' weights (authors' code: 0.01); None: He et al. (Sec. 4.1).
         algorithm: "dense", "auto", or an exact one that keeps no P x Q matrix: "fused" (all forms), "reordered"
             (dot product), "folded" (dot product, where nothing is pooled after a projection), "sorted" (concatenation).
-            A plain attribute, which may be changed at any time. On a CPU, all but "dense" compute the convolutions as
-            matrix products. "auto" takes "dense" where there are 32 keys or fewer.
-        checkpoint: keep nothing for backward but x and the norm's input, and compute the rest once more there.
+            The attribute may be changed at any time. On a CPU, all but "dense" compute the convolutions as matrix
+            products. "auto" takes "dense" where there are 32 keys or fewer.
+        checkpoint: keep only x and the norm's input for backward, and compute the rest again there.
 
     Raises:
         ValueError: for a value that is not allowed.
@@ -119,7 +119,7 @@ class NonLocalBlock(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, in_channels: int, stage: str = "res4") -> dict[str, Any]:
-        """Constructor arguments from ``cfg.MODEL.NONLOCAL``; ``stage`` is the stage that the block follows in."""
+        """Constructor arguments from ``cfg.MODEL.NONLOCAL``; ``stage`` is where the block stands."""
         node = cfg.MODEL.NONLOCAL
         grouped = not node.TEMPORAL_GROUP_STAGES or stage in node.TEMPORAL_GROUP_STAGES
         return {
@@ -145,7 +145,7 @@ class NonLocalBlock(nn.Module):
         """
         self._check_map(x)
         if self.checkpoint and torch.is_grad_enabled():
-            # The norm stays outside: it must see the batch once.
+            # Without the norm, which must count each batch once.
             y = recomputed(self._weighted_sum, x, use_reentrant=False, preserve_rng_state=False)
         else:
             y = self._weighted_sum(x)
@@ -158,7 +158,7 @@ class NonLocalBlock(nn.Module):
             return self._folded(x)
         theta, phi, g = self._embed(x)
         theta_BPD, g_BQE = (fold(u, self.attend, self.temporal_groups) for u in (theta, g))
-        # In the Gaussian form without pooling queries are keys, which halves the work where it is known.
+        # In the Gaussian form without pooling queries are keys. As one tensor they take half the work.
         phi_BQD = theta_BPD if phi is theta else fold(phi, self.attend, self.temporal_groups)
         if self.pairwise == "concatenation":
             y_BPE = concatenation_aggregate(theta_BPD[..., 0], phi_BQD[..., 0], g_BQE, algorithm=self.algorithm)
@@ -232,8 +232,8 @@ class NonLocalBlock(nn.Module):
 
         Args:
             size: T, H, W, or fewer axes.
-            lowered: x is in half precision or autocast is on. The folded form would make its sums in float32, and lose
-                to projections in half precision.
+            lowered: x is in half precision or autocast is on. Then the folded form is not taken: its sums are in
+                float32, which is slower than projections in half precision.
 
         Raises:
             ValueError: for frames that do not split into the temporal groups.
@@ -248,7 +248,7 @@ class NonLocalBlock(nn.Module):
         return choose_algorithm(PAIRWISE[self.pairwise], P, Q, key_dim, self.inner_channels)
 
     def extra_repr(self) -> str:
-        """What the sub-modules do not show, for ``print(model)``."""
+        """The arguments that sub-modules do not show, for ``print(model)``."""
         return (
             f"pairwise={self.pairwise}, attend={self.attend}, temporal_groups={self.temporal_groups}, "
             f"subsample={self.subsample}, pool_first={self.pool_first}, scale={self.scale:.4g}, "
@@ -278,17 +278,17 @@ class NonLocalBlock(nn.Module):
         return theta, phi, g
 
     def _convolve(self, x: torch.Tensor, *convs: nn.Module, rows: bool = True) -> Sequence[torch.Tensor]:
-        """conv(x) of each. "dense" calls the modules as they are: it is what the others are compared with."""
+        """conv(x) of each. "dense" calls the modules: the other algorithms are compared with it."""
         return [conv(x) for conv in convs] if self.algorithm == "dense" else convolve(x, convs, rows=rows)
 
     def _check_map(self, x: torch.Tensor) -> None:
         if x.dim() != self.dim + 2 or x.shape[1] != self.in_channels:
             axes = ("(N, {}, L)", "(N, {}, H, W)", "(N, {}, T, H, W)")[self.dim - 1].format(self.in_channels)
-            raise ValueError(f"expected a map {axes}, got {tuple(x.shape)}")
+            raise ValueError(f"x: expected a map {axes}, got {tuple(x.shape)}")
 
     @property
     def _pools_embeddings(self) -> bool:
-        """Whether the max lies after phi and g, so that these are not linear in x any more."""
+        """Whether the max comes after phi and g, so that keys and values are not linear in x."""
         return self.subsample and not self.pool_first
 
     def _pool(self, u: torch.Tensor) -> torch.Tensor:
@@ -298,7 +298,7 @@ class NonLocalBlock(nn.Module):
         """w_theta . theta(x) and w_phi . phi(x_hat), (N, 1, T, H, W) and (N, 1, T, H', W'), in float32 or wider."""
         w_theta, w_phi = self.concat.weight.flatten().chunk(2)
         theta = project_conv(x, self.theta, w_theta)
-        if self._pools_embeddings:  # the max lies between phi and w_phi, which cannot be folded then
+        if self._pools_embeddings:  # the max comes between phi and w_phi, so they cannot be folded
             return theta, project_channels(self._pool(self.phi(x_hat)), w_phi)
         return theta, project_conv(x_hat, self.phi, w_phi)
 
@@ -312,23 +312,16 @@ class NonLocalBlock(nn.Module):
                 nn.init.normal_(conv.weight, std=init_std)
             if conv.bias is not None:
                 nn.init.zeros_(conv.bias)
-        if zero_init:
-            # A zero in a frozen norm would never leave it, and would cut the block off for good.
-            weight = getattr(self.bn, "weight", None)
-            nn.init.zeros_(weight if isinstance(weight, nn.Parameter) else self.out.weight)
+        if zero_init and not start_at_zero(self.bn):
+            nn.init.zeros_(self.out.weight)
 
 
 def _check_arguments(dim: int, pairwise: str, attend: str, temporal_groups: int, algorithm: str) -> None:
-    if dim not in (1, 2, 3):
-        raise one_of("dim", dim, (1, 2, 3))
-    if pairwise not in PAIRWISE:
-        raise one_of("pairwise", pairwise, PAIRWISE)
-    if attend not in (ATTEND if dim == 3 else ("spacetime",)):
-        raise one_of(f"attend with dim={dim}", attend, ATTEND if dim == 3 else ("spacetime",))
+    check_one_of("dim", dim, (1, 2, 3))
+    check_one_of("pairwise", pairwise, PAIRWISE)
+    check_one_of(f"attend with dim={dim}", attend, ATTEND if dim == 3 else ("spacetime",))
     if temporal_groups < 1:
         raise ValueError(f"temporal_groups: got {temporal_groups}, allowed: 1 or more")
     if temporal_groups > 1 and (dim != 3 or attend == "space"):
         raise ValueError(f"temporal_groups: got {temporal_groups}, allowed: 1 with dim={dim} and attend={attend!r}")
-    algorithms = ("auto", *BLOCK_ALGORITHMS[pairwise])
-    if algorithm not in algorithms:
-        raise one_of(f"algorithm with pairwise={pairwise!r}", algorithm, algorithms)
+    check_one_of(f"algorithm with pairwise={pairwise!r}", algorithm, ("auto", *BLOCK_ALGORITHMS[pairwise]))

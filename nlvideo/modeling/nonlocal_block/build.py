@@ -14,12 +14,12 @@ NONLOCAL = Registry(
     """Residual modules that relate distant positions of a feature map.
 
     Called as ``cls(cfg, in_channels, stage="res4")``; ``stage`` is the stage of the network that it stands in. Returns
-    an ``nn.Module`` with ``forward(x: float (N, C, T, H, W)) -> (N, C, T, H, W)``. Where what is registered is a class,
-    logs and reports find the blocks by it; those with an attribute ``algorithm`` also show it.
+    an ``nn.Module`` with ``forward(x: float (N, C, T, H, W)) -> (N, C, T, H, W)``. Logs and reports find the blocks of
+    a registered class. They also show the attribute ``algorithm`` where a block has it.
     """,
 )
 
-# Residual blocks of ResNet-50, for which the paper counts the non-local blocks (Table 2c).
+# Residual blocks of ResNet-50. The paper counts the non-local blocks of this network (Table 2c).
 R50_BLOCKS = {"res2": 3, "res3": 4, "res4": 6, "res5": 3}
 
 
@@ -40,9 +40,9 @@ def build_nonlocal_block(cfg: CfgNode, in_channels: int, stage: str = "res4") ->
 def nonlocal_placement(cfg: CfgNode, blocks_per_stage: dict[str, int]) -> dict[str, list[int]]:
     """Indices of the residual blocks that get a non-local block after them: ``{"res3": [1, 3], "res4": [1, 3, 5]}``.
 
-    ``MODEL.NONLOCAL.BLOCKS`` names the places; where it is empty, each of ``STAGES`` gets a block after every
-    ``EVERY``-th residual block. A stage that is deeper than ResNet-50's gets as many as that one would, spread as the
-    authors' code does: after blocks 6, 13 and 20 of the 23 in res4 of ResNet-101 (Table 2c: "corresponding" blocks).
+    ``MODEL.NONLOCAL.BLOCKS`` names the places. Where it is empty, each of ``STAGES`` gets a block after every
+    ``EVERY``-th residual block. A stage that is deeper than ResNet-50's gets as many as that one, spread as in the
+    authors' code: after blocks 6, 13 and 20 of the 23 in res4 of ResNet-101 (Table 2c: "corresponding" blocks).
 
     Args:
         cfg: the whole config.

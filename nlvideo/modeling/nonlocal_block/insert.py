@@ -1,4 +1,4 @@
-"""Non-local blocks in any network: after sub-modules that are named."""
+"""Non-local blocks in any network, after named sub-modules."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,7 +14,7 @@ class WithNonLocal(nn.Module):
     """A module, then a non-local block on its output.
 
     Args:
-        module: what stood there before; returns one tensor.
+        module: returns one tensor.
         nonlocal_block: a residual module that keeps the shape of its input.
     """
 
@@ -24,7 +24,7 @@ class WithNonLocal(nn.Module):
         self.nonlocal_block = nonlocal_block
 
     def forward(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Whatever the module takes -> its output, (N, C, ...), after the block."""
+        """The arguments of the module -> its output, (N, C, ...), after the block."""
         return self.nonlocal_block(self.module(*args, **kwargs))
 
 
@@ -33,8 +33,8 @@ def insert_nonlocal(model: nn.Module, blocks: Mapping[str, nn.Module]) -> nn.Mod
 
     A block with ``zero_init`` starts as the identity, so the outputs of the network do not change. In the state dict
     ``layer3.4.conv1.weight`` becomes ``layer3.4.module.conv1.weight`` and the block is ``layer3.4.nonlocal_block.*``;
-    other names stay. Load weights of the original network before inserting. A block takes over train or eval mode from
-    the module that it follows; the network's device and dtype are the caller's to give it.
+    other names stay. Load weights of the original network before inserting. A block gets the train or eval mode of the
+    module that it follows. It must already have the device and the dtype of the network.
 
     Example:
         >>> resnet = torchvision.models.resnet50(weights="DEFAULT")
@@ -58,7 +58,7 @@ def insert_nonlocal(model: nn.Module, blocks: Mapping[str, nn.Module]) -> nn.Mod
             raise LookupFailed(f"no sub-module {name!r} in {type(model).__name__}. {hint or 'No name is close.'}")
         parent, _, child = name.rpartition(".")
         places.append((modules[parent], child, modules[name], blocks[name]))
-    # All places are known before the first changes: a name may lie inside another.
+    # No place changes before all are found: one name may be inside another.
     for parent_module, child, module, block in places:
         setattr(parent_module, child, WithNonLocal(module, block.train(module.training)))
     return model

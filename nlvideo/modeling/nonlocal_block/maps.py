@@ -22,7 +22,7 @@ def max_pool_space(u: torch.Tensor) -> torch.Tensor:
     kernel = tuple(2 if axis in space and u.shape[2 + axis] > 1 else 1 for axis in range(dim))
     if dim == 3:
         # With the channels last, 2d pooling of single frames is up to 25 times as fast as 3d pooling, on a CPU.
-        axis = 1 if u.is_contiguous() else 0  # what the frames are merged with, without a copy: channels or clips
+        axis = 1 if u.is_contiguous() else 0  # frames become part of the channels or of the clips, without a copy
         frames = (u if axis else u.transpose(1, 2)).flatten(axis, axis + 1)
         pooled = F.max_pool2d(frames, kernel[1:])
         return pooled.unflatten(1, u.shape[1:3]) if axis else pooled.unflatten(0, (-1, u.shape[2])).transpose(1, 2)
@@ -38,13 +38,13 @@ def as_linear(conv: nn.Module) -> Linear:
 def convolve(x: torch.Tensor, convs: Sequence[nn.Module], *, rows: bool) -> Sequence[torch.Tensor]:
     """conv(x) of each of several convolutions of kernel size 1: maps (N, D, ...).
 
-    On a CPU they are matrix products (``nlvideo.layers.projection``), elsewhere and where a module is not a plain
-    convolution, or is being watched, the modules themselves.
+    On a CPU they are matrix products (``nlvideo.layers.projection``). Elsewhere, and where a module has hooks or is not
+    a plain convolution, the modules are called.
 
     Args:
         x: (N, C, ...).
         convs: from C channels.
-        rows: whether matrix products leave the channels of a position side by side in memory.
+        rows: see ``project``.
     """
     if _are_matrices(x, convs):
         return project(x, [as_linear(conv) for conv in convs], rows=rows)
@@ -78,7 +78,7 @@ def project_channels(x: torch.Tensor, weight_C: torch.Tensor, bias: torch.Tensor
 def project_conv(x: torch.Tensor, conv: nn.Module, weight_D: torch.Tensor) -> torch.Tensor:
     """weight . conv(x) at every position: (N, C, ...) -> (N, 1, ...), in float32 or wider.
 
-    w . (W x + b) = (W^T w) . x + w . b: one product per channel of x, and conv(x) is never made.
+    w . (W x + b) = (W^T w) . x + w . b: one product per channel of x, without conv(x).
 
     Args:
         x: a map of any number of axes.

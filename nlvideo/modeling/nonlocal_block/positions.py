@@ -1,4 +1,4 @@
-"""Which positions attend to which: folding a feature map so that attention happens inside the right sets.
+"""Which positions attend to which, and how a feature map is folded into sets of positions.
 
 A map of 1 or 2 axes counts as a video with one frame (and one row). All positions of a set attend to each other:
 
@@ -30,7 +30,7 @@ def video_size(x: torch.Tensor) -> Size:
 
 
 def num_groups(attend: str, temporal_groups: int, num_frames: int) -> int:
-    """Groups of frames between which nothing is attended to.
+    """Groups of frames; a position attends only inside its own group.
 
     Raises:
         ValueError: where the frames do not split into ``temporal_groups``.
@@ -43,7 +43,7 @@ def num_groups(attend: str, temporal_groups: int, num_frames: int) -> int:
 
 
 def fold(u: torch.Tensor, attend: str, temporal_groups: int) -> torch.Tensor:
-    """(N, D, T, H, W) -> (B, P, D): one row of the batch for each set. Maps of fewer axes likewise.
+    """(N, D, T, H, W) or fewer axes -> (B, P, D): one row of the batch for each set.
 
     Args:
         u: queries, keys or values as a map.

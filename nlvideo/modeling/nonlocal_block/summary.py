@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ def nonlocal_modules(model: nn.Module) -> dict[str, nn.Module]:
 def nonlocal_table(model: nn.Module, inputs: torch.Tensor | tuple) -> list[dict[str, Any]]:
     """One row for each non-local block, in the order in which they run.
 
-    Where there are blocks the network runs once, as a copy on the meta device: no memory, no arithmetic. A network that
+    Where there are blocks the network runs once, as a copy on the meta device, which computes nothing. A network that
     reads values, which meta tensors do not have, runs on the CPU instead.
 
     Args:
@@ -32,8 +33,8 @@ def nonlocal_table(model: nn.Module, inputs: torch.Tensor | tuple) -> list[dict[
     Returns:
         Rows with "name", "T x H x W" (the axes of the map, of one clip), "P x Q" (queries and keys that attend to each
         other, with the number of such sets per clip where there are several), "params", "gmacs" (multiply-adds of one
-        clip by the dense algorithm, as papers count them) and "algorithm" (the one that will run). What a block of a
-        plugin does not tell is "-".
+        clip by the dense algorithm, as papers count them) and "algorithm" (the one that will run). "-" is what the
+        block of a plugin does not tell.
     """
     inputs = inputs if isinstance(inputs, tuple) else (inputs,)
     blocks = nonlocal_modules(model)
@@ -47,7 +48,7 @@ def nonlocal_table(model: nn.Module, inputs: torch.Tensor | tuple) -> list[dict[
 
 
 def format_nonlocal_table(rows: list[dict[str, Any]]) -> str:
-    """The rows of ``nonlocal_table`` as text, with their sums; one line that says so where there is no block."""
+    """The rows of ``nonlocal_table`` as text, with their sums, or "Non-local blocks: none"."""
     if not rows:
         return "Non-local blocks: none"
     total = {
@@ -63,18 +64,14 @@ def _inputs_of(names: Iterable[str], model: nn.Module, inputs: tuple, device: st
     seen: dict[str, torch.Tensor] = {}
     network = without_norms(copy.deepcopy(model).to(device).eval())
     for name in names:
-        network.get_submodule(name).register_forward_hook(_remember(seen, name))
+        network.get_submodule(name).register_forward_hook(partial(_remember, seen, name))
     with torch.no_grad():
         network(*(x.to(device) if isinstance(x, torch.Tensor) else x for x in inputs))
     return seen
 
 
-def _remember(seen: dict[str, torch.Tensor], name: str) -> Any:
-    def hook(module: nn.Module, args: tuple, output: torch.Tensor) -> None:
-        """Keep the block's input; a forward hook."""
-        seen[name] = args[0]
-
-    return hook
+def _remember(seen: dict[str, torch.Tensor], name: str, block: nn.Module, args: tuple, output: torch.Tensor) -> None:
+    seen[name] = args[0]
 
 
 def _describe(block: nn.Module, x: torch.Tensor) -> dict[str, Any]:
