@@ -50,7 +50,7 @@ class _Gram(torch.autograd.Function):
     def backward(ctx: Any, grad_BCC: torch.Tensor) -> torch.Tensor:
         """(B, C, C) -> (B, Q, C)."""
         (x_BQC,) = ctx.saved_tensors
-        # Written as columns of a map, which is what x is: nothing is copied.
+        # Written as columns, so that the gradient of a map is a map without a copy.
         return torch.bmm(grad_BCC + grad_BCC.transpose(1, 2), x_BQC.transpose(1, 2)).transpose(1, 2)
 
 

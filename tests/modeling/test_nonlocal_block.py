@@ -297,7 +297,7 @@ def test_memory_format_does_not_matter(pairwise, algorithm):
         ({"temporal_groups": 0}, "temporal_groups: got 0, allowed: 1 or more"),
         ({"temporal_groups": 2, "attend": "space"}, "temporal_groups: got 2, allowed: 1 with dim=3"),
         ({"algorithm": "sorted"}, "algorithm with pairwise='embedded_gaussian': got 'sorted', allowed: 'auto'"),
-        ({"norm": "LN"}, "norm 'LN'"),
+        ({"norm": "LN"}, "norm: got 'LN', allowed: 'BN'"),
     ],
 )
 def test_constructor_errors(kwargs, message):

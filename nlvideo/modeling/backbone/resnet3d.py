@@ -138,7 +138,7 @@ class ResNet3d(nn.Module):
         width: factor on every channel count, rounded to a multiple of 8.
         in_channels: channels of the video.
         norm: a name that `get_norm` knows.
-        stride_in_1x1: put a bottleneck's stride into its first 1x1 and not into its 3x3 (authors' code).
+        stride_in_1x1: put a bottleneck's stride into its first 1x1 (MSRA's weights) and not its 3x3 (authors' code).
         zero_init_residual: start the last norm of each residual branch with zero weight (authors' BN_INIT_GAMMA 0).
         freeze_at: how many of stem, res2, ... res5 do not train, with the non-local blocks in them.
         nonlocal_places: stage -> residual blocks that get a non-local block after them.
