@@ -9,25 +9,11 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from nlvideo.config import CfgNode
+from nlvideo.data import checks
 from nlvideo.data.catalog import MetadataCatalog, Record
-from nlvideo.data.checks import (
-    check_pair,
-    check_records,
-    check_same_classes,
-    fingerprint,
-    log_dataset,
-    warn_of_shared_videos,
-)
 from nlvideo.data.dataset_mapper import MAPPER
 from nlvideo.data.datasets import get_dataset
-from nlvideo.data.loaders import (
-    TestDataset,
-    TestLoader,
-    TrainDataset,
-    TrainLoader,
-    collate_test,
-    collate_train,
-)
+from nlvideo.data.loaders import TestDataset, TestLoader, TrainDataset, TrainLoader, collate_test, collate_train
 from nlvideo.data.records.records import chain_records, compact_records
 from nlvideo.data.samplers import SAMPLER
 from nlvideo.data.transforms.batch_mixing import BatchMixer
@@ -48,14 +34,14 @@ def build_train_loader(cfg: CfgNode, start_iter: int = 0) -> TrainLoader:
         start_iter: first iteration of a resumed run.
 
     Raises:
-        ValueError: a dataset is not in order or a value does not fit; one line.
+        ValueError: a dataset is faulty or a value does not fit; one line.
         LookupFailed: an unknown dataset, sampler or mapper.
     """
     records = _training_records(cfg)
     clips, repeated = cfg.SOLVER.CLIPS_PER_BATCH, cfg.INPUT.REPEATED_CLIPS
     batch_size = _batch_size(cfg)
     seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
-    # The stream is one of videos; each gives as many clips to the batch as are repeated.
+    # The sampler counts videos. Each gives INPUT.REPEATED_CLIPS clips to the batch.
     start = start_iter * clips // repeated
     rank, world_size = comm.get_rank(), comm.get_world_size()
     sampler = _sampler_class(cfg)(records, seed=seed, rank=rank, world_size=world_size, start=start)
@@ -73,14 +59,14 @@ def build_train_loader(cfg: CfgNode, start_iter: int = 0) -> TrainLoader:
     )
     device = cfg.MODEL.DEVICE if cfg.MODEL.DEVICE != "auto" else "cuda" if cuda else "cpu"
     mixer, first_batch = build_batch_mixer(cfg, batch_size, seed), start_iter * cfg.SOLVER.ACCUMULATE
-    return TrainLoader(loader, len(records), watch, mixer, device, first_batch, fingerprint(records))
+    return TrainLoader(loader, len(records), watch, mixer, device, first_batch, checks.fingerprint(records))
 
 
 def build_test_loader(cfg: CfgNode, name: str) -> TestLoader:
     """Build the loader of this rank's share of a test dataset, one video at a time.
 
     Raises:
-        ValueError: the dataset is not in order or a value does not fit; one line.
+        ValueError: the dataset is faulty or a value does not fit; one line.
         LookupFailed: an unknown dataset or mapper.
     """
     records = _load_dataset(cfg, name, "DATASETS.TEST")
@@ -96,7 +82,7 @@ def share_of_rank(size: int, rank: int, world_size: int) -> range:
 def loader_of_records(
     cfg: CfgNode, records: Sequence[Record], indices: Iterable[int], failed_as: str = "it counts as wrong"
 ) -> TestLoader:
-    """Build the loader of chosen records as in a test; the log says ``failed_as`` of those that cannot be read."""
+    """Build a test loader of chosen records. The log says ``failed_as`` of each video that cannot be read."""
     watch = WorkerWatch(records, cfg.DATALOADER.NUM_WORKERS)
     num_classes = cfg.MODEL.HEAD.NUM_CLASSES if cfg.MODEL.HEAD.LOSS == "sigmoid" else None
     dataset = TestDataset(records, _build_mapper(cfg, False), watch, num_classes)
@@ -127,18 +113,17 @@ def _training_records(cfg: CfgNode) -> Sequence[Record]:
         allowed = "names in the catalog, 'list:FILE', 'folder:DIR', 'wds:PATTERN'"
         raise ValueError(f"DATASETS.TRAIN: got an empty list, allowed: {allowed}")
     records = chain_records([_load_dataset(cfg, name, "DATASETS.TRAIN") for name in cfg.DATASETS.TRAIN])
-    named = [(name, MetadataCatalog.get(name).classes) for name in cfg.DATASETS.TRAIN]
-    named = [(name, classes) for name, classes in named if classes]
+    named = [(name, classes) for name in cfg.DATASETS.TRAIN if (classes := MetadataCatalog.get(name).classes)]
     with _key_named("DATASETS.TRAIN"):
         for name, _ in named[1:]:
-            check_same_classes(*named[0], name)
+            checks.check_same_classes(*named[0], name)
     for name in cfg.DATASETS.TEST:
-        # Now, and not only after the training.
+        # An error in a test dataset comes now, not after the training.
         tested = _load_dataset(cfg, name, "DATASETS.TEST", log=False)
         with _key_named("DATASETS.TEST"):
-            check_pair(cfg.DATASETS.TRAIN, records, name, tested, cfg.MODEL.HEAD.LOSS == "sigmoid")
+            checks.check_pair(cfg.DATASETS.TRAIN, records, name, tested, cfg.MODEL.HEAD.LOSS == "sigmoid")
         if comm.is_main_process():
-            warn_of_shared_videos(cfg.DATASETS.TRAIN, records, name, tested)
+            checks.warn_of_shared_videos(cfg.DATASETS.TRAIN, records, name, tested)
     return records
 
 
@@ -161,22 +146,22 @@ def _build_mapper(cfg: CfgNode, is_train: bool) -> Callable[..., Any]:
 
 
 def _worker_options(cfg: CfgNode, prefetch: int = 2) -> dict[str, Any]:
-    """Arguments of a ``DataLoader``; torch runs each worker on one thread and keeps ``prefetch`` of its batches."""
-    workers = cfg.DATALOADER.NUM_WORKERS
-    if workers == 0:
-        return {"num_workers": 0}
-    # After so many seconds without a batch, WorkerWatch looks at the workers.
-    options = {"prefetch_factor": prefetch, "timeout": 30, "worker_init_fn": partial(begin_worker, os.getpid())}
-    return {"num_workers": workers, **options}
+    """Arguments of a ``DataLoader``. Each worker computes on one thread and has up to ``prefetch`` batches ready."""
+    if not cfg.DATALOADER.NUM_WORKERS:
+        return {}
+    begin = partial(begin_worker, os.getpid())
+    # After 30 seconds without a batch, WorkerWatch looks at the workers.
+    options = {"prefetch_factor": prefetch, "timeout": 30, "worker_init_fn": begin}
+    return {"num_workers": cfg.DATALOADER.NUM_WORKERS, **options}
 
 
 def _load_dataset(cfg: CfgNode, name: str, key: str, log: bool = True) -> Sequence[Record]:
     """The records of a dataset, checked against the config; errors begin with the key that names the dataset."""
     with _key_named(key):
         records = get_dataset(name)
-        check_records(name, records, cfg.MODEL.HEAD.NUM_CLASSES, multi_label=cfg.MODEL.HEAD.LOSS == "sigmoid")
+        checks.check_records(name, records, cfg.MODEL.HEAD.NUM_CLASSES, multi_label=cfg.MODEL.HEAD.LOSS == "sigmoid")
     if log:
-        log_dataset(name, records)
+        checks.log_dataset(name, records)
     return records
 
 
@@ -191,7 +176,7 @@ def _key_named(key: str) -> Iterator[None]:
 
 
 def _sampler_class(cfg: CfgNode) -> Callable:
-    """The sampler of the config; shards are read one after the other unless it says otherwise."""
+    """The sampler of the config. If all data is in shards, they are read one after the other by default."""
     name = cfg.DATALOADER.SAMPLER
     if name == "TrainingSampler" and all(dataset.startswith("wds:") for dataset in cfg.DATASETS.TRAIN):
         name = "ShardSampler"

@@ -1,10 +1,10 @@
 """Datasets by name: a function that returns the records, and what is known about them.
 
 A record is ``{"file_name": absolute path, "label": int or list of int, "video_id": str}``. The path is a video file or
-a folder of frames. Optional are
+a folder of frames. Optional keys:
 
 - ``start_sec``, ``end_sec``: the sample is this part of the video;
-- ``fps``: frames per second of a folder of frames, which any seconds need;
+- ``fps``: frames per second of a folder of frames, needed if the record has any seconds;
 - ``label_spans``: list of (class, start, end), seconds from the start of the file, of a video whose labels change. A
   training clip then has the labels that are active in it, possibly none; at test the video has those of ``label``.
 """
@@ -25,14 +25,14 @@ _SOURCE_KEYS = ("file_name", "start_sec", "end_sec", "fps")
 
 
 def source_of(record: Mapping[str, Any]) -> Record:
-    """Return the part of a record that says where its video is: "file_name" and what it has of the times."""
+    """Return where the video of a record is: its "file_name" and, if it has them, "start_sec", "end_sec" and "fps"."""
     return {key: record[key] for key in _SOURCE_KEYS if record.get(key) is not None}
 
 
 def label_target(label: int | list[int], num_classes: int | None) -> int | list[int] | torch.Tensor:
     """Return the label of a record as models and evaluators take it.
 
-    This is float32 (num_classes,) with ones at the labels, and the label itself where ``num_classes`` is None: where
+    This is float32 (num_classes,) with ones at the labels; or the label itself if ``num_classes`` is None, because
     each video has one label (MODEL.HEAD.LOSS "softmax").
     """
     if num_classes is None:
@@ -95,7 +95,7 @@ class _DatasetCatalog:
 
 
 class _MetadataCatalog:
-    """A table of names and ``Metadata``; ``get`` adds an empty entry where there is none."""
+    """A table of names and ``Metadata``; ``get`` adds an empty entry if there is none."""
 
     def __init__(self) -> None:
         self._metadata: dict[str, Metadata] = {}

@@ -1,4 +1,4 @@
-"""What is checked, and logged, about the datasets of a run before it starts. Each error is one line.
+"""Checks of the datasets of a run before it starts, and lines about them in the log. Each error is one line.
 
 A run also warns of videos that two datasets share: a test on what was trained on says little.
 """
@@ -25,12 +25,13 @@ from nlvideo.utils.files.file_io import absolute_path, file_exists
 from nlvideo.utils.messages import some
 
 _logger = logging.getLogger(__name__)
-# A run looks for every file of a dataset as large as Kinetics-400. Of a larger one it takes so many, evenly spread.
+# Up to MAX_ALL_CHECKED videos, such as those of Kinetics-400, a run looks for every file. Of a larger dataset it looks
+# for NUM_CHECKED files, evenly spread.
 MAX_ALL_CHECKED, NUM_CHECKED = 300_000, 50_000
-# Two large datasets are compared by so many records of each, evenly spread, and by as many whose ids are among so many
-# of the other one's.
+# Of two large datasets, MAX_COMPARED records each are compared, evenly spread, and as many whose id is among _MAX_IDS
+# ids of the other dataset.
 MAX_COMPARED, _MAX_IDS = 5_000, 100_000
-# Files that are opened where sizes are the same, and what is read of each: its beginning, middle and end.
+# How many files of equal size are opened at most, and the size of what is read at the start, middle and end of each.
 _MAX_READ, _PART_BYTES = 2_000, 1 << 14
 
 
@@ -74,7 +75,7 @@ def check_records(name: str, records: Sequence[Record], num_classes: int, multi_
 
 
 def check_files(name: str, records: Sequence[Record]) -> None:
-    """Check that the video of every record exists; of very many records, that of every so many.
+    """Check that the video of each record exists; in a very large dataset, of every n-th record.
 
     Raises:
         ValueError: how many do not, and the first few of them; or a folder of frames lacks the rate it needs.
@@ -91,7 +92,7 @@ def check_files(name: str, records: Sequence[Record]) -> None:
 
 
 def _missing_file(name: str, records: Sequence[Record], index: int) -> str | None:
-    """The path of a record's file where there is none."""
+    """The path of a record's file if it does not exist."""
     record = records[index]
     member = split_member_path(record["file_name"])
     path = record["file_name"] if member is None else member[0]
@@ -114,7 +115,7 @@ def check_pair(
         train_records: all their records.
         test: name of the test dataset.
         test_records: its records.
-        multi_label: whether videos have any number of labels. Rare classes may then occur in the test alone.
+        multi_label: videos may have several labels. Rare classes may then be in the test alone.
 
     Raises:
         ValueError: the names of the classes differ, or the test has a class that training lacks; one line.
@@ -135,7 +136,7 @@ def check_pair(
 
 
 def dataset_classes(names: Sequence[str]) -> list[str]:
-    """Return the class names of the first dataset that names its classes; none where no dataset does.
+    """Return the class names of the first dataset that names its classes; an empty list if none does.
 
     This reads no video and no list of videos. The names are those in the ``MetadataCatalog``. For a dataset that has
     not been read yet they are in the file of names beside ``list:FILE``, or are the folders in ``folder:DIR``.
@@ -153,7 +154,7 @@ def _classes_of(name: str) -> list[str]:
 
 
 def check_same_classes(one: str, classes: Sequence[str], other: str) -> None:
-    """Check that a dataset names its classes as another one, or a model, does. Either may have no names.
+    """Check that a dataset has the same class names as another dataset or a model. Either may have no names.
 
     Args:
         one: who names the classes first, for the message.
@@ -207,10 +208,10 @@ def warn_of_shared_videos(
 
 
 def find_shared_videos(one: Sequence[Record], other: Sequence[Record]) -> tuple[list[tuple[str, str]], int]:
-    """Return the videos that are in both datasets: the same file, also under two names, or a copy of it.
+    """Return the videos that are in both datasets: the same file, perhaps under two names, or a copy of it.
 
-    Parts of one file count, whichever they are. Remote files are left out. Copies are told by their size and a hash of
-    parts of them; folders of frames count where they are the same folder.
+    Two parts of one file count as shared. Remote files are left out. Copies have the same size and the same hash of
+    their start, middle and end. Of folders of frames, only the same folder counts.
 
     Returns:
         (file of one, file of the other) for each shared video, and how many videos of the other were looked at.
@@ -244,7 +245,7 @@ def _distinct_files(records: Sequence[Record], ids: np.ndarray, others: np.ndarr
     picked: Iterable[int] = range(len(records))
     if len(records) > MAX_COMPARED:
         spread = np.linspace(0, len(records) - 1, MAX_COMPARED).astype(np.int64)
-        # Not isin, which sorts all of both.
+        # isin would sort all ids of both.
         some = np.sort(others[:: -(-len(others) // _MAX_IDS)])
         places = np.minimum(np.searchsorted(some, ids), len(some) - 1)
         picked = np.union1d(spread, np.flatnonzero(some[places] == ids)[:MAX_COMPARED]).tolist()
@@ -252,11 +253,11 @@ def _distinct_files(records: Sequence[Record], ids: np.ndarray, others: np.ndarr
 
 
 def _look_at(path: str) -> tuple[str, tuple[int, int, int], int] | None:
-    """A path; its device, inode and offset in a shard; its bytes, 0 of a folder. None of what cannot be looked at."""
+    """A path; its device, inode and offset in a shard; its size in bytes, 0 for a folder. None without access to it."""
     file, offset, size = split_member_path(path) or (path, 0, None)
     try:
         status = os.stat(file)
-    except OSError:  # of a remote path, too
+    except OSError:  # also for a remote path
         return None
     size = status.st_size if size is None else size
     return path, (status.st_dev, status.st_ino, offset), size if stat.S_ISREG(status.st_mode) else 0

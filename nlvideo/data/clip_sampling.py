@@ -180,7 +180,7 @@ class SegmentClip(ClipSampler):
         return [rng.integers(first, end).tolist() for _ in range(self.num_clips)]
 
 
-# Test clips where other libraries put them, so that their published numbers can be tested as they were made.
+# Test clips where other libraries put them, so that their published numbers can be reproduced.
 
 
 @CLIP_SAMPLER.register()
@@ -188,7 +188,7 @@ class SlowFastClips(ClipSampler):
     """Test clips where PySlowFast puts them by default.
 
     With S = L * s and d = max(0, n - S), clip j of K covers S frames from ``d * j / K``, so that the last d / K frames
-    are never seen, and takes L of them with equal distances from the first to the last: frame i is ``d * j / K +
+    are never seen, and takes L of them at equal distances from the first to the last: frame i is ``d * j / K +
     i * (S - 1) / (L - 1)`` rounded down, at most n - 1. That distance is larger than s::
 
         L = 8, s = 8       0 9 18 27 36 45 54 63, and not 0 8 16 24 32 40 48 56

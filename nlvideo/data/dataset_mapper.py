@@ -37,7 +37,7 @@ MAPPER = Registry(
     in training, and counts the video as wrong at test. A mapper is pickled into worker processes.
     """,
 )
-# Frames of a video that is longer than most clips.
+# Frames of a video that is longer than any usual clip.
 _LONG_VIDEO = 100_000
 
 
@@ -50,7 +50,7 @@ class VideoMapper:
     further augmentations, and repeated clips do so one after the other.
 
     Args:
-        is_train: which of the two.
+        is_train: for training; False: for test.
         clip_sampler: chooses the frames; see ``CLIP_SAMPLER``.
         short_side_range: [smallest, largest] short side, pixels; the first is used at test.
         crop_size: pixels; 0 at test for whole frames.
@@ -66,7 +66,7 @@ class VideoMapper:
 
     Raises:
         ValueError: at test, a clip sampler that needs a random generator.
-        ImportError: torchcodec is to read the files and does not load.
+        ImportError: torchcodec should read the files but cannot be loaded.
     """
 
     @configurable
@@ -96,7 +96,7 @@ class VideoMapper:
         self.crop_area_range, self.crop_aspect_range = crop_area_range, crop_aspect_range
         self.augmentations = list(augmentations)
         if not is_train:
-            # A sampler that cannot do without chance is an error here and not in a worker.
+            # A sampler that needs a random generator is an error here and not in a worker.
             with suppress(VideoTooShort):
                 clip_sampler(_LONG_VIDEO, None)
 
@@ -141,9 +141,9 @@ class VideoMapper:
     def _decode(
         self, record: Record, rng: np.random.Generator | None
     ) -> tuple[list[list[int]], np.ndarray, list[int | list[int]]]:
-        """The clips as rows of the frames, the frames (each that any clip needs, once), and each clip's label.
+        """Return the clips as rows of the frames, the frames (each one once), and the label of each clip.
 
-        The frames of a test are resized, because all its views share them.
+        At test the frames are resized here, because all views share them.
         """
         with open_video(record["file_name"], record.get("fps"), **self.reading) as video:
             first, end = frame_interval(record, video)
@@ -175,7 +175,7 @@ class VideoMapper:
     def _test_views(self, frames: torch.Tensor, clips: list[list[int]]) -> torch.Tensor:
         views = []
         for clip in clips:
-            # Not crop[clip]: torch gathers by a list a pixel at a time.
+            # crop[clip] is slow: torch then gathers one pixel at a time.
             rows = torch.tensor(clip)
             for crop in augmentation.uniform_crops(frames, self.crop_size, self.num_crops):
                 view = crop.index_select(0, rows)

@@ -15,7 +15,7 @@ from nlvideo.errors import FORESEEN, VideoDecodeError, VideoTooShort, portable
 from nlvideo.utils.system.time_limit import given_up
 
 _logger = logging.getLogger(__name__)
-# So many videos in a row may fail before the error says that the dataset is broken.
+# After so many failed videos in a row, an error says that the dataset is broken.
 MAX_ATTEMPTS = 20
 
 # What the mapper makes of a record.
@@ -27,15 +27,15 @@ _Unusable = VideoDecodeError | VideoTooShort
 class TrainDataset(Dataset):
     """Samples for training, by (index of a record, position in the stream).
 
-    The chance of a sample comes from the seed and the position alone. It also draws another record where one cannot be
-    decoded or is too short. ``"failed"`` of the sample lists (path, reason) of these.
+    The random numbers of a sample depend on the seed and the position alone. They also choose another record if one
+    cannot be decoded or is too short. ``"failed"`` of the sample lists (path, reason) of the records that failed.
 
     Args:
         records: the dataset.
         mapper: see ``MAPPER``.
         seed: the run's, at least 0.
         watch: is told which record is being read.
-        repeated_clips: samples that the mapper returns of each record, as a list where it is not one.
+        repeated_clips: how many samples the mapper returns for a record; several come as a list.
     """
 
     def __init__(
@@ -53,9 +53,9 @@ class TrainDataset(Dataset):
         return len(self.records)
 
     def __getitem__(self, key: tuple[int, int]) -> list[Sample] | Exception:
-        """Return the samples of a record, or the error to raise, such as that no replacement works either.
+        """Return the samples of a record, or an error, which the loader raises.
 
-        The error is returned, so that it reaches the user without a worker's traceback around it.
+        It is returned here so that it reaches the user without the traceback of a worker around it.
         """
         index, position = key
         rng = np.random.default_rng([self.seed, position])
@@ -86,18 +86,18 @@ class TrainDataset(Dataset):
         if len(samples) != self.repeated_clips:
             allowed = f"allowed with {type(self.mapper).__name__}, which makes {len(samples)} per video: {len(samples)}"
             return ValueError(f"INPUT.REPEATED_CLIPS: got {self.repeated_clips}, {allowed}")
-        # One video failed, even where several clips were to come from it.
+        # A failed video counts once, even if several clips were to come from it.
         return [{**sample, "failed": [] if i else failed} for i, sample in enumerate(samples)]
 
 
 class TestDataset(Dataset):
-    """Samples for testing, by index, with where their videos are; one that fails keeps its place, ``"video": None``.
+    """Test samples by index, with where each video is. One that fails keeps its place, with ``"video": None``.
 
     Args:
         records: the dataset.
         mapper: see ``MAPPER``.
         watch: is told which record is being read.
-        num_classes: of ``label_target``, for videos that fail.
+        num_classes: see ``label_target``; for videos that fail.
     """
 
     __test__ = False  # pytest takes it for a test by its name
@@ -123,7 +123,7 @@ class TestDataset(Dataset):
         except (VideoDecodeError, VideoTooShort) as error:
             label = label_target(record["label"], self.num_classes)
             sample = {"video": None, "label": label, "video_id": record["video_id"], **source_of(record)}
-            # The workers of the next test start with what these have given up.
+            # So that the workers of the next test do not try again what this one has given up.
             return {**sample, "failed": True, "error": error, "given_up": dict(given_up)}
         except FORESEEN as error:
             return portable(error)
@@ -148,7 +148,7 @@ def _unusable_dataset(failed: list[tuple[str, str]], errors: Sequence[Exception]
 
 
 def collate_train(groups: Sequence[list[Sample] | Exception]) -> dict[str, Any] | Exception:
-    """Stack the samples of the videos of a training batch; an error among them becomes the batch.
+    """Stack the samples of the videos of a training batch; if one of them is an error, it is the batch.
 
     Returns:
         {"video": uint8 (N, C, T, H, W), "label": int64 (N,) or float32 (N, num_classes), "video_id": list of str,

@@ -21,7 +21,8 @@ from nlvideo.utils.system.processes import end_with_parent
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 _CHUNK = 1000
-# A look at one file: microseconds on a local disk, a fraction of a millisecond over a network.
+# Threads for a slow file system. It is slow if a look at a file takes longer than so many seconds: microseconds are
+# usual on a local disk, a fraction of a millisecond over a network.
 _NUM_THREADS, _SLOW_SEC = 16, 3e-4
 
 
@@ -31,14 +32,14 @@ def look_at_files(look: Callable[[Item], Result], items: Sequence[Item], desc: s
     Args:
         look: opens a file or asks for its status. What it raises is raised here.
         items: paths, for example.
-        desc: of the progress bar, which is shown where this takes long.
+        desc: of the progress bar, which is shown if this takes long.
     """
     chunks = [items[i : i + _CHUNK] for i in range(_CHUNK, len(items), _CHUNK)]
     begin = time.perf_counter()
     first = [look(item) for item in items[:_CHUNK]]
     slow = time.perf_counter() - begin > _SLOW_SEC * len(first)
     yield from first
-    # Several threads wait for a slow file system. On a fast one they would only wait for each other.
+    # Several threads help on a slow file system. On a fast one they would only wait for each other.
     with ThreadPoolExecutor(_NUM_THREADS if slow else 1) as pool:
         found = pool.map(lambda chunk: [look(item) for item in chunk], chunks)
         for results in progress_bar(found, total=len(chunks), desc=desc, delay=5, leave=False):
@@ -61,7 +62,7 @@ def map_in_processes(
     queue, work = enumerate(items), partial(_answer, function)
     context = multiprocessing.get_context(start_method)
     while lost := (yield from _run_pool(work, queue, num_workers, context)):
-        # Which of the items was it? Each gets a process of its own.
+        # One of these items ended the process. Each is tried in a process of its own, to find out which.
         for index, item in lost:
             if (yield from _run_pool(work, iter([(index, item)]), 1, context)):
                 yield index, ProcessDied("the process that read it died: a crash, or out of memory")

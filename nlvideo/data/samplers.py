@@ -27,7 +27,7 @@ SAMPLER = Registry(
     gives their labels), a seed of at least 0 that all ranks share, and the first position in the stream of all ranks,
     above 0 in a resumed run. Iterating it yields ``(index of a record, position)`` without end, for the positions
     ``start + rank``, ``start + rank + world_size``, ...: the position seeds the chance of its sample. What is at a
-    position must depend on nothing else than records, seed and position, or a resumed run is another one.
+    position must depend on records, seed and position alone. Otherwise a resumed run would differ.
     ``StreamSampler`` is a base class that does so.
     """,
 )
@@ -60,7 +60,7 @@ class StreamSampler(ABC):
     def permutation(self, size: int, epoch: int, purpose: int) -> np.ndarray:
         """Return a permutation that depends on the seed, the epoch and the purpose; the last of each purpose is kept.
 
-        The purpose keeps permutations apart from each other, and from the chance of clips, whose seeds are alike.
+        The purpose makes them differ from each other, and from the random numbers of clips, whose seeds are similar.
         """
         if purpose not in self._permutations or self._permutations[purpose][0] != epoch:
             rng = np.random.default_rng([self.seed, epoch, purpose])
@@ -91,7 +91,7 @@ class ShardSampler(TrainingSampler):
     are in no shard count as one shard.
 
     Args:
-        buffer: records; 1 for those of a shard in their order.
+        buffer: in records; 1 keeps the order within a shard.
     """
 
     def __init__(self, records: Sequence[Record], *, buffer: int = 4096, **kwargs: int):

@@ -20,12 +20,12 @@ from nlvideo.data.catalog import Record
 from nlvideo.errors import WorkerDied
 from nlvideo.utils.system.processes import stop_signals
 
-# Ranks wait for each other as long. No video takes so long to decode, whatever its length.
+# Ranks wait this long for each other, too. No video takes so long to decode.
 _STALLED_SEC = 1800.0
 
 
 class WorkerWatch:
-    """Notes which record each worker has begun to read, in memory that they share: a dead worker cannot tell.
+    """Notes which record each worker has begun to read, in shared memory, because a dead worker cannot say it.
 
     Args:
         records: the dataset, in the order of the indices that are noted.
@@ -34,7 +34,7 @@ class WorkerWatch:
 
     def __init__(self, records: Sequence[Record], num_workers: int):
         self._records = records
-        # Process id, index and time of its beginning by worker; 0 before the first.
+        # For each worker: its process id, the index that it reads, and since when; 0 before the first.
         with full_memory_explained():
             self._begun = torch.zeros(num_workers, 3, dtype=torch.int64).share_memory_()
 
@@ -121,7 +121,7 @@ def explained(loader: object) -> AbstractContextManager:
 
 @contextmanager
 def full_memory_explained() -> Iterator[None]:
-    """Start workers in this block, and make what they share. Without room for that, the error says what to do.
+    """Start workers in this block, and make what they share. If there is no room for it, the error says what to do.
 
     Raises:
         OSError: one line.
@@ -129,7 +129,7 @@ def full_memory_explained() -> Iterator[None]:
     try:
         yield
     except (RuntimeError, OSError) as error:
-        # Semaphores lie in the shared memory, too; their error names no file.
+        # Semaphores are in shared memory, too. Their error names no file.
         nameless = isinstance(error, OSError) and error.errno == errno.ENOSPC and error.filename is None
         if full := _full_memory(error, nameless):
             raise full from None
@@ -137,10 +137,10 @@ def full_memory_explained() -> Iterator[None]:
 
 
 def _full_memory(error: BaseException, is_full: bool = False) -> OSError | None:
-    """The error for a full shared memory, where torch's error says that a tensor or a worker found no room in it."""
+    """The error for a full shared memory, if torch's error says that a tensor or a worker found no room in it."""
     if not is_full and not re.search("</torch_.*No space left on device|out of shared memory", str(error)):
         return None
-    # macOS has no such folder.
+    # macOS has no /dev/shm.
     size = f" ({shutil.disk_usage('/dev/shm').total / 2**20:.0f} MiB)" if os.path.isdir("/dev/shm") else ""
     return OSError(
         f"/dev/shm is full{size}: data workers hand over what they read in it. Make it larger"
@@ -171,8 +171,8 @@ def signals_blocked() -> Iterator[None]:
 def begin_worker(main_pid: int, worker_id: int = 0) -> None:
     """Prepare a worker of a loader, which was started with its signals blocked.
 
-    It ends at the main process's own SIGTERM; torch sends one. Where it cannot hand a batch over, it sends the error
-    instead: torch would print it and leave the main process waiting. Torch also gives the number of the worker.
+    Only a SIGTERM of the main process ends it, such as torch sends. If it cannot hand a batch over, it sends the error
+    instead; torch would print it and leave the main process waiting. Torch passes ``worker_id``.
     """
     # The queue calls this method, which its documentation offers to subclasses, and torch makes the queue.
     queues.Queue._on_queue_feeder_error = _send_error  # type: ignore[attr-defined]
@@ -184,7 +184,7 @@ def begin_worker(main_pid: int, worker_id: int = 0) -> None:
 
 
 def _wait_for_sigterm(main_pid: int) -> None:
-    # A handler would not learn who has sent the signal.
+    # A signal handler would not know which process has sent the signal.
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != main_pid:
         pass
     os._exit(0)

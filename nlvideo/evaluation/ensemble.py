@@ -1,4 +1,4 @@
-"""Average scores again without running the model: the views of a results file, and several results files."""
+"""Average saved scores without running a model: the views of one results file, or several results files."""
 
 import inspect
 from collections.abc import Sequence
@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from nlvideo.config.validate import ALLOWED
+from nlvideo.data.catalog import label_target
 from nlvideo.evaluation.evaluator import EVALUATOR, Evaluator
 from nlvideo.evaluation.results_file import Results, VideoScores, is_usable
 from nlvideo.utils.messages import one_of, some
@@ -23,8 +24,8 @@ def average_scores(
 
     Args:
         rows: (R, K).
-        average: "softmax", the mean of the probabilities, or "logits", the probabilities of the mean logits. Made from
-            probabilities, the latter is their normalised geometric mean: a softmax loses only a constant of its logits.
+        average: "softmax", the mean of the probabilities, or "logits", the probabilities of the mean logits. Of
+            probabilities, "logits" is the normalised geometric mean: a softmax loses only a constant of its logits.
         given: what the rows are: "softmax" (probabilities) or "logits".
         activation: what makes probabilities of logits: "softmax" or "sigmoid".
         weights: one per row, with a sum above 0; None: equal.
@@ -55,7 +56,7 @@ def _probabilities(logits: np.ndarray, activation: str) -> np.ndarray:
 
 
 def _logits(probabilities: np.ndarray, activation: str) -> np.ndarray:
-    # A float32 probability that has become 0 or 1 stands for one that is as close to it as float32 can tell.
+    # A float32 probability of exactly 0 or 1 stands for one that float32 cannot tell from it.
     logs = np.log(np.maximum(probabilities, np.finfo(np.float32).tiny))
     if activation == "softmax":
         return logs
@@ -70,15 +71,13 @@ def rescore(results: Results, average: str) -> Results:
     """
     if average not in AVERAGES:
         raise one_of("average", average, AVERAGES)
-
-    def _again(video: VideoScores) -> VideoScores:
-        if video.views is None:
-            return video
-        scores = average_scores(video.views, average, given=results.average, activation=results.activation)
-        return replace(video, scores=scores)
-
     kept = all(video.views is not None for video in results.videos if is_usable(video))
-    videos = [_again(video) for video in results.videos]
+    videos = []
+    for video in results.videos:
+        if video.views is not None:
+            scores = average_scores(video.views, average, given=results.average, activation=results.activation)
+            video = replace(video, scores=scores)
+        videos.append(video)
     return replace(results, videos=videos, average=average if kept else results.average)
 
 
@@ -89,8 +88,8 @@ def ensemble(
 
     Args:
         parts: tests of the same videos.
-        weights: one per part, none below 0 and their sum above 0. If some models have no scores of a video, it is
-            averaged over the others.
+        weights: one per part, none below 0 and their sum above 0. A video without scores of
+            some models is averaged over the others.
         average: "softmax" or "logits", see ``average_scores``.
         names: what errors call the parts; None: their numbers.
 
@@ -119,7 +118,7 @@ def ensemble(
 
 
 def evaluate_results(results: Results, evaluator: str = "") -> dict[str, float]:
-    """Return the metrics of saved or averaged scores: the evaluator gets them as in a test.
+    """Return the metrics of saved or averaged scores. The evaluator gets them as in a test.
 
     Args:
         results: what to score.
@@ -130,7 +129,7 @@ def evaluate_results(results: Results, evaluator: str = "") -> dict[str, float]:
 
     Raises:
         LookupFailed: the evaluator is not registered.
-        ValueError: the results do not suit it, or it needs a config.
+        ValueError: the results do not suit the evaluator, or it needs a config.
     """
     name = evaluator or results.evaluator
     cls = EVALUATOR.get(name)
@@ -144,21 +143,13 @@ def evaluate_results(results: Results, evaluator: str = "") -> dict[str, float]:
     own: Evaluator = cls(results.dataset, results.num_classes)
     own.reset()
     for video in results.videos:
-        own.process([_as_input(video, results.num_classes)], _as_outputs(video))
+        label = label_target(video.label, results.num_classes if isinstance(video.label, list) else None)
+        source = {**video.source, "video_id": video.video_id, "label": label, "failed": video.scores is None}
+        own.process([source], _as_outputs(video))
     found = own.evaluate()
     if len(found) == 1:
         return next(iter(found.values()))
     return {f"{task}/{metric}": value for task, metrics in found.items() for metric, value in metrics.items()}
-
-
-def _as_input(video: VideoScores, num_classes: int) -> dict[str, Any]:
-    """Return what a test loader gives for a video, without its pixels."""
-    label: int | torch.Tensor
-    if isinstance(video.label, list):
-        label = torch.zeros(num_classes).index_fill_(0, torch.tensor(video.label, dtype=torch.long), 1.0)
-    else:
-        label = video.label
-    return {**video.source, "video_id": video.video_id, "label": label, "failed": video.scores is None}
 
 
 def _as_outputs(video: VideoScores) -> list[dict[str, Any]]:
@@ -170,7 +161,7 @@ def _as_outputs(video: VideoScores) -> list[dict[str, Any]]:
 
 
 def _check_same_videos(parts: Sequence[Results], names: Sequence[str]) -> None:
-    """Raise a ValueError that names two parts and how they differ, unless all are of the same videos and labels."""
+    """Raise a ValueError that says how two parts differ, unless all have the same videos and labels."""
     first = parts[0]
     labels = {video.video_id: video.label for video in first.videos}
     for part, name in zip(parts[1:], names[1:], strict=True):

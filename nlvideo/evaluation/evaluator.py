@@ -1,6 +1,6 @@
-"""What an evaluator is, the registry of evaluators, the base of those that need the scores of each video, and accuracy.
+"""The registry of evaluators, their base classes, and accuracy for videos of one label each.
 
-Accuracy is for videos of one label each; nlvideo/evaluation/multilabel.py has the metrics for several.
+nlvideo/evaluation/multilabel.py has the metrics for videos of several labels.
 """
 
 import logging
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 EVALUATOR = Registry(
     "EVALUATOR",
-    """What turns the outputs of a model over a test set into metrics.
+    """Turns the outputs of a model for a test set into metrics.
 
     Called as ``cls(cfg, dataset_name, num_classes)`` for a test, and as ``cls(dataset_name, num_classes)`` for saved
     results, which have no config. ``@configurable`` gives a constructor both forms; :class:`Evaluator` has them.
@@ -40,7 +40,7 @@ _MAX_LISTED = 20
 
 
 class Evaluator:
-    """Collects what it needs of each video, then computes metrics once; a base class.
+    """A base class: collects what it needs of each video, then computes metrics once.
 
     :class:`PerVideoEvaluator` is the base for metrics of all scores together. It also saves the scores.
 
@@ -194,12 +194,12 @@ class PerVideoEvaluator(Evaluator):
         """Gather the videos of all ranks and compute the metrics on rank 0; ``{}`` elsewhere.
 
         Raises:
-            ValueError: there was no video at all.
+            ValueError: there was no video.
         """
         gathered = comm.gather_object(self._videos)
         if not comm.is_main_process():
             return {}
-        # The order of arrival depends on the number of ranks; the file should not.
+        # The order of arrival depends on the number of ranks. That of the file should not.
         videos = sorted((video for part in gathered for video in part), key=lambda video: video.video_id)
         if not videos:
             raise ValueError(f"dataset {self.dataset_name!r}: no video was evaluated")
@@ -209,7 +209,7 @@ class PerVideoEvaluator(Evaluator):
         if rows:
             logger.info("%s of each class of %s:\n%s", self.per_class_metric, self.dataset_name, format_per_class(rows))
         if self.output_dir is not None:
-            # Under this name saved results are scored again; it need not be that of the class.
+            # Its name in the registry, by which saved results are scored again. The class may have another name.
             own = next((name for name in EVALUATOR if EVALUATOR.get(name) is type(self)), type(self).__name__)
             results = Results(
                 self.dataset_name, own, self.num_classes, videos, self.average, self.activation,
@@ -313,7 +313,7 @@ class ClassificationEvaluator(PerVideoEvaluator):
                     "MultiLabelEvaluator)"
                 )
         labels = np.array([video.label for video in videos])
-        # Last of all: after any class of a video that has scores.
+        # Without scores a video is wrong, for every k.
         ranks = np.full(len(videos), self.num_classes)
         scores = [video.scores for video in videos if video.scores is not None and is_usable(video)]
         if scores:

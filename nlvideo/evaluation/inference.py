@@ -41,7 +41,7 @@ def inference_on_dataset(
     Raises:
         ValueError: the ranks together did not see each video once.
     """
-    # The wrapper exchanges buffers in each forward, which hangs if one rank has more videos than another.
+    # The wrapper exchanges buffers in each forward. It would hang, because ranks have different numbers of videos.
     model = model.module if isinstance(model, DistributedDataParallel) else model
     evaluator.reset()
     dataset_size = getattr(loader, "dataset_size", None)
@@ -66,7 +66,7 @@ def inference_on_dataset(
 
 
 def _grouped(loader: Iterable[list[dict[str, Any]]], max_views: int) -> Iterator[list[dict[str, Any]]]:
-    """Join the lists of a loader while their views fit into one forward pass; 0: leave them as they are."""
+    """Join the lists of a loader as long as their views fit into one forward pass; 0: leave them as they are."""
     group: list[dict[str, Any]] = []
     num_views = 0
     for inputs in loader:
@@ -95,7 +95,7 @@ def _eval_mode(model: nn.Module) -> Iterator[None]:
 
 
 def _share_buffers(model: nn.Module) -> None:
-    # Each rank's BN has seen other clips since the last exchange; all evaluate with those that a checkpoint holds.
+    # The batch norms of each rank have seen other clips. All ranks evaluate with the buffers that a checkpoint holds.
     if comm.get_world_size() > 1:
         for buffer in model.buffers():
             dist.broadcast(buffer, src=0)

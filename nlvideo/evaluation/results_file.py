@@ -65,7 +65,7 @@ def write_results(path: str, results: Results) -> None:
     header = {**_FORMAT.header(), **own, **results.metrics, "per_class": results.per_class}
 
     def _write(file: BinaryIO) -> None:
-        # Row by row: with all views of a large test set the text is larger than the arrays.
+        # Row by row, because the text of all views of a large test set is larger than their arrays.
         file.write(f'{json.dumps(header)[:-1]}, "videos": ['.encode())
         for index, video in enumerate(results.videos):
             file.write(f"{',' if index else ''}\n{json.dumps(_row(video))}".encode())
@@ -106,7 +106,7 @@ def _row(video: VideoScores) -> dict[str, Any]:
 
 
 def _numbers(values: np.ndarray) -> list:
-    # Nine significant digits: reading them gives the same float32 back, so that no new ties change a metric.
+    # Nine significant digits give the same float32 when they are read. So no new ties change a metric.
     exact = values.astype(np.float64)
     with np.errstate(divide="ignore"):
         magnitude = np.floor(np.log10(np.abs(exact)))
@@ -115,7 +115,7 @@ def _numbers(values: np.ndarray) -> list:
 
 
 def _compact(row: dict[str, Any]) -> dict[str, Any]:
-    # As soon as a row is read: Python's lists of floats take eight times the memory.
+    # As soon as a row is read, because Python's lists of floats take eight times the memory.
     if "video_id" in row:
         for name in ("scores", "views"):
             if row.get(name) is not None:

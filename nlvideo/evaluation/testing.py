@@ -13,7 +13,7 @@ logger = logging.getLogger(__name__)
 
 # Metrics that are the share of the videos for which something holds. A mean over classes and the mAP are not.
 _SHARES = ("top1", "top5", "accuracy")
-# Standard deviations that hold 95 % of a normal distribution.
+# 95 % of a normal distribution lie within this many standard deviations of its mean.
 _Z = 1.959964
 # Tables of more classes than this show the best and the worst.
 _MAX_CLASSES = 20
@@ -126,7 +126,7 @@ def verify_results(cfg: CfgNode, results: Mapping[str, Mapping[str, Any]]) -> bo
     all_good = True
     for task, metric, expected, tolerance in rows:
         actual = tasks.get(task, {}).get(metric, math.nan)
-        # A NaN compares false, as it should.
+        # With a NaN this is false, as it should be.
         good = abs(actual - expected) <= tolerance
         all_good = all_good and good
         found = actual if metric in tasks.get(task, {}) else f"no such metric (tasks: {', '.join(tasks) or 'none'})"

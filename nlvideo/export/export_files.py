@@ -31,7 +31,7 @@ ALGORITHMS = {
 
 
 def view_recipe(cfg: CfgNode) -> dict[str, Any]:
-    """Return how a test makes clips of a video and one score of theirs, as plain values; see docs/export.md.
+    """Return how a test makes clips of a video, and one score of them, as plain values; see docs/export.md.
 
     Files of features and exported models carry it, for use without nlvideo.
     """
@@ -54,7 +54,7 @@ def view_recipe(cfg: CfgNode) -> dict[str, Any]:
 
 
 class ClipScorer(nn.Module):
-    """Probabilities of clips. It normalises the pixels, and knows nothing of videos."""
+    """Makes probabilities of single clips. It normalises the pixels."""
 
     pixel_mean: torch.Tensor
     pixel_std: torch.Tensor
@@ -106,7 +106,7 @@ def trace(model: nn.Module, clips: torch.Tensor) -> torch.export.ExportedProgram
     batch = torch.export.Dim("batch", min=1)
     with torch.no_grad():
         program = torch.export.export(ClipScorer(model), (clips.cpu(),), dynamic_shapes={"clips": {0: batch}})
-    # They would be in the file, many megabytes of the user's video.
+    # Otherwise the file would hold many megabytes of the user's video.
     program.example_inputs = None
     for module in program.graph_module.modules():
         for node in getattr(getattr(module, "graph", None), "nodes", ()):
@@ -144,7 +144,7 @@ def write_export(program: torch.export.ExportedProgram, path: str, format: str, 
     """
     text = json.dumps(recipe, ensure_ascii=False)
     if format == "pt2":
-        # Not into the file: PyTorch's error for a full disk says nothing of a disk, and then aborts the process.
+        # Not directly into the file: if the disk is full, PyTorch does not say so and aborts the process.
         torch.export.save(program, buffer := io.BytesIO(), extra_files={ENTRY: text})
         Path(path).write_bytes(buffer.getbuffer())
         return
@@ -172,7 +172,7 @@ def read_export(path: str, format: str) -> tuple[Callable[[torch.Tensor], torch.
     """
     if format == "pt2":
         texts = {ENTRY: ""}
-        # Opened here: of a path, PyTorch expects that it ends in .pt2.
+        # Opened here, because PyTorch expects that a path ends in .pt2.
         with open(path, "rb") as file:
             network = torch.export.load(file, extra_files=texts).module()
         return torch.no_grad()(network), json.loads(texts[ENTRY])

@@ -66,7 +66,10 @@ def export_model(
         VideoDecodeError: the given video cannot be read.
         UnexpectedResults: the scores differ by more than `TOLERANCE`; nothing is written.
     """
-    format = format or _format_of(output)
+    if format is None:
+        format = os.path.splitext(output)[1].removeprefix(".")
+        if format not in FORMATS:
+            raise ValueError(f"output: got {output!r}, allowed without a format: a name that ends in .pt2 or .onnx")
     check_packages(format)
     _check_output(output, overwrite)
     if not cfg.TEST.CROP_SIZE:
@@ -128,19 +131,12 @@ def three_clips(views: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def _largest_difference(model: nn.Module, path: str, format: str, clips: torch.Tensor) -> float:
-    # The way of the test, a video with one view each, and not a function that the graph was traced from.
+    # As in a test, a video with one view each, and not by the function that the graph was traced from.
     outputs = model([{"video": clip[None], "video_id": ""} for clip in clips])
     expected = torch.stack([output["scores"] for output in outputs])
     run, _ = read_export(path, format)
     alone = torch.cat([run(clip[None]) for clip in clips])
     return torch.stack([run(clips) - expected, alone - expected]).abs().max().item()
-
-
-def _format_of(output: str) -> str:
-    ending = os.path.splitext(output)[1].removeprefix(".")
-    if ending not in FORMATS:
-        raise ValueError(f"output: got {output!r}, allowed without a format: a name that ends in .pt2 or .onnx")
-    return ending
 
 
 def _check_output(output: str, overwrite: bool) -> None:

@@ -29,7 +29,7 @@ from nlvideo.utils.messages import did_you_mean, one_of
 POOLS = ("avg", "none")
 VIEWS = ("mean", "keep")
 DTYPES = ("float32", "float16")
-# A shard is what is in memory, and what is lost when a run is killed.
+# A shard is what is in memory at once, and what a run that is killed loses.
 _SHARD_BYTES, _MAX_VIDEOS_PER_SHARD = 64 * 2**20, 1000
 
 
@@ -163,7 +163,7 @@ def extract_features(
 
 
 class _Shards:
-    """The part of the work that depends on nothing but the settings."""
+    """Makes the shards of a folder of features. What they hold depends on the settings alone."""
 
     def __init__(
         self, network: LayerOutput, cfg: CfgNode, records: Sequence[Record], folder: str, settings: dict[str, Any]
@@ -173,10 +173,10 @@ class _Shards:
     def make(self) -> Extraction:
         """Make this rank's part of what is missing; then, on rank 0, the index."""
         paths = feature_files.shard_paths(self.folder, self.settings)
-        # As rank 0 sees it: another rank may have finished a shard by the time that a slow one looks.
+        # Rank 0 decides for all: when a slow rank looks, another one may have finished a shard already.
         missing = comm.all_gather_object([k for k, path in enumerate(paths) if not os.path.exists(path)])[0]
         mine = missing[comm.get_rank() :: comm.get_world_size()]
-        # The labels may be of other classes than the model's, of which the mapper would make a vector.
+        # Labels need not be those of the model. The mapper would make vectors of them, or fail.
         records = SerializedRecords([{**record, "label": 0} for record in self.records])
         indices = [index for number in mine for index in self._videos(number)]
         loader = loader_of_records(self.cfg, records, indices, "it has no features")
@@ -198,7 +198,7 @@ class _Shards:
 
     def _make_shard(self, path: str, indices: range, samples: Iterator[dict[str, Any]]) -> None:
         rows: list[dict[str, Any]] = []
-        # Batches end with the shard: how a run was divided and interrupted does not decide which clips share one.
+        # Batches end with the shard. So the clips that share a batch do not depend on the ranks or on an interruption.
         videos = self._readable(indices, samples, rows)
         features = [self._row(views) for views in _features_of(self.network, videos, self.cfg.TEST.VIEWS_PER_FORWARD)]
         shape = tuple(self.settings["shape"])
@@ -263,7 +263,7 @@ def _row_shape(network: LayerOutput, cfg: CfgNode, views: str) -> tuple[int, ...
 
 
 def _videos_per_shard(shape: tuple[int, ...]) -> int:
-    # In memory they are float32, and one by one before they are stacked.
+    # In memory they are float32.
     return max(1, min(_MAX_VIDEOS_PER_SHARD, _SHARD_BYTES // (int(np.prod(shape)) * 4)))
 
 

@@ -26,8 +26,8 @@ def parameter_count(module: nn.Module) -> int:
 def count_gmacs(module: nn.Module, inputs: Any) -> float:
     """Return the multiply-adds of one evaluation forward, in units of 1e9.
 
-    The module runs as a copy on the meta device, in no time and no memory. A module that reads values, which meta
-    tensors do not have, runs on the CPU instead. Non-local blocks count as dense: how much their other algorithms save
+    A copy of the module runs on the meta device, which takes no time. A module that reads values, which meta tensors
+    do not have, runs on the CPU instead. Non-local blocks count as dense: how much their other algorithms save
     depends on shape and device.
 
     Args:
@@ -73,7 +73,7 @@ def _count_macs(module: nn.Module, inputs: Any) -> dict[str, dict[str, int]]:
 
 
 def _run(module: nn.Module, arguments: tuple, device: torch.device) -> dict[str, dict[str, int]]:
-    clone = without_norms(_copy_to(module, device).eval())
+    clone = without_norms(copy.deepcopy(module).to(device).eval())
     for child in clone.modules():
         if getattr(child, "algorithm", None) in _ALGORITHMS:
             vars(child)["algorithm"] = "dense"
@@ -81,7 +81,7 @@ def _run(module: nn.Module, arguments: tuple, device: torch.device) -> dict[str,
         clone(*_move(arguments, device))
     counts = counter.get_flop_counts()
     root = type(module).__name__
-    # The counter calls everything together "Global", prefixes names with the class, and counts 2 per multiply-add.
+    # The counter calls the whole "Global", puts the class before names, and counts 2 per multiply-add.
     named = {name.removeprefix(root).removeprefix("."): ops for name, ops in counts.items() if name != "Global"}
     named[""] = counts.get("Global", {})
     return {name: {str(op): flops // 2 for op, flops in ops.items()} for name, ops in named.items()}
@@ -90,22 +90,12 @@ def _run(module: nn.Module, arguments: tuple, device: torch.device) -> dict[str,
 def without_norms(module: nn.Module) -> nn.Module:
     """Make the batch norms of a module return their input, and return the module.
 
-    Counts and shapes stay the same. On the meta device a norm takes more time than all the rest.
+    Counts and shapes stay the same. On the meta device norms take more time than everything else.
     """
     for child in module.modules():
         if hasattr(child, "running_mean") and hasattr(child, "running_var"):
             child.forward = nn.Identity().forward
     return module
-
-
-def _copy_to(module: nn.Module, device: torch.device) -> nn.Module:
-    # The parameters go into the memo of deepcopy, so that nothing is copied on the way to the meta device.
-    memo: dict[int, Any] = {
-        id(parameter): nn.Parameter(parameter.detach().to(device), requires_grad=False)
-        for parameter in module.parameters()
-    }
-    memo |= {id(buffer): buffer.detach().to(device) for buffer in module.buffers()}
-    return copy.deepcopy(module, memo)
 
 
 def _move(value: Any, device: torch.device) -> Any:
@@ -119,7 +109,7 @@ def _move(value: Any, device: torch.device) -> Any:
 
 
 class _Reached(Exception):
-    """The module has run, and nothing after it needs to."""
+    """The module has run; nothing after it needs to run."""
 
 
 def run_until(module: nn.Module, run: Callable[[], object], before: bool = False) -> tuple[bool, Any]:

@@ -1,4 +1,4 @@
-"""What is printed: logs, tables and progress bars, in any encoding, whatever names of files hold."""
+"""What is printed: logs, tables and progress bars, in any encoding, with any names of files."""
 
 import contextlib
 import io
@@ -16,7 +16,7 @@ from typing import Any, TextIO
 from tabulate import tabulate
 from tqdm import tqdm
 
-# What a terminal takes for commands: control characters but for tabs and ends of lines, and changes of direction.
+# What a terminal takes for commands: control characters except tabs and ends of lines, and changes of direction.
 _COMMANDS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _LOG_LINE = "[%(asctime)s %(name)s] %(levelname)s: %(message)s"
 _BAR_EVERY_SEC = 30.0
@@ -55,7 +55,7 @@ def never_fail_to_encode() -> None:
 
 
 def end_if_unread(error: BaseException | None = None) -> None:
-    """End this process as other programs end when no one reads their output any more, as with ``| head``.
+    """End this process as other programs end when no one reads their output any more, such as with ``| head``.
 
     Args:
         error: what ended the work. None: the work is done, and the rest of the output is printed here.
@@ -76,13 +76,13 @@ class _OwnHandler(logging.Handler):
     """Marks the handlers of `setup_logger`."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return a line without what a terminal takes for commands: names of files may hold such."""
+        """Return a line without what a terminal takes for commands; names of files may hold them."""
         return printable(super().format(record))
 
 
 class _Console(_OwnHandler, logging.StreamHandler):
     def handleError(self, record: logging.LogRecord) -> None:
-        """End if the console is gone. A run that saves first gets the signal of a terminal that closes."""
+        """End if the console is gone. A run that saves first gets the signal of a closed terminal."""
         if not isinstance(sys.exc_info()[1], OSError):
             super().handleError(record)
         elif signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:

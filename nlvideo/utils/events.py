@@ -18,7 +18,7 @@ from nlvideo.utils.messages import did_you_mean
 
 # Values kept per scalar: the largest window for smoothing, and what a checkpoint carries.
 HISTORY_LENGTH = 1000
-# They have places of their own in the console's line.
+# The console's line shows them in places of their own, or not at all.
 _TIMES = ("time", "data_time", "training_time", "lr", "peak_gpu_memory_mib", "peak_cpu_memory_mib")
 
 _storages: list[EventStorage] = []

@@ -22,11 +22,11 @@ class Plugin:
     """An imported project. This is the whole contract of a project with the library.
 
     Its import registers its components; each registry's docstring says what they must do. Two functions of its package
-    are called where it has them:
+    are called if it has them:
 
     ``add_config(cfg: CfgNode) -> None`` declares the keys of the project, under a node of their own. It is called for
     each config that is loaded, before the values of file and command line are merged: ``cfg`` holds the defaults of the
-    core and of the plugins that are listed before.
+    core and of the plugins that come before it in the list.
 
     ``build_hooks(cfg: CfgNode) -> Iterable[HookBase]`` returns hooks for one training; `HookBase` says what a hook may
     do. It is called once for each trainer, on every rank. ``cfg`` is complete, frozen and scaled to the number of
@@ -69,7 +69,7 @@ def resolve_spec(spec: str, base_dir: str | None = None) -> str:
     path = (Path(base_dir or ".") / Path(spec).expanduser()).resolve()
     if "/" in spec or spec.startswith((".", "~")):
         return str(path)
-    # To look for a.b is to import a.
+    # A search for a.b would import a.
     if path.is_dir() and not _entry_point(spec) and not _is_installed(spec.partition(".")[0]):
         return str(path)
     return spec
@@ -111,11 +111,7 @@ def load_plugin(spec: str, base_dir: str | None = None) -> Plugin:
     """
     spec = resolve_spec(spec, base_dir)
     if spec not in _loaded:
-        if Path(spec).is_absolute():
-            module = _import_folder(Path(spec))
-        else:
-            module = _import_name(spec)
-        _loaded[spec] = Plugin(spec, module)
+        _loaded[spec] = Plugin(spec, _import_folder(Path(spec)) if Path(spec).is_absolute() else _import_name(spec))
     return _loaded[spec]
 
 

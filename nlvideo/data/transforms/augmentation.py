@@ -2,8 +2,8 @@
 
 ``frames`` are uint8 tensors (T, H, W, 3) here, sizes are pixels, and ``rng`` is the only source of chance.
 
-Resizing is bilinear on uint8 without antialiasing, as in the authors' code (OpenCV). Against antialiasing it costs the
-same, gives the same pixels where frames grow and keeps published weights comparable.
+Resizing is bilinear on uint8 without antialiasing, as in the authors' code (OpenCV), so that published weights stay
+comparable. Antialiasing would take as long, and would change nothing where frames grow.
 """
 
 import math
@@ -23,7 +23,7 @@ from nlvideo.utils.messages import one_of
 NUM_CROPS = ALLOWED["TEST.NUM_CROPS"]
 # Frames in their own size that are held at a time: a thousand of 340 x 256 pixels, ten of 4K, two of 8K.
 MAX_HELD_BYTES = 256 * 2**20
-# A drawn box may not fit into the frame: how often another one is drawn (torchvision).
+# How often a box is drawn until one fits into the frame (torchvision).
 _TRIES = 10
 
 
@@ -31,7 +31,7 @@ def resize(frames: torch.Tensor, height: int, width: int) -> torch.Tensor:
     """Return uint8 (T, height, width, 3); the input itself where it has this size."""
     if frames.shape[1:3] == (height, width):
         return frames
-    # Torch is fast for this layout of the memory, and the result has the same.
+    # Torch is fast for this memory layout, and keeps it.
     channels_last = frames.permute(0, 3, 1, 2)
     resized = F.interpolate(channels_last, size=(height, width), mode="bilinear", align_corners=False)
     return resized.permute(0, 2, 3, 1)
@@ -48,7 +48,7 @@ def resize_short_side(frames: torch.Tensor, short_side: int) -> torch.Tensor:
 
 def resized_size(height: int, width: int, short_side: int) -> tuple[int, int]:
     """Return height and width of a frame after ``resize_short_side``."""
-    # In integers: height * (short_side / height) in floats may end one pixel short.
+    # In integers, because height * (short_side / height) in floats may be one pixel too small.
     short = min(height, width)
     return height * short_side // short, width * short_side // short
 
@@ -111,7 +111,7 @@ def draw_box(
         rng: source of chance.
 
     Returns:
-        (top, left, height, width); None where ten draws did not fit.
+        (top, left, height, width); None if ten draws did not fit.
     """
     smallest, largest = aspect_range
     for _ in range(_TRIES):
@@ -134,7 +134,7 @@ def random_resized_crop(
 ) -> torch.Tensor:
     """Cut the box of ``draw_box`` out and resize it to a square (Szegedy et al., CVPR 2015).
 
-    Where no drawn box fits, the largest one of an allowed aspect ratio is cut out of the middle.
+    If no drawn box fits, the largest one of an allowed aspect ratio is cut out of the middle.
 
     Returns:
         uint8 (T, size, size, 3).

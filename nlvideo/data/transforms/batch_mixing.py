@@ -1,4 +1,4 @@
-"""Mixup and cutmix: every clip of a batch with another one of it, and the labels in the same shares."""
+"""Mixup and cutmix: they mix each clip of a batch with another clip of the batch, and the labels in the same shares."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 # Shares of mixup are multiples of 1 / 128: then 16-bit integers hold every sum, and all devices give the same bytes.
 _UNITS = 128
-# Keeps this chance apart from that of clips and of the order of records, whose seeds are alike.
+# Makes these random numbers differ from those of clips and of the order of records, whose seeds are similar.
 _PURPOSE = 1001
 
 
@@ -19,7 +19,7 @@ class BatchMixer:
     a box, the same in all frames, that covers the share 1 - lambda. Each batch has one lambda, from Beta(alpha, alpha),
     and one box. Where both are on, each batch takes one of them, with equal chance.
 
-    The chance of a batch comes from the seed, the batch's number and the rank alone: a resumed run needs no state.
+    The random numbers of a batch depend on the seed, its number and the rank alone: a resumed run needs no state.
 
     Args:
         num_classes: length of the label vectors.
@@ -49,10 +49,10 @@ class BatchMixer:
         self.prob, self.seed, self.rank = prob, seed, rank
 
     def __call__(self, batch: dict[str, Any], number: int) -> dict[str, Any]:
-        """Return a batch with soft labels, and with mixed clips where chance says so.
+        """Return a batch with soft labels and, with probability ``prob``, with mixed clips.
 
         Args:
-            batch: see ``collate_train``; mixed where its video is, on a GPU or not.
+            batch: see ``collate_train``; mixed on the device of its video.
             number: of the batch in this rank's stream.
 
         Returns:

@@ -9,22 +9,22 @@ import torch
 from nlvideo.config import CfgNode
 from nlvideo.data.transforms.augmentation import draw_box
 
-# Called with uint8 (T, H, W, 3) and the clip's source of chance; returns the same shape. How much is drawn from there
-# must not depend on the pixels.
+# Called with uint8 (T, H, W, 3) and the random generator of the clip; returns the same shape. How many numbers it
+# draws must not depend on the pixels.
 ClipAugmentation = Callable[[torch.Tensor, np.random.Generator], torch.Tensor]
 
 
 def build_clip_augmentations(cfg: CfgNode) -> list[ClipAugmentation]:
     """Return what ``cfg.INPUT`` switches on: colour jitter, RandAugment, random erasing, in this order.
 
-    Colours come first, so that no border of a moved frame is part of what is measured. Erasing comes last, so that
-    nothing moves or changes the box.
+    Colours come first, so that they do not measure the borders of moved frames. Erasing comes last, so that nothing
+    moves or changes the box.
     """
     found: list[ClipAugmentation] = []
     jitter, ops, erasing = cfg.INPUT.COLOR_JITTER, cfg.INPUT.RAND_AUGMENT, cfg.INPUT.RANDOM_ERASING
     amounts = jitter.BRIGHTNESS, jitter.CONTRAST, jitter.SATURATION, jitter.HUE
     if any(amounts) or ops.NUM_OPS:
-        # Here, because torchvision takes long to import and most runs do not need it.
+        # Imported here, because torchvision takes long to import and most runs do not need it.
         from nlvideo.data.transforms.photometric import ColorJitter, RandAugment
 
         if any(amounts):
@@ -52,7 +52,7 @@ def augment_clip(
 def one_thread() -> Iterator[None]:
     """Let torch compute on one thread, as in a loader's worker.
 
-    Sums of floats depend on how many threads share them, and so would the stream on the number of workers.
+    Sums of floats depend on the number of threads. The clips must not depend on the number of workers.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -87,7 +87,7 @@ class RandomErasing:
         self.area_range, self.aspect_range, self.length_range = area_range, aspect_range, length_range
 
     def __call__(self, frames: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-        """Return uint8 (T, H, W, 3): a copy where a box is covered, and else the input itself."""
+        """Return uint8 (T, H, W, 3): a copy if a box is covered, otherwise the input itself."""
         if rng.random() >= self.prob:
             return frames
         num_frames, height, width = frames.shape[:3]

@@ -1,8 +1,8 @@
 """Augmentation of colours, and RandAugment: torchvision's kernels for uint8, with one draw for all frames of a clip.
 
 What an operation measures (the mean grey of a contrast, the histogram of an equalisation) is measured over the whole
-clip. Frame by frame, as kernels for images do it, a clip would flicker wherever its content changes. ``frames`` are
-uint8 (T, H, W, 3) here, and so is what comes back.
+clip. Measured frame by frame, a clip would flicker wherever its content changes. Frames are uint8 (T, H, W, 3), given
+and returned.
 """
 
 import math
@@ -19,10 +19,10 @@ Kernel = Callable[..., torch.Tensor]
 # Called with frames, an amount from -1 to 1, and the fill of pixels from outside of the frame.
 Operation = Callable[[torch.Tensor, float, list[float]], torch.Tensor]
 
-# Frames that go through a kernel at once: their floats stay in the processor's cache, two to five times as fast as the
-# whole clip at 224 x 224.
+# Frames that go through a kernel at once. Their floats stay in the processor's cache, which is two to five times as
+# fast as the whole clip at 224 x 224.
 _FRAMES_AT_ONCE = 4
-# The largest magnitude of RandAugment. These are the amounts that it stands for; they fall linearly to nothing at 0.
+# The largest magnitude of RandAugment, and the amounts at this magnitude. They fall linearly to 0 at magnitude 0.
 MAX_MAGNITUDE = 30
 _ENHANCE, _SHEAR, _DEGREES, _TRANSLATE = 0.9, 0.3, 30.0, 150 / 331
 _POSTERIZE_BITS = 4
@@ -79,7 +79,7 @@ class RandAugment:
 
         Args:
             num_ops: operations per clip (torchvision's default, as the next).
-            magnitude: 0 (nothing but colours that are spread or equalised) to 30.
+            magnitude: 0 (only AutoContrast and Equalize change pixels) to 30.
             fill: one or three values 0..255 of the pixels that come in from outside of the frame.
         """
         self.num_ops = num_ops

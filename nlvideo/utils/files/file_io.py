@@ -1,4 +1,4 @@
-"""Paths and URLs through iopath, and writes that other processes see whole or not at all."""
+"""Paths and URLs through iopath, and files that other processes see whole or not at all."""
 
 import contextlib
 import errno
@@ -20,7 +20,7 @@ from nlvideo.utils.files.locks import lock_file
 
 
 class _HTTPHandler(HTTPURLHandler):
-    """Downloads into a folder of the cache for each server: two servers may have a file of the same path."""
+    """Downloads into a folder of the cache for each server: two servers may have files with the same path."""
 
     def _get_local_path(self, path: str, force: bool = False, cache_dir: str | None = None, **kwargs: Any) -> str:
         folder = os.path.join(get_cache_dir(cache_dir), urlparse(path).netloc)
@@ -32,7 +32,7 @@ class _HTTPHandler(HTTPURLHandler):
 PathManager = _PathManager()
 PathManager.register_handler(_HTTPHandler())
 
-# Errors of the disk, which a library that writes may hide in an error of its own.
+# Errors of the disk. A library that writes may hide them in an error of its own.
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 _TEMPORARY = re.compile(r"\..+\.\d+\.tmp", re.DOTALL)
 # The answers of an HTTP server that does not have a file; storage in the cloud says "forbidden".
@@ -116,7 +116,7 @@ def fetch_file(path: str) -> str | None:
 
 
 def _check_handler(path: str) -> None:
-    # The handler of last resort would take a remote path for a local one.
+    # Without a handler, iopath takes a remote path for a local one.
     if not any(path.startswith(prefix) for prefix in PathManager._path_handlers):
         raise FileNotFoundError(
             f"{path}: no path handler is registered for {path.partition('://')[0]}://; a plugin can register one of"
@@ -144,7 +144,7 @@ class WholeFile:
     def __init__(self, path: str):
         self.path = os.path.abspath(path)
         folder, name = os.path.split(self.path)
-        # In the same folder: a rename is atomic only inside one file system.
+        # In the same folder, because a rename is atomic only within one file system.
         self.temporary = os.path.join(folder, f".{name}.{os.getpid()}.tmp")
         _sweep(folder)
         with naming(self.path, self.temporary):
@@ -185,7 +185,7 @@ def _open_locked(path: str) -> int:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         with contextlib.suppress(OSError):  # a file system without locks
             lock_file(handle, wait=True)
-        # Before it was locked, another process may have swept it, or given it its final name.
+        # Before this lock, another process may have removed the file, or given it its final name.
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(handle), os.stat(path)):
                 return handle
@@ -276,7 +276,7 @@ def write_json(path: str, content: Any) -> None:
 
 
 class FileFormat(NamedTuple):
-    """What our JSON files say of themselves in their first entries: the name of the format, and its version."""
+    """The first entries of our JSON files: the name of the format, and its version."""
 
     name: str
     version: int

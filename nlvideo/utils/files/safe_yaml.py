@@ -13,7 +13,7 @@ _TOO_LARGE = f"more than {_MAX_VALUES} values, with aliases written out"
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, but a key may not stand twice, and merged mappings may not grow without end."""
+    """PyYAML's safe loader, but no key may occur twice, and merged mappings may not grow without end."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """Build a mapping of keys that are all different."""

@@ -39,16 +39,14 @@ def environment() -> dict[str, str]:
         "GPUs": _gpus(),
         "cuDNN": torch.backends.cudnn.version() or "none",
     }
-    for package in ("torchvision", "numpy", "fvcore", "iopath", "yacs", "tensorboard"):
+    for package in ("torchvision", "numpy", "fvcore", "iopath", "yacs", "tensorboard", "av"):
         rows[package] = _version(package)
-    rows["av"] = _version("av")
     rows["FFmpeg libraries of av"] = _ffmpeg()
     return {name: str(value) for name, value in rows.items()}
 
 
 def collect_env() -> str:
     """Return ``environment`` as a table."""
-    # As text: a table would turn the version 1.10 into the number 1.1.
     return create_table([{"item": name, "value": value} for name, value in environment().items()])
 
 

@@ -36,14 +36,14 @@ def command_line(argv: Sequence[str] | None = None, python: str = "python") -> s
 
 
 def usable_cpus() -> int:
-    """Return the number of CPUs that this process may use, which a container can make fewer than the machine's."""
+    """Return the number of CPUs that this process may use. In a container it may be smaller than the machine's."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def end_with_parent() -> None:
-    """End this process when the one that started it is gone, even killed: it would wait for work for ever."""
+    """End this process when the one that started it ends or is killed. It would wait for work for ever."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
@@ -68,7 +68,7 @@ def keep_freed_memory() -> bool:
     """Make the C library keep freed memory for what is allocated next, if it is glibc.
 
     A step on a CPU frees what the next one allocates again. By default glibc gives much of it back to the system, which
-    then clears every page: thousands of page faults a step, a quarter of the time of a small network's. With this, a
+    then clears every page: thousands of page faults a step, a quarter of the time of a small network. With this, a
     process stays as large as it was at its peak. It is for scripts, which own their process. What the user set about it
     in the environment stays.
 

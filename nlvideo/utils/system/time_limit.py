@@ -25,9 +25,9 @@ class _WorkThread(threading.Thread):
             pass
 
 
-#: the subjects of the work that was given up in this process, and the longest limit that each was given, seconds
+#: subjects whose work was given up in this process, and the longest limit of each, seconds
 given_up: dict[str, float] = {}
-# Threads that wait for work; a process that was forked has none of its parent's.
+# Threads that wait for work. A forked process has none of the threads of its parent.
 _idle: list[_WorkThread] = []
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_idle.clear)
@@ -51,9 +51,9 @@ class TimeLimit:
 
     Args:
         seconds: the limit; 0: none, and no thread.
-        subject: what the work is about, such as the path of a file. Work on a subject that was given up is refused at
-            once in this process, unless it gets more time: each try would cost the whole limit, and another thread. "":
-            not remembered.
+        subject: what the work is about, such as the path of a file. This process refuses work on a subject that was
+            given up, unless it gets more time: each try would cost the whole limit, and another thread. "": not
+            remembered.
 
     Attributes:
         abandoned: some work was left alone. No one else may use its objects from then on.
