@@ -15,8 +15,8 @@ from nlvideo.visualization.report.run import Run
 # Counts that an evaluation reports beside its metrics.
 _COUNTS = ("num_videos", "num_failed", "num_classes")
 _FIRST = ("/top1 ", "/mAP ", "/top5 ")
-# A key that every run has of its own, and what stands for a key that a config does not have.
-_OWN_KEY, _MISSING = "OUTPUT_DIR", object()
+# What stands for a key that a config does not have.
+_MISSING = object()
 
 
 def summary(runs: Sequence[Run], models: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -84,7 +84,7 @@ def config_differences(configs: Sequence[dict[str, Any]]) -> list[dict[str, Any]
     """
     flat = [flatten(config) for config in configs]
     rows = []
-    for key in sorted({key for config in flat for key in config} - {_OWN_KEY}):
+    for key in sorted({key for config in flat for key in config} - {"OUTPUT_DIR"}):
         present = [config.get(key, _MISSING) for config in flat if config]
         if any(value != present[0] for value in present):
             rows.append({"key": key, "values": [config.get(key) for config in flat]})

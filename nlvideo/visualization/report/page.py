@@ -26,8 +26,8 @@ from nlvideo.visualization.report.facts import (
     reproduce_text,
     summary,
 )
+from nlvideo.visualization.report.results import dataset_sections
 from nlvideo.visualization.report.run import Run, read_runs
-from nlvideo.visualization.report.sections import dataset_sections
 
 logger = logging.getLogger(__name__)
 
