@@ -1,9 +1,10 @@
 """Fixtures shared by all tests: tiny lossless videos with numbered frames, the real test data, scripts of tools/."""
 
 import importlib.util
+import logging
 import os
 import signal
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from fractions import Fraction
 from pathlib import Path
 from types import ModuleType
@@ -201,3 +202,13 @@ def tiny_cfg(tiny_opts: list[str]) -> Callable[..., CfgNode]:
         return load_cfg(None, [*tiny_opts, *opts])
 
     return build
+
+
+@pytest.fixture
+def close_log_files() -> Iterator[None]:
+    """Take away the handlers that a test's ``default_setup`` has installed."""
+    yield
+    logger = logging.getLogger("nlvideo")
+    for handler in list(logger.handlers):
+        logger.removeHandler(handler)
+        handler.close()

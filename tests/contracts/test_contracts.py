@@ -1,9 +1,8 @@
 """A minimal component of each registry, written from its docstring alone, does all that the core's own does."""
 
 import json
-import logging
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -28,14 +27,7 @@ COMPONENTS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def close_log_files() -> Iterator[None]:
-    """Take away the handlers that a run in this process has installed."""
-    yield
-    logger = logging.getLogger("nlvideo")
-    for handler in list(logger.handlers):
-        logger.removeHandler(handler)
-        handler.close()
+pytestmark = pytest.mark.usefixtures("close_log_files")
 
 
 @pytest.fixture(scope="module")
