@@ -7,7 +7,7 @@ from nlvideo.layers.nonlocal_ops import (
     dot_product_aggregate,
     softmax_aggregate,
 )
-from nlvideo.layers.norm import FrozenBatchNorm, SyncBatchNorm, freeze_norms, get_norm
+from nlvideo.layers.norm import FrozenBatchNorm, SyncBatchNorm, freeze_norms, get_norm, sync_norms
 
 __all__ = [
     "FrozenBatchNorm",
@@ -19,4 +19,5 @@ __all__ = [
     "freeze_norms",
     "get_norm",
     "softmax_aggregate",
+    "sync_norms",
 ]

@@ -1,5 +1,7 @@
 """Batch normalisation in the forms the recipes need: per process, over all processes, frozen, or none."""
 
+from collections.abc import Callable
+
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
@@ -139,12 +141,21 @@ def freeze_norms(module: nn.Module) -> nn.Module:
     Raises:
         ValueError: for a batch normalisation that keeps no running statistics.
     """
+    return _replace_norms(module, lambda norm: FrozenBatchNorm(norm.num_features, norm.eps))
+
+
+def sync_norms(module: nn.Module) -> nn.Module:
+    """Replace every batch normalisation in a module by a ``SyncBatchNorm``; otherwise as `freeze_norms`."""
+    return _replace_norms(module, lambda norm: SyncBatchNorm(norm.num_features, norm.eps, norm.momentum))
+
+
+def _replace_norms(module: nn.Module, make: Callable[[BatchNorm], nn.Module]) -> nn.Module:
     if not isinstance(module, BatchNorm):
         for name, child in module.named_children():
-            setattr(module, name, freeze_norms(child))
+            setattr(module, name, _replace_norms(child, make))
         return module
     if not module.track_running_stats:
-        raise ValueError(f"cannot freeze {module}: it keeps no running statistics (track_running_stats=False)")
-    frozen = FrozenBatchNorm(module.num_features, module.eps).to(module.running_mean)
-    frozen.load_state_dict(module.state_dict(), strict=module.affine)
-    return frozen
+        raise ValueError(f"cannot replace {module}: it keeps no running statistics (track_running_stats=False)")
+    norm = make(module).to(module.running_mean).train(module.training)
+    norm.load_state_dict(module.state_dict(), strict=module.affine)
+    return norm

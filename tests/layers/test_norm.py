@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from nlvideo.layers import FrozenBatchNorm, SyncBatchNorm, freeze_norms, get_norm
+from nlvideo.layers import FrozenBatchNorm, SyncBatchNorm, freeze_norms, get_norm, sync_norms
 
 INPUT_SHAPES = {1: (4, 6, 5), 2: (4, 6, 5, 3), 3: (4, 6, 2, 5, 3)}
 
@@ -86,6 +86,17 @@ def test_freeze_norms_replaces_all_and_keeps_the_function():
     torch.testing.assert_close(frozen(x), plain(x), rtol=0, atol=0)
     with pytest.raises(ValueError, match="no running statistics"):
         freeze_norms(nn.BatchNorm2d(6, track_running_stats=False))
+
+
+def test_sync_norms_keeps_weights_statistics_settings_and_mode():
+    model = nn.Sequential(nn.Conv3d(6, 6, 1), nn.Sequential(trained_norm(), nn.ReLU()))
+    model[1][0].eps, model[1][0].momentum = 0.1, 0.3
+    x = torch.randn(INPUT_SHAPES[3])
+    expected, names = model.eval()(x), list(model.state_dict())
+    assert sync_norms(model) is model and list(model.state_dict()) == names
+    torch.testing.assert_close(model(x), expected, rtol=0, atol=0)
+    norm = model[1][0]
+    assert isinstance(norm, SyncBatchNorm) and (norm.eps, norm.momentum, norm.training) == (0.1, 0.3, False)
 
 
 def test_sync_on_one_process_is_plain_bn():

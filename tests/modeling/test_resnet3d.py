@@ -251,6 +251,14 @@ def test_every_norm_is_the_one_asked_for(norm: str, expected: type) -> None:
     assert all(isinstance(m, expected) for m in norms)
 
 
+def test_stages_hold_every_parameter_once_in_order() -> None:
+    model = ResNet3d(**TINY, nonlocal_places={"res3": [0]})
+    stages = model.stages()
+    assert list(stages) == ["stem", "res2", "res3", "res4", "res5"]
+    held = [parameter for modules in stages.values() for module in modules for parameter in module.parameters()]
+    assert list(map(id, held)) == list(map(id, model.parameters()))
+
+
 @pytest.mark.parametrize("freeze_at", range(6))
 def test_freeze_at_counts_stages_from_the_stem(freeze_at: int) -> None:
     model = ResNet3d(**TINY, freeze_at=freeze_at)

@@ -36,6 +36,9 @@ BACKBONE = Registry(
     ``forward(video: float (N, C, T, H, W)) -> dict[str, Tensor]``, maps (N, C', T', H', W') by name in the order of the
     network, and ``output_shape() -> dict[str, ShapeSpec]`` with the same names. The head reads the last one. The
     backbone inserts the blocks of ``NONLOCAL`` where ``nonlocal_placement`` says.
+
+    What freezes stages or gives each its own learning rate also needs ``stages() -> dict[str, list[nn.Module]]``: the
+    modules of each stage, from the stem on. Together they hold every parameter of the backbone.
     """,
 )
 
@@ -51,6 +54,19 @@ def build_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = None) -> nn.Mod
         KeyError: the name is not registered.
     """
     return BACKBONE.get(cfg.MODEL.BACKBONE.NAME, "MODEL.BACKBONE.NAME")(cfg, input_shape or ShapeSpec(channels=3))
+
+
+def freeze_stages(backbone: nn.Module, count: int) -> None:
+    """Keep the first `count` stages of a backbone, with the non-local blocks in them, from training.
+
+    Raises:
+        ValueError: more stages than it has.
+    """
+    stages = backbone.stages()  # type: ignore[operator]
+    check_one_of("freeze_at", count, range(len(stages) + 1))
+    for module in [module for modules in list(stages.values())[:count] for module in modules]:
+        freeze_norms(module)
+        module.requires_grad_(False)
 
 
 def _max_pool(pool: Pool) -> nn.Module:
@@ -172,7 +188,6 @@ class ResNet3d(nn.Module):
         check_one_of("depth", depth, NUM_BLOCKS)
         check_one_of("temporal", temporal, TEMPORAL_KERNELS)
         check_one_of("stem", stem, STEMS)
-        check_one_of("freeze_at", freeze_at, range(len(STAGES) + 2))
         for stage in (*out_features, *nonlocal_places):
             check_one_of("stage", stage, STAGES)
         self._stem_name, self._layout, self._in_channels = stem, STEMS[stem], in_channels
@@ -193,10 +208,7 @@ class ResNet3d(nn.Module):
             if stage == "res2":
                 self.pool2 = _max_pool(self._layout.pool2)
             channels = outer
-        for name in ("stem", *STAGES)[:freeze_at]:
-            module = getattr(self, name)
-            freeze_norms(module)
-            module.requires_grad_(False)
+        freeze_stages(self, freeze_at)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict:
@@ -216,6 +228,10 @@ class ResNet3d(nn.Module):
             "nonlocal_places": nonlocal_placement(cfg, dict(zip(STAGES, NUM_BLOCKS[node.DEPTH], strict=True))),
             "make_nonlocal": partial(build_nonlocal_block, cfg),
         }
+
+    def stages(self) -> dict[str, list[nn.Module]]:
+        """The stem and the stages, from the first on."""
+        return {name: [getattr(self, name)] for name in ("stem", *STAGES)}
 
     def output_shape(self) -> dict[str, ShapeSpec]:
         """Channels and strides of what `forward` returns."""
