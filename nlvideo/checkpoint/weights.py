@@ -43,7 +43,7 @@ _COUNTER = "num_batches_tracked"
 # Keys that change neither what given weights compute nor where they go: how blocks start, how they are evaluated, where
 # they stand (names and shapes tell), which norm holds the same numbers, how clips are cut.
 _FREE = (
-    "INPUT.", "TEST.", "MODEL.HEAD.", "MODEL.NORM", "MODEL.BACKBONE.FREEZE_AT", "MODEL.BACKBONE.ZERO_INIT_RESIDUAL",
+    "INPUT.", "TEST.", "MODEL.HEAD.", "MODEL.NORM", "MODEL.BACKBONE.FREEZE_", "MODEL.BACKBONE.ZERO_INIT_RESIDUAL",
     "MODEL.NONLOCAL.STAGES", "MODEL.NONLOCAL.EVERY", "MODEL.NONLOCAL.BLOCKS", "MODEL.NONLOCAL.ZERO_INIT",
     "MODEL.NONLOCAL.INIT_STD", "MODEL.NONLOCAL.ALGORITHM",
 )  # fmt: skip

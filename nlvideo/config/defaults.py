@@ -54,6 +54,8 @@ _C.MODEL.BACKBONE.TEMPORAL = "c2d"
 _C.MODEL.BACKBONE.STEM = "paper"
 # Number of stages, counted from the stem, that do not train: 0 none, 1 the stem, 2 stem and res2, ... 5 all.
 _C.MODEL.BACKBONE.FREEZE_AT = 0
+# The iteration from which they train after all. 0: never.
+_C.MODEL.BACKBONE.FREEZE_UNTIL = 0
 # The spatial stride of a bottleneck sits in its first 1x1 (MSRA weights) or in its 3x3 (authors, torchvision).
 _C.MODEL.BACKBONE.STRIDE_IN_1X1 = False
 # The last norm of each residual branch starts with zero weight (authors' BN_INIT_GAMMA 0).
@@ -191,6 +193,11 @@ _C.SOLVER.FUSED = True
 # Clips per optimizer step over all ranks (Sec. 4.1: 8 GPUs x 8 clips).
 _C.SOLVER.CLIPS_PER_BATCH = 64
 _C.SOLVER.BASE_LR = 0.01
+# Factor on the rate of all that is not the backbone.
+_C.SOLVER.HEAD_LR_FACTOR = 1.0
+# Factor on the rate of the last stage of the backbone; its square on that of the stage before, and so on to the stem
+# (Clark et al., ICLR 2020: 0.8 or 0.9 for each layer).
+_C.SOLVER.LAYER_DECAY = 1.0
 # "step" (times GAMMA at each of STEPS) or "cosine" (to BASE_LR x END_LR_FACTOR at MAX_ITER).
 _C.SOLVER.LR_SCHEDULE = "step"
 _C.SOLVER.STEPS = [150000, 300000]
@@ -208,6 +215,10 @@ _C.SOLVER.BETAS = [0.9, 0.999]
 _C.SOLVER.WEIGHT_DECAY = 1e-4
 # Weight decay of the weights and biases of norms (authors: 0); biases of convolutions decay like weights.
 _C.SOLVER.WEIGHT_DECAY_NORM = 0.0
+# What BN normalises with while training: "unfrozen", the statistics of the batch (Sec. 4.1), or "frozen", the stored
+# ones, while weights and biases train. "frozen_after" and "unfrozen_after": from iteration BN_MODE_ITER on.
+_C.SOLVER.BN_MODE = "unfrozen"
+_C.SOLVER.BN_MODE_ITER = 0
 # The number of ranks that CLIPS_PER_BATCH, BASE_LR, MAX_ITER, STEPS, ... were written for: with another number they are
 # scaled linearly. 0: never scale.
 _C.SOLVER.REFERENCE_WORLD_SIZE = 0

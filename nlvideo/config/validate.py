@@ -23,6 +23,7 @@ ALLOWED: dict[str, tuple] = {
     "INPUT.SHORT_VIDEO": ("wrap", "clamp", "error"),
     "SOLVER.OPTIMIZER": ("SGD", "AdamW"),
     "SOLVER.LR_SCHEDULE": ("step", "cosine"),
+    "SOLVER.BN_MODE": ("unfrozen", "frozen", "frozen_after", "unfrozen_after"),
     "SOLVER.AMP.DTYPE": ("bfloat16", "float16"),
     "SOLVER.CLIP_GRADIENTS.TYPE": ("norm", "value"),
     "TEST.NUM_CROPS": (1, 3, 10),
@@ -51,7 +52,7 @@ _AT_MOST: dict[str, float] = {
     "SOLVER.EMA.DECAY": 1,
     "SOLVER.MIX.PROB": 1,
 }
-_ABOVE_0 = ("MODEL.BACKBONE.WIDTH", "SOLVER.CLIP_GRADIENTS.MAX")
+_ABOVE_0 = ("MODEL.BACKBONE.WIDTH", "SOLVER.HEAD_LR_FACTOR", "SOLVER.CLIP_GRADIENTS.MAX")
 # A negative seed is drawn. The version has a check of its own, and the backbone knows its depths.
 _ANY_NUMBER = ("SEED", "VERSION", "MODEL.BACKBONE.DEPTH")
 
@@ -152,6 +153,12 @@ def _solver(cfg: CfgNode) -> _Checks:
     yield "SOLVER.CLIPS_PER_BATCH", clips % passes == 0, f"a multiple of SOLVER.ACCUMULATE = {passes}"
     share = f"INPUT.REPEATED_CLIPS = {repeated} in each of {passes} batches (SOLVER.ACCUMULATE)"
     yield "SOLVER.CLIPS_PER_BATCH", clips % (passes * repeated) == 0, f"a multiple of {share}"
+    yield "SOLVER.LAYER_DECAY", 0 < solver.LAYER_DECAY <= 1, "above 0, up to 1"
+    if solver.BN_MODE.endswith("_after"):
+        yield "SOLVER.BN_MODE_ITER", 0 < solver.BN_MODE_ITER < solver.MAX_ITER, f"from 1 to below {end}"
+    until, freeze_at = cfg.MODEL.BACKBONE.FREEZE_UNTIL, cfg.MODEL.BACKBONE.FREEZE_AT
+    yield "MODEL.BACKBONE.FREEZE_UNTIL", not until or freeze_at > 0, "0 where MODEL.BACKBONE.FREEZE_AT = 0"
+    yield "MODEL.BACKBONE.FREEZE_UNTIL", until < solver.MAX_ITER, f"below {end}"
     fits = len(solver.BETAS) == 2 and all(0 <= beta < 1 for beta in solver.BETAS)
     yield "SOLVER.BETAS", fits, "two values from 0 to below 1"
     fits = solver.OPTIMIZER != "SGD" or not solver.NESTEROV or solver.MOMENTUM > 0

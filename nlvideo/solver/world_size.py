@@ -7,13 +7,19 @@ from nlvideo.config.validate import validate
 
 logger = logging.getLogger(__name__)
 
+# With SOLVER.STEPS all keys that count iterations, but the period of log lines.
+_ITERATIONS = (
+    "SOLVER.MAX_ITER", "SOLVER.WARMUP_ITERS", "SOLVER.BN_MODE_ITER", "MODEL.BACKBONE.FREEZE_UNTIL",
+    "SOLVER.CHECKPOINT_PERIOD", "TEST.EVAL_PERIOD",
+)  # fmt: skip
+
 
 def scale_to_world_size(cfg: CfgNode, world_size: int) -> CfgNode:
     """Scale batch, rate and schedule from ``SOLVER.REFERENCE_WORLD_SIZE`` ranks to ``world_size`` ranks.
 
-    With ``s = world_size / reference``: clips per batch and learning rate times ``s``; iterations, steps, warm-up,
-    checkpoint period and evaluation period divided by ``s``. Each rank keeps its number of clips and the run sees as
-    many clips as before. The authors' own settings follow this rule (rate 0.01 for 64 clips, 0.005 for 32).
+    With ``s = world_size / reference``: clips per batch and learning rate times ``s``; iterations divided by ``s``.
+    Each rank keeps its number of clips and the run sees as many clips as before. The authors' own settings follow this
+    rule (rate 0.01 for 64 clips, 0.005 for 32).
 
     ``SOLVER.ACCUMULATE`` takes no part in this: it splits the scaled batch into passes.
 
@@ -43,9 +49,9 @@ def scale_to_world_size(cfg: CfgNode, world_size: int) -> CfgNode:
         "SOLVER.BASE_LR": cfg.SOLVER.BASE_LR * scale,
         "SOLVER.STEPS": [_divide(step, scale) for step in cfg.SOLVER.STEPS],
     }
-    for key in ("SOLVER.MAX_ITER", "SOLVER.WARMUP_ITERS", "SOLVER.CHECKPOINT_PERIOD", "TEST.EVAL_PERIOD"):
+    for key in _ITERATIONS:
         changes[key] = _divide(cfg.value_at(key), scale)
-    text = ", ".join(f"{key} {cfg.value_at(key)} -> {value}" for key, value in changes.items())
+    text = ", ".join(f"{key} {cfg.value_at(key)} -> {value}" for key, value in changes.items() if value)
     logger.info("The config is written for %d ranks and runs on %d: %s", reference, world_size, text)
     changes["SOLVER.REFERENCE_WORLD_SIZE"] = world_size
     scaled = cfg.with_overrides([word for item in changes.items() for word in item])

@@ -89,6 +89,26 @@ def error(*opts):
         (["MODEL.HEAD.LABEL_SMOOTHING", "1.1"], "MODEL.HEAD.LABEL_SMOOTHING: got 1.1, allowed: 0 to 1"),
         (["SOLVER.BETAS", "[0.9, 1]"], "SOLVER.BETAS: got [0.9, 1.0], allowed: two values from 0 to below 1"),
         (["SOLVER.MOMENTUM", "0"], "SOLVER.NESTEROV: got True, allowed: False where SOLVER.MOMENTUM = 0"),
+        (
+            ["SOLVER.BN_MODE", "frozen_until"],
+            "SOLVER.BN_MODE: got 'frozen_until', allowed: 'unfrozen', 'frozen', 'frozen_after', 'unfrozen_after';"
+            " did you mean 'frozen_after' or 'frozen' or 'unfrozen_after'?",
+        ),
+        (
+            ["SOLVER.BN_MODE", "frozen_after", "SOLVER.BN_MODE_ITER", "400000"],
+            "SOLVER.BN_MODE_ITER: got 400000, allowed: from 1 to below SOLVER.MAX_ITER = 400000",
+        ),
+        (["SOLVER.LAYER_DECAY", "0"], "SOLVER.LAYER_DECAY: got 0.0, allowed: above 0, up to 1"),
+        (["SOLVER.LAYER_DECAY", "1.1"], "SOLVER.LAYER_DECAY: got 1.1, allowed: above 0, up to 1"),
+        (["SOLVER.HEAD_LR_FACTOR", "0"], "SOLVER.HEAD_LR_FACTOR: got 0.0, allowed: more than 0"),
+        (
+            ["MODEL.BACKBONE.FREEZE_UNTIL", "9"],
+            "MODEL.BACKBONE.FREEZE_UNTIL: got 9, allowed: 0 where MODEL.BACKBONE.FREEZE_AT = 0",
+        ),
+        (
+            ["MODEL.BACKBONE.FREEZE_AT", "2", "MODEL.BACKBONE.FREEZE_UNTIL", "400000"],
+            "MODEL.BACKBONE.FREEZE_UNTIL: got 400000, allowed: below SOLVER.MAX_ITER = 400000",
+        ),
         (["TEST.CROP_SIZE", "0"], "TEST.NUM_CROPS: got 3, allowed: 1 where TEST.CROP_SIZE = 0 (whole frames)"),
         (
             ["TEST.NUM_CROPS", "10", "TEST.FLIP", "True"],
@@ -127,7 +147,8 @@ def test_what_is_allowed_passes(opts):
 @pytest.mark.parametrize("key", sorted(ALLOWED))
 def test_every_enumerated_value_passes_alone(key):
     for value in ALLOWED[key]:
-        load_cfg(None, [key, str(value)])
+        with_it = ["SOLVER.BN_MODE_ITER", "9"] if str(value).endswith("_after") else []
+        load_cfg(None, [key, str(value), *with_it])
 
 
 def numbers():

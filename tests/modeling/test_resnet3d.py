@@ -395,6 +395,12 @@ def test_from_config_hands_every_key_on() -> None:
     }
 
 
+def test_freezing_that_ends_is_left_to_the_training() -> None:
+    cfg = get_cfg()
+    cfg.MODEL.BACKBONE.FREEZE_AT, cfg.MODEL.BACKBONE.FREEZE_UNTIL = 5, 10
+    assert ResNet3d.from_config(cfg, ShapeSpec(channels=3))["freeze_at"] == 0
+
+
 def test_the_registry_builds_it_by_name() -> None:
     cfg = get_cfg()
     assert BACKBONE.get("ResNet3d") is ResNet3d

@@ -23,6 +23,13 @@ def _schedule(cfg):
     return [cfg.SOLVER[key] for key in keys] + [cfg.TEST.EVAL_PERIOD]
 
 
+def test_every_key_of_fine_tuning_that_counts_iterations_is_scaled():
+    cfg = _cfg(BN_MODE="frozen_after", BN_MODE_ITER=700)
+    cfg.MODEL.BACKBONE.FREEZE_AT, cfg.MODEL.BACKBONE.FREEZE_UNTIL = 2, 600
+    scaled = scale_to_world_size(cfg, 4)
+    assert (scaled.MODEL.BACKBONE.FREEZE_UNTIL, scaled.SOLVER.BN_MODE_ITER) == (1200, 1400)
+
+
 def test_fewer_ranks_train_longer_with_a_smaller_rate():
     """Eight to four ranks gives the authors' own 4-GPU settings: 32 clips at 0.005."""
     cfg = _cfg()

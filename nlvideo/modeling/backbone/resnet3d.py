@@ -224,7 +224,8 @@ class ResNet3d(nn.Module):
             "norm": cfg.MODEL.NORM,
             "stride_in_1x1": node.STRIDE_IN_1X1,
             "zero_init_residual": node.ZERO_INIT_RESIDUAL,
-            "freeze_at": node.FREEZE_AT,
+            # Freezing that ends is a hook's.
+            "freeze_at": 0 if node.FREEZE_UNTIL else node.FREEZE_AT,
             "nonlocal_places": nonlocal_placement(cfg, dict(zip(STAGES, NUM_BLOCKS[node.DEPTH], strict=True))),
             "make_nonlocal": partial(build_nonlocal_block, cfg),
         }
