@@ -101,6 +101,7 @@ _C.MODEL.NONLOCAL.CHECKPOINT = False
 _C.MODEL.HEAD = CN()
 # A name in HEAD.
 _C.MODEL.HEAD.NAME = "PoolLinearHead"
+# 0: as many as the training data has (docs/config.md).
 _C.MODEL.HEAD.NUM_CLASSES = 400
 # Dropout after global pooling (Sec. 4.1).
 _C.MODEL.HEAD.DROPOUT = 0.5
@@ -204,6 +205,13 @@ _C.SOLVER.STEPS = [150000, 300000]
 _C.SOLVER.GAMMA = 0.1
 _C.SOLVER.END_LR_FACTOR = 0.0
 _C.SOLVER.MAX_ITER = 400000
+# The schedule in epochs of the training data, in place of MAX_ITER. An epoch is as many clips as there are videos. The
+# start of a run turns it into iterations, at least MIN_ITER, and its fractions into STEPS and WARMUP_ITERS (the default
+# is the paper's 150k and 300k of 400k iterations). 0: off.
+_C.SOLVER.MAX_EPOCHS = 0.0
+_C.SOLVER.MIN_ITER = 0
+_C.SOLVER.STEP_FRACTIONS = [0.375, 0.75]
+_C.SOLVER.WARMUP_FRACTION = 0.0
 # The rate grows linearly from WARMUP_FACTOR x to 1 x over this many iterations.
 _C.SOLVER.WARMUP_ITERS = 0
 _C.SOLVER.WARMUP_FACTOR = 0.1
@@ -279,6 +287,9 @@ _C.TEST.CLIP_SAMPLER = "UniformClips"
 _C.TEST.EVALUATOR = ""
 # Iterations between evaluations while training; the last iteration always evaluates. 0: only the last.
 _C.TEST.EVAL_PERIOD = 0
+# With SOLVER.MAX_EPOCHS: the part of the training after which it evaluates and saves, as EVAL_PERIOD and
+# SOLVER.CHECKPOINT_PERIOD. 0: it evaluates only at the end.
+_C.TEST.EVAL_FRACTION = 0.0
 # [[task, metric, expected, tolerance], ...]; the script exits with 1 where a result is off.
 _C.TEST.EXPECTED_RESULTS = []
 

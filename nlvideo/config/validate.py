@@ -32,7 +32,7 @@ ALLOWED: dict[str, tuple] = {
 
 # Numbers that are 1 or more, and those with an upper limit. Every other number is 0 or more.
 _AT_LEAST_1 = (
-    "MODEL.NONLOCAL.EVERY", "MODEL.NONLOCAL.TEMPORAL_GROUPS", "MODEL.HEAD.NUM_CLASSES",
+    "MODEL.NONLOCAL.EVERY", "MODEL.NONLOCAL.TEMPORAL_GROUPS",
     "INPUT.NUM_FRAMES", "INPUT.FRAME_STRIDE", "INPUT.CROP_SIZE", "INPUT.REPEATED_CLIPS",
     "DATALOADER.MAX_FRAME_PIXELS", "DATALOADER.MAX_CLIP_PIXELS", "DATALOADER.SHUFFLE_BUFFER",
     "SOLVER.CLIPS_PER_BATCH", "SOLVER.MAX_ITER", "SOLVER.ACCUMULATE", "SOLVER.CHECKPOINT_PERIOD", "SOLVER.LOG_PERIOD",
@@ -46,11 +46,14 @@ _AT_MOST: dict[str, float] = {
     "INPUT.RAND_AUGMENT.MAGNITUDE": 30,
     "INPUT.RANDOM_ERASING.PROB": 1,
     "DATALOADER.MAX_FAILED_FRACTION": 1,
+    "SOLVER.MAX_EPOCHS": 1_000_000,
     "SOLVER.END_LR_FACTOR": 1,
     "SOLVER.WARMUP_FACTOR": 1,
+    "SOLVER.WARMUP_FRACTION": 1,
     "SOLVER.MOMENTUM": 1,
     "SOLVER.EMA.DECAY": 1,
     "SOLVER.MIX.PROB": 1,
+    "TEST.EVAL_FRACTION": 1,
 }
 _ABOVE_0 = ("MODEL.BACKBONE.WIDTH", "SOLVER.HEAD_LR_FACTOR", "SOLVER.CLIP_GRADIENTS.MAX")
 # A negative seed is drawn. The version has a check of its own, and the backbone knows its depths.
@@ -91,6 +94,19 @@ def validate(cfg: CfgNode) -> None:
         is_row = isinstance(row, (list, tuple)) and len(row) == 4
         if not is_row or not all(isinstance(name, str) for name in row[:2]) or not all(map(_is_number, row[2:])):
             raise _wrong("TEST.EXPECTED_RESULTS", row, "rows [task, metric, expected, tolerance]")
+
+
+def check_resolved(cfg: CfgNode, *keys: str) -> None:
+    """Check that keys hold a value of their own and do not ask for that of the training data.
+
+    Raises:
+        ValueError: one of them still asks; the message names the function that resolves it.
+    """
+    for key in keys:
+        allowed = "1 or more" if key == "MODEL.HEAD.NUM_CLASSES" else "0"
+        if (cfg.value_at(key) == 0) == (allowed != "0"):
+            how = "nlvideo.engine.resolve_from_data(cfg) returns a config with the values of its training data"
+            raise _wrong(key, cfg.value_at(key), f"{allowed}; {how}")
 
 
 def _wrong(key: str, given: Any, allowed: str) -> ValueError:
@@ -150,6 +166,9 @@ def _solver(cfg: CfgNode) -> _Checks:
     if solver.LR_SCHEDULE == "step":
         yield "SOLVER.STEPS", list(solver.STEPS) == sorted(set(solver.STEPS)), "increasing iterations"
         yield "SOLVER.STEPS", all(1 <= step < solver.MAX_ITER for step in solver.STEPS), f"from 1 to below {end}"
+    fractions = list(solver.STEP_FRACTIONS)
+    fits = fractions == sorted(set(fractions)) and all(_is_number(part) and 0 < part < 1 for part in fractions)
+    yield "SOLVER.STEP_FRACTIONS", fits, "increasing parts of the training, above 0 and below 1"
     yield "SOLVER.CLIPS_PER_BATCH", clips % passes == 0, f"a multiple of SOLVER.ACCUMULATE = {passes}"
     share = f"INPUT.REPEATED_CLIPS = {repeated} in each of {passes} batches (SOLVER.ACCUMULATE)"
     yield "SOLVER.CLIPS_PER_BATCH", clips % (passes * repeated) == 0, f"a multiple of {share}"

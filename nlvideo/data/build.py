@@ -9,6 +9,7 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from nlvideo.config import CfgNode
+from nlvideo.config.validate import check_resolved
 from nlvideo.data import checks
 from nlvideo.data.catalog import MetadataCatalog, Record
 from nlvideo.data.dataset_mapper import MAPPER
@@ -21,6 +22,9 @@ from nlvideo.data.workers import WorkerWatch, begin_worker
 from nlvideo.errors import LookupFailed
 from nlvideo.utils import comm
 from nlvideo.utils.system.env import uses_cuda
+
+# The training records that `read_training_data` has read, by what they depend on, until a loader takes them.
+_read_before: dict[tuple, Sequence[Record]] = {}
 
 
 def build_train_loader(cfg: CfgNode, start_iter: int = 0) -> TrainLoader:
@@ -37,7 +41,8 @@ def build_train_loader(cfg: CfgNode, start_iter: int = 0) -> TrainLoader:
         ValueError: a dataset is faulty or a value does not fit; one line.
         LookupFailed: an unknown dataset, sampler or mapper.
     """
-    records = _training_records(cfg)
+    check_resolved(cfg, "MODEL.HEAD.NUM_CLASSES")
+    records = _read_before.pop(_data_of(cfg), None) or _training_data(cfg)[0]
     clips, repeated = cfg.SOLVER.CLIPS_PER_BATCH, cfg.INPUT.REPEATED_CLIPS
     batch_size = _batch_size(cfg)
     seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
@@ -62,6 +67,27 @@ def build_train_loader(cfg: CfgNode, start_iter: int = 0) -> TrainLoader:
     return TrainLoader(loader, len(records), watch, mixer, device, first_batch, checks.fingerprint(records))
 
 
+def read_training_data(cfg: CfgNode) -> tuple[Sequence[Record], int]:
+    """Read and check the training data, and compare the test sets with it, before anything is built.
+
+    The next ``build_train_loader`` of this data takes the records from here: there may be ten million of them.
+
+    Args:
+        cfg: the config; MODEL.HEAD.NUM_CLASSES may be 0.
+
+    Returns:
+        The records of DATASETS.TRAIN, and how many classes they have.
+
+    Raises:
+        ValueError: a dataset is faulty; one line.
+        LookupFailed: an unknown dataset.
+    """
+    records, num_classes = _training_data(cfg)
+    _read_before.clear()
+    _read_before[_data_of(cfg)] = records
+    return records, num_classes
+
+
 def build_test_loader(cfg: CfgNode, name: str) -> TestLoader:
     """Build the loader of this rank's share of a test dataset, one video at a time.
 
@@ -69,7 +95,8 @@ def build_test_loader(cfg: CfgNode, name: str) -> TestLoader:
         ValueError: the dataset is faulty or a value does not fit; one line.
         LookupFailed: an unknown dataset or mapper.
     """
-    records = _load_dataset(cfg, name, "DATASETS.TEST")
+    check_resolved(cfg, "MODEL.HEAD.NUM_CLASSES")
+    records, _ = _load_dataset(cfg, name, "DATASETS.TEST")
     share = share_of_rank(len(records), comm.get_rank(), comm.get_world_size())
     return loader_of_records(cfg, compact_records(records), share)
 
@@ -108,23 +135,31 @@ def build_batch_mixer(cfg: CfgNode, batch_size: int, seed: int) -> BatchMixer | 
     return BatchMixer(classes, mix.MIXUP_ALPHA, mix.CUTMIX_ALPHA, mix.PROB, seed, comm.get_rank())
 
 
-def _training_records(cfg: CfgNode) -> Sequence[Record]:
-    if not cfg.DATASETS.TRAIN:
+def _training_data(cfg: CfgNode) -> tuple[Sequence[Record], int]:
+    train, multi_label = cfg.DATASETS.TRAIN, cfg.MODEL.HEAD.LOSS == "sigmoid"
+    if not train:
         allowed = "names in the catalog, 'list:FILE', 'folder:DIR', 'wds:PATTERN'"
         raise ValueError(f"DATASETS.TRAIN: got an empty list, allowed: {allowed}")
-    records = chain_records([_load_dataset(cfg, name, "DATASETS.TRAIN") for name in cfg.DATASETS.TRAIN])
-    named = [(name, classes) for name in cfg.DATASETS.TRAIN if (classes := MetadataCatalog.get(name).classes)]
+    parts, counts = zip(*(_load_dataset(cfg, name, "DATASETS.TRAIN") for name in train), strict=True)
+    records, num_classes = chain_records(parts), max(counts)
+    named = [(name, classes) for name in train if (classes := MetadataCatalog.get(name).classes)]
     with _key_named("DATASETS.TRAIN"):
         for name, _ in named[1:]:
             checks.check_same_classes(*named[0], name)
     for name in cfg.DATASETS.TEST:
         # An error in a test dataset comes now, not after the training.
-        tested = _load_dataset(cfg, name, "DATASETS.TEST", log=False)
         with _key_named("DATASETS.TEST"):
-            checks.check_pair(cfg.DATASETS.TRAIN, records, name, tested, cfg.MODEL.HEAD.LOSS == "sigmoid")
+            tested = get_dataset(name)
+            checks.check_pair(train, records, name, tested, multi_label)
+            checks.check_records(name, tested, cfg.MODEL.HEAD.NUM_CLASSES or num_classes, multi_label)
         if comm.is_main_process():
-            checks.warn_of_shared_videos(cfg.DATASETS.TRAIN, records, name, tested)
-    return records
+            checks.warn_of_shared_videos(train, records, name, tested)
+    return records, num_classes
+
+
+def _data_of(cfg: CfgNode) -> tuple:
+    """What `_training_data` depends on, besides the number of classes."""
+    return (*cfg.DATASETS.TRAIN, None, *cfg.DATASETS.TEST, cfg.MODEL.HEAD.LOSS)
 
 
 def _batch_size(cfg: CfgNode) -> int:
@@ -155,14 +190,14 @@ def _worker_options(cfg: CfgNode, prefetch: int = 2) -> dict[str, Any]:
     return {"num_workers": cfg.DATALOADER.NUM_WORKERS, **options}
 
 
-def _load_dataset(cfg: CfgNode, name: str, key: str, log: bool = True) -> Sequence[Record]:
-    """The records of a dataset, checked against the config; errors begin with the key that names the dataset."""
+def _load_dataset(cfg: CfgNode, name: str, key: str) -> tuple[Sequence[Record], int]:
+    """The records of a dataset, checked against the config, and its number of classes; errors begin with the key."""
     with _key_named(key):
         records = get_dataset(name)
-        checks.check_records(name, records, cfg.MODEL.HEAD.NUM_CLASSES, multi_label=cfg.MODEL.HEAD.LOSS == "sigmoid")
-    if log:
-        checks.log_dataset(name, records)
-    return records
+        head = cfg.MODEL.HEAD
+        num_classes = checks.check_records(name, records, head.NUM_CLASSES, multi_label=head.LOSS == "sigmoid")
+    checks.log_dataset(name, records)
+    return records, num_classes
 
 
 @contextmanager

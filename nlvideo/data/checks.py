@@ -8,9 +8,10 @@ import hashlib
 import logging
 import os
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -35,18 +36,24 @@ MAX_COMPARED, _MAX_IDS = 5_000, 100_000
 _MAX_READ, _PART_BYTES = 2_000, 1 << 14
 
 
-def check_records(name: str, records: Sequence[Record], num_classes: int, multi_label: bool) -> None:
+def check_records(name: str, records: Sequence[Record], num_classes: int, multi_label: bool) -> int:
     """Check that a dataset is not empty, that its labels fit the model and that its files exist.
+
+    Args:
+        name: of the dataset.
+        records: all its records.
+        num_classes: of the model; 0: as many as the dataset has.
+        multi_label: videos may have several labels.
+
+    Returns:
+        The number of classes of the dataset: those it names, or more where a label is above.
 
     Raises:
         ValueError: one line with the dataset, the video, the value given and what is allowed.
     """
     if len(records) == 0:
         raise ValueError(f"{name}: the dataset is empty, allowed: at least one video")
-    try:
-        labels, spans = labels_of(records), span_labels_of(records)
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from None
+    labels, spans = _of(name, labels_of, records), _of(name, span_labels_of, records)
     takes = "MODEL.HEAD.LOSS 'softmax' allows one label; 'sigmoid' allows any number"
     if not multi_label and labels.any_lists:
         index = int(np.argmax(labels.are_lists))
@@ -55,23 +62,33 @@ def check_records(name: str, records: Sequence[Record], num_classes: int, multi_
         raise ValueError(f"{name}: has label_spans, whose clips have any number of labels, {takes}")
     if len(labels.values) == 0:
         raise ValueError(f"{name}: no video has a label, allowed: at least one")
+    metadata = MetadataCatalog.get(name)
+    found = len(metadata.classes)
     for what, column in (("the label", labels), ("label_spans with the label", spans)):
-        if column is None:
+        if column is None or not len(column.values):
             continue
-        wrong = (column.values < 0) | (column.values >= num_classes)
+        found = max(found, int(column.values.max()) + 1)
+        wrong = (column.values < 0) | (column.values >= (num_classes or found))
         if wrong.any():
             place = int(np.argmax(wrong))
             video = records[int(column.owners[place])]["video_id"]
             raise ValueError(
-                f"{name}: {video} has {what} {column.values[place]}, allowed: 0 to {num_classes - 1}"
-                f" (MODEL.HEAD.NUM_CLASSES = {num_classes})"
+                f"{name}: {video} has {what} {column.values[place]}, allowed: "
+                + (f"0 to {num_classes - 1} (MODEL.HEAD.NUM_CLASSES = {num_classes})" if num_classes else "0 or more")
             )
-    metadata = MetadataCatalog.get(name)
-    if len(metadata.classes) > num_classes:
+    if len(metadata.classes) > (num_classes or found):
         named = f"{len(metadata.classes)} classes are named"
         named += f" by {metadata.classes_from}" if metadata.classes_from else ""
         raise ValueError(f"{name}: {named}, MODEL.HEAD.NUM_CLASSES = {num_classes}")
     check_files(name, records)
+    return found
+
+
+def _of(name: str, read: Callable[[Sequence[Record]], Any], records: Sequence[Record]) -> Any:
+    try:
+        return read(records)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
 
 
 def check_files(name: str, records: Sequence[Record]) -> None:
@@ -125,7 +142,7 @@ def check_pair(
         check_same_classes(name, MetadataCatalog.get(name).classes, test)
     if multi_label:
         return
-    labels = labels_of(test_records)
+    labels = _of(test, labels_of, test_records)
     lacking = ~np.isin(labels.values, labels_of(train_records).values)
     if lacking.any():
         index = int(labels.owners[np.argmax(lacking)])

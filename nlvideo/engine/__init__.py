@@ -7,6 +7,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from nlvideo.engine.resolve import resolve_from_data
     from nlvideo.engine.script import default_argument_parser, run_script
     from nlvideo.engine.setup import default_setup
     from nlvideo.engine.train_loop import HookBase, SimpleTrainer, TrainerBase
@@ -19,9 +20,11 @@ __all__ = [
     "TrainerBase",
     "default_argument_parser",
     "default_setup",
+    "resolve_from_data",
     "run_script",
 ]
 _MODULES = {
+    "nlvideo.engine.resolve": ("resolve_from_data",),
     "nlvideo.engine.script": ("default_argument_parser", "run_script"),
     "nlvideo.engine.setup": ("default_setup",),
     "nlvideo.engine.train_loop": ("HookBase", "SimpleTrainer", "TrainerBase"),

@@ -8,6 +8,7 @@ import sys
 
 from nlvideo.checkpoint.earlier_run import config_path
 from nlvideo.config import CfgNode
+from nlvideo.engine.resolve import resolve_from_data
 from nlvideo.utils import comm
 from nlvideo.utils.console import setup_logger
 from nlvideo.utils.files.file_io import make_writable, write_text
@@ -27,13 +28,14 @@ def default_setup(cfg: CfgNode, args: argparse.Namespace) -> CfgNode:
         args: from :func:`default_argument_parser`.
 
     Returns:
-        The config of the run: ``cfg``, with a seed in place of a negative one. It is also written to
-        ``OUTPUT_DIR/config.yaml``. A test in the folder of a training writes ``inference/config.yaml`` instead, and a
-        training in the folder of an earlier one ``config.next.yaml`` until it saves something. The command and the
-        environment go to ``OUTPUT_DIR/invocations.json``.
+        The config of the run: ``cfg``, with a seed in place of a negative one, and with what its training data decides
+        (see `resolve_from_data`). It is also written to ``OUTPUT_DIR/config.yaml``. A test in the folder of a training
+        writes ``inference/config.yaml`` instead, and a training in the folder of an earlier one ``config.next.yaml``
+        until it saves something. The command and the environment go to ``OUTPUT_DIR/invocations.json``.
 
     Raises:
-        ValueError: ``OUTPUT_DIR`` cannot be written, or another training is writing there.
+        ValueError: ``OUTPUT_DIR`` cannot be written, another training is writing there, or the training data is faulty.
+        LookupFailed: an unknown dataset.
     """
     make_writable(cfg.OUTPUT_DIR, "OUTPUT_DIR")
     eval_only = bool(getattr(args, "eval_only", False))
@@ -48,6 +50,8 @@ def default_setup(cfg: CfgNode, args: argparse.Namespace) -> CfgNode:
     logger.info("Environment:\n%s", collect_env())
     logger.info("Command line: %s", shlex.join(sys.argv))
     logger.info("Ranks: %d", comm.get_world_size())
+    if not eval_only or not cfg.MODEL.HEAD.NUM_CLASSES:
+        cfg = resolve_from_data(cfg, args.resume)
     if comm.is_main_process():
         if not eval_only:
             dump = config_path(cfg.OUTPUT_DIR, args.resume)

@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from nlvideo.checkpoint import Checkpointer
 from nlvideo.config import CfgNode
+from nlvideo.config.validate import check_resolved
 from nlvideo.data import build_test_loader, build_train_loader
 from nlvideo.data.checks import dataset_classes
 from nlvideo.data.workers import explained
@@ -74,6 +75,7 @@ class DefaultTrainer(SimpleTrainer):
             ValueError: a value of the config that does not fit the others or this machine.
             KeyError: a name in the config that is not registered.
         """
+        check_resolved(cfg, "SOLVER.MAX_EPOCHS")
         self.cfg = cfg = scale_to_world_size(cfg, comm.get_world_size())
         self.bare_model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, self.bare_model)

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from nlvideo.config import CfgNode
+from nlvideo.config.validate import check_resolved
 from nlvideo.modeling.meta_arch import META_ARCH
 from nlvideo.modeling.nonlocal_block.summary import format_nonlocal_table, nonlocal_table
 
@@ -21,6 +22,7 @@ def build_model(cfg: CfgNode) -> nn.Module:
         KeyError: ``MODEL.META_ARCHITECTURE`` is not registered.
         ValueError: a value of the config is not allowed, or the machine does not have the device.
     """
+    check_resolved(cfg, "MODEL.HEAD.NUM_CLASSES")
     device = resolve_device(cfg.MODEL.DEVICE)
     if device.index is not None:
         # PyTorch's random state, pinned memory and peaks of memory are those of the current device.

@@ -1,0 +1,123 @@
+"""What a config leaves to its training data: the number of classes, and a schedule in epochs."""
+
+import logging
+import math
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from nlvideo.checkpoint import last_checkpoint_in
+from nlvideo.config import CfgNode
+from nlvideo.config.validate import validate
+from nlvideo.data.build import read_training_data
+from nlvideo.data.catalog import Record
+from nlvideo.data.checks import dataset_classes
+from nlvideo.data.records.records import labels_of
+from nlvideo.errors import LookupFailed
+from nlvideo.utils.files.safe_yaml import parse_yaml
+from nlvideo.utils.messages import some
+
+logger = logging.getLogger(__name__)
+
+_CLASSES, _EPOCHS = "MODEL.HEAD.NUM_CLASSES", "SOLVER.MAX_EPOCHS"
+
+
+def resolve_from_data(cfg: CfgNode, resume: bool = False) -> CfgNode:
+    """Read the training data of a config and put in what it decides; call it on every rank.
+
+    MODEL.HEAD.NUM_CLASSES 0 becomes the number of classes of the data. SOLVER.MAX_EPOCHS becomes SOLVER.MAX_ITER, with
+    STEPS, WARMUP_ITERS and the periods of tests and checkpoints, in the units of the config: scaling to the number of
+    ranks comes later. The loader of the training data takes the records from here.
+
+    Args:
+        cfg: left as it is.
+        resume: the run in OUTPUT_DIR goes on. What its own ``config.yaml`` says holds where the data has changed since.
+
+    Returns:
+        The config with its values, frozen where ``cfg`` is. Resolving it again changes nothing.
+
+    Raises:
+        ValueError: a dataset is faulty, or its classes do not fit the config; one line.
+        LookupFailed: an unknown dataset.
+    """
+    earlier = _earlier_config(cfg.OUTPUT_DIR) if resume else {}
+    asks = cfg.MODEL.HEAD.NUM_CLASSES == 0, cfg.SOLVER.MAX_EPOCHS > 0
+    if asks[0] and (number := _value_in(earlier, _CLASSES)):
+        cfg = cfg.with_overrides([_CLASSES, number])
+    try:
+        records, num_classes = read_training_data(cfg)
+    except LookupFailed:
+        # A script may register its datasets later, or have a loader of its own.
+        if any(asks):
+            raise
+        return cfg
+    _check_classes(cfg, records, num_classes)
+    changes: dict[str, Any] = {} if cfg.MODEL.HEAD.NUM_CLASSES else {_CLASSES: num_classes}
+    if asks[1]:
+        changes |= _schedule(cfg, len(records))
+    if changes:
+        text = ", ".join(f"{key} {cfg.value_at(key)} -> {value}" for key, value in changes.items())
+        logger.info("From the %d videos of the training data: %s", len(records), text)
+    cfg = cfg.with_overrides([word for item in changes.items() for word in item])
+    validate(cfg)
+    return cfg
+
+
+def _schedule(cfg: CfgNode, num_videos: int) -> dict[str, Any]:
+    """The keys of a schedule of SOLVER.MAX_EPOCHS."""
+    solver, part_tested = cfg.SOLVER, cfg.TEST.EVAL_FRACTION
+    # Rounded first: 1.1 x 10 / 11 is a little more than 1.
+    needed = math.ceil(round(solver.MAX_EPOCHS * num_videos / solver.CLIPS_PER_BATCH, 6))
+    end = max(needed, solver.MIN_ITER, 1)
+    period = max(1, round(part_tested * end))
+    return {
+        _EPOCHS: 0.0,
+        "SOLVER.MAX_ITER": end,
+        # A short run has fewer steps.
+        "SOLVER.STEPS": sorted({round(part * end) for part in solver.STEP_FRACTIONS} - {0, end}),
+        "SOLVER.WARMUP_ITERS": min(round(solver.WARMUP_FRACTION * end), end - 1),
+        "TEST.EVAL_PERIOD": period if part_tested else 0,
+        "SOLVER.CHECKPOINT_PERIOD": period if part_tested else solver.CHECKPOINT_PERIOD,
+    }
+
+
+def _check_classes(cfg: CfgNode, records: Sequence[Record], num_classes: int) -> None:
+    """Refuse data with one class, and warn of classes that cannot be learned."""
+    head, names = cfg.MODEL.HEAD, dataset_classes(cfg.DATASETS.TRAIN)
+    is_one_label = head.LOSS == "softmax"
+    if num_classes == 1 and is_one_label and head.NUM_CLASSES < 2:
+        one = f"one class, {names[0]!r}" if names else "one class"
+        hint = " (in folder:DIR each class has a folder of its own, directly below DIR)"
+        raise ValueError(f"DATASETS.TRAIN: got {one}, in {some(cfg.DATASETS.TRAIN)}, allowed: two or more{hint}")
+    if not head.NUM_CLASSES and is_one_label and num_classes > max(len(names), len(records)):
+        raise ValueError(
+            f"{_CLASSES}: got 0, but the largest label of the {len(records)} videos is {num_classes - 1}, allowed:"
+            " labels that count the classes from 0 on, or the number of classes"
+        )
+    if head.NUM_CLASSES > num_classes:
+        logger.warning("%s is %d, but the training data has %d classes", _CLASSES, head.NUM_CLASSES, num_classes)
+    counts = np.bincount(labels_of(records).values, minlength=num_classes)
+    for number, text in ((0, "no video"), (1, "only one video")):
+        if len(few := np.flatnonzero(counts == number)):
+            some_names = some([names[label] if label < len(names) else str(label) for label in few.tolist()])
+            logger.warning(
+                "%d of the %d classes have %s in the training data: %s", len(few), num_classes, text, some_names
+            )
+
+
+def _earlier_config(folder: str) -> dict[str, Any]:
+    """The config of the run that is resumed; empty where there is none."""
+    path = os.path.join(folder, "config.yaml")
+    if last_checkpoint_in(folder) is None or not os.path.isfile(path):
+        return {}
+    with open(path, encoding="utf8") as file:
+        return parse_yaml(file.read())
+
+
+def _value_in(config: dict[str, Any], key: str) -> Any:
+    value: Any = config
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
