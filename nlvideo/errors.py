@@ -29,15 +29,20 @@ class VideoDecodeError(RuntimeError):
 
 
 class VideoTooShort(ValueError):
-    """A video has fewer frames than a clip needs, and the policy for short videos is "error"."""
+    """A video has fewer frames than a clip needs, and the policy for short videos is "error".
 
-    def __init__(self, num_video_frames: int, needed: int):
-        super().__init__(num_video_frames, needed)
-        self.num_video_frames = num_video_frames
-        self.needed = needed
+    Attributes:
+        num_video_frames: of the video, at ``fps`` frames per second; 0.0: at the video's own rate.
+        needed: frames of that rate that a clip covers.
+    """
+
+    def __init__(self, num_video_frames: int, needed: int, fps: float = 0.0):
+        super().__init__(num_video_frames, needed, fps)
+        self.num_video_frames, self.needed, self.fps = num_video_frames, needed, fps
 
     def __str__(self) -> str:
-        return f"the video has {self.num_video_frames} frames, a clip needs {self.needed}"
+        rate = f" at {self.fps:g} per second" if self.fps else ""
+        return f"the video has {self.num_video_frames} frames{rate}, a clip needs {self.needed}"
 
 
 class AnnotationError(ValueError):

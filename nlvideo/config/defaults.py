@@ -117,6 +117,9 @@ _C.INPUT = CN()
 # A clip is NUM_FRAMES frames, FRAME_STRIDE apart (Sec. 4.1: 32 of 64 consecutive frames).
 _C.INPUT.NUM_FRAMES = 32
 _C.INPUT.FRAME_STRIDE = 2
+# Frames per second that clips are made of: frames are FRAME_STRIDE / FPS seconds apart, whatever the rate of a file,
+# by its timestamps. 0: every frame counts, whatever the rate. "SegmentClip", which has no stride, ignores it.
+_C.INPUT.FPS = 0.0
 # Training clips are resized so that the short side is uniform in this range, then cropped at random (pixels; Sec. 4.1).
 _C.INPUT.SHORT_SIDE_RANGE = [256, 320]
 _C.INPUT.CROP_SIZE = 224

@@ -195,7 +195,8 @@ def _load_dataset(cfg: CfgNode, name: str, key: str) -> tuple[Sequence[Record], 
     with _key_named(key):
         records = get_dataset(name)
         head = cfg.MODEL.HEAD
-        num_classes = checks.check_records(name, records, head.NUM_CLASSES, multi_label=head.LOSS == "sigmoid")
+        is_multi_label, by_time = head.LOSS == "sigmoid", cfg.INPUT.FPS > 0
+        num_classes = checks.check_records(name, records, head.NUM_CLASSES, is_multi_label, by_time)
     checks.log_dataset(name, records)
     return records, num_classes
 

@@ -36,7 +36,9 @@ MAX_COMPARED, _MAX_IDS = 5_000, 100_000
 _MAX_READ, _PART_BYTES = 2_000, 1 << 14
 
 
-def check_records(name: str, records: Sequence[Record], num_classes: int, multi_label: bool) -> int:
+def check_records(
+    name: str, records: Sequence[Record], num_classes: int, multi_label: bool, by_time: bool = False
+) -> int:
     """Check that a dataset is not empty, that its labels fit the model and that its files exist.
 
     Args:
@@ -44,6 +46,7 @@ def check_records(name: str, records: Sequence[Record], num_classes: int, multi_
         records: all its records.
         num_classes: of the model; 0: as many as the dataset has.
         multi_label: videos may have several labels.
+        by_time: clips are sampled by time, so that folders of frames need a rate.
 
     Returns:
         The number of classes of the dataset: those it names, or more where a label is above.
@@ -80,7 +83,7 @@ def check_records(name: str, records: Sequence[Record], num_classes: int, multi_
         named = f"{len(metadata.classes)} classes are named"
         named += f" by {metadata.classes_from}" if metadata.classes_from else ""
         raise ValueError(f"{name}: {named}, MODEL.HEAD.NUM_CLASSES = {num_classes}")
-    check_files(name, records)
+    check_files(name, records, by_time)
     return found
 
 
@@ -91,7 +94,7 @@ def _of(name: str, read: Callable[[Sequence[Record]], Any], records: Sequence[Re
         raise ValueError(f"{name}: {error}") from None
 
 
-def check_files(name: str, records: Sequence[Record]) -> None:
+def check_files(name: str, records: Sequence[Record], by_time: bool = False) -> None:
     """Check that the video of each record exists; in a very large dataset, of every n-th record.
 
     Raises:
@@ -101,19 +104,19 @@ def check_files(name: str, records: Sequence[Record]) -> None:
     indices = range(0, len(records), step)
     if step > 1:
         _logger.info("%s: looking for %d of the %d videos, every %d.", name, len(indices), len(records), step)
-    look = functools.partial(_missing_file, name, records)
+    look = functools.partial(_missing_file, name, records, by_time)
     missing = [path for path in look_at_files(look, indices, f"{name}: files") if path is not None]
     if missing:
         of = f"{len(indices)} videos" if step == 1 else f"{len(indices)} videos looked for (there are {len(records)})"
         raise ValueError(f"{name}: {len(missing)} of {of} do not exist: {some(missing)}")
 
 
-def _missing_file(name: str, records: Sequence[Record], index: int) -> str | None:
+def _missing_file(name: str, records: Sequence[Record], by_time: bool, index: int) -> str | None:
     """The path of a record's file if it does not exist."""
     record = records[index]
     member = split_member_path(record["file_name"])
     path = record["file_name"] if member is None else member[0]
-    timed = record.keys() & {"start_sec", "end_sec", "label_spans"}
+    timed = (record.keys() & {"start_sec", "end_sec", "label_spans"}) or ({"INPUT.FPS"} if by_time else set())
     if timed and not record.get("fps") and os.path.isdir(path):
         raise ValueError(
             f"{name}: {record['video_id']} is a folder of frames with {min(timed)} but without fps, allowed:"

@@ -31,8 +31,9 @@ CLIP_SAMPLER = Registry(
 
     Created as ``cls(num_frames=, frame_stride=, short_video=, num_clips=)``, with INPUT.NUM_FRAMES, FRAME_STRIDE and
     SHORT_VIDEO; the clips are INPUT.REPEATED_CLIPS in training and TEST.NUM_CLIPS at test. Called as
-    ``sampler(num_video_frames, rng)`` for a video of at least one frame: ``rng`` is a numpy Generator in training, and
+    ``sampler(num_video_frames, rng)`` for a video of at least one frame. ``rng`` is a numpy Generator in training, and
     None at test, where a clip must not depend on chance (a sampler that cannot do without it raises ``ValueError``).
+    With INPUT.FPS, frames of that rate are counted, except for a sampler whose attribute ``uses_stride`` is False.
 
     Returns ``num_clips`` lists of ``num_frames`` indices in ``[0, num_video_frames)``. Raises ``VideoTooShort`` where
     the video has too few frames and ``short_video`` is "error". ``ClipSampler`` is a base class that does so.
@@ -45,6 +46,10 @@ POLICIES = ALLOWED["INPUT.SHORT_VIDEO"]
 class ClipSampler(ABC):
     """Base of the samplers: holds the arguments and applies the policy for short videos.
 
+    Attributes:
+        uses_stride: False for a sampler that spreads frames over the video; it counts the frames of the file, whatever
+            INPUT.FPS says.
+
     Args:
         num_frames: frames of a clip.
         frame_stride: distance between them, in frames.
@@ -54,6 +59,8 @@ class ClipSampler(ABC):
     Raises:
         ValueError: a number is below 1 or the policy is unknown.
     """
+
+    uses_stride = True
 
     def __init__(self, num_frames: int, frame_stride: int = 1, short_video: str = "wrap", num_clips: int = 1):
         numbers = {"num_frames": num_frames, "frame_stride": frame_stride, "num_clips": num_clips}
@@ -156,7 +163,7 @@ class AuthorsClips(ClipSampler):
 
 @CLIP_SAMPLER.register()
 class SegmentClip(ClipSampler):
-    """One frame from each of L equal segments of the whole video; the stride is not used.
+    """One frame from each of L equal segments of the whole video; neither the stride nor INPUT.FPS is used.
 
     In training the frame is uniform within its segment. At test clip j of K takes the frame at ``(2 j + 1) / (2 K)``
     of every segment, so that a single clip takes the middles::
@@ -166,6 +173,8 @@ class SegmentClip(ClipSampler):
 
     A video with fewer frames than segments repeats frames in order, or is an error under the policy "error".
     """
+
+    uses_stride = False
 
     def __call__(self, num_video_frames: int, rng: np.random.Generator | None = None) -> list[list[int]]:
         self.check_length(num_video_frames, self.num_frames)

@@ -63,6 +63,8 @@ class VideoMapper:
             side and crop; None: off.
         crop_aspect_range: [smallest, largest] width / height of that crop.
         augmentations: applied to training clips after the flip, in this order.
+        fps: frames per second that the sampler counts, see ``nominal_frames``; 0: the frames of the video. A sampler
+            whose ``uses_stride`` is False always counts those.
 
     Raises:
         ValueError: at test, a clip sampler that needs a random generator.
@@ -85,7 +87,9 @@ class VideoMapper:
         crop_area_range: Sequence[float] | None = None,
         crop_aspect_range: Sequence[float] = (3 / 4, 4 / 3),
         augmentations: Sequence[ClipAugmentation] = (),
+        fps: float = 0.0,
     ):
+        self.fps = fps if getattr(clip_sampler, "uses_stride", True) else 0.0
         self.is_train, self.clip_sampler, self.num_classes = is_train, clip_sampler, num_classes
         self.short_side_range, self.crop_size, self.flip_prob = tuple(short_side_range), crop_size, flip_prob
         self.num_crops, self.flip_views = num_crops, flip_views
@@ -123,6 +127,7 @@ class VideoMapper:
             "crop_area_range": cfg.INPUT.CROP_AREA_RANGE or None,
             "crop_aspect_range": cfg.INPUT.CROP_ASPECT_RANGE,
             "augmentations": build_clip_augmentations(cfg) if is_train else (),
+            "fps": cfg.INPUT.FPS,
         }
 
     def __call__(self, record: Record, rng: np.random.Generator | None) -> dict[str, Any] | list[dict[str, Any]]:
@@ -138,6 +143,19 @@ class VideoMapper:
         ]
         return samples[0] if len(samples) == 1 else samples
 
+    def choose_clips(self, record: Record, video: Video, rng: np.random.Generator | None) -> list[list[int]]:
+        """Return the frames of each clip of a record, as indices in its file.
+
+        Raises:
+            VideoDecodeError: see ``nominal_frames``.
+            VideoTooShort: see ``CLIP_SAMPLER``.
+        """
+        frames = nominal_frames(record, video, self.fps)
+        try:
+            return [[frames[place] for place in clip] for clip in self.clip_sampler(len(frames), rng)]
+        except VideoTooShort as error:
+            raise VideoTooShort(error.num_video_frames, error.needed, self.fps) from None
+
     def _decode(
         self, record: Record, rng: np.random.Generator | None
     ) -> tuple[list[list[int]], np.ndarray, list[int | list[int]]]:
@@ -146,10 +164,8 @@ class VideoMapper:
         At test the frames are resized here, because all views share them.
         """
         with open_video(record["file_name"], record.get("fps"), **self.reading) as video:
-            first, end = frame_interval(record, video)
-            clips = self.clip_sampler(end - first, rng)
-            needed = sorted(set().union(*clips))
-            indices = [first + index for index in needed]
+            clips = self.choose_clips(record, video, rng)
+            indices = sorted(set().union(*clips))
             if self.is_train:
                 frames = video.get_frames(indices)
                 size = augmentation.resized_size(frames.shape[1], frames.shape[2], self.short_side_range[1])
@@ -158,8 +174,8 @@ class VideoMapper:
                 frames = augmentation.read_resized(video, indices, self.short_side_range[0], self.pixels).numpy()
             labels = [record["label"]] * len(clips)
             if self.is_train and "label_spans" in record:
-                labels = [_active_labels(record, video, first + min(clip), first + max(clip)) for clip in clips]
-        row = {index: i for i, index in enumerate(needed)}
+                labels = [_active_labels(record, video, min(clip), max(clip)) for clip in clips]
+        row = {index: i for i, index in enumerate(indices)}
         return [[row[index] for index in clip] for clip in clips], frames, labels
 
     def _train_clip(self, frames: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
@@ -204,6 +220,25 @@ def _active_labels(record: Record, video: Video, first: int, last: int) -> list[
         if begin <= last and first < end:
             active.add(label)
     return sorted(active)
+
+
+def nominal_frames(record: Record, video: Video, fps: float = 0.0) -> Sequence[int]:
+    """Return the frames of a record that a clip sampler chooses among, as indices in its file.
+
+    These are all its frames, or, with ``fps``, the frame that is shown at each 1 / fps of a second from its first frame
+    on. Where the video has fewer frames per second than that, frames repeat. The frame is one that began at most a
+    millisecond later: many files round their timestamps to milliseconds.
+
+    Raises:
+        VideoDecodeError: the record has no frames, or ``fps`` is asked of a video whose frame rate is not known.
+    """
+    first, end = frame_interval(record, video)
+    if not fps:
+        return range(first, end)
+    seconds, rounding = video.frame_seconds, 1e-3
+    length = min(record.get("end_sec", np.inf), video.duration_sec) - max(record.get("start_sec", 0.0), 0.0)
+    times = seconds[first] + np.arange(0, max(length - rounding, rounding), 1 / fps)
+    return np.minimum(np.searchsorted(seconds, times + rounding, side="right") - 1, end - 1).tolist()
 
 
 def frame_interval(record: Record, video: Video) -> tuple[int, int]:

@@ -138,10 +138,11 @@ def _unusable_dataset(failed: list[tuple[str, str]], errors: Sequence[Exception]
     short = [error for error in errors if isinstance(error, VideoTooShort)]
     if len(short) == len(errors):
         longest = max(error.num_video_frames for error in short)
+        rate = f" at INPUT.FPS {short[-1].fps:g}" if short[-1].fps else ""
         return ValueError(
             f"every video tried ({len(failed)}) is shorter than a clip: INPUT.NUM_FRAMES at INPUT.FRAME_STRIDE needs"
-            f" {short[-1].needed} frames, the longest video has {longest}; INPUT.SHORT_VIDEO 'error' refuses them,"
-            " 'wrap' and 'clamp' do not"
+            f" {short[-1].needed} frames{rate}, the longest video has {longest};"
+            " INPUT.SHORT_VIDEO 'error' refuses them, 'wrap' and 'clamp' do not"
         )
     path, reason = failed[-1]
     return ValueError(f"none of {len(failed)} videos tried in a row could be used; the last: {path}: {reason}")

@@ -41,6 +41,7 @@ def view_recipe(cfg: CfgNode) -> dict[str, Any]:
         "num_clips": cfg.TEST.NUM_CLIPS,
         "num_frames": cfg.INPUT.NUM_FRAMES,
         "frame_stride": cfg.INPUT.FRAME_STRIDE,
+        "fps": cfg.INPUT.FPS,
         "short_video": cfg.INPUT.SHORT_VIDEO,
         "short_side": cfg.TEST.SHORT_SIDE,
         "crop_size": cfg.TEST.CROP_SIZE,

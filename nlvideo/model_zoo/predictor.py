@@ -9,10 +9,13 @@ import torch
 
 from nlvideo.config import CfgNode
 from nlvideo.data.dataset_mapper import MAPPER, reading_options
+from nlvideo.data.video.base import Video
 from nlvideo.data.video.frame_stream import FrameStream
 from nlvideo.data.video.sliding_window import Window, slide
 from nlvideo.errors import VideoTooShort
 from nlvideo.model_zoo.trained import get, trained_config
+
+VideoLike = str | os.PathLike | np.ndarray | torch.Tensor | Video
 
 
 class Predictor:
@@ -51,7 +54,7 @@ class Predictor:
         self.classes: list[str] = vars(self.model)["classes"]
         self._mapper = MAPPER.get(self.cfg.DATALOADER.MAPPER, "DATALOADER.MAPPER")(self.cfg, False)
 
-    def __call__(self, video: str | os.PathLike | np.ndarray | torch.Tensor, top_k: int = 5) -> list[tuple[str, float]]:
+    def __call__(self, video: VideoLike, top_k: int = 5) -> list[tuple[str, float]]:
         """Return the ``top_k`` best (class name, score), the best first; arguments and errors as for `scores`."""
         return self.best(self.scores(video), top_k)
 
@@ -66,13 +69,12 @@ class Predictor:
         values, labels = scores.topk(min(top_k, len(scores)))
         return [(self.classes[label], value) for label, value in zip(labels.tolist(), values.tolist(), strict=True)]
 
-    def scores(
-        self, video: str | os.PathLike | np.ndarray | torch.Tensor, on_views: Callable[[int, int], None] | None = None
-    ) -> torch.Tensor:
+    def scores(self, video: VideoLike, on_views: Callable[[int, int], None] | None = None) -> torch.Tensor:
         """Return the scores of a video, averaged over its views.
 
         Args:
-            video: a file, a folder of frames, or frames as uint8 (T, H, W, 3), RGB.
+            video: a file, a folder of frames, or frames as uint8 (T, H, W, 3), RGB; or a ``Video``, such as
+                ``open_video(frames, fps=25)``: with INPUT.FPS, frames need their rate.
             on_views: called with (number of views scored, number of all), first with 0 when the video has been read.
                 It is never called for a model without a ``backbone``.
 
@@ -94,7 +96,8 @@ class Predictor:
 
         Args:
             path: a video file.
-            window_sec: length of a window; None: the time that a clip covers, ``NUM_FRAMES x FRAME_STRIDE`` frames.
+            window_sec: length of a window; None: the time that a clip covers, ``NUM_FRAMES x FRAME_STRIDE`` frames
+                of the video, or of ``INPUT.FPS``.
             stride_sec: from the start of a window to that of the next, at most ``window_sec``; None: ``window_sec``.
 
         Returns:
@@ -127,7 +130,7 @@ class Predictor:
             ValueError: a wrong window or stride.
         """
         if window_sec is None:
-            window_sec = self.cfg.INPUT.NUM_FRAMES * self.cfg.INPUT.FRAME_STRIDE / stream.fps
+            window_sec = self.cfg.INPUT.NUM_FRAMES * self.cfg.INPUT.FRAME_STRIDE / (self.cfg.INPUT.FPS or stream.fps)
         num_windows = 0
         for window in slide(stream, window_sec, window_sec if stride_sec is None else stride_sec):
             try:
@@ -162,10 +165,12 @@ class Predictor:
             hook.remove()
 
 
-def _record(video: str | os.PathLike | np.ndarray | torch.Tensor) -> dict[str, Any]:
+def _record(video: VideoLike) -> dict[str, Any]:
     # The mapper wants a label. 0 is allowed for single and for several labels; no score depends on it.
     if isinstance(video, (str, os.PathLike)):
         path = os.path.abspath(video)
         return {"file_name": path, "label": 0, "video_id": os.path.basename(path)}
+    if isinstance(video, Video):
+        return {"file_name": video, "label": 0, "video_id": video.path}
     frames = video.cpu().numpy() if isinstance(video, torch.Tensor) else np.asarray(video)
     return {"file_name": frames, "label": 0, "video_id": "<frames>"}

@@ -9,7 +9,6 @@ import torch
 
 from nlvideo.config import CfgNode
 from nlvideo.data import Video, VideoMapper, open_video
-from nlvideo.data.dataset_mapper import frame_interval
 from nlvideo.data.transforms import augmentation
 from nlvideo.data.transforms.augmentation import read_resized
 from nlvideo.visualization.attention import NUM_ARROWS, AttentionMaps, top_keys
@@ -82,8 +81,7 @@ def load_views(
 
 def _view(video: Video, mapper: VideoMapper, start_sec: float | None, end_sec: float | None) -> View:
     part = {"start_sec": start_sec, "end_sec": end_sec}
-    first, end = frame_interval({key: value for key, value in part.items() if value is not None}, video)
-    indices = [first + index for index in mapper.clip_sampler(end - first, None)[0]]
+    (indices,) = mapper.choose_clips({key: value for key, value in part.items() if value is not None}, video, None)
     resized = read_resized(video, indices, mapper.short_side_range[0], mapper.pixels)
     original = (video.height, video.width)
     crop = augmentation.uniform_crops(resized, mapper.crop_size, 1)[0]

@@ -8,7 +8,7 @@ import torch
 
 import nlvideo
 from nlvideo.config import CfgNode
-from nlvideo.data import VideoDecodeError, VideoReader, VideoTooShort, build_test_loader
+from nlvideo.data import VideoDecodeError, VideoReader, VideoTooShort, build_test_loader, open_video
 from nlvideo.data.datasets.beacon_render import ACTIONS
 from nlvideo.model_zoo import Predictor, get_config
 from nlvideo.visualization.video_file import LabelledVideo
@@ -99,6 +99,31 @@ def test_a_timeline_has_the_scores_of_the_parts(predictor: Predictor, long_video
         assert torch.equal(scores, expected["scores"])
     found = [predictor.best(scores, 1)[0][0] for start_sec, _, scores in timeline if round(start_sec * 10) % 8 == 0]
     assert found == ["left", "clockwise", "shake"]
+
+
+@pytest.mark.parametrize("fps", [5.0, 30.0])
+def test_windows_by_time_hold_a_clip_and_have_the_scores_of_the_parts(long_video: str, fps: float) -> None:
+    """Eight frames at 5 a second are 1.6 seconds of a video of any rate; at 30, three of its own frames or two."""
+    strict = Predictor("quickstart", device="cpu", opts=["INPUT.FPS", str(fps), "INPUT.SHORT_VIDEO", "error"])
+    timeline = strict.timeline(long_video)
+    assert len(timeline) == {5.0: 2, 30.0: 9}[fps]
+    for start_sec, end_sec, scores in timeline:
+        assert end_sec - start_sec == pytest.approx(8 / fps)
+        part = {"file_name": long_video, "start_sec": start_sec, "end_sec": end_sec, "label": 0, "video_id": "part"}
+        with torch.no_grad():
+            (expected,) = strict.model([strict._mapper(part, None)])
+        assert torch.equal(scores, expected["scores"])
+
+
+def test_frames_in_memory_need_their_rate_where_clips_are_by_time(long_video: str) -> None:
+    predictor = Predictor("quickstart", device="cpu", opts=["INPUT.FPS", "8"])
+    with VideoReader(long_video) as video:
+        frames = video.get_frames(range(video.num_frames))
+    expected = predictor.scores(long_video)
+    assert torch.equal(predictor.scores(open_video(frames, fps=10)), expected)
+    assert not torch.equal(predictor.scores(open_video(frames, fps=5)), expected)
+    with pytest.raises(VideoDecodeError, match="<frames>: seconds need the frame rate, and arrays carry none"):
+        predictor.scores(frames)
 
 
 def test_the_last_window_is_a_whole_one(predictor: Predictor, long_video: str) -> None:

@@ -103,6 +103,11 @@ def test_parts_of_a_video(make_video, tmp_path):
     assert load_view(cfg_with(), path).frames == (16, 18, 20, 22)
     assert load_view(cfg_with(), path, start_sec=2).frames == (26, 28, 30, 32)
     assert load_view(cfg_with(), path, 1, 1.7).frames == (10, 12, 14, 16)
+    # Four frames, a fifth of a second apart, whatever the rate.
+    by_time = cfg_with("INPUT.FPS", "10", "INPUT.FRAME_STRIDE", "2")
+    for fps, frames in ((10, (12, 14, 16, 18)), (20, (24, 28, 32, 36)), (5, (6, 7, 8, 9))):
+        other = make_video(tmp_path / f"{fps}.mp4", num_frames=4 * fps, fps=fps)
+        assert load_view(by_time, other, start_sec=1, end_sec=2.1).frames == frames
     with pytest.raises(VideoDecodeError, match="a.mp4: no frames from 4 s to the end"):
         load_view(cfg_with(), path, 4)
     with pytest.raises(VideoDecodeError, match="a.mp4: no frames from 3 s to 2 s"):

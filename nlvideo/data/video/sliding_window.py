@@ -51,6 +51,11 @@ class Window(Video):
         """When each frame is shown: float64 (num_frames,), seconds from ``start_sec``."""
         return np.array([float(frame.seconds - Fraction(self.start_sec)) for frame in self.frames])
 
+    @property
+    def duration_sec(self) -> float:
+        """Its length, seconds; see ``Video``."""
+        return self.end_sec - self.start_sec
+
     def _read(self, indices: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
         return ((index, self.frames[index].to_rgb()) for index in indices)
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -64,17 +65,18 @@ class Inspector:
     def __init__(self, predictor: Predicts):
         self.predictor = predictor
         self.blocks = [short_name(name) for name in nonlocal_modules(predictor.model)]
-        self._frames_per_clip = predictor.cfg.INPUT.NUM_FRAMES * predictor.cfg.INPUT.FRAME_STRIDE
 
     def windows(self, facts: VideoFacts) -> list[tuple[float, float]]:
         """The (start_sec, end_sec) of the moments of a video: clip after clip, or spread over a long video."""
-        n, length = facts.num_frames, self._frames_per_clip
+        clip = self.predictor.cfg.INPUT
+        by_time = np.arange(0, facts.seconds - 1e-3, 1 / clip.FPS) if clip.FPS else None
+        times = [*(facts.frame_seconds if by_time is None else by_time).tolist(), facts.seconds]
+        n, length = len(times) - 1, clip.NUM_FRAMES * clip.FRAME_STRIDE
         # One clip is the whole video, even if its header does not say how long it is.
         if n <= length or facts.seconds <= 0:
             return [(0.0, facts.seconds)]
         count = min(MAX_MOMENTS, math.ceil(n / length))
         # The rate may change: each moment has the frames of one clip, however long that takes.
-        times = [*facts.frame_seconds.tolist(), facts.seconds]
         firsts = [round(i * (n - length) / (count - 1)) for i in range(count)]
         return [(times[first], times[first + length]) for first in firsts]
 

@@ -1,9 +1,12 @@
 """What is asked of the model."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
+from nlvideo.model_zoo import Predictor
 from nlvideo.visualization.demo.limits import Limits, VideoFacts, check_upload
 from nlvideo.visualization.demo.moments import MAX_MOMENTS, Inspector
 
@@ -39,6 +42,22 @@ def test_moments_follow_each_other_to_the_end(inspector):
 def test_a_rest_makes_the_moments_overlap(inspector):
     windows = inspector.windows(facts_of(12))
     assert [second for window in windows for second in window] == pytest.approx([0.0, 0.8, 0.4, 1.2])
+
+
+@pytest.mark.parametrize("fps", [10, 25])
+def test_moments_by_time_are_the_same_for_every_rate(tmp_path, make_video, clips, fps):
+    """Eight frames at 16 a second are half a second of any video, and a moment shows the frames of its half second."""
+    predictor = Predictor("quickstart", device="cpu", opts=["INPUT.FPS", "16"])
+    path = make_video(tmp_path / "a.mp4", num_frames=2 * fps, fps=fps, height=64, width=64)
+    facts = check_upload(path, Limits())
+    inspector = Inspector(predictor)
+    windows = inspector.windows(facts)
+    assert [second for window in windows for second in window] == pytest.approx([0, 0.5, 0.5, 1, 1, 1.5, 1.5, 2])
+    for (start, end), moment in zip(windows, inspector.moments(Path(path), facts), strict=True):
+        nominal = start + np.arange(8) / 16
+        first = facts.frame_seconds[facts.frame_seconds >= start - 1e-6][0]
+        assert first == moment.seconds[0] and max(moment.seconds) < end
+        assert np.abs(np.array(moment.seconds) - nominal).max() < 1 / fps
 
 
 def test_a_long_video_has_moments_spread_over_it(inspector):
