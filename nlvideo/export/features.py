@@ -17,14 +17,13 @@ from nlvideo.data.catalog import Record
 from nlvideo.data.checks import check_files, fingerprint
 from nlvideo.data.records.records import SerializedRecords
 from nlvideo.data.workers import explained
-from nlvideo.errors import LookupFailed
 from nlvideo.export import feature_files
 from nlvideo.export.export_files import view_recipe
 from nlvideo.utils import comm
-from nlvideo.utils.analysis import run_until
+from nlvideo.utils.analysis import find_layer, run_until
 from nlvideo.utils.console import progress_bar
 from nlvideo.utils.files.file_io import make_writable
-from nlvideo.utils.messages import did_you_mean, one_of
+from nlvideo.utils.messages import one_of
 
 POOLS = ("avg", "none")
 VIEWS = ("mean", "keep")
@@ -55,15 +54,8 @@ class LayerOutput:
         """
         if pool not in POOLS:
             raise one_of("pool", pool, POOLS)
-        modules = {name: module for name, module in model.named_modules() if name}
         self.model, self.pool = model, pool
-        self.layer = layer if layer in modules else f"backbone.{layer}"
-        if self.layer not in modules:
-            short = [name.removeprefix("backbone.") for name in modules]
-            hint = did_you_mean(layer, [*short, *modules]) or "no name is close."
-            top = ", ".join(name for name in short if "." not in name)
-            raise LookupFailed(f"layer: no layer {layer!r}: {hint} The largest are {top}")
-        self._module = modules[self.layer]
+        self.layer, self._module = find_layer(model, layer)
 
     @torch.no_grad()
     def __call__(self, clips: torch.Tensor) -> torch.Tensor:

@@ -12,7 +12,9 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from nlvideo.errors import LookupFailed
 from nlvideo.utils.console import create_table
+from nlvideo.utils.messages import did_you_mean
 
 # The algorithms of a non-local block besides the dense one.
 _ALGORITHMS = ("auto", "fused", "reordered", "folded", "sorted")
@@ -106,6 +108,22 @@ def _move(value: Any, device: torch.device) -> Any:
     if isinstance(value, dict):
         return {key: _move(element, device) for key, element in value.items()}
     return value
+
+
+def find_layer(model: nn.Module, layer: str) -> tuple[str, nn.Module]:
+    """A module of a network and its full name, by a name in ``model.named_modules()``, also without "backbone.".
+
+    Raises:
+        LookupFailed: there is none; the message lists what is close.
+    """
+    modules = {name: module for name, module in model.named_modules() if name}
+    name = layer if layer in modules else f"backbone.{layer}"
+    if name not in modules:
+        short = [name.removeprefix("backbone.") for name in modules]
+        hint = did_you_mean(layer, [*short, *modules]) or "no name is close."
+        top = ", ".join(name for name in short if "." not in name)
+        raise LookupFailed(f"layer: no layer {layer!r}: {hint} The largest are {top}")
+    return name, modules[name]
 
 
 class _Reached(Exception):

@@ -81,7 +81,7 @@ def attend(
         LookupFailed: there is no such block.
     """
     name, module = find_block(model, block)
-    frames = _as_frames(sample_video)
+    frames = as_frames(sample_video)
     x = block_input(model, module, sample_video, preprocess)
     queries = query_grid(model, module, sample_video, x, preprocess)
     cells = [queries.cell(position) for position in positions]
@@ -111,18 +111,20 @@ def top_keys(maps: AttentionMaps, k: int = NUM_ARROWS, share: float = SHARE) -> 
         raise ValueError(f"k: got {k}, allowed: 1 or more")
     if not 0 < share <= 1:
         raise ValueError(f"share: got {share}, allowed: above 0 and up to 1")
-    found = []
-    for row in maps.weights:
-        weights, flat = row.flatten().sort(descending=True, stable=True)
-        weights = weights[weights > 0]
-        sums = weights.double().cumsum(0)
-        total = float(sums[-1]) if len(sums) else 1.0
-        # A key is needed where those before it do not reach the share.
-        count = min(k, int((sums - weights < share * total).sum()))
-        cells = torch.stack(torch.unravel_index(flat[:count], row.shape), dim=1)
-        centres = torch.tensor([maps.keys.centre(cell) for cell in cells.tolist()]).view(-1, 3)
-        found.append(TopKeys(cells, centres, weights[:count], float(sums[count - 1]) / total if count else 0.0))
-    return found
+    return [top_cells(row, maps.keys, k, share) for row in maps.weights]
+
+
+def top_cells(row: torch.Tensor, grid: Grid, k: int = NUM_ARROWS, share: float = SHARE) -> TopKeys:
+    """The cells of the highest weights of one map (T', H', W'); see `top_keys`."""
+    weights, flat = row.flatten().sort(descending=True, stable=True)
+    weights = weights[weights > 0]
+    sums = weights.double().cumsum(0)
+    total = float(sums[-1]) if len(sums) else 1.0
+    # A key is needed where those before it do not reach the share.
+    count = min(k, int((sums - weights < share * total).sum()))
+    cells = torch.stack(torch.unravel_index(flat[:count], row.shape), dim=1)
+    centres = torch.tensor([grid.centre(cell) for cell in cells.tolist()]).view(-1, 3)
+    return TopKeys(cells, centres, weights[:count], float(sums[count - 1]) / total if count else 0.0)
 
 
 def chosen_positions(
@@ -187,8 +189,12 @@ def _rows(block: nn.Module, x: torch.Tensor, cells: list[Size]) -> torch.Tensor:
     return torch.stack(rows)
 
 
-def _as_frames(video: torch.Tensor) -> np.ndarray:
-    """(C, T, H, W) -> uint8 (T, H, W, 3)."""
+def as_frames(video: torch.Tensor) -> np.ndarray:
+    """(C, T, H, W) -> uint8 (T, H, W, 3); floats from their least to their largest value.
+
+    Raises:
+        ValueError: another shape.
+    """
     if video.dim() != 4 or video.shape[0] not in (1, 3):
         raise ValueError(f"sample_video: got {tuple(video.shape)}, allowed: (C, T, H, W) with C = 3 or 1")
     frames = video.detach().cpu().permute(1, 2, 3, 0)

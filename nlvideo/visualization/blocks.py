@@ -3,6 +3,7 @@
 import contextlib
 import copy
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import nn
@@ -66,7 +67,7 @@ def block_input(model: nn.Module, block: nn.Module, video: torch.Tensor, preproc
     Raises:
         ValueError: the block looks at sequences, or does not run in the network's forward pass.
     """
-    seen = _run_to(model, block, _network_input(model, block, video, preprocess))
+    seen = run_to(model, block, network_input(model, _clips(block, video), preprocess), before=True)
     if seen is None:
         raise ValueError(_DOES_NOT_RUN)
     return seen
@@ -80,24 +81,9 @@ def decision_gradient(
     All have one shape. The gradient is that of how far the best class is ahead of the second. It is 0 where the network
     returns no scores (N, K). For arguments and errors see `block_input`; the model runs to its end.
     """
-    seen: list[torch.Tensor] = []
-
-    def cut(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
-        """Begin the graph after the block."""
-        torch.set_grad_enabled(True)
-        seen[:] = inputs[0], output.detach().requires_grad_()
-        return seen[1]
-
-    inputs = _on_device_of(model, _network_input(model, block, video, preprocess))
-    handle = block.register_forward_hook(cut)
-    try:
-        with torch.no_grad(), evaluating(model):
-            scores = _forward(model)(inputs)
-    finally:
-        handle.remove()
-    if not seen:
+    x, _, z, scores = run_with_graph(model, block, network_input(model, _clips(block, video), preprocess))
+    if z is None:
         raise ValueError(_DOES_NOT_RUN)
-    x, z = seen
     if not (isinstance(scores, torch.Tensor) and scores.dim() == 2 and scores.requires_grad):
         return x, z.detach(), torch.zeros_like(z)
     with torch.enable_grad():
@@ -112,24 +98,47 @@ def decision_gradient(
 def query_grid(
     model: nn.Module, block: nn.Module, video: torch.Tensor, x: torch.Tensor, preprocess: Preprocess | None
 ) -> Grid:
-    """Return the grid of a block's queries, for a video (C, T, H, W) and the block's input ``x`` for it.
+    """Return the grid of a block's queries, for a video (C, T, H, W) and the block's input ``x`` for it."""
 
-    The stride is measured, which is exact for any convolutions, pools and paddings before the block: a copy of the
+    def run(network: nn.Module, there: nn.Module, longer: torch.Tensor) -> Size | None:
+        """The size of the block's input for another clip."""
+        seen = run_to(network, there, network_input(network, _clips(there, longer), preprocess), before=True)
+        return None if seen is None else _size(seen)
+
+    return measured_grid(model, block, video, _size(x), run, frames_are_batch=x.dim() == 4)
+
+
+def measured_grid(
+    model: nn.Module,
+    module: nn.Module,
+    video: torch.Tensor,
+    size: Size,
+    run: Callable[[nn.Module, nn.Module, torch.Tensor], Size | None],
+    frames_are_batch: bool = False,
+) -> Grid:
+    """Return the grid of a map of ``size`` cells, which a module has for a video (C, T, H, W).
+
+    The stride is measured, which is exact for any convolutions, pools and paddings before the module: a copy of the
     network on the meta device (no memory, no arithmetic) tells how much the map grows where the clip grows. A network
     that only takes clips of one size gets clip / map as its stride.
+
+    Args:
+        model, module, video, size: as above.
+        run: ``(network, module, clip) -> size`` of the map for another clip; None where it has none.
+        frames_are_batch: a network of images gets the frames as a batch.
     """
-    size, clip = _size(x), tuple(video.shape[1:])
-    longer = _longer_map(model, block, video, preprocess)
+    clip = tuple(video.shape[1:])
+    longer = _longer_map(model, module, video, run)
     strides = []
     for axis, (cells, length) in enumerate(zip(size, clip, strict=True)):
         growth = longer[axis] - cells if longer else 0
-        is_batch = x.dim() == 4 and axis == 0  # a network of images gets the frames as a batch
+        is_batch = frames_are_batch and axis == 0
         strides.append(1.0 if is_batch else _LONGER / growth if growth > 0 else length / cells)
     return Grid(size, tuple(strides), clip)
 
 
-def _longer_map(model: nn.Module, block: nn.Module, video: torch.Tensor, preprocess: Preprocess | None) -> Size | None:
-    name = next(name for name, module in model.named_modules() if module is block)
+def _longer_map(model: nn.Module, module: nn.Module, video: torch.Tensor, run: Callable) -> Size | None:
+    name = next(name for name, child in model.named_modules() if child is module)
     try:
         on_meta = without_norms(copy.deepcopy(model).to("meta"))
         for residual in nonlocal_modules(on_meta).values():
@@ -137,31 +146,79 @@ def _longer_map(model: nn.Module, block: nn.Module, video: torch.Tensor, preproc
             residual.forward = nn.Identity().forward
         channels, *clip = video.shape
         longer = torch.empty(channels, *(length + _LONGER for length in clip), dtype=video.dtype, device="meta")
-        there = on_meta.get_submodule(name)
-        x = _run_to(on_meta, there, _network_input(on_meta, there, longer, preprocess))
+        return run(on_meta, on_meta.get_submodule(name), longer)
     except Exception:  # Whatever a foreign network raises, it does not take a longer clip.
         return None
-    return None if x is None else _size(x)
 
 
-def _network_input(
-    model: nn.Module, block: nn.Module, video: torch.Tensor, preprocess: Preprocess | None
-) -> torch.Tensor:
+def _clips(block: nn.Module, video: torch.Tensor) -> torch.Tensor:
+    """What a network with this block takes: (1, C, T, H, W), or its frames as a batch."""
     dim = getattr(block, "dim", 3)
     if dim == 1:
         raise ValueError("the non-local block looks at sequences: there are no frames to draw its attention on")
-    clips = video[None] if dim == 3 else video.transpose(0, 1)
+    return video[None] if dim == 3 else video.transpose(0, 1)
+
+
+def network_input(model: nn.Module, clips: torch.Tensor, preprocess: Preprocess | None) -> torch.Tensor:
+    """What a network gets of clips (N, C, T, H, W): they are divided by 255 where nothing else does it."""
     if preprocess is not None:
         return preprocess(clips)
     return clips if hasattr(model, "forward_clips") or clips.is_floating_point() else clips.float() / 255
 
 
-def _run_to(model: nn.Module, block: nn.Module, inputs: torch.Tensor) -> torch.Tensor | None:
+def run_with_graph(model: nn.Module, module: nn.Module, inputs: torch.Tensor) -> tuple[Any, Any, Any, Any]:
+    """Run a network in eval mode to its end, with a graph that begins at the output of one of its modules.
+
+    Only what comes after the module takes memory for gradients. No parameter gets one: use ``torch.autograd.grad``.
+
+    Returns:
+        The module's first argument; its output; the tensor in that (`map_in`), as the leaf of the graph; and what the
+        network returns. The first three are None where the module does not run, or gives no tensor.
+    """
+    seen: list[Any] = [None, None, None]
+
+    def cut(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
+        """Begin the graph after the module."""
+        found = map_in(output)
+        if found is None:
+            return output
+        torch.set_grad_enabled(True)
+        seen[:] = inputs[0] if inputs else None, output, found.detach().requires_grad_()
+        # Later modules may write into the copy, and into no leaf.
+        return _exchanged(output, found, seen[2].clone())
+
+    handle = module.register_forward_hook(cut)
+    try:
+        with torch.no_grad(), evaluating(model):
+            scores = _forward(model)(_on_device_of(model, inputs))
+    finally:
+        handle.remove()
+    return seen[0], seen[1], seen[2], scores
+
+
+def map_in(output: Any) -> torch.Tensor | None:
+    """The tensor in what a module gave: of several stages, which are a dict, the last; of a tuple, the first."""
+    if isinstance(output, dict) and output:
+        output = list(output.values())[-1]
+    if isinstance(output, tuple) and output:
+        output = output[0]
+    return output if isinstance(output, torch.Tensor) and output.is_floating_point() else None
+
+
+def _exchanged(output: Any, old: torch.Tensor, new: torch.Tensor) -> Any:
+    """The output with another map in the place of `old`."""
+    if isinstance(output, dict):
+        return {name: _exchanged(value, old, new) for name, value in output.items()}
+    if isinstance(output, tuple):
+        return tuple(_exchanged(value, old, new) for value in output)
+    return new if output is old else output
+
+
+def run_to(model: nn.Module, block: nn.Module, inputs: torch.Tensor, before: bool) -> Any:
+    """Run a network in eval mode to a module: its first argument, or its output; None where it does not run."""
     inputs = _on_device_of(model, inputs)
     with torch.no_grad(), evaluating(model):
-        seen = run_until(block, lambda: _forward(model)(inputs), before=True)[1]
-    assert seen is None or isinstance(seen, torch.Tensor)
-    return seen
+        return run_until(block, lambda: _forward(model)(inputs), before=before)[1]
 
 
 def _on_device_of(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor:

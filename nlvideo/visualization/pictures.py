@@ -1,4 +1,6 @@
-"""The pictures of attention: the film strip with arrows of the paper's Figure 3, and heat over every frame."""
+"""The pictures of attention and of Grad-CAM: the film strip of the paper's Figure 3, and heat over every frame."""
+
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -16,7 +18,8 @@ from nlvideo.visualization.drawing import (
     enlargement,
     font,
 )
-from nlvideo.visualization.grid import Size, Window
+from nlvideo.visualization.gradcam import ClassMaps
+from nlvideo.visualization.grid import Grid, Size, Window
 
 # The film strip, pixels: short side of a frame, width of the strip, and the margin around it.
 _STRIP_SIDE, _MAX_WIDTH, _MARGIN = 224, 1100, 12
@@ -29,14 +32,15 @@ _HEAT_SIDE, _TEXT, _CAPTION, _BAR_HEIGHT = 320, 15, 52, 10
 class _Layout(FrameRows):
     """The frames of a film strip: which of the clip, and where."""
 
-    def __init__(self, maps: AttentionMaps, query: Size, frame: int):
-        T, H, W = maps.queries.clip
+    def __init__(self, grid: Grid, cell: int = 0, frame: int | None = None):
+        """Lay out the frames of a map; ``frame``, which is in the window of ``cell``, is one of them."""
+        T, H, W = grid.clip
         self.shown = list(range(T))
         if T > _SHOW_ALL:
-            self.shown = [maps.queries.shown_frame(t) for t in range(maps.queries.size[0])]
+            self.shown = [grid.shown_frame(t) for t in range(grid.size[0])]
             # The query's own frame need not be the middle one of its window. It is shown.
-            self.shown[query[0]] = frame
-        self.query = self.shown.index(frame)
+            self.shown[cell] = self.shown[cell] if frame is None else frame
+        self.query = 0 if frame is None else self.shown.index(frame)
         factor = enlargement(H, W, _STRIP_SIDE)
         most = max(1, (_MAX_WIDTH - 2 * _MARGIN + self.GAP) // (W * factor + self.GAP))
         super().__init__(len(self.shown), H, W, factor, most, (_MARGIN, _MARGIN + round(1.6 * self.TEXT)))
@@ -74,23 +78,40 @@ def draw_film_strip(maps: AttentionMaps, index: int, k: int = NUM_ARROWS) -> Ima
     keys = top_keys(maps, k)[index]
     position = maps.positions[index].tolist()
     query = maps.queries.cell(position)
-    layout = _Layout(maps, query, int(position[0]))
-    texts, letters = _texts(maps, index, keys), font(layout.TEXT)
+    layout = _Layout(maps.queries, query[0], int(position[0]))
+    frames = [maps.frames[frame] for frame in layout.shown]
+    return _strip(
+        layout, frames, _labels(maps.queries, layout), _texts(maps, index, keys),
+        lambda layer: _draw_arrows(layer, maps, layout, position, query, keys),
+    )  # fmt: skip
+
+
+def _strip(
+    layout: _Layout,
+    frames: Sequence[np.ndarray],
+    labels: Sequence[str],
+    texts: Sequence[str],
+    lines: Callable[[LineLayer], None] | None = None,
+) -> Image.Image:
+    """The frames, lines over them, and one text above them and one below."""
+    letters = font(layout.TEXT)
     width = max(layout.size[0], *(int(letters.getlength(text)) for text in texts)) + 2 * _MARGIN
-    strip = Image.new("RGB", (width, layout.bottom + layout.TEXT + 2 * _MARGIN), (255, 255, 255))
-    layout.paste(strip, [maps.frames[frame] for frame in layout.shown], _labels(maps, layout))
-    layer = LineLayer(strip.size)
-    _draw_arrows(layer, maps, layout, position, query, keys)
-    strip = layer.over(strip)
+    strip = Image.new("RGB", (width, layout.bottom + (len(texts) > 1) * layout.TEXT + 2 * _MARGIN), (255, 255, 255))
+    layout.paste(strip, frames, labels)
+    if lines is not None:
+        layer = LineLayer(strip.size)
+        lines(layer)
+        strip = layer.over(strip)
     draw = ImageDraw.Draw(strip)
-    draw.text((_MARGIN, _MARGIN - 4), texts[0], fill=DARK, font=letters)
-    draw.text((_MARGIN, layout.bottom), texts[1], fill=DARK, font=letters)
+    for text, y in zip(texts, (_MARGIN - 4, layout.bottom), strict=False):
+        draw.text((_MARGIN, y), text, fill=DARK, font=letters)
     return strip
 
 
-def _check_index(maps: AttentionMaps, index: int) -> None:
-    if not 0 <= index < len(maps.positions):
-        raise ValueError(f"index: got {index}, allowed: 0 to {len(maps.positions) - 1}, the queries of the maps")
+def _check_index(maps: AttentionMaps | ClassMaps, index: int) -> None:
+    if not 0 <= index < len(maps.weights):
+        what = "queries" if isinstance(maps, AttentionMaps) else "views"
+        raise ValueError(f"index: got {index}, allowed: 0 to {len(maps.weights) - 1}, the {what} of the maps")
 
 
 def _texts(maps: AttentionMaps, index: int, keys: TopKeys) -> tuple[str, str]:
@@ -106,11 +127,11 @@ def _texts(maps: AttentionMaps, index: int, keys: TopKeys) -> tuple[str, str]:
     return title, f"white: query; yellow: {found}; {weights}, {above}"
 
 
-def _labels(maps: AttentionMaps, layout: _Layout) -> list[str]:
+def _labels(grid: Grid, layout: _Layout) -> list[str]:
     labels = [f"frame {frame}" for frame in layout.shown]
-    if len(layout.shown) < len(maps.frames):
-        for t in range(maps.queries.size[0]):
-            (first, *_), (end, *_) = maps.queries.window((t, 0, 0))
+    if len(layout.shown) < grid.clip[0]:
+        for t in range(grid.size[0]):
+            (first, *_), (end, *_) = grid.window((t, 0, 0))
             if int(end) - int(first) > 1:
                 labels[t] += f" (of {int(first)} to {int(end) - 1})"
     return labels
@@ -139,51 +160,89 @@ def _draw_arrows(
     layer.dot(*start, 3.5, QUERY_COLOUR)
 
 
-def heated_frames(maps: AttentionMaps, index: int) -> np.ndarray:
-    """The frames, uint8 (T, H, W, 3), with the weights of one query as heat, relative to its largest weight."""
-    row = maps.weights[index]
-    shares = (maps.keys.upsample(row) / (float(row.abs().max()) or 1.0)).numpy()
-    return np.stack([add_heat(frame, share) for frame, share in zip(maps.frames, shares, strict=True)])
+def heated_frames(maps: AttentionMaps | ClassMaps, index: int) -> np.ndarray:
+    """The frames, uint8 (T, H, W, 3), with the weights of one query, or of one view, as heat over them.
+
+    Heat is relative to the largest weight, of the query or of all views.
+    """
+    row, largest = maps.weights[index], _largest(maps, index)
+    keys, frames = (maps.grid, maps.frames[index]) if isinstance(maps, ClassMaps) else (maps.keys, maps.frames)
+    shares = (keys.upsample(row) / (largest or 1.0)).numpy()
+    return np.stack([add_heat(frame, share) for frame, share in zip(frames, shares, strict=True)])
 
 
-def overlay_frames(maps: AttentionMaps, index: int) -> np.ndarray:
-    """Every frame with the weights of one query as heat, and a caption below.
+def overlay_frames(maps: AttentionMaps | ClassMaps, index: int) -> np.ndarray:
+    """Every frame with the weights of one query, or of one view, as heat, and a caption below.
 
-    Colours run from nothing at weight 0 over red to pale yellow at the query's largest weight; the caption gives that
-    weight. Negative weights (dot product) run over blue, on the same scale. Every pixel has the weight of its cell,
-    without smoothing. The query's cell is a white box in the frames that it stands for.
+    Colours run from nothing at weight 0 over red to pale yellow at the largest weight, see `heated_frames`; the caption
+    gives that weight. Negative weights (dot product) run over blue, on the same scale. Every pixel has the weight of
+    its cell, without smoothing. The query's cell is a white box in the frames that it stands for.
 
     Args:
-        maps: from `attend`.
-        index: which of its queries.
+        maps: from `attend` or `grad_cam`.
+        index: which of its queries or views.
 
     Returns:
         uint8 (T, H', W', 3), enlarged by a whole factor to a short side of about 320 pixels; both sides are even.
 
     Raises:
-        ValueError: there is no such query.
+        ValueError: there is no such query or view.
     """
     _check_index(maps, index)
-    T, H, W = maps.queries.clip
+    T, H, W = maps.frames.shape[-4:-1]
     factor = enlargement(H, W, _HEAT_SIDE)
-    row = maps.weights[index]
-    position = maps.positions[index].tolist()
-    (t0, y0, x0), (t1, y1, x1) = maps.queries.window(maps.queries.cell(position))
+    largest, negative = _largest(maps, index), bool((maps.weights[index] < 0).any())
     pictures = []
     for t, heated in enumerate(heated_frames(maps, index)):
         # H.264 needs even sides.
         image = Image.new("RGB", ((W * factor + 1) // 2 * 2, (H * factor + _CAPTION + 1) // 2 * 2), DARK)
         image.paste(Image.fromarray(enlarge(heated, factor)))
-        if t0 <= t < t1:
-            layer = LineLayer(image.size)
-            layer.box((x0 * factor, y0 * factor, x1 * factor, y1 * factor), QUERY_COLOUR, 2)
-            if t == int(position[0]):
-                layer.dot((position[2] + 0.5) * factor, (position[1] + 0.5) * factor, 4, QUERY_COLOUR)
-            image = layer.over(image)
-        text = f"{maps.block}: frame {t} of {T}, query in frame {position[0]:g}"
-        _caption(image, H * factor, text, float(row.abs().max()), bool((row < 0).any()))
+        text = f"{_name(maps)}: frame {t} of {T}"
+        if isinstance(maps, AttentionMaps):
+            text += f", query in frame {maps.positions[index][0]:g}"
+            image = _with_query(image, maps, index, t, factor)
+        _caption(image, H * factor, text, largest, negative)
         pictures.append(np.asarray(image))
     return np.stack(pictures)
+
+
+def draw_heat_strip(maps: ClassMaps, index: int, title: str = "") -> Image.Image:
+    """Draw the frames of one view with heat: all of a clip of up to 10, else one for each frame of the map.
+
+    Args:
+        maps: from `grad_cam`.
+        index: which of its views.
+        title: first line; "": the layer and the number of the class.
+
+    Raises:
+        ValueError: there is no such view.
+    """
+    _check_index(maps, index)
+    layout = _Layout(maps.grid)
+    title = title or f"{_name(maps)}, class {maps.target}"
+    heated = heated_frames(maps, index)
+    return _strip(layout, [heated[frame] for frame in layout.shown], _labels(maps.grid, layout), [title])
+
+
+def _largest(maps: AttentionMaps | ClassMaps, index: int) -> float:
+    return float((maps.weights if isinstance(maps, ClassMaps) else maps.weights[index]).abs().max())
+
+
+def _name(maps: AttentionMaps | ClassMaps) -> str:
+    return f"Grad-CAM, {maps.layer}" if isinstance(maps, ClassMaps) else maps.block
+
+
+def _with_query(image: Image.Image, maps: AttentionMaps, index: int, t: int, factor: int) -> Image.Image:
+    """A frame with the query's cell, if it stands for the frame."""
+    position = maps.positions[index].tolist()
+    (t0, y0, x0), (t1, y1, x1) = maps.queries.window(maps.queries.cell(position))
+    if not t0 <= t < t1:
+        return image
+    layer = LineLayer(image.size)
+    layer.box((x0 * factor, y0 * factor, x1 * factor, y1 * factor), QUERY_COLOUR, 2)
+    if t == int(position[0]):
+        layer.dot((position[2] + 0.5) * factor, (position[1] + 0.5) * factor, 4, QUERY_COLOUR)
+    return layer.over(image)
 
 
 def _caption(image: Image.Image, top: int, text: str, largest: float, negative: bool) -> None:

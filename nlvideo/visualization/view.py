@@ -1,4 +1,4 @@
-"""One view of a video as a test shows it to a network, where its pixels lie in the video, and attention in numbers."""
+"""One view of a video as a test shows it to a network, where its pixels lie in the video, and maps in numbers."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -11,7 +11,9 @@ from nlvideo.config import CfgNode
 from nlvideo.data import Video, VideoMapper, open_video
 from nlvideo.data.transforms import augmentation
 from nlvideo.data.transforms.augmentation import read_resized
-from nlvideo.visualization.attention import NUM_ARROWS, AttentionMaps, top_keys
+from nlvideo.visualization.attention import NUM_ARROWS, AttentionMaps, TopKeys, top_cells, top_keys
+from nlvideo.visualization.gradcam import ClassMaps
+from nlvideo.visualization.grid import Grid
 
 
 @dataclass(frozen=True)
@@ -110,14 +112,30 @@ def describe(maps: AttentionMaps, view: View, k: int = NUM_ARROWS) -> dict[str, 
     """
     queries = []
     for position, found in zip(maps.positions.tolist(), top_keys(maps, k), strict=True):
-        columns = (found.cells.tolist(), found.centres.tolist(), found.weights.tolist())
-        keys = [
-            {"weight": weight, **_place(view, maps.keys.shown_frame(cell[0]), centre)}
-            for cell, centre, weight in zip(*columns, strict=True)
-        ]
         place = _place(view, int(position[0]), position)
-        queries.append({**place, "share": round(found.share, 4), "keys": keys})
+        queries.append({**place, "share": round(found.share, 4), "keys": _places(view, maps.keys, found)})
     return {"block": maps.block, "pairwise": maps.pairwise, "num_keys": maps.weights[0].numel(), "queries": queries}
+
+
+def describe_class(maps: ClassMaps, view: View) -> dict[str, Any]:
+    """The cells that speak most for a class, in numbers.
+
+    Args:
+        maps: from `grad_cam`, of the clip of ``view``.
+        view: from `load_view`.
+
+    Returns:
+        ``{"layer", "class", "num_cells", "share", "cells": [{"weight", **place}]}``: the number of the class, and as
+        few cells as have 90 % of the weight, at most 20. See `describe`.
+    """
+    found = top_cells(maps.weights[0], maps.grid)
+    numbers = {"num_cells": maps.weights[0].numel(), "share": round(found.share, 4)}
+    return {"layer": maps.layer, "class": maps.target, **numbers, "cells": _places(view, maps.grid, found)}
+
+
+def _places(view: View, grid: Grid, found: TopKeys) -> list[dict[str, Any]]:
+    columns = zip(found.cells.tolist(), found.centres.tolist(), found.weights.tolist(), strict=True)
+    return [{"weight": w, **_place(view, grid.shown_frame(cell[0]), centre)} for cell, centre, w in columns]
 
 
 def _place(view: View, frame: int, point: list[float]) -> dict[str, list[float]]:

@@ -132,7 +132,17 @@ def test_mistakes_are_one_line(visualize, model, tmp_path):
             {},
             "is of another network than the config's: only in the file: backbone.res2.nl0.theta.weight",
         ),
-        (["MODEL.NONLOCAL.ENABLED", "False"], {"weights": save_baseline(tmp_path)}, "has no non-local block"),
+        (
+            ["MODEL.NONLOCAL.ENABLED", "False"],
+            {"weights": save_baseline(tmp_path)},
+            "the network has no non-local block and so no attention: use --method gradcam",
+        ),
+        (["--layer", "res3"], {}, "--layer: got 'res3', allowed with --method gradcam"),
+        (["--class", "1"], {}, "--class: got '1', allowed with --method gradcam"),
+        (["--method", "gradcam", "--num-queries", "1"], {}, "--num-queries: got 1, allowed with --method attention"),
+        (["--method", "gradcam", "--class", "8"], {}, "class: got 8, allowed: 0 to 7, or a name"),
+        (["--method", "gradcam", "--layer", "res9"], {}, "layer: no layer 'res9': did you mean 'res"),
+        (["--method", "gradcam", "--layer", "head"], {}, "layer: head gives (1, 8), allowed: a map of the frames"),
         ([], {"weights": other_weights}, "other.pth is of another network than the config's"),
         ([], {"weights": str(tmp_path / "nowhere.pth")}, "nowhere.pth"),
         ([], {"input": str(tmp_path / "text.mp4")}, "text.mp4: "),
@@ -146,7 +156,7 @@ def test_mistakes_are_one_line(visualize, model, tmp_path):
     for arguments, keywords, message in mistakes:
         status, _, err = visualize(*arguments, **keywords)
         assert status == 2 and message in err and err.count("\n") == 1, (arguments, keywords, err)
-        assert not list(tmp_path.glob("out/query*"))
+        assert not list(tmp_path.glob("out/*"))
 
 
 def save_baseline(folder):
@@ -197,3 +207,34 @@ def test_the_model_that_comes_along_and_flags_in_any_order(call_tool, make_video
 def test_positions_are_three_whole_numbers(visualize, text):
     status, _, err = visualize(f"--position={text}")
     assert status == 2 and f"got {text!r}, allowed: T,Y,X, three whole numbers from 0" in err
+
+
+def test_where_a_network_without_blocks_sees_a_class(visualize, tmp_path):
+    plain = ("MODEL.NONLOCAL.ENABLED", "False", "--method", "gradcam")
+    status, text, err = visualize(*plain, weights=save_baseline(tmp_path))
+    out = tmp_path / "out"
+    assert status == 0 and "frames 2, 4, 6, 8; predicted: " in text, err
+    assert sorted(path.name for path in out.iterdir()) == ["gradcam.json", "gradcam.mp4", "gradcam.png"]
+    report = json.loads((out / "gradcam.json").read_text())
+    assert text.split("predicted: ")[1].split(" (")[0] == report["name"] and f".mp4: {report['name']} in res5; " in text
+    # The stem of this network is small: 32 pixels are one cell of res5, and 2 frames are one.
+    assert report["layer"] == "res5" and report["num_cells"] == 2 * 1 * 1 and report["cells"]
+    with VideoReader(out / "gradcam.mp4") as video:
+        assert (video.num_frames, video.fps) == (4, 4.0) and min(video.height, video.width) >= 320
+    with Image.open(out / "gradcam.png") as strip:
+        assert strip.size[0] > 2 * 32 * 7
+    finer = ("--layer", "res3", "--class", "5", "--fps", "2")
+    status, text, err = visualize(*plain, *finer, weights=str(tmp_path / "baseline.pth"))
+    report = json.loads((out / "gradcam.json").read_text())
+    assert status == 0 and (report["layer"], report["class"], report["num_cells"]) == ("res3", 5, 2 * 4 * 4), err
+    cell = report["cells"][0]
+    assert cell["weight"] > 0 and len(cell["shown"]) == len(cell["video"]) == 3 and cell["video"][0] in (2, 4, 6, 8)
+
+
+def test_a_class_by_its_name_and_the_default_folder(call_tool, make_video, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make_video(tmp_path / "clip.mp4", num_frames=9, height=70, width=80)
+    given = ("--model", "quickstart", "--input", "clip.mp4", "--method", "gradcam", "--class", "blink")
+    status, text, err = call_tool("visualize_attention", *given, "--device", "cpu")
+    assert status == 0 and "blink in res5" in text, err
+    assert json.loads((tmp_path / "output/gradcam/clip/gradcam.json").read_text())["name"] == "blink"
