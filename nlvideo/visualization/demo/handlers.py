@@ -14,9 +14,9 @@ from PIL import Image
 
 from nlvideo.data import VideoDecodeError
 from nlvideo.utils.console import format_seconds
-from nlvideo.visualization import draw_film_strip, heated_frames
+from nlvideo.visualization import AttentionMaps, ClassMaps, draw_film_strip, draw_heat_strip, heated_frames
 from nlvideo.visualization.demo.limits import Limits, VideoFacts, check_upload
-from nlvideo.visualization.demo.moments import Inspector, Moment
+from nlvideo.visualization.demo.moments import GRAD_CAM, Inspector, Moment
 from nlvideo.visualization.demo.uploads import UploadFolder
 from nlvideo.visualization.drawing import QUERY_COLOUR, FrameRows, LineLayer, enlargement
 
@@ -39,14 +39,14 @@ class Shown:
         facts: of the video.
         moments: its clips.
         index: the moment that is shown.
-        block: short name of the non-local block that is shown; "" in a network without any.
+        block: short name of the non-local block that is shown, or "Grad-CAM".
         position: (t, y, x) in that moment's clip.
     """
 
     facts: VideoFacts
     moments: Sequence[Moment] = ()
     index: int = 0
-    block: str = ""
+    block: str = GRAD_CAM
     position: tuple[int, int, int] = (0, 0, 0)
 
     @property
@@ -122,10 +122,10 @@ class Demo:
         return self._refresh(self._at_strongest(replace(shown, index=index)))
 
     def choose_block(self, shown: Shown | None, block: str) -> Answer:
-        """Show the attention of another non-local block at the same position."""
+        """Show the attention of another non-local block at the same position, or Grad-CAM."""
         if shown is None:
             return Answer(EXPIRED, "mistake")
-        if block not in self.inspector.blocks:
+        if block not in self.inspector.methods:
             return Answer(f"there is no block {block!r}", "mistake")
         return self._refresh(replace(shown, block=block))
 
@@ -135,6 +135,8 @@ class Demo:
             return Answer(EXPIRED, "mistake")
         if not all(map(_is_index, (t, y, x), shown.moment.clip.shape[1:])):
             return Answer(f"there is no position {t!r}, {y!r}, {x!r}", "mistake")
+        if shown.block == GRAD_CAM:
+            return Answer("Grad-CAM is about the whole clip: there is no position to ask about.", "mistake")
         return self._refresh(replace(shown, position=(t, y, x)))
 
     def _open(self, lent: AbstractContextManager[Path]) -> Iterator[Answer]:
@@ -161,28 +163,36 @@ class Demo:
                 break
             yield Answer(f"{facts.name}: moment {len(moments) + 1} of {count}", "busy", scores)
             moments.append(moment)
-        shown = Shown(facts, moments, len(moments) // 2, next(iter(self.inspector.blocks), ""))
+        shown = Shown(facts, moments, len(moments) // 2, self.inspector.methods[0])
         answer = self._refresh(self._at_strongest(shown))
+        message += f"; {answer.message}" if answer.kind == "failed" else ""
         yield replace(answer, scores=scores, message=message)
 
     def _at_strongest(self, shown: Shown) -> Shown:
-        if not shown.block:
+        if shown.block == GRAD_CAM:
             return shown
         return replace(shown, position=self.inspector.strongest_position(shown.moment.clip, shown.block))
 
     def _refresh(self, shown: Shown) -> Answer:
-        """The pictures of a moment and a position; the classes of the video stay."""
-        if not shown.block:
-            return Answer(_describe(shown.facts), shown=shown)
+        """The pictures of a moment and a position, or of its best class; the classes of the video stay."""
+        maps: ClassMaps | AttentionMaps
         try:
-            maps = self.inspector.attend(shown.moment.clip, shown.block, shown.position)
+            if shown.block == GRAD_CAM:
+                maps = self.inspector.see_class(shown.moment.clip)
+                name = self.inspector.predictor.classes[maps.target]
+                strip = draw_heat_strip(maps, 0, f"{GRAD_CAM}, {maps.layer}: what speaks for {name}")
+            else:
+                maps = self.inspector.attend(shown.moment.clip, shown.block, shown.position)
+                strip = draw_film_strip(maps, 0)
         except (ValueError, LookupError) as error:
             return Answer(str(error), "failed", shown=shown)
         frames = shown.rows.picture(heated_frames(maps, 0), [f"{second:.2f} s" for second in shown.moment.seconds])
-        mark = LineLayer(frames.size)
-        t, y, x = shown.position
-        mark.dot(*shown.rows.point(t, y + 0.5, x + 0.5), 5, QUERY_COLOUR)
-        return Answer(_describe(shown.facts), frames=mark.over(frames), strip=draw_film_strip(maps, 0), shown=shown)
+        if shown.block != GRAD_CAM:
+            mark = LineLayer(frames.size)
+            t, y, x = shown.position
+            mark.dot(*shown.rows.point(t, y + 0.5, x + 0.5), 5, QUERY_COLOUR)
+            frames = mark.over(frames)
+        return Answer(_describe(shown.facts), frames=frames, strip=strip, shown=shown)
 
 
 def _is_index(value: object, count: int) -> bool:

@@ -1,4 +1,4 @@
-"""What the page asks of a model: the classes of a video, those of its moments, and where one of them attends."""
+"""What the page asks of a model: the classes of a video and of its moments, and what it looks at in one of them."""
 
 import math
 from collections.abc import Iterator
@@ -12,13 +12,15 @@ from torch import nn
 
 from nlvideo.config import CfgNode
 from nlvideo.modeling.nonlocal_block.summary import nonlocal_modules
-from nlvideo.visualization import AttentionMaps, attend, chosen_positions, load_views
+from nlvideo.visualization import AttentionMaps, ClassMaps, attend, chosen_positions, grad_cam, load_views
 from nlvideo.visualization.blocks import short_name
 from nlvideo.visualization.demo.limits import VideoFacts
 
 Scores = list[tuple[str, float]]
 # A moment's clip stays in memory as long as the page shows it: at 32 frames of 224 x 224, 16 of them are 77 MB.
 MAX_MOMENTS = 16
+# Beside the names of blocks: what any network has.
+GRAD_CAM = "Grad-CAM"
 
 
 class Predicts(Protocol):
@@ -60,11 +62,13 @@ class Inspector:
     Attributes:
         predictor: the model with its config and classes.
         blocks: short names of the non-local blocks, in the order of the network; may be empty.
+        methods: what a clip can be looked at with, the blocks and Grad-CAM.
     """
 
     def __init__(self, predictor: Predicts):
         self.predictor = predictor
         self.blocks = [short_name(name) for name in nonlocal_modules(predictor.model)]
+        self.methods = [*self.blocks, GRAD_CAM]
 
     def windows(self, facts: VideoFacts) -> list[tuple[float, float]]:
         """The (start_sec, end_sec) of the moments of a video: clip after clip, or spread over a long video."""
@@ -108,3 +112,7 @@ class Inspector:
     def attend(self, clip: torch.Tensor, block: str, position: tuple[int, int, int]) -> AttentionMaps:
         """Where a position (t, y, x) of a clip attends; errors are those of `attend`."""
         return attend(self.predictor.model, clip, block, [position])
+
+    def see_class(self, clip: torch.Tensor) -> ClassMaps:
+        """What speaks for the best class of a clip; errors are those of `grad_cam`."""
+        return grad_cam(self.predictor.model, clip)

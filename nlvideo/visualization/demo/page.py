@@ -12,7 +12,7 @@ from PIL import Image
 from nlvideo.utils.console import format_seconds
 from nlvideo.visualization.demo.handlers import Answer, Demo, Shown
 from nlvideo.visualization.demo.limits import KNOWN_AS
-from nlvideo.visualization.demo.moments import Inspector
+from nlvideo.visualization.demo.moments import GRAD_CAM, Inspector
 from nlvideo.visualization.video_file import data_uri
 
 if TYPE_CHECKING:
@@ -77,15 +77,23 @@ def build_page(demo: Demo, name: str) -> "gradio.Blocks":
                     visible=False, elem_id="nl-moments",
                 )  # fmt: skip
         with gr.Column(visible=False) as attention:
-            gr.Markdown(
-                "## Attention\nThe mark is the position asked about; the warmer a place, the more it weighs there."
-                " Click on any point of any frame to ask about that one."
+            methods = demo.inspector.methods
+            about = (
+                "The mark is the position asked about; the warmer a place, the more it weighs there. Click on any point"
+                " of any frame to ask about that one. "
             )
-            blocks = demo.inspector.blocks
-            block = gr.Radio(blocks, value=next(iter(blocks), None), label="Non-local block", visible=len(blocks) > 1)
+            gr.Markdown(
+                f"## What the network looks at\n{about if len(methods) > 1 else ''}With {GRAD_CAM}, the warmer a place,"
+                " the more it speaks for the best class of this moment."
+            )
+            block = gr.Radio(
+                methods, value=methods[0], label="Attention of a block, or Grad-CAM", visible=len(methods) > 1
+            )
             frames = _picture(gr, "The frames of this moment", "nl-frames")
-            gr.Markdown("### The positions with the highest weights")
-            strip = _picture(gr, "A film strip with arrows to the positions with the highest weights", "nl-strip")
+            gr.Markdown("### As a film strip")
+            strip = _picture(
+                gr, "A film strip with arrows to the positions with the highest weights, or heat", "nl-strip"
+            )
         state = gr.State(None, time_to_live=FORGET_SEC)
         outputs = [upload, state, message, scores, moments, attention, frames, strip]
         _connect(gr, demo, outputs, examples, block)

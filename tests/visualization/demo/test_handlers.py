@@ -9,6 +9,7 @@ import pytest
 from nlvideo.config import load_cfg
 from nlvideo.model_zoo import get_config_file
 from nlvideo.modeling import build_model
+from nlvideo.visualization import grad_cam, heated_frames
 from nlvideo.visualization.demo.handlers import EXPIRED, FAILED, Demo
 from nlvideo.visualization.demo.moments import Inspector
 
@@ -184,11 +185,39 @@ def untrained(demo, clips):
     return build
 
 
-def test_a_network_without_blocks_has_no_attention(untrained):
+def test_a_network_without_blocks_has_grad_cam(untrained):
     plain = untrained("quickstart/i3d")
     view = list(plain.open_example(0))[-1]
-    assert view.scores == {"left": 1.0} and view.shown.moments and view.frames is None and view.strip is None
-    assert plain.choose_moment(view.shown, 0).frames is None
+    assert plain.inspector.methods == ["Grad-CAM"] and view.kind == "result"
+    assert view.scores == {"left": 1.0} and view.frames.size == view.shown.rows.size and view.strip.width > 500
+    assert view.shown.block == "Grad-CAM" and plain.choose_moment(view.shown, 0).frames is not None
+    click = plain.choose_position(view.shown, 0, 32, 32)
+    assert click.kind == "mistake" and "there is no position to ask about" in click.message
+
+
+def test_grad_cam_beside_the_blocks(demo):
+    start = list(demo.open_example(0))[-1]
+    assert demo.inspector.methods == ["res2.0", "Grad-CAM"]
+    view = demo.choose_block(start.shown, "Grad-CAM")
+    assert view.kind == "result" and not same(view.frames, start.frames) and not same(view.strip, start.strip)
+    # It is the heat of the best class, without a mark.
+    maps = grad_cam(demo.inspector.predictor.model, start.shown.moment.clip)
+    assert demo.inspector.predictor.classes[maps.target] == "left"
+    seconds = [f"{second:.2f} s" for second in start.shown.moment.seconds]
+    assert same(view.frames, view.shown.rows.picture(heated_frames(maps, 0), seconds))
+    assert same(demo.choose_block(view.shown, "res2.0").frames, start.frames)
+
+
+def test_a_network_that_grad_cam_cannot_show_still_has_classes(untrained, monkeypatch):
+    plain = untrained("quickstart/i3d")
+
+    def fail(clip):
+        raise ValueError("no layer gives a map")
+
+    monkeypatch.setattr(plain.inspector, "see_class", fail)
+    view = list(plain.open_example(0))[-1]
+    assert view.kind == "failed" and view.scores == {"left": 1.0} and view.frames is None
+    assert view.message.startswith("left.mp4: ") and view.message.endswith("; no layer gives a map")
 
 
 def test_each_block_has_attention_of_its_own(untrained):
