@@ -8,13 +8,16 @@ from torch import nn
 
 from nlvideo.checkpoint.checkpointer import last_checkpoint_in
 from nlvideo.checkpoint.read.read_file import read_file
-from nlvideo.checkpoint.weights import load_weights
+from nlvideo.checkpoint.weights import find_weights, load_weights
 from nlvideo.config import CfgNode
 from nlvideo.data.checks import check_same_classes, dataset_classes
 from nlvideo.data.datasets import get_dataset
 from nlvideo.data.datasets.listed import read_classes
 from nlvideo.modeling import build_model
 from nlvideo.modeling.backbone import inflate_2d_weights
+from nlvideo.utils.console import log_once
+
+_CLASSIFIER = "head.classifier.weight"
 
 
 def load_model_for_test(cfg: CfgNode, resume: bool = False) -> nn.Module:
@@ -29,7 +32,7 @@ def load_model_for_test(cfg: CfgNode, resume: bool = False) -> nn.Module:
             under other labels than the model.
         FileNotFoundError: the file is missing.
     """
-    path = (last_checkpoint_in(cfg.OUTPUT_DIR) if resume else None) or cfg.MODEL.WEIGHTS
+    path = weights_for_test(cfg, resume)
     if not path:
         raise ValueError(
             "MODEL.WEIGHTS: got '', allowed for a test: a checkpoint, or --resume for the last one in OUTPUT_DIR"
@@ -43,6 +46,28 @@ def load_model_for_test(cfg: CfgNode, resume: bool = False) -> nn.Module:
         except ValueError as error:
             raise ValueError(f"DATASETS.TEST: {error}") from None
     return model
+
+
+def weights_for_test(cfg: CfgNode, resume: bool = False) -> str:
+    """Return the checkpoint to test: the last one in ``OUTPUT_DIR`` on a resume, or ``MODEL.WEIGHTS``."""
+    return (last_checkpoint_in(cfg.OUTPUT_DIR) if resume else None) or cfg.MODEL.WEIGHTS
+
+
+def with_classes_of(cfg: CfgNode, path: str) -> CfgNode:
+    """Return a config whose MODEL.HEAD.NUM_CLASSES is that of the weights at ``path``, where it is 0.
+
+    Raises:
+        ValueError: the file does not say how many classes it has, or is unreadable.
+        FileNotFoundError: the file is missing.
+    """
+    if cfg.MODEL.HEAD.NUM_CLASSES or not path:
+        return cfg
+    content = read_file(path)
+    classifier = find_weights(content, path, ["backbone.stem.conv.weight", _CLASSIFIER]).weights.get(_CLASSIFIER)
+    number = len(_stored_classes(content, path)) if classifier is None else len(classifier)
+    if not number:
+        raise ValueError(f"MODEL.HEAD.NUM_CLASSES: got 0, and {path} has no {_CLASSIFIER}, allowed: the number itself")
+    return cfg.with_overrides(["MODEL.HEAD.NUM_CLASSES", number])
 
 
 def load_trained_model(cfg: CfgNode, path: str, entry: str = "") -> tuple[nn.Module, list[str]]:
@@ -77,6 +102,11 @@ def class_names(cfg: CfgNode, stored: list[str] | None = None) -> list[str]:
     if not 0 < len(names) <= count:
         names = dataset_classes(cfg.DATASETS.TRAIN)
     names = names if len(names) <= count else []
+    if not names and stored is not None:
+        log_once(
+            f"The {count} classes have no names, only numbers: a classes.txt beside the weights, one name a line in the"
+            " order of the labels, gives them names"
+        )
     return [*names, *map(str, range(len(names), count))]
 
 

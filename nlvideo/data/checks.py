@@ -191,7 +191,8 @@ def check_same_classes(one: str, classes: Sequence[str], other: str) -> None:
         named = f" (named by {metadata.classes_from})" if metadata.classes_from else ""
         is_list = other.startswith("list:")
         hint = "; a classes.txt beside the list, one name a line, gives it the same" if is_list else ""
-        raise ValueError(f"{other}: class {label} is {second!r}{named}, but {first!r} in {one}{hint}")
+        lacks = "" if second is None or second in classes else f", which lacks {second!r}"
+        raise ValueError(f"{other}: class {label} is {second!r}{named}, but {first!r} in {one}{lacks}{hint}")
 
 
 def fingerprint(records: Sequence[Record]) -> str:

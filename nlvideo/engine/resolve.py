@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from nlvideo.checkpoint import last_checkpoint_in
+from nlvideo.checkpoint.read.read_file import read_file
 from nlvideo.config import CfgNode
 from nlvideo.config.validate import validate
 from nlvideo.data.build import read_training_data
 from nlvideo.data.catalog import Record
-from nlvideo.data.checks import dataset_classes
+from nlvideo.data.checks import dataset_classes, fingerprint
 from nlvideo.data.records.records import labels_of
 from nlvideo.errors import LookupFailed
 from nlvideo.utils.files.safe_yaml import parse_yaml
@@ -57,6 +58,14 @@ def resolve_from_data(cfg: CfgNode, resume: bool = False) -> CfgNode:
     changes: dict[str, Any] = {} if cfg.MODEL.HEAD.NUM_CLASSES else {_CLASSES: num_classes}
     if asks[1]:
         changes |= _schedule(cfg, len(records))
+        own = {key: _value_in(earlier, key) for key in changes}
+        if None not in own.values() and own != changes and _has_changed(cfg.OUTPUT_DIR, records):
+            now, then = changes["SOLVER.MAX_ITER"], own["SOLVER.MAX_ITER"]
+            logger.warning(
+                "The training data has changed since this run began: its schedule of %d iterations goes on, %s would be"
+                " %d now. For another one set SOLVER.MAX_EPOCHS 0 and SOLVER.MAX_ITER", then, _EPOCHS, now
+            )  # fmt: skip
+            changes = own
     if changes:
         text = ", ".join(f"{key} {cfg.value_at(key)} -> {value}" for key, value in changes.items())
         logger.info("From the %d videos of the training data: %s", len(records), text)
@@ -114,6 +123,16 @@ def _earlier_config(folder: str) -> dict[str, Any]:
         return {}
     with open(path, encoding="utf8") as file:
         return parse_yaml(file.read())
+
+
+def _has_changed(folder: str, records: Sequence[Record]) -> bool:
+    """Whether the last checkpoint of a run is of other training data, or does not say of which."""
+    content = read_file(last_checkpoint_in(folder) or "")
+    try:
+        said = content["trainer"]["hooks"]["Settings"]["settings"]["training data"]
+    except KeyError:
+        return True
+    return not said.endswith(fingerprint(records))
 
 
 def _value_in(config: dict[str, Any], key: str) -> Any:

@@ -7,6 +7,7 @@ import shlex
 import sys
 
 from nlvideo.checkpoint.earlier_run import config_path
+from nlvideo.checkpoint.trained import weights_for_test, with_classes_of
 from nlvideo.config import CfgNode
 from nlvideo.engine.resolve import resolve_from_data
 from nlvideo.utils import comm
@@ -50,8 +51,8 @@ def default_setup(cfg: CfgNode, args: argparse.Namespace) -> CfgNode:
     logger.info("Environment:\n%s", collect_env())
     logger.info("Command line: %s", shlex.join(sys.argv))
     logger.info("Ranks: %d", comm.get_world_size())
-    if not eval_only or not cfg.MODEL.HEAD.NUM_CLASSES:
-        cfg = resolve_from_data(cfg, args.resume)
+    # The weights know the classes that a test has.
+    cfg = with_classes_of(cfg, weights_for_test(cfg, args.resume)) if eval_only else resolve_from_data(cfg, args.resume)
     if comm.is_main_process():
         if not eval_only:
             dump = config_path(cfg.OUTPUT_DIR, args.resume)

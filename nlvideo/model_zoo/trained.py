@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from nlvideo.checkpoint import last_checkpoint_in
-from nlvideo.checkpoint.trained import class_names, load_trained_model
+from nlvideo.checkpoint.trained import class_names, load_trained_model, with_classes_of
 from nlvideo.config import CfgNode, load_cfg
 from nlvideo.config.validate import validate
 from nlvideo.errors import LookupFailed
@@ -76,6 +76,8 @@ def trained_config(
 ) -> CfgNode:
     """Return the frozen config of a trained model, with its weights in MODEL.WEIGHTS; arguments as for `get`.
 
+    Where MODEL.HEAD.NUM_CLASSES is 0, it becomes that of the weights.
+
     Raises:
         LookupFailed: no such model, config or key.
         FileNotFoundError: a folder has no config or no weights.
@@ -83,6 +85,13 @@ def trained_config(
     """
     last_words = ["MODEL.WEIGHTS", os.fspath(weights)] if weights is not None else []
     last_words += ["MODEL.DEVICE", device] if device is not None else []
+    cfg = _config_of(cfg_or_name, opts, last_words, plugins)
+    return with_classes_of(cfg, cfg.MODEL.WEIGHTS)
+
+
+def _config_of(
+    cfg_or_name: CfgNode | str | os.PathLike, opts: Sequence[str], last_words: Sequence[str], plugins: Sequence[str]
+) -> CfgNode:
     if isinstance(cfg_or_name, CfgNode):
         cfg = cfg_or_name.with_overrides([*opts, *last_words])
         validate(cfg)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from nlvideo.checkpoint import Checkpointer, load_model_for_test, trained
-from nlvideo.checkpoint.trained import load_trained_model
+from nlvideo.checkpoint.trained import load_trained_model, with_classes_of
 from nlvideo.config import CfgNode, load_cfg
 from nlvideo.modeling import build_model
 from nlvideo.solver import ModelEma
@@ -90,3 +90,33 @@ def test_a_test_has_the_classes_of_the_model(tiny_cfg: Callable[..., CfgNode], t
     (tmp_path / "test/sit").mkdir()
     (tmp_path / "test/sit/a.mp4").touch()
     load_model_for_test(cfg)
+
+
+def test_weights_know_their_number_of_classes(tiny_cfg: Callable[..., CfgNode], tmp_path: Path) -> None:
+    ours = Checkpointer(build_model(tiny_cfg()), str(tmp_path)).save("weights")
+    cfg = tiny_cfg("MODEL.HEAD.NUM_CLASSES", "0")
+    assert with_classes_of(cfg, ours) == tiny_cfg() and with_classes_of(tiny_cfg(), ours) == tiny_cfg()
+    assert with_classes_of(cfg, "").MODEL.HEAD.NUM_CLASSES == 0
+    # A head of a project: the names tell, or the user.
+    content = {"model": {"backbone.stem.conv.weight": torch.zeros(8, 3, 1, 3, 3), "head.own": torch.zeros(3, 2)}}
+    other = str(tmp_path / "other.pth")
+    torch.save({**content, "classes": ["a", "b", "c"]}, other)
+    assert with_classes_of(cfg, other).MODEL.HEAD.NUM_CLASSES == 3
+    torch.save(content, other)
+    with pytest.raises(ValueError, match="MODEL.HEAD.NUM_CLASSES: got 0, and .*other.pth has no head.classifier.weig"):
+        with_classes_of(cfg, other)
+
+
+def test_numbers_in_place_of_names_are_said_once(
+    tiny_cfg: Callable[..., CfgNode], weights: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nlvideo.utils.console._seen", set())
+    for _ in range(2):
+        assert load_trained_model(tiny_cfg(), weights)[1] == ["0", "1", "2", "3"]
+    Path(weights).with_name("classes.txt").write_text("a\nb\nc\nd\n")
+    assert load_trained_model(tiny_cfg(), weights)[1] == ["a", "b", "c", "d"]
+    said = [record.message for record in caplog.records if "have no names" in record.message]
+    assert said == [
+        "The 4 classes have no names, only numbers: a classes.txt beside the weights, one name a line in the order of"
+        " the labels, gives them names"
+    ]

@@ -234,7 +234,8 @@ def test_datasets_must_agree_on_their_classes(folder, tmp_path):
         (tmp_path / name / "classes.txt").write_text(f"{name}\n")
     names = [f"list:{tmp_path}/{name}/train.csv" for name in ("x", "y")]
     with pytest.raises(
-        ValueError, match="TRAIN: .*y/train.csv: class . is .* but .* in .*x/train.csv; a classes.txt beside"
+        ValueError,
+        match="TRAIN: .*y/train.csv: class . is .* but .* in .*x/train.csv, which lacks .*; a classes.txt beside",
     ):
         build_train_loader(make_cfg(folder, "DATASETS.TRAIN", names))
 

@@ -108,7 +108,7 @@ def test_good_records_pass(tmp_path):
         ("", "ab", [0, 1], None),
         ("ab", "", [1], None),
         ("abc", "ac", [0, 1], "mine: class 1 is 'c', but 'b' in theirs"),
-        ("ab", "abc", [0, 1], "mine: class 2 is 'c', but None in theirs"),
+        ("ab", "abc", [0, 1], "mine: class 2 is 'c', but None in theirs, which lacks 'c'"),
         ("ba", "ab", [0, 1], "mine: class 0 is 'a', but 'b' in theirs"),
         ("", "", [0, 2], "mine: 1 has the label 2, which no video of theirs has"),
         ("abc", "abc", [0, 2], r"mine: 1 has the label 2 \(c\), which no video of theirs has"),

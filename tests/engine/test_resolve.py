@@ -1,17 +1,23 @@
 """What the training data decides: the number of classes and a schedule in epochs."""
 
-from collections.abc import Callable
+import argparse
+import logging
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+import torch
 
-from nlvideo.config import CfgNode
+from nlvideo.config import CfgNode, load_cfg
 from nlvideo.data import DatasetCatalog, build, build_test_loader, build_train_loader
 from nlvideo.data.datasets import get_dataset
 from nlvideo.dataset_tools.shard_writing import write_shards
-from nlvideo.engine import DefaultTrainer, resolve_from_data
+from nlvideo.engine import DefaultTrainer, HookBase, default_setup, resolve_from_data
 from nlvideo.modeling import build_model
+from nlvideo.solver import scale_to_world_size
 
+TRAIN, RESUME = (argparse.Namespace(resume=resume, eval_only=False) for resume in (False, True))
+SCHEDULE = ("SOLVER.MAX_ITER", "SOLVER.STEPS", "SOLVER.WARMUP_ITERS", "TEST.EVAL_PERIOD", "SOLVER.CHECKPOINT_PERIOD")
 CLASSES = ("MODEL.HEAD.NUM_CLASSES", "0")
 
 
@@ -98,3 +104,170 @@ def test_a_dataset_that_is_registered_later_is_left_to_the_loader(tiny_cfg: Call
     assert resolve_from_data(cfg) == cfg
     with pytest.raises(KeyError, match="DATASETS.TRAIN: unknown dataset 'registered_later'"):
         resolve_from_data(cfg.with_overrides(["MODEL.HEAD.NUM_CLASSES", 0]))
+
+
+def schedule_of(cfg: CfgNode) -> list:
+    return [cfg.value_at(key) for key in SCHEDULE]
+
+
+def in_epochs(tiny_cfg: Callable[..., CfgNode], *opts: str) -> CfgNode:
+    """Eight videos, four clips in a batch: two iterations are an epoch."""
+    return tiny_cfg("SOLVER.MAX_ITER", "400000", "SOLVER.STEPS", "[150000]", *opts)
+
+
+@pytest.mark.parametrize(
+    ("opts", "expected"),
+    [
+        ("SOLVER.MAX_EPOCHS 10", [20, [8, 15], 0, 0, 5000]),
+        ("SOLVER.MAX_EPOCHS 10 SOLVER.WARMUP_FRACTION 0.1 TEST.EVAL_FRACTION 0.25", [20, [8, 15], 2, 5, 5]),
+        ("SOLVER.MAX_EPOCHS 10 SOLVER.STEP_FRACTIONS [0.5]", [20, [10], 0, 0, 5000]),
+        ("SOLVER.MAX_EPOCHS 2.1", [5, [2, 4], 0, 0, 5000]),
+        ("SOLVER.MAX_EPOCHS 2 SOLVER.MIN_ITER 40", [40, [15, 30], 0, 0, 5000]),
+        ("SOLVER.MAX_EPOCHS 30 SOLVER.MIN_ITER 40", [60, [22, 45], 0, 0, 5000]),
+        # What does not fit into a short run is left out.
+        ("SOLVER.MAX_EPOCHS 0.5 SOLVER.WARMUP_FRACTION 0.9 TEST.EVAL_FRACTION 0.1", [1, [], 0, 1, 1]),
+        ("SOLVER.MAX_EPOCHS 10 SOLVER.LR_SCHEDULE cosine SOLVER.ACCUMULATE 2", [20, [8, 15], 0, 0, 5000]),
+        ("SOLVER.MAX_EPOCHS 0 SOLVER.MIN_ITER 7 TEST.EVAL_FRACTION 0.5", [400000, [150000], 0, 0, 5000]),
+    ],
+)
+def test_epochs_become_iterations(tiny_cfg: Callable[..., CfgNode], opts: str, expected: list) -> None:
+    cfg = in_epochs(tiny_cfg, *opts.split())
+    resolved = resolve_from_data(cfg)
+    assert schedule_of(resolved) == expected and resolved.SOLVER.MAX_EPOCHS == 0
+    assert resolve_from_data(resolved) == resolved
+
+
+def test_epochs_are_the_same_on_another_number_of_ranks(tiny_cfg: Callable[..., CfgNode]) -> None:
+    opts = ("SOLVER.MAX_EPOCHS", "10", "TEST.EVAL_FRACTION", "0.5", "SOLVER.REFERENCE_WORLD_SIZE", "2")
+    cfg = resolve_from_data(in_epochs(tiny_cfg, *opts))
+    assert schedule_of(cfg) == [20, [8, 15], 0, 10, 10]
+    # Half the clips in a batch: as many clips in all.
+    one = scale_to_world_size(cfg, 1)
+    assert schedule_of(one) == [40, [16, 30], 0, 20, 20] and one.SOLVER.CLIPS_PER_BATCH == 2
+    assert schedule_of(scale_to_world_size(cfg, 4)) == [10, [4, 8], 0, 5, 5]
+
+
+def test_a_run_says_and_writes_what_was_resolved(tiny_cfg: Callable[..., CfgNode]) -> None:
+    cfg = default_setup(in_epochs(tiny_cfg, *CLASSES, "SOLVER.MAX_EPOCHS", "10"), TRAIN)
+    assert load_cfg(f"{cfg.OUTPUT_DIR}/config.yaml") == cfg and cfg.MODEL.HEAD.NUM_CLASSES == 4
+    lines = [line for line in Path(cfg.OUTPUT_DIR, "log.txt").read_text().splitlines() if "MAX_EPOCHS" in line]
+    assert len(lines) == 1 and "From the 8 videos of the training data: MODEL.HEAD.NUM_CLASSES 0 -> 4, " in lines[0]
+    assert "SOLVER.MAX_EPOCHS 10.0 -> 0.0, SOLVER.MAX_ITER 400000 -> 20, SOLVER.STEPS [150000] -> [8, 15]" in lines[0]
+
+
+class Killed(Exception):
+    """Ends a training as a signal that cannot be caught would."""
+
+
+class Kill(HookBase):
+    def before_step(self) -> None:
+        if self.trainer.iter == 5:
+            raise Killed
+
+
+def train(cfg: CfgNode, args: argparse.Namespace = TRAIN, hooks: Sequence[HookBase] = ()) -> dict[str, torch.Tensor]:
+    """Train as tools/train_net.py does."""
+    trainer = DefaultTrainer(default_setup(cfg, args))
+    trainer.register_hooks(hooks)
+    trainer.resume_or_load(args.resume)
+    trainer.train()
+    return trainer.bare_model.state_dict()
+
+
+def test_a_resumed_run_equals_one_that_was_not_stopped(tiny_cfg: Callable[..., CfgNode], tmp_path: Path) -> None:
+    opts = (*CLASSES, "SOLVER.MAX_EPOCHS", "3", "TEST.EVAL_FRACTION", "0.34", "DATASETS.TEST", "[]")
+    expected = train(tiny_cfg(*opts))
+    stopped = tiny_cfg(*opts, "OUTPUT_DIR", str(tmp_path / "stopped"))
+    with pytest.raises(Killed):
+        train(stopped, hooks=[Kill()])
+    assert Path(stopped.OUTPUT_DIR, "last_checkpoint").read_text() == "model_0000004.pth\n"
+    resumed = train(stopped, RESUME)
+    assert all(torch.equal(expected[name], tensor) for name, tensor in resumed.items())
+
+
+def test_the_schedule_of_a_run_holds_where_its_data_has_changed(
+    tiny_cfg: Callable[..., CfgNode], tmp_path: Path, make_video: Callable, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number in range(3):
+        make_video(tmp_path / f"{number}.mp4")
+    rows = [f"{number}.mp4 {number % 2}\n" for number in range(3)]
+    data = tmp_path / "data.txt"
+    data.write_text("".join(rows[:2]))
+    cfg = trained_on(tiny_cfg, f"list:{data}", opts=(*CLASSES, "SOLVER.CLIPS_PER_BATCH", "2", "SOLVER.MAX_EPOCHS", "2"))
+    train(cfg)
+    # Other epochs of the same data are what the user asks for.
+    longer = cfg.with_overrides(["SOLVER.MAX_EPOCHS", 4])
+    assert resolve_from_data(longer, resume=True).SOLVER.MAX_ITER == 4 and "has changed" not in caplog.text
+    data.write_text("".join(rows))
+    assert resolve_from_data(longer, resume=True).SOLVER.MAX_ITER == 2
+    text = "its schedule of 2 iterations goes on, SOLVER.MAX_EPOCHS would be 6 now. For another one set SOLVER.MAX_EPO"
+    assert text in caplog.text
+    # A fresh start in the folder takes the data as it is.
+    assert resolve_from_data(longer).SOLVER.MAX_ITER == 6
+    # The number of classes is that of the checkpoint.
+    data.write_text("".join([*rows, "2.mp4 2\n"]))
+    with pytest.raises(ValueError, match=r"2.mp4#2 has the label 2, allowed: 0 to 1 \(MODEL.HEAD.NUM_CLASSES = 2\)"):
+        resolve_from_data(cfg, resume=True)
+    assert resolve_from_data(cfg).MODEL.HEAD.NUM_CLASSES == 3
+
+
+@pytest.mark.parametrize(
+    ("opts", "message"),
+    [
+        ("SOLVER.MAX_EPOCHS -1", "SOLVER.MAX_EPOCHS: got -1.0, allowed: 0 to 1000000"),
+        ("SOLVER.STEP_FRACTIONS [0.5,1.0]", r"SOLVER.STEP_FRACTIONS: got \[0.5, 1.0\], allowed: increasing parts of "),
+        ("SOLVER.STEP_FRACTIONS [0.5,0.4]", "SOLVER.STEP_FRACTIONS: got .*, allowed: increasing parts of the training"),
+        ("SOLVER.WARMUP_FRACTION 2", "SOLVER.WARMUP_FRACTION: got 2.0, allowed: 0 to 1"),
+        ("TEST.EVAL_FRACTION 2", "TEST.EVAL_FRACTION: got 2.0, allowed: 0 to 1"),
+    ],
+)
+def test_wrong_values_are_refused_before_the_data_is_read(opts: str, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{message}"):
+        load_cfg(None, opts.split())
+
+
+@pytest.mark.parametrize(
+    ("counts", "opts", "message"),
+    [
+        ({"train": 2}, CLASSES, r"DATASETS.TRAIN: got one class, 'train', in folder:.*, allowed: two or more \(in "),
+        ({"a": 2, "b": 2, "c": 2}, ("MODEL.HEAD.NUM_CLASSES", "2"), "DATASETS.TRAIN: .* has the label 2, allowed: 0 t"),
+    ],
+)
+def test_data_that_cannot_be_trained_on(
+    tiny_cfg: Callable[..., CfgNode], tmp_path: Path, counts: dict, opts: tuple, message: str
+) -> None:
+    with pytest.raises(ValueError, match=f"^{message}") as caught:
+        default_setup(trained_on(tiny_cfg, make_folder(tmp_path / "videos", **counts), opts=opts), TRAIN)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_validation_class_that_training_lacks(tiny_cfg: Callable[..., CfgNode], tmp_path: Path) -> None:
+    train, val = make_folder(tmp_path / "t", a=2, c=2), make_folder(tmp_path / "v", a=2, b=2, c=2)
+    numbers, more = make_list(tmp_path / "n.csv", "0", "1", "0"), make_list(tmp_path / "m.csv", "0", "5")
+    for datasets, message in (
+        ((train, val), "DATASETS.TEST: folder:.*/v: class 1 is 'b', but 'c' in folder:.*/t, which lacks 'b'$"),
+        ((numbers, more), "DATASETS.TEST: list:.*/m.csv: m1.mp4 has the label 5, which no video of list:.*/n.csv has$"),
+    ):
+        cfg = trained_on(tiny_cfg, datasets[0]).with_overrides(["DATASETS.TEST", [datasets[1]]])
+        with pytest.raises(ValueError, match=f"^{message}"):
+            default_setup(cfg, TRAIN)
+
+
+def test_labels_that_do_not_count_classes(tiny_cfg: Callable[..., CfgNode], tmp_path: Path) -> None:
+    cfg = trained_on(tiny_cfg, make_list(tmp_path / "ids.csv", "17", "123456", "17"))
+    with pytest.raises(
+        ValueError, match="NUM_CLASSES: got 0, but the largest label of the 3 videos is 123456, allowed"
+    ):
+        resolve_from_data(cfg)
+
+
+def test_classes_that_can_hardly_be_learned_are_named(
+    tiny_cfg: Callable[..., CfgNode], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    named = make_list(tmp_path / "n.csv", "0", "0", "2", classes="abc")
+    resolve_from_data(trained_on(tiny_cfg, named, opts=("MODEL.HEAD.NUM_CLASSES", "5")))
+    assert [record.message for record in caplog.records if record.levelno == logging.WARNING] == [
+        "MODEL.HEAD.NUM_CLASSES is 5, but the training data has 3 classes",
+        "1 of the 3 classes have no video in the training data: b",
+        "1 of the 3 classes have only one video in the training data: c",
+    ]

@@ -121,6 +121,11 @@ def test_the_names_of_a_folder_travel_with_the_checkpoint(run: Path, tmp_path: P
     assert Predictor(run).classes == ["bow", "wave"]
     moved = shutil.copy(run / "model_final.pth", tmp_path / "mine.pth")
     assert Predictor(run / "config.yaml", moved).classes == ["bow", "wave"]
+    # The config that was typed, whose number of classes the data decided.
+    predictor = Predictor(run / "config.yaml", moved, opts=["MODEL.HEAD.NUM_CLASSES", "0"])
+    assert predictor.classes == ["bow", "wave"] and predictor.cfg.MODEL.HEAD.NUM_CLASSES == 2 == len(
+        predictor.scores(torch.zeros(8, 40, 40, 3, dtype=torch.uint8))
+    )
 
 
 def test_names_of_old_checkpoints(run: Path, tmp_path: Path, monkeypatch) -> None:
