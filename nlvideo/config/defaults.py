@@ -41,6 +41,9 @@ _C.MODEL.CHANNELS_LAST = True
 _C.MODEL.BACKBONE = CN()
 # A name in BACKBONE.
 _C.MODEL.BACKBONE.NAME = "ResNet3d"
+# The network of TorchvisionVideo: "r3d_18", "mc3_18", "r2plus1d_18", "s3d", "mvit_v1_b", "mvit_v2_s", "swin3d_t",
+# "swin3d_s" or "swin3d_b". It takes FREEZE_AT; the other keys of this section are of ResNet3d.
+_C.MODEL.BACKBONE.ARCH = ""
 # 10, 18 (basic blocks), 50, 101 or 152 (bottlenecks).
 _C.MODEL.BACKBONE.DEPTH = 50
 # Every channel count is multiplied by this and rounded to a multiple of 8; below 1 for small machines.
@@ -70,7 +73,8 @@ _C.MODEL.NONLOCAL.NAME = "NonLocalBlock"
 # the deeper res4 of R101 follows the authors' spacing, so that it gets three as well.
 _C.MODEL.NONLOCAL.STAGES = ["res3", "res4"]
 _C.MODEL.NONLOCAL.EVERY = 2
-# Exact places instead of STAGES and EVERY, e.g. ["res4.4"]: after the fifth residual block of res4.
+# Exact places instead of STAGES and EVERY, e.g. ["res4.4"]: after the fifth residual block of res4. TorchvisionVideo
+# takes these alone, as names of torchvision's sub-modules: ["layer3.1"].
 _C.MODEL.NONLOCAL.BLOCKS = []
 # "gaussian", "embedded_gaussian", "dot_product" or "concatenation" (Sec. 3.2).
 _C.MODEL.NONLOCAL.PAIRWISE = "embedded_gaussian"

@@ -1,6 +1,7 @@
 """Backbones: networks that turn clips into feature maps."""
 
 from nlvideo.modeling.backbone.inflate import inflate_2d_weights
-from nlvideo.modeling.backbone.resnet3d import BACKBONE, ResNet3d, build_backbone
+from nlvideo.modeling.backbone.resnet3d import BACKBONE, ResNet3d, build_backbone, freeze_stages
+from nlvideo.modeling.backbone.torchvision_video import TorchvisionVideo
 
-__all__ = ["BACKBONE", "ResNet3d", "build_backbone", "inflate_2d_weights"]
+__all__ = ["BACKBONE", "ResNet3d", "TorchvisionVideo", "build_backbone", "freeze_stages", "inflate_2d_weights"]
