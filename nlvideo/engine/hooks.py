@@ -118,8 +118,9 @@ class LearningRate(HookBase):
         self._optimizer, self._scheduler = optimizer, scheduler
 
     def after_step(self) -> None:
-        """Put ``lr`` into the storage and set the rate of the next step."""
-        self.trainer.storage.put_scalar("lr", self._optimizer.param_groups[0]["lr"], smoothing_hint=False)
+        """Put ``lr``, without the factors of stages and head, into the storage and set the rates of the next step."""
+        group = self._optimizer.param_groups[0]
+        self.trainer.storage.put_scalar("lr", group["lr"] / group.get("lr_factor", 1.0), smoothing_hint=False)
         self._scheduler.step()
 
 

@@ -1,6 +1,8 @@
 """Build optimizer, learning-rate schedule and gradient clipping from a configuration."""
 
-from collections.abc import Callable, Iterable
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -13,13 +15,20 @@ from nlvideo.layers.norm import BatchNorm
 from nlvideo.solver.lr_schedule import IterationLR, lr_factor
 from nlvideo.utils.messages import one_of
 
+logger = logging.getLogger(__name__)
+
 _NORMS = (
     BatchNorm | nn.GroupNorm | nn.LayerNorm | nn.RMSNorm | nn.InstanceNorm1d | nn.InstanceNorm2d | nn.InstanceNorm3d
 )
 
 
-def parameter_groups(model: nn.Module, weight_decay: float, weight_decay_norm: float) -> list[dict[str, Any]]:
-    """Split the trainable parameters into those of normalisation layers and all others.
+def parameter_groups(
+    model: nn.Module,
+    weight_decay: float,
+    weight_decay_norm: float,
+    lr_factors: Mapping[nn.Parameter, float] | None = None,
+) -> list[dict[str, Any]]:
+    """Split the trainable parameters by the factor on their learning rate, and into those of norms and all others.
 
     Biases of convolutions and of the classifier decay like their weights and only the parameters of norms are
     special, as in the authors' code, where the decay is chosen by ``_bn`` in a parameter's name.
@@ -28,27 +37,76 @@ def parameter_groups(model: nn.Module, weight_decay: float, weight_decay_norm: f
         model: parameters that do not require gradients are left out; shared ones appear once.
         weight_decay: of all parameters but those of norms.
         weight_decay_norm: of weight and bias of batch, group, layer, RMS and instance norms.
+        lr_factors: from `learning_rate_factors`; None: 1 for all.
 
     Returns:
-        Groups ``{"params", "weight_decay"}`` as optimizers take them; no empty group.
+        Groups ``{"params", "weight_decay"}`` as optimizers take them, with "lr_factor" where `lr_factors` were given;
+        no empty group.
 
     Raises:
         ValueError: nothing in the model is trainable.
     """
-    norm: dict[int, nn.Parameter] = {}
-    other: dict[int, nn.Parameter] = {}
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = defaultdict(list)
+    seen: set[nn.Parameter] = set()
     for module in model.modules():
-        group = norm if isinstance(module, _NORMS) else other
         for parameter in module.parameters(recurse=False):
-            if parameter.requires_grad and id(parameter) not in norm and id(parameter) not in other:
-                group[id(parameter)] = parameter
-    if not norm and not other:
+            if parameter.requires_grad and parameter not in seen:
+                seen.add(parameter)
+                factor = 1.0 if lr_factors is None else lr_factors[parameter]
+                groups[factor, isinstance(module, _NORMS)].append(parameter)
+    if not groups:
         raise ValueError("no parameter of the model requires a gradient: nothing to train (MODEL.BACKBONE.FREEZE_AT?)")
-    groups = [
-        {"params": list(other.values()), "weight_decay": weight_decay},
-        {"params": list(norm.values()), "weight_decay": weight_decay_norm},
+    return [
+        {
+            "params": groups[factor, is_norm],
+            "weight_decay": weight_decay_norm if is_norm else weight_decay,
+            **({} if lr_factors is None else {"lr_factor": factor}),
+        }
+        for factor, is_norm in sorted(groups)
     ]
-    return [group for group in groups if group["params"]]
+
+
+def stages_of(model: nn.Module, key: str) -> dict[str, list[nn.Module]]:
+    """Return the stages of a model's backbone, see the `BACKBONE` registry: name -> sub-modules, from the stem on.
+
+    Args:
+        model: as the `META_ARCH` registry describes.
+        key: the key of the config that needs them.
+
+    Raises:
+        ValueError: the model does not say what its stages are.
+    """
+    backbone: Any = getattr(model, "backbone", None)
+    if not hasattr(backbone, "stages"):
+        what = "a model without a backbone" if backbone is None else f"{type(backbone).__name__}, which has no stages()"
+        raise ValueError(f"{key}: not possible with {what}, allowed: the default of this key")
+    return backbone.stages()
+
+
+def learning_rate_factors(model: nn.Module, head_factor: float, layer_decay: float) -> dict[nn.Parameter, float] | None:
+    """Return the factor on the learning rate of each parameter, and log them; None where all are 1.
+
+    Args:
+        model: has a backbone with ``stages()``.
+        head_factor: of all that is not the backbone (``SOLVER.HEAD_LR_FACTOR``).
+        layer_decay: of the last stage; its square of the stage before, ... (``SOLVER.LAYER_DECAY``).
+
+    Raises:
+        ValueError: the model does not say what its stages are.
+    """
+    if head_factor == layer_decay == 1:
+        return None
+    stages = stages_of(model, "SOLVER.HEAD_LR_FACTOR" if layer_decay == 1 else "SOLVER.LAYER_DECAY")
+    factors = dict.fromkeys(model.parameters(), head_factor)
+    shown = {"head": head_factor}
+    # From the head backwards. What two stages share learns as in the first of them.
+    for depth, (name, modules) in enumerate(reversed(stages.items()), start=1):
+        shown[name] = layer_decay**depth
+        for module in modules:
+            factors.update(dict.fromkeys(module.parameters(), shown[name]))
+    text = ", ".join(f"{name} {factor:.4g}" for name, factor in shown.items())
+    logger.info("Factors on the learning rate (SOLVER.HEAD_LR_FACTOR, SOLVER.LAYER_DECAY): %s", text)
+    return factors
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
@@ -58,10 +116,13 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     ``SCALE_MOMENTUM`` corrects for in Caffe2; their momentum needs no other handling here.
 
     Raises:
-        ValueError: an unknown optimizer, or nothing to train.
+        ValueError: an unknown optimizer, nothing to train, or factors for the stages of a model that has none.
     """
     solver = cfg.SOLVER
-    groups = parameter_groups(model, solver.WEIGHT_DECAY, solver.WEIGHT_DECAY_NORM)
+    factors = learning_rate_factors(model, solver.HEAD_LR_FACTOR, solver.LAYER_DECAY)
+    groups = parameter_groups(model, solver.WEIGHT_DECAY, solver.WEIGHT_DECAY_NORM, factors)
+    for group in groups if factors else ():
+        group["lr"] = solver.BASE_LR * group["lr_factor"]
     # With fused=None PyTorch chooses among the other forms.
     common = {"lr": solver.BASE_LR, "fused": True if solver.FUSED else None}
     optimizer: torch.optim.Optimizer

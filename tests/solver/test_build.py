@@ -1,5 +1,7 @@
 """Optimizers, parameter groups and gradient clipping from a configuration."""
 
+import logging
+
 import pytest
 import torch
 from torch import nn
@@ -81,6 +83,71 @@ def test_shared_parameters_appear_once():
 def test_nothing_to_train_is_an_error():
     with pytest.raises(ValueError, match="nothing to train"):
         parameter_groups(_Net().requires_grad_(False), 1.0, 0.0)
+
+
+class _Stages(nn.Module):
+    """A backbone of two stages; what they share belongs to the first."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.res2 = nn.Sequential(nn.Conv3d(2, 3, 1), nn.BatchNorm3d(3)), nn.Conv3d(3, 3, 1)
+        self.res2.shared = self.stem[0]
+
+    def stages(self):
+        return {"stem": [self.stem], "res2": [self.res2]}
+
+
+class _Staged(nn.Module):
+    def __init__(self, backbone=None):
+        super().__init__()
+        self.backbone, self.head = backbone or _Stages(), nn.Linear(3, 4)
+
+
+def test_head_and_stages_get_rates_of_their_own(caplog):
+    model = _Staged()
+    cfg = _cfg(BASE_LR=0.1, HEAD_LR_FACTOR=10.0, LAYER_DECAY=0.5, MAX_ITER=10, STEPS=[1], WEIGHT_DECAY_NORM=0.25)
+    with caplog.at_level(logging.INFO, logger="nlvideo"):
+        optimizer = build_optimizer(cfg, model)
+    assert "head 10, res2 0.5, stem 0.25" in caplog.text
+    scheduler = build_lr_scheduler(cfg, optimizer)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+
+    def rates():
+        return {names[id(p)]: group["lr"] for group in optimizer.param_groups for p in group["params"]}
+
+    expected = {name: {"h": 1.0, "r": 0.05, "s": 0.025}[name.removeprefix("backbone.")[0]] for name in names.values()}
+    assert rates() == pytest.approx(expected)
+    decays = _decay_by_name(model, optimizer.param_groups)
+    assert {name for name, decay in decays.items() if decay == 0.25} == {
+        "backbone.stem.1.weight",
+        "backbone.stem.1.bias",
+    }
+    optimizer.step()
+    scheduler.step()
+    assert rates() == pytest.approx({name: rate / 10 for name, rate in expected.items()})
+    # A resumed run has the factors of its config.
+    other = build_optimizer(_cfg(BASE_LR=0.1, HEAD_LR_FACTOR=10.0, LAYER_DECAY=0.9), model)
+    later = build_lr_scheduler(cfg, other)
+    other.load_state_dict(optimizer.state_dict())
+    later.load_state_dict(scheduler.state_dict())
+    assert sorted({group["lr"] for group in other.param_groups}) == pytest.approx([0.0081, 0.009, 0.1])
+
+
+def test_without_factors_the_groups_are_as_they_were():
+    groups = build_optimizer(_cfg(), _Staged()).param_groups
+    assert len(groups) == 2 and all("lr_factor" not in group and group["lr"] == 0.01 for group in groups)
+
+
+@pytest.mark.parametrize(
+    "model, key, what",
+    [
+        (_Net(), "HEAD_LR_FACTOR", "a model without a backbone"),
+        (_Staged(nn.Linear(1, 1)), "LAYER_DECAY", r"Linear, which has no stages\(\)"),
+    ],
+)
+def test_factors_need_stages(model, key, what):
+    with pytest.raises(ValueError, match=f"SOLVER.{key}: not possible with {what}, allowed: the default"):
+        build_optimizer(_cfg(**{key: 0.5}), model)
 
 
 def test_sgd_takes_every_setting():
