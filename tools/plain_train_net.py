@@ -50,6 +50,8 @@ def do_train(cfg, model, resume: bool) -> None:
     for key, given, allowed in (
         ("SOLVER.ACCUMULATE", solver.ACCUMULATE, 1),
         ("SOLVER.AMP.ENABLED", solver.AMP.ENABLED, False),
+        ("SOLVER.BN_MODE", solver.BN_MODE, "unfrozen"),
+        ("MODEL.BACKBONE.FREEZE_UNTIL", cfg.MODEL.BACKBONE.FREEZE_UNTIL, 0),
         ("SOLVER.EMA.ENABLED", solver.EMA.ENABLED, False),
         ("TEST.PRECISE_BN.ENABLED", cfg.TEST.PRECISE_BN.ENABLED, False),
     ):
@@ -88,7 +90,8 @@ def do_train(cfg, model, resume: bool) -> None:
             optimizer.step()
             for name, value in reduced.items():
                 storage.put_scalar(name, value)
-            storage.put_scalar("lr", optimizer.param_groups[0]["lr"], smoothing_hint=False)
+            group = optimizer.param_groups[0]
+            storage.put_scalar("lr", group["lr"] / group.get("lr_factor", 1.0), smoothing_hint=False)
             scheduler.step()
             storage.put_scalar("time", time.perf_counter() - start)
 

@@ -101,6 +101,9 @@ class PreciseBN(HookBase):
         done = self.trainer.iter + 1
         if not (self.trainer.is_last_step or any(is_due(done, period) for period in self._periods)):
             return
+        if not any(isinstance(module, BatchNorm) and module.training for module in self._model.modules()):
+            logger.info("Precise BN: every norm is frozen")
+            return
         logger.info("Precise BN: statistics of %d batches per rank", self._num_iters)
         self._recompute()
         if self._ema is not None:

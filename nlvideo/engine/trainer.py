@@ -27,6 +27,7 @@ from nlvideo.engine.checkpoint_hooks import (
     Settings,
 )
 from nlvideo.engine.failures import FailedVideos, FailureBudget
+from nlvideo.engine.fine_tuning import BatchNormMode, StageFreezing
 from nlvideo.engine.hooks import (
     IterationTimer,
     LearningRate,
@@ -157,6 +158,9 @@ class DefaultTrainer(SimpleTrainer):
             periods = cfg.SOLVER.CHECKPOINT_PERIOD, test.EVAL_PERIOD
             loader = self._build_precise_bn_loader
             precise_bn = PreciseBN(self.bare_model, loader, test.PRECISE_BN.NUM_ITERS, periods, self.ema)
+        freezing, node = None, cfg.MODEL.BACKBONE
+        if node.FREEZE_AT:
+            freezing = StageFreezing(self.bare_model, node.FREEZE_AT, node.FREEZE_UNTIL, distribute)
         failed_videos = FailedVideos(os.path.join(cfg.OUTPUT_DIR, "failed_videos.json"))
         checkpoints = PeriodicCheckpointer(self.save, cfg.SOLVER.CHECKPOINT_PERIOD)
         return [
@@ -165,6 +169,9 @@ class DefaultTrainer(SimpleTrainer):
             LearningRate(self.optimizer, self.scheduler),
             Settings(cfg),
             MemoryStats(self.bare_model, cfg.SOLVER.LOG_PERIOD),
+            freezing,
+            # After it: modules of frozen stages are in evaluation mode.
+            BatchNormMode(self.bare_model, cfg.SOLVER.BN_MODE, cfg.SOLVER.BN_MODE_ITER, freezing),
             # Before all that saves or tests the average.
             None if self.ema is None else WeightAverage(self.ema),
             # Before the checkpoint: when training stops, one is saved.

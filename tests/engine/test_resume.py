@@ -126,6 +126,38 @@ def test_one_process(
     _assert_equal_runs(*folders)
 
 
+# Changes before, at and after the iteration in which the run stops; both kinds of norms, and both optimizers.
+FINE_TUNING = [
+    *OPTS, "MODEL.BACKBONE.FREEZE_AT", "3", "SOLVER.HEAD_LR_FACTOR", "10", "SOLVER.LAYER_DECAY", "0.8",
+]  # fmt: skip
+CHANGES = [
+    ("5", "unfrozen_after", "10", "SGD"),
+    ("7", "frozen_after", "7", "AdamW"),
+    ("10", "frozen_after", "5", "SGD"),
+]
+
+
+def _changes(until: str, mode: str, mode_iter: str, optimizer: str) -> list[str]:
+    return [
+        *FINE_TUNING, "MODEL.BACKBONE.FREEZE_UNTIL", until, "SOLVER.BN_MODE", mode, "SOLVER.BN_MODE_ITER", mode_iter,
+        "SOLVER.OPTIMIZER", optimizer,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("changes", CHANGES)
+def test_across_changes_of_freezing_and_norms(
+    tiny_cfg: Callable[..., CfgNode], tmp_path: Path, changes: tuple[str, str, str, str]
+) -> None:
+    whole, stopped = (
+        tiny_cfg(*_changes(*changes), "OUTPUT_DIR", str(tmp_path / name)) for name in ("whole", "stopped")
+    )
+    _run(whole)
+    with pytest.raises(TrainingInterrupted):
+        _run(stopped, stop=signal.SIGTERM)
+    _run(stopped, resume=True)
+    _assert_equal_runs(tmp_path / "whole", tmp_path / "stopped")
+
+
 @pytest.mark.parametrize("period", ["7", "5"])
 def test_stopped_where_it_is_evaluated(
     tiny_cfg: Callable[..., CfgNode], tmp_path: Path, period: str, monkeypatch: pytest.MonkeyPatch
@@ -378,9 +410,10 @@ if __name__ == "__main__":
 """
 
 
-def test_two_ranks(tiny_opts: list[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("own", [OPTS, _changes(*CHANGES[1])], ids=["plain", "fine_tuning"])
+def test_two_ranks(tiny_opts: list[str], tmp_path: Path, own: list[str]) -> None:
     script = tmp_path / "two_ranks.py"
-    opts = [*tiny_opts, *OPTS]
+    opts = [*tiny_opts, *own]
     script.write_text(SCRIPT.format(tests=str(Path(__file__).parent), opts=opts, folder=str(tmp_path)))
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(

@@ -47,7 +47,15 @@ def description(run: Run) -> str:
         ("non-local: {} over {}", ["MODEL.NONLOCAL.PAIRWISE", "MODEL.NONLOCAL.ATTEND"]),
         ("trained on {}", ["DATASETS.TRAIN"]),
         ("{} clips an iteration", ["SOLVER.CLIPS_PER_BATCH"]),
+        (
+            "batch norm {} iteration {}" if str(run.setting("SOLVER.BN_MODE")).endswith("_after") else "batch norm {}",
+            ["SOLVER.BN_MODE", "SOLVER.BN_MODE_ITER"],
+        ),
     ]
+    if run.setting("MODEL.BACKBONE.FREEZE_AT"):
+        until = " until iteration {}" if run.setting("MODEL.BACKBONE.FREEZE_UNTIL") else ""
+        keys = ["MODEL.BACKBONE.FREEZE_AT", "MODEL.BACKBONE.FREEZE_UNTIL"]
+        parts.append((f"first {{}} stages frozen{until}", keys))
     if not run.setting("MODEL.NONLOCAL.ENABLED"):
         parts[2] = ("no non-local blocks", ["MODEL.NONLOCAL.ENABLED"])
     texts = []

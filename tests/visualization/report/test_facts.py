@@ -66,11 +66,16 @@ def test_description(make_run, tmp_path):
     (run,) = read_runs([str(make_run(tmp_path / "run"))])
     assert description(run) == (
         "ResNet3d-18; c2d; non-local: embedded_gaussian over spacetime; trained on beacon_tiny_train;"
-        " 4 clips an iteration; clips of 4 frames of 32 pixels"
+        " 4 clips an iteration; batch norm unfrozen; clips of 4 frames of 32 pixels"
     )
     run.config["MODEL"]["NONLOCAL"]["ENABLED"] = False
     del run.config["INPUT"]
     assert "no non-local blocks" in description(run) and "pixels" not in description(run)
+    solver, backbone = run.config["SOLVER"], run.config["MODEL"]["BACKBONE"]
+    solver["BN_MODE"], solver["BN_MODE_ITER"], backbone["FREEZE_AT"], backbone["FREEZE_UNTIL"] = "frozen_after", 9, 2, 7
+    assert description(run).endswith("; batch norm frozen_after iteration 9; first 2 stages frozen until iteration 7")
+    backbone["FREEZE_UNTIL"] = 0
+    assert description(run).endswith("; first 2 stages frozen")
     assert description(run_with()) == ""
 
 
