@@ -69,6 +69,8 @@ _C.MODEL.NONLOCAL = CN()
 _C.MODEL.NONLOCAL.ENABLED = False
 # A name in NONLOCAL.
 _C.MODEL.NONLOCAL.NAME = "NonLocalBlock"
+# [name, value] pairs: arguments that only the block named takes, e.g. [["num_heads", 8]]; docs/nonlocal.md has them.
+_C.MODEL.NONLOCAL.ARGS = []
 # Stages that get a block after every EVERY-th residual block: res3 + res4 and 2 are the usual five blocks (Table 2c);
 # the deeper res4 of R101 follows the authors' spacing, so that it gets three as well.
 _C.MODEL.NONLOCAL.STAGES = ["res3", "res4"]

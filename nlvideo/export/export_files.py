@@ -13,7 +13,7 @@ from torch import nn
 
 from nlvideo.config import CfgNode
 from nlvideo.modeling import VideoClassifier
-from nlvideo.modeling.nonlocal_block import NonLocalBlock
+from nlvideo.modeling.nonlocal_block import NonLocalBase, NonLocalBlock
 from nlvideo.utils.messages import one_of
 
 FORMATS = ("pt2", "onnx")
@@ -80,8 +80,10 @@ class ClipScorer(nn.Module):
         self.register_buffer("pixel_mean", model.get_buffer("pixel_mean"))
         self.register_buffer("pixel_std", model.get_buffer("pixel_std"))
         for block in self.modules():
-            if isinstance(block, NonLocalBlock):
+            if isinstance(block, NonLocalBlock) and block.relative is None:
                 block.algorithm = ALGORITHMS[block.pairwise]
+            elif isinstance(block, NonLocalBase) and hasattr(block, "algorithm"):
+                block.algorithm = "dense"
 
     def forward(self, clips: torch.Tensor) -> torch.Tensor:
         """uint8 (N, 3, T, H, W) -> probabilities (N, K)."""

@@ -19,6 +19,7 @@ _PARTS = {
 # What a block must be for PySlowFast's, and for mmaction2's (mmcv's).
 _PYSLOWFAST_BLOCK = {
     "NAME": ("NonLocalBlock",),
+    "ARGS": ([],),
     "PAIRWISE": tuple(INSTANTIATIONS.values()),
     "ATTEND": ("spacetime",),
     "SCALE": (True,),
@@ -27,6 +28,7 @@ _PYSLOWFAST_BLOCK = {
 }
 _MMACTION2_BLOCK = {
     "NAME": ("NonLocalBlock",),
+    "ARGS": ([],),
     "ATTEND": ("spacetime",),
     "POOL_FIRST": (False,),
     "TEMPORAL_GROUPS": (1,),

@@ -1,5 +1,6 @@
 """Non-local blocks: the block, its places in a ResNet, its insertion into any other network, its costs."""
 
+from nlvideo.modeling.nonlocal_block.base import NonLocalBase
 from nlvideo.modeling.nonlocal_block.block import NonLocalBlock
 from nlvideo.modeling.nonlocal_block.build import NONLOCAL, build_nonlocal_block, nonlocal_placement
 from nlvideo.modeling.nonlocal_block.insert import WithNonLocal, insert_nonlocal
@@ -7,6 +8,7 @@ from nlvideo.modeling.nonlocal_block.summary import format_nonlocal_table, nonlo
 
 __all__ = [
     "NONLOCAL",
+    "NonLocalBase",
     "NonLocalBlock",
     "WithNonLocal",
     "build_nonlocal_block",

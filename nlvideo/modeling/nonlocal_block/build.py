@@ -1,11 +1,13 @@
 """The registry of non-local blocks, and where they go in a ResNet."""
 
+import re
 from collections.abc import Sequence
 
 from torch import nn
 
 from nlvideo.config import CfgNode
 from nlvideo.errors import LookupFailed
+from nlvideo.modeling.nonlocal_block.base import constructor_arguments
 from nlvideo.utils.messages import did_you_mean
 from nlvideo.utils.registry import Registry
 
@@ -13,9 +15,16 @@ NONLOCAL = Registry(
     "NONLOCAL",
     """Residual modules that relate distant positions of a feature map.
 
-    Called as ``cls(cfg, in_channels, stage="res4")``; ``stage`` is the stage of the network that it stands in. Returns
-    an ``nn.Module`` with ``forward(x: float (N, C, T, H, W)) -> (N, C, T, H, W)``. Logs and reports find the blocks of
-    a registered class. They also show the attribute ``algorithm`` where a block has it.
+    Called as ``cls(cfg, in_channels, stage="res4", **args)``; ``stage`` is the stage of the network that it stands in,
+    ``args`` are the pairs of ``MODEL.NONLOCAL.ARGS``. Returns an ``nn.Module`` with ``forward(x: float (N, C, T, H, W))
+    -> (N, C, T, H, W)``. Logs and reports find the blocks of a registered class.
+
+    A block may also have: ``algorithm``, where "dense" is counted as the cost; ``algorithm_for(size)``, the algorithm
+    that runs on a map of this size; ``attention_size(size)``, sets of positions, queries and keys of each; and
+    ``attention(x, positions)``, the weights (N, positions, T', H', W') that are drawn.
+
+    `NonLocalBase` has all that blocks share. A subclass of it takes one file: a constructor and ``context``. See
+    ``nlvideo/modeling/nonlocal_variants``.
     """,
 )
 
@@ -33,8 +42,31 @@ def build_nonlocal_block(cfg: CfgNode, in_channels: int, stage: str = "res4") ->
 
     Raises:
         KeyError: the name is not registered.
+        ValueError: an argument in ``MODEL.NONLOCAL.ARGS`` that the block does not take, that has a key of its own, or
+            whose value is wrong.
     """
-    return NONLOCAL.get(cfg.MODEL.NONLOCAL.NAME, "MODEL.NONLOCAL.NAME")(cfg, in_channels, stage=stage)
+    node = cfg.MODEL.NONLOCAL
+    block = NONLOCAL.get(node.NAME, "MODEL.NONLOCAL.NAME")
+    args = dict(node.ARGS)
+    # What the block takes, but for what the other keys give and what the place in the network decides.
+    taken = {"cfg", "in_channels", "stage", "dim"}
+    if args and hasattr(block, "from_config"):
+        taken.update(block.from_config(cfg, in_channels, stage=stage))
+    allowed = [name for name in constructor_arguments(block) if name not in taken]
+    for name in args:
+        if name not in allowed:
+            hint = did_you_mean(name, allowed)
+            hint = f"{hint} " if hint else ""
+            raise ValueError(
+                f"MODEL.NONLOCAL.ARGS: {node.NAME} has no argument {name!r} of its own. {hint}"
+                f"Allowed: {', '.join(map(repr, allowed)) or 'none'}"
+            )
+    try:
+        return block(cfg, in_channels, stage=stage, **args)
+    except ValueError as error:
+        if re.split(r"\W", str(error))[0] in args:
+            raise ValueError(f"MODEL.NONLOCAL.ARGS: {error}") from None
+        raise
 
 
 def nonlocal_placement(cfg: CfgNode, blocks_per_stage: dict[str, int]) -> dict[str, list[int]]:

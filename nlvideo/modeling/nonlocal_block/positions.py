@@ -120,3 +120,45 @@ def attended(flat_K: torch.Tensor, size: Size, key_size: Size, attend: str, temp
     if attend == "time":
         mask = mask & (h_K[:, None] == key_h)[:, None, :, None] & (w_K[:, None] == key_w)[:, None, None, :]
     return mask
+
+
+def with_offsets(
+    theta: torch.Tensor, phi: torch.Tensor, table: torch.Tensor, num_heads: int = 1
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Queries and keys whose product is theta_i . (phi_j + the sum over the axes of r[offset of j from i]).
+
+    A query gets theta_i . r for each place that a key may have along an axis, and a key gets 1 at its own place and 0
+    at the others. So the product has the term without a tensor of pairs: T' + H' + W' channels more per head.
+
+    Args:
+        theta: (N, D, T, H, W) or fewer axes.
+        phi: (N, D, T', H', W'); a pooled key is where the first of its positions is.
+        table: r, (axes, 2 R + 1, D): offsets -R to R of each axis. Larger ones count as R.
+        num_heads: the channels are so many groups, each with its own product.
+
+    Returns:
+        (N, D + heads (T' + H' + W'), T, H, W), and the same for the keys.
+    """
+    theta, phi = (u.unflatten(1, (num_heads, -1)) for u in (theta, phi))
+    largest, axes = table.shape[1] // 2, "thw"[: theta.dim() - 3]
+    queries, keys = [theta], [phi]
+    for axis, name in enumerate(axes):
+        length, count = theta.shape[3 + axis], phi.shape[3 + axis]
+        query_L, key_K = torch.arange(length, device=theta.device), torch.arange(count, device=theta.device)
+        offset_LK = (key_K * (length // count) - query_L[:, None]).clamp(-largest, largest) + largest
+        r_LKGD = table[axis][offset_LK].unflatten(2, (num_heads, -1)).to(theta.dtype)
+        queries.append(torch.einsum(f"ngd{axes},{name}kgd->ngk{axes}", theta, r_LKGD))
+        own = torch.eye(count, dtype=phi.dtype, device=phi.device)
+        shape = [count if i in (0, axis + 1) else 1 for i in range(len(axes) + 1)]
+        keys.append(own.view(shape).expand(*phi.shape[:2], count, *phi.shape[3:]))
+    return torch.cat(queries, 2).flatten(1, 2), torch.cat(keys, 2).flatten(1, 2)
+
+
+def split_heads(u_BPD: torch.Tensor, num_heads: int) -> torch.Tensor:
+    """(B, P, heads x D) -> (B x heads, P, D): each head as a set of its own."""
+    return u_BPD if num_heads == 1 else u_BPD.unflatten(2, (num_heads, -1)).transpose(1, 2).flatten(0, 1)
+
+
+def join_heads(u_BPD: torch.Tensor, num_heads: int) -> torch.Tensor:
+    """(B x heads, P, D) -> (B, P, heads x D): the inverse of ``split_heads``."""
+    return u_BPD if num_heads == 1 else u_BPD.unflatten(0, (-1, num_heads)).transpose(1, 2).flatten(2)

@@ -8,16 +8,22 @@ from typing import Any
 import torch
 from torch import nn
 
-from nlvideo.modeling.nonlocal_block.block import NonLocalBlock
 from nlvideo.modeling.nonlocal_block.build import NONLOCAL
 from nlvideo.utils.analysis import count_gmacs, parameter_count, without_norms
 from nlvideo.utils.console import create_table
 
 
 def nonlocal_modules(model: nn.Module) -> dict[str, nn.Module]:
-    """The non-local blocks of any network, by name; they are found by their registered classes."""
+    """The non-local blocks of any network, by name; they are found by their registered classes.
+
+    A block that is a part of another one is not listed.
+    """
     classes = tuple(NONLOCAL.get(name) for name in NONLOCAL if isinstance(NONLOCAL.get(name), type))
-    return {name: module for name, module in model.named_modules() if isinstance(module, classes)}
+    blocks: dict[str, nn.Module] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, classes) and not any(name.startswith(f"{outer}.") or not outer for outer in blocks):
+            blocks[name] = module
+    return blocks
 
 
 def nonlocal_table(model: nn.Module, inputs: torch.Tensor | tuple) -> list[dict[str, Any]]:
@@ -33,8 +39,8 @@ def nonlocal_table(model: nn.Module, inputs: torch.Tensor | tuple) -> list[dict[
     Returns:
         Rows with "name", "T x H x W" (the axes of the map, of one clip), "P x Q" (queries and keys that attend to each
         other, with the number of such sets per clip where there are several), "params", "gmacs" (multiply-adds of one
-        clip by the dense algorithm, as papers count them) and "algorithm" (the one that will run). "-" is what the
-        block of a plugin does not tell.
+        clip by the dense algorithm, as papers count them) and "algorithm" (the one that will run). "-" is what a
+        block does not have.
     """
     inputs = inputs if isinstance(inputs, tuple) else (inputs,)
     blocks = nonlocal_modules(model)
@@ -76,10 +82,12 @@ def _remember(seen: dict[str, torch.Tensor], name: str, block: nn.Module, args: 
 
 def _describe(block: nn.Module, x: torch.Tensor) -> dict[str, Any]:
     pairs, algorithm = "-", getattr(block, "algorithm", "-")
-    if isinstance(block, NonLocalBlock):
-        num_sets, P, Q = block.attention_size(x.shape[2:])
+    described: Any = block
+    if hasattr(block, "attention_size"):
+        num_sets, P, Q = described.attention_size(x.shape[2:])
         pairs = f"{P} x {Q}" if num_sets == 1 else f"{num_sets} x ({P} x {Q})"
-        algorithm = block.algorithm_for(x.shape[2:])
+    if hasattr(block, "algorithm_for"):
+        algorithm = described.algorithm_for(x.shape[2:])
     return {
         "T x H x W": " x ".join(str(n) for n in x.shape[2:]),
         "P x Q": pairs,

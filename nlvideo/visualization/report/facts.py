@@ -58,6 +58,8 @@ def description(run: Run) -> str:
         parts.append((f"first {{}} stages frozen{until}", keys))
     if not run.setting("MODEL.NONLOCAL.ENABLED"):
         parts[2] = ("no non-local blocks", ["MODEL.NONLOCAL.ENABLED"])
+    elif run.setting("MODEL.NONLOCAL.NAME") not in (None, "NonLocalBlock"):
+        parts[2] = ("non-local: {} over {}", ["MODEL.NONLOCAL.NAME", "MODEL.NONLOCAL.ATTEND"])
     texts = []
     for text, keys in parts:
         values = [run.setting(key) for key in keys]
