@@ -1,5 +1,6 @@
 """Models: meta-architectures, backbones, heads and non-local blocks. Importing them here registers them."""
 
+from nlvideo.modeling import nonlocal_variants
 from nlvideo.modeling.backbone import BACKBONE, ResNet3d, build_backbone, inflate_2d_weights
 from nlvideo.modeling.build import build_model, resolve_device
 from nlvideo.modeling.costs import model_costs
@@ -29,5 +30,6 @@ __all__ = [
     "insert_nonlocal",
     "model_costs",
     "nonlocal_placement",
+    "nonlocal_variants",
     "resolve_device",
 ]

@@ -1,0 +1,47 @@
+"""Variants against other packages' blocks with the same weights."""
+
+import pytest
+import torch
+from torch import nn
+
+from nlvideo.modeling import NONLOCAL
+
+CHANNELS = 8
+
+
+@pytest.mark.parametrize("pooling, options", [("att", ["add"]), ("att", ["multiply", "add"]), ("avg", ["multiply"])])
+def test_global_context_equals_mmcv(pooling, options):
+    """The same weights; theirs are for images."""
+    bricks = pytest.importorskip("mmcv.cnn.bricks.context_block", reason="mmcv is not installed")
+    names = {"add": "channel_add", "multiply": "channel_mul"}
+    theirs = bricks.ContextBlock(CHANNELS, 1 / 4, pooling, [names[name] for name in options])
+    for parameter in theirs.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    pooling = {"att": "attention", "avg": "average"}[pooling]
+    ours = NONLOCAL.get("GlobalContext")(CHANNELS, dim=2, ratio=4, fusion=options, pooling=pooling)
+    state = {name.replace("conv_mask", "mask"): value for name, value in theirs.state_dict().items()}
+    for name, theirs_name in names.items():
+        state = {key.replace(f"{theirs_name}_conv", f"transforms.{name}"): value for key, value in state.items()}
+    shapes = {key: value.shape for key, value in ours.state_dict().items()}
+    ours.load_state_dict({key: value.view(shapes[key]) for key, value in state.items()})
+    x = torch.randn(2, CHANNELS, 5, 4)
+    torch.testing.assert_close(ours(x), theirs(x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("fusion", [["add"], ["multiply"]])
+def test_global_context_equals_timm(fusion):
+    """The same weights; theirs has another eps."""
+    layers = pytest.importorskip("timm.layers", reason="timm is not installed")
+    add = fusion == ["add"]
+    theirs = layers.GlobalContext(CHANNELS, fuse_add=add, fuse_scale=not add, rd_ratio=1 / 2, rd_divisor=1)
+    for parameter in theirs.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    mlp = theirs.mlp_add if add else theirs.mlp_scale
+    mlp.norm.eps = 1e-5
+    ours = NONLOCAL.get("GlobalContext")(CHANNELS, dim=2, ratio=2, fusion=fusion)
+    ours.mask.load_state_dict(theirs.conv_attn.state_dict())
+    reduce, norm, _, expand = ours.transforms[fusion[0]]
+    for our, their in ((reduce, mlp.fc1), (norm, mlp.norm), (expand, mlp.fc2)):
+        our.load_state_dict({key: value.view(getattr(our, key).shape) for key, value in their.state_dict().items()})
+    x = torch.randn(2, CHANNELS, 5, 4)
+    torch.testing.assert_close(ours(x), theirs(x), rtol=1e-5, atol=1e-5)
