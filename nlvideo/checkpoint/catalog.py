@@ -15,7 +15,8 @@ from nlvideo.utils.files.file_io import PathManager
 from nlvideo.utils.messages import did_you_mean
 
 _TORCHVISION = "torchvision://"
-# The first recipe of ImageNet, as in the years of the paper; the later ones are asked for by name.
+# The first recipe of ImageNet, as in the years of the paper; the later ones are asked for by name. Video networks have
+# others.
 _DEFAULT_ENTRY = "IMAGENET1K_V1"
 
 
@@ -41,7 +42,7 @@ def torchvision_url(name: str) -> str:
     """Return the address of weights that torchvision knows.
 
     Args:
-        name: ``resnet50`` (its IMAGENET1K_V1) or ``resnet50/IMAGENET1K_V2``.
+        name: ``resnet50`` (its IMAGENET1K_V1), ``resnet50/IMAGENET1K_V2``, or ``r2plus1d_18`` (its DEFAULT).
 
     Raises:
         LookupFailed: torchvision has no such model or weights; the message lists what it has.
@@ -54,7 +55,7 @@ def torchvision_url(name: str) -> str:
     except ValueError as error:
         hint = did_you_mean(model, list_models())
         raise LookupFailed(f"{_TORCHVISION}{name}: torchvision has no model {model!r}. {hint}".strip()) from error
-    entry = entry or _DEFAULT_ENTRY
+    entry = entry or (_DEFAULT_ENTRY if _DEFAULT_ENTRY in entries.__members__ else "DEFAULT")
     if entry not in entries.__members__:
         allowed = ", ".join(entries.__members__) or "none"
         raise LookupFailed(f"{_TORCHVISION}{name}: torchvision has no weights {entry!r} of it. There are: {allowed}")
@@ -62,7 +63,10 @@ def torchvision_url(name: str) -> str:
 
 
 class TorchvisionHandler(PathHandler):
-    """Lets iopath read ``torchvision://NAME``: downloaded once, its checksum compared with that in the file's name."""
+    """Lets iopath read ``torchvision://NAME``: downloaded once, its checksum compared with that in the file's name.
+
+    Files are kept where torchvision keeps and looks for them, below ``$TORCH_HOME``.
+    """
 
     def _get_supported_prefixes(self) -> list[str]:
         return [_TORCHVISION]
@@ -70,7 +74,11 @@ class TorchvisionHandler(PathHandler):
     def _get_local_path(self, path: str, force: bool = False, **kwargs: Any) -> str:
         url = torchvision_url(path.removeprefix(_TORCHVISION))
         name = os.path.basename(url)
-        local = os.path.join(get_cache_dir(), "torchvision", name)
+        local = os.path.join(torch.hub.get_dir(), "checkpoints", name)
+        # Where nlvideo kept them at first.
+        earlier = os.path.join(get_cache_dir(), "torchvision", name)
+        if os.path.isfile(earlier) and not force:
+            return earlier
         if not os.path.isfile(local) or force:
             os.makedirs(os.path.dirname(local), exist_ok=True)
             _download(path, url, local)

@@ -21,8 +21,8 @@ from nlvideo.utils.console import create_table
 from nlvideo.utils.files.file_io import atomic_write
 from nlvideo.utils.messages import some
 
-# A tensor that shows that names are ours.
-_STEM = "backbone.stem.conv.weight"
+# Tensors that show that names are ours: of our ResNets, and of any network with our head.
+_STEM, _CLASSIFIER = "backbone.stem.conv.weight", "head.classifier.weight"
 # What the other frameworks call the weights in their files.
 WRAPPERS = {"pyslowfast": "model_state", "pytorchvideo": "model_state", "mmaction2": "state_dict"}
 
@@ -69,7 +69,7 @@ def convert_checkpoint(
         FileNotFoundError: the file is missing.
     """
     content = read_file(path)
-    converted = find_weights(content, path, [_STEM], source, entry)
+    converted = find_weights(content, path, [_STEM, _CLASSIFIER], source, entry)
     if converted.source == "nlvideo" and ORIGIN not in content:
         if _STEM not in converted.weights:
             raise ValueError(f"{path}: {unknown_source(converted.weights)}")

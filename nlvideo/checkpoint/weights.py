@@ -31,11 +31,12 @@ ORIGIN = "converted_from"
 WRAPPERS = ("blobs", "model_state", "state_dict", "model")
 # What trainers put before the names of a network that is a part of theirs.
 _PREFIXES = ("model.", "backbone.", "module.")
-# What wrappers of parts of a network put into names.
-_WRAPPED = re.compile(r"(?:(?<=\.)|^)(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+# What wrappers of parts of a network put into names. The last one is that of `insert_nonlocal`.
+_WRAPPED = re.compile(r"(?:(?<=\.)|^)(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.|(?<=\.)module\.")
 
-# "backbone.res4.nl5.theta.weight": a tensor of the non-local block after residual block 5 of res4.
-_NONLOCAL = re.compile(r"^((?:.*\.)?nl\d+)\.(.+)$")
+# "backbone.res4.nl5.theta.weight": a tensor of the non-local block after residual block 5 of res4. And
+# "backbone.layer3.1.nonlocal_block.theta.weight": one of a block that `insert_nonlocal` put after layer3.1.
+_NONLOCAL = re.compile(r"^((?:.*\.)?(?:nl\d+|nonlocal_block))\.(.+)$")
 _HEAD, _BACKBONE = "head.", "backbone."
 # Absent from frozen norms and from files older than PyTorch 0.4.1, and without influence on any output.
 _COUNTER = "num_batches_tracked"
@@ -197,6 +198,7 @@ def find_weights(
             found = convert(flat, source)
             if source == "caffe2":
                 settle(found, release_overrides(path))
+            found.weights = {ours.get(name, name): value for name, value in found.weights.items()}
             return found
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
@@ -310,7 +312,7 @@ def check_config(
         if not _matters(key) or _same(key, wanted, given := _plain(cfg.value_at(key))):
             continue
         difference = f"{key}: file {_plain(wanted)!r}, config {given!r}"
-        if any(_same(key, value, given) for value in converted.tolerated.get(key, [])):
+        if any(value is None or _same(key, value, given) for value in converted.tolerated.get(key, [])):
             logger.warning("%s: %s; training may start with it", path, difference)
         else:
             found.append(difference)

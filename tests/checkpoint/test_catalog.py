@@ -44,6 +44,9 @@ def test_near_names_are_listed():
         ("resnet50", "resnet50-0676ba61.pth"),
         ("resnet50/IMAGENET1K_V2", "resnet50-11ad3fa6.pth"),
         ("resnet18", "resnet18-f37072fd.pth"),
+        ("r2plus1d_18", "r2plus1d_18-91a641e6.pth"),
+        ("r2plus1d_18/KINETICS400_V1", "r2plus1d_18-91a641e6.pth"),
+        ("swin3d_b/DEFAULT", "swin3d_b_1k-24f7c7c6.pth"),
     ],
 )
 def test_torchvision_knows_the_address(name, file):
@@ -55,6 +58,10 @@ def test_torchvision_knows_the_address(name, file):
     [
         ("resnet51", "torchvision has no model 'resnet51'. did you mean 'resnet5"),
         ("resnet50/V3", "torchvision has no weights 'V3' of it. There are: IMAGENET1K_V1, IMAGENET1K_V2"),
+        (
+            "r3d_18/IMAGENET1K_V1",
+            "torchvision has no weights 'IMAGENET1K_V1' of it. There are: KINETICS400_V1, DEFAULT",
+        ),
         ("", "torchvision has no model ''"),
     ],
 )
@@ -82,8 +89,9 @@ def served(resnet18, tmp_path, monkeypatch):
     file = tmp_path / name
     file.write_bytes(data)
     monkeypatch.setattr(catalog, "torchvision_url", lambda name: file.as_uri())
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.setattr(catalog, "get_cache_dir", lambda: str(tmp_path / "cache"))
-    return file, tmp_path / "cache" / "torchvision" / file.name, state
+    return file, tmp_path / "torch" / "hub" / "checkpoints" / file.name, state
 
 
 def test_weights_are_downloaded_once_and_start_an_i3d(served, caplog):
@@ -101,6 +109,14 @@ def test_weights_are_downloaded_once_and_start_an_i3d(served, caplog):
     assert "MODEL.PIXEL_MEAN: file [123.675, 116.28, 103.53], config [114.75" in caplog.text
     file.unlink()
     assert checkpointer.load_weights("torchvision://resnet18").loaded == report.loaded
+
+
+def test_a_file_in_the_earlier_place_is_taken(served, tmp_path):
+    file, cached, _ = served
+    earlier = tmp_path / "cache" / "torchvision" / file.name
+    earlier.parent.mkdir(parents=True)
+    file.rename(earlier)
+    assert PathManager.get_local_path("torchvision://resnet18") == str(earlier) and not cached.exists()
 
 
 def test_a_damaged_download_leaves_nothing(served):

@@ -35,7 +35,7 @@ class Converted:
     notes: list[str] = field(default_factory=list)
     #: config key -> the values that the file could mean; it does not say which
     undecided: dict[str, list[Any]] = field(default_factory=dict)
-    #: config key -> values besides that of `overrides` that training may start with
+    #: config key -> values besides that of `overrides` that training may start with; None stands for any
     tolerated: dict[str, list[Any]] = field(default_factory=dict)
     #: whose names the file has: a name in `SOURCES`, or "nlvideo"
     source: str = "nlvideo"

@@ -1,5 +1,6 @@
-"""ResNets under torchvision's names: its own, of images, and those of Tushar-N's pytorch-resnet3d, of videos."""
+"""torchvision's networks of images and of videos, and the ResNets of Tushar-N's pytorch-resnet3d under such names."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -36,26 +37,71 @@ PIXEL_MEAN = [123.675, 116.28, 103.53]
 PIXEL_STD = [58.395, 57.12, 57.375]
 
 
-def _is_video(content: Mapping[str, Any]) -> bool:
-    return "stem.0.weight" in content and any(name.startswith("layer1.0.conv1.0.") for name in content)
+# Its classifiers: of ResNets, S3D, MViT and Swin.
+_CLASSIFIER = re.compile(r"(?:fc|classifier\.1|head|head\.1)\.(weight|bias)")
+# Frames of a clip, and their distance in videos of 30 frames a second, of the figures that torchvision reports.
+_CLIPS = {"s3d": (128, 2), "swin3d": (32, 2), "mvit": (16, 4), "": (16, 2)}
 
 
 def recognise(content: Mapping[str, Any]) -> bool:
-    """Whether the names are torchvision's, of images, or of its video networks, which `convert` refuses."""
+    """Whether the names are torchvision's, of its ResNets of images or of its video networks."""
     # With a time axis these names are those of resnet3d.py.
     names = {"conv1.weight", "bn1.weight", "layer1.0.conv1.weight"}
-    return _is_video(content) or (names <= set(content) and content["conv1.weight"].ndim < 5)
+    return bool(_video_network(content)) or (names <= set(content) and content["conv1.weight"].ndim < 5)
 
 
 def convert(content: Mapping[str, Any]) -> Converted:
-    """Bring a ResNet of images under our names; ValueError for another network."""
-    if _is_video(content):
-        raise ValueError(f"torchvision's {_video_network(content)}: ours has no such network")
+    """Bring a ResNet of images or a video network under our names; ValueError for another network."""
+    if arch := _video_network(content):
+        return _convert_video(content, arch)
     converted = rename("torchvision", content, NAMES.to_ours)
     if not is_image_network(converted.weights):
         raise ValueError("torchvision's ResNets are of images, but the first kernel has a time axis")
     settle_image_network(converted)
     return converted
+
+
+def _convert_video(content: Mapping[str, Any], arch: str) -> Converted:
+    def _to_ours(name: str) -> str:
+        classifier = _CLASSIFIER.fullmatch(name)
+        return f"head.classifier.{classifier[1]}" if classifier else f"backbone.{name}"
+
+    converted = rename("torchvision", content, _to_ours)
+    converted.overrides = video_settings(arch)
+    if (classifier := converted.weights.get("head.classifier.weight")) is not None:
+        # S3D has a convolution there.
+        converted.weights["head.classifier.weight"] = classifier.flatten(1)
+        converted.overrides["MODEL.HEAD.NUM_CLASSES"] = len(classifier)
+    # Training may start with other statistics; the log names both.
+    converted.tolerated = {key: [None] for key in ("MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD")}
+    return converted
+
+
+def video_settings(arch: str) -> dict[str, Any]:
+    """Return the config keys of a video network of torchvision, as the transforms of its Kinetics weights say.
+
+    Args:
+        arch: a name in ``nlvideo.modeling.backbone.torchvision_layout.ARCHITECTURES``.
+    """
+    # Imported here, because torchvision takes long to import and most runs do not need it.
+    from torchvision.models import get_model_weights
+
+    transforms = get_model_weights(arch)["DEFAULT"].transforms()
+    crop, short_side = transforms.crop_size[0], min(transforms.resize_size)
+    frames, stride = next(clip for start, clip in _CLIPS.items() if arch.startswith(start))
+    return {
+        "MODEL.BACKBONE.NAME": "TorchvisionVideo",
+        "MODEL.BACKBONE.ARCH": arch,
+        "MODEL.PIXEL_MEAN": [round(255 * value, 6) for value in transforms.mean],
+        "MODEL.PIXEL_STD": [round(255 * value, 6) for value in transforms.std],
+        "INPUT.NUM_FRAMES": frames,
+        "INPUT.FRAME_STRIDE": stride,
+        # The largest is to the smallest as 320 to 256 in the paper.
+        "INPUT.SHORT_SIDE_RANGE": [short_side, short_side * 5 // 4],
+        "INPUT.CROP_SIZE": crop,
+        "TEST.SHORT_SIDE": short_side,
+        "TEST.CROP_SIZE": crop,
+    }
 
 
 def settle_image_network(converted: Converted) -> None:
@@ -72,11 +118,20 @@ def settle_image_network(converted: Converted) -> None:
 
 
 def _video_network(content: Mapping[str, Any]) -> str:
-    if content["stem.0.weight"].shape[2] == 1:
-        return "r2plus1d_18 (kernels split into space and time)"
-    second = next(tensor for name, tensor in content.items() if name.startswith("layer2.0.conv1.0.we"))
-    name = "r3d_18" if second.shape[2] == 3 else "mc3_18"
-    return f"{name} (no pool after the first convolution, a temporal kernel in every convolution of a stage)"
+    """The name of torchvision's function for a video network; "" where the names are not those of one."""
+    if "stem.0.weight" in content and any(name.startswith("layer1.0.conv1.0.") for name in content):
+        if content["stem.0.weight"].shape[2] == 1:
+            return "r2plus1d_18"
+        second = next((tensor for name, tensor in content.items() if name.startswith("layer2.0.conv1.0.we")), None)
+        return "mc3_18" if second is not None and second.shape[2] == 1 else "r3d_18"
+    if "features.0.0.0.weight" in content and content["features.0.0.0.weight"].ndim == 5:
+        return "s3d"
+    if {"conv_proj.weight", "pos_encoding.class_token"} <= set(content):
+        return "mvit_v1_b" if "pos_encoding.class_pos" in content else "mvit_v2_s"
+    if {"patch_embed.proj.weight", "features.0.0.attn.relative_position_bias_table"} <= set(content):
+        sizes = len(content["patch_embed.proj.weight"]), "features.4.17.norm1.weight" in content
+        return {(96, False): "swin3d_t", (96, True): "swin3d_s", (128, True): "swin3d_b"}.get(sizes, "")
+    return ""
 
 
 def recognise_resnet3d(content: Mapping[str, Any]) -> bool:

@@ -1,12 +1,14 @@
-"""torchvision's ResNets of images become ours; its video networks and other ResNets are refused with a reason."""
+"""torchvision's ResNets of images and its video networks become ours; other ResNets are refused with a reason."""
 
 import pytest
 import torch
 import torchvision
 
 from nlvideo.checkpoint.convert import convert, recognise
+from nlvideo.checkpoint.convert.torchvision import video_settings
 from nlvideo.config import load_cfg
 from nlvideo.modeling import META_ARCH, inflate_2d_weights
+from nlvideo.modeling.backbone.torchvision_layout import ARCHITECTURES
 
 
 def state_of(name, **keywords):
@@ -62,9 +64,6 @@ def test_one_frame_scores_like_the_image():
         ("resnet34", r"a ResNet of \[3, 4, 6, 3\] basic blocks, allowed: .*DEPTH \[10, 18, 50, 101, 152\]"),
         ("resnext50_32x4d", r"grouped convolutions \(ResNeXt\) in res2: ours are ungrouped"),
         ("wide_resnet50_2", "res2 has 128 inner and 256 outer channels, allowed: 64 and 256 after a stem of 64"),
-        ("r3d_18", r"torchvision's r3d_18 \(no pool after the first convolution.*ours has no such network"),
-        ("mc3_18", r"torchvision's mc3_18 \(no pool after the first convolution.*ours has no such network"),
-        ("r2plus1d_18", r"torchvision's r2plus1d_18 \(kernels split into space and time\): ours has no such network"),
     ],
 )
 def test_networks_that_ours_cannot_express(name, message):
@@ -97,3 +96,34 @@ def test_other_networks_are_not_recognised():
     with pytest.raises(ValueError, match="weights with the names features.0.weight, .* are of no known source: caffe2"):
         convert(state_of("alexnet"))
     assert recognise(state_of("alexnet")) == ""
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_every_tensor_of_a_video_network_has_its_place(name):
+    state = state_of(name, num_classes=7)
+    assert recognise(state) == "torchvision"
+    converted = convert(state)
+    assert [theirs for theirs, _ in converted.mapped] == list(state) and converted.dropped == []
+    model = model_of(converted, device="meta")
+    assert {k: t.shape for k, t in converted.weights.items()} == {k: t.shape for k, t in model.state_dict().items()}
+    assert converted.overrides == {**video_settings(name), "MODEL.HEAD.NUM_CLASSES": 7}
+    without = {key: tensor for key, tensor in state.items() if not key.startswith(("fc.", "head.", "classifier."))}
+    assert convert(without).overrides == video_settings(name)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_settings_of_a_video_network_are_those_of_its_weights(name):
+    settings, (weights, *_) = video_settings(name), torchvision.models.get_model_weights(name)
+    transforms, said = weights.transforms(), weights.meta["_docs"]
+    assert f"`clip_len={settings['INPUT.NUM_FRAMES']}`" in said
+    assert f"`frame_rate={30 / settings['INPUT.FRAME_STRIDE']:g}`" in said
+    for key, expected in (("PIXEL_MEAN", transforms.mean), ("PIXEL_STD", transforms.std)):
+        assert settings[f"MODEL.{key}"] == pytest.approx([255 * value for value in expected])
+    assert [settings["TEST.CROP_SIZE"]] * 2 == [settings["INPUT.CROP_SIZE"]] * 2 == transforms.crop_size
+    assert settings["TEST.SHORT_SIDE"] == settings["INPUT.SHORT_SIDE_RANGE"][0] == transforms.resize_size[0]
+
+
+def test_a_swin_of_another_size_is_not_recognised():
+    state = state_of("swin3d_t")
+    state["patch_embed.proj.weight"] = torch.zeros(64, 3, 2, 4, 4)
+    assert recognise(state) == ""
