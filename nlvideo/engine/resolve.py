@@ -17,6 +17,7 @@ from nlvideo.data.catalog import Record
 from nlvideo.data.checks import dataset_classes, fingerprint
 from nlvideo.data.records.records import labels_of
 from nlvideo.errors import LookupFailed
+from nlvideo.utils import comm
 from nlvideo.utils.files.safe_yaml import parse_yaml
 from nlvideo.utils.messages import some
 
@@ -81,12 +82,20 @@ def _schedule(cfg: CfgNode, num_videos: int) -> dict[str, Any]:
     needed = math.ceil(round(solver.MAX_EPOCHS * num_videos / solver.CLIPS_PER_BATCH, 6))
     end = max(needed, solver.MIN_ITER, 1)
     period = max(1, round(part_tested * end))
+    scale = comm.get_world_size() / (solver.REFERENCE_WORLD_SIZE or comm.get_world_size())
+
+    def scaled(iterations: int) -> int:
+        """What `scale_to_world_size` makes of them."""
+        return max(1, round(iterations / scale))
+
+    # What does not fit into a short run, or into one that many ranks make short, is left out.
+    steps = {scaled(step): step for part in solver.STEP_FRACTIONS if (step := round(part * end))}
+    warmup = round(solver.WARMUP_FRACTION * end)
     return {
         _EPOCHS: 0.0,
         "SOLVER.MAX_ITER": end,
-        # A short run has fewer steps.
-        "SOLVER.STEPS": sorted({round(part * end) for part in solver.STEP_FRACTIONS} - {0, end}),
-        "SOLVER.WARMUP_ITERS": min(round(solver.WARMUP_FRACTION * end), end - 1),
+        "SOLVER.STEPS": [step for number, step in steps.items() if number < scaled(end)],
+        "SOLVER.WARMUP_ITERS": warmup if scaled(warmup) < scaled(end) else 0,
         "TEST.EVAL_PERIOD": period if part_tested else 0,
         "SOLVER.CHECKPOINT_PERIOD": period if part_tested else solver.CHECKPOINT_PERIOD,
     }

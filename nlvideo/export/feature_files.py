@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from nlvideo.data.datasets.listed import CLASSES_FILE, read_classes, write_classes
 from nlvideo.utils.files.file_io import FileFormat, atomic_write, write_json, write_text
 from nlvideo.utils.messages import one_of
 
@@ -29,6 +30,8 @@ class Features:
     video_ids: list[str]
     #: class indices, or lists of them
     labels: list[Any]
+    #: names of the dataset's classes; empty where they have none
+    classes: list[str]
     #: video_id -> why it could not be read
     failed: dict[str, str]
     #: what the features are of: dataset, layer, pool, views, ...
@@ -100,8 +103,10 @@ def read_shard(path: str) -> tuple[list[dict[str, Any]], np.ndarray]:
         raise ValueError(f"{path}: not a shard of features: {' '.join(str(error).split())}") from None
 
 
-def write_settings(folder: str, settings: dict[str, Any]) -> None:
-    """Note in a folder what its features are of."""
+def write_settings(folder: str, settings: dict[str, Any], classes: Sequence[str] = ()) -> None:
+    """Note in a folder what its features are of, and the names of the classes."""
+    if classes:
+        write_classes(os.path.join(folder, CLASSES_FILE), classes)
     write_json(os.path.join(folder, _SETTINGS), {**_FORMAT.header(), **settings})
 
 
@@ -158,6 +163,7 @@ def load_features(folder: str) -> Features:
         features=np.concatenate([array for _, array in shards]),
         video_ids=[row["video_id"] for row in good],
         labels=[row["label"] for row in good],
+        classes=read_classes(os.path.join(os.path.abspath(folder), CLASSES_FILE)),
         failed={row["video_id"]: row["error"] for row in rows if row["failed"]},
         settings=_complete_settings(folder),
     )

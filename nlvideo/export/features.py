@@ -14,7 +14,7 @@ from nlvideo.config import CfgNode
 from nlvideo.data import get_dataset
 from nlvideo.data.build import loader_of_records
 from nlvideo.data.catalog import Record
-from nlvideo.data.checks import check_files, fingerprint
+from nlvideo.data.checks import check_files, dataset_classes, fingerprint
 from nlvideo.data.records.records import SerializedRecords
 from nlvideo.data.workers import explained
 from nlvideo.export import feature_files
@@ -276,7 +276,7 @@ def _prepare(folder: str, settings: dict[str, Any]) -> None:
     if comm.is_main_process():
         make_writable(folder, "output")
         if feature_files.read_settings(folder) is None:
-            feature_files.write_settings(folder, settings)
+            feature_files.write_settings(folder, settings, dataset_classes([settings["dataset"]]))
     comm.synchronize()
     found = feature_files.read_settings(folder) or {"recipe": {}}
     there, now = ({**content, **content["recipe"]} for content in (found, settings))

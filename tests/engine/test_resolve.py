@@ -147,6 +147,16 @@ def test_epochs_are_the_same_on_another_number_of_ranks(tiny_cfg: Callable[..., 
     assert schedule_of(scale_to_world_size(cfg, 4)) == [10, [4, 8], 0, 5, 5]
 
 
+def test_steps_that_many_ranks_would_make_equal_are_left_out(
+    tiny_cfg: Callable[..., CfgNode], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nlvideo.utils.comm.get_world_size", lambda: 4)
+    opts = ("SOLVER.MAX_EPOCHS", "4", "SOLVER.WARMUP_FRACTION", "0.2", "SOLVER.REFERENCE_WORLD_SIZE", "1")
+    cfg = resolve_from_data(in_epochs(tiny_cfg, *opts))
+    assert schedule_of(cfg)[:3] == [8, [3], 2]
+    assert schedule_of(scale_to_world_size(cfg, 4))[:3] == [2, [1], 1]
+
+
 def test_a_run_says_and_writes_what_was_resolved(tiny_cfg: Callable[..., CfgNode]) -> None:
     cfg = default_setup(in_epochs(tiny_cfg, *CLASSES, "SOLVER.MAX_EPOCHS", "10"), TRAIN)
     assert load_cfg(f"{cfg.OUTPUT_DIR}/config.yaml") == cfg and cfg.MODEL.HEAD.NUM_CLASSES == 4
