@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from nlvideo.config import CfgNode
+from nlvideo.config.defaults import _C
 from nlvideo.modeling.meta_arch import META_ARCH
 from nlvideo.modeling.nonlocal_block.summary import nonlocal_modules, nonlocal_table
 from nlvideo.utils.analysis import cost_table, count_gmacs, parameter_count
@@ -14,11 +15,15 @@ from nlvideo.utils.analysis import cost_table, count_gmacs, parameter_count
 def meta_model(cfg: CfgNode) -> tuple[nn.Module, torch.Tensor]:
     """The model of a config, in eval mode on the meta device, and a training clip, uint8 (1, 3, T, H, W), it takes.
 
+    Where MODEL.HEAD.NUM_CLASSES is 0, the training data would decide: the model has 400 classes, as by default.
+
     Raises:
         KeyError: a name in the config is not registered.
         ValueError: a value in the config is not allowed.
     """
     side = cfg.INPUT.CROP_SIZE
+    if not cfg.MODEL.HEAD.NUM_CLASSES:
+        cfg = cfg.with_overrides(["MODEL.HEAD.NUM_CLASSES", _C.MODEL.HEAD.NUM_CLASSES])
     with torch.device("meta"):
         model = META_ARCH.get(cfg.MODEL.META_ARCHITECTURE, "MODEL.META_ARCHITECTURE")(cfg).eval()
         clip = torch.zeros(1, 3, cfg.INPUT.NUM_FRAMES, side, side, dtype=torch.uint8)

@@ -124,6 +124,18 @@ def test_a_head_of_other_classes_is_replaced_and_said(tmp_path, caplog) -> None:
     assert "classifier of other classes (skipped)" in caplog.text and "model (11, 256)" in caplog.text
 
 
+def test_converted_weights_of_other_classes_start_a_training_without_their_head(tmp_path, caplog) -> None:
+    source, path = trained("quickstart/c2d"), tmp_path / "converted.pth"
+    origin = {"overrides": {"MODEL.HEAD.NUM_CLASSES": 8, "MODEL.BACKBONE.TEMPORAL": "c2d"}, "tolerated": {}}
+    torch.save({"model": source.state_dict(), "converted_from": origin}, path)
+    model = narrow("quickstart/c2d", "MODEL.HEAD.NUM_CLASSES", "3")
+    cfg = load_cfg("configs/quickstart/c2d.yaml", ["MODEL.HEAD.NUM_CLASSES", "3"])
+    with caplog.at_level(logging.WARNING, logger="nlvideo"):
+        report = Checkpointer(model, str(tmp_path), cfg=cfg).load_weights(str(path))
+    assert list(report.classifier) == ["head.classifier.weight", "head.classifier.bias"] and not report.missing
+    assert "classifier of other classes (skipped)" in caplog.text and "file (8," in caplog.text
+
+
 def test_a_head_of_as_many_classes_is_kept_and_a_file_without_one_starts_anew(tmp_path, caplog) -> None:
     source, model = trained("quickstart/c2d"), narrow("quickstart/c2d_nl")
     before = model.head.classifier.weight.detach().clone()

@@ -100,6 +100,12 @@ def test_long_clips_cost_four_times_as_much() -> None:
     assert long["gmacs"] / short["gmacs"] == pytest.approx(4, rel=1e-3)
 
 
+def test_a_number_of_classes_that_the_data_decides_counts_as_the_default() -> None:
+    cfg = _cfg(18, "c2d")
+    cfg.MODEL.HEAD.NUM_CLASSES = 0
+    assert model_costs(cfg) == _costs(18, "c2d") and cfg.MODEL.HEAD.NUM_CLASSES == 0
+
+
 def test_the_model_stays_without_memory() -> None:
     model, clip = meta_model(_cfg(101, "i3d_3x1x1", blocks=True))
     assert all(tensor.is_meta for tensor in [clip, *model.parameters(), *model.buffers()])
