@@ -35,7 +35,7 @@ def main(arguments: argparse.Namespace) -> None:
     # Only now: --help answers without loading torch.
     from nlvideo.data import get_dataset
     from nlvideo.data.checks import fingerprint
-    from nlvideo.dataset_tools.list_files import prepare_to_write_list, write_list
+    from nlvideo.data.datasets.list_files import prepare_to_write_list, write_list
     from nlvideo.tools.lib.survey import advise, format_survey, negative_labels, survey_dataset, to_json
     from nlvideo.utils.files.file_io import write_json
 

@@ -171,6 +171,13 @@ _C.DATASETS = CN()
 # "wds:PATTERN" (shards, as "wds:train-{000000..000099}.tar").
 _C.DATASETS.TRAIN = []
 _C.DATASETS.TEST = []
+_C.DATASETS.SPLIT = CN()
+# Where TEST is empty: the share of the videos of each class that is taken from TRAIN for it, chosen by SEED. The lists
+# are in OUTPUT_DIR/split, and a resumed run keeps them. 0: off.
+_C.DATASETS.SPLIT.FRACTION = 0.0
+_C.DATASETS.SPLIT.SEED = 0
+# A column of the csv lists, such as one that says who is in a video: one group is never on both sides. "": none.
+_C.DATASETS.SPLIT.GROUP = ""
 
 _C.DATALOADER = CN()
 # Processes that decode, per rank. 0: in the training process.

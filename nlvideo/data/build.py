@@ -143,15 +143,17 @@ def _training_data(cfg: CfgNode) -> tuple[Sequence[Record], int]:
     parts, counts = zip(*(_load_dataset(cfg, name, "DATASETS.TRAIN") for name in train), strict=True)
     records, num_classes = chain_records(parts), max(counts)
     named = [(name, classes) for name in train if (classes := MetadataCatalog.get(name).classes)]
-    with _key_named("DATASETS.TRAIN"):
+    with key_named("DATASETS.TRAIN"):
         for name, _ in named[1:]:
             checks.check_same_classes(*named[0], name)
     for name in cfg.DATASETS.TEST:
         # An error in a test dataset comes now, not after the training.
-        with _key_named("DATASETS.TEST"):
+        with key_named("DATASETS.TEST"):
             tested = get_dataset(name)
             checks.check_pair(train, records, name, tested, multi_label)
-            checks.check_records(name, tested, cfg.MODEL.HEAD.NUM_CLASSES or num_classes, multi_label)
+            checks.check_records(
+                name, tested, cfg.MODEL.HEAD.NUM_CLASSES or num_classes, multi_label, cfg.INPUT.FPS > 0
+            )
         if comm.is_main_process():
             checks.warn_of_shared_videos(train, records, name, tested)
     return records, num_classes
@@ -159,7 +161,7 @@ def _training_data(cfg: CfgNode) -> tuple[Sequence[Record], int]:
 
 def _data_of(cfg: CfgNode) -> tuple:
     """What `_training_data` depends on, besides the number of classes."""
-    return (*cfg.DATASETS.TRAIN, None, *cfg.DATASETS.TEST, cfg.MODEL.HEAD.LOSS)
+    return (*cfg.DATASETS.TRAIN, None, *cfg.DATASETS.TEST, cfg.MODEL.HEAD.LOSS, cfg.INPUT.FPS > 0)
 
 
 def _batch_size(cfg: CfgNode) -> int:
@@ -192,7 +194,7 @@ def _worker_options(cfg: CfgNode, prefetch: int = 2) -> dict[str, Any]:
 
 def _load_dataset(cfg: CfgNode, name: str, key: str) -> tuple[Sequence[Record], int]:
     """The records of a dataset, checked against the config, and its number of classes; errors begin with the key."""
-    with _key_named(key):
+    with key_named(key):
         records = get_dataset(name)
         head = cfg.MODEL.HEAD
         is_multi_label, by_time = head.LOSS == "sigmoid", cfg.INPUT.FPS > 0
@@ -202,7 +204,12 @@ def _load_dataset(cfg: CfgNode, name: str, key: str) -> tuple[Sequence[Record], 
 
 
 @contextmanager
-def _key_named(key: str) -> Iterator[None]:
+def key_named(key: str) -> Iterator[None]:
+    """Put the key that names a dataset in front of errors in what it names.
+
+    Raises:
+        ValueError, LookupFailed: as the code inside.
+    """
     try:
         yield
     except (ValueError, LookupFailed) as error:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from nlvideo.data.datasets.list_files import format_list
 from nlvideo.data.datasets.listed import CLASSES_FILE, write_classes
 from nlvideo.data.datasets.official import Split, find_annotations, get_format, read_split
-from nlvideo.dataset_tools.list_files import format_list
 from nlvideo.errors import AnnotationError
 from nlvideo.utils.files.file_io import write_text
 

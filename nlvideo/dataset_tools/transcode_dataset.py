@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path, PurePath
 
 from nlvideo.data.catalog import Record
+from nlvideo.data.datasets.list_files import check_classes, format_list, write_list
 from nlvideo.data.many_files import map_in_processes
-from nlvideo.dataset_tools.list_files import check_classes, format_list, write_list
 from nlvideo.dataset_tools.transcode import Transcoded, TranscodeOptions, transcode_video
 from nlvideo.errors import ProcessDied
 from nlvideo.utils.console import progress_bar

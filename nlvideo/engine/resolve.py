@@ -1,9 +1,10 @@
-"""What a config leaves to its training data: the number of classes, and a schedule in epochs."""
+"""What a config leaves to its training data: a split, the number of classes, and a schedule in epochs."""
 
 import logging
 import math
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,10 @@ from nlvideo.data.build import read_training_data
 from nlvideo.data.catalog import Record
 from nlvideo.data.checks import dataset_classes, fingerprint
 from nlvideo.data.records.records import labels_of
-from nlvideo.errors import LookupFailed
+from nlvideo.data.split import split_datasets
+from nlvideo.errors import FORESEEN, LookupFailed, portable
 from nlvideo.utils import comm
+from nlvideo.utils.files.file_io import absolute_path
 from nlvideo.utils.files.safe_yaml import parse_yaml
 from nlvideo.utils.messages import some
 
@@ -29,9 +32,10 @@ _CLASSES, _EPOCHS = "MODEL.HEAD.NUM_CLASSES", "SOLVER.MAX_EPOCHS"
 def resolve_from_data(cfg: CfgNode, resume: bool = False) -> CfgNode:
     """Read the training data of a config and put in what it decides; call it on every rank.
 
-    MODEL.HEAD.NUM_CLASSES 0 becomes the number of classes of the data. SOLVER.MAX_EPOCHS becomes SOLVER.MAX_ITER, with
-    STEPS, WARMUP_ITERS and the periods of tests and checkpoints, in the units of the config: scaling to the number of
-    ranks comes later. The loader of the training data takes the records from here.
+    DATASETS.SPLIT takes videos for DATASETS.TEST from DATASETS.TRAIN. MODEL.HEAD.NUM_CLASSES 0 becomes the number of
+    classes of the data. SOLVER.MAX_EPOCHS becomes SOLVER.MAX_ITER, with STEPS, WARMUP_ITERS and the periods of tests
+    and checkpoints, in the units of the config: scaling to the number of ranks comes later. The loader of the training
+    data takes the records from here.
 
     Args:
         cfg: left as it is.
@@ -44,6 +48,7 @@ def resolve_from_data(cfg: CfgNode, resume: bool = False) -> CfgNode:
         ValueError: a dataset is faulty, or its classes do not fit the config; one line.
         LookupFailed: an unknown dataset.
     """
+    cfg = resolve_split(cfg, resume)
     earlier = _earlier_config(cfg.OUTPUT_DIR) if resume else {}
     asks = cfg.MODEL.HEAD.NUM_CLASSES == 0, cfg.SOLVER.MAX_EPOCHS > 0
     if asks[0] and (number := _value_in(earlier, _CLASSES)):
@@ -73,6 +78,38 @@ def resolve_from_data(cfg: CfgNode, resume: bool = False) -> CfgNode:
     cfg = cfg.with_overrides([word for item in changes.items() for word in item])
     validate(cfg)
     return cfg
+
+
+def resolve_split(cfg: CfgNode, resume: bool = False) -> CfgNode:
+    """Put the lists of DATASETS.SPLIT into a config that asks for them; call it on every rank. Rank 0 writes them.
+
+    Args:
+        cfg: left as it is.
+        resume: take the lists that the run in OUTPUT_DIR has; they are made only where there are none.
+
+    Raises:
+        ValueError: a dataset is faulty or cannot be split; one line.
+        LookupFailed: an unknown dataset.
+    """
+    root, split = Path(absolute_path(cfg.OUTPUT_DIR)), cfg.DATASETS.SPLIT
+    if not split.FRACTION or cfg.DATASETS.TEST:
+        return cfg
+    earlier = _earlier_config(cfg.OUTPUT_DIR) if resume else {}
+    made: Any = [_value_in(earlier, f"DATASETS.{part}") for part in ("TRAIN", "TEST")]
+    if not all(made) or not all(os.path.isfile(name.removeprefix("list:")) for name in (*made[0], *made[1])):
+        made = [[f"list:{root}/split/{side}.csv"] for side in ("train", "val")]
+        resume = resume and all(os.path.isfile(name.removeprefix("list:")) for (name,) in made)
+    if not resume and comm.is_main_process():
+        try:
+            names = split_datasets(cfg.DATASETS.TRAIN, split.FRACTION, split.SEED, split.GROUP, root)
+            made = [[name] for name in names]
+        except FORESEEN as error:
+            made = portable(error)
+    # Every rank ends, or none.
+    made = comm.all_gather_object(made)[0]
+    if isinstance(made, Exception):
+        raise made
+    return cfg.with_overrides(["DATASETS.TRAIN", made[0], "DATASETS.TEST", made[1], "DATASETS.SPLIT.FRACTION", 0.0])
 
 
 def _schedule(cfg: CfgNode, num_videos: int) -> dict[str, Any]:

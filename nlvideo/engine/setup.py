@@ -9,7 +9,7 @@ import sys
 from nlvideo.checkpoint.earlier_run import config_path
 from nlvideo.checkpoint.trained import weights_for_test, with_classes_of
 from nlvideo.config import CfgNode
-from nlvideo.engine.resolve import resolve_from_data
+from nlvideo.engine.resolve import resolve_from_data, resolve_split
 from nlvideo.utils import comm
 from nlvideo.utils.console import setup_logger
 from nlvideo.utils.files.file_io import make_writable, write_text
@@ -51,8 +51,11 @@ def default_setup(cfg: CfgNode, args: argparse.Namespace) -> CfgNode:
     logger.info("Environment:\n%s", collect_env())
     logger.info("Command line: %s", shlex.join(sys.argv))
     logger.info("Ranks: %d", comm.get_world_size())
-    # The weights know the classes that a test has.
-    cfg = with_classes_of(cfg, weights_for_test(cfg, args.resume)) if eval_only else resolve_from_data(cfg, args.resume)
+    if eval_only:
+        # The weights know the classes that a test has, and the run the videos that it kept for one.
+        cfg = with_classes_of(resolve_split(cfg, resume=True), weights_for_test(cfg, args.resume))
+    else:
+        cfg = resolve_from_data(cfg, args.resume)
     if comm.is_main_process():
         if not eval_only:
             dump = config_path(cfg.OUTPUT_DIR, args.resume)

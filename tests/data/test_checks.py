@@ -11,8 +11,8 @@ from nlvideo.data import checks, many_files
 from nlvideo.data.catalog import MetadataCatalog
 from nlvideo.data.checks import check_files, check_pair, check_records, fingerprint, log_dataset, warn_of_shared_videos
 from nlvideo.data.datasets import get_dataset
+from nlvideo.data.datasets.list_files import write_list
 from nlvideo.data.records.records import SerializedRecords
-from nlvideo.dataset_tools.list_files import write_list
 from nlvideo.dataset_tools.shard_writing import write_shards
 
 

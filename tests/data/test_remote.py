@@ -11,10 +11,10 @@ from iopath.common.file_io import PathHandler
 
 from nlvideo.config import get_cfg
 from nlvideo.data import MetadataCatalog, VideoDecodeError, build_train_loader, get_dataset, open_video
+from nlvideo.data.datasets.list_files import format_list
 from nlvideo.data.datasets.listed import read_classes
 from nlvideo.data.records.shard_files import expand_pattern
 from nlvideo.dataset_tools.indexing import index_videos
-from nlvideo.dataset_tools.list_files import format_list
 from nlvideo.dataset_tools.shard_writing import write_shards
 from nlvideo.dataset_tools.transcode import TranscodeOptions
 from nlvideo.dataset_tools.transcode_dataset import transcode_dataset

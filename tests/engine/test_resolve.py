@@ -281,3 +281,43 @@ def test_classes_that_can_hardly_be_learned_are_named(
         "1 of the 3 classes have no video in the training data: b",
         "1 of the 3 classes have only one video in the training data: c",
     ]
+
+
+def split_cfg(tiny_cfg: Callable[..., CfgNode], root: Path, *opts: str) -> CfgNode:
+    return trained_on(tiny_cfg, f"folder:{root}", opts=(*CLASSES, "DATASETS.SPLIT.FRACTION", "0.25", *opts))
+
+
+def test_a_split_takes_videos_for_the_test(tiny_cfg: Callable[..., CfgNode], tmp_path: Path) -> None:
+    make_folder(tmp_path / "videos", run=8, walk=4)
+    cfg = split_cfg(tiny_cfg, tmp_path / "videos", "SOLVER.MAX_EPOCHS", "2", "SOLVER.CLIPS_PER_BATCH", "3")
+    resolved = resolve_from_data(cfg)
+    root = Path(cfg.OUTPUT_DIR) / "split"
+    assert list(resolved.DATASETS.TRAIN) == [f"list:{root}/train.csv"]
+    assert list(resolved.DATASETS.TEST) == [f"list:{root}/val.csv"] and resolved.DATASETS.SPLIT.FRACTION == 0
+    assert [len(get_dataset(f"list:{root}/{side}.csv")) for side in ("train", "val")] == [9, 3]
+    assert resolved.MODEL.HEAD.NUM_CLASSES == 2 and resolved.SOLVER.MAX_ITER == 6  # of the nine that are trained on
+    assert resolve_from_data(resolved) == resolved
+    # A test set that is given counts, and nothing is split.
+    given = resolve_from_data(cfg.with_overrides(["DATASETS.TEST", [f"folder:{tmp_path}/videos"]]))
+    assert list(given.DATASETS.TRAIN) == [f"folder:{tmp_path}/videos"]
+
+
+def test_a_resumed_run_keeps_its_split(tiny_cfg: Callable[..., CfgNode], tmp_path: Path) -> None:
+    make_folder(tmp_path / "videos", run=8, walk=4)
+    first = resolve_from_data(split_cfg(tiny_cfg, tmp_path / "videos"))
+    texts = [Path(name.removeprefix("list:")).read_text() for name in (*first.DATASETS.TRAIN, *first.DATASETS.TEST)]
+    for number in range(8, 20):
+        (tmp_path / "videos/run" / f"run{number}.mp4").write_bytes(b"")
+    changed = split_cfg(tiny_cfg, tmp_path / "videos", "DATASETS.SPLIT.SEED", "5")
+    assert resolve_from_data(changed, resume=True) == first.with_overrides(["DATASETS.SPLIT.SEED", 5])
+    # Another run in the folder takes nothing away from the one that may still be resumed: it has saved its config.
+    output = Path(changed.OUTPUT_DIR)
+    other = resolve_from_data(changed)
+    assert list(other.DATASETS.TEST) == [f"list:{output}/split_2/val.csv"]
+    assert len(get_dataset(other.DATASETS.TEST[0])) == 6
+    again = [Path(name.removeprefix("list:")).read_text() for name in (*first.DATASETS.TRAIN, *first.DATASETS.TEST)]
+    assert again == texts
+    (output / "config.yaml").write_text(other.dump())
+    (output / "model_0000001.pth").write_bytes(b"x")
+    (output / "last_checkpoint").write_text("model_0000001.pth")
+    assert list(resolve_from_data(changed, resume=True).DATASETS.TEST) == list(other.DATASETS.TEST)

@@ -11,7 +11,8 @@ that file. Without a file, the classes are the names in the list, in alphabetica
 
 A csv file may have more columns. ``start_sec`` and ``end_sec`` cut a sample out of a longer video. ``fps`` is the frame
 rate of a folder of frames. ``label_spans`` says when the labels of a training video are active, as ``class start end``
-in seconds: ``3 0.0 4.5;7 2.1 9.8``. A list with ``label_spans`` may hold videos without any label.
+in seconds: ``3 0.0 4.5;7 2.1 9.8``. A list with ``label_spans`` may hold videos without any label. Other columns are
+for DATASETS.SPLIT.GROUP.
 
 Lines are read one by one, with Python's ``csv``. Arrow is four times as fast, which saves 8 seconds in ten million
 lines. But it is no requirement of this package, it takes more memory, and it knows neither comments nor plain lines
@@ -60,6 +61,18 @@ def load_list(name: str) -> TableRecords:
     return records
 
 
+def list_column(name: str, column: str) -> list[str]:
+    """Return any column of the csv file of ``list:FILE`` as text, such as one that says who is in each video.
+
+    Raises:
+        ValueError: there is no such column, or the file is faulty; see ``load_list``.
+    """
+    path = absolute_path(name.removeprefix("list:"))
+    reader = _ListReader(path, column)
+    reader.read(fetch_file(path) or path)
+    return reader.kept
+
+
 def read_classes(path: str) -> list[str]:
     """Return the class names in a file, one per line in the order of the labels; none where it does not exist.
 
@@ -105,13 +118,19 @@ def classes_file_of(path: str) -> str:
 class _ListReader:
     """Reads a list into columns.
 
+    Args:
+        path: of the list.
+        keep: a column whose texts are kept as they are; "": none.
+
     Attributes:
         classes: names of the classes; where no file names them and labels are names, those found.
         classes_file: the file that names them; empty where there is none.
+        kept: the texts of the column ``keep``.
     """
 
-    def __init__(self, path: str):
-        self.path = path
+    def __init__(self, path: str, keep: str = ""):
+        self.path, self._keep = path, keep.strip().lower()
+        self.kept: list[str] = []
         self.classes, self.classes_file = classes_beside(path)
         self._index = {name: label for label, name in enumerate(self.classes)}
         self._named: bool | None = None  # not known before the first label
@@ -188,6 +207,8 @@ class _ListReader:
         path_place, label_place = columns.index("path"), columns.index("label")
         self._numbers = {key: array("d") for key in _NUMBERS if key in columns}
         self._spans = [] if "label_spans" in columns else None
+        if self._keep and self._keep not in columns:
+            raise ValueError(f"got {self._keep!r}, allowed are the columns of {self.path}: {', '.join(columns)}")
         for row in rows:
             self._is_row = True
             if len(row) != len(columns):
@@ -206,6 +227,8 @@ class _ListReader:
                 column.append(self._number_in(row[columns.index(key)].strip()))
             if self._spans is not None:
                 self._spans.append(self._spans_in(row[columns.index("label_spans")]))
+            if self._keep:
+                self.kept.append(row[columns.index(self._keep)].strip())
             yield path
 
     def _number_in(self, text: str) -> float:

@@ -7,7 +7,7 @@ import pytest
 
 from nlvideo.data.catalog import MetadataCatalog
 from nlvideo.data.datasets import get_dataset
-from nlvideo.dataset_tools.list_files import prepare_to_write_list, write_list
+from nlvideo.data.datasets.list_files import prepare_to_write_list, write_list
 from nlvideo.utils.files.file_io import join_path
 
 
