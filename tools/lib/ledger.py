@@ -35,6 +35,10 @@ _HEADINGS = {
         "These are small networks for the generated dataset `beacon`.\n"
         "[benchmarks/beacon.md](benchmarks/beacon.md) has their measurements.",
     ),
+    "finetune": (
+        "Your own videos, from trained weights",
+        "These start from weights of Kinetics-400 or ImageNet, and learn the classes of your own videos.",
+    ),
     "own_videos": (
         "Your own videos",
         "These are small networks to train on short videos of your own.\n"
