@@ -66,8 +66,7 @@ def main(arguments: argparse.Namespace) -> None:
     rows = []
     for name, own in metrics.items():
         count = own.get("num_videos")
-        texts = {k: with_interval(k, v, count) if isinstance(v, float) else v for k, v in own.items()}
-        rows.append({"results": name, **texts})
+        rows.append({"results": name, **{k: with_interval(k, v, count) for k, v in own.items()}})
     print(create_table(rows))
     print("In brackets: 95 % confidence intervals (Wilson's) of accuracies.")
     if arguments.json:

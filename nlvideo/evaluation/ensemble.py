@@ -10,8 +10,8 @@ import torch
 
 from nlvideo.config.validate import ALLOWED
 from nlvideo.data.catalog import label_target
-from nlvideo.evaluation.evaluator import EVALUATOR, Evaluator
-from nlvideo.evaluation.results_file import Results, VideoScores, is_usable
+from nlvideo.evaluation.evaluator import EVALUATOR, Evaluator, PerVideoEvaluator
+from nlvideo.evaluation.results_file import Results, VideoScores, is_usable, log_complements, log_probabilities
 from nlvideo.utils.messages import one_of, some
 
 AVERAGES = ALLOWED["TEST.AVERAGE"]
@@ -56,11 +56,8 @@ def _probabilities(logits: np.ndarray, activation: str) -> np.ndarray:
 
 
 def _logits(probabilities: np.ndarray, activation: str) -> np.ndarray:
-    # A float32 probability of exactly 0 or 1 stands for one that float32 cannot tell from it.
-    logs = np.log(np.maximum(probabilities, np.finfo(np.float32).tiny))
-    if activation == "softmax":
-        return logs
-    return logs - np.log(np.maximum(1 - probabilities, np.finfo(np.float32).epsneg / 2))
+    logs = log_probabilities(probabilities)
+    return logs if activation == "softmax" else logs - log_complements(probabilities)
 
 
 def rescore(results: Results, average: str) -> Results:
@@ -141,6 +138,8 @@ def evaluate_results(results: Results, evaluator: str = "") -> dict[str, float]:
             f" num_classes) ({error})"
         ) from None
     own: Evaluator = cls(results.dataset, results.num_classes)
+    if isinstance(own, PerVideoEvaluator):
+        own.average, own.activation = results.average, results.activation
     own.reset()
     for video in results.videos:
         label = label_target(video.label, results.num_classes if isinstance(video.label, list) else None)

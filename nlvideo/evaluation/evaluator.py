@@ -15,7 +15,14 @@ import torch
 from nlvideo.config import CfgNode, configurable
 from nlvideo.data import MetadataCatalog
 from nlvideo.data.catalog import source_of
-from nlvideo.evaluation.results_file import Results, VideoScores, is_usable, write_results
+from nlvideo.evaluation.results_file import (
+    Results,
+    VideoScores,
+    is_usable,
+    log_complements,
+    log_probabilities,
+    write_results,
+)
 from nlvideo.evaluation.testing import format_per_class
 from nlvideo.utils import comm
 from nlvideo.utils.files.file_io import PathManager
@@ -81,7 +88,7 @@ class Evaluator:
         """Compute the metrics over all ranks. It is called on every rank.
 
         Returns:
-            ``{task: {metric: value}}`` on rank 0 and ``{}`` elsewhere. Higher is better.
+            ``{task: {metric: value}}`` on rank 0 and ``{}`` elsewhere. Higher is better, but for a ``loss``.
         """
         raise NotImplementedError
 
@@ -252,6 +259,46 @@ def _save(results: Results, folder: str) -> None:
     logger.info("Wrote the scores of %d videos to %s", len(results.videos), path)
 
 
+def metric_names(evaluator: Evaluator) -> list[str]:
+    """Return the names of the metrics, ``"task/metric"``, without a test; empty if only a test can tell."""
+    if not isinstance(evaluator, PerVideoEvaluator):
+        return []
+    count = evaluator.num_classes
+    scores = np.full(count, 1 / count, np.float32)
+    example = [VideoScores(str(k), [k] if evaluator.activation == "sigmoid" else k, scores) for k in range(count)]
+    return [f"{evaluator.task}/{name}" for name in evaluator.metrics(example)]
+
+
+def mean_loss(videos: Sequence[VideoScores], activation: str) -> float:
+    """Return the mean loss of videos in nats, from the probabilities that a test has averaged over their views.
+
+    With "softmax" it is the cross entropy: minus the logarithm of the label's probability, or the mean of several
+    labels. With "sigmoid" it is the binary cross entropy, averaged over the classes as in training. Neither has label
+    smoothing. A float32 probability of 0 or 1 counts as the nearest one that float32 can tell from it, so that every
+    video has a finite loss. Left out are videos without finite scores and, with "softmax", those without a label.
+
+    Args:
+        videos: of one test.
+        activation: the loss of the model's head, "softmax" or "sigmoid".
+
+    Returns:
+        The mean; NaN if every video is left out.
+    """
+    losses = []
+    for video in videos:
+        labels = [video.label] if isinstance(video.label, int) else video.label
+        if video.scores is None or not is_usable(video) or not (labels or activation == "sigmoid"):
+            continue
+        own = video.scores.astype(np.float64)
+        logs = log_probabilities(own)
+        if activation == "sigmoid":
+            others = np.setdiff1d(np.arange(len(own)), labels)
+            losses.append(-(logs[labels].sum() + log_complements(own)[others].sum()) / len(own))
+        else:
+            losses.append(-logs[labels].mean())
+    return float(np.mean(losses)) if losses else float("nan")
+
+
 def rank_of_label(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Return how many classes come before the right one; of equal scores the lower class index comes first.
 
@@ -272,14 +319,14 @@ class ClassificationEvaluator(PerVideoEvaluator):
     """Top-1, top-5 and mean class accuracy in percent of all videos; an undecodable video is a wrong one.
 
     Top-1 and top-5 are the paper's metrics (Sec. 4.1). ``mean_class`` is the mean of the top-1 accuracies of the
-    classes that occur.
+    classes that occur. ``loss`` is `mean_loss`.
     """
 
     task = "classification"
     per_class_metric = "accuracy"
 
     def metrics(self, videos: Sequence[VideoScores]) -> dict[str, float]:
-        """Return ``{"top1", "top5", "mean_class", "num_videos", "num_failed"}``.
+        """Return ``{"top1", "top5", "mean_class", "loss", "num_videos", "num_failed"}``.
 
         Raises:
             ValueError: a video has another number of labels than one.
@@ -290,6 +337,7 @@ class ClassificationEvaluator(PerVideoEvaluator):
             # With fewer than five classes every video that has scores is in the top 5.
             "top5": 100.0 * float((ranks < min(5, self.num_classes)).mean()),
             "mean_class": float(np.nanmean(self.per_class(videos))),
+            "loss": mean_loss(videos, self.activation),
             "num_videos": len(videos),
             "num_failed": sum(video.scores is None for video in videos),
         }

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from nlvideo.evaluation.evaluator import EVALUATOR, PerVideoEvaluator
+from nlvideo.evaluation.evaluator import EVALUATOR, PerVideoEvaluator, mean_loss
 from nlvideo.evaluation.results_file import VideoScores, is_usable
 
 logger = logging.getLogger(__name__)
@@ -49,7 +49,9 @@ class MultiLabelEvaluator(PerVideoEvaluator):
     per_class_metric = "AP"
 
     def metrics(self, videos: Sequence[VideoScores]) -> dict[str, float]:
-        """Return ``{"mAP", "num_classes", "num_videos", "num_failed"}``; ``num_classes`` are those in the mean.
+        """Return ``{"mAP", "loss", "num_classes", "num_videos", "num_failed"}``.
+
+        ``num_classes`` are those in the mAP. ``loss`` is `mean_loss` of the videos whose scores count.
 
         Raises:
             ValueError: no video has a label.
@@ -62,6 +64,7 @@ class MultiLabelEvaluator(PerVideoEvaluator):
             logger.info("%s: %d classes without a positive are not in the mAP", self.dataset_name, (~valid).sum())
         return {
             "mAP": float(precisions[valid].mean()),
+            "loss": mean_loss([video for video in videos if self.is_ranked(video)], self.activation),
             "num_classes": int(valid.sum()),
             "num_videos": len(videos),
             "num_failed": sum(video.scores is None for video in videos),

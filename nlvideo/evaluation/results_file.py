@@ -54,15 +54,31 @@ def is_usable(video: VideoScores) -> bool:
     return video.scores is not None and bool(np.isfinite(video.scores).all())
 
 
+def log_probabilities(probabilities: np.ndarray) -> np.ndarray:
+    """Return finite logarithms: a float32 probability of 0 stands for one that float32 cannot tell from it."""
+    return np.log(np.maximum(probabilities, np.finfo(np.float32).tiny))
+
+
+def log_complements(probabilities: np.ndarray) -> np.ndarray:
+    """Return finite logarithms of ``1 - p``: a float32 probability of 1 stands for one that it cannot tell from it."""
+    return np.log(np.maximum(1 - probabilities, np.finfo(np.float32).epsneg / 2))
+
+
 def write_results(path: str, results: Results) -> None:
     """Write a results file: JSON, with one line per video.
 
     Args:
         path: a local file, replaced as a whole; its folder must exist.
-        results: scores that are not finite become ``null``, since JSON knows no NaN.
+        results: scores and metrics that are not finite become ``null``, since JSON knows no NaN.
     """
     own = {name: getattr(results, name) for name in _FIELDS[:-1]}
-    header = {**_FORMAT.header(), **own, **results.metrics, "per_class": results.per_class}
+    metrics = {
+        task: {
+            name: None if isinstance(value, float) and not np.isfinite(value) else value for name, value in of.items()
+        }
+        for task, of in results.metrics.items()
+    }
+    header = {**_FORMAT.header(), **own, **metrics, "per_class": results.per_class}
 
     def _write(file: BinaryIO) -> None:
         # Row by row, because the text of all views of a large test set is larger than their arrays.

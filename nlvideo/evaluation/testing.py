@@ -19,6 +19,16 @@ _Z = 1.959964
 _MAX_CLASSES = 20
 
 
+def lower_is_better(metric: str) -> bool:
+    """Return whether smaller values of a metric are better: those of one whose name ends in ``loss``."""
+    return metric.endswith("loss")
+
+
+def unit_of(metric: str) -> str:
+    """Return what a heading says after the name of a metric: ``" (%)"``, ``" (nats)"`` for a loss; "" for a count."""
+    return " (nats)" if lower_is_better(metric) else "" if metric.rpartition("/")[2].startswith("num_") else " (%)"
+
+
 def wilson_interval(percent: float, num_videos: int) -> tuple[float, float]:
     """Return the lower and upper end of Wilson's 95 % interval of a share of videos, in percent.
 
@@ -49,10 +59,11 @@ def interval_text(metric: str, percent: float | None, num_videos: float | None) 
     return "{:.1f} to {:.1f}".format(*wilson_interval(percent, int(num_videos)))
 
 
-def with_interval(metric: str, percent: float, num_videos: float | None) -> str:
-    """Return a metric as ``71.23 (61.8 to 79.1)``, and without brackets if `interval_text` is empty."""
-    interval = interval_text(metric, percent, num_videos)
-    return f"{percent:.2f} ({interval})" if interval else f"{percent:.2f}"
+def with_interval(metric: str, value: float, num_videos: float | None) -> str:
+    """Return a metric as ``71.23 (61.8 to 79.1)``, a count as ``71``, a loss as ``0.7123``."""
+    interval = interval_text(metric, value, num_videos)
+    text = str(value) if isinstance(value, int) else f"{value:.{4 if lower_is_better(metric) else 2}f}"
+    return f"{text} ({interval})" if interval else text
 
 
 def format_per_class(rows: Sequence[dict[str, Any]]) -> str:
@@ -96,7 +107,7 @@ def print_results(results: Mapping[str, Mapping[str, Any]]) -> None:
         results: ``{task: {metric: value}}``, or ``{dataset: {task: {metric: value}}}``.
     """
     for task, metrics in _by_task(results).items():
-        texts = {name: str(value) if isinstance(value, int) else f"{value:.2f}" for name, value in metrics.items()}
+        texts = {name: with_interval(name, value, None) for name, value in metrics.items()}
         rows = [{"metric": name, "value": text} for name, text in texts.items()]
         count = metrics.get("num_videos")
         rows = _with_intervals(rows, "95 % interval (Wilson)", [(*metric, count) for metric in metrics.items()])

@@ -49,6 +49,7 @@ def test_hand_made_accuracies():
         "top1": 50.0,
         "top5": 75.0,
         "mean_class": pytest.approx(100 / 3),
+        "loss": pytest.approx(-np.log([0.5, 0.5, 0.06, 0.05]).mean()),
         "num_videos": 4,
         "num_failed": 0,
     }

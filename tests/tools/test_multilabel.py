@@ -28,7 +28,7 @@ def lists(tmp_path_factory: pytest.TempPathFactory, make_video: Callable[..., st
 def test_train_test_and_score_again(run_tool: Callable, call_tool: Callable, lists: list[str], tmp_path: Path) -> None:
     train, test = tmp_path / "train", tmp_path / "test"
     trained = run_tool("train_net.py", "--config-file", INSTANT, *lists, "OUTPUT_DIR", str(train))
-    assert "copypaste: mAP,num_classes,num_videos,num_failed" in trained.stdout
+    assert "copypaste: mAP,loss,num_classes,num_videos,num_failed" in trained.stdout
     assert "AP of each class of list:" in trained.stdout and "action 7" in trained.stdout
     lines = [json.loads(line) for line in (train / "metrics.json").read_text().splitlines()]
     assert len(lines) == 3 and all(line["loss_cls"] > 0 for line in lines)
