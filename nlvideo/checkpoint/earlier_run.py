@@ -36,7 +36,8 @@ class EarlierRun:
         self._files = checkpoints_in(self._folder)
         if self._files or self._metrics_size:
             # The list of failed videos is the new run's by now; a resumed run has it in its checkpoint.
-            self._files += [self._folder / name for name in (_METRICS, _CONFIG, "inference", "report.html")]
+            results = ("inference", "best/inference", "validation/inference")
+            self._files += [self._folder / name for name in (_METRICS, _CONFIG, *results, "report.html")]
 
     def set_aside(self) -> None:
         """Move the files into a new folder ``earlier_1``, ``earlier_2`` ...; nothing on later calls.
@@ -55,7 +56,9 @@ class EarlierRun:
         for path in files:
             # Without a config that waits, the one that is there is the new run's.
             if path.exists() and (path.name != _CONFIG or waiting.exists()):
-                path.rename(aside / path.name)
+                target = aside / path.relative_to(self._folder)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                path.rename(target)
         if new_lines:
             os.truncate(aside / _METRICS, self._metrics_size)
             write_text(metrics, new_lines.decode())

@@ -19,12 +19,15 @@ from nlvideo.utils.console import log_once
 
 _CLASSIFIER = "head.classifier.weight"
 
+#: The name, as MODEL.WEIGHTS of a trained network, of the best checkpoint of the run in OUTPUT_DIR.
+BEST = "best"
+
 
 def load_model_for_test(cfg: CfgNode, resume: bool = False) -> nn.Module:
     """Build ``MODEL`` with trained weights: the moving average where there is one and ``SOLVER.EMA`` is on.
 
     Args:
-        cfg: ``MODEL.WEIGHTS`` names the checkpoint.
+        cfg: ``MODEL.WEIGHTS`` names the checkpoint; "best" is ``model_best.pth`` in ``OUTPUT_DIR``.
         resume: prefer the last checkpoint in ``OUTPUT_DIR``.
 
     Raises:
@@ -50,7 +53,7 @@ def load_model_for_test(cfg: CfgNode, resume: bool = False) -> nn.Module:
 
 def weights_for_test(cfg: CfgNode, resume: bool = False) -> str:
     """Return the checkpoint to test: the last one in ``OUTPUT_DIR`` on a resume, or ``MODEL.WEIGHTS``."""
-    return (last_checkpoint_in(cfg.OUTPUT_DIR) if resume else None) or cfg.MODEL.WEIGHTS
+    return (last_checkpoint_in(cfg.OUTPUT_DIR) if resume else None) or _named(cfg, cfg.MODEL.WEIGHTS)
 
 
 def with_classes_of(cfg: CfgNode, path: str) -> CfgNode:
@@ -62,6 +65,7 @@ def with_classes_of(cfg: CfgNode, path: str) -> CfgNode:
     """
     if cfg.MODEL.HEAD.NUM_CLASSES or not path:
         return cfg
+    path = _named(cfg, path)
     content = read_file(path)
     classifier = find_weights(content, path, ["backbone.stem.conv.weight", _CLASSIFIER]).weights.get(_CLASSIFIER)
     number = len(_stored_classes(content, path)) if classifier is None else len(classifier)
@@ -75,7 +79,7 @@ def load_trained_model(cfg: CfgNode, path: str, entry: str = "") -> tuple[nn.Mod
 
     Args:
         cfg: what the weights were trained with; of its moving average as in `load_model_for_test`.
-        path: as MODEL.WEIGHTS.
+        path: as MODEL.WEIGHTS; "best" as in `load_model_for_test`.
         entry: of the file, with the weights; "": the usual one, or the moving average.
 
     Returns:
@@ -110,9 +114,20 @@ def class_names(cfg: CfgNode, stored: list[str] | None = None) -> list[str]:
     return [*names, *map(str, range(len(names), count))]
 
 
+def _named(cfg: CfgNode, path: str) -> str:
+    """Return the path of the best checkpoint if it is asked for by its name."""
+    if path != BEST:
+        return path
+    path = os.path.join(cfg.OUTPUT_DIR, "model_best.pth")
+    if not os.path.isfile(path):
+        what = f"weights: got {BEST!r}, but {cfg.OUTPUT_DIR!r} (OUTPUT_DIR) has no model_best.pth"
+        raise FileNotFoundError(f"{what}: it comes with the first evaluation")
+    return path
+
+
 def _load(cfg: CfgNode, path: str, entry: str = "", complete: bool = False) -> tuple[nn.Module, list[str]]:
     """Read the file once: its weights, and the names of classes that it or a ``classes.txt`` beside it holds."""
-    model = build_model(cfg)
+    model, path = build_model(cfg), _named(cfg, path)
     content = read_file(path)
     entry = entry or ("ema" if cfg.SOLVER.EMA.ENABLED and "ema" in content else "")
     load_weights(model, content, path, cfg=cfg, adapt_weights=inflate_2d_weights, entry=entry, complete=complete)
