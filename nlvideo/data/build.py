@@ -1,5 +1,6 @@
 """From a config to loaders of training batches and of test videos."""
 
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,12 +17,14 @@ from nlvideo.data.dataset_mapper import MAPPER
 from nlvideo.data.datasets import get_dataset
 from nlvideo.data.loaders import TestDataset, TestLoader, TrainDataset, TrainLoader, collate_test, collate_train
 from nlvideo.data.records.records import chain_records, compact_records
-from nlvideo.data.samplers import SAMPLER
+from nlvideo.data.samplers import SAMPLER, class_balanced_subset
 from nlvideo.data.transforms.batch_mixing import BatchMixer
 from nlvideo.data.workers import WorkerWatch, begin_worker
 from nlvideo.errors import LookupFailed
 from nlvideo.utils import comm
 from nlvideo.utils.system.env import uses_cuda
+
+logger = logging.getLogger(__name__)
 
 # The training records that `read_training_data` has read, by what they depend on, until a loader takes them.
 _read_before: dict[tuple, Sequence[Record]] = {}
@@ -88,8 +91,13 @@ def read_training_data(cfg: CfgNode) -> tuple[Sequence[Record], int]:
     return records, num_classes
 
 
-def build_test_loader(cfg: CfgNode, name: str) -> TestLoader:
+def build_test_loader(cfg: CfgNode, name: str, max_videos: int = 0) -> TestLoader:
     """Build the loader of this rank's share of a test dataset, one video at a time.
+
+    Args:
+        cfg: the config.
+        name: of the dataset.
+        max_videos: take at most so many, see `class_balanced_subset`; 0: all.
 
     Raises:
         ValueError: the dataset is faulty or a value does not fit; one line.
@@ -97,6 +105,9 @@ def build_test_loader(cfg: CfgNode, name: str) -> TestLoader:
     """
     check_resolved(cfg, "MODEL.HEAD.NUM_CLASSES")
     records, _ = _load_dataset(cfg, name, "DATASETS.TEST")
+    if 0 < max_videos < len(records):
+        logger.info("%s: %d of its %d videos, evenly spread over the classes", name, max_videos, len(records))
+        records = [records[i] for i in class_balanced_subset(records, max_videos)]
     share = share_of_rank(len(records), comm.get_rank(), comm.get_world_size())
     return loader_of_records(cfg, compact_records(records), share)
 

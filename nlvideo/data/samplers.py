@@ -131,3 +131,31 @@ class ClassBalancedSampler(StreamSampler):
         members = self.members[chosen]
         epoch, offset = divmod(turn, len(members))
         return int(members[self.permutation(len(members), epoch, 3 + chosen)[offset]])
+
+
+def class_balanced_subset(records: Sequence[Record], count: int) -> list[int]:
+    """Choose records that stand for a whole dataset: as many of each class as there are, evenly spread over its order.
+
+    The choice depends on nothing but the labels. A class with too few leaves its share to the others. A record with
+    several labels counts in its first class; records without a label are a class of their own.
+
+    Args:
+        records: of the dataset.
+        count: how many to choose, fewer than there are.
+
+    Returns:
+        Their increasing positions.
+    """
+    labels, first = labels_of(records), np.full(len(records), -1)
+    owners, places = np.unique(labels.owners, return_index=True)
+    first[owners] = labels.values[places]
+    _, classes, sizes = np.unique(first, return_inverse=True, return_counts=True)
+    shares = np.zeros_like(sizes)
+    while left := count - shares.sum():
+        hungry = np.flatnonzero(shares < sizes)
+        # If there is not one for each class, the classes that get one are evenly spread, too.
+        hungry = hungry[np.arange(min(left, len(hungry))) * len(hungry) // min(left, len(hungry))]
+        shares[hungry] = np.minimum(shares[hungry] + left // len(hungry), sizes[hungry])
+    members = np.split(np.argsort(classes, kind="stable"), np.cumsum(sizes)[:-1])
+    chosen = [own[(2 * np.arange(n) + 1) * len(own) // (2 * n)] for own, n in zip(members, shares, strict=True) if n]
+    return sorted(np.concatenate(chosen).tolist())

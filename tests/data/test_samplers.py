@@ -7,7 +7,8 @@ from collections import Counter
 import pytest
 
 from nlvideo.data.build import share_of_rank
-from nlvideo.data.samplers import SAMPLER, ClassBalancedSampler, TrainingSampler
+from nlvideo.data.records.records import compact_records
+from nlvideo.data.samplers import SAMPLER, ClassBalancedSampler, TrainingSampler, class_balanced_subset
 
 RECORDS = [{"file_name": f"{i}.mp4", "label": 0 if i < 7 else 1 if i < 9 else 2, "video_id": str(i)} for i in range(10)]
 
@@ -68,3 +69,31 @@ def test_ranks_share_a_test_without_padding(size, world_size):
     shards = [list(share_of_rank(size, rank, world_size)) for rank in range(world_size)]
     assert [index for shard in shards for index in shard] == list(range(size))
     assert max(map(len, shards)) - min(map(len, shards)) <= 1
+
+
+def subset_labels(labels, count):
+    """The labels of a balanced subset of records with these labels, after the general properties are checked."""
+    records = [{"file_name": f"{i}.mp4", "label": label, "video_id": str(i)} for i, label in enumerate(labels)]
+    chosen = class_balanced_subset(records, count)
+    assert chosen == sorted(set(chosen)) and len(chosen) == count and all(type(i) is int for i in chosen)
+    assert chosen == class_balanced_subset(compact_records(records), count)
+    return Counter(tuple(labels[i]) if isinstance(labels[i], list) else labels[i] for i in chosen)
+
+
+def test_a_subset_has_as_many_of_each_class_and_gives_the_share_of_small_ones_to_others():
+    assert subset_labels([0] * 50 + [1] * 5 + [2] * 5, 9) == {0: 3, 1: 3, 2: 3}
+    assert subset_labels([0] * 50 + [1] * 2 + [2] * 5, 12) == {0: 5, 1: 2, 2: 5}
+    assert subset_labels([0] * 50 + [1] * 2 + [2] * 5, 20) == {0: 13, 1: 2, 2: 5}
+
+
+def test_a_subset_smaller_than_the_number_of_classes_spreads_over_them():
+    assert sorted(subset_labels([k for k in range(10) for _ in range(3)], 5)) == [0, 2, 4, 6, 8]
+
+
+def test_a_subset_is_spread_over_the_order_of_a_class():
+    records = [{"file_name": "a", "label": 0, "video_id": str(i)} for i in range(100)]
+    assert class_balanced_subset(records, 4) == [12, 37, 62, 87]
+
+
+def test_in_a_subset_several_labels_count_by_the_first_and_none_is_a_class():
+    assert subset_labels([[0, 1]] * 6 + [[1]] * 6 + [[]] * 6, 6) == {(0, 1): 2, (1,): 2, (): 2}
