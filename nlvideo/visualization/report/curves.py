@@ -24,9 +24,8 @@ def error_chart(runs: Sequence[Run]) -> Chart | None:
         train = make_series([(iteration, 100 - value) for iteration, value in run.column("top1")])
         lines += _noisy(f"{run.name}, training error", train, index)
         for name in validation_metrics(run):
-            prefix, _, metric = name.rpartition("/")
-            dataset = prefix.rpartition("/")[0]
-            what = f"validation error{f' on {dataset}' if dataset else ''}"
+            metric = name.rpartition("/")[2]
+            what = _tested("error", run, name)
             what = what if metric == "top1" else f"{what} (100 - {_NAMES[metric]})"
             series = make_series([(iteration, 100 - value) for iteration, value in run.column(name)])
             lines.append(Line(f"{run.name}, {what}", series, index, "bold"))
@@ -40,11 +39,39 @@ def error_chart(runs: Sequence[Run]) -> Chart | None:
 
 
 def validation_metrics(run: Run) -> list[str]:
-    """Return the names of the scalars, one for each tested dataset, that the validation curve shows."""
-    names = {name for row in run.metrics for name in row if "/" in name}
+    """Return the names of the scalars, one for each tested dataset and protocol, that the validation curves show."""
+    names = {name for row in run.metrics for name in row if "/" in name and not name.startswith("best/")}
     prefixes = sorted({name.rpartition("/")[0] for name in names})
     found = [next((f"{p}/{m}" for m in _VALIDATION if f"{p}/{m}" in names), None) for p in prefixes]
     return [name for name in found if name]
+
+
+def _tested(what: str, run: Run, name: str) -> str:
+    """What a curve of a metric shows: by which protocol, and on which of several datasets."""
+    validates = run.setting("TEST.VALIDATION.ENABLED")
+    own = name.removeprefix("validation/") if validates else name
+    dataset = own.rpartition("/")[0].rpartition("/")[0]
+    kind = f"{what} of the full test" if validates and own == name else f"validation {what}"
+    return f"{kind} on {dataset}" if dataset else kind
+
+
+def _loss_chart(runs: Sequence[Run], name: str, tested: bool) -> Chart | None:
+    """One of the losses of training; with ``tested``, the mean losses of the tests are in the same chart."""
+    lines = _curves(runs, _logged(name), noisy=True)
+    training = len(lines)
+    for index, run in enumerate(runs if tested else ()):
+        names = {key for row in run.metrics for key in row if key.endswith("/loss") and not key.startswith("best/")}
+        lines += [
+            Line(f"{run.name}, {_tested('loss', run, key)}", make_series(run.column(key)), index, "bold")
+            for key in sorted(names)
+        ]
+    if len(lines) == training:
+        return _chart(f"Loss: {name}", "loss (nats)", lines, "On training clips.")
+    note = (
+        "Bold with dots: validation, the loss of the averaged scores. Thin: training clips, with dropout, augmentation"
+        " and label smoothing where the config has them."
+    )
+    return _chart(f"Loss: {name}, in training and validation", "loss (nats)", lines, note)
 
 
 def training_charts(runs: Sequence[Run]) -> list[Chart]:
@@ -54,10 +81,8 @@ def training_charts(runs: Sequence[Run]) -> list[Chart]:
     losses = [name for name in losses if name != "total_loss" or len(losses) > 2] or losses
     throughput, waiting = _curves(runs, _throughput, noisy=True), _curves(runs, _waiting, noisy=True)
     gpu, ram = _curves(runs, _gib("peak_gpu_memory_mib")), _curves(runs, _gib("peak_cpu_memory_mib"))
-    charts = [
-        _chart(f"Loss: {name}", "loss (nats)", _curves(runs, _logged(name), noisy=True), note="On training clips.")
-        for name in losses
-    ]
+    classifier = "loss_cls" if "loss_cls" in losses else next(iter(losses), "")
+    charts = [_loss_chart(runs, name, name == classifier) for name in losses]
     charts += [
         _chart("Learning rate", "learning rate (no unit)", _curves(runs, _logged("lr"))),
         # One is the inverse of the other. The second is for runs whose batch size is unknown.

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from nlvideo.config import load_cfg
-from nlvideo.evaluation.testing import with_interval
+from nlvideo.evaluation.testing import unit_of, with_interval
 from nlvideo.modeling.costs import model_costs
 from nlvideo.utils.console import format_seconds
 from nlvideo.visualization.report.curves import clips_per_iteration, training_seconds
@@ -147,7 +147,9 @@ def _cells(run: Run, model: dict[str, Any]) -> dict[str, str]:
     for name, value in metrics.items():
         if name.rpartition("/")[2] not in _COUNTS:
             count = metrics.get(f"{name.rpartition('/')[0]}/num_videos")
-            cells[f"{name} (%)"] = with_interval(name, value, count)
+            cells[name + unit_of(name)] = with_interval(name, value, count)
+    if best := run.best_iteration:
+        cells["best/iteration"] = f"{best:,}"
     if run.metrics:
         of = f" of {run.max_iter:,}" if run.max_iter and run.max_iter != run.iterations else ""
         cells["iterations"] = f"{run.iterations:,}{of}"
@@ -168,8 +170,12 @@ def _cells(run: Run, model: dict[str, Any]) -> dict[str, str]:
 
 
 def _last_metrics(run: Run) -> dict[str, float]:
-    """The metrics of the last evaluation in training, or else of the results files."""
+    """The metrics of the last evaluation in training, and of the best checkpoint, or else of the results files."""
     found = {name: value for row in run.metrics for name, value in row.items() if "/" in name}
+    found.pop("best/iteration", None)
+    if run.best_iteration:
+        # The run has ended with a full test. Otherwise validation is all there is.
+        found = {name: value for name, value in found.items() if not name.startswith("validation/")}
     if not found:
         for results in run.results:
             where = f"{results.dataset}/" if len(run.results) > 1 else ""

@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 import nlvideo
-from nlvideo.evaluation.testing import interval_text
+from nlvideo.evaluation.testing import interval_text, unit_of
 from nlvideo.utils.files.file_io import write_text
 from nlvideo.visualization.report.chart import draw
 from nlvideo.visualization.report.clips import Budget
@@ -108,7 +108,7 @@ def render_report(runs: Sequence[Run], budget: Budget | None = None) -> str:
         undefined=StrictUndefined,
     )  # fmt: skip
     environment.filters |= {"number": format_number, "value": format_value}
-    environment.globals |= {"num_styles": 6, "interval_text": interval_text}
+    environment.globals |= {"num_styles": 6, "interval_text": interval_text, "unit_of": unit_of}
     return environment.get_template("report.html").render(**context, **assets)
 
 

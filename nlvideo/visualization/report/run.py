@@ -48,6 +48,12 @@ class Run:
         value = self.setting("SOLVER.MAX_ITER")
         return value if isinstance(value, int) else None
 
+    @property
+    def best_iteration(self) -> int | None:
+        """Iterations of the best checkpoint; None unless the run has ended."""
+        value = self.metrics[-1].get("best/iteration") if self.metrics else None
+        return None if value is None or not math.isfinite(value) else int(value)
+
     def config_text(self) -> str:
         """Return the text of ``config.yaml``; empty where there is none that can be read."""
         return (self.folder / "config.yaml").read_text(encoding="utf8") if self.config else ""
@@ -157,7 +163,8 @@ def _read_metrics(run: Run) -> None:
     if not run.metrics:
         run.notes.append("metrics.json has no line yet: no curves.")
     elif run.max_iter and run.iterations < run.max_iter:
-        run.notes.append(f"Stopped, or still running, after {run.iterations:,} of {run.max_iter:,} iterations.")
+        how = "Stopped early (SOLVER.EARLY_STOPPING)" if run.best_iteration else "Stopped, or still running,"
+        run.notes.append(f"{how} after {run.iterations:,} of {run.max_iter:,} iterations.")
 
 
 def _metrics_row(line: str) -> Row | None:
