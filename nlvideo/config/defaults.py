@@ -251,6 +251,15 @@ _C.SOLVER.ACCUMULATE = 1
 # Iterations between checkpoints and between log lines.
 _C.SOLVER.CHECKPOINT_PERIOD = 5000
 _C.SOLVER.LOG_PERIOD = 20
+# How many of the checkpoints of CHECKPOINT_PERIOD stay, the latest; model_best and model_final always do. 0: all.
+_C.SOLVER.CHECKPOINT_KEEP = 0
+
+_C.SOLVER.EARLY_STOPPING = CN()
+# End the run after this many evaluations in a row without a better one. The learning rate does not change. 0: never.
+_C.SOLVER.EARLY_STOPPING.PATIENCE = 0
+# What decides, also for model_best: "classification/top1", "classification/loss" (lower is better), ...; with several
+# datasets "DATASET/classification/top1". "": the first metric of the evaluator.
+_C.SOLVER.EARLY_STOPPING.METRIC = ""
 
 _C.SOLVER.MIX = CN()
 # Mixup (Zhang et al., ICLR 2018; usually 0.2 to 0.8) and cutmix (Yun et al., ICCV 2019: 1.0) of the clips of a batch:
@@ -308,6 +317,14 @@ _C.TEST.EVAL_PERIOD = 0
 _C.TEST.EVAL_FRACTION = 0.0
 # [[task, metric, expected, tolerance], ...]; the script exits with 1 where a result is off.
 _C.TEST.EXPECTED_RESULTS = []
+
+_C.TEST.VALIDATION = CN()
+# Evaluate while training by this protocol, and by the full one, the keys above, only at the end (docs/testing.md).
+_C.TEST.VALIDATION.ENABLED = False
+_C.TEST.VALIDATION.NUM_CLIPS = 1
+_C.TEST.VALIDATION.NUM_CROPS = 1
+# At most so many videos of each dataset: always the same, evenly spread over its classes. 0: all.
+_C.TEST.VALIDATION.MAX_VIDEOS = 0
 
 _C.TEST.PRECISE_BN = CN()
 # Recompute the statistics of BN from this many training batches before each checkpoint and evaluation (authors: 200).

@@ -45,6 +45,7 @@ def reduced(cfg: CfgNode, opts: Sequence[str] = ()) -> CfgNode:
         "SOLVER.CLIPS_PER_BATCH": 2 * cfg.SOLVER.ACCUMULATE * cfg.INPUT.REPEATED_CLIPS,
         **{f"SOLVER.{key}": 1 for key in ("MAX_ITER", "CHECKPOINT_PERIOD", "LOG_PERIOD")},
         **{f"SOLVER.{key}": 0 for key in ("REFERENCE_WORLD_SIZE", "WARMUP_ITERS", "MAX_EPOCHS")},
+        "SOLVER.EARLY_STOPPING.PATIENCE": 0,
         "SOLVER.STEPS": [],
         **{f"TEST.{key}": 1 for key in ("NUM_CLIPS", "NUM_CROPS", "PRECISE_BN.NUM_ITERS")},
         "TEST.SHORT_SIDE": _SIDE,

@@ -26,7 +26,7 @@ ALLOWED: dict[str, tuple] = {
     "SOLVER.BN_MODE": ("unfrozen", "frozen", "frozen_after", "unfrozen_after"),
     "SOLVER.AMP.DTYPE": ("bfloat16", "float16"),
     "SOLVER.CLIP_GRADIENTS.TYPE": ("norm", "value"),
-    "TEST.NUM_CROPS": (1, 3, 10),
+    **dict.fromkeys(("TEST.NUM_CROPS", "TEST.VALIDATION.NUM_CROPS"), (1, 3, 10)),
     "TEST.AVERAGE": ("softmax", "logits"),
 }
 
@@ -37,6 +37,7 @@ _AT_LEAST_1 = (
     "DATALOADER.MAX_FRAME_PIXELS", "DATALOADER.MAX_CLIP_PIXELS", "DATALOADER.SHUFFLE_BUFFER",
     "SOLVER.CLIPS_PER_BATCH", "SOLVER.MAX_ITER", "SOLVER.ACCUMULATE", "SOLVER.CHECKPOINT_PERIOD", "SOLVER.LOG_PERIOD",
     "TEST.NUM_CLIPS", "TEST.SHORT_SIDE", "TEST.VIEWS_PER_FORWARD", "TEST.PRECISE_BN.NUM_ITERS",
+    "TEST.VALIDATION.NUM_CLIPS",
 )  # fmt: skip
 _AT_MOST: dict[str, float] = {
     "MODEL.HEAD.DROPOUT": 1,
@@ -191,7 +192,8 @@ def _solver(cfg: CfgNode) -> _Checks:
 
 def _test(cfg: CfgNode) -> _Checks:
     test = cfg.TEST
-    yield "TEST.NUM_CROPS", test.CROP_SIZE > 0 or test.NUM_CROPS == 1, "1 where TEST.CROP_SIZE = 0 (whole frames)"
+    for key in ("TEST.NUM_CROPS", "TEST.VALIDATION.NUM_CROPS"):
+        yield key, test.CROP_SIZE > 0 or cfg.value_at(key) == 1, "1 where TEST.CROP_SIZE = 0 (whole frames)"
     mirrored = "False where TEST.NUM_CROPS = 10, which has mirror images already"
     yield "TEST.FLIP", not test.FLIP or test.NUM_CROPS != 10, mirrored
     yield "TEST.CROP_SIZE", test.CROP_SIZE <= test.SHORT_SIDE, f"up to TEST.SHORT_SIDE = {test.SHORT_SIDE}"

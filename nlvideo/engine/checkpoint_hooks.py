@@ -2,13 +2,22 @@
 
 import logging
 import math
+import os
+import secrets
+import time
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
+from nlvideo.checkpoint import last_checkpoint_in
 from nlvideo.config import CfgNode
 from nlvideo.engine.hooks import is_due
 from nlvideo.engine.train_loop import HookBase, SimpleTrainer
+from nlvideo.evaluation.testing import lower_is_better
 from nlvideo.utils import comm
+from nlvideo.utils.events import EventStorage
+from nlvideo.utils.messages import one_of
 
 logger = logging.getLogger(__name__)
 
@@ -16,17 +25,36 @@ logger = logging.getLogger(__name__)
 SaveFunction = Callable[[str, bool], None]
 Results = dict[str, dict[str, float]]
 
+# Before the names of results that are not those of the last weights by the full protocol.
+VALIDATION, BEST = "validation/", "best/"
+
 
 class PeriodicCheckpointer(HookBase):
     """Saves every ``period`` iterations, at the end and when training is stopped early.
+
+    With ``keep`` it removes its older checkpoints, once the newer ones are complete: those that it knows to have
+    written and whose content says so, never ``model_best``, ``model_final`` or what ``last_checkpoint`` names.
+
+    Args:
+        save: see `SaveFunction`.
+        period: iterations between checkpoints.
+        keep: how many stay; 0: all.
+        folder: where they are.
 
     Attributes:
         saved: the iteration and the name of the last checkpoint; None before the first.
     """
 
-    def __init__(self, save: SaveFunction, period: int):
-        self._save, self._period = save, period
+    def __init__(self, save: SaveFunction, period: int, keep: int = 0, folder: str = ""):
+        self._save, self._period, self._keep, self._folder = save, period, keep, folder
         self.saved: tuple[int, str] | None = None
+        # What this run has written, and what tells its files from those of others.
+        self._names: list[str] = []
+        self._run = secrets.token_hex(8)
+
+    def before_train(self) -> None:
+        """Remove what a run that was killed has not come to."""
+        self._remove_old()
 
     def after_step(self) -> None:
         """Save if it is time; the last checkpoint is called ``model_final``, others by their number of iterations."""
@@ -35,20 +63,48 @@ class PeriodicCheckpointer(HookBase):
 
     def save_now(self) -> str:
         """Save this iteration's checkpoint unless that has been done, on every rank; return its name."""
-        if self.saved is None or self.saved[0] != self.trainer.iter:
-            name = "model_final" if self.trainer.is_last_step else f"model_{self.trainer.iter + 1:07d}"
+        name = "model_final" if self.trainer.is_last_step else f"model_{self.trainer.iter + 1:07d}"
+        if self.saved != (self.trainer.iter, name):
             # First, so that the checkpoint knows its own name.
             self.saved = self.trainer.iter, name
+            if not self.trainer.is_last_step:
+                self._names = [*(other for other in self._names if other != name), name]
             self._save(name, True)
-        return self.saved[1]
+            self._remove_old()
+        return name
+
+    def _remove_old(self) -> None:
+        if not self._keep:
+            return
+        old, self._names = self._names[: -self._keep], self._names[-self._keep :]
+        for name in old if comm.is_main_process() else ():
+            path = os.path.join(self._folder, f"{name}.pth")
+            if not os.path.exists(path) or os.path.basename(last_checkpoint_in(self._folder) or "") == f"{name}.pth":
+                continue
+            if not self._has_written(path):
+                logger.warning("%s stays: it is no longer what this run wrote there", path)
+                continue
+            os.remove(path)
+            logger.info("Removed %s: SOLVER.CHECKPOINT_KEEP is %d", path, self._keep)
+
+    def _has_written(self, path: str) -> bool:
+        try:
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            return content["trainer"]["hooks"][self.name]["run"] == self._run
+        except Exception:  # whatever it is, it is the file of someone else
+            return False
 
     def state_dict(self) -> dict[str, Any]:
-        """Return which checkpoint this is."""
-        return {} if self.saved is None else {"saved": self.saved}
+        """Return which checkpoint this is, and with ``keep`` the names of those that may have to go."""
+        own = {"names": self._names, "run": self._run} if self._keep else {}
+        return {} if self.saved is None else {"saved": self.saved, **own}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take it back: a hook that comes after may save it once more."""
-        self.saved = state_dict["saved"]
+        iteration, name = state_dict["saved"]
+        self.saved = iteration, name
+        self._names = list(state_dict.get("names", ()))
+        self._run = state_dict.get("run", self._run)
 
 
 class EvalHook(HookBase):
@@ -57,14 +113,15 @@ class EvalHook(HookBase):
     Args:
         evaluate: returns ``{task: {metric: value}}`` on rank 0; what it returns elsewhere does not matter.
         period: iterations between evaluations. 0: only at the end.
+        prefix: of the names in the storage and in the log, e.g. "validation/".
 
     Attributes:
         results: of the last evaluation, on every rank.
         evaluated_iter: the iteration of that evaluation; -1 before the first.
     """
 
-    def __init__(self, evaluate: Callable[[], Results], period: int):
-        self._evaluate, self._period = evaluate, period
+    def __init__(self, evaluate: Callable[[], Results], period: int, prefix: str = ""):
+        self._evaluate, self._period, self.prefix = evaluate, period, prefix
         self.results: Results = {}
         self.evaluated_iter = -1
 
@@ -74,40 +131,180 @@ class EvalHook(HookBase):
             return
         self.results = comm.all_gather_object(self._evaluate())[0]
         self.evaluated_iter = self.trainer.iter
-        for name, value in flatten_results(self.results).items():
-            self.trainer.storage.put_scalar(name, value, smoothing_hint=False)
+        put_results(self.trainer.storage, self.results, self.prefix)
 
 
 class BestCheckpointer(HookBase):
     """Saves ``model_best`` whenever an evaluation beats the best one so far. Must come after the evaluation.
 
     Args:
-        evaluation: its first metric, e.g. ``classification/top1``, decides; higher is better.
+        evaluation: its metric decides.
         save: called with ``("model_best", False)``.
+        metric: e.g. ``classification/loss``; "": the first of the evaluation. Higher is better, but for a loss.
+
+    Attributes:
+        metric: the one in use; "" before the first evaluation if none was given.
+        best: its best value; None before the first.
+        iteration: how many iterations the best checkpoint had; None if an older version of this hook saved it.
+        results: of the evaluation of the best checkpoint.
+        evaluations_since: how many have not been better.
     """
 
-    def __init__(self, evaluation: EvalHook, save: SaveFunction):
-        self._evaluation, self._save = evaluation, save
-        self._best: float | None = None
+    def __init__(self, evaluation: EvalHook, save: SaveFunction, metric: str = ""):
+        self.evaluation, self._save, self.metric = evaluation, save, metric
+        self.best: float | None = None
+        self.iteration: int | None = None
+        self.results: Results = {}
+        self.evaluations_since = 0
 
     def after_step(self) -> None:
-        """Save if this iteration was evaluated and is the best."""
-        if self._evaluation.evaluated_iter != self.trainer.iter:
+        """Save if this iteration was evaluated and is the best.
+
+        Raises:
+            ValueError: the evaluation has no such metric.
+        """
+        results, prefix = self.evaluation.results, self.evaluation.prefix
+        if self.evaluation.evaluated_iter != self.trainer.iter or not results:
             return
-        name, value = next(iter(flatten_results(self._evaluation.results).items()), ("", math.nan))
+        values = flatten_results(results, finite=False)
+        self.metric = self.metric or next(iter(values), "")
+        if self.metric not in values:
+            raise one_of("SOLVER.EARLY_STOPPING.METRIC", self.metric, values)
+        value = values[self.metric]
+        sign = -1 if lower_is_better(self.metric) else 1
         # Also false for NaN, the result of a set without a single video.
-        if value > (-math.inf if self._best is None else self._best):
-            logger.info("Best %s so far: %.4g after %d iterations", name, value, self.trainer.iter + 1)
-            self._best = value
-            self._save("model_best", False)
+        if not sign * value > (-math.inf if self.best is None else sign * self.best):
+            self.evaluations_since += 1
+            return
+        self.best, self.iteration, self.evaluations_since = value, self.trainer.iter + 1, 0
+        self.results = results
+        logger.info("Best %s so far: %.4g after %d iterations", prefix + self.metric, value, self.iteration)
+        self._save("model_best", False)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the best value so far."""
-        return {} if self._best is None else {"best": self._best}
+        """Return the best so far, and by what."""
+        if self.best is None and not self.evaluations_since:
+            return {}
+        return {
+            "metric": self.evaluation.prefix + self.metric,
+            "best": self.best,
+            "iteration": self.iteration,
+            "results": self.results,
+            "evaluations_since": self.evaluations_since,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take the best value back."""
-        self._best = state_dict["best"]
+        """Take the best back, unless it is by another metric or protocol than this run's."""
+        saved, prefix = state_dict.get("metric", self.metric), self.evaluation.prefix
+        by = saved.removeprefix(prefix)
+        if not saved.startswith(prefix) or (not prefix and saved.startswith(VALIDATION)) or self.metric not in ("", by):
+            now = prefix + (self.metric or "the first metric")
+            logger.warning(
+                "The best checkpoint was the best by %s. Now %s decides, and the next is the best", saved, now
+            )
+            return
+        self.metric, self.best = by, state_dict["best"]
+        self.iteration, self.results = state_dict.get("iteration"), state_dict.get("results", {})
+        self.evaluations_since = state_dict.get("evaluations_since", 0)
+
+
+class EarlyStopping(HookBase):
+    """Ends the run, as if it had come to its last iteration, after ``patience`` evaluations without a better one.
+
+    Must come after the `BestCheckpointer`, which counts them, and before what happens at the end. The learning rate
+    follows its schedule for the whole run: a run that ends early has not come to the low rates of the end.
+
+    Args:
+        best: says what is better.
+        checkpoints: saves ``model_final``.
+        patience: 0: never end.
+    """
+
+    def __init__(self, best: BestCheckpointer, checkpoints: PeriodicCheckpointer, patience: int):
+        self._best, self._checkpoints, self._patience = best, checkpoints, patience
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the loaded checkpoint is the final one of a run that has ended early."""
+        is_final = self._checkpoints.saved is not None and self._checkpoints.saved[1] == "model_final"
+        return is_final and 0 < self._patience <= self._best.evaluations_since
+
+    def after_step(self) -> None:
+        """End the run if it is time."""
+        best, trainer = self._best, self.trainer
+        is_over = 0 < self._patience <= best.evaluations_since
+        if not is_over or best.evaluation.evaluated_iter != trainer.iter:
+            return
+        if not trainer.is_last_step:
+            logger.info(
+                "Early stopping after %d of %d iterations: %s has not been better than %s (iteration %s) in the last %d"
+                " evaluations. To train on, resume with a larger SOLVER.EARLY_STOPPING.PATIENCE, or 0",
+                trainer.iter + 1, trainer.max_iter, best.evaluation.prefix + best.metric,
+                "nothing" if best.best is None else f"{best.best:.4g}", best.iteration, best.evaluations_since,
+            )  # fmt: skip
+            trainer.max_iter = trainer.iter + 1
+        self._checkpoints.save_now()
+
+
+class FinalTest(HookBase):
+    """Says at the end what the last and the best checkpoint reach, and tests by the full protocol what has not been.
+
+    Args:
+        best: and its evaluation.
+        evaluate: tests the last weights by the full protocol; returns as for `EvalHook`.
+        evaluate_best: tests ``model_best``; returns how many iterations it had, None if it is missing, and its results.
+
+    Attributes:
+        results: of the last weights, and as ``{"best/task": ...}`` those of the best checkpoint if it is another.
+        tested_iter: the iteration of the last weights; -1 before the end.
+    """
+
+    def __init__(
+        self,
+        best: BestCheckpointer,
+        evaluate: Callable[[], Results],
+        evaluate_best: Callable[[], tuple[int | None, Results]],
+    ):
+        self._best, self._evaluate, self._evaluate_best = best, evaluate, evaluate_best
+        self.results: Results = {}
+        self.tested_iter = -1
+
+    def after_step(self) -> None:
+        """Test at the end."""
+        if self.trainer.is_last_step:
+            self.run()
+
+    def run(self) -> Results:
+        """Test now, on every rank, and return the results of both."""
+        best, storage, start = self._best, self.trainer.storage, time.perf_counter()
+        done = self.trainer.iter + 1
+        # An evaluation by the protocol of TEST.VALIDATION says nothing here.
+        tested = best.evaluation.evaluated_iter == self.trainer.iter and not best.evaluation.prefix
+        last = best.evaluation.results if tested else comm.all_gather_object(self._evaluate())[0]
+        if not tested:
+            put_results(storage, last)
+        self.tested_iter, self.results = self.trainer.iter, dict(last)
+        if best.best is None or not last:
+            return self.results
+        iteration, results = best.iteration, best.results
+        if iteration != done and not (tested and results and iteration):
+            seconds = "" if tested else f", in about {time.perf_counter() - start:.0f} s"
+            logger.info("The best checkpoint is another than the last: testing it too%s", seconds)
+            iteration, results = self._evaluate_best()
+        name, of_last = best.metric, flatten_results(last).get(best.metric, math.nan)
+        if iteration == done:
+            logger.info("%s: last and best (iteration %d): %.4g", name, done, of_last)
+        elif iteration is None:
+            return self.results
+        else:
+            self.results |= {f"{BEST}{key}": value for key, value in results.items()}
+            put_results(storage, results, BEST)
+            of_best = flatten_results(results).get(name, math.nan)
+            logger.info(
+                "%s: last (iteration %d): %.4g, best (iteration %d): %.4g", name, done, of_last, iteration, of_best
+            )
+        storage.put_scalar(f"{BEST}iteration", iteration, smoothing_hint=False)
+        return self.results
 
 
 class ResultsCheckpointer(HookBase):
@@ -116,13 +313,13 @@ class ResultsCheckpointer(HookBase):
     Otherwise a run that is resumed there would know of no such evaluation, and take a worse one for the best.
     """
 
-    def __init__(self, checkpoints: PeriodicCheckpointer, evaluation: EvalHook, save: SaveFunction):
-        self._checkpoints, self._evaluation, self._save = checkpoints, evaluation, save
+    def __init__(self, checkpoints: PeriodicCheckpointer, evaluation: EvalHook, final: FinalTest, save: SaveFunction):
+        self._checkpoints, self._evaluation, self._final, self._save = checkpoints, evaluation, final, save
 
     def after_step(self) -> None:
         """Save under the same name if both happened in this iteration."""
         iteration, name = self._checkpoints.saved or (-1, "")
-        if iteration == self._evaluation.evaluated_iter == self.trainer.iter:
+        if self.trainer.iter == iteration and iteration in (self._evaluation.evaluated_iter, self._final.tested_iter):
             self._save(name, True)
 
 
@@ -132,8 +329,9 @@ class Settings(HookBase):
     # A resumed run may have other values of these and still equal one that never stopped.
     WITHOUT_INFLUENCE = (
         "VERSION", "OUTPUT_DIR", "MODEL.WEIGHTS", "DATALOADER.NUM_WORKERS", "DATALOADER.INDEX_DIR",
-        "DATALOADER.MAX_FAILED_FRACTION", "SOLVER.CHECKPOINT_PERIOD", "SOLVER.LOG_PERIOD", "TEST.EVAL_PERIOD",
-        "TEST.EXPECTED_RESULTS", "TEST.KEEP_VIEWS", "TEST.VIEWS_PER_FORWARD",
+        "DATALOADER.MAX_FAILED_FRACTION", "SOLVER.CHECKPOINT_PERIOD", "SOLVER.CHECKPOINT_KEEP",
+        "SOLVER.EARLY_STOPPING.PATIENCE", "SOLVER.LOG_PERIOD", "TEST.EVAL_PERIOD", "TEST.EXPECTED_RESULTS",
+        "TEST.KEEP_VIEWS", "TEST.VIEWS_PER_FORWARD",
     )  # fmt: skip
     trainer: SimpleTrainer
 
@@ -162,12 +360,21 @@ class Settings(HookBase):
         self._saved = state_dict["settings"]
 
 
-def flatten_results(results: dict[str, Any]) -> dict[str, float]:
-    """Return ``{"classification/top1": 71.2, ...}`` of nested results; what is not a finite number is left out."""
+def put_results(storage: EventStorage, results: dict[str, Any], prefix: str = "") -> None:
+    """Put the finite numbers of results into the storage, under ``prefix`` and the names of `flatten_results`."""
+    there = storage.latest()
+    for name, value in flatten_results(results).items():
+        # A run that was killed may have put them there for this iteration.
+        if there.get(f"{prefix}{name}", (value, -1))[1] != storage.iter:
+            storage.put_scalar(f"{prefix}{name}", value, smoothing_hint=False)
+
+
+def flatten_results(results: dict[str, Any], finite: bool = True) -> dict[str, float]:
+    """Return ``{"classification/top1": 71.2, ...}`` of nested results; with ``finite``, only finite numbers."""
     flat: dict[str, float] = {}
     for name, value in results.items():
         if isinstance(value, dict):
-            flat.update({f"{name}/{inner}": number for inner, number in flatten_results(value).items()})
-        elif isinstance(value, (int, float)) and math.isfinite(value):
+            flat.update({f"{name}/{inner}": number for inner, number in flatten_results(value, finite).items()})
+        elif isinstance(value, (int, float)) and (math.isfinite(value) or not finite):
             flat[name] = float(value)
     return flat

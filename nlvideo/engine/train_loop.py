@@ -69,7 +69,8 @@ class TrainerBase(ABC):
     Attributes:
         iter: number of the current iteration, from 0. In ``after_step``, ``iter + 1`` iterations are done.
         start_iter: first iteration of this process; above 0 in a resumed run.
-        max_iter: the iteration before which training ends.
+        max_iter: the iteration before which training ends. A hook that ends it earlier lowers this in ``after_step``,
+            on every rank alike.
         storage: scalars of the run.
         stop_reason: set by a hook in ``after_step``, on every rank alike, to end training after this iteration.
     """
@@ -120,12 +121,14 @@ class TrainerBase(ABC):
             try:
                 self._call_hooks("before_train")
                 self._finish_saved_iteration()
-                for self.iter in range(start_iter, max_iter):
+                # Finishing that iteration may have ended the run.
+                end = self.max_iter
+                for self.iter in range(start_iter, end):
                     self.storage.iter = self.iter
                     self._call_hooks("before_step")
                     self.run_step()
                     self._call_hooks("after_step")
-                    if self.stop_reason:
+                    if self.stop_reason or self.is_last_step:
                         break
             finally:
                 self._call_hooks("after_train")

@@ -4,7 +4,7 @@ import contextlib
 import json
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,15 +13,20 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LRScheduler
 
-from nlvideo.checkpoint import Checkpointer
+from nlvideo.checkpoint import Checkpointer, read_file
+from nlvideo.checkpoint.weights import load_weights
 from nlvideo.config import CfgNode
 from nlvideo.config.validate import check_resolved
 from nlvideo.data import build_test_loader, build_train_loader
 from nlvideo.data.checks import dataset_classes
 from nlvideo.data.workers import explained
 from nlvideo.engine.checkpoint_hooks import (
+    BEST,
+    VALIDATION,
     BestCheckpointer,
+    EarlyStopping,
     EvalHook,
+    FinalTest,
     PeriodicCheckpointer,
     ResultsCheckpointer,
     Settings,
@@ -42,12 +47,14 @@ from nlvideo.engine.rng import preserved_rng
 from nlvideo.engine.train_loop import HookBase, SimpleTrainer
 from nlvideo.errors import TrainingInterrupted
 from nlvideo.evaluation import Evaluator, build_evaluator, inference_on_dataset, print_results
+from nlvideo.evaluation.evaluator import metric_names
 from nlvideo.modeling import build_model
 from nlvideo.modeling.backbone import inflate_2d_weights
 from nlvideo.solver import ModelEma, build_gradient_clipper, build_lr_scheduler, build_optimizer, scale_to_world_size
 from nlvideo.utils import comm
 from nlvideo.utils.analysis import parameter_count
 from nlvideo.utils.events import ConsoleWriter, EventWriter, JSONWriter, TensorBoardWriter
+from nlvideo.utils.messages import one_of
 from nlvideo.utils.plugins import load_plugin
 
 logger = logging.getLogger(__name__)
@@ -78,6 +85,7 @@ class DefaultTrainer(SimpleTrainer):
         """
         check_resolved(cfg, "SOLVER.MAX_EPOCHS")
         self.cfg = cfg = scale_to_world_size(cfg, comm.get_world_size())
+        self._check_early_stopping()
         self.bare_model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, self.bare_model)
         super().__init__(
@@ -101,7 +109,11 @@ class DefaultTrainer(SimpleTrainer):
             **({} if self.ema is None else {"ema": self.ema}),
             trainer=self,
         )
-        self.evaluation = EvalHook(self.evaluate, cfg.TEST.EVAL_PERIOD)
+        validates = cfg.TEST.VALIDATION.ENABLED
+        evaluate, prefix = (self.validate, VALIDATION) if validates else (self.evaluate, "")
+        self.evaluation = EvalHook(evaluate, cfg.TEST.EVAL_PERIOD, prefix)
+        self.best = BestCheckpointer(self.evaluation, self.save, cfg.SOLVER.EARLY_STOPPING.METRIC)
+        self.final = FinalTest(self.best, self.evaluate, self.evaluate_best)
         self.register_hooks(self.build_hooks())
 
     def resume_or_load(self, resume: bool = False) -> None:
@@ -121,6 +133,8 @@ class DefaultTrainer(SimpleTrainer):
     def train(self, start_iter: int | None = None, max_iter: int | None = None) -> Results:
         """Train to ``SOLVER.MAX_ITER`` and return the results of the last evaluation, the same on every rank.
 
+        If the best checkpoint is another than the last, its results are there, too, as ``{"best/task": ...}``.
+
         Args:
             start_iter: None: where the loaded run stopped, or 0.
             max_iter: None: ``SOLVER.MAX_ITER``.
@@ -133,7 +147,10 @@ class DefaultTrainer(SimpleTrainer):
         """
         start_iter = self.start_iter if start_iter is None else start_iter
         max_iter = self.cfg.SOLVER.MAX_ITER if max_iter is None else max_iter
-        if start_iter >= max_iter:
+        if self.early_stopping.has_ended:
+            logger.info("The run ended early, after %d iterations of %d: testing only", start_iter, max_iter)
+            max_iter = start_iter
+        elif start_iter >= max_iter:
             logger.info("All %d iterations are done already: testing only", max_iter)
         self.data_loader = self.build_train_loader(self.cfg, start_iter)
         try:
@@ -141,10 +158,11 @@ class DefaultTrainer(SimpleTrainer):
                 super().train(start_iter, max_iter)
         except TrainingInterrupted as stop:
             raise TrainingInterrupted(f"{stop}. To go on: {resume_command()}") from None
-        if self.evaluation.evaluated_iter != self.iter:
-            # An earlier process did the last iteration and its test. The settings of the test may be others now.
-            return comm.all_gather_object(self.evaluate())[0]
-        return self.evaluation.results
+        if self.final.tested_iter == self.iter:
+            return self.final.results
+        # An earlier process did the last iteration and its test. The settings of the test may be others now.
+        self.iter = self.max_iter - 1
+        return self.final.run()
 
     def build_hooks(self) -> list[HookBase | None]:
         """Return the hooks in the order in which they run; None is no hook.
@@ -162,7 +180,9 @@ class DefaultTrainer(SimpleTrainer):
         if node.FREEZE_AT:
             freezing = StageFreezing(self.bare_model, node.FREEZE_AT, node.FREEZE_UNTIL, distribute)
         failed_videos = FailedVideos(os.path.join(cfg.OUTPUT_DIR, "failed_videos.json"))
-        checkpoints = PeriodicCheckpointer(self.save, cfg.SOLVER.CHECKPOINT_PERIOD)
+        solver = cfg.SOLVER
+        checkpoints = PeriodicCheckpointer(self.save, solver.CHECKPOINT_PERIOD, solver.CHECKPOINT_KEEP, cfg.OUTPUT_DIR)
+        self.early_stopping = EarlyStopping(self.best, checkpoints, solver.EARLY_STOPPING.PATIENCE)
         return [
             # First: what other hooks do after a step is not the step's time.
             IterationTimer(),
@@ -184,9 +204,13 @@ class DefaultTrainer(SimpleTrainer):
             checkpoints,
             self.evaluation,
             # After the evaluation, whose result it needs.
-            BestCheckpointer(self.evaluation, self.save),
-            # After both.
-            ResultsCheckpointer(checkpoints, self.evaluation, self.save),
+            self.best,
+            # After the best: it counts the evaluations since.
+            self.early_stopping,
+            # After what may have ended the run.
+            self.final,
+            # After all of these.
+            ResultsCheckpointer(checkpoints, self.evaluation, self.final, self.save),
             # After the checkpoint: it may end the run with an error.
             FailureBudget(failed_videos, cfg.DATALOADER.MAX_FAILED_FRACTION, checkpoints),
             # `Plugin` describes them.
@@ -225,14 +249,79 @@ class DefaultTrainer(SimpleTrainer):
 
     def evaluate(self) -> Results:
         """Test the current weights, or their average where there is one, without disturbing the training."""
+        with self._ready_to_test():
+            return self.test(self.cfg, self.bare_model)
+
+    def validate(self) -> Results:
+        """Test them by the protocol of ``TEST.VALIDATION``; files of results go to ``OUTPUT_DIR/validation``."""
+        own = self.cfg.TEST.VALIDATION
+        changes = {"TEST.NUM_CLIPS": own.NUM_CLIPS, "TEST.NUM_CROPS": own.NUM_CROPS, "TEST.FLIP": False}
+        with self._ready_to_test():
+            return self.test(self._config_in(VALIDATION, changes), self.bare_model, VALIDATION, own.MAX_VIDEOS)
+
+    def evaluate_best(self) -> tuple[int | None, Results]:
+        """Test ``model_best``; files of results go to ``OUTPUT_DIR/best``. Then the model has its weights again.
+
+        Returns:
+            How many iterations it was trained for, on every rank, None if the file is missing; and the results, the
+            same on every rank.
+        """
+        path = os.path.join(self.cfg.OUTPUT_DIR, "model_best.pth")
+        content = read_file(path) if comm.is_main_process() and os.path.exists(path) else {}
+        iteration = comm.all_gather_object(content.get("trainer", {}).get("iteration"))[0]
+        if iteration is None:
+            logger.warning("%s is missing, or not of a training: the best checkpoint is not tested", path)
+            return None, {}
+        model = self.bare_model.state_dict()
+        own = {name: tensor.clone() for name, tensor in model.items()}
+        try:
+            if content:
+                entry = "model" if self.ema is None else "ema"
+                load_weights(self.bare_model, content, path, cfg=self.cfg, entry=entry, complete=True)
+            comm.share_tensors(model.values())
+            with preserved_rng():
+                results = self.test(self._config_in(BEST), self.bare_model, BEST)
+        finally:
+            self.bare_model.load_state_dict(own)
+        return iteration, comm.all_gather_object(results)[0]
+
+    @contextlib.contextmanager
+    def _ready_to_test(self) -> Iterator[None]:
         # The results of an earlier run would be replaced.
         self.checkpointer.set_earlier_run_aside()
         with preserved_rng(), contextlib.nullcontext() if self.ema is None else self.ema.apply():
-            return self.test(self.cfg, self.bare_model)
+            yield
+
+    def _config_in(self, folder: str, changes: Mapping[str, Any] | None = None) -> CfgNode:
+        """Return the config of a test whose files go to a folder inside ``OUTPUT_DIR``."""
+        changes = {**(changes or {}), "OUTPUT_DIR": os.path.join(self.cfg.OUTPUT_DIR, folder.rstrip("/"))}
+        return self.cfg.with_overrides([word for item in changes.items() for word in item])
+
+    def _check_early_stopping(self) -> None:
+        """Say now what would otherwise be an error after hours, or never."""
+        own, test, names = self.cfg.SOLVER.EARLY_STOPPING, self.cfg.TEST, self.cfg.DATASETS.TEST
+        if own.PATIENCE and not (names and test.EVAL_PERIOD):
+            raise ValueError(
+                f"SOLVER.EARLY_STOPPING.PATIENCE: got {own.PATIENCE}, allowed without evaluations in training: 0"
+                f" (DATASETS.TEST {list(names)}, TEST.EVAL_PERIOD {test.EVAL_PERIOD})"
+            )
+        if own.METRIC and names:
+            found = [metric_names(self.build_evaluator(self.cfg, name)) for name in names]
+            known = [f"{name}/{metric}" for name, metrics in zip(names, found, strict=True) for metric in metrics]
+            known = known if len(names) > 1 else found[0]
+            # Of other evaluators the first evaluation will tell.
+            if all(found) and own.METRIC not in known:
+                raise one_of("SOLVER.EARLY_STOPPING.METRIC", own.METRIC, known)
 
     @classmethod
-    def test(cls, cfg: CfgNode, model: nn.Module) -> Results:
+    def test(cls, cfg: CfgNode, model: nn.Module, prefix: str = "", max_videos: int = 0) -> Results:
         """Evaluate a model on every dataset of ``DATASETS.TEST`` and log the results; call it on every rank.
+
+        Args:
+            cfg: the config.
+            model: what to test.
+            prefix: of the tasks in the log, e.g. "validation/".
+            max_videos: of each dataset; see `build_test_loader`.
 
         Returns:
             On rank 0 ``{task: {metric: value}}`` of a single dataset, ``{dataset: {task: {metric: value}}}`` of
@@ -240,13 +329,14 @@ class DefaultTrainer(SimpleTrainer):
         """
         results: Results = {}
         for name in cfg.DATASETS.TEST:
-            loader = cls.build_test_loader(cfg, name)
+            # A loader of a project needs to know of a limit only where there is one.
+            loader = cls.build_test_loader(cfg, name, *([max_videos] if max_videos else []))
             with explained(loader):
                 results[name] = inference_on_dataset(model, loader, cls.build_evaluator(cfg, name))
         if len(results) == 1:
             results = next(iter(results.values()))
         if comm.is_main_process():
-            print_results(results)
+            print_results({f"{prefix}{name}": value for name, value in results.items()})
             return results
         return {}
 
@@ -277,9 +367,9 @@ class DefaultTrainer(SimpleTrainer):
         return build_train_loader(cfg, start_iter)
 
     @classmethod
-    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable[Any]:
-        """Build the loader of one test set."""
-        return build_test_loader(cfg, dataset_name)
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str, max_videos: int = 0) -> Iterable[Any]:
+        """Build the loader of one test set, or of at most ``max_videos`` of its videos: always the same ones."""
+        return build_test_loader(cfg, dataset_name, max_videos)
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> Evaluator:

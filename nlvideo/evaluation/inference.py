@@ -8,7 +8,6 @@ from datetime import timedelta
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -47,7 +46,8 @@ def inference_on_dataset(
     dataset_size = getattr(loader, "dataset_size", None)
     progress = _Progress(dataset_size)
     with _eval_mode(model), torch.no_grad():
-        _share_buffers(model)
+        # The batch norms of each rank have seen other clips. All ranks evaluate with what a checkpoint holds.
+        comm.share_tensors(model.buffers())
         start = time.perf_counter()
         for inputs in _grouped(loader, getattr(model, "views_per_forward", 0)):
             fetched = time.perf_counter()
@@ -92,13 +92,6 @@ def _eval_mode(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
-
-
-def _share_buffers(model: nn.Module) -> None:
-    # The batch norms of each rank have seen other clips. All ranks evaluate with the buffers that a checkpoint holds.
-    if comm.get_world_size() > 1:
-        for buffer in model.buffers():
-            dist.broadcast(buffer, src=0)
 
 
 class _Progress:

@@ -1,5 +1,6 @@
 """Communication between the ranks of a run, over torch.distributed. All of it also works without a process group."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -67,6 +68,13 @@ def reduce_dict(values: dict[str, torch.Tensor], average: bool = True) -> dict[s
         if average:
             stacked /= get_world_size()
     return dict(zip(names, stacked, strict=True))
+
+
+def share_tensors(tensors: Iterable[torch.Tensor]) -> None:
+    """Overwrite tensors, the same ones on every rank, with those of rank 0."""
+    if get_world_size() > 1:
+        for tensor in tensors:
+            dist.broadcast(tensor, src=0)
 
 
 def shared_random_seed() -> int:

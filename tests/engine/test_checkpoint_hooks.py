@@ -93,7 +93,10 @@ def _evaluate_with(values: list[float]) -> tuple[Saved, BestCheckpointer]:
 def test_best_is_saved_when_it_is_beaten() -> None:
     saved, best = _evaluate_with([10.0, 5.0, 10.0, 11.0])
     assert saved == [("model_best", False)] * 2
-    assert best.state_dict() == {"best": 11.0}
+    results = {"classification": {"top1": 11.0, "top5": 100.0}}
+    assert best.state_dict() == {
+        "metric": "classification/top1", "best": 11.0, "iteration": 4, "results": results, "evaluations_since": 0
+    }  # fmt: skip
 
 
 def test_best_before_a_resume_counts() -> None:

@@ -177,7 +177,7 @@ def test_stopped_where_it_is_evaluated(
     with pytest.raises(TrainingInterrupted):
         _run(stopped, stop=signal.SIGTERM)
     state = torch.load(tmp_path / "stopped" / "model_0000007.pth", weights_only=True)["trainer"]
-    assert state["hooks"]["BestCheckpointer"] == {"best": 90.0}
+    assert (state["hooks"]["BestCheckpointer"]["best"], state["hooks"]["BestCheckpointer"]["iteration"]) == (90.0, 7)
     _run(stopped, resume=True)
     _assert_equal_runs(tmp_path / "whole", tmp_path / "stopped", (3, 6, 7, 11))
     for name in scores:

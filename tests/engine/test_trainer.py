@@ -61,7 +61,7 @@ def test_hooks_are_in_the_order_that_their_comments_explain(tiny_cfg: Callable[.
     assert [hook.name for hook in DefaultTrainer(cfg).hooks] == [
         "IterationTimer", "LearningRate", "Settings", "MemoryStats", "StageFreezing", "BatchNormMode", "WeightAverage",
         "StopOnSignal", "FailedVideos", "PreciseBN", "PeriodicCheckpointer", "EvalHook", "BestCheckpointer",
-        "ResultsCheckpointer", "FailureBudget", "RandomStates", "PeriodicWriter",
+        "EarlyStopping", "FinalTest", "ResultsCheckpointer", "FailureBudget", "RandomStates", "PeriodicWriter",
     ]  # fmt: skip
 
 
