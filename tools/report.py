@@ -26,6 +26,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--clips-mb", type=float, default=4.0, metavar="MB", help="size of all clips together (default: %(default)s)"
     )
+    parser.add_argument(
+        "--heat", action="store_true", help="run the network on the mistakes: show what spoke for the predicted class"
+    )
     return parser
 
 
@@ -45,7 +48,7 @@ def main(arguments: argparse.Namespace) -> None:
     # Checked before the work. The error of writing would name a temporary file.
     if os.path.isdir(output) or not os.path.isdir(os.path.dirname(os.path.abspath(output))):
         raise ValueError(f"--output: got {output!r}, allowed: a file in a folder that is there")
-    write_report(runs, output, Budget(num_bytes=int(arguments.clips_mb * 1e6)))
+    write_report(runs, output, Budget(num_bytes=int(arguments.clips_mb * 1e6)), arguments.heat)
     print(f"Wrote {output} ({os.path.getsize(output) / 1e6:.1f} MB)")
 
 

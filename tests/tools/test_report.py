@@ -22,7 +22,7 @@ def test_one_run_gets_its_page_in_its_folder(call_tool, runs):
     assert (status, err) == (0, "") and out == f"Wrote {page} (0.0 MB)\n"
     assert "<h1>one</h1>" in page.read_text()
     # Over the page that is there.
-    assert call_tool("report", runs[0], "--clips-mb", "0")[0] == 0
+    assert call_tool("report", runs[0], "--clips-mb", "0", "--heat")[0] == 0
 
 
 def test_several_runs_get_a_page_here_or_where_it_is_asked_for(call_tool, runs, tmp_path, monkeypatch):

@@ -11,6 +11,8 @@ import numpy as np
 from PIL import Image
 
 from nlvideo.data import open_video
+from nlvideo.model_zoo import Predictor
+from nlvideo.visualization import grad_cam, heated_frames, load_view
 from nlvideo.visualization.video_file import data_uri, encode_video
 
 # Enough to see what happens: the short side in pixels, and frames at most.
@@ -76,7 +78,27 @@ def make_clip(source: dict[str, Any], budget: Budget) -> Clip | None:
     Raises:
         VideoDecodeError: the video cannot be read any more.
     """
-    images, seconds = _read(source)
+    return _encoded(*_read(source), budget)
+
+
+def make_heat(predictor: Predictor, source: dict[str, Any], predicted: int, budget: Budget) -> Clip | None:
+    """The clip in the middle of a video as the network sees it, with what speaks for a class as heat (Grad-CAM).
+
+    Args:
+        predictor: of the run.
+        source, budget: as in `make_clip`.
+        predicted: number of the class.
+
+    Raises:
+        VideoDecodeError: the video cannot be read any more.
+        ValueError, LookupError: the network has no such map, or no such class.
+    """
+    view = load_view(predictor.cfg, source["file_name"], source.get("start_sec"), source.get("end_sec"))
+    heated = heated_frames(grad_cam(predictor.model, view.video, predicted), 0)
+    return _encoded([_shrink(Image.fromarray(frame), SHORT_SIDE) for frame in heated], 0.0, budget)
+
+
+def _encoded(images: list[Image.Image], seconds: float, budget: Budget) -> Clip | None:
     fps = len(images) / seconds if seconds else _DEFAULT_FPS
     shown_fps = max(fps, _MIN_FPS)
     buffer = io.BytesIO()

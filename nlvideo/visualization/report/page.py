@@ -35,19 +35,20 @@ FILE_NAME = "report.html"
 _TEMPLATES = resources.files("nlvideo.visualization.report") / "templates"
 
 
-def write_report(folders: Sequence[str], output: str, budget: Budget | None = None) -> None:
+def write_report(folders: Sequence[str], output: str, budget: Budget | None = None, heat: bool = False) -> None:
     """Write the page of one run, or of several beside each other, to a file.
 
     Args:
         folders: output folders of runs.
         output: the HTML file, replaced as a whole; its folder must exist.
         budget: what the clips of mistakes may take.
+        heat: also show what spoke for the class of each mistake (Grad-CAM), with the run's last checkpoint.
 
     Raises:
         ValueError: one is not the folder of a run; one line.
         OSError: the file cannot be written.
     """
-    write_text(output, render_report(read_runs(folders), budget))
+    write_text(output, render_report(read_runs(folders), budget, heat))
 
 
 def try_write_report(folder: str, seconds: float = 3.0) -> bool:
@@ -71,12 +72,12 @@ def try_write_report(folder: str, seconds: float = 3.0) -> bool:
     return True
 
 
-def render_report(runs: Sequence[Run], budget: Budget | None = None) -> str:
+def render_report(runs: Sequence[Run], budget: Budget | None = None, heat: bool = False) -> str:
     """Return the page as HTML, complete in itself: a browser fetches nothing else.
 
     Args:
         runs: one or more.
-        budget: what the clips of mistakes may take.
+        budget, heat: as in `write_report`.
     """
     budget = Budget() if budget is None else budget
     models = [model_facts(run) for run in runs]
@@ -93,7 +94,7 @@ def render_report(runs: Sequence[Run], budget: Budget | None = None) -> str:
         "main": main and {"chart": main, "wide": draw(main, 900, 380), "narrow": draw(main, 420, 330)},
         "charts": [{"chart": chart, "drawing": draw(chart)} for chart in training_charts(runs)],
         "never_finite": _never_finite(runs),
-        "tests": dataset_sections(runs, budget),
+        "tests": dataset_sections(runs, budget, heat),
         "models": list(zip(runs, models, strict=True)),
         "environments": environment_rows(runs),
         "reproduce": [(run, reproduce_text(run)) for run in runs],

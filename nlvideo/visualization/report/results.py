@@ -1,7 +1,7 @@
 """What the page says of each test: its metrics, its classes, which are confused, and the worst mistakes."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,8 +10,9 @@ import numpy as np
 from nlvideo.data import VideoDecodeError, get_dataset
 from nlvideo.data.catalog import source_of
 from nlvideo.evaluation.results_file import Results, VideoScores, is_usable
+from nlvideo.model_zoo import Predictor
 from nlvideo.utils.console import progress_bar
-from nlvideo.visualization.report.clips import Budget, make_clip
+from nlvideo.visualization.report.clips import Budget, Clip, make_clip, make_heat
 from nlvideo.visualization.report.run import Run
 
 # A matrix of more classes than this shows those with the most confusions.
@@ -155,13 +156,16 @@ def worst_and_best(rows: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]]
     return ranked[:half] + ranked[-half:], ranked[half:-half]
 
 
-def dataset_sections(runs: Sequence[Run], budget: Budget) -> list[dict[str, Any]]:
-    """Return what the page says about each dataset that a run was tested on; the clips take from the budget."""
+def dataset_sections(runs: Sequence[Run], budget: Budget, heat: bool = False) -> list[dict[str, Any]]:
+    """Return what the page says about each dataset that a run was tested on; the clips take from the budget.
+
+    With ``heat``, each mistake also has what spoke for the predicted class, by the run's last checkpoint.
+    """
     datasets = list(dict.fromkeys(results.dataset for run in runs for results in run.results))
-    return [_section(dataset, runs, budget) for dataset in datasets]
+    return [_section(dataset, runs, budget, heat) for dataset in datasets]
 
 
-def _section(dataset: str, runs: Sequence[Run], budget: Budget) -> dict[str, Any]:
+def _section(dataset: str, runs: Sequence[Run], budget: Budget, heat: bool) -> dict[str, Any]:
     tested = [(i, run, results) for i, run in enumerate(runs) for results in run.results if results.dataset == dataset]
     shown, folded = worst_and_best(per_class_table([results for _, _, results in tested]))
     count = _MISTAKES_ALONE if len(tested) == 1 else _MISTAKES_EACH
@@ -172,7 +176,7 @@ def _section(dataset: str, runs: Sequence[Run], budget: Budget) -> dict[str, Any
         "class_metric": next(filter(None, (per_class_metric(results) for _, _, results in tested)), "accuracy"),
         "classes": shown,
         "more_classes": folded,
-        "details": [_run_details(index, run, results, count, budget) for index, run, results in tested],
+        "details": [_run_details(index, run, results, count, budget, heat) for index, run, results in tested],
     }
 
 
@@ -186,11 +190,12 @@ def _metrics_table(tested: Sequence[tuple[int, Run, Results]]) -> dict[str, Any]
     return {"names": names, "rows": rows}
 
 
-def _run_details(index: int, run: Run, results: Results, count: int, budget: Budget) -> dict[str, Any]:
+def _run_details(index: int, run: Run, results: Results, count: int, budget: Budget, heat: bool) -> dict[str, Any]:
     names = class_names(results)
     found = mistakes(results, count)
     sources = _sources(results, found)
     # With short videos the bar does not appear.
+    predictor, no_heat = _predictor(run) if heat and found else (None, "")
     progress = progress_bar(found, desc=f"Clips of {run.name}", unit="clip", delay=2, leave=False)
     return {
         "index": index,
@@ -198,7 +203,8 @@ def _run_details(index: int, run: Run, results: Results, count: int, budget: Bud
         "single": is_single_label(results),
         "confusion": confusion(results),
         "pairs": most_confused(results),
-        "mistakes": [_mistake(mistake, names, sources, budget) for mistake in progress],
+        "mistakes": [_mistake(mistake, names, sources, predictor, budget) for mistake in progress],
+        "no_heat": no_heat,
     }
 
 
@@ -215,12 +221,30 @@ def _sources(results: Results, found: Sequence[Mistake]) -> dict[str, dict[str, 
     return sources
 
 
+def _predictor(run: Run) -> tuple[Predictor | None, str]:
+    """The run's network, or None and why there is none."""
+    try:
+        return Predictor(str(run.folder)), ""
+    except Exception as error:  # Whatever the code of a plugin raises: the page does without heat.
+        return None, " ".join(f"{type(error).__name__}: {error}".split())
+
+
 def _mistake(
-    mistake: Mistake, names: Sequence[str], sources: dict[str, dict[str, Any]], budget: Budget
+    mistake: Mistake,
+    names: Sequence[str],
+    sources: dict[str, dict[str, Any]],
+    predictor: Predictor | None,
+    budget: Budget,
 ) -> dict[str, Any]:
     video = mistake.video
     labels = [video.label] if isinstance(video.label, int) else video.label
-    clip, why = _clip(sources.get(video.video_id, {}), budget)
+    source = sources.get(video.video_id, {})
+    clip, why = _clip(source, budget, lambda: make_clip(source, budget))
+    heat, no_heat = None, ""
+    if clip and predictor:
+        heat, no_heat = _clip(
+            source, budget, lambda: make_heat(predictor, source, mistake.predicted, budget), "it cannot be made"
+        )
     return {
         "video_id": video.video_id,
         "predicted": names[mistake.predicted],
@@ -229,10 +253,14 @@ def _mistake(
         "right_score": None if mistake.right_score is None else 100 * mistake.right_score,
         "clip": clip,
         "why": why,
+        "heat": heat,
+        "no_heat": no_heat,
     }
 
 
-def _clip(source: dict[str, Any], budget: Budget) -> tuple[Any, str]:
+def _clip(
+    source: dict[str, Any], budget: Budget, make: Callable[[], Clip | None], failed: str = "the video cannot be read"
+) -> tuple[Clip | None, str]:
     """A clip, or None and why there is none."""
     if not source:
         return None, "the results do not say where the video is"
@@ -241,7 +269,7 @@ def _clip(source: dict[str, Any], budget: Budget) -> tuple[Any, str]:
     if budget.is_spent():
         return None, "the page's budget for clips is spent"
     try:
-        clip = make_clip(source, budget)
-    except (VideoDecodeError, OSError, ValueError) as error:
-        return None, f"the video cannot be read: {error}"
+        clip = make()
+    except (VideoDecodeError, OSError, ValueError, LookupError) as error:
+        return None, f"{failed}: {error}"
     return clip, "" if clip else "the clip would be too large for this page"

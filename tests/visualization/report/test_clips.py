@@ -4,12 +4,16 @@ import base64
 import io
 
 import av
+import numpy as np
 import pytest
 from PIL import Image
 
 from nlvideo.data import VideoDecodeError, VideoReader
+from nlvideo.model_zoo import Predictor
+from nlvideo.visualization import grad_cam, heated_frames, load_view
+from nlvideo.visualization.demo import write_examples
 from nlvideo.visualization.report import clips
-from nlvideo.visualization.report.clips import MAX_FRAMES, Budget, make_clip
+from nlvideo.visualization.report.clips import MAX_FRAMES, Budget, make_clip, make_heat
 
 
 def decode(clip):
@@ -66,6 +70,19 @@ def test_a_folder_of_frames(make_frames, tmp_path):
 def test_large_videos_shrink_and_sides_are_even(size, shown):
     image = clips._shrink(Image.new("RGB", size[::-1]), 128)
     assert image.size == shown[::-1]
+
+
+def test_heat_is_that_of_the_class(tmp_path):
+    (path,) = write_examples(tmp_path, count=1)[:1]
+    predictor, budget = Predictor("quickstart", device="cpu"), Budget()
+    shown = {target: decode(make_heat(predictor, {"file_name": path}, target, budget))[0] for target in (0, 7)}
+    view = load_view(predictor.cfg, path)
+    for target, frames in shown.items():
+        expected = heated_frames(grad_cam(predictor.model, view.video, target), 0)
+        # H.264 is not exact.
+        assert np.abs(np.stack(frames).astype(float) - expected).mean() < 8
+    assert np.abs(np.stack(shown[0]).astype(float) - np.stack(shown[7])).mean() > 20
+    assert make_heat(predictor, {"file_name": path}, 0, Budget(num_bytes=10)) is None
 
 
 def test_the_budget_of_bytes(make_video, tmp_path):

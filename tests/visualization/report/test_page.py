@@ -1,5 +1,6 @@
 """The page: whole, escaped, with nothing to fetch, whatever is missing."""
 
+import base64
 import json
 import logging
 import re
@@ -8,7 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
+from nlvideo.checkpoint import Checkpointer
+from nlvideo.config import load_cfg
+from nlvideo.modeling import build_model
 from nlvideo.visualization.report import page as page_module
 from nlvideo.visualization.report import render_report, try_write_report, write_report
 from nlvideo.visualization.report.clips import Budget
@@ -232,6 +237,51 @@ def test_the_budget_for_clips(make_run, make_test, make_video, tmp_path, read_ht
     runs = read_runs([str(run)])
     assert "the page's budget for clips is spent" in read_html(render_report(runs, Budget(seconds=0))).text
     assert "the clip would be too large" in read_html(render_report(runs, Budget(num_bytes=10))).text
+
+
+@pytest.fixture()
+def heated(make_run, make_test, make_video, tmp_path, read_html):
+    """``heated(weights=True, **budget) -> page``: of a run with three mistakes, with heat."""
+
+    def make(weights=True, **budget):
+        run = make_run(tmp_path / "run", ["MODEL.HEAD.NUM_CLASSES", "3"])
+        make_test(run, SCORES, LABELS, sources=[{"file_name": make_video(tmp_path / "a.mp4", num_frames=12)}] * 6)
+        if weights:
+            torch.manual_seed(0)
+            Checkpointer(build_model(load_cfg(str(run / "config.yaml"))), str(run)).save("model_final")
+        return read_html(render_report(read_runs([str(run)]), Budget(**budget), heat=True))
+
+    return make
+
+
+def test_each_mistake_has_what_spoke_for_its_class(heated):
+    page = heated()
+    clips = page.all("figure", class_="clip")
+    assert len(clips) == 2 and [len(clip.all("video")) for clip in clips] == [2, 2]
+    assert [len(clip.all("img", class_="strip")) for clip in clips] == [2, 2]
+    labels = [video.attributes["aria-label"] for video in clips[0].all("video")]
+    assert labels == ["Video v5", "Video v5, what spoke for sit"]
+    sources = [video.attributes["src"] for clip in clips for video in clip.all("video")]
+    assert sources[0] == sources[2] and sources[0] not in (sources[1], sources[3])
+    assert "the more it spoke for the predicted class" in page.text and "no heat" not in page.text.lower()
+
+
+def test_heat_that_cannot_be_had_says_why(heated):
+    page = heated(weights=False)
+    assert "No heat: FileNotFoundError:" in page.text and "holds no weights" in page.text
+    assert [len(clip.all("video")) for clip in page.all("figure", class_="clip")] == [1, 1]
+
+
+def test_heat_takes_from_the_budget(heated):
+    page = heated(num_bytes=heated_bytes(heated()) - 1)
+    assert [len(clip.all("video")) for clip in page.all("figure", class_="clip")] == [2, 1]
+    assert page.text.count("no heat: the clip would be too large for this page") == 1
+
+
+def heated_bytes(page):
+    """What the clips of a page take of the budget."""
+    found = [node.attributes["src"] for tag in ("video", "img") for node in page.all(tag)]
+    return sum(len(base64.b64decode(source.partition("base64,")[2])) for source in found)
 
 
 def test_a_list_that_is_still_there_says_where_the_videos_are(page_of, make_run, make_test, make_video, tmp_path):
