@@ -17,6 +17,7 @@ import numpy as np
 
 from nlvideo.data.catalog import MetadataCatalog, Record
 from nlvideo.data.datasets.folder import folder_classes
+from nlvideo.data.datasets.kinetics_names import kinetics400_classes
 from nlvideo.data.datasets.listed import classes_beside
 from nlvideo.data.many_files import look_at_files
 from nlvideo.data.records.records import id_hashes, labels_of, span_labels_of
@@ -159,7 +160,8 @@ def dataset_classes(names: Sequence[str]) -> list[str]:
     """Return the class names of the first dataset that names its classes; an empty list if none does.
 
     This reads no video and no list of videos. The names are those in the ``MetadataCatalog``. For a dataset that has
-    not been read yet they are in the file of names beside ``list:FILE``, or are the folders in ``folder:DIR``.
+    not been read yet they are in the file of names beside ``list:FILE``, or are the folders in ``folder:DIR``. Those of
+    Kinetics-400 are known.
     """
     return next((found for found in map(_classes_of, names) if found), [])
 
@@ -168,13 +170,15 @@ def _classes_of(name: str) -> list[str]:
     noted = MetadataCatalog.get(name).classes
     kind, _, place = name.partition(":")
     if noted or kind not in ("list", "folder"):
-        return noted
+        return noted or (list(kinetics400_classes()) if name in ("kinetics400_train", "kinetics400_val") else [])
     path = absolute_path(place)
     return classes_beside(path)[0] if kind == "list" else folder_classes(Path(path))
 
 
 def check_same_classes(one: str, classes: Sequence[str], other: str) -> None:
     """Check that a dataset has the same class names as another dataset or a model. Either may have no names.
+
+    "air drumming", ``"Air drumming"`` in quotes and "air_drumming", the name of a folder, are the same.
 
     Args:
         one: who names the classes first, for the message.
@@ -186,13 +190,17 @@ def check_same_classes(one: str, classes: Sequence[str], other: str) -> None:
     """
     metadata = MetadataCatalog.get(other)
     for label, (first, second) in enumerate(zip_longest(classes, metadata.classes)):
-        if not classes or not metadata.classes or first == second:
+        if not classes or not metadata.classes or first == second or _spelt(first) == _spelt(second):
             continue
         named = f" (named by {metadata.classes_from})" if metadata.classes_from else ""
         is_list = other.startswith("list:")
         hint = "; a classes.txt beside the list, one name a line, gives it the same" if is_list else ""
         lacks = "" if second is None or second in classes else f", which lacks {second!r}"
         raise ValueError(f"{other}: class {label} is {second!r}{named}, but {first!r} in {one}{lacks}{hint}")
+
+
+def _spelt(name: str | None) -> str | None:
+    return name and " ".join(name.lower().replace("_", " ").replace('"', "").split())
 
 
 def fingerprint(records: Sequence[Record]) -> str:

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from nlvideo.data.datasets.annotations import Sample, check_label, class_index, read_json, read_lines, read_table
+from nlvideo.data.datasets.kinetics_names import kinetics400_classes
 from nlvideo.data.datasets.official import Files, OfficialFormat, register_format, single_file
 from nlvideo.errors import AnnotationError
 
@@ -16,17 +17,17 @@ MAX_MISSING = 0.1
 def read_kinetics(spec: OfficialFormat, split: str, files: Files) -> tuple[list[Sample], list[str]]:
     """Read a split, from the official csv file or from the text file ``path label`` of the non-local network's authors.
 
-    Labels are the alphabetical order of the names in the training file. Where that is not at hand, a file
-    ``classes.txt`` (one name a line) or the authors' ``classids.json`` names the classes; a list needs one of these.
+    A file ``classes.txt`` (one name a line) or the authors' ``classids.json`` names the classes. Without one, labels
+    are the alphabetical order of the names in the training file, or in that of the split alone. The names of
+    Kinetics-400 are known: a part of it has the labels of the whole, and a list needs no file of names.
 
     Raises:
         AnnotationError: a file is missing, damaged or of another dataset.
     """
     path = single_file(spec, files, split)
-    if path.suffix.lower() == ".txt":
-        classes = _named_classes(single_file(spec, files, "classes"))
-        return _read_list(path, len(classes)), classes
     classes, source = _classes_of(spec, files, path)
+    if path.suffix.lower() == ".txt":
+        return _read_list(path, len(classes)), classes
     labels = {name: label for label, name in enumerate(classes)}
     samples = []
     for where, row in read_table(path, _COLUMNS, spec.title):
@@ -41,11 +42,17 @@ def read_kinetics(spec: OfficialFormat, split: str, files: Files) -> tuple[list[
 
 
 def _classes_of(spec: OfficialFormat, files: Files, path: Path) -> tuple[list[str], str]:
-    if files["classes"]:
+    is_list, train = path.suffix.lower() == ".txt", spec.splits[0]
+    known = kinetics400_classes() if spec.name == "kinetics400" else ()
+    if files["classes"] or (is_list and not known):
         source = single_file(spec, files, "classes")
         return _named_classes(source), source.name
-    train = path if not files[spec.splits[0]] else single_file(spec, files, spec.splits[0])
-    return sorted({_clean(row["label"]) for _, row in read_table(train, _COLUMNS, spec.title)}), train.name
+    if is_list:
+        return list(known), spec.title
+    source = single_file(spec, files, train) if files[train] else path
+    names = {_clean(row["label"]) for _, row in read_table(source, _COLUMNS, spec.title)}
+    # A part of the dataset has the labels of the whole.
+    return sorted(names.union(known) if names.issubset(known) else names), source.name
 
 
 def _named_classes(path: Path) -> list[str]:

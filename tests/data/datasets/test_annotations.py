@@ -4,6 +4,7 @@ import pytest
 
 from nlvideo.data.datasets import get_dataset
 from nlvideo.data.datasets.annotations import read_json, read_lines, read_table
+from nlvideo.data.datasets.kinetics_names import kinetics400_classes
 from nlvideo.data.datasets.official import find_annotations, get_format, read_split
 from nlvideo.errors import AnnotationError
 
@@ -156,22 +157,44 @@ def test_a_role_needs_exactly_one_file(official):
 
 def test_the_authors_lists_of_kinetics(make_official, monkeypatch, tmp_path):
     monkeypatch.setenv("NLVIDEO_DATASETS", str(tmp_path))
-    made = make_official("kinetics400")
-    expected = get_dataset("kinetics400_val")
+    made = make_official("kinetics600")
+    expected = get_dataset("kinetics600_val")
     (made.annotations / VAL).unlink()
     lines = [f"/private/path of/{path} {label}" for _, label, path in made.videos["val"]]
     # Shuffled epochs one after the other, as the authors' training lists have them.
     made.write("vallist.txt", "\n".join(lines + lines[::-1]) + "\n")
     with pytest.raises(AnnotationError, match=r"classes.txt or classids.json \(classes\), found none beside"):
-        get_dataset("kinetics400_val")
+        get_dataset("kinetics600_val")
     made.write("classids.json", {f'"{name}"' if " " in name else name: i for i, name in enumerate(made.classes)})
-    assert get_dataset("kinetics400_val") == expected
+    assert get_dataset("kinetics600_val") == expected
     made.write("vallist.txt", "/a/b.mp4 1\n/a/c.mp4\n")
     with pytest.raises(AnnotationError, match="vallist.txt:2: expected 'path label', found '/a/c.mp4'"):
-        get_dataset("kinetics400_val")
+        get_dataset("kinetics600_val")
     made.write("classids.json", {"a": 0, "b": 2})
     with pytest.raises(AnnotationError, match="classids.json: expected the ids 0 to 1, each once"):
-        get_dataset("kinetics400_val")
+        get_dataset("kinetics600_val")
+
+
+def test_the_names_of_kinetics_400_are_known(make_official, official):
+    """A list needs no file of names, and a part of the dataset has the labels of the whole."""
+    names = list(kinetics400_classes())
+    assert (len(names), names[0], names[-1]) == (400, "abseiling", "zumba") and names == sorted(names)
+    assert "passing American football (not in game)" in names and "massaging person's head" in names
+    made, read = official("kinetics400")
+    made.write(VAL, KINETICS + '"air drumming",x,0,10,val\nzumba,y,0,10,val\n')
+    for name in ("x", "y"):
+        (made.root / f"videos/{name}_000000_000010.mp4").touch()
+    with pytest.raises(AnnotationError, match=f"the class 'air drumming' is not among the 400 of {TRAIN}"):
+        read("val")
+    (made.annotations / TRAIN).unlink()
+    found = read("val")
+    assert [record["label"] for record in found.records] == [1, 399] and found.classes == names
+    (made.annotations / VAL).rename(made.annotations / TRAIN)
+    assert read("train").classes == names
+    made.write("vallist.txt", "/a/x_000000_000010.mp4 1\n")
+    assert [record["label"] for record in read("val").records] == [1] and read("val").classes == names
+    made.write("classes.txt", "\n".join(made.classes))
+    assert read("val").classes == made.classes
 
 
 def test_validation_alone_names_its_classes(official):
