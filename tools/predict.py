@@ -2,10 +2,11 @@
 """Say what a trained model sees in a video, in all videos of a folder, or in what a camera shows.
 
 Examples:
-    tools/predict.py --model quickstart --input clip.mp4
-    tools/predict.py --model output/mine --input videos --json predictions.json
-    tools/predict.py --config-file F.yaml --weights W.pth --input long.mp4 --output labelled --window-sec 2
-    tools/predict.py --model quickstart --input 0 --output labelled TEST.NUM_CLIPS 1
+    tools/predict.py --model quickstart clip.mp4
+    tools/predict.py --model i3d_nonlocal_32x2_IN_pretrain_400k clip.mp4 --device cuda
+    tools/predict.py --model output/mine videos --json predictions.json
+    tools/predict.py --config-file F.yaml --weights W.pth long.mp4 --output labelled --window-sec 2
+    tools/predict.py --model quickstart 0 --output labelled TEST.NUM_CLIPS 1
 """
 
 import argparse
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from nlvideo.engine.script import (
     ScriptParser,
+    add_input_argument,
     add_model_arguments,
     chosen_model,
     one_line,
@@ -41,8 +43,8 @@ def build_parser() -> argparse.ArgumentParser:
         "of a folder failed. docs/predict.md describes the JSON file.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    add_input_argument(parser, "a video, a folder, or the number of a camera")
     add_model_arguments(parser)
-    parser.add_argument("--input", required=True, metavar="V", help="a video, a folder, or the number of a camera")
     parser.add_argument("--output", metavar="DIR", help="write each video with its labels, window by window, as MP4")
     parser.add_argument("--overwrite", action="store_true", help="replace videos that are in --output already")
     parser.add_argument("--json", metavar="OUT", help="write all scores of all classes to this file")

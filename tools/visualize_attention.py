@@ -8,10 +8,10 @@ With --method gradcam, for any network: OUTPUT/gradcam.png and .mp4, what speaks
 and OUTPUT/gradcam.json.
 
 Examples:
-    tools/visualize_attention.py --model quickstart --input clip.mp4
-    tools/visualize_attention.py --config-file output/config.yaml --weights output/model_final.pth --input clip.mp4 \\
+    tools/visualize_attention.py --model quickstart clip.mp4
+    tools/visualize_attention.py --config-file output/config.yaml --weights output/model_final.pth clip.mp4 \\
         --block res3.1 --position 4,30,42
-    tools/visualize_attention.py --model quickstart --input clip.mp4 --method gradcam --layer res4 --class left
+    tools/visualize_attention.py --model quickstart clip.mp4 --method gradcam --layer res4 --class left
 """
 
 import argparse
@@ -19,14 +19,14 @@ import os
 from pathlib import Path
 from typing import Any
 
-from nlvideo.engine.script import ScriptParser, add_model_arguments, chosen_model, run_script
+from nlvideo.engine.script import ScriptParser, add_input_argument, add_model_arguments, chosen_model, run_script
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = ScriptParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_input_argument(parser, "a video, or a folder of frames")
     add_model_arguments(parser)
-    parser.add_argument("--input", required=True, metavar="VIDEO", help="a video, or a folder of frames")
     parser.add_argument("--method", choices=("attention", "gradcam"), default="attention", help="(default: attention)")
     parser.add_argument("--block", metavar="NAME", help="e.g. res3.1 (default: the first block, with the finest map)")
     parser.add_argument(

@@ -32,7 +32,14 @@ class ScriptParser(argparse.ArgumentParser):
             action = flags.get(words[i - 1])
             if action is not None and action.nargs is None and re.match("-[^-]", words[i]) and words[i] not in flags:
                 words[i - 1 : i + 1] = [f"{words[i - 1]}={words[i]}"]
-        return self.parse_intermixed_args(words, namespace)
+        parsed = self.parse_intermixed_args(words, namespace)
+        if "first_word" in parsed:
+            if parsed.input is None:
+                parsed.input = parsed.first_word or self.error("the following arguments are required: VIDEO")
+            elif parsed.first_word:
+                parsed.opts.insert(0, parsed.first_word)
+            del parsed.first_word
+        return parsed
 
     def error(self, message: str) -> NoReturn:
         """End with exit code 2 and one line, as `run_script` does."""
@@ -61,6 +68,12 @@ def default_argument_parser(description: str | None = None) -> argparse.Argument
     return parser
 
 
+def add_input_argument(parser: ScriptParser, help: str) -> None:
+    """Add the video, as the first word or with --input, before `add_model_arguments` does the rest; ``args.input``."""
+    parser.add_argument("first_word", nargs="?", metavar="VIDEO", help=help)
+    parser.add_argument("--input", metavar="VIDEO", help="the same, where it is not the first word")
+
+
 def add_model_arguments(parser: ScriptParser, default: str = "", device: bool = True) -> None:
     """Add what all scripts that use a trained model share; `chosen_model` reads it.
 
@@ -70,8 +83,10 @@ def add_model_arguments(parser: ScriptParser, default: str = "", device: bool = 
         device: False leaves --device out.
     """
     which = parser.add_mutually_exclusive_group(required=not default)
-    note = f" (default: {default})" if default else " such as quickstart"
-    which.add_argument("--model", metavar="NAME", help=f"a trained model{note}, or the folder of a run")
+    note = f" (default: {default})" if default else ", such as quickstart"
+    which.add_argument(
+        "--model", metavar="NAME", help=f"a trained model or a network of the release{note}, or the folder of a run"
+    )
     which.add_argument("--config-file", metavar="FILE", help="YAML of the model, instead of --model")
     parser.add_argument("--weights", metavar="W", help="checkpoint (default: the model's own, or MODEL.WEIGHTS)")
     parser.add_argument("--entry", default="", metavar="NAME", help="entry of the checkpoint (default: the usual one)")

@@ -108,6 +108,23 @@ def test_the_ways_to_name_a_model_agree(call_tool: Callable, videos: Path) -> No
     assert call_tool("predict", "--model", "quickstart", *arguments, "TEST.NUM_CROPS", "1")[1] != expected
 
 
+def test_the_video_may_be_the_first_word(call_tool: Callable, videos: Path, load_tool: Callable) -> None:
+    video, views = str(videos / "a.mp4"), ["TEST.NUM_CROPS", "1"]
+    expected = call_tool("predict", *QUICKSTART, "--input", video, *views)
+    assert expected[0] == 0
+    for words in (
+        [video, *views, *QUICKSTART], [*QUICKSTART, video, *views], [*views[:1], *QUICKSTART, "--input", video, "1"]
+    ):  # fmt: skip
+        assert call_tool("predict", *words) == expected
+    for tool in ("predict", "visualize_attention"):
+        parsed = load_tool(tool).build_parser().parse_args(["a.mp4", *QUICKSTART, *views])
+        assert (parsed.input, parsed.opts) == ("a.mp4", views) and "first_word" not in parsed
+        status, text, err = call_tool(tool, *QUICKSTART)
+        assert (status, text) == (2, "") and err.endswith(
+            ": the following arguments are required: VIDEO; --help says more\n"
+        )
+
+
 def test_a_labelled_video_and_its_timeline(call_tool: Callable, videos: Path, tmp_path: Path, frame_index) -> None:
     out, arguments = tmp_path / "p.json", ["--input", str(videos / "deep/c.mp4"), "--output", str(tmp_path / "films")]
     status, text, err = call_tool(
