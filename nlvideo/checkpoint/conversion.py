@@ -111,8 +111,10 @@ def write_conversion(conversion: Conversion, out: str, overwrite: bool = False) 
     converted = conversion.converted
     origin = {"source": conversion.converted.source, "file": os.path.basename(conversion.path),
               "overrides": converted.overrides, "tolerated": converted.tolerated}  # fmt: skip
-    weights = {name: tensor.clone() for name, tensor in converted.weights.items()}
-    atomic_write(out, lambda file: torch.save({"model": weights, ORIGIN: origin}, file))
+    content = {"model": {name: tensor.clone() for name, tensor in converted.weights.items()}, ORIGIN: origin}
+    if converted.classes:
+        content["classes"] = converted.classes
+    atomic_write(out, lambda file: torch.save(content, file))
     comment = f"# The network of the weights {os.path.basename(out)}, converted from {conversion.converted.source}'s " \
               f"{os.path.basename(conversion.path)}.\n"  # fmt: skip
     text = yaml.safe_dump(differences(conversion.cfg), default_flow_style=None, sort_keys=False)

@@ -1,8 +1,7 @@
 """Trained models for use outside of training: tests, and predictions."""
 
+import logging
 import os
-from collections.abc import Mapping
-from typing import Any
 
 from torch import nn
 
@@ -12,12 +11,13 @@ from nlvideo.checkpoint.weights import find_weights, load_weights
 from nlvideo.config import CfgNode
 from nlvideo.data.checks import check_same_classes, dataset_classes
 from nlvideo.data.datasets import get_dataset
-from nlvideo.data.datasets.listed import read_classes
 from nlvideo.modeling import build_model
 from nlvideo.modeling.backbone import inflate_2d_weights
 from nlvideo.utils.console import log_once
 
 _CLASSIFIER = "head.classifier.weight"
+
+logger = logging.getLogger(__name__)
 
 #: The name, as MODEL.WEIGHTS of a trained network, of the best checkpoint of the run in OUTPUT_DIR.
 BEST = "best"
@@ -67,8 +67,8 @@ def with_classes_of(cfg: CfgNode, path: str) -> CfgNode:
         return cfg
     path = _named(cfg, path)
     content = read_file(path)
-    classifier = find_weights(content, path, ["backbone.stem.conv.weight", _CLASSIFIER]).weights.get(_CLASSIFIER)
-    number = len(_stored_classes(content, path)) if classifier is None else len(classifier)
+    found = find_weights(content, path, ["backbone.stem.conv.weight", _CLASSIFIER])
+    number = len(found.weights.get(_CLASSIFIER, found.classes))
     if not number:
         raise ValueError(f"MODEL.HEAD.NUM_CLASSES: got 0, and {path} has no {_CLASSIFIER}, allowed: the number itself")
     return cfg.with_overrides(["MODEL.HEAD.NUM_CLASSES", number])
@@ -89,8 +89,10 @@ def load_trained_model(cfg: CfgNode, path: str, entry: str = "") -> tuple[nn.Mod
         ValueError: the file is of another network than ``cfg``, or unreadable; one line.
         FileNotFoundError: the file is missing.
     """
-    model, classes = _load(cfg, path, entry, complete=True)
-    return model, class_names(cfg, classes)
+    model, stored = _load(cfg, path, entry, complete=True)
+    if len(stored) > (count := cfg.MODEL.HEAD.NUM_CLASSES):
+        logger.warning("%s: %d classes are named, the model has %d: the names are not used", path, len(stored), count)
+    return model, class_names(cfg, stored)
 
 
 def class_names(cfg: CfgNode, stored: list[str] | None = None) -> list[str]:
@@ -98,8 +100,7 @@ def class_names(cfg: CfgNode, stored: list[str] | None = None) -> list[str]:
 
     Args:
         cfg: of the model. Its training data have the names where the weights have none.
-        stored: the names in the checkpoint, or in a ``classes.txt`` beside it. Classes without a name are called by
-            their number.
+        stored: the names that the weights have. Classes without a name are called by their number.
     """
     count = cfg.MODEL.HEAD.NUM_CLASSES
     names = stored or []
@@ -126,16 +127,11 @@ def _named(cfg: CfgNode, path: str) -> str:
 
 
 def _load(cfg: CfgNode, path: str, entry: str = "", complete: bool = False) -> tuple[nn.Module, list[str]]:
-    """Read the file once: its weights, and the names of classes that it or a ``classes.txt`` beside it holds."""
+    """Read the file once: its weights, and the names of its classes; none where they are not known."""
     model, path = build_model(cfg), _named(cfg, path)
     content = read_file(path)
     entry = entry or ("ema" if cfg.SOLVER.EMA.ENABLED and "ema" in content else "")
-    load_weights(model, content, path, cfg=cfg, adapt_weights=inflate_2d_weights, entry=entry, complete=complete)
-    return model.eval(), _stored_classes(content, path)
-
-
-def _stored_classes(content: Mapping[str, Any], path: str) -> list[str]:
-    stored = content.get("classes")
-    if stored and isinstance(stored, list) and all(isinstance(name, str) for name in stored):
-        return stored
-    return [] if "://" in path else read_classes(f"{os.path.dirname(os.path.abspath(path))}/classes.txt")
+    report = load_weights(
+        model, content, path, cfg=cfg, adapt_weights=inflate_2d_weights, entry=entry, complete=complete
+    )
+    return model.eval(), report.classes

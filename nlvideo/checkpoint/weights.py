@@ -6,6 +6,7 @@ result with a model and refuses what a policy does not allow. `load_weights` wal
 
 import logging
 import math
+import os
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,8 +19,9 @@ from torch import Tensor, nn
 
 from nlvideo.checkpoint.convert import convert, recognise
 from nlvideo.checkpoint.convert.common import CONFIG_TEXT, Converted, has_effect
-from nlvideo.checkpoint.convert.release import release_overrides, settle
+from nlvideo.checkpoint.convert.release import dataset_of, licence_of, release_overrides, settle
 from nlvideo.config import CfgNode
+from nlvideo.data.datasets.listed import classes_beside
 from nlvideo.utils.console import create_table
 from nlvideo.utils.messages import some
 
@@ -74,6 +76,8 @@ class LoadReport:
     mismatched: dict[str, Shapes] = field(default_factory=dict)
     #: loaded tensors whose shape was adapted, e.g. inflated from 2D
     num_reshaped: int = 0
+    #: names of the classes of a classifier that was loaded, as in `Converted`
+    classes: list[str] = field(default_factory=list)
 
     @property
     def is_complete(self) -> bool:
@@ -156,9 +160,9 @@ def load_weights(
     """
     current = model.state_dict()
     found = find_weights(content, path, current, entry=entry)
-    if found.source != "nlvideo":
-        for line in (f"weights of {found.source}: {found.summary()}", *found.notes):
-            logger.info("%s: %s", path, line)
+    summary = [f"weights of {found.source}: {found.summary()}"] if found.source != "nlvideo" else []
+    for line in (*summary, *found.notes):
+        logger.info("%s: %s", path, line)
     if found.overrides and cfg is not None:
         check_config(found, cfg, path, current)
     elif found.overrides:
@@ -166,6 +170,7 @@ def load_weights(
     shapes = {name: tensor.shape for name, tensor in found.weights.items()}
     weights = found.weights if adapt_weights is None else adapt_weights(found.weights, model)
     report = load_weights_into(model, weights, path, "all" if complete else "backbone" if found.overrides else "half")
+    report.classes = [] if report.classifier else found.classes
     report.num_reshaped = sum(name in shapes and shapes[name] != weights[name].shape for name in report.loaded)
     logger.log(logging.INFO if report.is_complete else logging.WARNING, "%s", report.format())
     return report
@@ -199,11 +204,28 @@ def find_weights(
             if source == "caffe2":
                 settle(found, release_overrides(path))
             found.weights = {ours.get(name, name): value for name, value in found.weights.items()}
+            found.dataset = found.dataset or dataset_of(path, flat.get(CONFIG_TEXT, ""))
+            found.name_classes(_stored_classes(content, path))
+            found.notes += _licence_note(path)
             return found
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     weights = {ours.get(name, name): value for name, value in flat.items() if name != CONFIG_TEXT}
-    return Converted(weights, mapped=[(name, name) for name in weights], **_origin_of(content, path))
+    found = Converted(weights, mapped=[(name, name) for name in weights], **_origin_of(content, path))
+    found.name_classes(_stored_classes(content, path))
+    return found
+
+
+def _stored_classes(content: Mapping[str, Any], path: str) -> list[str]:
+    """The names of classes in a file, or in ``NAME.classes.txt`` or ``classes.txt`` beside it."""
+    stored = content.get("classes")
+    if stored and isinstance(stored, list) and all(isinstance(name, str) for name in stored):
+        return stored
+    return classes_beside(os.path.abspath(path))[0] if os.path.isfile(path) else []
+
+
+def _licence_note(path: str) -> list[str]:
+    return [f"licence of these weights: {licence}"] if (licence := licence_of(path)) else []
 
 
 def flatten(content: Mapping[str, Any], path: str, entry: str = "") -> dict[str, Any]:
@@ -283,10 +305,13 @@ def identify(flat: Mapping[str, Any], ours: Collection[str]) -> tuple[str, Mappi
 
 
 def _origin_of(content: Mapping[str, Any], path: str) -> dict[str, Any]:
-    """What a file of ours that was converted remembers: "overrides" and "tolerated"; nothing for other files."""
+    """What a file of ours that was converted remembers, for `Converted`; nothing for other files."""
+    if ORIGIN not in content:
+        return {}
     try:
-        names = ("overrides", "tolerated") if ORIGIN in content else ()
-        return {name: dict(content[ORIGIN][name].items()) for name in names}
+        settings = {name: dict(content[ORIGIN][name].items()) for name in ("overrides", "tolerated")}
+        file = content[ORIGIN].get("file", "")
+        return settings | {"dataset": dataset_of(file), "notes": _licence_note(file)}
     except (TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{path}: its entry {ORIGIN!r} does not say which network was converted") from error
 

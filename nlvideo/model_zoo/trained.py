@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from nlvideo.checkpoint import last_checkpoint_in
+from nlvideo.checkpoint.convert.release import RELEASES, release_config
 from nlvideo.checkpoint.trained import class_names, load_trained_model, with_classes_of
 from nlvideo.config import CfgNode, load_cfg
 from nlvideo.config.validate import validate
@@ -37,8 +38,8 @@ def get(
         (8, 'left')
 
     Args:
-        cfg_or_name: a trained model of `list_trained`, the folder of a run, a YAML file, a config of `list_configs`, or
-            a config itself.
+        cfg_or_name: a trained model of `list_trained`, the folder of a run, a YAML file, a config of `list_configs`, a
+            config itself, or a network of the authors' release (its name or its file), which is downloaded once.
         weights: as MODEL.WEIGHTS; they must fit exactly. None: the weights of the trained model, the last ones of the
             run, or MODEL.WEIGHTS of a file or config. For the name of a config, MODEL.WEIGHTS is not used, because
             training starts from it. Without weights the model is random, and the log says so.
@@ -54,6 +55,7 @@ def get(
     Raises:
         LookupFailed: no such model, config or key.
         FileNotFoundError: the weights are missing.
+        OSError: they cannot be downloaded; the message says where to put the file.
         ValueError: a wrong value, or weights of another network.
     """
     cfg = trained_config(cfg_or_name, weights, device, opts, plugins)
@@ -102,6 +104,8 @@ def _config_of(
         return _folder_config(trained_folder(name), opts, last_words, plugins)
     if os.path.isdir(name):
         return _folder_config(name, ["OUTPUT_DIR", name, *opts], last_words, plugins)
+    if release := release_config(name):
+        return load_cfg(get_config_file(release), ["MODEL.WEIGHTS", name, *opts, *last_words], plugins)
     if os.path.isfile(name) or name.endswith((".yaml", ".yml")):
         return load_cfg(name, [*opts, *last_words], plugins)
     return load_cfg(_recipe(name), ["MODEL.WEIGHTS", "", *opts, *last_words], plugins)
@@ -111,8 +115,8 @@ def _recipe(name: str) -> str:
     try:
         return get_config_file(name)
     except LookupFailed as error:
-        # If a trained model has a similar name, the list of configs would hide it.
-        hint = "" if "/" in name else did_you_mean(name, list_trained())
+        # If a model with weights has a similar name, the list of configs would hide it.
+        hint = "" if "/" in name else did_you_mean(name, [*list_trained(), *RELEASES])
         raise (LookupFailed(f"unknown model {name!r}: {hint}") if hint else error) from None
 
 

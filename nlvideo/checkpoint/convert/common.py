@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from nlvideo.config import CfgNode
+from nlvideo.data.datasets.kinetics_names import kinetics400_classes
 from nlvideo.utils.messages import one_of, some
 
 #: name under which `weights.flatten` hands on the text of the config that a file carries
@@ -39,6 +40,17 @@ class Converted:
     tolerated: dict[str, list[Any]] = field(default_factory=dict)
     #: whose names the file has: a name in `SOURCES`, or "nlvideo"
     source: str = "nlvideo"
+    #: what the network was trained on: "kinetics400", or "" where that is another dataset or not known
+    dataset: str = ""
+    #: names of the classes, in the order of the scores; empty where they are not known
+    classes: list[str] = field(default_factory=list)
+
+    def name_classes(self, given: list[str]) -> None:
+        """Set the names of the classes: those given, or those of Kinetics-400 for its 400 classes."""
+        self.classes = given
+        if self.dataset == "kinetics400" and len(self.weights.get(_CLASSIFIER, ())) == 400 != len(given):
+            self.classes = list(kinetics400_classes())
+            self.notes.append("its classes are those of Kinetics-400, in alphabetical order")
 
     def summary(self) -> str:
         """Return in one line how many tensors were taken over, how many were dropped, and why."""
@@ -47,6 +59,7 @@ class Converted:
         return f"{len(self.mapped)} tensors taken over, {len(self.dropped)} dropped{f' ({why})' if why else ''}"
 
 
+_CLASSIFIER = "head.classifier.weight"
 _SOFTMAX_FORMS = ("gaussian", "embedded_gaussian")
 
 
@@ -263,8 +276,8 @@ def architecture_of(weights: Mapping[str, Tensor], depths: Collection[int] = tup
     if not is_image_network(weights):
         overrides["MODEL.BACKBONE.TEMPORAL"] = _temporal(weights)
     overrides |= _nonlocal(weights, depth)
-    if "head.classifier.weight" in weights:
-        overrides["MODEL.HEAD.NUM_CLASSES"] = len(weights["head.classifier.weight"])
+    if _CLASSIFIER in weights:
+        overrides["MODEL.HEAD.NUM_CLASSES"] = len(weights[_CLASSIFIER])
     return overrides
 
 

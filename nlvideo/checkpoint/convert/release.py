@@ -1,10 +1,11 @@
-"""Released networks by name: the addresses of the authors' files, and what their names say of the network.
+"""Released networks by name: the addresses of the authors' files, and what names say of network, classes, licence.
 
 Names and address are from the README of facebookresearch/video-nonlocal-net. It publishes no checksums, so none are
 checked.
 """
 
 import os
+import re
 from typing import Any
 
 from nlvideo.checkpoint.convert.common import Converted
@@ -45,6 +46,13 @@ _PYSLOWFAST = {
     "SLOWONLY_8x8_R50": ("slow", 8, 8),
 }
 
+# Files of PyTorchVideo's hub for Kinetics.
+_PYTORCHVIDEO = ("C2D_8x8_R50", "I3D_8x8_R50", "SLOW_8x8_R50")
+# Addresses and files of torchvision; its video networks are all of Kinetics-400.
+_TORCHVISION = re.compile(r"torchvision://|(.*/)?(r3d|mc3|r2plus1d|s3d|mvit|swin3d)\w*-[0-9a-f]{8}\.pth$")
+# How the configs of PySlowFast and of OpenMMLab name a dataset.
+_KINETICS = re.compile(r"^ *DATASET: '?kinetics'? *$|\bann_file\w* *= *['\"][^'\"]*kinetics[-_]?400", re.MULTILINE)
+
 # Stem -> frames and stride of the usual clips of networks with it.
 _USUAL_CLIPS = {
     "authors_32x2": (32, 2), "authors_8x8": (8, 8), "slowfast_8x8": (8, 8), "slow": (8, 8), "mmaction2_32x2": (32, 2)
@@ -58,9 +66,46 @@ def release_url(name: str) -> str | None:
     return f"{BASE_URL}{name}.pkl" if name in RELEASES else None
 
 
+def _name_of(path: str) -> str:
+    return os.path.splitext(os.path.basename(path))[0]
+
+
+def release_config(path: str) -> str | None:
+    """Return the config, as a name of `model_zoo.list_configs`, of a released network; None for another name or file.
+
+    Args:
+        path: a name in `RELEASES`, or the path of such a file.
+    """
+    name = _name_of(path)
+    if name not in RELEASES or os.path.splitext(path)[1] not in ("", ".pkl"):
+        return None
+    kind, blocks, clip, _, _, *schedule = name.split("_")
+    parts = [kind, "r50", clip, *(["nl5"] if blocks == "nonlocal" else []), *(schedule if schedule != ["400k"] else [])]
+    return f"kinetics/authors/{'_'.join(parts)}"
+
+
+def dataset_of(path: str, config: str = "") -> str:
+    """Return "kinetics400" where the name of a file with 400 classes, its address or its config says so, else "".
+
+    Args:
+        path: of the file; the folders of a path are the user's, those of an address tell.
+        config: the text beside the weights.
+    """
+    said = path if "://" in path else os.path.basename(path)
+    is_listed = _name_of(path) in (*RELEASES, *_PYSLOWFAST, *_PYTORCHVIDEO) or _TORCHVISION.match(path)
+    return "kinetics400" if is_listed or "kinetics" in said.lower() or _KINETICS.search(config) else ""
+
+
+def licence_of(path: str) -> str:
+    """Return the licence of weights by their name or address, as docs/weights.md has it; "" where it is not known."""
+    if path.startswith("torchvision://"):
+        return "BSD 3-Clause (torchvision's; the data of the training may have terms of their own)"
+    return "CC-BY-NC 4.0 (not for commercial use)" if _name_of(path) in RELEASES else ""
+
+
 def release_overrides(path: str) -> dict[str, Any]:
     """Return the config keys that the name of a released file decides; an empty dict for other files."""
-    name = os.path.splitext(os.path.basename(path))[0]
+    name = _name_of(path)
     if name in _PYSLOWFAST:
         return dict(zip(_CLIP_KEYS, _PYSLOWFAST[name], strict=True))
     if name not in RELEASES:

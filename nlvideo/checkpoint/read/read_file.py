@@ -21,7 +21,7 @@ from torch import Tensor
 
 from nlvideo.checkpoint.catalog import resolve_weights
 from nlvideo.checkpoint.read.unpickle import Unbuilt, Unpickler
-from nlvideo.utils.files.file_io import PathManager
+from nlvideo.utils.files.file_io import PathManager, place_in_cache
 from nlvideo.utils.files.file_kind import kind_of_file
 from nlvideo.utils.messages import some
 
@@ -68,7 +68,9 @@ def read_file(path: str) -> dict[str, Any]:
     try:
         local = PathManager.get_local_path(resolve_weights(path))
     except URLError as error:
-        raise OSError(f"{path}: cannot be downloaded: {error.reason}; give the path of the file instead") from error
+        url = resolve_weights(path)
+        advice = f"without a network, put {url} at {place_in_cache(url)}"
+        raise OSError(f"{path}: cannot be downloaded: {error.reason}; {advice}") from error
     if not os.path.isfile(local):
         raise FileNotFoundError(f"no checkpoint {path}")
     with open(local, "rb") as file:

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import functools
 import json
+import logging
 import os
 import re
 import tempfile
@@ -31,6 +32,8 @@ class _HTTPHandler(HTTPURLHandler):
 # Opens local paths, and http(s) URLs through a local cache. Projects may register more handlers.
 PathManager = _PathManager()
 PathManager.register_handler(_HTTPHandler())
+# It logs the error that it raises.
+logging.getLogger("iopath.common.download").setLevel(logging.CRITICAL)
 
 # Errors of the disk. A library that writes may hide them in an error of its own.
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
@@ -38,6 +41,12 @@ _TEMPORARY = re.compile(r"\..+\.\d+\.tmp", re.DOTALL)
 # The answers of an HTTP server that does not have a file; storage in the cloud says "forbidden".
 _NOT_THERE = (403, 404, 410)
 _SCHEME = re.compile(r"[A-Za-z][\w+.-]*://")
+
+
+def place_in_cache(url: str) -> str:
+    """Return the local path to which an http(s) URL is downloaded. A file that is there already is taken."""
+    parts = urlparse(url)
+    return os.path.join(get_cache_dir(), parts.netloc, parts.path.lstrip("/"))
 
 
 def is_remote(path: str) -> bool:

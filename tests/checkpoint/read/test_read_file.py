@@ -104,12 +104,19 @@ def test_a_whole_module_is_named(tmp_path, form):
         read_file(path)
 
 
-def test_an_address_that_cannot_be_reached(monkeypatch):
+def test_an_address_that_cannot_be_reached(monkeypatch, tmp_path):
+    """The error says where to put the file, and a file that is put there is read."""
+    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path))
+
     def fail(path):
         raise URLError("no network")
 
-    monkeypatch.setattr(PathManager, "get_local_path", fail)
-    with pytest.raises(
-        OSError, match="^https://host/w.pth: cannot be downloaded: no network; give the path of the file"
-    ):
-        read_file("https://host/w.pth")
+    address, place = "https://host/a/w.pth", tmp_path / "host/a/w.pth"
+    advice = f"no network; without a network, put {address} at {place}"
+    with monkeypatch.context() as offline, pytest.raises(OSError) as caught:
+        offline.setattr(PathManager, "get_local_path", fail)
+        read_file(address)
+    assert str(caught.value) == f"{address}: cannot be downloaded: {advice}"
+    place.parent.mkdir(parents=True)
+    torch.save({"a": torch.ones(1)}, place)
+    assert read_file(address)["a"] == 1
