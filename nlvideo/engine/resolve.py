@@ -26,6 +26,8 @@ from nlvideo.utils.messages import some
 
 logger = logging.getLogger(__name__)
 
+# Beyond this, the labels of a multi-label list are taken for something else, such as ids.
+_MOST_CLASSES = 100_000
 _CLASSES, _EPOCHS = "MODEL.HEAD.NUM_CLASSES", "SOLVER.MAX_EPOCHS"
 
 
@@ -53,10 +55,13 @@ def resolve_from_data(cfg: CfgNode, resume: bool = False) -> CfgNode:
     asks = cfg.MODEL.HEAD.NUM_CLASSES == 0, cfg.SOLVER.MAX_EPOCHS > 0
     if asks[0] and (number := _value_in(earlier, _CLASSES)):
         cfg = cfg.with_overrides([_CLASSES, number])
+    if not cfg.DATASETS.TRAIN and not any(asks):
+        # A script with a loader of its own.
+        return cfg
     try:
         records, num_classes = read_training_data(cfg)
     except LookupFailed:
-        # A script may register its datasets later, or have a loader of its own.
+        # The script may register its datasets later.
         if any(asks):
             raise
         return cfg
@@ -146,7 +151,9 @@ def _check_classes(cfg: CfgNode, records: Sequence[Record], num_classes: int) ->
         one = f"one class, {names[0]!r}" if names else "one class"
         hint = " (in folder:DIR each class has a folder of its own, directly below DIR)"
         raise ValueError(f"DATASETS.TRAIN: got {one}, in {some(cfg.DATASETS.TRAIN)}, allowed: two or more{hint}")
-    if not head.NUM_CLASSES and is_one_label and num_classes > max(len(names), len(records)):
+    # A video with several labels needs more classes than videos.
+    most = max(len(names), len(records), 0 if is_one_label else _MOST_CLASSES)
+    if not head.NUM_CLASSES and num_classes > most:
         raise ValueError(
             f"{_CLASSES}: got 0, but the largest label of the {len(records)} videos is {num_classes - 1}, allowed:"
             " labels that count the classes from 0 on, or the number of classes"

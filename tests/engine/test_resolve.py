@@ -99,6 +99,8 @@ def test_the_records_are_read_once(tiny_cfg: Callable[..., CfgNode], monkeypatch
 
 
 def test_a_dataset_that_is_registered_later_is_left_to_the_loader(tiny_cfg: Callable[..., CfgNode]) -> None:
+    own_loader = tiny_cfg("DATASETS.TRAIN", "[]")
+    assert resolve_from_data(own_loader) == own_loader
     assert "registered_later" not in DatasetCatalog
     cfg = trained_on(tiny_cfg, "registered_later", opts=())
     assert resolve_from_data(cfg) == cfg
@@ -267,6 +269,13 @@ def test_labels_that_do_not_count_classes(tiny_cfg: Callable[..., CfgNode], tmp_
     cfg = trained_on(tiny_cfg, make_list(tmp_path / "ids.csv", "17", "123456", "17"))
     with pytest.raises(
         ValueError, match="NUM_CLASSES: got 0, but the largest label of the 3 videos is 123456, allowed"
+    ):
+        resolve_from_data(cfg)
+    cfg = trained_on(
+        tiny_cfg, make_list(tmp_path / "m.csv", "1,2000000000"), opts=(*CLASSES, "MODEL.HEAD.LOSS", "sigmoid")
+    )
+    with pytest.raises(
+        ValueError, match="but the largest label of the 1 videos is 2000000000, allowed: labels that co"
     ):
         resolve_from_data(cfg)
 
