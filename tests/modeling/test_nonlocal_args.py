@@ -4,7 +4,8 @@ import pytest
 from torch import nn
 
 from nlvideo.config import load_cfg
-from nlvideo.modeling import NONLOCAL, build_nonlocal_block
+from nlvideo.modeling import NONLOCAL, NonLocalBlock, build_nonlocal_block
+from nlvideo.modeling.nonlocal_block.summary import nonlocal_modules
 
 
 def build(name, *args):
@@ -81,3 +82,12 @@ def test_constructor_errors(name, options, message):
     with pytest.raises(ValueError) as error:
         NONLOCAL.get(name)(16, **options)
     assert str(error.value).startswith(message)
+
+
+def test_a_block_inside_a_block_is_not_listed():
+    """Its costs are those of the outer one."""
+    outer = NonLocalBlock(8)
+    outer.inner = NonLocalBlock(8)
+    network = nn.Sequential(nn.Conv3d(3, 8, 1), outer, NonLocalBlock(8))
+    assert list(nonlocal_modules(network)) == ["1", "2"]
+    assert list(nonlocal_modules(outer)) == [""]

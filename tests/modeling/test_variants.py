@@ -88,7 +88,7 @@ def naive_global_context(block, x):
 
 def naive_compact_generalized(block, x):
     """All pairs of nodes of a group: N d / G squared kernels."""
-    theta, phi, g = (project(conv, rows(x)).T for conv in (block.theta, block.phi, block.g))
+    theta, phi, g = (project(conv, rows(x)).T for conv in (block.query, block.key, block.value))
     parts = []
     for t, p, v in zip(*(u.chunk(block.groups) for u in (theta, phi, g))):
         products = t.flatten()[:, None] * p.flatten()
@@ -356,6 +356,7 @@ def test_from_a_config_into_any_network(case):
     assert row["params"] == sum(p.numel() for p in block.parameters()) and row["gmacs"] > 0
     assert row["name"] == "0.nonlocal_block" and row["T x H x W"] == "4 x 6 x 6"
     if hasattr(block, "algorithm"):
+        assert row["algorithm"] in ("dense", "fused") and row["P x Q"].startswith("144 x ")
         block.algorithm = "dense"
     program = torch.export.export(network, (x,), dynamic_shapes={"input": {0: torch.export.Dim("batch", min=1)}})
     one = torch.randn(1, 3, 4, 6, 6)

@@ -87,6 +87,7 @@ AUTHORS_BLOCKS = {
     "MODEL.NONLOCAL.POOL_FIRST": True,
     "MODEL.NONLOCAL.SCALE": True,
     "MODEL.NONLOCAL.TEMPORAL_GROUPS": 1,
+    "MODEL.NONLOCAL.ARGS": [],
 }
 
 _LEAF = r"(?P<leaf>weight|bias|running_mean|running_var|num_batches_tracked)"

@@ -23,8 +23,8 @@ NONLOCAL = Registry(
     that runs on a map of this size; ``attention_size(size)``, sets of positions, queries and keys of each; and
     ``attention(x, positions)``, the weights (N, positions, T', H', W') that are drawn.
 
-    `NonLocalBase` has all that blocks share. A subclass of it takes one file: a constructor and ``context``. See
-    ``nlvideo/modeling/nonlocal_variants``.
+    `NonLocalBase` has all that blocks share, and `SoftmaxBase` what a softmax over keys needs. A subclass takes one
+    file, a constructor and ``context``: see ``nlvideo/modeling/nonlocal_variants``.
     """,
 )
 

@@ -7,16 +7,15 @@ import torch
 from torch import nn
 
 from nlvideo.config import configurable
-from nlvideo.layers.nonlocal_ops import ALGORITHMS, softmax_aggregate
+from nlvideo.layers.nonlocal_ops import softmax_aggregate
 from nlvideo.layers.norm import get_norm
 from nlvideo.layers.precision import widened, without_autocast
-from nlvideo.modeling.nonlocal_block.base import NonLocalBase
 from nlvideo.modeling.nonlocal_block.build import NONLOCAL
-from nlvideo.utils.messages import check_one_of
+from nlvideo.modeling.nonlocal_block.pairwise import SoftmaxBase
 
 
 @NONLOCAL.register()
-class AsymmetricPyramid(NonLocalBase):
+class AsymmetricPyramid(SoftmaxBase):
     """z = x + W softmax(s q k_S^T) v_S, q = k = ReLU(BN(W_k x)) (Zhu et al., "Asymmetric Non-local", ICCV 2019: APNB).
 
     k_S and v_S are averages of k and v over the S cells of a pyramid: grids of 1, 3, 6 and 8 cells along every axis, so
@@ -31,8 +30,7 @@ class AsymmetricPyramid(NonLocalBase):
         norm: norm of q and k: "BN", "SyncBN", "FrozenBN" or "none".
         zero_init: start as the identity: W is zero.
         init_std: standard deviation of the convolutions' weights; None: He et al.
-        algorithm: "auto", "dense" or "fused", as in `NonLocalBlock`.
-        **common: arguments of `NonLocalBase`.
+        **common: arguments of `SoftmaxBase`.
 
     Raises:
         ValueError: for a value that is not allowed.
@@ -51,15 +49,13 @@ class AsymmetricPyramid(NonLocalBase):
         norm: str | None = "BN",
         zero_init: bool = True,
         init_std: float | None = 0.01,
-        algorithm: str = "auto",
         **common: Any,
     ):
         super().__init__(in_channels, **common)
         if not bins or min(bins) < 1:
             raise ValueError(f"bins: got {list(bins)}, allowed: one number or more, each 1 or more")
-        check_one_of("algorithm", algorithm, ("auto", *ALGORITHMS["softmax"]))
-        inner_channels = inner_channels or max(1, in_channels // 2)
-        self.bins, self.algorithm, self.scale = tuple(bins), algorithm, inner_channels**-0.5 if scale else 1.0
+        self.inner_channels = inner_channels = inner_channels or max(1, in_channels // 2)
+        self.bins, self.scale = tuple(bins), inner_channels**-0.5 if scale else 1.0
         self.key = self.conv(in_channels, inner_channels)
         self.key_norm = get_norm(norm, inner_channels, dim=self.dim)
         self.value = self.conv(in_channels, inner_channels)
@@ -75,6 +71,10 @@ class AsymmetricPyramid(NonLocalBase):
         value_NSD = self.value(self._cells(x).unflatten(2, (-1, *[1] * (x.dim() - 3)))).flatten(2).transpose(1, 2)
         y_NPD = softmax_aggregate(query_NPD, key_NSD, value_NSD, scale=self.scale, algorithm=self.algorithm)
         return self.out(y_NPD.transpose(1, 2).unflatten(2, x.shape[2:]))
+
+    def num_keys(self, u: torch.Tensor) -> int:
+        """S."""
+        return sum(count ** (u.dim() - 2) for count in self.bins)
 
     def weights(self, x: torch.Tensor, position: int) -> torch.Tensor:
         """The weight of a cell, spread evenly over its positions: (N, positions)."""

@@ -70,14 +70,14 @@ class CompactGeneralizedNonLocal(NonLocalBase):
         factors = [exp(-2 * GAMMA) * (2 * GAMMA) ** p / factorial(p) for p in range(order + 1)]
         #: alpha_p by p
         self.factors = dict(enumerate(factors)) if kernel == "rbf" else {1: 1.0}
-        self.theta, self.phi, self.g = (self.conv(in_channels, inner_channels, bias=False) for _ in range(3))
+        self.query, self.key, self.value = (self.conv(in_channels, inner_channels, bias=False) for _ in range(3))
         self.out = self.conv(inner_channels, in_channels, groups=groups, bias=False)
         self.bn = nn.GroupNorm(groups, in_channels)
         self.initialise(zero_init, init_std)
 
     def context(self, x: torch.Tensor) -> torch.Tensor:
         """(N, C, ...) -> (N, C, ...)."""
-        maps = (conv(x).flatten(1).unflatten(1, (self.groups, -1)) for conv in (self.theta, self.phi, self.g))
+        maps = (conv(x).flatten(1).unflatten(1, (self.groups, -1)) for conv in (self.query, self.key, self.value))
         with without_autocast(x):
             theta_NGM, phi_NGM, g_NGM = widened(*maps)
             factor = g_NGM.shape[2] ** -0.5 if self.scale else 1.0

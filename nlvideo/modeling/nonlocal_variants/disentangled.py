@@ -5,16 +5,15 @@ from typing import Any
 import torch
 
 from nlvideo.config import configurable
-from nlvideo.layers.nonlocal_ops import ALGORITHMS, choose_algorithm, softmax_aggregate
+from nlvideo.layers.nonlocal_ops import softmax_aggregate
 from nlvideo.layers.norm import get_norm
 from nlvideo.layers.precision import widened, without_autocast
-from nlvideo.modeling.nonlocal_block.base import NonLocalBase
 from nlvideo.modeling.nonlocal_block.build import NONLOCAL
-from nlvideo.utils.messages import check_one_of
+from nlvideo.modeling.nonlocal_block.pairwise import SoftmaxBase
 
 
 @NONLOCAL.register()
-class DisentangledNonLocal(NonLocalBase):
+class DisentangledNonLocal(SoftmaxBase):
     """y_i = sum_j (softmax_j(s (q_i - mu_q).(k_j - mu_k)) + softmax_j(m_j)) v_j, z = x + BN(W y).
 
     Yin et al., "Disentangled Non-Local Neural Networks", ECCV 2020. mu are the means over the positions, and m_j is
@@ -31,8 +30,7 @@ class DisentangledNonLocal(NonLocalBase):
         norm: norm after W: "BN", "SyncBN", "FrozenBN" or "none".
         zero_init: start as the identity: the norm's weight is zero, or W where no norm trains.
         init_std: standard deviation of the convolutions' weights; None: He et al.
-        algorithm: of the pairs: "auto", "dense" or "fused", as in `NonLocalBlock`.
-        **common: arguments of `NonLocalBase`.
+        **common: arguments of `SoftmaxBase`.
 
     Raises:
         ValueError: for a value that is not allowed.
@@ -50,15 +48,13 @@ class DisentangledNonLocal(NonLocalBase):
         norm: str | None = "BN",
         zero_init: bool = True,
         init_std: float | None = 0.01,
-        algorithm: str = "auto",
         **common: Any,
     ):
         super().__init__(in_channels, **common)
-        check_one_of("algorithm", algorithm, ("auto", *ALGORITHMS["softmax"]))
         if temperature <= 0:
             raise ValueError(f"temperature: got {temperature}, allowed: more than 0")
         self.inner_channels = inner_channels or max(1, in_channels // 2)
-        self.subsample, self.algorithm = subsample and self.attend != "time", algorithm
+        self.subsample = subsample and self.attend != "time"
         self.scale = (self.inner_channels**-0.5 if scale else 1.0) / temperature
         self.query, self.key, self.value = (self.conv(in_channels, self.inner_channels) for _ in range(3))
         self.mask = self.conv(in_channels, 1)
@@ -84,14 +80,6 @@ class DisentangledNonLocal(NonLocalBase):
             shared_N1D = unary_NQ[:, None] @ value_NQD.to(unary_NQ.dtype)
         y_NPD = y_NPD + shared_N1D.to(y_NPD.dtype)
         return self.out(y_NPD.transpose(1, 2).unflatten(2, x.shape[2:]))
-
-    def algorithm_for(self, size: torch.Size) -> str:
-        """The algorithm that runs for a map of these axes."""
-        if self.algorithm != "auto":
-            return self.algorithm
-        u = self.folded(torch.empty(1, 1, *size, device="meta"))
-        P, Q, D = u[0, 0].numel(), self.pool(u)[0, 0].numel(), self.inner_channels
-        return choose_algorithm("softmax", P, Q, D, D)
 
     def weights(self, x: torch.Tensor, position: int) -> torch.Tensor:
         """Both softmaxes together, whose sum is 2: (N, keys)."""

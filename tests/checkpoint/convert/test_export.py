@@ -192,6 +192,12 @@ def test_an_output_bias_moves_into_the_norm_of_mmaction2():
         ("pyslowfast", SLOWFAST, AFTER, "POOL_FIRST: got False, allowed: True"),
         ("pyslowfast", SLOWFAST, {"ENABLED": True, "NORM": "none"}, "NORM: got 'none'"),
         ("pyslowfast", SLOWFAST, {"ENABLED": True, "ATTEND": "time"}, "ATTEND: got 'time', allowed: 'spacetime'"),
+        (
+            "pyslowfast",
+            SLOWFAST,
+            {"ENABLED": True, "ARGS": [["num_heads", 2]]},
+            "ARGS: got [['num_heads', 2]], allowed: []",
+        ),
         ("pytorchvideo", SLOWFAST, {"ENABLED": True}, "MODEL.NONLOCAL.ENABLED: got True, allowed: False"),
         ("pytorchvideo", {**SLOWFAST, "STRIDE_IN_1X1": True}, {}, "MODEL.BACKBONE.STRIDE_IN_1X1: got True"),
         ("pytorchvideo", {"STEM": "paper"}, {}, "MODEL.BACKBONE.STEM): got ('c2d', 'paper')"),

@@ -68,6 +68,8 @@ def test_description(make_run, tmp_path):
         "ResNet3d-18; c2d; non-local: embedded_gaussian over spacetime; trained on beacon_tiny_train;"
         " 4 clips an iteration; batch norm unfrozen; clips of 4 frames of 32 pixels"
     )
+    run.config["MODEL"]["NONLOCAL"]["NAME"] = "GlobalContext"  # which has no pairwise function
+    assert "; non-local: GlobalContext over spacetime; " in description(run)
     run.config["MODEL"]["NONLOCAL"]["ENABLED"] = False
     del run.config["INPUT"]
     assert "no non-local blocks" in description(run) and "pixels" not in description(run)
