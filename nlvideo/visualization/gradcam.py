@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,7 +66,7 @@ def grad_cam(
         target: a class by its name in ``model.classes`` or by number; None: the best one, averaged over the views.
         layer: name of a module (``res4`` or ``backbone.res4``) whose output is a map (N, C', T', H', W') or (N, T', H',
             W', C'), or the cells in a row and their sizes: (N, L, C') and (T', H', W'). None: what a backbone gives the
-            head; of another network the last such map of several cells.
+            head, if that has several cells; else the last such map of the network.
         preprocess: as in `attend`.
 
     Raises:
@@ -80,7 +80,7 @@ def grad_cam(
     for name, module in _layers(model, layer, inputs[0], clip):
         found = _weights(model, name, module, inputs, target, clip)
         # A transformer whose class has a cell of its own reads nothing else of its last map.
-        if found is not None:
+        if found is not None and (layer is not None or found[1][0].numel() > 1):
             break
     else:
         raise ValueError(f"layer {name}: the score of the class does not depend on its map; choose an earlier layer")
@@ -118,14 +118,15 @@ def as_map(found: torch.Tensor | None, output: Any, clip: Size) -> torch.Tensor 
     )  # fmt: skip
 
 
-def _layers(model: nn.Module, layer: str | None, inputs: torch.Tensor, clip: Size) -> list[tuple[str, nn.Module]]:
+def _layers(model: nn.Module, layer: str | None, inputs: torch.Tensor, clip: Size) -> Iterator[tuple[str, nn.Module]]:
     """The layer that is named, or those that may be meant, the best first."""
     if layer is not None:
-        return [find_layer(model, layer)]
+        yield find_layer(model, layer)
+        return
     backbone = getattr(model, "backbone", None)
     if isinstance(backbone, nn.Module):
         stages: Any = getattr(backbone, "output_shape", dict)
-        return [(["backbone", *stages()][-1], backbone)]
+        yield ["backbone", *stages()][-1], backbone
     found: dict[str, nn.Module] = {}
 
     def note(name: str, module: nn.Module, _: tuple, output: Any) -> None:
@@ -142,7 +143,7 @@ def _layers(model: nn.Module, layer: str | None, inputs: torch.Tensor, clip: Siz
         run_to(model, model, inputs, before=False)
     if not found:
         raise ValueError(f"{type(model).__name__} has no layer whose output is a map of the frames")
-    return list(found.items())[::-1]
+    yield from reversed(found.items())
 
 
 def _scored(model: nn.Module, module: nn.Module, inputs: torch.Tensor) -> tuple[Any, Any, torch.Tensor, torch.Tensor]:

@@ -231,6 +231,37 @@ def test_cells_in_a_row():
         grad_cam(network, video, layer="head")
 
 
+@pytest.mark.parametrize("arch, size", [("r3d_18", (1, 2, 2)), ("swin3d_t", (4, 1, 1)), ("s3d", (1, 1, 1))])
+def test_backbones_of_torchvision(arch, size):
+    """The last map of S3D is one cell here, so an earlier one is shown."""
+    settings = {"MODEL.BACKBONE.NAME": "TorchvisionVideo", "MODEL.BACKBONE.ARCH": arch, "MODEL.DEVICE": "cpu",
+                "INPUT.NUM_FRAMES": 8, "INPUT.CROP_SIZE": 32, "TEST.CROP_SIZE": 32}  # fmt: skip
+    torch.manual_seed(0)
+    model = build_model(load_cfg(None, [str(word) for item in settings.items() for word in item]))
+    maps = grad_cam(model, clip(0)[1][..., :32, :32])
+    assert (maps.grid.size == size) == (arch != "s3d") and maps.weights[0].numel() > 1 and maps.weights.max() > 0
+    assert maps.layer in {"r3d_18": "layer4", "swin3d_t": "stage4"}.get(arch, maps.layer)
+
+
+def test_a_backbone_that_gives_the_cell_of_the_class():
+    class Classifier(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.backbone, self.fc = Tokens(), nn.Linear(3, 3)
+
+        def forward(self, video):
+            return self.fc(self.backbone(video))
+
+    torch.manual_seed(0)
+    network = Classifier()
+    tokens = network.backbone.forward
+    network.backbone.forward = lambda video: {"class_token": tokens(video)[..., None, None, None]}
+    network.fc.forward = lambda features: features["class_token"].flatten(1)
+    maps = grad_cam(network, torch.rand(3, 4, 24, 32))
+    assert (maps.layer, maps.grid.size) == ("blocks.0", (2, 3, 4))
+    assert grad_cam(network, torch.rand(3, 4, 24, 32), layer="backbone").grid.size == (1, 1, 1)
+
+
 def test_where_the_channels_are():
     clip = (8, 64, 80)
     assert as_map(torch.zeros(1, 96, 4, 8, 10), None, clip).shape == (1, 96, 4, 8, 10)
