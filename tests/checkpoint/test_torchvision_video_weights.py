@@ -145,7 +145,10 @@ def test_a_file_converts_to_a_checkpoint_and_its_config(file: Path, tmp_path: Pa
     cfg = load_cfg(config)
     assert all(cfg.value_at(key) == value for key, value in video_settings(ARCH).items())
     model, names = load_trained_model(cfg, str(out))
-    assert len(names) == 400 and torch.equal(model.head.classifier.bias, torch.load(file)["fc.bias"])
+    categories = torchvision.models.get_model_weights(ARCH)["DEFAULT"].meta["categories"]
+    assert names == categories and torch.equal(model.head.classifier.bias, torch.load(file)["fc.bias"])
+    # Straight from torchvision's file as well.
+    assert load_trained_model(_config(), str(file))[1] == categories
     with pytest.raises(ValueError, match="are of no known source"):
         ours = Checkpointer(model, str(tmp_path)).save("ours")
         convert_checkpoint(ours)

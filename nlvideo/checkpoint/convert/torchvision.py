@@ -67,7 +67,7 @@ def _convert_video(content: Mapping[str, Any], arch: str) -> Converted:
         return f"head.classifier.{classifier[1]}" if classifier else f"backbone.{name}"
 
     converted = rename("torchvision", content, _to_ours)
-    converted.overrides = video_settings(arch)
+    converted.overrides, converted.dataset = video_settings(arch), "kinetics400"
     if (classifier := converted.weights.get("head.classifier.weight")) is not None:
         # S3D has a convolution there.
         converted.weights["head.classifier.weight"] = classifier.flatten(1)
