@@ -12,6 +12,7 @@ import numpy as np
 from nlvideo.checkpoint import last_checkpoint_in
 from nlvideo.checkpoint.read.read_file import read_file
 from nlvideo.config import CfgNode
+from nlvideo.config.defaults import _C
 from nlvideo.config.validate import validate
 from nlvideo.data.build import read_training_data
 from nlvideo.data.catalog import Record
@@ -123,6 +124,10 @@ def _schedule(cfg: CfgNode, num_videos: int) -> dict[str, Any]:
     # Rounded first: 1.1 x 10 / 11 is a little more than 1.
     needed = math.ceil(round(solver.MAX_EPOCHS * num_videos / solver.CLIPS_PER_BATCH, 6))
     end = max(needed, solver.MIN_ITER, 1)
+    if solver.MAX_ITER not in (end, _C.SOLVER.MAX_ITER):
+        logger.warning(
+            "SOLVER.MAX_ITER %d does not count beside %s; set %s 0 for it", solver.MAX_ITER, _EPOCHS, _EPOCHS
+        )
     period = max(1, round(part_tested * end))
     scale = comm.get_world_size() / (solver.REFERENCE_WORLD_SIZE or comm.get_world_size())
 

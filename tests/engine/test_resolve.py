@@ -139,6 +139,15 @@ def test_epochs_become_iterations(tiny_cfg: Callable[..., CfgNode], opts: str, e
     assert resolve_from_data(resolved) == resolved
 
 
+def test_iterations_beside_epochs_are_not_passed_over_in_silence(
+    tiny_cfg: Callable[..., CfgNode], caplog: pytest.LogCaptureFixture
+) -> None:
+    resolve_from_data(in_epochs(tiny_cfg, "SOLVER.MAX_EPOCHS", "10"))
+    assert "does not count" not in caplog.text
+    resolve_from_data(tiny_cfg("SOLVER.MAX_EPOCHS", "10"))
+    assert "SOLVER.MAX_ITER 3 does not count beside SOLVER.MAX_EPOCHS; set SOLVER.MAX_EPOCHS 0 for it" in caplog.text
+
+
 def test_epochs_are_the_same_on_another_number_of_ranks(tiny_cfg: Callable[..., CfgNode]) -> None:
     opts = ("SOLVER.MAX_EPOCHS", "10", "TEST.EVAL_FRACTION", "0.5", "SOLVER.REFERENCE_WORLD_SIZE", "2")
     cfg = resolve_from_data(in_epochs(tiny_cfg, *opts))
