@@ -19,6 +19,7 @@ from nlvideo.data.catalog import Record
 from nlvideo.data.checks import dataset_classes, fingerprint
 from nlvideo.data.records.records import labels_of
 from nlvideo.data.split import split_datasets
+from nlvideo.data.survey import log_survey
 from nlvideo.errors import FORESEEN, LookupFailed, portable
 from nlvideo.utils import comm
 from nlvideo.utils.files.file_io import absolute_path
@@ -83,6 +84,8 @@ def resolve_from_data(cfg: CfgNode, resume: bool = False) -> CfgNode:
         logger.info("From the %d videos of the training data: %s", len(records), text)
     cfg = cfg.with_overrides([word for item in changes.items() for word in item])
     validate(cfg)
+    if not resume and comm.is_main_process():
+        log_survey(cfg, records)
     return cfg
 
 

@@ -339,3 +339,15 @@ def test_a_resumed_run_keeps_its_split(tiny_cfg: Callable[..., CfgNode], tmp_pat
     (output / "model_0000001.pth").write_bytes(b"x")
     (output / "last_checkpoint").write_text("model_0000001.pth")
     assert list(resolve_from_data(changed, resume=True).DATASETS.TEST) == list(other.DATASETS.TEST)
+
+
+def test_a_run_says_what_a_clip_covers_once(tiny_cfg: Callable[..., CfgNode], caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        resolve_from_data(tiny_cfg())
+    (line,) = [record.message for record in caplog.records if "Survey" in record.message]
+    assert line.startswith(
+        "Survey of 8 of 8 videos: a clip: 4 frames, stride 1 = 0.4 s; videos: 0.95 s (median; 0.6 to"
+    )
+    caplog.clear()
+    resolve_from_data(tiny_cfg(), resume=True)
+    assert "Survey" not in caplog.text
