@@ -4,13 +4,11 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
-from torch import nn
 
-from nlvideo.config import CfgNode
+from nlvideo.model_zoo import Predictor
 from nlvideo.modeling.nonlocal_block.summary import nonlocal_modules
 from nlvideo.visualization import AttentionMaps, ClassMaps, attend, chosen_positions, grad_cam, load_views
 from nlvideo.visualization.blocks import short_name
@@ -21,20 +19,6 @@ Scores = list[tuple[str, float]]
 MAX_MOMENTS = 16
 # Beside the names of blocks: what any network has.
 GRAD_CAM = "Grad-CAM"
-
-
-class Predicts(Protocol):
-    """What the page needs of a predictor, such as ``nlvideo.model_zoo.Predictor``."""
-
-    model: nn.Module
-    cfg: CfgNode
-    classes: list[str]
-
-    def __call__(self, video: str, top_k: int = 5) -> Scores:
-        """The best classes of a video file with their scores, best first."""
-
-    def best(self, scores: torch.Tensor, top_k: int = 5) -> Scores:
-        """The same of scores (num_classes,)."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +49,7 @@ class Inspector:
         methods: what a clip can be looked at with, the blocks and Grad-CAM.
     """
 
-    def __init__(self, predictor: Predicts):
+    def __init__(self, predictor: Predictor):
         self.predictor = predictor
         self.blocks = [short_name(name) for name in nonlocal_modules(predictor.model)]
         self.methods = [*self.blocks, GRAD_CAM]
