@@ -3,7 +3,12 @@
 A line names the block, its arguments and its literal equation in plain float64 code, which is above the table.
 """
 
+import copy
 import itertools
+import os
+import subprocess
+import sys
+import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import exp, factorial
@@ -361,3 +366,67 @@ def test_from_a_config_into_any_network(case):
     program = torch.export.export(network, (x,), dynamic_shapes={"input": {0: torch.export.Dim("batch", min=1)}})
     one = torch.randn(1, 3, 4, 6, 6)
     torch.testing.assert_close(program.module()(one), network(one), rtol=1e-4, atol=1e-5)
+
+
+def train(block, steps, state=None):
+    """Some steps of SGD, from the beginning or from a state of before; returns the state."""
+    optimizer = torch.optim.SGD(block.parameters(), lr=0.1, momentum=0.9)
+    if state is not None:
+        block.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+    for step in steps:
+        optimizer.zero_grad()
+        block(make_map(2, 3, 5) + step).square().mean().backward()
+        optimizer.step()
+    return copy.deepcopy({"model": block.state_dict(), "optimizer": optimizer.state_dict()})
+
+
+@each
+def test_resumes_to_the_bit(case):
+    whole = train(make_block(case).train(), range(4))
+    half = train(make_block(case).train(), range(2))
+    rest = train(make_block(case, seed=5).train(), range(2, 4), half)
+    assert all(torch.equal(value, rest["model"][name]) for name, value in whole["model"].items())
+
+
+WORKER = """
+    import sys, torch, torch.distributed as dist
+    import nlvideo.modeling
+    rank, folder = int(sys.argv[1]), sys.argv[2]
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    task = torch.load(f"{folder}/task.pt", weights_only=False)
+    results = []
+    for block in task["blocks"]:
+        z = block(task["x"][rank::2])
+        (z * task["weight"][rank::2]).sum().backward()
+        for parameter in block.parameters():  # each must have one: DistributedDataParallel waits for it
+            dist.all_reduce(parameter.grad)
+        grads = {name: p.grad for name, p in block.named_parameters()}
+        results.append((z.detach(), grads, dict(block.named_buffers())))
+    torch.save(results, f"{folder}/rank{rank}.pt")
+    dist.destroy_process_group()
+"""
+
+
+def test_two_ranks_are_one_with_the_whole_batch(tmp_path):
+    """Values, gradients and buffers of every block over Gloo, with the norm over all processes."""
+    blocks = [make_block(case, **({"norm": "SyncBN"} if takes(case, "norm") else {})).train() for case in CASES]
+    x = make_map(2, 3, 5, batch=4)
+    weight = torch.randn_like(x)
+    torch.save({"blocks": blocks, "x": x, "weight": weight}, tmp_path / "task.pt")
+    script = tmp_path / "worker.py"
+    script.write_text(textwrap.dedent(WORKER))
+    # The package may be importable only from the folder that pytest runs in.
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([os.getcwd(), *sys.path])}
+    command = [sys.executable, str(script)]
+    ranks = [subprocess.Popen([*command, str(r), str(tmp_path)], env=environment) for r in range(2)]
+    assert [process.wait(timeout=300) for process in ranks] == [0, 0]
+    for block, *parts in zip(blocks, *(torch.load(tmp_path / f"rank{r}.pt") for r in range(2))):
+        z = block(x)
+        (z * weight).sum().backward()
+        for rank, (values, grads, buffers) in enumerate(parts):
+            torch.testing.assert_close(values, z[rank::2].detach())
+            torch.testing.assert_close(buffers, dict(block.named_buffers()))
+            for name, parameter in block.named_parameters():
+                torch.testing.assert_close(grads[name], parameter.grad)
