@@ -83,7 +83,7 @@ class DefaultTrainer(SimpleTrainer):
             ValueError: a value of the config that does not fit the others or this machine.
             KeyError: a name in the config that is not registered.
         """
-        check_resolved(cfg, "SOLVER.MAX_EPOCHS")
+        check_resolved(cfg, "SOLVER.MAX_EPOCHS", *([] if cfg.DATASETS.TEST else ["DATASETS.SPLIT.FRACTION"]))
         self.cfg = cfg = scale_to_world_size(cfg, comm.get_world_size())
         self._check_early_stopping()
         self.bare_model = self.build_model(cfg)

@@ -85,6 +85,12 @@ def test_what_needs_the_number_says_who_knows_it(tiny_cfg: Callable[..., CfgNode
             build_something(cfg)
     with pytest.raises(ValueError, match=r"^SOLVER.MAX_EPOCHS: got 2.0, allowed: 0; nlvideo.engine.resolve_from_data"):
         DefaultTrainer(tiny_cfg("SOLVER.MAX_EPOCHS", "2"))
+    split = ("DATASETS.SPLIT.FRACTION", "0.5")
+    DefaultTrainer(tiny_cfg(*split))
+    with pytest.raises(
+        ValueError, match="^DATASETS.SPLIT.FRACTION: got 0.5, allowed: 0; nlvideo.engine.resolve_from_d"
+    ):
+        DefaultTrainer(tiny_cfg(*split, "DATASETS.TEST", "[]"))
 
 
 def test_the_records_are_read_once(tiny_cfg: Callable[..., CfgNode], monkeypatch: pytest.MonkeyPatch) -> None:
