@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Train and test as tools/train_net.py does, without a trainer and hooks: one loop to read and to edit.
 
-What it leaves out: averaging of weights, precise BN, gradient accumulation and mixed precision, which it refuses; the
-failure budget, stopping on Ctrl-C, hooks of projects, and a resumed run that equals an uninterrupted one to the bit.
+What it refuses: averaging of weights, precise BN, gradient accumulation, mixed precision, a protocol for validation,
+early stopping, removal of checkpoints. What it has not: the best checkpoint, the failure budget, stopping on Ctrl-C,
+hooks of projects, and a resumed run that equals an uninterrupted one to the bit.
 
 Example:
     python tools/plain_train_net.py --config-file configs/quickstart/instant_test.yaml
@@ -53,6 +54,9 @@ def do_train(cfg, model, resume: bool) -> None:
         ("SOLVER.BN_MODE", solver.BN_MODE, "unfrozen"),
         ("MODEL.BACKBONE.FREEZE_UNTIL", cfg.MODEL.BACKBONE.FREEZE_UNTIL, 0),
         ("SOLVER.EMA.ENABLED", solver.EMA.ENABLED, False),
+        ("SOLVER.EARLY_STOPPING.PATIENCE", solver.EARLY_STOPPING.PATIENCE, 0),
+        ("SOLVER.CHECKPOINT_KEEP", solver.CHECKPOINT_KEEP, 0),
+        ("TEST.VALIDATION.ENABLED", cfg.TEST.VALIDATION.ENABLED, False),
         ("TEST.PRECISE_BN.ENABLED", cfg.TEST.PRECISE_BN.ENABLED, False),
     ):
         if given != allowed:

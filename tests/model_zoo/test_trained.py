@@ -164,6 +164,24 @@ def forget_datasets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(MetadataCatalog, "_metadata", {})
 
 
+def test_the_best_checkpoint_of_a_run_has_a_name(run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    with pytest.raises(
+        FileNotFoundError, match=f"weights: got 'best', but '{folder}' .OUTPUT_DIR. has no model_best.pth"
+    ):
+        model_zoo.get(folder, "best")
+    content = torch.load(folder / "model_final.pth", weights_only=True)
+    content["model"]["head.classifier.bias"] += 1
+    torch.save(content, folder / "model_best.pth")
+    expected = weights_of(model_zoo.get(folder, folder / "model_best.pth"))
+    assert not torch.equal(expected, weights_of(model_zoo.get(folder)))
+    # As an argument, as an override, and where the weights say how many classes there are.
+    for asked in ({"weights": "best"}, {"opts": ["MODEL.WEIGHTS", "best"]},
+                  {"weights": "best", "opts": ["MODEL.HEAD.NUM_CLASSES", "0"]}):  # fmt: skip
+        assert torch.equal(weights_of(model_zoo.get(folder, **asked)), expected)
+
+
 def test_a_folder_runs_no_code_of_its_own(tmp_path: Path) -> None:
     (tmp_path / "mine" / "plugin_of_a_folder").mkdir(parents=True)
     code = f"open({str(tmp_path / 'was_run')!r}, 'w').close()\n"
