@@ -1,7 +1,7 @@
 """Models: meta-architectures, backbones, heads and non-local blocks. Importing them here registers them."""
 
 from nlvideo.modeling import nonlocal_variants
-from nlvideo.modeling.backbone import BACKBONE, ResNet3d, build_backbone, inflate_2d_weights
+from nlvideo.modeling.backbone import BACKBONE, ResNet3d, TorchvisionVideo, build_backbone, inflate_2d_weights
 from nlvideo.modeling.build import build_model, resolve_device
 from nlvideo.modeling.costs import model_costs
 from nlvideo.modeling.meta_arch import HEAD, META_ARCH, PoolLinearHead, VideoClassifier, build_head
@@ -21,6 +21,7 @@ __all__ = [
     "NonLocalBlock",
     "PoolLinearHead",
     "ResNet3d",
+    "TorchvisionVideo",
     "VideoClassifier",
     "build_backbone",
     "build_head",

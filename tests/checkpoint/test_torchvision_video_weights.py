@@ -123,7 +123,10 @@ def test_a_baseline_starts_a_network_with_blocks_and_both_go_on_from_ours(
     ("opts", "message"),
     [
         (["MODEL.BACKBONE.ARCH", "r2plus1d_18"], "MODEL.BACKBONE.ARCH: file 'r3d_18', config 'r2plus1d_18'"),
-        (["MODEL.BACKBONE.NAME", "ResNet3d"], "MODEL.BACKBONE.NAME: file 'TorchvisionVideo', config 'ResNet3d'"),
+        (
+            ["MODEL.BACKBONE.NAME", "ResNet3d", "MODEL.BACKBONE.ARCH", ""],
+            "MODEL.BACKBONE.NAME: file 'TorchvisionVideo', config 'ResNet3d'",
+        ),
     ],
 )
 def test_weights_of_another_network(opts: list, message: str, file: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -278,6 +278,12 @@ def test_wrong_configs_name_the_key(arch: str, opts: list, message: str) -> None
     assert "\n" not in str(error.value)
 
 
+def test_the_name_of_the_backbone_is_not_forgotten() -> None:
+    cfg = _config("r3d_18", "MODEL.BACKBONE.NAME", "ResNet3d")
+    with pytest.raises(ValueError, match="MODEL.BACKBONE.ARCH with NAME 'ResNet3d': got 'r3d_18', allowed: ''"):
+        build_backbone(cfg)
+
+
 @pytest.mark.parametrize(
     ("arch", "size", "message"),
     [

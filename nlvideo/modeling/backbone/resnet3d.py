@@ -215,6 +215,8 @@ class ResNet3d(nn.Module):
         """Keyword arguments of the constructor from ``cfg.MODEL``."""
         node = cfg.MODEL.BACKBONE
         check_one_of("MODEL.BACKBONE.DEPTH", node.DEPTH, NUM_BLOCKS)
+        # A forgotten NAME would give another network than ARCH says.
+        check_one_of("MODEL.BACKBONE.ARCH with NAME 'ResNet3d'", node.ARCH, ("",))
         return {
             "depth": node.DEPTH,
             "temporal": node.TEMPORAL,
