@@ -2,6 +2,8 @@
 
 import argparse
 import logging
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -345,6 +347,38 @@ def test_a_resumed_run_keeps_its_split(tiny_cfg: Callable[..., CfgNode], tmp_pat
     (output / "model_0000001.pth").write_bytes(b"x")
     (output / "last_checkpoint").write_text("model_0000001.pth")
     assert list(resolve_from_data(changed, resume=True).DATASETS.TEST) == list(other.DATASETS.TEST)
+
+
+TWO_RANKS = """
+import os
+from nlvideo.config import load_cfg
+from nlvideo.engine.launch import launch
+from nlvideo.engine.resolve import resolve_split
+
+def main(opts):
+    for train in (opts["good"], opts["bad"]):
+        cfg = load_cfg(None, ["OUTPUT_DIR", opts["out"], "DATASETS.TRAIN", [train], "DATASETS.SPLIT.FRACTION", 0.5])
+        try:
+            text = resolve_split(cfg).DATASETS.TEST[0]
+        except ValueError as error:
+            text = str(error)
+        os.write(1, f"{text}\\n".encode())
+
+if __name__ == "__main__":
+    launch(main, num_gpus=2, device="cpu", args=(OPTS,), timeout_minutes=2)
+"""
+
+
+def test_every_rank_has_the_split_or_the_error(tmp_path: Path) -> None:
+    opts = {"good": make_folder(tmp_path / "v", a=4, b=4), "bad": f"folder:{tmp_path}/no", "out": f"{tmp_path}/out"}
+    script = tmp_path / "two.py"
+    script.write_text(TWO_RANKS.replace("OPTS", repr(opts)))
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=200)
+    made, error = (
+        f"list:{tmp_path}/out/split/val.csv",
+        f"DATASETS.TRAIN: {opts['bad']}: there is no folder {tmp_path}/no",
+    )
+    assert sorted(done.stdout.splitlines()) == sorted([made, made, error, error]), done.stderr
 
 
 def test_a_run_says_what_a_clip_covers_once(tiny_cfg: Callable[..., CfgNode], caplog: pytest.LogCaptureFixture) -> None:
