@@ -91,7 +91,8 @@ class TorchvisionVideo(nn.Module):
             "arch": arch,
             "in_channels": input_shape.channels,
             "norm": cfg.MODEL.NORM,
-            "freeze_at": cfg.MODEL.BACKBONE.FREEZE_AT,
+            # Freezing that ends is a hook's.
+            "freeze_at": 0 if cfg.MODEL.BACKBONE.FREEZE_UNTIL else cfg.MODEL.BACKBONE.FREEZE_AT,
             "blocks": node.BLOCKS if node.ENABLED else (),
             "make_nonlocal": partial(build_nonlocal_block, cfg),
         }
