@@ -116,12 +116,15 @@ class _Collector(Evaluator):
     """Keeps scores and label of each video that was read, from all ranks."""
 
     def reset(self) -> None:
+        """Forget all videos."""
         self.videos: list[tuple[Tensor, Tensor]] = []
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
+        """Keep those that were read."""
         labels = [torch.as_tensor(video["label"]) for video in inputs if not video["failed"]]
         self.videos += [(output["scores"], label) for output, label in zip(outputs, labels, strict=True)]
 
     def evaluate(self) -> dict[str, dict[str, float]]:
+        """Join the videos of all ranks, on every rank; there is no metric."""
         self.videos = [video for part in comm.all_gather_object(self.videos) for video in part]
         return {}
