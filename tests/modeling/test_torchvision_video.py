@@ -161,6 +161,14 @@ def test_freeze_at_counts_stages_from_the_stem(arch: str, freeze_at: int) -> Non
             assert number >= freeze_at or not any(isinstance(part, BatchNorm) for part in module.modules())
 
 
+def test_freezing_that_ends_is_left_to_its_hook() -> None:
+    opts = ["MODEL.BACKBONE.FREEZE_AT", 2, "MODEL.BACKBONE.FREEZE_UNTIL"]
+    with torch.device("meta"):
+        for_good, until = (build_backbone(_config("r3d_18", *opts, iteration)) for iteration in (0, 5))
+    assert not for_good.stem[0].weight.requires_grad and isinstance(for_good.stem[1], FrozenBatchNorm)
+    assert all(parameter.requires_grad for parameter in until.parameters())
+
+
 @pytest.mark.parametrize("arch", ["r2plus1d_18", "s3d"])
 @pytest.mark.parametrize(("norm", "kind"), [("SyncBN", SyncBatchNorm), ("FrozenBN", FrozenBatchNorm)])
 def test_norms_change_their_kind_and_keep_their_settings(arch: str, norm: str, kind: type) -> None:
