@@ -59,7 +59,7 @@ class CfgNode(_CfgNode):
                 raise ValueError(f"{full_key}: is a section with the keys {keys}; override one of them")
             if isinstance(value, str) and not isinstance(node[last], str):
                 value = _parse(value)
-            node[last] = _coerce(value, node[last], str(full_key))
+            node[last] = coerce(value, node[last], str(full_key))
 
     def with_overrides(self, words: Sequence[Any]) -> "CfgNode":
         """Return a copy with ``[KEY, VALUE, ...]`` merged as by ``merge_from_list``; frozen where this config is."""
@@ -109,7 +109,7 @@ def _merge(source: dict[str, Any], target: CfgNode, prefix: str, root: CfgNode) 
                 raise ValueError(f"{full_key}: is a section with the keys {', '.join(target[key])}, got {value!r}")
             _merge(value, target[key], f"{full_key}.", root)
         else:
-            target[key] = _coerce(value, target[key], full_key)
+            target[key] = coerce(value, target[key], full_key)
 
 
 def _unknown_key(full_key: str, root: CfgNode) -> LookupFailed:
@@ -140,8 +140,11 @@ def _wrong_section(full_key: str, root: CfgNode) -> str:
     return f"Did you mean {' or '.join(map(repr, elsewhere))}? " if 1 <= len(elsewhere) <= 2 else ""
 
 
-def _coerce(value: Any, default: Any, key: str) -> Any:
-    """Return ``value`` in the type of ``default``; raise ValueError where that would be a guess."""
+def coerce(value: Any, default: Any, key: str) -> Any:
+    """Return ``value`` in the type of ``default``; raise ValueError, which names the key, where that would be a guess.
+
+    A default of None takes anything.
+    """
     expected, given = type(default), type(value)
     if default is None:
         return value
@@ -165,7 +168,7 @@ def _coerce(value: Any, default: Any, key: str) -> Any:
 def _coerce_elements(values: Sequence[Any], default: Sequence[Any], key: str) -> list[Any]:
     if len({type(element) for element in default}) != 1 or isinstance(default[0], (list, tuple)):
         return list(values)
-    return [_coerce(value, default[0], f"{key}[{index}]") for index, value in enumerate(values)]
+    return [coerce(value, default[0], f"{key}[{index}]") for index, value in enumerate(values)]
 
 
 def _parse(text: str) -> Any:

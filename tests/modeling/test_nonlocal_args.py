@@ -21,6 +21,8 @@ def build(name, *args):
         ("GlobalContext", [("xyz", 2)], "no argument 'xyz' of its own. Allowed: 'ratio', 'fusion', 'pooling'"),
         ("NonLocalBlock", [("scale", True)], "no argument 'scale' of its own. Allowed: 'inner_channels', 'num_heads'"),
         ("NonLocalBlock", [("dim", 2)], "NonLocalBlock has no argument 'dim' of its own."),
+        ("NonLocalBlock", [("num_heads", "two")], "num_heads: expected int, got str 'two'"),
+        ("GlobalContext", [("fusion", "add")], "fusion: expected tuple, got str 'add'; write [add]"),
         ("GlobalContext", [("ratio", 0)], "ratio: got 0, allowed: 1 to 8, the channels"),
         (
             "NonLocalBlock",

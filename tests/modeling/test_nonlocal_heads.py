@@ -98,6 +98,20 @@ def test_equals_the_loops(pairwise, options, size):
     torch.testing.assert_close(shown, weights, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("pairwise", FORMS)
+def test_autocast_and_channels_last(pairwise):
+    """Close to float32; the layout does not matter."""
+    block, x = make_block(pairwise=pairwise, num_heads=2, relative_position=3).float(), make_map(2, 3, 5).float()
+    expected = block(x)
+    with torch.amp.autocast("cpu", dtype=torch.bfloat16):
+        z = block(x)
+    torch.testing.assert_close(z, expected, rtol=0.1, atol=0.1)
+    z.sum().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in block.parameters())
+    torch.testing.assert_close(block(x.to(memory_format=torch.channels_last_3d)), expected)
+    assert block.bfloat16()(x.bfloat16()).dtype == torch.bfloat16
+
+
 def test_the_defaults_are_one_head_without_positions():
     """No parameter more, and the scale of all channels; the tables start at zero, where they change nothing."""
     block = NonLocalBlock(8)

@@ -1,11 +1,13 @@
 """The registry of non-local blocks, and where they go in a ResNet."""
 
+import inspect
 import re
 from collections.abc import Sequence
 
 from torch import nn
 
 from nlvideo.config import CfgNode
+from nlvideo.config.node import coerce
 from nlvideo.errors import LookupFailed
 from nlvideo.modeling.nonlocal_block.base import constructor_arguments
 from nlvideo.utils.messages import did_you_mean
@@ -52,8 +54,8 @@ def build_nonlocal_block(cfg: CfgNode, in_channels: int, stage: str = "res4") ->
     taken = {"cfg", "in_channels", "stage", "dim"}
     if args and hasattr(block, "from_config"):
         taken.update(block.from_config(cfg, in_channels, stage=stage))
-    allowed = [name for name in constructor_arguments(block) if name not in taken]
-    for name in args:
+    allowed = {name: p.default for name, p in constructor_arguments(block).items() if name not in taken}
+    for name, value in args.items():
         if name not in allowed:
             hint = did_you_mean(name, allowed)
             hint = f"{hint} " if hint else ""
@@ -61,6 +63,8 @@ def build_nonlocal_block(cfg: CfgNode, in_channels: int, stage: str = "res4") ->
                 f"MODEL.NONLOCAL.ARGS: {node.NAME} has no argument {name!r} of its own. {hint}"
                 f"Allowed: {', '.join(map(repr, allowed)) or 'none'}"
             )
+        if allowed[name] is not inspect.Parameter.empty:
+            args[name] = coerce(value, allowed[name], f"MODEL.NONLOCAL.ARGS: {name}")
     try:
         return block(cfg, in_channels, stage=stage, **args)
     except ValueError as error:
