@@ -10,7 +10,7 @@ import torchvision
 from torch import nn
 
 from nlvideo.config import CfgNode, get_cfg
-from nlvideo.layers import ShapeSpec, SyncBatchNorm
+from nlvideo.layers import SyncBatchNorm
 from nlvideo.layers.norm import BatchNorm, FrozenBatchNorm
 from nlvideo.modeling import NonLocalBlock, PoolLinearHead, VideoClassifier, build_model, model_costs, nonlocal_block
 from nlvideo.modeling.backbone import TorchvisionVideo, build_backbone
@@ -141,13 +141,6 @@ def test_stages_hold_every_parameter_of_torchvisions_network_but_the_classifiers
     left_out = theirs.keys() - model.state_dict().keys()
     assert model.state_dict().keys() <= theirs.keys()
     assert {name.split(".")[0] for name in left_out} <= {"fc", "head", "classifier"} and len(left_out) == 2
-
-
-def test_freezing_that_ends_is_left_to_the_training() -> None:
-    cfg = get_cfg()
-    node = cfg.MODEL.BACKBONE
-    node.NAME, node.ARCH, node.FREEZE_AT, node.FREEZE_UNTIL = "TorchvisionVideo", "r3d_18", 5, 10
-    assert TorchvisionVideo.from_config(cfg, ShapeSpec(channels=3))["freeze_at"] == 0
 
 
 @pytest.mark.parametrize("arch", ["r3d_18", "s3d", "swin3d_t", "mvit_v2_s"])
