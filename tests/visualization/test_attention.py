@@ -7,6 +7,7 @@ import torchvision
 
 from nlvideo.errors import LookupFailed
 from nlvideo.modeling import NonLocalBlock, insert_nonlocal
+from nlvideo.modeling.nonlocal_block import NonLocalBase
 from nlvideo.modeling.nonlocal_block.block import PAIRWISE
 from nlvideo.visualization import attend, chosen_positions, top_keys
 
@@ -186,5 +187,8 @@ def test_mistakes(pool_net, clip):
 
 def test_a_block_without_attention(pool_net, clip, monkeypatch):
     monkeypatch.delattr(NonLocalBlock, "attention")
+    with pytest.raises(ValueError, match="NonLocalBlock cannot show where a position looks: it has no weight"):
+        attend(pool_net(), clip, None, [(0, 0, 0)])
+    monkeypatch.delattr(NonLocalBase, "attention")
     with pytest.raises(ValueError, match=r"NonLocalBlock has no attention\(x, positions\)"):
         attend(pool_net(), clip, None, [(0, 0, 0)])
