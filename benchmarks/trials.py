@@ -44,12 +44,28 @@ FORMS = [
 ]
 
 
-OWN_VIDEOS = [("I3D", "own_videos/i3d", []), ("I3D + non-local", "own_videos/i3d_nl", [])]
-FEW_VIDEOS = [("I3D", "own_videos/i3d_few", []), ("I3D + non-local", "own_videos/i3d_nl_few", [])]
+def own_videos(config: str) -> list[tuple[str, str, list[str]]]:
+    """The rows of a config for videos of one's own."""
+    return [
+        ("C2D", config, ["MODEL.BACKBONE.TEMPORAL", "c2d"]),
+        ("I3D", config, []),
+        ("I3D + non-local", f"{config}_nl", []),
+    ]
 
 
-def data_overrides(name: str, num_classes: int) -> list[str]:
-    """What README has a user type for videos of their own: the two lists and the number of classes.
+# R(2+1)D-18 of torchvision from random weights, with frames half as large and half as many as usual: for two cores.
+SMALL_R2PLUS1D = [
+    *("MODEL.WEIGHTS", "", "SOLVER.HEAD_LR_FACTOR", "1.0", "SOLVER.OPTIMIZER", "AdamW", "SOLVER.BASE_LR", "0.0005"),
+    *("SOLVER.WEIGHT_DECAY", "0.05", "SOLVER.MIN_ITER", "300", "SOLVER.MAX_EPOCHS", "5.0"),
+    *("INPUT.NUM_FRAMES", "8", "INPUT.CLIP_SAMPLER", "SegmentClip", "INPUT.FPS", "0.0", "DATALOADER.NUM_WORKERS", "1"),
+    *("INPUT.CROP_SIZE", "56", "INPUT.SHORT_SIDE_RANGE", "[56, 68]", "TEST.SHORT_SIDE", "56", "TEST.CROP_SIZE", "56"),
+    *("TEST.CLIP_SAMPLER", "SegmentClip", "TEST.NUM_CLIPS", "2"),
+]
+R2PLUS1D = [("R(2+1)D-18, 8 x 56 pixels", "finetune/r2plus1d_18", SMALL_R2PLUS1D)]
+
+
+def data_overrides(name: str) -> list[str]:
+    """What README has a user type for videos of their own: the two lists.
 
     Raises:
         SystemExit: NLVIDEO_TEST_DATA is not set or has no such folder.
@@ -62,15 +78,15 @@ def data_overrides(name: str, num_classes: int) -> list[str]:
         f"['list:{folder.resolve()}/train.csv']",
         "DATASETS.TEST",
         f"['list:{folder.resolve()}/val.csv']",
-        "MODEL.HEAD.NUM_CLASSES",
-        str(num_classes),
     ]
 
 
 def thermal_overrides() -> list[str]:
     """What turns a quickstart config into one for the thermal clips: the data and the sampling."""
     return [
-        *data_overrides("thermal", 7),
+        *data_overrides("thermal"),
+        "MODEL.HEAD.NUM_CLASSES",
+        "7",
         "MODEL.HEAD.DROPOUT",
         "0.2",
         # Real video asks for more than beacon: twice the layers (10 of them left the training clips at 80 %).
@@ -98,8 +114,14 @@ TRIALS = {
     "beacon": {"rows": FOUR_MODELS + ATTENDING, "overrides": list},
     "forms": {"rows": FORMS, "overrides": list},
     "thermal": {"rows": FOUR_MODELS, "overrides": thermal_overrides},
-    "own_fights": {"rows": FEW_VIDEOS, "overrides": functools.partial(data_overrides, "fights", 2)},
-    "own_thermal": {"rows": OWN_VIDEOS, "overrides": functools.partial(data_overrides, "thermal", 7)},
+    "finetune_fights": {
+        "rows": own_videos("finetune/tiny_few") + R2PLUS1D,
+        "overrides": functools.partial(data_overrides, "fights"),
+    },
+    "finetune_thermal": {
+        "rows": own_videos("finetune/tiny") + R2PLUS1D,
+        "overrides": functools.partial(data_overrides, "thermal"),
+    },
 }
 
 
@@ -117,6 +139,8 @@ def run(
         *overrides,
         "TEST.EVAL_PERIOD",
         "0",
+        "TEST.EVAL_FRACTION",
+        "0.0",
         "SEED",
         str(seed),
         "OUTPUT_DIR",

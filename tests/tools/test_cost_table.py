@@ -13,7 +13,7 @@ from nlvideo.tools.lib.cost_table import cost_rows, format_cost_rows
 from nlvideo.tools.lib.ledger import read_ledger
 
 # The paper's networks; those of quickstart have another stem, and some for fine-tuning are torchvision's.
-NAMES = [name for name in list_networks() if not name.startswith(("quickstart/", "own_videos/", "finetune/"))]
+NAMES = [name for name in list_networks() if not name.startswith(("quickstart/", "finetune/"))]
 # In time: stride of conv1; kernel, stride, padding of pool1; kernel, padding of pool2. In space: padding of pool1.
 STEMS = {
     "paper": (2, (3, 2, 1), (3, 1), 1),

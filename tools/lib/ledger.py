@@ -36,13 +36,10 @@ _HEADINGS = {
         "[benchmarks/beacon.md](benchmarks/beacon.md) has their measurements.",
     ),
     "finetune": (
-        "Your own videos, from trained weights",
-        "These start from weights of Kinetics-400 or ImageNet, and learn the classes of your own videos.",
-    ),
-    "own_videos": (
         "Your own videos",
-        "These are small networks to train on short videos of your own.\n"
-        "[benchmarks/own_videos.md](benchmarks/own_videos.md) has what was measured.",
+        "These learn the classes of your own videos, from weights of Kinetics-400 or ImageNet. The `tiny`\n"
+        "ones are small networks that start from random weights. [docs/finetune.md](docs/finetune.md) says\n"
+        "which to take, [benchmarks/finetune.md](benchmarks/finetune.md) what was measured.",
     ),
 }
 _INTRODUCTION = """# Model zoo
