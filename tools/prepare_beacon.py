@@ -30,10 +30,11 @@ def build_parser() -> argparse.ArgumentParser:
 def main(args: argparse.Namespace) -> None:
     """Make the dataset and say where it is."""
     # Only now: --help answers without loading torch.
-    from nlvideo.data.datasets.beacon import BeaconSpec, beacon_root, generate_beacon
+    from nlvideo.data.datasets.beacon import BeaconSpec, generate_beacon
+    from nlvideo.data.datasets.official import datasets_root
 
     given = {f.name: getattr(args, f.name) for f in fields(BeaconSpec) if getattr(args, f.name) is not None}
-    root = generate_beacon(args.out or beacon_root(), BeaconSpec(**given), args.processes)
+    root = generate_beacon(args.out or datasets_root() / "beacon", BeaconSpec(**given), args.processes)
     print(f"{root}: train.csv, val.csv, classes.txt, truth.jsonl, spec.json, videos/")
 
 

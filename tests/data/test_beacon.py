@@ -14,8 +14,8 @@ import pytest
 
 from nlvideo.data.catalog import DatasetCatalog, MetadataCatalog
 from nlvideo.data.datasets import beacon
-from nlvideo.data.datasets.beacon import BeaconSpec, beacon_clip, generate_beacon, load_beacon
-from nlvideo.data.datasets.beacon_render import ACTIONS, COLOURS, render, sample_scene
+from nlvideo.data.datasets.beacon import beacon_clip, generate_beacon, load_beacon
+from nlvideo.data.datasets.beacon_render import ACTIONS, COLOURS, BeaconSpec, render, sample_scene
 
 SMALL = BeaconSpec(num_train=10, num_val=4)
 NUM_SCENES = 1600
@@ -24,8 +24,8 @@ NUM_SCENES = 1600
 def draw(seed, label="left", **changes):
     """A scene and its generator, with the default parameters but for ``changes``."""
     rng = np.random.default_rng(seed)
-    parameters = {"num_agents": 3, "num_colours": 4, "num_frames": 16, "size": 64, "overlap": False, **changes}
-    return sample_scene(rng, label, **parameters), rng
+    spec = BeaconSpec(**{"num_colours": 4, "num_frames": 16, **changes})
+    return sample_scene(rng, label, spec), rng
 
 
 @pytest.fixture(scope="module")

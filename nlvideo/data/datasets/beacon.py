@@ -11,8 +11,7 @@ import logging
 import multiprocessing
 import os
 import shutil
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -21,13 +20,15 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 from iopath.common.file_io import file_lock
 
-from nlvideo.data.catalog import DatasetCatalog, MetadataCatalog
-from nlvideo.data.datasets.beacon_render import ACTIONS, COLOURS, Scene, render, sample_scene
+from nlvideo.data.catalog import DatasetCatalog, MetadataCatalog, Record
+from nlvideo.data.datasets.beacon_render import ACTIONS, BeaconSpec, Scene, render, sample_scene
 from nlvideo.data.datasets.listed import CLASSES_FILE, write_classes
+from nlvideo.data.datasets.official import datasets_root
 from nlvideo.data.many_files import map_in_processes
 from nlvideo.errors import ProcessDied
 from nlvideo.utils.console import progress_bar
 from nlvideo.utils.files.file_io import write_text
+from nlvideo.utils.messages import check_one_of
 from nlvideo.utils.system.processes import usable_cpus
 
 # Raised whenever the same spec would give other videos, so that an old folder is noticed.
@@ -37,70 +38,17 @@ _SPLITS = ("train", "val")
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class BeaconSpec:
-    """What to generate; two equal specs give the same files.
-
-    Attributes:
-        num_agents: agents in each clip; guessing among the actions shown is right once in ``num_agents``.
-        num_colours: colours that lamp and agents are drawn from, at least ``num_agents``.
-        num_frames: frames of a clip.
-        size: height and width in pixels.
-        overlap: agents enter while the lamp still glows, instead of after it went out.
-        num_train: clips of the training split.
-        num_val: clips of the validation split.
-        seed: of everything random.
-
-    Raises:
-        ValueError: if a value is out of range.
-    """
-
-    num_agents: int = 3
-    num_colours: int = 3
-    num_frames: int = 8
-    size: int = 64
-    overlap: bool = False
-    num_train: int = 4000
-    num_val: int = 800
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name, low, high in (
-            ("num_agents", 1, 3),
-            ("num_colours", self.num_agents, len(COLOURS)),
-            ("num_frames", 8, 64),
-            ("size", 48, 256),
-            ("num_train", 1, 10**6),
-            ("num_val", 1, 10**6),
-            ("seed", 0, 2**32),
-        ):
-            value = getattr(self, name)
-            if not low <= value <= high:
-                raise ValueError(f"BeaconSpec.{name}: expected {low} to {high}, got {value}")
-        if self.size % 2:
-            raise ValueError(f"BeaconSpec.size: expected an even number (yuv420p halves the chroma), got {self.size}")
-
-
 def beacon_clip(spec: BeaconSpec, split: str, index: int) -> tuple[Scene, np.ndarray]:
     """Return the scene and the frames, uint8 (T, H, W, 3), of one clip.
 
     Labels take turns: a split is balanced.
 
     Raises:
-        ValueError: if ``split`` is neither "train" nor "val".
+        ValueError: ``split`` is neither "train" nor "val".
     """
-    if split not in _SPLITS:
-        raise ValueError(f"split: expected one of {list(_SPLITS)}, got {split!r}")
+    check_one_of("split", split, _SPLITS)
     rng = np.random.default_rng([spec.seed, _SPLITS.index(split), index])
-    scene = sample_scene(
-        rng,
-        ACTIONS[index % len(ACTIONS)],
-        num_agents=spec.num_agents,
-        num_colours=spec.num_colours,
-        num_frames=spec.num_frames,
-        size=spec.size,
-        overlap=spec.overlap,
-    )
+    scene = sample_scene(rng, ACTIONS[index % len(ACTIONS)], spec)
     return scene, render(scene, rng)
 
 
@@ -110,76 +58,64 @@ def generate_beacon(root: str | os.PathLike, spec: BeaconSpec, num_processes: in
     The work is done in a temporary folder that is renamed at the end: an interrupted run leaves nothing, and of
     several processes that start together one generates while the others wait.
 
-    Args:
-        root: folder to make.
-        spec: what to generate.
-        num_processes: default: one for each core. The files do not depend on it.
+    ``num_processes`` is one for each core by default. The files do not depend on it.
 
     Raises:
-        ValueError: if ``root`` holds another dataset, or one of another spec; it is never overwritten.
+        ValueError: ``root`` holds another dataset, or one of another spec; it is never overwritten.
     """
-    root = Path(root).absolute()
-    if _is_complete(root, spec):
+    root, content = Path(root).absolute(), {"generator_version": _GENERATOR_VERSION, **asdict(spec)}
+    if _is_complete(root, content):
         return root
     root.parent.mkdir(parents=True, exist_ok=True)
     with file_lock(str(root)):
-        if _is_complete(root, spec):
+        if _is_complete(root, content):
             return root
         partial_root = root.with_name(f".{root.name}.partial")
         shutil.rmtree(partial_root, ignore_errors=True)
         try:
-            _write_all(partial_root, spec, num_processes)
+            truths = _write_all(partial_root, spec, num_processes or usable_cpus())
+            for split in _SPLITS:
+                rows = [f"{t['video']} {ACTIONS.index(t['label'])}\n" for t in truths if t["split"] == split]
+                write_text(partial_root / f"{split}.csv", "".join(rows))
+            write_text(partial_root / "truth.jsonl", "".join(json.dumps(t) + "\n" for t in truths))
+            write_classes(partial_root / CLASSES_FILE, ACTIONS)
+            write_text(partial_root / "spec.json", json.dumps(content, indent=1) + "\n")
             partial_root.rename(root)
         finally:
             shutil.rmtree(partial_root, ignore_errors=True)
     return root
 
 
-def _is_complete(root: Path, spec: BeaconSpec) -> bool:
-    """Whether the dataset of this spec is in ``root``; ValueError where something else is."""
+def _is_complete(root: Path, content: dict[str, int | bool]) -> bool:
+    """Whether the dataset with this spec.json is in ``root``; ValueError where something else is."""
     if not root.exists():
         return False
     path = root / "spec.json"
     if not path.is_file():
         raise ValueError(f"{root} exists but is no beacon dataset (it has no spec.json): name another folder")
-    found, wanted = json.loads(path.read_text(encoding="utf8")), _spec_as_dict(spec)
-    if found != wanted:
-        keys = sorted(k for k in found.keys() | wanted.keys() if found.get(k) != wanted.get(k))
-        differences = ", ".join(f"{k} is {found.get(k)}, not {wanted.get(k)}" for k in keys)
+    found = json.loads(path.read_text(encoding="utf8"))
+    keys = sorted(k for k in found.keys() | content.keys() if found.get(k) != content.get(k))
+    if keys:
+        differences = ", ".join(f"{k} is {found.get(k)}, not {content.get(k)}" for k in keys)
         raise ValueError(f"{root} holds another beacon dataset ({differences}): remove it or name another folder")
     return True
 
 
-def _spec_as_dict(spec: BeaconSpec) -> dict[str, int | bool]:
-    return {"generator_version": _GENERATOR_VERSION, **asdict(spec)}
-
-
-def _write_all(root: Path, spec: BeaconSpec, num_processes: int | None) -> None:
+def _write_all(root: Path, spec: BeaconSpec, num_processes: int) -> list[dict]:
+    """Write all videos and return the lines of truth.jsonl."""
     jobs = [("train", i) for i in range(spec.num_train)] + [("val", i) for i in range(spec.num_val)]
     for split in _SPLITS:
         (root / "videos" / split).mkdir(parents=True)
     logger.info("Generating %d beacon videos, once, into %s", len(jobs), root.parent)
-    truths = _map_in_processes(partial(_write_clip, str(root), spec), jobs, num_processes)
-    for split in _SPLITS:
-        rows = [f"{t['video']} {ACTIONS.index(t['label'])}\n" for t in truths if t["split"] == split]
-        write_text(root / f"{split}.csv", "".join(rows))
-    write_text(root / "truth.jsonl", "".join(json.dumps(t) + "\n" for t in truths))
-    write_classes(root / CLASSES_FILE, ACTIONS)
-    write_text(root / "spec.json", json.dumps(_spec_as_dict(spec), indent=1) + "\n")
-
-
-def _map_in_processes(function: Callable, jobs: list, num_processes: int | None) -> list:
-    """Results of ``function`` in the order of ``jobs``, with a progress bar."""
-    num_processes = num_processes or usable_cpus()
+    write = partial(_write_clip, str(root), spec)
     bar = partial(progress_bar, total=len(jobs), desc="beacon", unit="video", leave=False)
     # A worker costs a second or two to start, and a daemonic process may not have children.
     if num_processes == 1 or len(jobs) < 64 or multiprocessing.current_process().daemon:
-        return [function(job) for job in bar(jobs)]
+        return [write(job) for job in bar(jobs)]
     # Spawned, not forked: the caller may already run torch's threads.
-    found = dict(bar(map_in_processes(function, jobs, num_processes, "spawn")))
-    for result in found.values():
-        if isinstance(result, ProcessDied):
-            raise RuntimeError(f"cannot generate the dataset: {result}")
+    found = dict(bar(map_in_processes(write, jobs, num_processes, "spawn")))
+    if died := [result for result in found.values() if isinstance(result, ProcessDied)]:
+        raise RuntimeError(f"cannot generate the dataset: {died[0]}")
     return [found[index] for index in range(len(jobs))]
 
 
@@ -190,29 +126,13 @@ def _write_clip(root: str, spec: BeaconSpec, job: tuple[str, int]) -> dict:
     name = f"videos/{split}/{index:05d}.mp4"
     _encode(os.path.join(root, name), frames)
     lamp = scene.lamp
-    agents = [
-        {
-            "colour": a.colour,
-            "action": a.action,
-            "shape": a.shape,
-            "enter_frame": a.enter_frame,
-            "target": i == scene.target,
-            "boxes": a.boxes(),
-        }
-        for i, a in enumerate(scene.agents)
-    ]
-    return {
-        "video": name,
-        "split": split,
-        "label": scene.label,
-        "lamp": {
-            "colour": lamp.colour,
-            "centre": [round(lamp.x, 2), round(lamp.y, 2)],
-            "radius": round(lamp.radius, 2),
-            "frames": [0, lamp.last_frame],
-        },
-        "agents": agents,
-    }
+    shown = {"colour": lamp.colour, "centre": [round(lamp.x, 2), round(lamp.y, 2)], "radius": round(lamp.radius, 2)}
+    agents = []
+    for i, agent in enumerate(scene.agents):
+        known = {key: getattr(agent, key) for key in ("colour", "action", "shape", "enter_frame")}
+        agents.append({**known, "target": i == scene.target, "boxes": agent.boxes()})
+    lit = {"lamp": {**shown, "frames": [0, lamp.last_frame]}, "agents": agents}
+    return {"video": name, "split": split, "label": scene.label, **lit}
 
 
 def _encode(path: str, frames: np.ndarray) -> None:
@@ -236,25 +156,16 @@ def _encode(path: str, frames: np.ndarray) -> None:
 PRESETS = {"beacon": BeaconSpec(), "beacon_tiny": BeaconSpec(num_train=32, num_val=16)}
 
 
-def beacon_root(name: str = "beacon") -> Path:
-    """Return the folder of a preset: ``$NLVIDEO_DATASETS/<name>``, or ``./datasets/<name>``."""
-    return Path(os.environ.get("NLVIDEO_DATASETS") or "datasets") / name
-
-
-def load_beacon(split: str, name: str = "beacon", root: str | os.PathLike | None = None) -> list[dict]:
+def load_beacon(split: str, name: str = "beacon") -> list[Record]:
     """Return the records of a split, generating the dataset on first use.
 
-    Args:
-        split: "train" or "val".
-        name: a key of ``PRESETS``.
-        root: default: ``beacon_root(name)``.
+    ``name`` is a key of ``PRESETS``, and the folder in ``datasets_root()``.
 
     Raises:
-        ValueError: if ``split`` is neither "train" nor "val", or the folder holds something else.
+        ValueError: ``split`` is neither "train" nor "val", or the folder holds something else.
     """
-    if split not in _SPLITS:
-        raise ValueError(f"split: expected one of {list(_SPLITS)}, got {split!r}")
-    root = generate_beacon(root or beacon_root(name), PRESETS[name])
+    check_one_of("split", split, _SPLITS)
+    root = generate_beacon(datasets_root() / name, PRESETS[name])
     rows = (line.rsplit(" ", 1) for line in (root / f"{split}.csv").read_text(encoding="utf8").splitlines())
     return [{"file_name": str(root / path), "label": int(label), "video_id": Path(path).stem} for path, label in rows]
 
@@ -263,4 +174,3 @@ for _name in PRESETS:
     for _split in _SPLITS:
         DatasetCatalog.register(f"{_name}_{_split}", partial(load_beacon, _split, _name))
         MetadataCatalog.get(f"{_name}_{_split}").classes = list(ACTIONS)
-        MetadataCatalog.get(f"{_name}_{_split}").evaluator_type = "classification"

@@ -30,6 +30,50 @@ _MAX_LAYOUTS = 400
 
 
 @dataclass(frozen=True)
+class BeaconSpec:
+    """What to generate; two equal specs give the same files.
+
+    Attributes:
+        num_agents: agents in each clip; guessing among the actions shown is right once in ``num_agents``.
+        num_colours: colours that lamp and agents are drawn from, at least ``num_agents``.
+        num_frames: frames of a clip.
+        size: height and width in pixels.
+        overlap: agents enter while the lamp still glows, instead of after it went out.
+        num_train: clips of the training split.
+        num_val: clips of the validation split.
+        seed: of everything random.
+
+    Raises:
+        ValueError: a value is out of range.
+    """
+
+    num_agents: int = 3
+    num_colours: int = 3
+    num_frames: int = 8
+    size: int = 64
+    overlap: bool = False
+    num_train: int = 4000
+    num_val: int = 800
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("num_agents", 1, 3),
+            ("num_colours", self.num_agents, len(COLOURS)),
+            ("num_frames", 8, 64),
+            ("size", 48, 256),
+            ("num_train", 1, 10**6),
+            ("num_val", 1, 10**6),
+            ("seed", 0, 2**32),
+        ):
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise ValueError(f"BeaconSpec.{name}: expected {low} to {high}, got {value}")
+        if self.size % 2:
+            raise ValueError(f"BeaconSpec.size: expected an even number (yuv420p halves the chroma), got {self.size}")
+
+
+@dataclass(frozen=True)
 class Lamp:
     """A disc of ``colour`` that glows in the frames ``0 .. last_frame`` and is dark afterwards (x, y in pixels)."""
 
@@ -75,59 +119,48 @@ class Scene:
         return self.agents[self.target].action
 
 
-def sample_scene(
-    rng: np.random.Generator,
-    label: str,
-    *,
-    num_agents: int,
-    num_colours: int,
-    num_frames: int,
-    size: int,
-    overlap: bool,
-) -> Scene:
+def sample_scene(rng: np.random.Generator, label: str, spec: BeaconSpec) -> Scene:
     """Draw a clip whose answer is ``label``.
 
     The other actions are drawn uniformly from the remaining ones, and colours, entering order and places without regard
     to which agent is the target: given everything but the lamp's colour, each shown action is equally likely.
 
     Raises:
-        ValueError: if the agents do not fit into the frame side by side.
+        ValueError: the agents do not fit into the frame side by side.
     """
-    others = rng.choice([a for a in ACTIONS if a != label], num_agents - 1, replace=False)
+    others = rng.choice([a for a in ACTIONS if a != label], spec.num_agents - 1, replace=False)
     actions = [label, *(str(a) for a in others)]
-    order = rng.permutation(num_agents)
+    order = rng.permutation(spec.num_agents)
     actions = [actions[i] for i in order]
     target = int(np.flatnonzero(order == 0)[0])
-    colours = [list(COLOURS)[i] for i in rng.permutation(num_colours)[:num_agents]]
-    last_frame = int(rng.integers(num_frames // 8, num_frames // 5 + 1))
+    colours = [list(COLOURS)[i] for i in rng.permutation(spec.num_colours)[: spec.num_agents]]
+    last_frame = int(rng.integers(spec.num_frames // 8, spec.num_frames // 5 + 1))
     for _ in range(_MAX_LAYOUTS):
-        layout = _sample_layout(rng, actions, last_frame, num_frames, size, overlap)
-        if layout is not None:
+        if (layout := _sample_layout(rng, actions, last_frame, spec)) is not None:
             break
     else:
-        raise ValueError(f"{num_agents} agents do not fit side by side into a frame of {size} pixels")
-    (lamp_x, lamp_y, lamp_radius), bodies = layout
-    lamp = Lamp(colours[target], lamp_x, lamp_y, lamp_radius, last_frame)
+        raise ValueError(f"{spec.num_agents} agents do not fit side by side into a frame of {spec.size} pixels")
+    (x, y, radius), bodies = layout
     agents = tuple(Agent(colour, action, *body) for colour, action, body in zip(colours, actions, bodies, strict=True))
-    return Scene(num_frames, size, lamp, agents, target)
+    return Scene(spec.num_frames, spec.size, Lamp(colours[target], x, y, radius, last_frame), agents, target)
 
 
-def _sample_layout(rng, actions, last_frame, num_frames, size, overlap):
+def _sample_layout(rng, actions, last_frame, spec):
     """Place the lamp and the agents at random; None if some sweep found no free place."""
-    unit = size / 64
+    num_frames, unit = spec.num_frames, spec.size / 64
     radius = rng.uniform(5.0, 7.0) * unit
-    lamp_x, lamp_y = rng.uniform(radius + unit, size - radius - unit, 2)
+    lamp_x, lamp_y = rng.uniform(radius + unit, spec.size - radius - unit, 2)
     # The halo is twice as wide as the lamp; agents stay out of it.
     reach = 1.6 * radius
     taken = [(lamp_x - reach, lamp_y - reach, lamp_x + reach, lamp_y + reach)]
     bodies = []
     for action in actions:
-        enter = int(rng.integers(0, 2)) if overlap else last_frame + 1 + int(rng.integers(0, num_frames // 8 + 1))
+        enter = int(rng.integers(0, 2)) if spec.overlap else last_frame + 1 + int(rng.integers(0, num_frames // 8 + 1))
         agent_radius = rng.uniform(5.0, 6.5) * unit
         # A clip of fewer frames shows the same paths, faster.
         offsets, shown = _motion(rng, action, num_frames - enter, unit, pace=16 / num_frames)
         low, high = offsets.min(0) - agent_radius, offsets.max(0) + agent_radius
-        place = _free_place(rng, low, high, taken, size, _MARGIN * unit)
+        place = _free_place(rng, low, high, taken, spec.size, _MARGIN * unit)
         if place is None:
             return None
         taken.append((*(place + low), *(place + high)))
