@@ -1,6 +1,6 @@
 """Datasets by name: those of the catalog, ``list:FILE``, ``folder:DIR`` and ``wds:PATTERN``."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from nlvideo.data.catalog import DatasetCatalog, Record
 from nlvideo.data.datasets import (  # noqa: F401  (each registers its splits)
@@ -15,6 +15,8 @@ from nlvideo.data.datasets.folder import load_folder
 from nlvideo.data.datasets.listed import load_list
 from nlvideo.data.datasets.shards import load_shards
 
+_LOADERS: dict[str, Callable[[str], Sequence[Record]]] = {"list": load_list, "folder": load_folder, "wds": load_shards}
+
 
 def get_dataset(name: str) -> Sequence[Record]:
     """Return the records of a dataset; its metadata is in the ``MetadataCatalog`` afterwards.
@@ -27,10 +29,5 @@ def get_dataset(name: str) -> Sequence[Record]:
         LookupFailed: there is no such dataset.
         ValueError: the list, the folder or a shard is not in order; one line that says where.
     """
-    if name.startswith("list:"):
-        return load_list(name)
-    if name.startswith("folder:"):
-        return load_folder(name)
-    if name.startswith("wds:"):
-        return load_shards(name)
-    return DatasetCatalog.get(name)
+    kind, is_place, _ = name.partition(":")
+    return _LOADERS[kind](name) if is_place and kind in _LOADERS else DatasetCatalog.get(name)

@@ -42,12 +42,7 @@ def read_lines(path: Path) -> list[tuple[int, str]]:
 
 
 def read_table(path: Path, columns: Sequence[str], of: str) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yield (where, row) of a csv file with a header; rows may span lines, and further columns are kept.
-
-    Args:
-        path: the file.
-        columns: names that the header must hold.
-        of: what the file should be, for messages.
+    """Yield (where, row) of a csv file of the dataset ``of``, whose header has ``columns`` and maybe others.
 
     Raises:
         AnnotationError: a column is missing, or a row has too few or too many values.
@@ -79,10 +74,10 @@ def read_json(path: Path, kind: type, of: str) -> Any:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        line = f":{error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
-        reason = error.msg if isinstance(error, json.JSONDecodeError) else "not text"
-        raise AnnotationError(f"{path}{line}: expected JSON of {of}: {reason}") from None
+    except json.JSONDecodeError as error:
+        raise AnnotationError(f"{path}:{error.lineno}: expected JSON of {of}: {error.msg}") from None
+    except UnicodeDecodeError:
+        raise AnnotationError(f"{path}: expected JSON of {of}: not text") from None
     if not isinstance(content, kind):
         raise AnnotationError(f"{path}: expected {_describe(kind())} of {of}, found {_describe(content)}")
     return content
@@ -103,16 +98,10 @@ def read_entries(path: Path, keys: Sequence[str], of: str) -> Iterator[tuple[str
 
 
 def class_index(name: str, classes: dict[str, int], where: str, source: str) -> int:
-    """Return the label of a class.
-
-    Args:
-        name: the class.
-        classes: name to label.
-        where: of the video, for the message.
-        source: what names the classes, for the message.
+    """Return the label of a class of a video.
 
     Raises:
-        AnnotationError: the class is not among them.
+        AnnotationError: the class is not among the ``classes``, which ``source`` names.
     """
     if name not in classes:
         raise AnnotationError(f"{where}: the class {name!r} is not among the {len(classes)} of {source}")
@@ -120,13 +109,7 @@ def class_index(name: str, classes: dict[str, int], where: str, source: str) -> 
 
 
 def check_label(label: object, num_classes: int, where: str, first: int = 0) -> int:
-    """Return a label given as a number or as text, counted from 0.
-
-    Args:
-        label: the value found.
-        num_classes: how many there are.
-        where: of the video, for the message.
-        first: the label of the first class in the file, 0 or 1.
+    """Return a label given as a number or as text, counted from 0; the file counts from ``first``.
 
     Raises:
         AnnotationError: it is not an integer or out of range.

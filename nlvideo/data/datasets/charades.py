@@ -7,14 +7,11 @@ from nlvideo.errors import AnnotationError
 NUM_CLASSES = 157
 
 
-def read_charades(spec: OfficialFormat, split: str, files: Files) -> tuple[list[Sample], list[str]]:
+def _read_charades(spec: OfficialFormat, split: str, files: Files) -> tuple[list[Sample], list[str]]:
     """Read a split: a csv file whose column ``actions`` is like ``c092 11.90 21.20;c147 0.00 12.60``, and the classes.
 
     A video's label is the list of all classes that occur in it, maybe empty. ``label_spans`` keep the times, from which
     a training clip gets the classes that are active in it; testing is of whole videos.
-
-    Raises:
-        AnnotationError: a file is missing, damaged or of another dataset.
     """
     path, names = single_file(spec, files, split), single_file(spec, files, "classes")
     classes: list[str] = []
@@ -49,7 +46,7 @@ register_format(
         splits=("train", "val"),
         # The official test file is what is called the validation set, in the paper too: 1.8k videos (Sec. 5.2).
         files={"train": ("*v1_train*.csv",), "val": ("*v1_test*.csv", "*v1_val*.csv"), "classes": ("*v1_classes.txt",)},
-        read=read_charades,
+        read=_read_charades,
         video_folders=("videos", "Charades_v1_480", "Charades_v1", "Charades_v1_rgb"),
         fps=24.0,  # of the published frames, Charades_v1_rgb
         multi_label=True,

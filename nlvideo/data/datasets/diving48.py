@@ -7,13 +7,10 @@ from nlvideo.errors import AnnotationError
 NUM_CLASSES = 48
 
 
-def read_diving48(spec: OfficialFormat, split: str, files: Files) -> tuple[list[Sample], list[str]]:
+def _read_diving48(spec: OfficialFormat, split: str, files: Files) -> tuple[list[Sample], list[str]]:
     """Read a split: JSON entries with ``vid_name`` and ``label``, and the vocabulary, four words for each class.
 
     The videos are cut to the dive, which is all that ``start_frame`` and ``end_frame`` say.
-
-    Raises:
-        AnnotationError: a file is missing, damaged or of another dataset.
     """
     path, vocabulary = single_file(spec, files, split), single_file(spec, files, "vocab")
     classes = []
@@ -36,7 +33,7 @@ register_format(
         num_classes=NUM_CLASSES,
         splits=("train", "test"),
         files={"train": ("*train*.json",), "test": ("*test*.json",), "vocab": ("*vocab*.json",)},
-        read=read_diving48,
+        read=_read_diving48,
         video_folders=("videos", "rgb"),
     )
 )

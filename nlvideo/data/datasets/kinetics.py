@@ -14,15 +14,12 @@ _COLUMNS = ("label", "youtube_id", "time_start", "time_end")
 MAX_MISSING = 0.1
 
 
-def read_kinetics(spec: OfficialFormat, split: str, files: Files) -> tuple[list[Sample], list[str]]:
+def _read_kinetics(spec: OfficialFormat, split: str, files: Files) -> tuple[list[Sample], list[str]]:
     """Read a split, from the official csv file or from the text file ``path label`` of the non-local network's authors.
 
     A file ``classes.txt`` (one name a line) or the authors' ``classids.json`` names the classes. Without one, labels
     are the alphabetical order of the names in the training file, or in that of the split alone. The names of
     Kinetics-400 are known: a part of it has the labels of the whole, and a list needs no file of names.
-
-    Raises:
-        AnnotationError: a file is missing, damaged or of another dataset.
     """
     path = single_file(spec, files, split)
     classes, source = _classes_of(spec, files, path)
@@ -93,7 +90,7 @@ for _size in (400, 600, 700):
                 "val": ("*val*.csv", "*val*.txt"),
                 "classes": ("classes.txt", "classids.json"),
             },
-            read=read_kinetics,
+            read=_read_kinetics,
             max_missing=MAX_MISSING,
         )
     )

@@ -11,12 +11,9 @@ from nlvideo.utils.files.file_io import absolute_path, is_remote, write_text
 
 
 def format_list(records: Sequence[Record], folder: Path, comment: str = "") -> str:
-    """Return the csv text of records, as ``list:FILE`` reads it from a file in ``folder``.
+    """Return the csv text of records, with a line of ``comment``, as ``list:FILE`` reads it from a file in ``folder``.
 
-    Args:
-        records: of video files and folders of frames.
-        folder: of the list; paths in it are relative where the videos lie in this folder.
-        comment: a line after the header, if any.
+    Paths are relative where the videos lie in this folder.
 
     Raises:
         ValueError: a list cannot hold a record.
@@ -28,7 +25,9 @@ def format_list(records: Sequence[Record], folder: Path, comment: str = "") -> s
     # Quotes around every text keep a path that starts with '#' from being a comment.
     writer = csv.writer(text, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
     for record in records:
-        path, label = _relative(record["file_name"], folder), record["label"]
+        path, label = record["file_name"], record["label"]
+        if not is_remote(path) and Path(path).is_relative_to(folder):
+            path = str(Path(path).relative_to(folder))
         if "\n" in path or "\r" in path:
             raise ValueError(f"a list cannot hold the name {path!r}, which has a line break in it: rename the file")
         if label == [] and "label_spans" not in record:
@@ -72,15 +71,9 @@ def check_classes(name: str, path: str) -> None:
 
 
 def write_list(name: str, records: Sequence[Record], path: str, comment: str = "") -> None:
-    """Write records of a dataset as a list, and ``NAME.classes.txt`` beside it where the classes have names.
+    """Write records of a dataset as ``format_list`` says, and ``NAME.classes.txt`` beside it if the classes have names.
 
     The file of names is left out where a ``classes.txt`` that is there says the same.
-
-    Args:
-        name: the dataset.
-        records: of it.
-        path: the file; paths in it are relative where the videos lie in its folder.
-        comment: a line after the header, if any.
 
     Raises:
         ValueError: a list cannot hold a record.
@@ -90,9 +83,3 @@ def write_list(name: str, records: Sequence[Record], path: str, comment: str = "
     write_text(out, format_list(records, Path(out).parent, comment))
     if classes and classes_beside(out)[0] != classes:
         write_classes(classes_file_of(out), classes)
-
-
-def _relative(path: str, folder: Path) -> str:
-    if is_remote(path) or not Path(path).is_relative_to(folder):
-        return path
-    return str(Path(path).relative_to(folder))

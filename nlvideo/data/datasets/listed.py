@@ -14,9 +14,7 @@ rate of a folder of frames. ``label_spans`` says when the labels of a training v
 in seconds: ``3 0.0 4.5;7 2.1 9.8``. A list with ``label_spans`` may hold videos without any label. Other columns are
 for DATASETS.SPLIT.GROUP.
 
-Lines are read one by one, with Python's ``csv``. Arrow is four times as fast, which saves 8 seconds in ten million
-lines. But it is no requirement of this package, it takes more memory, and it knows neither comments nor plain lines
-with spaces in paths: see benchmarks/records.md.
+Lines are read one by one, with Python's ``csv``. benchmarks/records.md says why Arrow, which is faster, is not used.
 """
 
 import csv
@@ -90,20 +88,12 @@ def read_classes(path: str) -> list[str]:
 
 
 def write_classes(path: str | os.PathLike, classes: Iterable[str]) -> None:
-    """Write the names of classes as ``read_classes`` reads them.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
+    """Write the names of classes as ``read_classes`` reads them; ``OSError`` where that fails."""
     write_text(path, "".join(f"{name}\n" for name in classes))
 
 
 def classes_beside(path: str) -> tuple[list[str], str]:
-    """Return the class names for a list and the file that has them; ``[], ""`` where there is none.
-
-    Args:
-        path: of the list, which need not exist.
-    """
+    """Return the class names for a list, which need not exist, and the file that has them; ``[], ""`` without one."""
     for file in (classes_file_of(path), f"{_folder_of(path)}/{CLASSES_FILE}"):
         if names := read_classes(file):
             return names, file
@@ -221,7 +211,10 @@ class _ListReader:
                 raise self._malformed("the path is empty")
             if (place := self._places.get(text)) is None:
                 place = self._places[text] = len(self._distinct)
-                self._distinct.append(self._labels_in(text.strip()))
+                # With spans, a video may have no label of its own.
+                has_spans, text = self._spans is not None, text.strip()
+                labels = self._label_list(text) if text or not has_spans else []
+                self._distinct.append(labels if has_spans or len(labels) > 1 else labels[0])
             self._labels.append(place)
             for key, column in self._numbers.items():
                 column.append(self._number_in(row[columns.index(key)].strip()))
@@ -240,14 +233,8 @@ class _ListReader:
             raise self._malformed("start_sec, end_sec and fps are numbers")
         return value
 
-    def _labels_in(self, text: str) -> int | list[int]:
-        """Return the labels in a text such as ``3``, ``3,7``, ``Kickflip`` or ``Kickflip,Ollie``."""
-        if self._spans is not None:
-            return self._label_list(text) if text else []
-        labels = self._label_list(text)
-        return labels if len(labels) > 1 else labels[0]
-
     def _label_list(self, text: str) -> list[int]:
+        """Return the labels in a text such as ``3``, ``3,7``, ``Kickflip`` or ``Kickflip,Ollie``."""
         if self._named is None:  # the first label decides for all
             self._named = any(map(str.isalpha, text))
         if self._named:

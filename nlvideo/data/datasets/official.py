@@ -1,11 +1,12 @@
 """Datasets as their authors publish them: from annotation files and a folder of videos to records of the catalog."""
 
-import fnmatch
 import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 from nlvideo.data.catalog import DatasetCatalog, MetadataCatalog, Record
@@ -13,9 +14,6 @@ from nlvideo.data.datasets.annotations import Sample, check_unique
 from nlvideo.data.video.paths import VIDEO_EXTENSIONS
 from nlvideo.errors import AnnotationError, LookupFailed
 from nlvideo.utils.messages import did_you_mean, some
-
-# Folders between the folder of videos and a video, as in train/<class>/<video>.
-_MAX_DEPTH = 3
 
 _logger = logging.getLogger(__name__)
 
@@ -32,7 +30,8 @@ class OfficialFormat:
         num_classes: how many classes its files must name.
         splits: the split for training and the one for testing; keys of ``files``.
         files: for each role patterns of file names, in lower case: ``{"train": ("*train*.csv",), ...}``.
-        read: ``read(format, split, files)`` returns the samples and the classes.
+        read: ``read(format, split, files)`` returns the samples and the classes. It raises ``AnnotationError`` for a
+            file that is missing, damaged or of another dataset.
         folder: of ``$NLVIDEO_DATASETS``; default: the name.
         video_folders: names that the folder of videos may have in it.
         fps: frame rate of the published folders of frames; None where only videos are published.
@@ -88,11 +87,7 @@ def register_format(spec: OfficialFormat) -> None:
 
 
 def get_format(name: str) -> OfficialFormat:
-    """Return a format by name.
-
-    Raises:
-        LookupFailed: there is none; the message lists them.
-    """
+    """Return a format by name; ``LookupFailed`` lists them where there is none."""
     if name not in FORMATS:
         hint = did_you_mean(name, FORMATS) or "no name is close."
         raise LookupFailed(f"unknown dataset {name!r}: {hint} There are: {', '.join(sorted(FORMATS))}")
@@ -125,7 +120,9 @@ def load_official(spec: OfficialFormat, split: str) -> list[Record]:
         )
     found = read_split(spec, split, find_annotations(spec, [root / "annotations"]), videos)
     if found.missing:
-        message = describe_missing(name, found, videos)
+        count = f"{len(found.missing)} of {len(found.records) + len(found.missing)} videos"
+        count += f" ({found.missing_fraction:.1%})"
+        message = f"{name}: {count} are not in {videos}: {some(found.missing)}"
         if found.missing_fraction > spec.max_missing:
             raise ValueError(f"{message}; allowed: {spec.max_missing:.0%}")
         _logger.warning("%s; tools/prepare_dataset.py lists them all", message)
@@ -133,18 +130,8 @@ def load_official(spec: OfficialFormat, split: str) -> list[Record]:
     return found.records
 
 
-def describe_missing(name: str, found: Split, videos: Path) -> str:
-    """Return how many videos are missing, with the first few of them."""
-    count = f"{len(found.missing)} of {len(found.records) + len(found.missing)} videos"
-    return f"{name}: {count} ({found.missing_fraction:.1%}) are not in {videos}: {some(found.missing)}"
-
-
 def find_annotations(spec: OfficialFormat, paths: Sequence[Path]) -> Files:
-    """Sort annotation files by their role, which their names tell.
-
-    Args:
-        spec: the format.
-        paths: files, or folders to look into; what a folder holds beside them does not matter.
+    """Sort annotation files, given as files or folders that hold them, by their role, which their names tell.
 
     Raises:
         ValueError: a path does not exist.
@@ -155,11 +142,13 @@ def find_annotations(spec: OfficialFormat, paths: Sequence[Path]) -> Files:
         if not path.exists():
             raise ValueError(f"{spec.name}: there is no file or folder {path}")
         for file in sorted(path.iterdir()) if path.is_dir() else [path]:
-            matching = [r for r, patterns in spec.files.items() if _matches(file.name, patterns)]
+            matching = [
+                (r, p) for r, patterns in spec.files.items() for p in patterns if fnmatchcase(file.name.lower(), p)
+            ]
             if not matching and file == path:
-                patterns = ", ".join(pattern for patterns in spec.files.values() for pattern in patterns)
+                patterns = ", ".join(chain(*spec.files.values()))
                 raise AnnotationError(f"{path}: expected a file of {spec.title} with a name like {patterns}")
-            for role in matching:
+            for role in dict(matching):
                 roles[role].append(file)
     return roles
 
@@ -171,12 +160,11 @@ def single_file(spec: OfficialFormat, files: Files, role: str) -> Path:
         AnnotationError: there is none, or there are several.
     """
     found = files.get(role, [])
-    wanted = f"{spec.name}: expected one annotation file {' or '.join(spec.files[role])}"
-    if not found:
-        others = some([path.name for paths in files.values() for path in paths])
-        raise AnnotationError(f"{wanted} ({role}), found none{f' beside {others}' if others else ''}")
-    if len(found) > 1:
-        raise AnnotationError(f"{wanted} ({role}), found {some(list(map(str, found)))}")
+    if len(found) != 1:
+        others = some([path.name for path in chain(*files.values())])
+        there = some(list(map(str, found))) or f"none{f' beside {others}' if others else ''}"
+        wanted = f"one annotation file {' or '.join(spec.files[role])} ({role})"
+        raise AnnotationError(f"{spec.name}: expected {wanted}, found {there}")
     return found[0]
 
 
@@ -187,7 +175,7 @@ def read_split(spec: OfficialFormat, split: str, files: Files, videos: Path) -> 
         spec: the format.
         split: one of ``spec.splits``.
         files: see ``find_annotations``.
-        videos: folder of video files or folders of frames, directly or up to three folders deeper.
+        videos: where the videos are, see ``find_named_videos``.
 
     Raises:
         ValueError: the folder of videos does not exist.
@@ -197,57 +185,43 @@ def read_split(spec: OfficialFormat, split: str, files: Files, videos: Path) -> 
         raise ValueError(f"{spec.name}: there is no folder {videos}")
     samples, classes = spec.read(spec, split, files)
     if len(classes) != spec.num_classes:
-        named = some(sorted({str(path) for paths in files.values() for path in paths}))
+        named = some(sorted(set(map(str, chain(*files.values())))))
         raise AnnotationError(
             f"{spec.name}: {spec.title} has {spec.num_classes} classes, {len(classes)} are named in {named};"
             " a part of it, or another dataset, is read with 'list:FILE'"
         )
     samples, repeated = check_unique(samples)
-    paths = find_named_videos(videos, {sample.video_id for sample in samples})
-    records, missing = [], []
+    paths = find_named_videos(videos.absolute(), {sample.video_id for sample in samples})
+    missing = [sample.video_id for sample in samples if sample.video_id not in paths]
+    records: list[Record] = []
     for sample in samples:
-        if sample.video_id in paths:
-            records.append(_to_record(spec, sample, paths[sample.video_id]))
-        else:
-            missing.append(sample.video_id)
+        if (path := paths.get(sample.video_id)) is None:
+            continue
+        records.append({"file_name": str(path), "label": sample.label, "video_id": sample.video_id})
+        if sample.label_spans is not None:
+            records[-1]["label_spans"] = sample.label_spans
+        if spec.fps is not None and path.suffix.lower() not in VIDEO_EXTENSIONS:
+            records[-1]["fps"] = spec.fps
     return Split(records, classes, missing, repeated)
 
 
-def find_named_videos(root: Path, wanted: set[str]) -> dict[str, Path]:
-    """Return where the wanted videos are: files of that name with any extension of a video, or folders.
+def find_named_videos(root: Path, wanted: set[str], depth: int = 3) -> dict[str, Path]:
+    """Return where the wanted videos are: files of that name with any extension of a video, or folders of frames.
 
-    Args:
-        root: folder to look into, three folders deep.
-        wanted: names, ``video`` or ``folder/video``. Of several that match the first in alphabetical order is taken.
+    They are in ``root`` or up to ``depth`` folders deeper, as in train/<class>/<video>. ``wanted`` are names, ``video``
+    or ``folder/video``. Of several that match the first in alphabetical order is taken.
     """
     found: dict[str, Path] = {}
-    _walk(root.absolute(), wanted, found, 0)
-    return found
-
-
-def _walk(folder: Path, wanted: set[str], found: dict[str, Path], depth: int) -> None:
-    with os.scandir(folder) as scan:
+    with os.scandir(root) as scan:
         entries = sorted(scan, key=lambda entry: entry.name)
     for entry in entries:
         stem, extension = os.path.splitext(entry.name)
         is_file = extension.lower() in VIDEO_EXTENSIONS
         name = stem if is_file else entry.name
-        hits = {name, f"{folder.name}/{name}"} & wanted
-        for hit in hits:
-            found.setdefault(hit, folder / entry.name)
+        inside = dict.fromkeys({name, f"{root.name}/{name}"} & wanted, root / entry.name)
         # A folder of frames is not entered: only its name is asked for.
-        if not hits and not is_file and depth < _MAX_DEPTH and entry.is_dir():
-            _walk(folder / entry.name, wanted, found, depth + 1)
-
-
-def _to_record(spec: OfficialFormat, sample: Sample, path: Path) -> Record:
-    record: Record = {"file_name": str(path), "label": sample.label, "video_id": sample.video_id}
-    if sample.label_spans is not None:
-        record["label_spans"] = sample.label_spans
-    if spec.fps is not None and path.suffix.lower() not in VIDEO_EXTENSIONS:
-        record["fps"] = spec.fps
-    return record
-
-
-def _matches(name: str, patterns: tuple[str, ...]) -> bool:
-    return any(fnmatch.fnmatchcase(name.lower(), pattern) for pattern in patterns)
+        if not inside and not is_file and depth and entry.is_dir():
+            inside = find_named_videos(root / entry.name, wanted, depth - 1)
+        for hit, path in inside.items():
+            found.setdefault(hit, path)
+    return found

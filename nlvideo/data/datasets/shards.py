@@ -21,12 +21,9 @@ _logger = logging.getLogger(__name__)
 class ShardRecords(CompactRecords):
     """The samples of tar files, shard after shard.
 
-    Attributes:
-        shard_sizes: number of samples of each shard, int64 (S,).
-
     Args:
         shards: paths of the tar files.
-        shard_sizes: number of samples of each.
+        shard_sizes: number of samples of each, int64 (S,).
         ids: video ids, N texts.
         places: int64 (N, 2), offset and bytes of each video in its shard.
         labels: of all samples.

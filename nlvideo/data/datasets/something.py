@@ -7,12 +7,8 @@ from nlvideo.errors import AnnotationError
 NUM_CLASSES = 174
 
 
-def read_ssv1(spec: OfficialFormat, split: str, files: Files) -> tuple[list[Sample], list[str]]:
-    """Read a split of version 1: lines ``id;template``, and the templates in the order of their labels.
-
-    Raises:
-        AnnotationError: a file is missing, damaged or of another dataset.
-    """
+def _read_ssv1(spec: OfficialFormat, split: str, files: Files) -> tuple[list[Sample], list[str]]:
+    """Read a split of version 1: lines ``id;template``, and the templates in the order of their labels."""
     path, names = single_file(spec, files, split), single_file(spec, files, "labels")
     classes = [line for _, line in read_lines(names)]
     labels = {name: label for label, name in enumerate(classes)}
@@ -26,12 +22,8 @@ def read_ssv1(spec: OfficialFormat, split: str, files: Files) -> tuple[list[Samp
     return samples, classes
 
 
-def read_ssv2(spec: OfficialFormat, split: str, files: Files) -> tuple[list[Sample], list[str]]:
-    """Read a split of version 2: JSON entries with ``id`` and ``template``, and an object of templates and labels.
-
-    Raises:
-        AnnotationError: a file is missing, damaged or of another dataset.
-    """
+def _read_ssv2(spec: OfficialFormat, split: str, files: Files) -> tuple[list[Sample], list[str]]:
+    """Read a split of version 2: JSON entries with ``id`` and ``template``, and an object of templates and labels."""
     path, names = single_file(spec, files, split), single_file(spec, files, "labels")
     labels = {
         name: check_label(label, NUM_CLASSES, f"{names}: {name!r}")
@@ -54,7 +46,7 @@ register_format(
         num_classes=NUM_CLASSES,
         splits=("train", "val"),
         files={"train": ("*train*.csv",), "val": ("*validation*.csv", "*val.csv"), "labels": ("*labels*.csv",)},
-        read=read_ssv1,
+        read=_read_ssv1,
         video_folders=("videos", "20bn-something-something-v1"),
         fps=12.0,  # of the published frames
     )
@@ -66,7 +58,7 @@ register_format(
         num_classes=NUM_CLASSES,
         splits=("train", "val"),
         files={"train": ("*train*.json",), "val": ("*validation*.json", "*val.json"), "labels": ("*labels*.json",)},
-        read=read_ssv2,
+        read=_read_ssv2,
         video_folders=("videos", "20bn-something-something-v2"),
     )
 )

@@ -10,12 +10,8 @@ from nlvideo.errors import AnnotationError
 _USES = {"0": None, "1": "train", "2": "test"}
 
 
-def read_ucf101(spec: OfficialFormat, split: str, files: Files) -> tuple[list[Sample], list[str]]:
-    """Read a split: lines ``Class/video.avi label`` for training, without the label for test; labels count from 1.
-
-    Raises:
-        AnnotationError: a file is missing, damaged or of another dataset.
-    """
+def _read_ucf101(spec: OfficialFormat, split: str, files: Files) -> tuple[list[Sample], list[str]]:
+    """Read a split: lines ``Class/video.avi label`` for training, without the label for test; labels count from 1."""
     path, index = single_file(spec, files, split), single_file(spec, files, "classes")
     labels: dict[str, int] = {}
     for number, line in read_lines(index):
@@ -38,13 +34,10 @@ def read_ucf101(spec: OfficialFormat, split: str, files: Files) -> tuple[list[Sa
     return samples, list(labels)
 
 
-def read_hmdb51(spec: OfficialFormat, split: str, files: Files) -> tuple[list[Sample], list[str]]:
+def _read_hmdb51(spec: OfficialFormat, split: str, files: Files) -> tuple[list[Sample], list[str]]:
     """Read a split: one file for each class, with lines ``video.avi use``; 1 is training, 2 test, 0 neither.
 
     Classes are labelled in alphabetical order.
-
-    Raises:
-        AnnotationError: a file is missing, damaged or of another dataset.
     """
     (pattern,) = spec.files[split]
     paths = sorted(files[split])
@@ -72,8 +65,8 @@ def _register_splits(folder: str, files: dict[str, str], **known: Any) -> None:
 _register_splits(
     "ucf101",
     {"train": "trainlist{:02d}.txt", "test": "testlist{:02d}.txt", "classes": "classind.txt"},
-    title="UCF101", num_classes=101, read=read_ucf101, video_folders=("videos", "UCF-101"),
+    title="UCF101", num_classes=101, read=_read_ucf101, video_folders=("videos", "UCF-101"),
 )  # fmt: skip
 _register_splits(
-    "hmdb51", dict.fromkeys(("train", "test"), "*_test_split{}.txt"), title="HMDB51", num_classes=51, read=read_hmdb51
+    "hmdb51", dict.fromkeys(("train", "test"), "*_test_split{}.txt"), title="HMDB51", num_classes=51, read=_read_hmdb51
 )
