@@ -2,8 +2,7 @@
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,7 +11,8 @@ from torch.utils.data import DataLoader
 from nlvideo.config import CfgNode
 from nlvideo.config.validate import check_resolved
 from nlvideo.data import checks
-from nlvideo.data.catalog import MetadataCatalog, Record
+from nlvideo.data.catalog import Record
+from nlvideo.data.checks import common_classes, key_named
 from nlvideo.data.dataset_mapper import MAPPER
 from nlvideo.data.datasets import get_dataset
 from nlvideo.data.loaders import TestDataset, TestLoader, TrainDataset, TrainLoader, collate_test, collate_train
@@ -20,7 +20,6 @@ from nlvideo.data.records.records import chain_records, compact_records
 from nlvideo.data.samplers import SAMPLER, class_balanced_subset
 from nlvideo.data.transforms.batch_mixing import BatchMixer
 from nlvideo.data.workers import WorkerWatch, begin_worker
-from nlvideo.errors import LookupFailed
 from nlvideo.utils import comm
 from nlvideo.utils.system.env import uses_cuda
 
@@ -34,18 +33,17 @@ def build_train_loader(cfg: CfgNode, start_iter: int = 0) -> TrainLoader:
     """Build the loader of the training clips of this rank.
 
     An iteration takes SOLVER.CLIPS_PER_BATCH clips over all ranks, in SOLVER.ACCUMULATE batches per rank. The stream
-    depends on the config alone, not on the number of workers. A resumed run enters it at ``start_iter``.
-
-    Args:
-        cfg: the config. A SEED below 0 is replaced by one that all ranks agree on.
-        start_iter: first iteration of a resumed run.
+    depends on the config alone, not on the number of workers. A resumed run enters it at ``start_iter``. A SEED below 0
+    is replaced by one that all ranks agree on.
 
     Raises:
         ValueError: a dataset is faulty or a value does not fit; one line.
         LookupFailed: an unknown dataset, sampler or mapper.
     """
     check_resolved(cfg, "MODEL.HEAD.NUM_CLASSES")
-    records = _read_before.pop(_data_of(cfg), None) or _training_data(cfg)[0]
+    if _data_of(cfg) not in _read_before:
+        read_training_data(cfg)
+    records = _read_before.pop(_data_of(cfg))
     clips, repeated = cfg.SOLVER.CLIPS_PER_BATCH, cfg.INPUT.REPEATED_CLIPS
     batch_size = _batch_size(cfg)
     seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
@@ -57,7 +55,7 @@ def build_train_loader(cfg: CfgNode, start_iter: int = 0) -> TrainLoader:
     watch = WorkerWatch(shared, cfg.DATALOADER.NUM_WORKERS)
     cuda = uses_cuda(cfg.MODEL.DEVICE)
     loader = DataLoader(
-        TrainDataset(shared, _build_mapper(cfg, True), seed, watch, repeated),
+        TrainDataset(shared, MAPPER.get(cfg.DATALOADER.MAPPER, "DATALOADER.MAPPER")(cfg, True), seed, watch, repeated),
         batch_size=batch_size // repeated,
         sampler=sampler,
         collate_fn=collate_train,
@@ -71,21 +69,31 @@ def build_train_loader(cfg: CfgNode, start_iter: int = 0) -> TrainLoader:
 
 
 def read_training_data(cfg: CfgNode) -> tuple[Sequence[Record], int]:
-    """Read and check the training data, and compare the test sets with it, before anything is built.
+    """Return the records of DATASETS.TRAIN and how many classes they have, checked, and compared with the test sets.
 
-    The next ``build_train_loader`` of this data takes the records from here: there may be ten million of them.
-
-    Args:
-        cfg: the config; MODEL.HEAD.NUM_CLASSES may be 0.
-
-    Returns:
-        The records of DATASETS.TRAIN, and how many classes they have.
+    MODEL.HEAD.NUM_CLASSES may be 0. The next ``build_train_loader`` of this data takes the records from here: there may
+    be ten million of them.
 
     Raises:
         ValueError: a dataset is faulty; one line.
         LookupFailed: an unknown dataset.
     """
-    records, num_classes = _training_data(cfg)
+    train, head = cfg.DATASETS.TRAIN, cfg.MODEL.HEAD
+    if not train:
+        allowed = "names in the catalog, 'list:FILE', 'folder:DIR', 'wds:PATTERN'"
+        raise ValueError(f"DATASETS.TRAIN: got an empty list, allowed: {allowed}")
+    parts, counts = zip(*(_load_dataset(cfg, name, "DATASETS.TRAIN") for name in train), strict=True)
+    records, num_classes = chain_records(parts), max(counts)
+    with key_named("DATASETS.TRAIN"):
+        common_classes(train)
+    for name in cfg.DATASETS.TEST:
+        # An error in a test dataset comes now, not after the training.
+        with key_named("DATASETS.TEST"):
+            tested = get_dataset(name)
+            checks.check_pair(train, records, name, tested, head.LOSS == "sigmoid")
+            _check_records(cfg, name, tested, head.NUM_CLASSES or num_classes)
+        if comm.is_main_process():
+            checks.warn_of_shared_videos(train, records, name, tested)
     _read_before.clear()
     _read_before[_data_of(cfg)] = records
     return records, num_classes
@@ -94,10 +102,7 @@ def read_training_data(cfg: CfgNode) -> tuple[Sequence[Record], int]:
 def build_test_loader(cfg: CfgNode, name: str, max_videos: int = 0) -> TestLoader:
     """Build the loader of this rank's share of a test dataset, one video at a time.
 
-    Args:
-        cfg: the config.
-        name: of the dataset.
-        max_videos: take at most so many, see `class_balanced_subset`; 0: all.
+    It takes at most ``max_videos`` of them, see `class_balanced_subset`; 0: all.
 
     Raises:
         ValueError: the dataset is faulty or a value does not fit; one line.
@@ -123,7 +128,9 @@ def loader_of_records(
     """Build a test loader of chosen records. The log says ``failed_as`` of each video that cannot be read."""
     watch = WorkerWatch(records, cfg.DATALOADER.NUM_WORKERS)
     num_classes = cfg.MODEL.HEAD.NUM_CLASSES if cfg.MODEL.HEAD.LOSS == "sigmoid" else None
-    dataset = TestDataset(records, _build_mapper(cfg, False), watch, num_classes)
+    dataset = TestDataset(
+        records, MAPPER.get(cfg.DATALOADER.MAPPER, "DATALOADER.MAPPER")(cfg, False), watch, num_classes
+    )
     # All views of a video are some 200 MB: one video per worker waits, not two. They are not pinned, because only
     # TEST.VIEWS_PER_FORWARD of them go to the GPU at once, from a copy.
     loader = DataLoader(dataset, batch_size=1, sampler=indices, collate_fn=collate_test, **_worker_options(cfg, 1))
@@ -146,32 +153,8 @@ def build_batch_mixer(cfg: CfgNode, batch_size: int, seed: int) -> BatchMixer | 
     return BatchMixer(classes, mix.MIXUP_ALPHA, mix.CUTMIX_ALPHA, mix.PROB, seed, comm.get_rank())
 
 
-def _training_data(cfg: CfgNode) -> tuple[Sequence[Record], int]:
-    train, multi_label = cfg.DATASETS.TRAIN, cfg.MODEL.HEAD.LOSS == "sigmoid"
-    if not train:
-        allowed = "names in the catalog, 'list:FILE', 'folder:DIR', 'wds:PATTERN'"
-        raise ValueError(f"DATASETS.TRAIN: got an empty list, allowed: {allowed}")
-    parts, counts = zip(*(_load_dataset(cfg, name, "DATASETS.TRAIN") for name in train), strict=True)
-    records, num_classes = chain_records(parts), max(counts)
-    named = [(name, classes) for name in train if (classes := MetadataCatalog.get(name).classes)]
-    with key_named("DATASETS.TRAIN"):
-        for name, _ in named[1:]:
-            checks.check_same_classes(*named[0], name)
-    for name in cfg.DATASETS.TEST:
-        # An error in a test dataset comes now, not after the training.
-        with key_named("DATASETS.TEST"):
-            tested = get_dataset(name)
-            checks.check_pair(train, records, name, tested, multi_label)
-            checks.check_records(
-                name, tested, cfg.MODEL.HEAD.NUM_CLASSES or num_classes, multi_label, cfg.INPUT.FPS > 0
-            )
-        if comm.is_main_process():
-            checks.warn_of_shared_videos(train, records, name, tested)
-    return records, num_classes
-
-
 def _data_of(cfg: CfgNode) -> tuple:
-    """What `_training_data` depends on, besides the number of classes."""
+    """What `read_training_data` depends on, besides the number of classes."""
     return (*cfg.DATASETS.TRAIN, None, *cfg.DATASETS.TEST, cfg.MODEL.HEAD.LOSS, cfg.INPUT.FPS > 0)
 
 
@@ -189,17 +172,12 @@ def _shares(cfg: CfgNode) -> str:
     return f"{comm.get_world_size()} ranks x SOLVER.ACCUMULATE {cfg.SOLVER.ACCUMULATE}"
 
 
-def _build_mapper(cfg: CfgNode, is_train: bool) -> Callable[..., Any]:
-    return MAPPER.get(cfg.DATALOADER.MAPPER, "DATALOADER.MAPPER")(cfg, is_train)
-
-
 def _worker_options(cfg: CfgNode, prefetch: int = 2) -> dict[str, Any]:
     """Arguments of a ``DataLoader``. Each worker computes on one thread and has up to ``prefetch`` batches ready."""
     if not cfg.DATALOADER.NUM_WORKERS:
         return {}
-    begin = partial(begin_worker, os.getpid())
     # After 30 seconds without a batch, WorkerWatch looks at the workers.
-    options = {"prefetch_factor": prefetch, "timeout": 30, "worker_init_fn": begin}
+    options = {"prefetch_factor": prefetch, "timeout": 30, "worker_init_fn": partial(begin_worker, os.getpid())}
     return {"num_workers": cfg.DATALOADER.NUM_WORKERS, **options}
 
 
@@ -207,26 +185,13 @@ def _load_dataset(cfg: CfgNode, name: str, key: str) -> tuple[Sequence[Record], 
     """The records of a dataset, checked against the config, and its number of classes; errors begin with the key."""
     with key_named(key):
         records = get_dataset(name)
-        head = cfg.MODEL.HEAD
-        is_multi_label, by_time = head.LOSS == "sigmoid", cfg.INPUT.FPS > 0
-        num_classes = checks.check_records(name, records, head.NUM_CLASSES, is_multi_label, by_time)
+        num_classes = _check_records(cfg, name, records, cfg.MODEL.HEAD.NUM_CLASSES)
     checks.log_dataset(name, records)
     return records, num_classes
 
 
-@contextmanager
-def key_named(key: str) -> Iterator[None]:
-    """Put the key that names a dataset in front of errors in what it names.
-
-    Raises:
-        ValueError, LookupFailed: as the code inside.
-    """
-    try:
-        yield
-    except (ValueError, LookupFailed) as error:
-        # Not type(error): some classes, such as UnicodeError, take other arguments.
-        kind = LookupFailed if isinstance(error, LookupFailed) else ValueError
-        raise kind(f"{key}: {error}") from None
+def _check_records(cfg: CfgNode, name: str, records: Sequence[Record], num_classes: int) -> int:
+    return checks.check_records(name, records, num_classes, cfg.MODEL.HEAD.LOSS == "sigmoid", cfg.INPUT.FPS > 0)
 
 
 def _sampler_class(cfg: CfgNode) -> Callable:

@@ -8,10 +8,10 @@ import hashlib
 import logging
 import os
 import stat
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from nlvideo.data.datasets.listed import classes_beside
 from nlvideo.data.many_files import look_at_files
 from nlvideo.data.records.records import id_hashes, labels_of, span_labels_of
 from nlvideo.data.video.paths import split_member_path
+from nlvideo.errors import LookupFailed
 from nlvideo.utils.console import log_once
 from nlvideo.utils.files.file_io import absolute_path, file_exists
 from nlvideo.utils.messages import some
@@ -44,7 +45,7 @@ def check_records(
 
     Args:
         name: of the dataset.
-        records: all its records.
+        records: all of it.
         num_classes: of the model; 0: as many as the dataset has.
         multi_label: videos may have several labels.
         by_time: clips are sampled by time, so that folders of frames need a rate.
@@ -57,7 +58,8 @@ def check_records(
     """
     if len(records) == 0:
         raise ValueError(f"{name}: the dataset is empty, allowed: at least one video")
-    labels, spans = _of(name, labels_of, records), _of(name, span_labels_of, records)
+    with key_named(name):
+        labels, spans = labels_of(records), span_labels_of(records)
     takes = "MODEL.HEAD.LOSS 'softmax' allows one label; 'sigmoid' allows any number"
     if not multi_label and labels.any_lists:
         index = int(np.argmax(labels.are_lists))
@@ -81,18 +83,22 @@ def check_records(
                 + (f"0 to {num_classes - 1} (MODEL.HEAD.NUM_CLASSES = {num_classes})" if num_classes else "0 or more")
             )
     if len(metadata.classes) > (num_classes or found):
-        named = f"{len(metadata.classes)} classes are named"
-        named += f" by {metadata.classes_from}" if metadata.classes_from else ""
-        raise ValueError(f"{name}: {named}, MODEL.HEAD.NUM_CLASSES = {num_classes}")
+        named = "named" + (f" by {metadata.classes_from}" if metadata.classes_from else "")
+        total = len(metadata.classes)
+        raise ValueError(f"{name}: {total} classes are {named}, MODEL.HEAD.NUM_CLASSES = {num_classes}")
     check_files(name, records, by_time)
     return found
 
 
-def _of(name: str, read: Callable[[Sequence[Record]], Any], records: Sequence[Record]) -> Any:
+@contextmanager
+def key_named(key: str) -> Iterator[None]:
+    """Put a key, or the name of a dataset, in front of a ``ValueError`` or ``LookupFailed`` in what it names."""
     try:
-        return read(records)
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from None
+        yield
+    except (ValueError, LookupFailed) as error:
+        # Not type(error): some classes, such as UnicodeError, take other arguments.
+        kind = LookupFailed if isinstance(error, LookupFailed) else ValueError
+        raise kind(f"{key}: {error}") from None
 
 
 def check_files(name: str, records: Sequence[Record], by_time: bool = False) -> None:
@@ -131,12 +137,7 @@ def check_pair(
 ) -> None:
     """Check that training can teach what the test asks for: the same classes, in the same order.
 
-    Args:
-        train: names of the training datasets.
-        train_records: all their records.
-        test: name of the test dataset.
-        test_records: its records.
-        multi_label: videos may have several labels. Rare classes may then be in the test alone.
+    If videos may have several labels, rare classes may be in the test alone.
 
     Raises:
         ValueError: the names of the classes differ, or the test has a class that training lacks; one line.
@@ -146,7 +147,8 @@ def check_pair(
         check_same_classes(name, MetadataCatalog.get(name).classes, test)
     if multi_label:
         return
-    labels = _of(test, labels_of, test_records)
+    with key_named(test):
+        labels = labels_of(test_records)
     lacking = ~np.isin(labels.values, labels_of(train_records).values)
     if lacking.any():
         index = int(labels.owners[np.argmax(lacking)])
@@ -175,14 +177,26 @@ def _classes_of(name: str) -> list[str]:
     return classes_beside(path)[0] if kind == "list" else folder_classes(Path(path))
 
 
+def common_classes(names: Sequence[str]) -> list[str]:
+    """Return the class names of datasets that have been read, which must be the same where a dataset has any.
+
+    Raises:
+        ValueError: see ``check_same_classes``.
+    """
+    named = [(name, classes) for name in names if (classes := MetadataCatalog.get(name).classes)]
+    for name, _ in named[1:]:
+        check_same_classes(*named[0], name)
+    return named[0][1] if named else []
+
+
 def check_same_classes(one: str, classes: Sequence[str], other: str) -> None:
     """Check that a dataset has the same class names as another dataset or a model. Either may have no names.
 
     "air drumming", ``"Air drumming"`` in quotes and "air_drumming", the name of a folder, are the same.
 
     Args:
-        one: who names the classes first, for the message.
-        classes: their names, in the order of the labels.
+        one: who names the ``classes``, for the message.
+        classes: names, in the order of the labels.
         other: a dataset that has been read.
 
     Raises:
@@ -222,10 +236,7 @@ def log_dataset(name: str, records: Sequence[Record]) -> None:
 def warn_of_shared_videos(
     train: Sequence[str], train_records: Sequence[Record], test: str, test_records: Sequence[Record]
 ) -> None:
-    """Log, once, how many videos of a test are in the training data, too, or are parts of files that are.
-
-    Arguments are as for ``check_pair``.
-    """
+    """Log, once, how many videos of a test are in the training data, too, or are parts of files that are."""
     pairs, compared = find_shared_videos(train_records, test_records)
     if pairs:
         trained, tested = pairs[0]
@@ -265,9 +276,7 @@ def find_shared_videos(one: Sequence[Record], other: Sequence[Record]) -> tuple[
 
 def _hashes(files: Sequence[tuple[str, int]]) -> list[tuple[str, bytes]]:
     """The paths of the files of (path, size) that can be read, and a hash of parts of each."""
-    read = files[:_MAX_READ]
-    hashed = look_at_files(_hash_of, read, "shared videos")
-    return [(path, key) for (path, _), key in zip(read, hashed, strict=True) if key]
+    return [found for found in look_at_files(_hash_of, files[:_MAX_READ], "shared videos") if found]
 
 
 def _distinct_files(records: Sequence[Record], ids: np.ndarray, others: np.ndarray) -> list[str]:
@@ -292,7 +301,7 @@ def _look_at(path: str) -> tuple[str, tuple[int, int, int], int] | None:
     return path, (status.st_dev, status.st_ino, offset), size if stat.S_ISREG(status.st_mode) else 0
 
 
-def _hash_of(item: tuple[str, int]) -> bytes | None:
+def _hash_of(item: tuple[str, int]) -> tuple[str, bytes] | None:
     path, size = item
     file, offset, _ = split_member_path(path) or (path, 0, 0)
     digest = hashlib.blake2b(size.to_bytes(8, "big"))
@@ -303,4 +312,4 @@ def _hash_of(item: tuple[str, int]) -> bytes | None:
                 digest.update(opened.read(min(_PART_BYTES, size - place)))
     except OSError:
         return None
-    return digest.digest()
+    return path, digest.digest()

@@ -4,13 +4,13 @@ import hashlib
 import logging
 from collections import Counter
 from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
 
 import numpy as np
 
-from nlvideo.data.build import key_named
-from nlvideo.data.catalog import MetadataCatalog, Record
-from nlvideo.data.checks import check_same_classes
+from nlvideo.data.catalog import Record
+from nlvideo.data.checks import common_classes, key_named
 from nlvideo.data.datasets import get_dataset
 from nlvideo.data.datasets.list_files import format_list
 from nlvideo.data.datasets.listed import CLASSES_FILE, list_column, write_classes
@@ -45,19 +45,18 @@ def split_datasets(names: Sequence[str], fraction: float, seed: int, group: str,
     if shards := [name for name in names if name.startswith("wds:")]:
         raise ValueError(f"DATASETS.SPLIT.FRACTION: got {fraction:g} for {shards[0]}, allowed for shards: 0")
     with key_named("DATASETS.TRAIN"):
-        records = chain_records([get_dataset(name) for name in names])
-        named = [(name, classes) for name in names if (classes := MetadataCatalog.get(name).classes)]
-        for name, _ in named[1:]:
-            check_same_classes(*named[0], name)
+        parts = [get_dataset(name) for name in names]
+        classes = common_classes(names)
     with key_named("DATASETS.SPLIT.GROUP"):
-        groups = [value for name in names for value in _groups_of(name, group)] if group else None
-    classes = named[0][1] if named else []
+        groups = [value for name, part in zip(names, parts, strict=True) for value in _groups_of(name, part, group)]
+    records = chain_records(parts)
     is_val, notes = choose_validation(records, fraction, seed, groups, classes)
     sides = {"train": np.flatnonzero(~is_val), "val": np.flatnonzero(is_val)}
-    number, folder = 1, root / "split"
+    folder = root / "split"
     texts = {f"{side}.csv": format_list([records[i] for i in found.tolist()], folder) for side, found in sides.items()}
-    while folder.exists() and any(_text_of(folder / name) not in (None, text) for name, text in texts.items()):
-        number += 1
+    for number in count(2):
+        if all(_text_of(folder / name) in (None, text) for name, text in texts.items()):
+            break
         folder = root / f"split_{number}"
     folder.mkdir(parents=True, exist_ok=True)
     if classes:
@@ -75,7 +74,7 @@ def choose_validation(
     records: Sequence[Record],
     fraction: float,
     seed: int,
-    groups: Sequence[str] | None = None,
+    groups: Sequence[str] = (),
     classes: Sequence[str] = (),
 ) -> tuple[np.ndarray, list[str]]:
     """Choose the videos for validation: ``fraction`` of each class, and at least one video of it on each side.
@@ -87,7 +86,7 @@ def choose_validation(
         records: the videos, with one label or several.
         fraction: share of the videos of a class, in (0, 1).
         seed: any.
-        groups: a text for each record; "": it is in no group.
+        groups: a text for each record, or none at all; "": it is in no group.
         classes: names, for the notes.
 
     Returns:
@@ -132,7 +131,7 @@ def choose_validation(
     return is_val, _notes(counts, target, have, classes, fraction)
 
 
-def _units(records: Sequence[Record], seed: int, groups: Sequence[str] | None) -> list[list[int]]:
+def _units(records: Sequence[Record], seed: int, groups: Sequence[str]) -> list[list[int]]:
     """What stays together: the indices of the records of each group, or of each file, in an order by the seed."""
     units: dict[tuple[str, str], list[int]] = {}
     for i, record in enumerate(records):
@@ -149,32 +148,28 @@ def _units(records: Sequence[Record], seed: int, groups: Sequence[str] | None) -
 def _notes(
     counts: Counter, target: dict[int, int], have: Counter, classes: Sequence[str], fraction: float
 ) -> list[str]:
-    """A line for each kind of class for which the fraction was not reached."""
-
-    def _described(labels: list[int]) -> str:
-        names = [classes[c] if c < len(classes) else str(c) for c in labels]
-        shares = [f"{name} ({have[c]} of {counts[c]})" for name, c in zip(names, labels, strict=True)]
-        return some(names if not any(have[c] for c in labels) else shares)
-
-    missed = {
-        "one video each, which is for training": [c for c, n in counts.items() if n == 1],
-        "all their videos in one group or file, which is for training": [
-            c for c, n in counts.items() if n > 1 and not have[c]
-        ],
-        f"another share in validation than {fraction:g}, because groups, files and several labels stay together": [
-            c for c, n in counts.items() if n > 1 and have[c] and abs(have[c] - target[c]) > 0.05 * n
-        ],
-    }
-    total = f"{len(counts)} classes"
+    """A line for each reason why classes missed the fraction."""
+    alone = "one video each, which is for training"
+    together = "all their videos in one group or file, which is for training"
+    other = f"another share in validation than {fraction:g}, because groups, files and several labels stay together"
+    missed: dict[str, list[str]] = {alone: [], together: [], other: []}
+    for label, total in sorted(counts.items()):
+        name = classes[label] if label < len(classes) else str(label)
+        if not have[label]:
+            missed[alone if total == 1 else together].append(name)
+        elif abs(have[label] - target[label]) > 0.05 * total:
+            missed[other].append(f"{name} ({have[label]} of {total})")
     return [
-        f"{len(found)} of {total} have {what}: {_described(sorted(found))}" for what, found in missed.items() if found
+        f"{len(names)} of {len(counts)} classes have {what}: {some(names)}" for what, names in missed.items() if names
     ]
 
 
-def _groups_of(name: str, group: str) -> list[str]:
+def _groups_of(name: str, records: Sequence[Record], group: str) -> list[str]:
+    if not group:
+        return []
     if name.startswith("list:"):
         return list_column(name, group)
-    values = [record.get(group) for record in get_dataset(name)]
+    values = [record.get(group) for record in records]
     if None in values:
         raise ValueError(f"got {group!r}, allowed for {name}, which has no such column: ''")
     return [str(value) for value in values]
