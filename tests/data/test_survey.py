@@ -101,8 +101,9 @@ def test_some_of_many_and_those_that_cannot_be_read(tmp_path, make_video, caplog
 def test_a_slow_disk_costs_little(tmp_path, make_video, caplog, monkeypatch):
     path = make_video(tmp_path / "a.mp4", 40)
     monkeypatch.setattr(survey, "_MAX_SEC", 0.5)
-    monkeypatch.setattr(survey, "_read_header", lambda record: time.sleep(0.2) or Header(40, 10.0, 32, 48))
+    monkeypatch.setattr(survey, "_read_header", lambda record: time.sleep(1) or Header(40, 10.0, 32, 48))
     begin = time.monotonic()
     with caplog.at_level(logging.INFO):
         log_survey(cfg_of(), [{"file_name": path}] * 200)
-    assert time.monotonic() - begin < 3 and re.search(r"Survey of \d\d? of 200 videos", caplog.text)
+    # All of them would take 25 seconds; starting processes takes some on a busy machine.
+    assert time.monotonic() - begin < 15 and re.search(r"Survey of \d\d? of 200 videos", caplog.text)

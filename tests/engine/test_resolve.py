@@ -373,7 +373,7 @@ def test_every_rank_has_the_split_or_the_error(tmp_path: Path) -> None:
     opts = {"good": make_folder(tmp_path / "v", a=4, b=4), "bad": f"folder:{tmp_path}/no", "out": f"{tmp_path}/out"}
     script = tmp_path / "two.py"
     script.write_text(TWO_RANKS.replace("OPTS", repr(opts)))
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=200)
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=500)
     made, error = (
         f"list:{tmp_path}/out/split/val.csv",
         f"DATASETS.TRAIN: {opts['bad']}: there is no folder {tmp_path}/no",
