@@ -20,8 +20,6 @@ MAX_ATTEMPTS = 20
 
 # What the mapper makes of a record.
 Sample = dict[str, Any]
-# Why a video cannot be used.
-_Unusable = VideoDecodeError | VideoTooShort
 
 
 class TrainDataset(Dataset):
@@ -60,7 +58,7 @@ class TrainDataset(Dataset):
         index, position = key
         rng = np.random.default_rng([self.seed, position])
         failed: list[tuple[str, str]] = []
-        errors: list[_Unusable] = []
+        errors: list[Exception] = []
         tried: set[int] = set()
         while len(tried) < min(MAX_ATTEMPTS, len(self.records)):
             tried.add(index)
@@ -68,7 +66,9 @@ class TrainDataset(Dataset):
             if self.watch is not None:
                 self.watch.note(index)
             try:
-                return self._samples(record, rng, failed)
+                mapped = self.mapper(record, rng)
+                samples = mapped if isinstance(mapped, list) else [mapped]
+                break
             except (VideoDecodeError, VideoTooShort) as error:
                 errors.append(error)
                 failed.append((record["file_name"], _reason(error)))
@@ -76,13 +76,8 @@ class TrainDataset(Dataset):
                 return portable(error)
             while index in tried and len(tried) < len(self.records):
                 index = int(rng.integers(len(self.records)))
-        return _unusable_dataset(failed, errors)
-
-    def _samples(
-        self, record: Record, rng: np.random.Generator, failed: list[tuple[str, str]]
-    ) -> list[Sample] | ValueError:
-        mapped = self.mapper(record, rng)
-        samples = mapped if isinstance(mapped, list) else [mapped]
+        else:
+            return _unusable_dataset(failed, errors)
         if len(samples) != self.repeated_clips:
             allowed = f"allowed with {type(self.mapper).__name__}, which makes {len(samples)} per video: {len(samples)}"
             return ValueError(f"INPUT.REPEATED_CLIPS: got {self.repeated_clips}, {allowed}")
@@ -93,11 +88,7 @@ class TrainDataset(Dataset):
 class TestDataset(Dataset):
     """Test samples by index, with where each video is. One that fails keeps its place, with ``"video": None``.
 
-    Args:
-        records: the dataset.
-        mapper: see ``MAPPER``.
-        watch: is told which record is being read.
-        num_classes: see ``label_target``; for videos that fail.
+    Arguments are as for ``TrainDataset``; ``num_classes`` is that of ``label_target``, for videos that fail.
     """
 
     __test__ = False  # pytest takes it for a test by its name
@@ -183,8 +174,7 @@ class TrainLoader:
         loader: of batches, or of errors to raise.
         dataset_size: number of records, over all ranks.
         watch: of the loader's workers.
-        mixer: mixes the clips of each batch, or None.
-        device: where they are mixed, and then stay.
+        mixer: mixes the clips of each batch on ``device``, where they stay.
         first_batch: number of the first batch in this rank's stream.
         fingerprint: of the records, see ``checks.fingerprint``.
     """
@@ -225,13 +215,8 @@ class TrainLoader:
 class TestLoader:
     """The test videos of this rank, each as a list of one sample; it can be iterated again.
 
-    A sample is the mapper's, with "failed": bool. A failed one has "video": None, and "error" says why.
-
-    Args:
-        loader: of lists of one sample, or of errors to raise.
-        dataset_size: number of records, over all ranks.
-        watch: of the loader's workers.
-        failed_as: what the log says of videos that fail.
+    A sample is the mapper's, with "failed": bool. A failed one has "video": None, and "error" says why. The log says
+    ``failed_as`` of it. The other arguments are as for ``TrainLoader``.
     """
 
     __test__ = False  # pytest takes it for a test by its name

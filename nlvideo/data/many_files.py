@@ -29,10 +29,8 @@ _NUM_THREADS, _SLOW_SEC = 16, 3e-4
 def look_at_files(look: Callable[[Item], Result], items: Sequence[Item], desc: str) -> Iterator[Result]:
     """Yield what a function returns of each item, in order.
 
-    Args:
-        look: opens a file or asks for its status. What it raises is raised here.
-        items: paths, for example.
-        desc: of the progress bar, which is shown if this takes long.
+    ``look`` opens a file or asks for its status, and what it raises is raised here. ``desc`` is that of the progress
+    bar, which is shown if this takes long.
     """
     chunks = [items[i : i + _CHUNK] for i in range(_CHUNK, len(items), _CHUNK)]
     begin = time.perf_counter()

@@ -139,12 +139,8 @@ def class_balanced_subset(records: Sequence[Record], count: int) -> list[int]:
     The choice depends on nothing but the labels. A class with too few leaves its share to the others. A record with
     several labels counts in its first class; records without a label are a class of their own.
 
-    Args:
-        records: of the dataset.
-        count: how many to choose, fewer than there are.
-
     Returns:
-        Their increasing positions.
+        The increasing positions of ``count`` records, which are fewer than there are.
     """
     labels, first = labels_of(records), np.full(len(records), -1)
     owners, places = np.unique(labels.owners, return_index=True)

@@ -4,6 +4,7 @@ import logging
 import os
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from typing import NamedTuple
 
 import av
@@ -73,19 +74,17 @@ def log_survey(cfg: CfgNode, records: Sequence[Record]) -> None:
     count = min(len(records), MAX_VIDEOS)
     evenly = (records[i * len(records) // count] for i in range(count))
     picked = [record for record in evenly if "://" not in record["file_name"]]
-    end, found, num_failed = time.monotonic() + _MAX_SEC, [], 0
+    end, looked = time.monotonic() + _MAX_SEC, []
     results = map_in_processes(read_header, picked, min(_MAX_PROCESSES, 1 + len(picked) // _FILES_PER_PROCESS))
-    for _, header in results:
-        if isinstance(header, Header):
-            found.append(header)
-        else:
-            num_failed += 1
-        if time.monotonic() > end:
-            results.close()
-            break
+    with closing(results):
+        for _, header in results:
+            looked.append(header)
+            if time.monotonic() > end:
+                break
+    found = [header for header in looked if isinstance(header, Header)]
     line, advice = describe(cfg, found) if found else ("none could be read", [])
-    failed = f"; {num_failed} could not be read" if found and num_failed else ""
-    _logger.info("Survey of %d of %d videos: %s%s", len(found) + num_failed, len(records), line, failed)
+    failed = f"; {len(looked) - len(found)} could not be read" if 0 < len(found) < len(looked) else ""
+    _logger.info("Survey of %d of %d videos: %s%s", len(looked), len(records), line, failed)
     for text in advice:
         _logger.warning("%s", text)
 

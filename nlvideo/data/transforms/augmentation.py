@@ -104,7 +104,7 @@ def draw_box(
     """Draw a box inside a frame: its area uniformly, the logarithm of its aspect ratio uniformly, then its place.
 
     Args:
-        height: of the frame.
+        height: of the frame, pixels.
         width: of the frame.
         area_range: [smallest, largest] share of the frame's area.
         aspect_range: [smallest, largest] width / height.
@@ -141,15 +141,13 @@ def random_resized_crop(
     """
     height, width = frames.shape[1:3]
     box = draw_box(height, width, area_range, aspect_range, rng)
-    top, left, box_height, box_width = _central_box(height, width, aspect_range) if box is None else box
+    if box is None:
+        aspect = min(max(width / height, aspect_range[0]), aspect_range[1])
+        box_height = min(height, max(1, round(width / aspect)))
+        box_width = min(width, max(1, round(height * aspect)))
+        box = (height - box_height) // 2, (width - box_width) // 2, box_height, box_width
+    top, left, box_height, box_width = box
     return resize(frames[:, top : top + box_height, left : left + box_width], size, size)
-
-
-def _central_box(height: int, width: int, aspect_range: Sequence[float]) -> tuple[int, int, int, int]:
-    aspect = min(max(width / height, aspect_range[0]), aspect_range[1])
-    box_height = min(height, max(1, round(width / aspect)))
-    box_width = min(width, max(1, round(height * aspect)))
-    return (height - box_height) // 2, (width - box_width) // 2, box_height, box_width
 
 
 def uniform_crops(frames: torch.Tensor, size: int, num_crops: int) -> list[torch.Tensor]:

@@ -66,6 +66,12 @@ class RandomErasing:
     """Covers a random box of a clip with noise (Zhong et al., AAAI 2020), which hides what is there in every frame.
 
     Box and noise are the same in all frames that are covered: a consecutive run of them, by default the whole clip.
+
+    Args:
+        prob: probability that a clip is covered at all.
+        area_range: [smallest, largest] share of a frame's area (torchvision's defaults, as the next).
+        aspect_range: [smallest, largest] width / height.
+        length_range: [smallest, largest] share of the clip's frames; below 1 the box becomes a cuboid.
     """
 
     def __init__(
@@ -75,14 +81,6 @@ class RandomErasing:
         aspect_range: Sequence[float] = (0.3, 3.3),
         length_range: Sequence[float] = (1.0, 1.0),
     ):
-        """Set how often and how much.
-
-        Args:
-            prob: probability that a clip is covered at all.
-            area_range: [smallest, largest] share of a frame's area (torchvision's defaults, as the next).
-            aspect_range: [smallest, largest] width / height.
-            length_range: [smallest, largest] share of the clip's frames; below 1 the box becomes a cuboid.
-        """
         self.prob = prob
         self.area_range, self.aspect_range, self.length_range = area_range, aspect_range, length_range
 
@@ -94,7 +92,7 @@ class RandomErasing:
         box = draw_box(height, width, self.area_range, self.aspect_range, rng)
         if box is None:
             return frames
-        length = max(1, round(rng.uniform(self.length_range[0], self.length_range[1]) * num_frames))
+        length = max(1, round(rng.uniform(*self.length_range) * num_frames))
         first = int(rng.integers(0, num_frames - length, endpoint=True))
         top, left, box_height, box_width = box
         noise = torch.from_numpy(rng.integers(0, 256, size=(box_height, box_width, 3), dtype=np.uint8))

@@ -45,11 +45,11 @@ class ColorJitter:
     """Changes brightness, contrast, saturation and hue by random amounts, in random order.
 
     The first three are factors uniform in ``[max(0, 1 - x), 1 + x]``, the hue turns by a part of its circle uniform in
-    ``[-x, x]`` (torchvision's ColorJitter).
+    ``[-x, x]`` (torchvision's ColorJitter). Each x is 0 or more, of the hue up to 0.5; 0 leaves one out. The hue takes
+    most of the time.
     """
 
     def __init__(self, brightness: float = 0.0, contrast: float = 0.0, saturation: float = 0.0, hue: float = 0.0):
-        """Set the amounts x, 0 or more, of the hue up to 0.5; 0 leaves one out. The hue takes most of the time."""
         factors = [
             (per_frame, F.adjust_brightness, brightness),
             (per_clip, F.adjust_contrast, contrast),
@@ -72,16 +72,14 @@ class RandAugment:
 
     RandAugment is by Cubuk et al., NeurIPS 2020; operations and scales are torchvision's. An operation may be drawn
     more than once.
+
+    Args:
+        num_ops: operations per clip (torchvision's default, as the next).
+        magnitude: 0 (only AutoContrast and Equalize change pixels) to 30.
+        fill: one or three values 0..255 of the pixels that come in from outside of the frame.
     """
 
     def __init__(self, num_ops: int = 2, magnitude: float = 9, fill: Sequence[float] = (0,)):
-        """Set how many and how much.
-
-        Args:
-            num_ops: operations per clip (torchvision's default, as the next).
-            magnitude: 0 (only AutoContrast and Equalize change pixels) to 30.
-            fill: one or three values 0..255 of the pixels that come in from outside of the frame.
-        """
         self.num_ops = num_ops
         self.strength = magnitude / MAX_MAGNITUDE
         self.fill = [float(value) for value in fill]
