@@ -92,7 +92,7 @@ class RandomErasing:
         box = draw_box(height, width, self.area_range, self.aspect_range, rng)
         if box is None:
             return frames
-        length = max(1, round(rng.uniform(*self.length_range) * num_frames))
+        length = max(1, round(rng.uniform(self.length_range[0], self.length_range[1]) * num_frames))
         first = int(rng.integers(0, num_frames - length, endpoint=True))
         top, left, box_height, box_width = box
         noise = torch.from_numpy(rng.integers(0, 256, size=(box_height, box_width, 3), dtype=np.uint8))
