@@ -4,7 +4,7 @@
     python benchmarks/folds.py finetune/tiny_few list:fights/train.csv list:fights/val.csv
 
 All videos of the datasets are put together and dealt into folds, class by class. Each fold is the validation set once,
-and the others train. With few videos this says more than one split does. Words after the datasets are overrides.
+and the others train. With few videos this says more than one split does. Options come first, overrides last.
 """
 
 import argparse
@@ -58,24 +58,24 @@ def train(config: str, train_list: str, val_list: str, out: Path, overrides: lis
 
 def main() -> None:
     """Print the accuracy of each fold, and the mean over all videos."""
-    from pixel_baseline import accuracies  # beside this script: only there when it is run
-
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", help="a config below configs, such as finetune/tiny_few")
-    parser.add_argument("datasets", nargs="+", help="datasets as in DATASETS.TRAIN, then KEY VALUE pairs")
+    parser.add_argument("train", help="a dataset as in DATASETS.TRAIN")
+    parser.add_argument("val", help="a dataset as in DATASETS.TEST")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs")
     parser.add_argument("--folds", type=int, default=4)
     parser.add_argument("--seed", type=int, default=1, help="of the deal")
     parser.add_argument("--out", type=Path, default=ROOT / "output/folds", help="folder of lists, logs and runs")
-    args = parser.parse_intermixed_args()
-    datasets = [word for word in args.datasets if word.startswith(("list:", "folder:"))]
-    overrides = [word for word in args.datasets if word not in datasets]
-    folds = deal(datasets, args.folds, args.seed)
+    args = parser.parse_args()
+    from pixel_baseline import accuracies  # a script beside this one: only there when this one is run
+
+    folds = deal([args.train, args.val], args.folds, args.seed)
     rows = []
     for index, fold in enumerate(folds):
         others = [row for other in folds if other is not fold for row in other]
         train_list = write_list(args.out.resolve() / f"train{index}.csv", others)
         val_list = write_list(args.out.resolve() / f"val{index}.csv", fold)
-        top1 = train(args.config, train_list, val_list, args.out.resolve() / f"run{index}", overrides)
+        top1 = train(args.config, train_list, val_list, args.out.resolve() / f"run{index}", args.opts)
         rows.append((top1, *accuracies(train_list, val_list)))
         print(f"fold {index}: {top1:.1f} %, logistic regression {rows[-1][1]:.1f} and {rows[-1][2]:.1f} %", flush=True)
     means = np.average(rows, axis=0, weights=[len(fold) for fold in folds])
