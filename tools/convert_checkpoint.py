@@ -26,8 +26,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--to", choices=("pyslowfast", "pytorchvideo", "mmaction2"), help="write another framework's file, no config"
     )
-    parser.add_argument("--config-file", metavar="FILE", help="config of IN, where IN is a checkpoint of nlvideo's")
-    parser.add_argument("--overwrite", action="store_true", help="replace files that are there")
+    parser.add_argument("--config-file", metavar="FILE", help="config of IN, if IN is a checkpoint of nlvideo")
+    parser.add_argument("--overwrite", action="store_true", help="replace files that exist")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="what IN does not say; the data")
     return parser
 
@@ -45,7 +45,9 @@ def main(arguments: argparse.Namespace) -> None:
         print(f"{conversion.report()}\nWrote {arguments.out} for {arguments.to}")
         return
     if conversion.converted.source == "nlvideo":
-        raise ValueError(f"{arguments.weights} is a checkpoint of nlvideo's already; --to writes another framework's")
+        raise ValueError(
+            f"{arguments.weights} is a checkpoint of nlvideo already; --to writes a file of another framework"
+        )
     config_file = write_conversion(conversion, arguments.out, arguments.overwrite)
     print(f"{conversion.report()}\nWrote {arguments.out} and {config_file}. To test it on DATASETS.TEST:")
     print(f"python tools/test_net.py --config-file {config_file} MODEL.WEIGHTS {arguments.out}")

@@ -1,4 +1,4 @@
-"""Trained models for use outside of training: tests, and predictions."""
+"""Trained models for tests and predictions."""
 
 import logging
 import os
@@ -6,6 +6,7 @@ import os
 from torch import nn
 
 from nlvideo.checkpoint.checkpointer import last_checkpoint_in
+from nlvideo.checkpoint.convert.common import CLASSIFIER, STEM
 from nlvideo.checkpoint.read.read_file import read_file
 from nlvideo.checkpoint.weights import find_weights, load_weights
 from nlvideo.config import CfgNode
@@ -14,8 +15,6 @@ from nlvideo.data.datasets import get_dataset
 from nlvideo.modeling import build_model
 from nlvideo.modeling.backbone import inflate_2d_weights
 from nlvideo.utils.console import log_once
-
-_CLASSIFIER = "head.classifier.weight"
 
 logger = logging.getLogger(__name__)
 
@@ -31,8 +30,8 @@ def load_model_for_test(cfg: CfgNode, resume: bool = False) -> nn.Module:
         resume: prefer the last checkpoint in ``OUTPUT_DIR``.
 
     Raises:
-        ValueError: no checkpoint is named, it hardly fits the model, or a dataset of ``DATASETS.TEST`` has the classes
-            under other labels than the model.
+        ValueError: no checkpoint is named, less than half of the backbone fits, or a dataset of ``DATASETS.TEST`` has
+            other labels for the classes than the model.
         FileNotFoundError: the file is missing.
     """
     path = weights_for_test(cfg, resume)
@@ -43,7 +42,7 @@ def load_model_for_test(cfg: CfgNode, resume: bool = False) -> nn.Module:
         )
     model, classes = _load(cfg, path)
     for name in cfg.DATASETS.TEST if classes else ():
-        get_dataset(name)  # notes the names of its classes
+        get_dataset(name)  # makes the names of its classes known
         try:
             check_same_classes(path, classes, name)
         except ValueError as error:
@@ -67,20 +66,20 @@ def with_classes_of(cfg: CfgNode, path: str) -> CfgNode:
         return cfg
     path = _named(cfg, path)
     content = read_file(path)
-    found = find_weights(content, path, ["backbone.stem.conv.weight", _CLASSIFIER])
-    number = len(found.weights.get(_CLASSIFIER, found.classes))
+    found = find_weights(content, path, [STEM, CLASSIFIER])
+    number = len(found.weights.get(CLASSIFIER, found.classes))
     if not number:
-        raise ValueError(f"MODEL.HEAD.NUM_CLASSES: got 0, and {path} has no {_CLASSIFIER}, allowed: the number itself")
+        raise ValueError(f"MODEL.HEAD.NUM_CLASSES: got 0, and {path} has no {CLASSIFIER}, allowed: the number itself")
     return cfg.with_overrides(["MODEL.HEAD.NUM_CLASSES", number])
 
 
 def load_trained_model(cfg: CfgNode, path: str, entry: str = "") -> tuple[nn.Module, list[str]]:
-    """Build ``MODEL`` with the weights at ``path``, every one of them: what does not fit is an error.
+    """Build ``MODEL`` with all weights at ``path``: any tensor that does not fit is an error.
 
     Args:
-        cfg: what the weights were trained with; of its moving average as in `load_model_for_test`.
+        cfg: what the weights were trained with.
         path: as MODEL.WEIGHTS; "best" as in `load_model_for_test`.
-        entry: of the file, with the weights; "": the usual one, or the moving average.
+        entry: the entry of the file with the weights; "": the usual one, or the moving average.
 
     Returns:
         The model in eval mode, and the names of its classes; see `class_names`.
@@ -96,11 +95,9 @@ def load_trained_model(cfg: CfgNode, path: str, entry: str = "") -> tuple[nn.Mod
 
 
 def class_names(cfg: CfgNode, stored: list[str] | None = None) -> list[str]:
-    """Return the names of the classes of a model, as many as it has scores.
+    """Return the names of the classes of a model, one for each score. A class without a name is called by its number.
 
-    Args:
-        cfg: of the model. Its training data have the names where the weights have none.
-        stored: the names that the weights have. Classes without a name are called by their number.
+    The names are those of the weights, ``stored``; where these have none or too many, those of the training data.
     """
     count = cfg.MODEL.HEAD.NUM_CLASSES
     names = stored or []
@@ -116,7 +113,6 @@ def class_names(cfg: CfgNode, stored: list[str] | None = None) -> list[str]:
 
 
 def _named(cfg: CfgNode, path: str) -> str:
-    """Return the path of the best checkpoint if it is asked for by its name."""
     if path != BEST:
         return path
     path = os.path.join(cfg.OUTPUT_DIR, "model_best.pth")
@@ -127,7 +123,7 @@ def _named(cfg: CfgNode, path: str) -> str:
 
 
 def _load(cfg: CfgNode, path: str, entry: str = "", complete: bool = False) -> tuple[nn.Module, list[str]]:
-    """Read the file once: its weights, and the names of its classes; none where they are not known."""
+    """Build the model with its weights, and return the names of its classes; none where they are not known."""
     model, path = build_model(cfg), _named(cfg, path)
     content = read_file(path)
     entry = entry or ("ema" if cfg.SOLVER.EMA.ENABLED and "ema" in content else "")

@@ -1,7 +1,7 @@
 """The one road from a file of weights to the parameters of a model: read, identify, convert, fit.
 
-`read_file` reads. `find_weights` says once whose names a file has, and brings them under ours. `fit` compares the
-result with a model and refuses what a policy does not allow. `load_weights` walks the whole road.
+`read_file` reads. `find_weights` identifies the source of a file once, and gives the weights our names. `fit` compares
+them with a model and refuses what a policy does not allow. `load_weights` does all of this.
 """
 
 import logging
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from nlvideo.checkpoint.convert import convert, recognise
-from nlvideo.checkpoint.convert.common import CONFIG_TEXT, Converted, has_effect
+from nlvideo.checkpoint.convert.common import CONFIG_TEXT, STEM, Converted, has_effect
 from nlvideo.checkpoint.convert.release import dataset_of, licence_of, release_overrides, settle
 from nlvideo.config import CfgNode
 from nlvideo.data.datasets.listed import classes_beside
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 ORIGIN = "converted_from"
 # Where frameworks keep the weights in a file: Caffe2, PySlowFast and PyTorchVideo, OpenMMLab and Lightning, detectron2.
 WRAPPERS = ("blobs", "model_state", "state_dict", "model")
-# What trainers put before the names of a network that is a part of theirs.
+# What trainers put before the names of the network inside them.
 _PREFIXES = ("model.", "backbone.", "module.")
 # What wrappers of parts of a network put into names. The last one is that of `insert_nonlocal`.
 _WRAPPED = re.compile(r"(?:(?<=\.)|^)(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.|(?<=\.)module\.")
@@ -40,23 +40,21 @@ _WRAPPED = re.compile(r"(?:(?<=\.)|^)(?:_orig_mod|_fsdp_wrapped_module|_checkpoi
 # "backbone.layer3.1.nonlocal_block.theta.weight": one of a block that `insert_nonlocal` put after layer3.1.
 _NONLOCAL = re.compile(r"^((?:.*\.)?(?:nl\d+|nonlocal_block))\.(.+)$")
 _HEAD, _BACKBONE = "head.", "backbone."
-# Absent from frozen norms and from files older than PyTorch 0.4.1, and without influence on any output.
+# Frozen norms and files older than PyTorch 0.4.1 lack it. It changes no output.
 _COUNTER = "num_batches_tracked"
 
-# Keys that change neither what given weights compute nor where they go: how blocks start, how they are evaluated, where
-# they stand (names and shapes tell), which norm holds the same numbers, how clips are cut.
+# Keys that a file and a config may differ in: how blocks start and are evaluated, where they are (names and shapes show
+# it), which kind of norm holds the numbers, how clips are cut.
 _FREE = (
     "INPUT.", "TEST.", "MODEL.HEAD.", "MODEL.NORM", "MODEL.BACKBONE.FREEZE_", "MODEL.BACKBONE.ZERO_INIT_RESIDUAL",
     "MODEL.NONLOCAL.STAGES", "MODEL.NONLOCAL.EVERY", "MODEL.NONLOCAL.BLOCKS", "MODEL.NONLOCAL.ZERO_INIT",
     "MODEL.NONLOCAL.INIT_STD", "MODEL.NONLOCAL.ALGORITHM",
 )  # fmt: skip
 _ENABLED, _NORM = "MODEL.NONLOCAL.ENABLED", "MODEL.NONLOCAL.NORM"
-_STEM = "backbone.stem.conv.weight"
 
 # (shape in the file, shape in the model)
 Shapes = tuple[tuple[int, ...], tuple[int, ...]]
-# What `fit` demands: that at least half of the backbone fits; the whole backbone, and no more than fine-tuning changes;
-# every tensor.
+# What must fit; see `fit`.
 Policy = Literal["half", "backbone", "all"]
 
 
@@ -67,7 +65,7 @@ class LoadReport:
     path: str
     num_model_tensors: int
     loaded: list[str] = field(default_factory=list)
-    #: of non-local blocks of which the file has no tensor: a baseline is loaded into a network with blocks
+    #: of new non-local blocks: a baseline is loaded into a network with blocks
     new_nonlocal: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
@@ -81,16 +79,14 @@ class LoadReport:
 
     @property
     def is_complete(self) -> bool:
-        """Whether the tensors of file and model are the same set."""
+        """Whether file and model have the same tensors, of the same shapes."""
         return not self.differences()
 
     def differences(self, fine_tuning: bool = False, count: int = 4) -> str:
-        """Return in one line what does not fit; "" where all does.
+        """Return in one line what does not fit, with the names of ``count`` tensors of each kind; "" where all does.
 
-        Args:
-            fine_tuning: pass over what fine-tuning changes: new non-local blocks, a classifier of other classes, and a
-                head that the file lacks as a whole.
-            count: of tensors to name of each kind.
+        With ``fine_tuning``, what fine-tuning changes is left out: new non-local blocks, a classifier of other classes,
+        and a head of which the file has nothing.
         """
         shapes = self.mismatched if fine_tuning else {**self.classifier, **self.mismatched}
         missing = self.missing if fine_tuning else [*self.new_nonlocal, *self.missing]
@@ -100,7 +96,7 @@ class LoadReport:
         found = {
             "only in the model": missing,
             "only in the file": self.unexpected,
-            "other shapes": [f"{name} (file {a}, model {b})" for name, (a, b) in shapes.items()],
+            "other shapes": _with_shapes(shapes),
         }
         return "; ".join(f"{what}: {some(names, count)}" for what, names in found.items() if names)
 
@@ -112,16 +108,15 @@ class LoadReport:
         if self.is_complete:
             return summary
         rows = _rows("new non-local blocks (expected)", self.new_nonlocal)
-        rows += _shape_rows("classifier of other classes (skipped)", self.classifier)
-        rows += _shape_rows("other shape (skipped)", self.mismatched)
+        rows += _rows("classifier of other classes (skipped)", _with_shapes(self.classifier))
+        rows += _rows("other shape (skipped)", _with_shapes(self.mismatched))
         rows += _rows("missing in the file", self.missing)
         rows += _rows("unexpected in the file", self.unexpected)
         return f"{summary}\n{create_table(rows)}"
 
 
-def _shape_rows(what: str, shapes: Mapping[str, Shapes]) -> list[dict[str, str]]:
-    split = [(*name.rpartition(".")[::2], *pair) for name, pair in shapes.items()]
-    return [{"what": what, "module": module, "tensors": f"{leaf}: file {a}, model {b}"} for module, leaf, a, b in split]
+def _with_shapes(shapes: Mapping[str, Shapes]) -> list[str]:
+    return [f"{name} (file {a}, model {b})" for name, (a, b) in shapes.items()]
 
 
 def _rows(what: str, names: Sequence[str]) -> list[dict[str, str]]:
@@ -148,15 +143,15 @@ def load_weights(
     Args:
         model: what to load into.
         content: from `read_file`.
-        path: of the file, for messages, and for what the name of a released file says.
-        cfg: what the model was built from; None: the settings of a foreign file are not compared, which the log says.
+        path: of the file, for messages; the name of a released file also says what network it is of.
+        cfg: what the model was built from. None: the settings of a foreign file are not compared; the log says so.
         adapt_weights: called with the weights and the model before the two are compared.
         entry: as for `flatten`.
-        complete: refuse a file whose tensors are not exactly those of the model.
+        complete: refuse a file that does not have exactly the tensors of the model.
 
     Raises:
-        ValueError: no such entry; not complete where it must be; less than half of the backbone fits; or weights of
-            another framework that mean another network than ``cfg``, or leave a gap in the backbone.
+        ValueError: there is no such entry; the file must be complete and is not; less than half of the backbone fits;
+            or weights of another framework belong to another network than ``cfg``, or do not fill the backbone.
     """
     current = model.state_dict()
     found = find_weights(content, path, current, entry=entry)
@@ -179,40 +174,40 @@ def load_weights(
 def find_weights(
     content: Mapping[str, Any], path: str, names: Iterable[str], source: str = "auto", entry: str = ""
 ) -> Converted:
-    """Find the weights in what a file holds, say whose they are, and bring them under our names.
+    """Find the weights in what a file holds, identify their source, and give them our names.
 
     Args:
         content: from `read_file`.
-        path: for errors, and for what the name of a released file says.
-        names: of tensors of the model; one of them among those of the file makes the file ours.
-        source: a name in `SOURCES`; "auto": by the names in the file; "": they are ours.
+        path: as for `load_weights`.
+        names: of the tensors of the model. A file that has one of them is ours.
+        source: a name in `SOURCES`; "auto": decided by the names in the file; "": the file is ours.
         entry: as for `flatten`.
 
     Returns:
         The weights. The source is "nlvideo" for our own names, and for names that no source claims.
 
     Raises:
-        ValueError: no weights, several sources claim them, or a network that ours cannot express; in one line.
+        ValueError: there are no weights, several sources claim them, or our network cannot express theirs; one line.
     """
     ours = {_WRAPPED.sub("", name): name for name in names}
     flat: Mapping[str, Any] = flatten(content, path, entry)
     try:
         if source == "auto":
             source, flat = identify(flat, ours.keys())
-        if source:
-            found = convert(flat, source)
-            if source == "caffe2":
-                settle(found, release_overrides(path))
-            found.weights = {ours.get(name, name): value for name, value in found.weights.items()}
-            found.dataset = found.dataset or dataset_of(path, flat.get(CONFIG_TEXT, ""))
-            found.name_classes(_stored_classes(content, path))
-            found.notes += _licence_note(path)
-            return found
+        found = convert(flat, source) if source else Converted({n: v for n, v in flat.items() if n != CONFIG_TEXT})
+        if source == "caffe2":
+            settle(found, release_overrides(path))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    weights = {ours.get(name, name): value for name, value in flat.items() if name != CONFIG_TEXT}
-    found = Converted(weights, mapped=[(name, name) for name in weights], **_origin_of(content, path))
+    found.weights = {ours.get(name, name): value for name, value in found.weights.items()}
+    file, config = path, flat.get(CONFIG_TEXT, "")
+    if not source:
+        found.mapped = [(name, name) for name in found.weights]
+        found.overrides, found.tolerated, file, config = *_origin_of(content, path), ""
+    found.dataset = found.dataset or dataset_of(file, config)
     found.name_classes(_stored_classes(content, path))
+    if licence := licence_of(file):
+        found.notes.append(f"licence of these weights: {licence}")
     return found
 
 
@@ -224,25 +219,20 @@ def _stored_classes(content: Mapping[str, Any], path: str) -> list[str]:
     return classes_beside(os.path.abspath(path))[0] if os.path.isfile(path) else []
 
 
-def _licence_note(path: str) -> list[str]:
-    return [f"licence of these weights: {licence}"] if (licence := licence_of(path)) else []
-
-
 def flatten(content: Mapping[str, Any], path: str, entry: str = "") -> dict[str, Any]:
-    """Find the weights in what a file holds, and the text of the config that PySlowFast and OpenMMLab put beside them.
-
-    The text is handed on as `CONFIG_TEXT`. What PyTorch's wrappers (DDP, FSDP, compile, averages) add to names is gone.
+    """Find the weights in what a file holds, without what PyTorch's wrappers (DDP, FSDP, compile) add to their names.
 
     Args:
         content: from `read_file`.
         path: for messages.
-        entry: name of the entry with the weights; "": the first of `WRAPPERS`, or else the file itself.
+        entry: the entry of the file with the weights; "": the first of `WRAPPERS`, or else the file itself.
 
     Returns:
-        Name -> tensor on the CPU. Numbers beside the weights, such as Caffe2's ``model_iter``, are not among them.
+        Name -> tensor on the CPU. Plain numbers beside them, such as Caffe2's ``model_iter``, are left out. The text of
+        the config that PySlowFast or OpenMMLab put into the file is under the name `CONFIG_TEXT`.
 
     Raises:
-        ValueError: there are none; the message lists the entries that hold some.
+        ValueError: there are no weights. The message lists the entries that hold some.
     """
     entries = {name: _numeric(value) for name, value in content.items() if isinstance(value, Mapping)}
     entries = {name: weights for name, weights in entries.items() if any(value.dim() for value in weights.values())}
@@ -251,23 +241,23 @@ def flatten(content: Mapping[str, Any], path: str, entry: str = "") -> dict[str,
     if not any(tensor.dim() for tensor in weights.values()):
         where = f" under {entry!r}" if entry else ""
         raise ValueError(f"{path}: found no weights{where}; the file holds {some(list(map(str, entries or content)))}")
-    # Momenta and the like have fewer entries, or other names.
+    # Averages have as many tensors as the weights; the state of an optimizer has fewer.
     passed = [name for name, other in entries.items() if name != chosen and len(other) >= len(weights) > 1]
     if chosen and passed and not entry:
-        logger.warning("%s: weights are read from %r; it has others in %s (see --entry)", path, chosen, some(passed))
+        logger.warning("%s: weights are read from %r; others are in %s (see --entry)", path, chosen, some(passed))
     flat: dict[str, Any] = {_WRAPPED.sub("", name): tensor for name, tensor in weights.items()}
     if all(name.startswith("module.") for name, tensor in flat.items() if tensor.dim()):
         flat = {name.removeprefix("module."): value for name, value in flat.items() if name.startswith("module.")}
     # The config of PySlowFast, or of OpenMMLab's MMEngine or, before it, mmcv.
-    meta = content.get("meta")
-    meta = meta if isinstance(meta, Mapping) else {}
-    texts = (content.get("cfg"), meta.get("cfg"), meta.get("config"))
-    text = next((text for text in texts if isinstance(text, str) and text), "")
-    return flat | ({CONFIG_TEXT: text} if text else {})
+    meta = content["meta"] if isinstance(content.get("meta"), Mapping) else {}
+    for text in (content.get("cfg"), meta.get("cfg"), meta.get("config")):
+        if isinstance(text, str) and text:
+            return flat | {CONFIG_TEXT: text}
+    return flat
 
 
 def _numeric(values: Mapping[str, Any]) -> dict[str, Tensor]:
-    # Arrays are in this machine's byte order, and share their memory: a file may name one of them many times.
+    # `from_numpy` copies nothing, because a file may name one array many times.
     values = {name: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for name, v in values.items()}
     return {str(name): value for name, value in values.items() if isinstance(value, Tensor)}
 
@@ -278,15 +268,11 @@ def weights_of(content: Mapping[str, Any], path: str, entry: str = "") -> dict[s
 
 
 def identify(flat: Mapping[str, Any], ours: Collection[str]) -> tuple[str, Mapping[str, Any]]:
-    """Say whose names the weights of `flatten` have, also below a prefix of a trainer.
-
-    Args:
-        flat: from `flatten`.
-        ours: the names of our model.
+    """Find the source of weights by their names, which may have the prefix of a trainer; ``ours`` are our model's.
 
     Returns:
-        A name in `SOURCES`, or "" for ours and for unknown names; and the weights, without the prefix, and without
-        what stands beside them.
+        A name in `SOURCES`, or "" for our own and for unknown names; and the weights. If a prefix was removed, these
+        are the weights that had it.
 
     Raises:
         ValueError: several sources claim the names.
@@ -304,14 +290,13 @@ def identify(flat: Mapping[str, Any], ours: Collection[str]) -> tuple[str, Mappi
     return "", flat
 
 
-def _origin_of(content: Mapping[str, Any], path: str) -> dict[str, Any]:
-    """What a file of ours that was converted remembers, for `Converted`; nothing for other files."""
+def _origin_of(content: Mapping[str, Any], path: str) -> tuple[dict[str, Any], dict[str, Any], str]:
+    """The overrides, tolerated values and file that a file of ours remembers of its conversion; empty for others."""
     if ORIGIN not in content:
-        return {}
+        return {}, {}, ""
     try:
-        settings = {name: dict(content[ORIGIN][name].items()) for name in ("overrides", "tolerated")}
-        file = content[ORIGIN].get("file", "")
-        return settings | {"dataset": dataset_of(file), "notes": _licence_note(file)}
+        origin = content[ORIGIN]
+        return dict(origin["overrides"].items()), dict(origin["tolerated"].items()), origin.get("file", "")
     except (TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{path}: its entry {ORIGIN!r} does not say which network was converted") from error
 
@@ -322,13 +307,13 @@ def check_config(
     """Refuse weights that belong to another config than ``cfg``; ``current`` is the state dict of its model.
 
     Raises:
-        ValueError: naming each key with its value in the file and in the config.
+        ValueError: some keys differ. The message has each with its value in the file and in the config.
     """
     found = []
     has_blocks = converted.overrides.get(_ENABLED, False)
 
     def _matters(key: str) -> bool:
-        # A baseline may be loaded into a network with blocks, which are new then.
+        # A baseline may start a network with blocks; they are new then.
         if key.startswith("MODEL.NONLOCAL.") and not (has_blocks and (key == _ENABLED or cfg.MODEL.NONLOCAL.ENABLED)):
             return False
         return not key.startswith(_FREE) and has_effect(key, cfg)
@@ -346,11 +331,11 @@ def check_config(
             found.append(f"{key}: file {' or '.join(map(repr, allowed))}, config {cfg.value_at(key)!r}")
         elif _matters(key):
             logger.warning("%s does not say which %s it is for; it loads as %r", path, key, cfg.value_at(key))
-    both = (converted.weights, current)
-    kernels = ["{} x {}".format(*weights[_STEM].shape[-2:]) for weights in both if _STEM in weights]
+    stems = [weights[STEM] for weights in (converted.weights, current) if STEM in weights]
+    kernels = ["{} x {}".format(*stem.shape[-2:]) for stem in stems]
     if len(set(kernels)) == 2:
-        stem = f"file one of {kernels[0]}, config {cfg.MODEL.BACKBONE.STEM!r}, which is of {kernels[1]}"
-        found.append(f"MODEL.BACKBONE.STEM: {stem}")
+        config = f"config {cfg.MODEL.BACKBONE.STEM!r}, which is of {kernels[1]}"
+        found.append(f"MODEL.BACKBONE.STEM: file one of {kernels[0]}, {config}")
     if found:
         raise ValueError(f"{path} is of another network than the config's: {'; '.join(found)}")
 
@@ -372,18 +357,18 @@ def _same(key: str, wanted: Any, given: Any) -> bool:
 
 
 def fit(current: Mapping[str, Tensor], weights: Mapping[str, Tensor], path: str, policy: Policy) -> LoadReport:
-    """Compare weights with a model, and refuse what a policy does not allow; nothing is loaded.
+    """Compare weights with a model, and refuse what a policy does not allow. Nothing is loaded.
 
     Args:
-        current: state dict of the model; its ``backbone`` and ``head`` are told apart where it has them.
+        current: state dict of the model.
         weights: name -> tensor, under our names and in our shapes.
-        path: where they are from, for messages.
-        policy: "half": at least half of the backbone's tensors must fit, new non-local blocks aside. "backbone": the
-            whole backbone, and every tensor of the file; a whole head may be absent, the classifier of other classes,
-            and whole non-local blocks may be new. "all": the same tensors in file and model.
+        path: of the file, for messages.
+        policy: "half": at least half of the backbone's tensors must fit; new non-local blocks do not count. "backbone":
+            the whole backbone and every tensor of the file must fit, except what fine-tuning changes; see
+            `LoadReport.differences`. "all": file and model must have the same tensors.
 
     Raises:
-        ValueError: naming some tensors.
+        ValueError: the policy does not allow it. The message names some tensors.
     """
     report = compare_weights(current, weights, path)
     text = "" if policy == "half" else report.differences(fine_tuning=policy == "backbone", count=3)
@@ -406,7 +391,7 @@ def load_weights_into(
 def compare_weights(
     current: Mapping[str, Tensor], weights: Mapping[str, Tensor], path: str, counters: bool = False
 ) -> LoadReport:
-    """Say which tensors of a file fit the state dict of a model; ``counters`` of batches count only on request."""
+    """Say which tensors of a file fit the state dict of a model; ``counters``: compare the counts of batches, too."""
     report = LoadReport(path, num_model_tensors=len(current))
     blocks_in_file = {block[1] for block in map(_NONLOCAL.match, weights) if block}
     for name, tensor in current.items():

@@ -169,9 +169,9 @@ def test_our_own_files_have_nothing_to_convert(tool, tmp_path):
     model = META_ARCH.get("VideoClassifier")(load_cfg(str(cfg_file)))
     torch.save({"model": model.state_dict(), "iteration": 3}, tmp_path / "ours.pth")
     status, _, errors = tool(str(tmp_path / "ours.pth"), str(tmp_path / "a.pth"))
-    assert status == 2 and "name the config it was trained with by --config-file" in errors
+    assert status == 2 and "name its config with --config-file" in errors
     status, _, errors = tool(str(tmp_path / "ours.pth"), str(tmp_path / "a.pth"), "--config-file", str(cfg_file))
-    assert status == 2 and "is a checkpoint of nlvideo's already; --to writes another framework's" in errors
+    assert status == 2 and "is a checkpoint of nlvideo already; --to writes a file of another framework" in errors
     conversion = convert_checkpoint(str(tmp_path / "ours.pth"), config_file=str(cfg_file))
     assert conversion.converted.source == "nlvideo" and conversion.cfg.MODEL.BACKBONE.DEPTH == 10
 

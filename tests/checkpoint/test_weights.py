@@ -101,7 +101,7 @@ def test_another_number_of_classes_is_skipped_and_reported(tmp_path, caplog):
     assert report.classifier == {"head.classifier.weight": ((400, 2), (7, 2)), "head.classifier.bias": ((400,), (7,))}
     assert torch.equal(model.head.classifier.weight, before)
     assert "classifier of other classes (skipped)" in caplog.text
-    assert "weight: file (400, 2), model (7, 2)" in caplog.text
+    assert "weight (file (400, 2), model (7, 2)), bias (file" in caplog.text
 
 
 def test_another_shape_is_skipped_and_reported(tmp_path):

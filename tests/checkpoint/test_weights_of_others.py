@@ -253,7 +253,7 @@ def test_an_average_that_is_passed_over_is_said_and_can_be_asked_for(tmp_path, c
     torch.save(content, tmp_path / "epoch_1.pth")
     checkpointer = Checkpointer(model, "unused", cfg=cfg)
     checkpointer.load_weights(str(tmp_path / "epoch_1.pth"))
-    assert "weights are read from 'state_dict'; it has others in ema_state_dict (see --entry)" in caplog.text
+    assert "weights are read from 'state_dict'; others are in ema_state_dict (see --entry)" in caplog.text
     caplog.clear()
     assert checkpointer.load_weights(str(tmp_path / "epoch_1.pth"), entry="ema_state_dict", complete=True).is_complete
     assert model.state_dict()["head.classifier.bias"].eq(2).all() and "--entry" not in caplog.text

@@ -32,32 +32,24 @@ SOURCES: dict[str, Source] = {
 
 
 def recognise(content: Mapping[str, Any]) -> str:
-    """Return the name of the source that a file is of; "" where none claims it.
-
-    Args:
-        content: name -> tensor, from `weights.flatten`.
-
-    Raises:
-        ValueError: several claim it; shows some names of the file.
-    """
+    """Return the name of the source that claims ``content``, or ""; ValueError where several claim it."""
     claims = [name for name, source in SOURCES.items() if source.recognise(content)]
     if len(claims) > 1:
-        names = ", ".join(list(content)[:4])
-        raise ValueError(f"weights with the names {names}, ... may be of {' or '.join(claims)}: say which")
+        raise ValueError(f"{_named(content)} may be of {' or '.join(claims)}: say which")
     return claims[0] if claims else ""
 
 
 def unknown_source(content: Mapping[str, Any]) -> str:
     """Return the error for names that no source claims."""
-    return f"weights with the names {', '.join(list(content)[:4])}, ... are of no known source: {', '.join(SOURCES)}"
+    return f"{_named(content)} are of no known source: {', '.join(SOURCES)}"
+
+
+def _named(content: Mapping[str, Any]) -> str:
+    return f"weights with the names {', '.join(list(content)[:4])}, ..."
 
 
 def convert(content: Mapping[str, Any], source: str = "auto") -> Converted:
-    """Bring foreign weights under our names.
-
-    Args:
-        content: name -> tensor, from `weights.flatten`.
-        source: a name in `SOURCES`, or "auto".
+    """Bring foreign weights under our names; ``source`` is a name in `SOURCES`, or "auto".
 
     Raises:
         ValueError: not recognised, an unknown source, or a network that ours cannot express.

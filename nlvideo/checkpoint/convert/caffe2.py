@@ -7,30 +7,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nlvideo.checkpoint.convert.common import (
-    AUTHORS_BLOCKS,
-    AUTHORS_NETWORK,
-    IMAGE_NOTE,
-    Converted,
-    ModuleNames,
-    architecture_of,
-    is_image_network,
-    rename,
-)
+from nlvideo.checkpoint.convert import common
 from nlvideo.checkpoint.convert.torchvision import NAMES
 from nlvideo.layers.norm import EPS
 
 # "riv" is the running variance in spite of its name ("inverse"): a comment of the authors says so.
 _LEAVES = {"w": "weight", "s": "weight", "b": "bias", "rm": "running_mean", "riv": "running_var"}
+_BLOBS = {"conv1_w", "res_conv1_bn_s", "res2_0_branch2a_w"}
 _TRAINING_STATE = {"lr", "model_iter", "epoch", "cfg"}
 
 # Stems of the authors' two network definitions and of PySlowFast's C2D and I3D, with and without the pool over time.
 # The weights of all four have the same names and shapes.
 STEMS = ["authors_32x2", "authors_8x8", "slowfast_8x8", "slow"]
 
-
 _BLOCK, _OUR_BLOCK = "res{stage}_{block}_branch", "backbone.res{stage}.{block}"
-_MODULES = ModuleNames(
+_MODULES = common.ModuleNames(
     {
         "conv1": "backbone.stem.conv",
         "res_conv1_bn": "backbone.stem.bn",
@@ -59,19 +50,14 @@ def _state_of_training(blob: str) -> str:
     return "state of the training" if blob.removeprefix("gpu_0/") in _TRAINING_STATE else ""
 
 
-def _explain(blob: str) -> str:
-    return "a SlowFast network has two pathways, ours have one" if blob.startswith("t_") else ""
-
-
 def _tidy(weights: dict[str, Tensor]) -> dict[str, Any]:
     """Give a renamed ResNet our form, in place: classifier as a matrix, affine layers as frozen norms, no biases.
 
-    Returns:
-        The config keys that say which norms there are.
+    Returns the config keys that say which norms there are.
     """
-    if "head.classifier.weight" in weights:
+    if common.CLASSIFIER in weights:
         # A network for testing has a 1x1x1 convolution.
-        weights["head.classifier.weight"] = weights["head.classifier.weight"].flatten(1)
+        weights[common.CLASSIFIER] = weights[common.CLASSIFIER].flatten(1)
     norms = [name.removesuffix(".weight") for name in weights if re.search(r"\.bn\d?\.weight$", name)]
     frozen = [norm for norm in norms if f"{norm}.running_mean" not in weights]
     for norm in frozen:
@@ -93,35 +79,29 @@ def _tidy(weights: dict[str, Tensor]) -> dict[str, Any]:
 
 def recognise(content: Mapping[str, Any]) -> bool:
     """Whether the names are those of the authors' or PySlowFast's networks in Caffe2."""
-    names = {name.removeprefix("gpu_0/") for name in content}
-    if not {"conv1_w", "res_conv1_bn_s", "res2_0_branch2a_w"} <= names:
-        return False
-    # Image networks without statistics are those of Detectron.
-    first = content.get("conv1_w", content.get("gpu_0/conv1_w"))
-    return first.ndim == 5 or "res_conv1_bn_rm" in names
+    blobs = {name.removeprefix("gpu_0/"): value for name, value in content.items()}
+    return blobs.keys() >= _BLOBS and not _is_detectron(blobs)
 
 
-def convert(content: Mapping[str, Any]) -> Converted:
+def convert(content: Mapping[str, Any]) -> common.Converted:
     """Bring the blobs of the authors' or PySlowFast's networks under our names; ValueError for another network."""
-    converted = rename("caffe2", content, _our_name, _explain, _state_of_training)
+    converted = common.rename("caffe2", content, _our_name, {"^t_": common.TWO_PATHWAYS}, _state_of_training)
     norms = _tidy(converted.weights)
-    converted.overrides = {**AUTHORS_NETWORK, **architecture_of(converted.weights), **norms}
-    if is_image_network(converted.weights):
-        converted.notes.append(IMAGE_NOTE)
+    converted.overrides = common.settings_of_authors(converted.weights) | norms
+    if common.is_image_network(converted.weights):
+        converted.notes.append(common.IMAGE_NOTE)
         return converted
     if converted.overrides["MODEL.BACKBONE.TEMPORAL"] == "slow":
         # Only PySlowFast has such networks, and they all have this stem.
         converted.overrides["MODEL.BACKBONE.STEM"] = "slow"
     else:
         converted.undecided["MODEL.BACKBONE.STEM"] = STEMS
-    if converted.overrides["MODEL.NONLOCAL.ENABLED"]:
-        converted.overrides = {**converted.overrides, **AUTHORS_BLOCKS}
-        if norms["MODEL.NORM"] == "FrozenBN":
-            # With affine layers the authors' res3 attends within runs of 4 frames: 4 runs in a long clip, 1 in a short.
-            del converted.overrides["MODEL.NONLOCAL.TEMPORAL_GROUPS"]
-            converted.overrides["MODEL.NONLOCAL.TEMPORAL_GROUP_STAGES"] = ["res3"]
-            converted.undecided["MODEL.NONLOCAL.TEMPORAL_GROUPS"] = [4, 1]
-            converted.notes.append("affine layers: res3 attends within 4 groups of frames of 32x4 and 128x1 clips")
+    if converted.overrides["MODEL.NONLOCAL.ENABLED"] and norms["MODEL.NORM"] == "FrozenBN":
+        # With affine layers the authors' res3 attends within runs of 4 frames: 4 runs in a long clip, 1 in a short.
+        del converted.overrides["MODEL.NONLOCAL.TEMPORAL_GROUPS"]
+        converted.overrides["MODEL.NONLOCAL.TEMPORAL_GROUP_STAGES"] = ["res3"]
+        converted.undecided["MODEL.NONLOCAL.TEMPORAL_GROUPS"] = [4, 1]
+        converted.notes.append("affine layers: res3 attends within 4 groups of frames of 32x4 and 128x1 clips")
     return converted
 
 
@@ -132,31 +112,26 @@ PIXEL_STD = [1.0, 1.0, 1.0]
 
 def recognise_detectron(content: Mapping[str, Any]) -> bool:
     """Whether the names are those of Detectron's pickles; its copies under torchvision's names need to be named."""
-    return {"conv1_w", "res_conv1_bn_s", "res2_0_branch2a_w"} <= set(content) and (
-        content["conv1_w"].ndim == 4 and "res_conv1_bn_rm" not in content
-    )
+    return content.keys() >= _BLOBS and _is_detectron(content)
 
 
-def convert_detectron(content: Mapping[str, Any]) -> Converted:
+def _is_detectron(blobs: Mapping[str, Any]) -> bool:
+    return blobs["conv1_w"].ndim == 4 and "res_conv1_bn_rm" not in blobs
+
+
+def convert_detectron(content: Mapping[str, Any]) -> common.Converted:
     """Bring a ResNet of MSRA's under our names, from either form; ValueError for another network."""
     if "conv1_w" in content:
         other = "no part of a classifier of images"
-        converted = rename("detectron", content, _our_name, drop=lambda blob: _state_of_training(blob) or other)
+        converted = common.rename("detectron", content, _our_name, drop=lambda blob: _state_of_training(blob) or other)
     else:
-        converted = rename("detectron", content, NAMES.to_ours)
+        converted = common.rename("detectron", content, NAMES.to_ours)
     norms = _tidy(converted.weights)
-    architecture = architecture_of(converted.weights)
-    if not is_image_network(converted.weights):
+    converted.overrides = common.architecture_of(converted.weights) | norms
+    if not common.is_image_network(converted.weights):
         raise ValueError("Detectron's networks are of images, but the first kernel has a time axis")
-    stem = "backbone.stem.conv.weight"
-    converted.weights[stem] = converted.weights[stem].flip(1)
-    converted.overrides = {
-        **architecture,
-        **norms,
-        "MODEL.PIXEL_MEAN": PIXEL_MEAN,
-        "MODEL.PIXEL_STD": PIXEL_STD,
-        "MODEL.BACKBONE.STRIDE_IN_1X1": True,
-    }
-    converted.notes.append("the first kernel is turned from blue, green, red to red, green, blue")
-    converted.notes.append(IMAGE_NOTE)
+    converted.weights[common.STEM] = converted.weights[common.STEM].flip(1)
+    converted.overrides |= {"MODEL.PIXEL_MEAN": PIXEL_MEAN, "MODEL.PIXEL_STD": PIXEL_STD}
+    converted.overrides["MODEL.BACKBONE.STRIDE_IN_1X1"] = True
+    converted.notes += ["the first kernel is turned from blue, green, red to red, green, blue", common.IMAGE_NOTE]
     return converted

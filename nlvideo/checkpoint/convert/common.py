@@ -5,16 +5,21 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import product
+from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor
 
 from nlvideo.config import CfgNode
 from nlvideo.data.datasets.kinetics_names import kinetics400_classes
+from nlvideo.modeling.backbone import layout
 from nlvideo.utils.messages import one_of, some
 
 #: name under which `weights.flatten` hands on the text of the config that a file carries
 CONFIG_TEXT = "cfg"
+#: tensors that show that names are ours: of our ResNets, and of any network with our head
+STEM, CLASSIFIER = "backbone.stem.conv.weight", "head.classifier.weight"
 
 
 @dataclass
@@ -48,7 +53,7 @@ class Converted:
     def name_classes(self, given: list[str]) -> None:
         """Set the names of the classes: those given, or those of Kinetics-400 for its 400 classes."""
         self.classes = given
-        if self.dataset == "kinetics400" and len(self.weights.get(_CLASSIFIER, ())) == 400 != len(given):
+        if self.dataset == "kinetics400" and len(self.weights.get(CLASSIFIER, ())) == 400 != len(given):
             self.classes = list(kinetics400_classes())
             self.notes.append("its classes are those of Kinetics-400, in alphabetical order")
 
@@ -59,15 +64,11 @@ class Converted:
         return f"{len(self.mapped)} tensors taken over, {len(self.dropped)} dropped{f' ({why})' if why else ''}"
 
 
-_CLASSIFIER = "head.classifier.weight"
-_SOFTMAX_FORMS = ("gaussian", "embedded_gaussian")
-
-
 def has_effect(key: str, cfg: CfgNode) -> bool:
     """Return whether a key changes what a network computes, beside the other keys of its config."""
     node = cfg.MODEL.NONLOCAL
     idle = {
-        "MODEL.NONLOCAL.SCALE": node.PAIRWISE not in _SOFTMAX_FORMS,
+        "MODEL.NONLOCAL.SCALE": node.PAIRWISE not in ("gaussian", "embedded_gaussian"),
         "MODEL.NONLOCAL.POOL_FIRST": not node.SUBSAMPLE,
         "MODEL.NONLOCAL.TEMPORAL_GROUP_STAGES": node.TEMPORAL_GROUPS == 1,
     }
@@ -90,7 +91,12 @@ AUTHORS_BLOCKS = {
     "MODEL.NONLOCAL.ARGS": [],
 }
 
-_LEAF = r"(?P<leaf>weight|bias|running_mean|running_var|num_batches_tracked)"
+TWO_PATHWAYS = "a SlowFast network has two pathways, ours have one"
+NO_X3D = "an X3D network is not one of our ResNets"
+
+_LEAVES = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+# More than any stage of a known ResNet has.
+_MOST_BLOCKS = 64
 
 
 class ModuleNames:
@@ -100,49 +106,36 @@ class ModuleNames:
     """
 
     def __init__(self, modules: Mapping[str, str], stages: Mapping[int, int]) -> None:
-        """Prepare the table.
+        """Prepare the table from their modules -> ours, and their numbers of stages -> ours (2 to 5).
 
-        Args:
-            modules: their module -> ours. Where two of theirs are one of ours, the first is what `to_theirs` gives.
-            stages: their number of a stage -> ours (2 to 5).
+        Where two of their modules are one of ours, `to_theirs` gives the first.
         """
-        self._stages, self._our_stages = stages, {ours: theirs for theirs, ours in stages.items()}
-        self._theirs = [(_pattern(theirs), ours) for theirs, ours in modules.items()]
-        self._ours = [(_pattern(ours), theirs) for theirs, ours in modules.items()]
+        self._ours: dict[str, str] = {}
+        for theirs, ours in modules.items():
+            for (their_stage, our_stage), block in product(stages.items() or [(0, 0)], range(_MOST_BLOCKS)):
+                their_name = theirs.format(stage=their_stage, block=block)
+                self._ours[their_name] = ours.format(stage=our_stage, block=block)
+        self._theirs = {ours: theirs for theirs, ours in reversed(self._ours.items())}
 
     def to_ours(self, name: str) -> str | None:
         """Our name of a tensor that they call `name`; None: the table has no such module."""
-        return _translate(name, self._theirs, self._stages)
+        return _translate(name, self._ours)
 
     def to_theirs(self, name: str) -> str | None:
         """Their name of a tensor that we call `name`; None: the table has no such module."""
-        return _translate(name, self._ours, self._our_stages)
+        return _translate(name, self._theirs)
 
 
-def _pattern(module: str) -> re.Pattern:
-    pattern = re.escape(module).replace(r"\{stage\}", r"(?P<stage>\d+)").replace(r"\{block\}", r"(?P<block>\d+)")
-    return re.compile(rf"{pattern}\.{_LEAF}")
-
-
-def _translate(name: str, table: list[tuple[re.Pattern, str]], stages: Mapping[int, int]) -> str | None:
-    for pattern, template in table:
-        match = pattern.fullmatch(name)
-        if match is None:
-            continue
-        fields = match.groupdict()
-        if "stage" in fields:
-            if int(fields["stage"]) not in stages:
-                continue
-            fields["stage"] = stages[int(fields["stage"])]
-        return f"{template.format(**fields)}.{fields['leaf']}"
-    return None
+def _translate(name: str, table: Mapping[str, str]) -> str | None:
+    module, _, leaf = name.rpartition(".")
+    return f"{table[module]}.{leaf}" if module in table and leaf in _LEAVES else None
 
 
 def rename(
     source: str,
     content: Mapping[str, Any],
     to_ours: Callable[[str], str | None],
-    explain: Callable[[str], str] = lambda name: "",
+    reasons: Mapping[str, str] = MappingProxyType({}),
     drop: Callable[[str], str] = lambda name: "",
 ) -> Converted:
     """Give the tensors of a file our names.
@@ -151,7 +144,7 @@ def rename(
         source: name of the source, for the error.
         content: name -> tensor; what is not a tensor is dropped.
         to_ours: their name -> ours; None for a name without a place.
-        explain: why a name has no place; it returns "" where it does not know.
+        reasons: part of a name, as a pattern -> why such a name has no place.
         drop: why a name without a place is dropped; it returns "" where that is an error.
 
     Raises:
@@ -165,7 +158,8 @@ def rename(
         elif ours is None and (reason := drop(theirs)):
             converted.dropped.append((theirs, reason))
         elif ours is None:
-            reason = explain(theirs) or "our ResNets have no such layer"
+            known = (reason for part, reason in reasons.items() if re.search(part, theirs))
+            reason = next(known, "our ResNets have no such layer")
             raise ValueError(f"{source}: cannot express {theirs} {tuple(value.shape)}: {reason}")
         elif ours in converted.weights:
             raise ValueError(f"{source}: {theirs} is a second tensor for {ours}")
@@ -175,29 +169,25 @@ def rename(
     return converted
 
 
-#: a setting that is read elsewhere, that names and shapes of the weights show, or that changes no scores
-ANY = object()
-
-Known = Mapping[str, Any]
+# A setting that is read elsewhere, that names and shapes of the weights show, or that changes no scores.
+_ANY = object()
 
 
 def known(settings: str, **others: Any) -> dict[str, Any]:
-    """Return a table for `check_recipe`.
+    """Return a table for `check_recipe`: ``settings`` that may have any value, with spaces between them, and others.
 
-    Args:
-        settings: names of those that are `ANY`, with spaces between them.
-        others: setting -> the list of values that our network has a counterpart for, or the table of its own settings.
+    For each of ``others`` it is the list of values that our network can express, or the table of its own settings.
     """
-    return dict.fromkeys(settings.split(), ANY) | others
+    return dict.fromkeys(settings.split(), _ANY) | others
 
 
-def check_recipe(where: str, given: object, table: Known) -> None:
+def check_recipe(where: str, given: object, table: Mapping[str, Any]) -> None:
     """Refuse a setting that our network cannot express, and one that is not in the table.
 
     A setting that is not in the table but off (False, None, 0 or empty) is taken to be of another version, and unused.
 
     Args:
-        where: the framework and the section, for the error.
+        where: name of the section, for the error.
         given: the section as the file has it.
         table: from `known`.
 
@@ -212,54 +202,44 @@ def check_recipe(where: str, given: object, table: Known) -> None:
             check_recipe(name, value, allowed)
         elif allowed is None and value:
             raise ValueError(f"{name}: {value!r} in the config of the file is not understood: its network is unknown")
-        elif allowed not in (None, ANY) and value not in allowed:
+        elif allowed not in (None, _ANY) and value not in allowed:
             raise one_of(f"{name} in the config of the file", value, allowed)
 
 
 @contextmanager
 def reading_recipe(source: str) -> Iterator[None]:
-    """Make settings of another kind than expected, such as a text for a list, a ValueError while a config is read."""
+    """Begin a ValueError with the source while a config is read; a setting of a wrong type becomes one, too."""
     try:
         yield
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from error
     except (TypeError, AttributeError, LookupError) as error:
         reason = f"of another kind than expected ({type(error).__name__}: {error})"
         raise ValueError(f"{source}: a setting of the config in the file is {reason}") from error
 
 
-STAGES = ("res2", "res3", "res4", "res5")
-
-# (residual blocks of each stage, whether they are bottlenecks) -> MODEL.BACKBONE.DEPTH
-DEPTHS: dict[tuple[tuple[int, ...], bool], int] = {
-    ((1, 1, 1, 1), False): 10,
-    ((2, 2, 2, 2), False): 18,
-    ((3, 4, 6, 3), True): 50,
-    ((3, 4, 23, 3), True): 101,
-    ((3, 8, 36, 3), True): 152,
-}
-BOTTLENECK_DEPTHS = (50, 101, 152)
-# Temporal style -> the convolution of its inflated blocks that spans several frames (of basic blocks always the first).
-_INFLATED = {"c2d": "", "i3d_3x1x1": "conv1", "i3d_3x3x3": "conv2", "i3d_3x1x1_all": "conv1", "slow": "conv1"}
-_FLAT_STEM = ("c2d", "slow")
+BOTTLENECK_DEPTHS = tuple(depth for depth in layout.NUM_BLOCKS if depth not in layout.BASIC_DEPTHS)
 # Residual blocks with a non-local block after them where MODEL.NONLOCAL keeps STAGES and EVERY (authors' code).
 USUAL_PLACES = {
     50: ["res3.1", "res3.3", "res4.1", "res4.3", "res4.5"],
     101: ["res3.1", "res3.3", "res4.6", "res4.13", "res4.20"],
 }
 
+WHOLE_MAP_NOTE = "their head averages the whole map, ours windows of INPUT.CROP_SIZE: the same on crops of that size"
 IMAGE_NOTE = "weights of an image network: kernels get their time axis when a video network loads them"
 
 _BLOCK = re.compile(r"backbone\.(res[2-5])\.(\d+)\.conv1\.weight$")
 _KERNEL = re.compile(r"backbone\.(res[2-5])\.(\d+)\.(conv[123])\.weight$")
 _NONLOCAL = re.compile(r"backbone\.(res[2-5])\.nl(\d+)\.g\.weight$")
-_STEM = "backbone.stem.conv.weight"
 
 
-def architecture_of(weights: Mapping[str, Tensor], depths: Collection[int] = tuple(DEPTHS.values())) -> dict[str, Any]:
+def architecture_of(
+    weights: Mapping[str, Tensor], depths: Collection[int] = tuple(layout.NUM_BLOCKS)
+) -> dict[str, Any]:
     """Return the config keys that names and shapes of weights decide: depth, width, temporal kernels, blocks, classes.
 
     Strides, pools and pixel statistics leave no trace in weights; the source of a file knows them. For weights of an
-    image network nothing is said about temporal kernels. Whether every tensor is there and of the right shape shows
-    once the weights meet the network (`weights.fit`).
+    image network nothing is said about temporal kernels. `weights.fit` shows whether every tensor fits.
 
     Args:
         weights: under our names; kernels may be 4-D.
@@ -268,23 +248,31 @@ def architecture_of(weights: Mapping[str, Tensor], depths: Collection[int] = tup
     Raises:
         ValueError: no network of ours has these shapes.
     """
-    if _STEM not in weights:
+    if STEM not in weights:
         raise ValueError("the first convolution is missing")
-    if (channels := _channels(weights, _STEM)[1]) != 3:
+    if (channels := _channels(weights, STEM)[1]) != 3:
         raise ValueError(f"the first convolution reads {channels} channels, such as optical flow; ours reads RGB")
     depth = _depth(weights, depths)
     overrides: dict[str, Any] = {"MODEL.BACKBONE.DEPTH": depth, "MODEL.BACKBONE.WIDTH": _width(weights, depth)}
     if not is_image_network(weights):
-        overrides["MODEL.BACKBONE.TEMPORAL"] = _temporal(weights)
+        overrides["MODEL.BACKBONE.TEMPORAL"] = _temporal(weights, depth)
     overrides |= _nonlocal(weights, depth)
-    if _CLASSIFIER in weights:
-        overrides["MODEL.HEAD.NUM_CLASSES"] = len(weights[_CLASSIFIER])
+    if CLASSIFIER in weights:
+        overrides["MODEL.HEAD.NUM_CLASSES"] = len(weights[CLASSIFIER])
     return overrides
+
+
+def settings_of_authors(
+    weights: Mapping[str, Tensor], depths: Collection[int] = tuple(layout.NUM_BLOCKS)
+) -> dict[str, Any]:
+    """Return the config keys of `architecture_of`, and those of the authors' network and blocks that leave no trace."""
+    found = AUTHORS_NETWORK | architecture_of(weights, depths)
+    return found | (AUTHORS_BLOCKS if found["MODEL.NONLOCAL.ENABLED"] else {})
 
 
 def is_image_network(weights: Mapping[str, Tensor]) -> bool:
     """Whether the kernels have no time axis."""
-    return _STEM in weights and weights[_STEM].dim() == 4
+    return STEM in weights and weights[STEM].dim() == 4
 
 
 def nonlocal_places(weights: Mapping[str, Tensor]) -> list[str]:
@@ -294,16 +282,16 @@ def nonlocal_places(weights: Mapping[str, Tensor]) -> list[str]:
 
 
 def _depth(weights: Mapping[str, Tensor], depths: Collection[int]) -> int:
-    blocks = [0] * len(STAGES)
+    blocks = [0] * len(layout.STAGES)
     for match in filter(None, map(_BLOCK.match, weights)):
-        stage = STAGES.index(match[1])
+        stage = layout.STAGES.index(match[1])
         blocks[stage] = max(blocks[stage], int(match[2]) + 1)
-    bottlenecks = "backbone.res2.0.conv3.weight" in weights
-    depth = DEPTHS.get((tuple(blocks), bottlenecks))
-    if depth is None or depth not in depths:
-        kind = "bottlenecks" if bottlenecks else "basic blocks"
-        raise ValueError(f"a ResNet of {blocks} {kind}, allowed: MODEL.BACKBONE.DEPTH {sorted(depths)}")
-    return depth
+    has_bottlenecks = "backbone.res2.0.conv3.weight" in weights
+    for depth in depths:
+        if layout.NUM_BLOCKS[depth] == tuple(blocks) and has_bottlenecks == (depth in BOTTLENECK_DEPTHS):
+            return depth
+    kind = "bottlenecks" if has_bottlenecks else "basic blocks"
+    raise ValueError(f"a ResNet of {blocks} {kind}, allowed: MODEL.BACKBONE.DEPTH {sorted(depths)}")
 
 
 def _channels(weights: Mapping[str, Tensor], name: str) -> tuple[int, int]:
@@ -314,11 +302,9 @@ def _channels(weights: Mapping[str, Tensor], name: str) -> tuple[int, int]:
 
 
 def _width(weights: Mapping[str, Tensor], depth: int) -> float:
-    base = _channels(weights, _STEM)[0]
-    expansion = 4 if depth in BOTTLENECK_DEPTHS else 1
-    last = "conv2" if expansion == 1 else "conv3"
-    for number, stage in enumerate(STAGES):
-        inner, outer = (max(8, round(2**number * factor * base / 8) * 8) for factor in (1, expansion))
+    base = _channels(weights, STEM)[0]
+    last = "conv2" if depth in layout.BASIC_DEPTHS else "conv3"
+    for stage, (inner, outer) in layout.stage_channels(depth, base / 64).items():
         block = f"backbone.{stage}.0"
         middle = _channels(weights, f"{block}.conv2.weight")[1]
         if middle != _channels(weights, f"{block}.conv1.weight")[0]:
@@ -330,30 +316,26 @@ def _width(weights: Mapping[str, Tensor], depth: int) -> float:
     return base / 64
 
 
-def _temporal(weights: Mapping[str, Tensor]) -> str:
+def _temporal(weights: Mapping[str, Tensor], depth: int) -> str:
     found: dict[tuple[str, int, str], bool] = {}
     for match in filter(None, map(_KERNEL.match, weights)):
         if weights[match[0]].dim() != 5:
             raise ValueError(f"{match[0]} {tuple(weights[match[0]].shape)} has no time axis, but the first kernel has")
         found[match[1], int(match[2]), match[3]] = weights[match[0]].shape[2] > 1
-    stem = weights[_STEM].shape[2] > 1
-    for style, conv in _INFLATED.items():
+    stem = weights[STEM].shape[2]
+    for style, kernels in layout.TEMPORAL_KERNELS.items():
+        frames = dict(zip(("conv1", "conv2"), kernels[depth in layout.BASIC_DEPTHS], strict=True))
         wanted = {
-            (stage, index, name): name == conv and _is_inflated(style, stage, index) for stage, index, name in found
+            (stage, index, conv): frames.get(conv, 1) > 1 and layout.inflated_blocks(stage, index + 1, style)[index]
+            for stage, index, conv in found
         }
-        if (found, stem) == (wanted, style not in _FLAT_STEM):
+        if found == wanted and (stem > 1) == (style not in layout.FLAT_STEM):
             return style
     names = [".".join(map(str, key)) for key, inflated in found.items() if inflated]
     raise ValueError(
-        f"temporal kernels in {some(names) or 'no block'} after a stem of {weights[_STEM].shape[2]} frames are "
-        f"none of our styles: {', '.join(_INFLATED)}"
+        f"temporal kernels in {some(names) or 'no block'} after a stem of {stem} frames are none of our styles: "
+        f"{', '.join(layout.TEMPORAL_KERNELS)}"
     )
-
-
-def _is_inflated(style: str, stage: str, index: int) -> bool:
-    if style == "slow":
-        return stage in ("res4", "res5")
-    return style == "i3d_3x1x1_all" or stage == "res2" or index % 2 == (stage == "res5")
 
 
 def _nonlocal(weights: Mapping[str, Tensor], depth: int) -> dict[str, Any]:

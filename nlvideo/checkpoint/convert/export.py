@@ -8,57 +8,45 @@ from nlvideo.checkpoint.convert import mmaction2, pyslowfast, pytorchvideo
 from nlvideo.checkpoint.convert.common import BOTTLENECK_DEPTHS, ModuleNames, architecture_of, has_effect
 from nlvideo.checkpoint.convert.pyslowfast import ARCHITECTURES, INSTANTIATIONS
 from nlvideo.config import CfgNode
-from nlvideo.utils.messages import one_of, some
+from nlvideo.utils.messages import check_one_of, some
 
-_PARTS = {
-    "MODEL.META_ARCHITECTURE": "VideoClassifier",
-    "MODEL.BACKBONE.NAME": "ResNet3d",
-    "MODEL.HEAD.NAME": "PoolLinearHead",
+_NETWORK = {
+    "MODEL.META_ARCHITECTURE": ("VideoClassifier",),
+    "MODEL.BACKBONE.NAME": ("ResNet3d",),
+    "MODEL.HEAD.NAME": ("PoolLinearHead",),
+    "MODEL.BACKBONE.DEPTH": BOTTLENECK_DEPTHS,
 }
 
-# What a block must be for PySlowFast's, and for mmaction2's (mmcv's).
+# What a block must be for both, for PySlowFast's, and for mmaction2's (mmcv's).
+_BLOCK = {"NAME": ("NonLocalBlock",), "ARGS": ([],), "ATTEND": ("spacetime",)}
 _PYSLOWFAST_BLOCK = {
-    "NAME": ("NonLocalBlock",),
-    "ARGS": ([],),
+    **_BLOCK,
     "PAIRWISE": tuple(INSTANTIATIONS.values()),
-    "ATTEND": ("spacetime",),
     "SCALE": (True,),
     "POOL_FIRST": (True,),
     "NORM": ("same", "BN", "SyncBN", "FrozenBN"),
 }
-_MMACTION2_BLOCK = {
-    "NAME": ("NonLocalBlock",),
-    "ARGS": ([],),
-    "ATTEND": ("spacetime",),
-    "POOL_FIRST": (False,),
-    "TEMPORAL_GROUPS": (1,),
-}
+_MMACTION2_BLOCK = {**_BLOCK, "POOL_FIRST": (False,), "TEMPORAL_GROUPS": (1,)}
 
 
 def export_weights(weights: Mapping[str, Tensor], cfg: CfgNode, to: str) -> dict[str, Tensor]:
-    """Give weights of ours the names that another framework loads.
+    """Give weights of ours the names that another framework loads, without the entry in which its files keep them.
 
-    The tensors stay what they are, with one exception: mmaction2's output convolution has no bias before its norm. A
-    bias other than zero moves into the norm's running mean, which is the same in eval mode; while a norm trains, such a
-    bias is without effect.
+    Tensors do not change, with one exception: mmaction2's output convolution has no bias before its norm. A bias moves
+    into the norm's running mean. The result is the same in eval mode; while a norm trains, the bias has no effect.
 
     Args:
         weights: state dict of the model that `cfg` describes.
         cfg: the config of the model.
         to: "pyslowfast", "pytorchvideo" or "mmaction2".
 
-    Returns:
-        Their name -> tensor: what belongs under ``"model_state"``, and ``"state_dict"`` for mmaction2, in their files.
-
     Raises:
         ValueError: an unknown framework, weights of another network than `cfg`, or a network that the framework cannot
             express, with the key that it fails on.
     """
-    if to not in _EXPORTERS:
-        raise one_of("framework to export to", to, _EXPORTERS)
-    for key, allowed in _PARTS.items():
-        _check(to, key, cfg.value_at(key), (allowed,))
-    _check(to, "MODEL.BACKBONE.DEPTH", cfg.MODEL.BACKBONE.DEPTH, BOTTLENECK_DEPTHS)
+    check_one_of("framework to export to", to, _EXPORTERS)
+    for key, allowed in _NETWORK.items():
+        _check(to, key, cfg.value_at(key), allowed)
     settings = architecture_of(weights)
     for key in ("MODEL.BACKBONE.DEPTH", "MODEL.BACKBONE.TEMPORAL", "MODEL.NONLOCAL.ENABLED", "MODEL.HEAD.NUM_CLASSES"):
         if settings.get(key) != cfg.value_at(key):
@@ -67,8 +55,7 @@ def export_weights(weights: Mapping[str, Tensor], cfg: CfgNode, to: str) -> dict
 
 
 def _check(to: str, key: str, value: object, allowed: Sequence | Mapping) -> None:
-    if value not in allowed:
-        raise one_of(f"{to} cannot express {key}", value, allowed)
+    check_one_of(f"{to} cannot express {key}", value, allowed)
 
 
 def _check_block(to: str, cfg: CfgNode, allowed: Mapping[str, tuple]) -> None:

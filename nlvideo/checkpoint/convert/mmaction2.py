@@ -6,20 +6,10 @@ from typing import Any
 
 from torch import Tensor
 
-from nlvideo.checkpoint.convert.common import (
-    BOTTLENECK_DEPTHS,
-    CONFIG_TEXT,
-    Converted,
-    ModuleNames,
-    architecture_of,
-    check_recipe,
-    known,
-    reading_recipe,
-    rename,
-)
-from nlvideo.checkpoint.convert.torchvision import PIXEL_MEAN, PIXEL_STD
+from nlvideo.checkpoint.convert import common
+from nlvideo.checkpoint.convert.torchvision import IMAGENET_NETWORK
 from nlvideo.layers.norm import EPS
-from nlvideo.utils.messages import one_of
+from nlvideo.utils.messages import check_one_of
 
 NAME = "mmaction2"
 
@@ -37,8 +27,14 @@ _POSSIBLE_STEMS = {
 # Of image networks: C2D, which pools as the authors do, and ResNet, whose only pool is the padded one of the stem.
 IMAGE_STEMS = ["authors_8x8", "slow"]
 
+_REASONS = {
+    r"^backbone\.(slow|fast)_path": common.TWO_PATHWAYS,
+    r"\.net\.": "a TSM network shifts channels over time",
+    r"\.conv_[st]\.": "an R(2+1)D network splits its kernels",
+}
 
-def names(subsample: bool) -> ModuleNames:
+
+def names(subsample: bool) -> common.ModuleNames:
     """The table of names; the max pool of a subsampling block makes a sequence of phi and of g."""
     sequence = ".0" if subsample else ""
     modules = {
@@ -52,35 +48,27 @@ def names(subsample: bool) -> ModuleNames:
         f"{_NONLOCAL}.concat_project.conv": f"{_OUR_NONLOCAL}.concat",
         f"{_NONLOCAL}.conv_out.conv": f"{_OUR_NONLOCAL}.out",
         f"{_NONLOCAL}.conv_out.bn": f"{_OUR_NONLOCAL}.bn",
+        **{f"{_BLOCK}.conv{n}.conv": f"{_OUR_BLOCK}.conv{n}" for n in (1, 2, 3)},
+        **{f"{_BLOCK}.conv{n}.bn": f"{_OUR_BLOCK}.bn{n}" for n in (1, 2, 3)},
         "cls_head.fc_cls": "head.classifier",
     }
-    for number in (1, 2, 3):
-        modules[f"{_BLOCK}.conv{number}.conv"] = f"{_OUR_BLOCK}.conv{number}"
-        modules[f"{_BLOCK}.conv{number}.bn"] = f"{_OUR_BLOCK}.bn{number}"
-    return ModuleNames(modules, stages={1: 2, 2: 3, 3: 4, 4: 5})
+    return common.ModuleNames(modules, stages={1: 2, 2: 3, 3: 4, 4: 5})
 
 
-def convert(content: Mapping[str, Any]) -> Converted:
-    """Bring the weights of an I3D, SlowOnly or C2D network under our names.
+def convert(content: Mapping[str, Any]) -> common.Converted:
+    """Bring the weights of an I3D, SlowOnly or C2D network under our names; ValueError for another network.
 
-    Their training checkpoints carry the config as text. Where `content` has it as `CONFIG_TEXT`, it decides what names
-    and shapes cannot show. Elsewhere `undecided` lists what the network could be, that of their recipes first.
-
-    Args:
-        content: name -> tensor, and possibly `CONFIG_TEXT`.
-
-    Raises:
-        ValueError: a network that ours cannot express.
+    A training checkpoint carries its config as text. Where `content` has it as `CONFIG_TEXT`, it decides what names and
+    shapes cannot show. Elsewhere `undecided` lists what the network could be, that of their recipes first.
     """
-    with reading_recipe(NAME):
-        recipe = read_recipe(content.get(CONFIG_TEXT), NAME)
+    with common.reading_recipe(NAME):
+        recipe = read_recipe(content.get(common.CONFIG_TEXT))
     # Without pixel statistics, which their config and recipes say.
     content = {name: value for name, value in content.items() if not name.startswith("data_preprocessor.")}
     subsample = any(".non_local_block.g.0." in name for name in content)
-    converted = rename(NAME, content, names(subsample).to_ours, _explain)
+    converted = common.rename(NAME, content, names(subsample).to_ours, _REASONS)
     is_image = _add_time_axis(converted.weights)
-    settings: dict[str, Any] = {"MODEL.PIXEL_MEAN": PIXEL_MEAN, "MODEL.PIXEL_STD": PIXEL_STD}
-    settings |= {"MODEL.BACKBONE.STRIDE_IN_1X1": False, **architecture_of(converted.weights, BOTTLENECK_DEPTHS)}
+    settings = common.architecture_of(converted.weights, common.BOTTLENECK_DEPTHS) | IMAGENET_NETWORK
     temporal = settings["MODEL.BACKBONE.TEMPORAL"]
     # What names and shapes do not show, as their recipes have it.
     possible: dict[str, list[Any]] = {"MODEL.BACKBONE.STEM": IMAGE_STEMS if is_image else _POSSIBLE_STEMS[temporal]}
@@ -103,25 +91,13 @@ def convert(content: Mapping[str, Any]) -> Converted:
     converted.undecided = {key: values for key, values in possible.items() if len(values) > 1 and key not in shown}
     converted.overrides = {key: value for key, value in settings.items() if key not in converted.undecided}
     converted.notes += [f"{key}: the weights do not show it" for key in converted.undecided]
-    converted.notes.append(
-        "their head averages the whole map, ours windows of INPUT.CROP_SIZE: the same on crops of that size"
-    )
+    converted.notes.append(common.WHOLE_MAP_NOTE)
     return converted
-
-
-def _explain(name: str) -> str:
-    if name.startswith(("backbone.slow_path", "backbone.fast_path")):
-        return "a SlowFast network has two pathways, ours have one"
-    if ".net." in name:
-        return "a TSM network shifts channels over time"
-    if ".conv_s." in name or ".conv_t." in name:
-        return "an R(2+1)D network splits its kernels"
-    return ""
 
 
 def _add_time_axis(weights: dict[str, Tensor]) -> bool:
     """Their C2D is an image network that is given every frame: whether it is one, now with kernels of one frame."""
-    is_image = weights.get("backbone.stem.conv.weight", Tensor()).dim() == 4
+    is_image = weights.get(common.STEM, Tensor()).dim() == 4
     for name, tensor in weights.items():
         if is_image and tensor.dim() == 4:
             weights[name] = tensor.unsqueeze(2)
@@ -140,8 +116,8 @@ def _complete_nonlocal(weights: dict[str, Tensor]) -> None:
 
 def recognise(content: Mapping[str, Any]) -> bool:
     """Whether the names are of this framework, also of networks that `convert` refuses."""
-    stems = ("backbone.conv1.conv.weight", "backbone.conv1.conv.conv_s.weight", "backbone.slow_path.conv1.conv.weight")
-    return any(stem in content for stem in stems)
+    stems = ("conv1.conv", "conv1.conv.conv_s", "slow_path.conv1.conv")
+    return any(f"backbone.{stem}.weight" in content for stem in stems)
 
 
 # (conv1_stride_t, pool1_stride_t, with_pool2) -> our stem. Their pool1 is 1x3x3, padded in space.
@@ -156,19 +132,19 @@ _STRIDES: dict[str, dict[str, Any]] = {
 # Image networks that are given every frame -> our stem. C2D pools as the authors do, over time and without padding.
 _IMAGE_BACKBONES = {"C2D": "authors_8x8", "ResNet": "slow"}
 
-_NORM = known("requires_grad momentum", type=["BN3d", "BN2d", "BN", "SyncBN"], eps=[EPS])
-_CONV = known("", type=["Conv3d", "Conv2d", "Conv"])
-_LAYERS = known(
+_NORM = common.known("requires_grad momentum", type=["BN3d", "BN2d", "BN", "SyncBN"], eps=[EPS])
+_CONV = common.known("", type=["Conv3d", "Conv2d", "Conv"])
+_LAYERS = common.known(
     "type _scope_ depth pretrained in_channels style frozen_stages norm_eval with_cp init_cfg",
     num_stages=[4],
     out_indices=[[3]],
     dilations=[[1, 1, 1, 1]],
     conv_cfg=_CONV,
     norm_cfg=_NORM,
-    act_cfg=known("inplace", type=["ReLU"]),
+    act_cfg=common.known("inplace", type=["ReLU"]),
 )
-_IMAGE = _LAYERS | known("torchvision_pretrain partial_bn", strides=[[1, 2, 2, 2]])
-_VIDEO = _LAYERS | known(
+_IMAGE = _LAYERS | common.known("torchvision_pretrain partial_bn", strides=[[1, 2, 2, 2]])
+_VIDEO = _LAYERS | common.known(
     "pretrained2d stage_blocks base_channels conv1_kernel conv1_stride_t pool1_stride_t with_pool2 inflate"
     " inflate_style non_local zero_init_residual",
     conv1_stride_s=[2],
@@ -176,7 +152,7 @@ _VIDEO = _LAYERS | known(
     with_pool1=[True],
     spatial_strides=[[1, 2, 2, 2]],
     temporal_strides=[[1, 1, 1, 1]],
-    non_local_cfg=known(
+    non_local_cfg=common.known(
         "reduction use_scale sub_sample zeros_init",
         mode=["gaussian", "embedded_gaussian", "dot_product", "concatenation"],
         conv_cfg=_CONV,
@@ -184,62 +160,55 @@ _VIDEO = _LAYERS | known(
     ),
 )
 # As a pathway of SlowFast its class has settings that it does not use by itself.
-_SLOW = _VIDEO | known("speed_ratio channel_ratio fusion_kernel lateral_norm lateral_infl lateral_activate")
+_SLOW = _VIDEO | common.known("speed_ratio channel_ratio fusion_kernel lateral_norm lateral_infl lateral_activate")
 _BACKBONES = {"ResNet3d": _VIDEO, "ResNet3dSlowOnly": _SLOW, "C2D": _IMAGE, "ResNet": _IMAGE}
 
-_MODEL = known(
+_MODEL = common.known(
     "_scope_ backbone train_cfg test_cfg pretrained init_cfg",
     type=["Recognizer3D", "Recognizer2D"],
-    cls_head=known(
+    cls_head=common.known(
         "_scope_ num_classes in_channels dropout_ratio init_std init_cfg loss_cls multi_class label_smooth_eps topk"
         " average_clips",
         type=["I3DHead", "TSNHead"],
         spatial_type=["avg"],
-        consensus=known("", type=["AvgConsensus"], dim=[1]),
+        consensus=common.known("", type=["AvgConsensus"], dim=[1]),
     ),
 )
 # Decoders give RGB: either flag makes it BGR.
-_PIXELS = known("type _scope_ mean std blending format_shape to_float32", to_rgb=[False], to_bgr=[False])
+_PIXELS = common.known("type _scope_ mean std blending format_shape to_float32", to_rgb=[False], to_bgr=[False])
 
 
-def read_recipe(text: object, source: str) -> dict[str, Any]:
-    """What a config says that weights do not show, in our keys.
-
-    Args:
-        text: the config; None where the file carries none.
-        source: for the error.
-
-    Returns:
-        Config keys of ours -> values; none without a config.
+def read_recipe(text: object) -> dict[str, Any]:
+    """What the config in a file says that weights do not show: our keys -> values; none where ``text`` is no text.
 
     Raises:
         ValueError: it is not a config, or of a network that ours cannot express.
     """
     if not isinstance(text, str):
         return {}
-    config = _evaluate(text, source)
+    config = _evaluate(text)
     model = config.get("model")
     if not isinstance(model, dict) or not isinstance(model.get("backbone"), dict):
-        raise ValueError(f"{source}: the config in the file has no model with a backbone")
+        raise ValueError("the config in the file has no model with a backbone")
     # Version 1 has the pixels in the model, version 0 beside it.
     pixels = model.pop("data_preprocessor", None) or config.get("img_norm_cfg") or {}
-    check_recipe(f"{source}: model", {key: value for key, value in model.items() if value is not None}, _MODEL)
-    check_recipe(f"{source}: pixels", pixels, _PIXELS)
+    common.check_recipe("model", {key: value for key, value in model.items() if value is not None}, _MODEL)
+    common.check_recipe("pixels", pixels, _PIXELS)
     head = model.get("cls_head") or {}
-    return {
-        **_backbone(model["backbone"], source),
-        **({"MODEL.HEAD.LOSS": "sigmoid"} if head.get("multi_class") else {}),
-        **{key: [1.0 * value for value in pixels[name]] for key, name in
-           (("MODEL.PIXEL_MEAN", "mean"), ("MODEL.PIXEL_STD", "std")) if pixels.get(name)},
-        **_clip(config),
-    }  # fmt: skip
+    ours = _backbone(model["backbone"]) | _clip(config)
+    if head.get("multi_class"):
+        ours["MODEL.HEAD.LOSS"] = "sigmoid"
+    for name in ("mean", "std"):
+        if pixels.get(name):
+            ours[f"MODEL.PIXEL_{name.upper()}"] = [1.0 * value for value in pixels[name]]
+    return ours
 
 
-def _evaluate(text: str, source: str) -> dict[str, Any]:
+def _evaluate(text: str) -> dict[str, Any]:
     try:
         tree = ast.parse(text)
     except SyntaxError as error:
-        raise ValueError(f"{source}: the config in the file is not Python, line {error.lineno}") from error
+        raise ValueError(f"the config in the file is not Python, line {error.lineno}") from error
     assignments = [(node.targets[0], node.value) for node in tree.body if isinstance(node, ast.Assign)]
     return {target.id: _plain(value) for target, value in assignments if isinstance(target, ast.Name)}
 
@@ -252,27 +221,24 @@ def _plain(node: ast.expr) -> Any:
     if isinstance(node, (ast.List, ast.Tuple)):
         return [_plain(element) for element in node.elts]
     if isinstance(node, ast.Dict):
-        return {
-            _plain(key): _plain(value) for key, value in zip(node.keys, node.values, strict=True) if key is not None
-        }
+        items = zip(node.keys, node.values, strict=True)
+        return {_plain(key): _plain(value) for key, value in items if key is not None}
     try:
         return ast.literal_eval(node)
     except ValueError:
         return ast.unparse(node)
 
 
-def _backbone(backbone: Mapping[str, Any], source: str) -> dict[str, Any]:
+def _backbone(backbone: Mapping[str, Any]) -> dict[str, Any]:
     kind = backbone.get("type", "")
-    if kind not in _BACKBONES:
-        raise one_of(f"{source}: type of the backbone", kind, _BACKBONES)
-    check_recipe(f"{source}: backbone", backbone, _BACKBONES[kind])
+    check_one_of("type of the backbone", kind, _BACKBONES)
+    common.check_recipe("backbone", backbone, _BACKBONES[kind])
     ours: dict[str, Any] = {"MODEL.BACKBONE.STRIDE_IN_1X1": backbone.get("style", "pytorch") == "caffe"}
     if kind in _IMAGE_BACKBONES:
         return ours | {"MODEL.BACKBONE.TEMPORAL": "c2d", "MODEL.BACKBONE.STEM": _IMAGE_BACKBONES[kind]}
     strides = tuple(backbone.get(name, default) for name, default in _STRIDES[kind].items())
     if None not in strides:
-        if strides not in STEMS:
-            raise one_of(f"{source}: {', '.join(_STRIDES[kind])}", strides, STEMS)
+        check_one_of(", ".join(_STRIDES[kind]), strides, STEMS)
         ours["MODEL.BACKBONE.STEM"] = STEMS[strides]
     # Defaults of mmcv's NonLocal3d.
     block = backbone.get("non_local_cfg") or {}
@@ -287,7 +253,7 @@ def _clip(config: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(step, dict) and step.get("type") in ("SampleFrames", "DenseSampleFrames") and "clip_len" in step:
             if step["clip_len"] == 1 and step.get("num_clips", 1) > 1:
                 # TSN: one frame from each of so many segments.
-                return {"INPUT.NUM_FRAMES": step["num_clips"], "INPUT.FRAME_STRIDE": 1,
-                        "INPUT.CLIP_SAMPLER": "SegmentClip", "TEST.CLIP_SAMPLER": "SegmentClip"}  # fmt: skip
+                samplers = dict.fromkeys(("INPUT.CLIP_SAMPLER", "TEST.CLIP_SAMPLER"), "SegmentClip")
+                return {"INPUT.NUM_FRAMES": step["num_clips"], "INPUT.FRAME_STRIDE": 1, **samplers}
             return {"INPUT.NUM_FRAMES": step["clip_len"], "INPUT.FRAME_STRIDE": step.get("frame_interval", 1)}
     return {}

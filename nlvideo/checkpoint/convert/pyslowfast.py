@@ -3,31 +3,17 @@
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from nlvideo.checkpoint.convert.common import (
-    AUTHORS_BLOCKS,
-    AUTHORS_NETWORK,
-    BOTTLENECK_DEPTHS,
-    CONFIG_TEXT,
-    Converted,
-    ModuleNames,
-    architecture_of,
-    check_recipe,
-    is_image_network,
-    known,
-    nonlocal_places,
-    reading_recipe,
-    rename,
-)
+from nlvideo.checkpoint.convert import common
 from nlvideo.checkpoint.convert.torchvision import settle_image_network
 from nlvideo.utils.files.safe_yaml import parse_yaml
-from nlvideo.utils.messages import one_of
+from nlvideo.utils.messages import check_one_of
 
 NAME = "pyslowfast"
 
 _BLOCK, _NONLOCAL = "s{stage}.pathway0_res{block}", "s{stage}.pathway0_nonlocal{block}"
 _OUR_BLOCK, _OUR_NONLOCAL = "backbone.res{stage}.{block}", "backbone.res{stage}.nl{block}"
 
-NAMES = ModuleNames(
+NAMES = common.ModuleNames(
     {
         "s1.pathway0_stem.conv": "backbone.stem.conv",
         "s1.pathway0_stem.bn": "backbone.stem.bn",
@@ -44,30 +30,24 @@ NAMES = ModuleNames(
     stages={2: 2, 3: 3, 4: 4, 5: 5},
 )
 
+_REASONS = {r"pathway1_|_fuse\.": common.TWO_PATHWAYS, r"^s1\.pathway0_stem\.conv_xy": common.NO_X3D}
 
-def convert(content: Mapping[str, Any]) -> Converted:
-    """Bring the weights of a C2D, I3D or Slow network under our names.
 
-    A training checkpoint carries its config as text; where `content` has it as `CONFIG_TEXT`, it decides what names and
+def convert(content: Mapping[str, Any]) -> common.Converted:
+    """Bring the weights of a C2D, I3D or Slow network under our names; ValueError for another network.
+
+    A training checkpoint carries its config as text. Where `content` has it as `CONFIG_TEXT`, it decides what names and
     shapes cannot show. Elsewhere the values are those of their published recipes, and `undecided` lists the others.
-
-    Args:
-        content: name -> tensor, and possibly `CONFIG_TEXT`.
-
-    Raises:
-        ValueError: a network that ours cannot express.
     """
-    converted = rename(NAME, content, NAMES.to_ours, _explain)
-    if is_image_network(converted.weights):
+    converted = common.rename(NAME, content, NAMES.to_ours, _REASONS)
+    if common.is_image_network(converted.weights):
         # Their ImageNet ResNet, from which their recipes "IN1K" start; 1 x 7 x 7 kernels would be a C2D.
         settle_image_network(converted)
         return converted
-    settings = AUTHORS_NETWORK | architecture_of(converted.weights, BOTTLENECK_DEPTHS)
-    if settings["MODEL.NONLOCAL.ENABLED"]:
-        settings |= AUTHORS_BLOCKS
-    if isinstance(text := content.get(CONFIG_TEXT), str):
-        with reading_recipe(NAME):
-            recipe, notes = read_recipe(text, NAME, settings, nonlocal_places(converted.weights))
+    settings = common.settings_of_authors(converted.weights, common.BOTTLENECK_DEPTHS)
+    if isinstance(text := content.get(common.CONFIG_TEXT), str):
+        with common.reading_recipe(NAME):
+            recipe, notes = read_recipe(text, settings, common.nonlocal_places(converted.weights))
         settings |= recipe
         converted.notes += notes
     else:
@@ -76,15 +56,7 @@ def convert(content: Mapping[str, Any]) -> Converted:
     return converted
 
 
-def _explain(name: str) -> str:
-    if "pathway1_" in name or "_fuse." in name:
-        return "a SlowFast network has two pathways, ours have one"
-    if name.startswith("s1.pathway0_stem.conv_xy"):
-        return "an X3D network is not one of our ResNets"
-    return ""
-
-
-def _assume(converted: Converted, settings: dict[str, Any]) -> None:
+def _assume(converted: common.Converted, settings: dict[str, Any]) -> None:
     """Where the file does not say: what their published recipes have first, and what else it could be."""
     slow = settings["MODEL.BACKBONE.TEMPORAL"] == "slow"
     if slow:
@@ -124,20 +96,20 @@ INSTANTIATIONS = {"softmax": "embedded_gaussian", "dot_product": "dot_product"}
 
 # The sections that make the network. Of DETECTION and DATA one key each does, see `_OFF`.
 _SECTIONS = {
-    "MODEL": known(
+    "MODEL": common.known(
         "ARCH MODEL_NAME NUM_CLASSES LOSS_FUNC SINGLE_PATHWAY_ARCH MULTI_PATHWAY_ARCH DROPOUT_RATE DROPCONNECT_RATE"
         " FC_INIT_STD ACT_CHECKPOINT DETACH_FINAL_FC FROZEN_BN FP16_ALLREDUCE",
         HEAD_ACT=["softmax", "sigmoid"],
     ),
-    "RESNET": known(
+    "RESNET": common.known(
         "NUM_GROUPS WIDTH_PER_GROUP INPLACE_RELU STRIDE_1X1 ZERO_INIT_FINAL_BN ZERO_INIT_FINAL_CONV DEPTH"
         " NUM_BLOCK_TEMP_KERNEL",
         TRANS_FUNC=["bottleneck_transform"],
         SPATIAL_STRIDES=[[[1], [2], [2], [2]]],
         SPATIAL_DILATIONS=[[[1], [1], [1], [1]]],
     ),
-    "NONLOCAL": known("LOCATION GROUP INSTANTIATION POOL"),
-    "BN": known(
+    "NONLOCAL": common.known("LOCATION GROUP INSTANTIATION POOL"),
+    "BN": common.known(
         "USE_PRECISE_STATS NUM_BATCHES_PRECISE WEIGHT_DECAY NUM_SPLITS NUM_SYNC_DEVICES GLOBAL_SYNC MOMENTUM",
         NORM_TYPE=["batchnorm", "sub_batchnorm", "sync_batchnorm", "sync_batchnorm_apex"],
         EPSILON=[1e-5],
@@ -146,56 +118,42 @@ _SECTIONS = {
 _OFF = ("DETECTION.ENABLE", "DATA.REVERSE_INPUT_CHANNEL")
 
 
-def read_recipe(
-    text: str, source: str, settings: Mapping[str, Any], places: Collection[str]
-) -> tuple[dict[str, Any], list[str]]:
-    """What a config says that weights do not show, in our keys.
+def read_recipe(text: str, settings: Mapping[str, Any], places: Collection[str]) -> tuple[dict[str, Any], list[str]]:
+    """What a config says that weights do not show: our keys -> values, and notes for the log.
 
     Args:
         text: the config.
-        source: for errors.
         settings: what names and shapes show, in our keys.
         places: the residual blocks with a non-local block after them, e.g. "res3.1".
-
-    Returns:
-        Config keys of ours -> values, and notes for the log.
 
     Raises:
         ValueError: it is not YAML, or of another network than `settings` or than ours can express.
     """
-    recipe = _parse(text, source)
-    arch = _value(recipe, "MODEL.ARCH", None)
-    if arch not in ARCHITECTURES:
-        raise one_of(f"{source}: MODEL.ARCH", arch, ARCHITECTURES)
-    ours: dict[str, Any] = dict(
-        zip(("MODEL.BACKBONE.TEMPORAL", "MODEL.BACKBONE.STEM"), ARCHITECTURES[arch], strict=True)
-    )
-    for key, value in ours.items():
-        if settings.get(key, value) != value:
-            shown = settings[key]
-            raise ValueError(f"{source}: MODEL.ARCH is {arch!r} ({key} {value}), but the weights are of {shown!r}")
-    for name, table in _SECTIONS.items():
-        check_recipe(f"{source}: {name}", recipe.get(name) or {}, table)
-    for key in _OFF:
-        if _value(recipe, key, False):
-            raise one_of(f"{source}: {key}", True, [False])
-    ours["MODEL.BACKBONE.STRIDE_IN_1X1"] = bool(_value(recipe, "RESNET.STRIDE_1X1", False))
-    if places:
-        ours |= _read_nonlocal(recipe, source, sorted({place.split(".")[0] for place in places}))
-    if _value(recipe, "MODEL.HEAD_ACT", "softmax") == "sigmoid":
-        ours["MODEL.HEAD.LOSS"] = "sigmoid"
-    clip, notes = _read_clip(recipe)
-    return ours | clip, notes
-
-
-def _parse(text: str, source: str) -> dict[str, Any]:
     try:
         recipe = parse_yaml(text)
     except ValueError:
         recipe = None
     if not isinstance(recipe, dict):
-        raise ValueError(f"{source}: the config in the file is not YAML: {text[:40]!r}")
-    return recipe
+        raise ValueError(f"the config in the file is not YAML: {text[:40]!r}")
+    arch = _value(recipe, "MODEL.ARCH", None)
+    check_one_of("MODEL.ARCH", arch, ARCHITECTURES)
+    temporal, stem = ARCHITECTURES[arch]
+    ours: dict[str, Any] = {"MODEL.BACKBONE.TEMPORAL": temporal, "MODEL.BACKBONE.STEM": stem}
+    for key, value in ours.items():
+        if settings.get(key, value) != value:
+            shown = settings[key]
+            raise ValueError(f"MODEL.ARCH is {arch!r} ({key} {value}), but the weights are of {shown!r}")
+    for name, table in _SECTIONS.items():
+        common.check_recipe(name, recipe.get(name) or {}, table)
+    for key in _OFF:
+        check_one_of(key, bool(_value(recipe, key, False)), [False])
+    ours["MODEL.BACKBONE.STRIDE_IN_1X1"] = bool(_value(recipe, "RESNET.STRIDE_1X1", False))
+    if places:
+        ours |= _read_nonlocal(recipe, sorted({place.split(".")[0] for place in places}))
+    if _value(recipe, "MODEL.HEAD_ACT", "softmax") == "sigmoid":
+        ours["MODEL.HEAD.LOSS"] = "sigmoid"
+    clip, notes = _read_clip(recipe)
+    return ours | clip, notes
 
 
 def _value(recipe: dict[str, Any], key: str, default: Any) -> Any:
@@ -203,10 +161,9 @@ def _value(recipe: dict[str, Any], key: str, default: Any) -> Any:
     return (recipe.get(section) or {}).get(name, default)
 
 
-def _read_nonlocal(recipe: dict[str, Any], source: str, stages: list[str]) -> dict[str, Any]:
+def _read_nonlocal(recipe: dict[str, Any], stages: list[str]) -> dict[str, Any]:
     form = _value(recipe, "NONLOCAL.INSTANTIATION", "dot_product")
-    if form not in INSTANTIATIONS:
-        raise one_of(f"{source}: NONLOCAL.INSTANTIATION", form, INSTANTIATIONS)
+    check_one_of("NONLOCAL.INSTANTIATION", form, INSTANTIATIONS)
     # Per stage and pathway; defaults as in their config.
     pools = _value(recipe, "NONLOCAL.POOL", [[[1, 2, 2]]] * 4)
     groups = _value(recipe, "NONLOCAL.GROUP", [[1]] * 4)
@@ -214,10 +171,10 @@ def _read_nonlocal(recipe: dict[str, Any], source: str, stages: list[str]) -> di
     group_of = {stage: groups[int(stage[3:]) - 2][0] for stage in stages}
     pool = pool_of[stages[0]]
     if pool not in ([1, 2, 2], [1, 1, 1]) or any(other != pool for other in pool_of.values()):
-        raise ValueError(f"{source}: NONLOCAL.POOL: got {pool_of}, allowed: [1, 2, 2] or [1, 1, 1] in every stage")
+        raise ValueError(f"NONLOCAL.POOL: got {pool_of}, allowed: [1, 2, 2] or [1, 1, 1] in every stage")
     grouped = [stage for stage in stages if group_of[stage] > 1]
     if len({group_of[stage] for stage in grouped}) > 1:
-        raise ValueError(f"{source}: NONLOCAL.GROUP: got {group_of}, allowed: one number besides 1")
+        raise ValueError(f"NONLOCAL.GROUP: got {group_of}, allowed: one number besides 1")
     return {
         "MODEL.NONLOCAL.PAIRWISE": INSTANTIATIONS[form],
         "MODEL.NONLOCAL.SUBSAMPLE": pool == [1, 2, 2],
@@ -233,7 +190,7 @@ def _read_clip(recipe: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     crop = train // 32 * 32
     notes = [] if crop == train else [f"INPUT.CROP_SIZE {crop}: the windows of their head for crops of {train} pixels"]
     if _value(recipe, "MULTIGRID.SHORT_CYCLE", False):
-        notes.append("their head averages the whole map, ours windows: the same on crops of INPUT.CROP_SIZE")
+        notes.append(common.WHOLE_MAP_NOTE)
     scaled = {"MODEL.PIXEL_MEAN": ("DATA.MEAN", [0.45] * 3), "MODEL.PIXEL_STD": ("DATA.STD", [0.225] * 3)}
     ours: dict[str, Any] = {
         key: [round(255 * value, 6) for value in _value(recipe, *theirs)] for key, theirs in scaled.items()

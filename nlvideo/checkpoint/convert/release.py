@@ -71,11 +71,7 @@ def _name_of(path: str) -> str:
 
 
 def release_config(path: str) -> str | None:
-    """Return the config, as a name of `model_zoo.list_configs`, of a released network; None for another name or file.
-
-    Args:
-        path: a name in `RELEASES`, or the path of such a file.
-    """
+    """Return the config, as a name of `model_zoo.list_configs`, of a name or file in `RELEASES`; None for others."""
     name = _name_of(path)
     if name not in RELEASES or os.path.splitext(path)[1] not in ("", ".pkl"):
         return None
@@ -85,12 +81,8 @@ def release_config(path: str) -> str | None:
 
 
 def dataset_of(path: str, config: str = "") -> str:
-    """Return "kinetics400" where the name of a file with 400 classes, its address or its config says so, else "".
-
-    Args:
-        path: of the file; the folders of a path are the user's, those of an address tell.
-        config: the text beside the weights.
-    """
+    """Return "kinetics400" where the name of a file, its address or ``config``, the text in it, says so, else ""."""
+    # The folders of a path are the user's. Those of an address tell.
     said = path if "://" in path else os.path.basename(path)
     is_listed = _name_of(path) in (*RELEASES, *_PYSLOWFAST, *_PYTORCHVIDEO) or _TORCHVISION.match(path)
     return "kinetics400" if is_listed or "kinetics" in said.lower() or _KINETICS.search(config) else ""

@@ -4,21 +4,12 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from nlvideo.checkpoint.convert.common import (
-    AUTHORS_BLOCKS,
-    AUTHORS_NETWORK,
-    IMAGE_NOTE,
-    Converted,
-    ModuleNames,
-    architecture_of,
-    is_image_network,
-    rename,
-)
+from nlvideo.checkpoint.convert import common
 
 _BLOCK, _OUR_BLOCK = "layer{stage}.{block}", "backbone.res{stage}.{block}"
 
 # The blocks ".nl" are those of resnet3d.py.
-NAMES = ModuleNames(
+NAMES = common.ModuleNames(
     {
         "conv1": "backbone.stem.conv",
         "bn1": "backbone.stem.bn",
@@ -32,45 +23,47 @@ NAMES = ModuleNames(
     stages={1: 2, 2: 3, 3: 4, 4: 5},
 )  # fmt: skip
 
-# The statistics of ImageNet that torchvision's transforms use, times 255.
-PIXEL_MEAN = [123.675, 116.28, 103.53]
-PIXEL_STD = [58.395, 57.12, 57.375]
-
+# What names and shapes do not show: the statistics of ImageNet in torchvision's transforms, times 255, and the stride.
+IMAGENET_NETWORK = {
+    "MODEL.PIXEL_MEAN": [123.675, 116.28, 103.53],
+    "MODEL.PIXEL_STD": [58.395, 57.12, 57.375],
+    "MODEL.BACKBONE.STRIDE_IN_1X1": False,
+}
 
 # Its classifiers: of ResNets, S3D, MViT and Swin.
 _CLASSIFIER = re.compile(r"(?:fc|classifier\.1|head|head\.1)\.(weight|bias)")
+# Names of its ResNets; with a time axis they are those of resnet3d.py.
+_RESNET = {"conv1.weight", "bn1.weight", "layer1.0.conv1.weight"}
 # Frames of a clip, and their distance in videos of 30 frames a second, of the figures that torchvision reports.
 _CLIPS = {"s3d": (128, 2), "swin3d": (32, 2), "mvit": (16, 4), "": (16, 2)}
 
 
 def recognise(content: Mapping[str, Any]) -> bool:
     """Whether the names are torchvision's, of its ResNets of images or of its video networks."""
-    # With a time axis these names are those of resnet3d.py.
-    names = {"conv1.weight", "bn1.weight", "layer1.0.conv1.weight"}
-    return bool(_video_network(content)) or (names <= set(content) and content["conv1.weight"].ndim < 5)
+    return bool(_video_network(content)) or (content.keys() >= _RESNET and content["conv1.weight"].ndim < 5)
 
 
-def convert(content: Mapping[str, Any]) -> Converted:
+def convert(content: Mapping[str, Any]) -> common.Converted:
     """Bring a ResNet of images or a video network under our names; ValueError for another network."""
     if arch := _video_network(content):
         return _convert_video(content, arch)
-    converted = rename("torchvision", content, NAMES.to_ours)
-    if not is_image_network(converted.weights):
+    converted = common.rename("torchvision", content, NAMES.to_ours)
+    if not common.is_image_network(converted.weights):
         raise ValueError("torchvision's ResNets are of images, but the first kernel has a time axis")
     settle_image_network(converted)
     return converted
 
 
-def _convert_video(content: Mapping[str, Any], arch: str) -> Converted:
+def _convert_video(content: Mapping[str, Any], arch: str) -> common.Converted:
     def _to_ours(name: str) -> str:
-        classifier = _CLASSIFIER.fullmatch(name)
-        return f"head.classifier.{classifier[1]}" if classifier else f"backbone.{name}"
+        found = _CLASSIFIER.fullmatch(name)
+        return f"head.classifier.{found[1]}" if found else f"backbone.{name}"
 
-    converted = rename("torchvision", content, _to_ours)
+    converted = common.rename("torchvision", content, _to_ours)
     converted.overrides, converted.dataset = video_settings(arch), "kinetics400"
-    if (classifier := converted.weights.get("head.classifier.weight")) is not None:
+    if (classifier := converted.weights.get(common.CLASSIFIER)) is not None:
         # S3D has a convolution there.
-        converted.weights["head.classifier.weight"] = classifier.flatten(1)
+        converted.weights[common.CLASSIFIER] = classifier.flatten(1)
         converted.overrides["MODEL.HEAD.NUM_CLASSES"] = len(classifier)
     # Training may start with other statistics; the log names both.
     converted.tolerated = {key: [None] for key in ("MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD")}
@@ -104,17 +97,12 @@ def video_settings(arch: str) -> dict[str, Any]:
     }
 
 
-def settle_image_network(converted: Converted) -> None:
+def settle_image_network(converted: common.Converted) -> None:
     """Say, in place, what the network of renamed ImageNet weights computes: torchvision's, and PySlowFast's as well."""
-    converted.overrides = {
-        **architecture_of(converted.weights),
-        "MODEL.PIXEL_MEAN": PIXEL_MEAN,
-        "MODEL.PIXEL_STD": PIXEL_STD,
-        "MODEL.BACKBONE.STRIDE_IN_1X1": False,
-    }
+    converted.overrides = common.architecture_of(converted.weights) | IMAGENET_NETWORK
     # The authors started from ImageNet with their own statistics; the two differ by less than a fifth of a deviation.
     converted.tolerated = {"MODEL.PIXEL_MEAN": [[114.75] * 3], "MODEL.PIXEL_STD": [[57.375] * 3]}
-    converted.notes.append(IMAGE_NOTE)
+    converted.notes.append(common.IMAGE_NOTE)
 
 
 def _video_network(content: Mapping[str, Any]) -> str:
@@ -136,18 +124,13 @@ def _video_network(content: Mapping[str, Any]) -> str:
 
 def recognise_resnet3d(content: Mapping[str, Any]) -> bool:
     """Whether the names are torchvision's and the kernels have a time axis."""
-    return {"conv1.weight", "bn1.weight", "layer1.0.conv1.weight"} <= set(content) and content["conv1.weight"].ndim == 5
+    return content.keys() >= _RESNET and content["conv1.weight"].ndim == 5
 
 
-def convert_resnet3d(content: Mapping[str, Any]) -> Converted:
+def convert_resnet3d(content: Mapping[str, Any]) -> common.Converted:
     """Bring the authors' I3D of 32x2 clips, with or without blocks, under our names; ValueError for another network."""
-    converted = rename("pytorch-resnet3d", content, NAMES.to_ours)
-    settings = AUTHORS_NETWORK | architecture_of(converted.weights)
-    if settings["MODEL.NONLOCAL.ENABLED"]:
-        settings |= AUTHORS_BLOCKS
-    converted.overrides = settings | {"MODEL.BACKBONE.STEM": "authors_32x2"}
-    converted.notes = [
-        "taken to be for 32x2 clips, as in its code; the authors' 8x8 networks have the same names and shapes",
-        "their head averages the whole map, ours windows of INPUT.CROP_SIZE: the same on crops of that size",
-    ]
+    converted = common.rename("pytorch-resnet3d", content, NAMES.to_ours)
+    converted.overrides = common.settings_of_authors(converted.weights) | {"MODEL.BACKBONE.STEM": "authors_32x2"}
+    clips = "taken to be for 32x2 clips, as in its code; the authors' 8x8 networks have the same names and shapes"
+    converted.notes = [clips, common.WHOLE_MAP_NOTE]
     return converted

@@ -65,11 +65,11 @@ def read_file(path: str) -> dict[str, Any]:
         ValueError: the file is of another kind, cut short, or holds no dict; in one line.
         OSError: it cannot be downloaded.
     """
+    address = resolve_weights(path)
     try:
-        local = PathManager.get_local_path(resolve_weights(path))
+        local = PathManager.get_local_path(address)
     except URLError as error:
-        url = resolve_weights(path)
-        advice = f"without a network, put {url} at {place_in_cache(url)}"
+        advice = f"without a network, put {address} at {place_in_cache(address)}"
         raise OSError(f"{path}: cannot be downloaded: {error.reason}; {advice}") from error
     if not os.path.isfile(local):
         raise FileNotFoundError(f"no checkpoint {path}")
@@ -93,9 +93,8 @@ def _form_of(file: io.BufferedIOBase) -> str:
     # The length of the header, which must fit into the file, and then a JSON object.
     if start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= size - 8:
         return "safetensors"
-    if start.startswith((b"PK", _MAGIC)):
-        return "archive" if start.startswith(b"PK") else "row"
-    return "pickle" if start.startswith(_PICKLE_STARTS) else ""
+    starts = {b"PK": "archive", _MAGIC: "row", **dict.fromkeys(_PICKLE_STARTS, "pickle")}
+    return next((form for first, form in starts.items() if start.startswith(first)), "")
 
 
 def read_form(form: str, file: io.BufferedIOBase, path: str) -> Any:
@@ -236,16 +235,14 @@ class _TorchUnpickler(Unpickler):
         self._storages: dict[str, _Storage] = {}
 
     def _known_calls(self) -> dict[tuple[str, str], Callable[..., Any]]:
-        utils = "torch._utils"
-        return super()._known_calls() | {
-            (utils, "_rebuild_tensor"): _tensor,
-            (utils, "_rebuild_tensor_v2"): _tensor,
-            (utils, "_rebuild_tensor_v3"): _tensor,
-            (utils, "_rebuild_parameter"): lambda data, *more: data,
-            (utils, "_rebuild_parameter_with_state"): lambda data, *more: data,
-            ("torch._tensor", "_rebuild_from_type_v2"): _with_attributes,
-            ("torch", "Size"): lambda size: size,
-        }
+        calls = super()._known_calls()
+        for name in ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3"):
+            calls["torch._utils", name] = _tensor
+        for name in ("_rebuild_parameter", "_rebuild_parameter_with_state"):
+            calls["torch._utils", name] = lambda data, *more: data
+        calls["torch._tensor", "_rebuild_from_type_v2"] = _with_attributes
+        calls["torch", "Size"] = lambda size: size
+        return calls
 
     def find_class(self, module: str, name: str) -> Any:
         """Return torch's types of numbers, also for the names of storages; the rest as the base class."""
@@ -284,11 +281,6 @@ def _tensor(storage: Any, offset: Any, size: Any, stride: Any, requires_grad: An
     if not isinstance(storage, _Storage) or any(item for item in more if item is not dtype):
         return Unbuilt("a tensor of another kind")
     flat = storage.data if dtype is None else storage.data.view(dtype)
-    numbers = (offset, *size, *stride)
-    if len(size) != len(stride) or not all(type(number) is int and number >= 0 for number in numbers):
-        raise pickle.UnpicklingError(f"a tensor of the shape {str(size)[:80]} and strides {str(stride)[:80]}")
-    count = math.prod(size)
-    last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
-    if count and last >= len(flat):
-        raise pickle.UnpicklingError(f"a tensor of the shape {size} in a storage of {len(flat)} numbers")
-    return flat.as_strided(size, stride, offset) if count <= len(flat) else Unbuilt("a tensor that repeats its numbers")
+    # It refuses a place outside of the storage.
+    tensor = flat.as_strided(size, stride, offset)
+    return tensor if tensor.numel() <= len(flat) else Unbuilt("a tensor that repeats its numbers")

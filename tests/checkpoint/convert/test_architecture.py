@@ -5,13 +5,7 @@ import re
 import pytest
 import torch
 
-from nlvideo.checkpoint.convert.common import (
-    BOTTLENECK_DEPTHS,
-    DEPTHS,
-    USUAL_PLACES,
-    architecture_of,
-    nonlocal_places,
-)
+from nlvideo.checkpoint.convert.common import BOTTLENECK_DEPTHS, USUAL_PLACES, architecture_of, nonlocal_places
 from nlvideo.config import get_cfg, load_cfg
 from nlvideo.modeling.backbone.layout import BASIC_DEPTHS, NUM_BLOCKS, STAGES, TEMPORAL_KERNELS
 from nlvideo.modeling.nonlocal_block.build import nonlocal_placement
@@ -33,13 +27,6 @@ def weights_of(peers):
         return peers.on_meta(cfg)
 
     return build
-
-
-def test_depths_are_those_of_our_networks():
-    assert {depth: (blocks, depth not in BASIC_DEPTHS) for depth, blocks in NUM_BLOCKS.items()} == {
-        depth: key for key, depth in DEPTHS.items()
-    }
-    assert set(BOTTLENECK_DEPTHS) == set(NUM_BLOCKS) - set(BASIC_DEPTHS)
 
 
 @pytest.mark.parametrize("depth", USUAL_PLACES)

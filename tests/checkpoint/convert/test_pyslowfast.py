@@ -6,6 +6,7 @@ import torch.nn.functional as F
 import yaml
 
 from nlvideo.checkpoint.convert import convert, recognise
+from nlvideo.checkpoint.convert.common import WHOLE_MAP_NOTE
 from nlvideo.checkpoint.convert.release import settle
 from nlvideo.checkpoint.weights import flatten
 from nlvideo.modeling import build_model
@@ -110,7 +111,7 @@ def test_what_their_config_says_of_clips_and_scores(weights_of):
         "INPUT.CROP_SIZE": 128, "TEST.SHORT_SIDE": 160, "TEST.CROP_SIZE": 160,
     }  # fmt: skip
     assert {key: converted.overrides[key] for key in expected} == expected
-    assert converted.notes == ["their head averages the whole map, ours windows: the same on crops of INPUT.CROP_SIZE"]
+    assert converted.notes == [WHOLE_MAP_NOTE]
 
 
 @pytest.mark.parametrize(("crop", "size"), [(224, 224), (128, 128), (112, 96), (64, 64)])
