@@ -15,8 +15,7 @@ from nlvideo.utils.files.file_io import PathManager
 from nlvideo.utils.messages import did_you_mean
 
 _TORCHVISION = "torchvision://"
-# The first recipe of ImageNet, as in the years of the paper; the later ones are asked for by name. Video networks have
-# others.
+# The older of torchvision's recipes for ImageNet, as in the years of the paper. Video networks have others.
 _DEFAULT_ENTRY = "IMAGENET1K_V1"
 
 
@@ -24,10 +23,10 @@ def resolve_weights(name: str) -> str:
     """Return the path or address that a value of MODEL.WEIGHTS stands for.
 
     Args:
-        name: a path, a URL, ``torchvision://NAME``, or a name in `RELEASES`; a file that is there goes first.
+        name: a path, a URL, ``torchvision://NAME``, or a name in `RELEASES`. An existing file goes before a name.
 
     Raises:
-        FileNotFoundError: no file, and a name that resembles a released one; the message lists near matches.
+        FileNotFoundError: a bare name that is neither a file nor in `RELEASES`. The message lists near matches.
     """
     if not name or "://" in name or PathManager.exists(name):
         return name
@@ -51,22 +50,19 @@ def torchvision_url(name: str) -> str:
 
     model, _, entry = name.partition("/")
     try:
-        entries = get_model_weights(model)
+        entries = get_model_weights(model).__members__
     except ValueError as error:
         hint = did_you_mean(model, list_models())
         raise LookupFailed(f"{_TORCHVISION}{name}: torchvision has no model {model!r}. {hint}".strip()) from error
-    entry = entry or (_DEFAULT_ENTRY if _DEFAULT_ENTRY in entries.__members__ else "DEFAULT")
-    if entry not in entries.__members__:
-        allowed = ", ".join(entries.__members__) or "none"
+    entry = entry or (_DEFAULT_ENTRY if _DEFAULT_ENTRY in entries else "DEFAULT")
+    if entry not in entries:
+        allowed = ", ".join(entries) or "none"
         raise LookupFailed(f"{_TORCHVISION}{name}: torchvision has no weights {entry!r} of it. There are: {allowed}")
     return entries[entry].url
 
 
 class TorchvisionHandler(PathHandler):
-    """Lets iopath read ``torchvision://NAME``: downloaded once, its checksum compared with that in the file's name.
-
-    Files are kept where torchvision keeps and looks for them, below ``$TORCH_HOME``.
-    """
+    """Lets iopath find ``torchvision://NAME``, and downloads it once to where torchvision looks for it."""
 
     def _get_supported_prefixes(self) -> list[str]:
         return [_TORCHVISION]
@@ -83,9 +79,6 @@ class TorchvisionHandler(PathHandler):
             os.makedirs(os.path.dirname(local), exist_ok=True)
             _download(path, url, local)
         return local
-
-    def _open(self, path: str, mode: str = "r", buffering: int = -1, **kwargs: Any) -> Any:
-        return open(self._get_local_path(path), mode, buffering=buffering)
 
     def _exists(self, path: str, **kwargs: Any) -> bool:
         try:

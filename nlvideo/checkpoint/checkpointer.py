@@ -22,16 +22,16 @@ from nlvideo.utils.messages import some
 
 logger = logging.getLogger(__name__)
 
-# What a value that is not finite spreads in. Other states may hold one on purpose.
+# States in which NaN and infinity are errors. Other states may hold them on purpose.
 _FINITE = ("model", "optimizer", "ema")
 
 
 class Checkpointer:
     """Writes and reads ``<save_dir>/<name>.pth``: one dict ``{"model": ..., <checkpointable>: ..., <extra>: ...}``.
 
-    A file appears under its name only once it is complete, and the file ``last_checkpoint`` names the one to resume
-    from. Files hold tensors and plain Python types only, and finite weights. What an earlier run has left in the folder
-    is moved away when a fresh start saves its first file.
+    A file gets its name when it is complete. The file ``last_checkpoint`` names the one to resume from. Files hold
+    tensors and plain Python types only, and finite weights. When a fresh start saves its first file, what an earlier
+    run has left in the folder is moved away.
 
     Example:
         >>> checkpointer = Checkpointer(model, "output", optimizer=optimizer, scheduler=scheduler)
@@ -51,11 +51,11 @@ class Checkpointer:
         """Name what a checkpoint holds.
 
         Args:
-            model: a DistributedDataParallel wrapper is looked through.
+            model: also inside DistributedDataParallel.
             save_dir: created at the first save.
             adapt_weights: called with the weights of a file and the model before :meth:`load_weights` compares them, to
-                change names or shapes, e.g. ``nlvideo.modeling.backbone.inflate_2d_weights``. Never used by a resume.
-            cfg: what the model was built from; weights of other frameworks are refused where they mean another network.
+                change names or shapes, e.g. ``nlvideo.modeling.backbone.inflate_2d_weights``. A resume never calls it.
+            cfg: what the model was built from; weights of other frameworks are compared with it.
             **checkpointables: anything with ``state_dict()`` and ``load_state_dict()``, loaded in this order; a
                 scheduler goes after its optimizer.
 
@@ -73,20 +73,19 @@ class Checkpointer:
         self._earlier: EarlierRun | None = None
 
     def save(self, name: str, *, tag_last: bool = True, **extra: Any) -> str:
-        """Write ``<name>.pth``. Call it on every rank: states may be gathered from all of them; rank 0 writes.
+        """Write ``<name>.pth`` on rank 0. Call it on every rank, because states may be gathered from all of them.
 
         Args:
             name: without folder and ending.
-            tag_last: make this the checkpoint to resume from. The best model so far, for one, is only the first time,
-                before there is another.
+            tag_last: make this the checkpoint to resume from. If False, it is that only where there is no other.
             **extra: plain values; :meth:`resume_or_load` returns them.
 
         Returns:
-            Path of the file. Only rank 0 may rely on its being complete.
+            Path of the file. It is complete when rank 0 returns; other ranks return earlier.
 
         Raises:
-            ValueError: something that is neither a tensor nor a plain type, or an extra named like a checkpointable.
-            FloatingPointError: weights, their average or the optimizer's state are not finite; nothing is written.
+            ValueError: something is neither a tensor nor a plain type, or an extra has the name of a checkpointable.
+            FloatingPointError: weights, their average or the optimizer's state are not finite. Nothing is written.
         """
         taken = extra.keys() & {"model", *self._checkpointables}
         if taken:
@@ -99,13 +98,12 @@ class Checkpointer:
         content = {key: to_plain(value, key) for key, value in content.items()}
         if where := _not_finite(content):
             raise FloatingPointError(
-                f"{path} is not saved: {where} is not finite, though the losses so far were: a gradient was not."
-                " Earlier checkpoints are as before; lower SOLVER.BASE_LR, lengthen SOLVER.WARMUP_ITERS or clip"
-                " gradients"
+                f"{path} is not saved: {where} is not finite. The losses were finite, but a gradient was not. Earlier"
+                " checkpoints are unchanged; lower SOLVER.BASE_LR, lengthen SOLVER.WARMUP_ITERS or clip gradients"
             )
 
         def write(file: BinaryIO) -> None:
-            """Make way only once the content is on disk: a full disk leaves the earlier run where it is."""
+            """Move the earlier run only when the content is on disk. A full disk then changes nothing."""
             torch.save(content, file)
             file.flush()
             self.set_earlier_run_aside()
@@ -118,27 +116,27 @@ class Checkpointer:
         return path
 
     def set_earlier_run_aside(self) -> None:
-        """Move what an earlier run has left in the folder of a fresh start; call it before a file of it is replaced."""
+        """Move what an earlier run has left in the folder of a fresh start. Call it before a file is replaced."""
         if self._earlier is not None and comm.is_main_process():
             self._earlier.set_aside()
 
     def last_checkpoint(self) -> str | None:
-        """Return the path of the checkpoint to resume from, or None where there is none yet."""
+        """Return the path of the checkpoint to resume from, or None."""
         return last_checkpoint_in(self.save_dir)
 
     def resume_or_load(self, path: str, resume: bool) -> dict[str, Any]:
         """Continue the run in ``save_dir``, or start from the weights at ``path``.
 
         Args:
-            path: weights of a fresh start (``MODEL.WEIGHTS``); empty for none.
-            resume: continue from the last checkpoint where there is one; a fresh start otherwise.
+            path: weights of a fresh start (``MODEL.WEIGHTS``); "" for none.
+            resume: continue from the last checkpoint. Where there is none, this is a fresh start.
 
         Returns:
             What was saved as extra; empty for a fresh start.
 
         Raises:
-            ValueError: as :meth:`resume` and :meth:`load_weights`; or there are checkpoints and nothing says which of
-                them is to be resumed.
+            ValueError: as :meth:`resume` and :meth:`load_weights`; or there are checkpoints, but no file says which of
+                them is the last.
             FileNotFoundError: the file is missing.
         """
         last = self.last_checkpoint() if resume else None
@@ -158,37 +156,27 @@ class Checkpointer:
         return {}
 
     def load_weights(self, path: str, *, entry: str = "", complete: bool = False) -> LoadReport:
-        """Load the weights that fit from a checkpoint or a plain state dict, and log what did not.
-
-        Weights of other frameworks are converted; those must fit, but for the classifier and new non-local blocks.
+        """Load the weights that fit from a checkpoint, a plain state dict or a file of another framework.
 
         Args:
             path: as MODEL.WEIGHTS: a file, a URL, ``torchvision://NAME`` or a network of the authors' release.
-            entry: of the file, with the weights, e.g. ``"ema"`` of our own checkpoints; "": the usual one.
-            complete: refuse a file whose tensors are not exactly those of the model; for a trained network.
+            entry: the entry of the file with the weights, e.g. ``"ema"`` of our own checkpoints; "": the usual one.
+            complete: refuse a file that does not have exactly the tensors of the model.
 
         Raises:
-            ValueError: unreadable, no such entry, not complete where it must be, less than half of the backbone fits,
-                or weights of another framework that mean another network.
-            FileNotFoundError: the file is missing.
-            LookupFailed: torchvision has no such weights.
+            ValueError, FileNotFoundError, LookupFailed: as ``nlvideo.checkpoint.read_file`` and ``load_weights``.
         """
+        content = read_file(path)
         return load_weights(
-            self.model,
-            read_file(path),
-            path,
-            cfg=self._cfg,
-            adapt_weights=self._adapt_weights,
-            entry=entry,
-            complete=complete,
+            self.model, content, path, cfg=self._cfg, adapt_weights=self._adapt_weights, entry=entry, complete=complete
         )
 
     def resume(self, path: str) -> dict[str, Any]:
         """Restore model and checkpointables from a file of :meth:`save`, and return its extra.
 
         Raises:
-            ValueError: not such a file, not finite, or of another architecture or optimizer; nothing is changed in all
-                but the last case. Where the file is at fault, the message lists others in its folder.
+            ValueError: the file is damaged, not finite, or of another architecture or optimizer. Only in the last case
+                the model has changed. For a bad file the message lists others in its folder.
             FileNotFoundError: the file is missing.
         """
         current = self.model.state_dict()
@@ -209,7 +197,7 @@ class Checkpointer:
         content.pop("model")
         for name, item in self._checkpointables.items():
             if name not in content:
-                logger.warning("%s holds no %r: it starts afresh, unlike in an uninterrupted run", path, name)
+                logger.warning("%s holds no %r: it starts new, unlike in an uninterrupted run", path, name)
                 continue
             try:
                 item.load_state_dict(content.pop(name))
@@ -219,7 +207,7 @@ class Checkpointer:
         return content
 
     def _way_out(self, folder: str, broken: str = "") -> str:
-        """Say which other files in a folder this run can go on from, the latest first, and how."""
+        """Say how to resume from another file in the folder, the latest first."""
         names = []
         for path in sorted(Path(folder).glob("*.pth"), key=os.path.getmtime, reverse=True):
             try:
@@ -235,7 +223,7 @@ class Checkpointer:
 
 
 def last_checkpoint_in(folder: str) -> str | None:
-    """Return the path of the checkpoint that a run saved last in its folder, or None where there is none."""
+    """Return the path of the checkpoint that a run saved last in its folder, or None."""
     tag = os.path.join(folder, TAG)
     if not PathManager.exists(tag):
         return None

@@ -1,7 +1,8 @@
-"""What an earlier run has left in the folder of a new one: it stays in place until the new run saves something."""
+"""The files of an earlier run in the folder of a new one. They stay until the new run saves something."""
 
 import logging
 import os
+from itertools import count
 from pathlib import Path
 
 from nlvideo.utils.files.file_io import write_text
@@ -10,51 +11,49 @@ logger = logging.getLogger(__name__)
 
 TAG = "last_checkpoint"
 _METRICS, _CONFIG = "metrics.json", "config.yaml"
-# The config of a run that has begun beside an earlier one and has saved nothing yet.
+# The config of a new run that has saved nothing yet, beside the config of an earlier run.
 _NEXT_CONFIG = "config.next.yaml"
 
 
 def config_path(folder: str, resume: bool) -> str:
-    """Return where a run that starts in a folder writes its config: beside that of an earlier run, if it is another."""
+    """Return where a run that starts in ``folder`` writes its config; a new run spares the config of an earlier one."""
     waiting = os.path.join(folder, _NEXT_CONFIG)
     if not resume and checkpoints_in(Path(folder)):
         return waiting
-    # Of a start that has failed.
+    # Left by a start that failed.
     Path(waiting).unlink(missing_ok=True)
     return os.path.join(folder, _CONFIG)
 
 
 class EarlierRun:
-    """The files of a run that a new one in its folder would replace; made when the new run starts."""
+    """The files of an earlier run that a new run in the same folder would replace."""
 
     def __init__(self, folder: str):
-        """Look what is there; ``folder`` is ``OUTPUT_DIR`` and need not exist."""
+        """List the files. Call it when the new run starts; ``folder`` is ``OUTPUT_DIR`` and need not exist."""
         self._folder = Path(folder)
         metrics = self._folder / _METRICS
         # The new run appends to the same file.
         self._metrics_size = metrics.stat().st_size if metrics.is_file() else 0
         self._files = checkpoints_in(self._folder)
         if self._files or self._metrics_size:
-            # The list of failed videos is the new run's by now; a resumed run has it in its checkpoint.
+            # The list of failed videos is not moved: the new run has replaced it already.
             results = ("inference", "best/inference", "validation/inference")
             self._files += [self._folder / name for name in (_METRICS, _CONFIG, *results, "report.html")]
 
     def set_aside(self) -> None:
-        """Move the files into a new folder ``earlier_1``, ``earlier_2`` ...; nothing on later calls.
+        """Move the files into a new folder ``earlier_1``, ``earlier_2`` ...; later calls do nothing.
 
-        ``last_checkpoint`` goes first: a kill in between leaves a folder that nothing resumes from unasked.
+        ``last_checkpoint`` is moved first. So a run that is killed here leaves nothing that is resumed by accident.
         """
         files, self._files = self._files, []
         if not files:
             return
-        number = 1
-        while (aside := self._folder / f"earlier_{number}").exists():
-            number += 1
+        aside = next(path for n in count(1) if not (path := self._folder / f"earlier_{n}").exists())
         aside.mkdir()
         metrics, waiting = self._folder / _METRICS, self._folder / _NEXT_CONFIG
         new_lines = metrics.read_bytes()[self._metrics_size :] if metrics.is_file() else b""
         for path in files:
-            # Without a config that waits, the one that is there is the new run's.
+            # Where no config waits, config.yaml is that of the new run.
             if path.exists() and (path.name != _CONFIG or waiting.exists()):
                 target = aside / path.relative_to(self._folder)
                 target.parent.mkdir(parents=True, exist_ok=True)

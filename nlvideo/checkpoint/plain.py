@@ -12,8 +12,8 @@ _PLAIN = (type(None), bool, int, float, str)
 def to_plain(value: Any, where: str) -> Any:
     """Return ``value`` with tensors detached on the CPU, mappings as dicts and NumPy scalars as Python numbers.
 
-    ``torch.load(weights_only=True)`` refuses a whole file for one foreign object in it, years after it was written, so
-    foreign objects are refused here, at the first save.
+    ``torch.load(weights_only=True)`` refuses a whole file for one foreign object. That may show years after the run. So
+    foreign objects are refused here, when the file is written.
 
     Args:
         value: a state dict, or anything in one.
@@ -40,11 +40,11 @@ def to_plain(value: Any, where: str) -> Any:
 
 
 def first_not_finite(value: Any, where: str = "") -> str | None:
-    """Return the place of the first tensor in a state that holds NaN or an infinity, None where there is none.
+    """Return the place of the first tensor in a state that holds NaN or infinity, or None.
 
     Args:
-        value: a state dict, or anything in one. Plain numbers are not looked at.
-        where: its place.
+        value: a state dict, or anything in one. Plain numbers are not checked.
+        where: the place of ``value``.
     """
     if isinstance(value, Tensor):
         return where if value.is_floating_point() and not value.isfinite().all() else None
