@@ -62,14 +62,7 @@ def trained_folder(name: str) -> str:
 
 
 def get_config(name: str, opts: Sequence[str] = ()) -> CfgNode:
-    """Load a configuration.
-
-    Args:
-        name: as for :func:`get_config_file`.
-        opts: overrides ``[KEY, VALUE, ...]``.
-
-    Returns:
-        The frozen config.
+    """Load a configuration of `get_config_file` with overrides ``[KEY, VALUE, ...]``; the config is frozen.
 
     Raises:
         LookupFailed: no such configuration, or an unknown key.

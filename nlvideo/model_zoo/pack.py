@@ -1,4 +1,4 @@
-"""A trained model as a folder to hand on: weights, config and names of classes, without what training needs."""
+"""A trained model as a folder to share: weights, config and names of classes, without the state of the training."""
 
 import os
 from collections.abc import Sequence
@@ -7,40 +7,35 @@ import torch
 import yaml
 from torch import nn
 
-from nlvideo.checkpoint.conversion import differences
+from nlvideo.checkpoint.conversion import differences, make_way
 from nlvideo.checkpoint.plain import to_plain
 from nlvideo.config import CfgNode
 from nlvideo.data.datasets.listed import CLASSES_FILE, write_classes
 from nlvideo.utils.files.file_io import atomic_write, write_text
 
-_FILES = ("model.pth", "config.yaml", CLASSES_FILE)
-
 
 def pack_model(model: nn.Module, cfg: CfgNode, classes: Sequence[str], folder: str, overwrite: bool = False) -> None:
-    """Write ``model.pth``, ``config.yaml`` and ``classes.txt``, which is all that ``model_zoo.get`` wants of a folder.
+    """Write ``model.pth``, ``config.yaml`` and ``classes.txt``; ``model_zoo.get`` takes the folder.
 
     Args:
-        model: with its weights, as they are tested: of a run with a moving average, that.
-        cfg: of the model. Written is what differs from the defaults, less what belongs to one machine: device, output
+        model: with the weights to test: the moving average, if the run has one.
+        cfg: of the model. What differs from the defaults is written, except what belongs to one machine: device, output
             folder and path of the weights.
         classes: their names, in the order of the scores.
         folder: made if missing.
-        overwrite: replace files that are there.
+        overwrite: replace files that exist.
 
     Raises:
-        ValueError: a file is there already.
+        ValueError: a file exists already.
         OSError: the folder cannot be written.
     """
-    paths = [os.path.join(folder, name) for name in _FILES]
-    taken = [path for path in paths if os.path.exists(path)]
-    if taken and not overwrite:
-        raise ValueError(f"{' and '.join(taken)} exists; --overwrite replaces it")
-    os.makedirs(folder, exist_ok=True)
+    paths = [os.path.join(folder, name) for name in ("model.pth", "config.yaml", CLASSES_FILE)]
+    make_way(paths, overwrite)
     kept = differences(cfg)
     kept.pop("OUTPUT_DIR", None)
     for key in ("DEVICE", "WEIGHTS"):
         kept.get("MODEL", {}).pop(key, None)
-    # Copies: of a view, torch would save the whole tensor that it is a part of.
+    # Copies: of a view, torch saves the whole tensor.
     state = {name: tensor.clone().contiguous() for name, tensor in to_plain(model.state_dict(), "model").items()}
     weights, config_file, names = paths
     atomic_write(weights, lambda file: torch.save({"model": state, "classes": list(classes)}, file))

@@ -1,4 +1,4 @@
-"""Predictions of many videos: what is kept of each, as tables and as a JSON file."""
+"""Predictions of many videos, as objects, as tables and as a JSON file."""
 
 import json
 import logging
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 _FORMAT = FileFormat("nlvideo predictions", 1)
 _DIGITS = 6
 
-# (start_sec, end_sec, scores) of a window.
+# (start_sec, end_sec, scores (num_classes,)) of a window.
 Scored = tuple[float, float, torch.Tensor]
 
 
@@ -33,9 +33,9 @@ class Prediction:
 
     Attributes:
         file: the path as it was given, or the name of a camera.
-        scores: float32 (num_classes,) of the whole video; None of a camera, and of a video that cannot be read.
-        timeline: of its windows, in order.
-        error: what went wrong, maybe only with writing the labelled video; "" where nothing did.
+        scores: float32 (num_classes,) of the whole video; None for a camera, and for a video that cannot be read.
+        timeline: the windows of the video, in order.
+        error: what went wrong in reading the video or in writing the labelled one; "" for no error.
     """
 
     file: str
@@ -45,12 +45,12 @@ class Prediction:
 
 
 def find_videos(path: str) -> list[str]:
-    """Return the videos that a path means: a file or a folder of frames itself, else all videos below a folder.
+    """Return a file or a folder of frames as it is, and for another folder all videos below it.
 
-    What is left out below the folder is counted in the log; see ``nlvideo.data.video.paths.find_videos``.
+    The log says what is left out below the folder; see ``nlvideo.data.video.paths.find_videos``.
 
     Raises:
-        FileNotFoundError: there is nothing of that name.
+        FileNotFoundError: nothing has this path.
         ValueError: the folder holds no video.
     """
     if not os.path.exists(path):
@@ -72,7 +72,7 @@ def merge_windows(predictor: Predictor, timeline: Iterable[Scored]) -> list[tupl
     """Join neighbouring windows of the same best class.
 
     Returns:
-        (start_sec, end_sec, class name, the mean of its scores) in order; a part ends where the next one begins.
+        (start_sec, end_sec, class name, mean of its scores), in order. A part ends where the next one begins.
     """
     parts: list[tuple[float, float, str, list[float]]] = []
     for start, end, scores in timeline:
@@ -87,7 +87,7 @@ def merge_windows(predictor: Predictor, timeline: Iterable[Scored]) -> list[tupl
 
 
 def format_predictions(predictor: Predictor, predictions: Sequence[Prediction], top_k: int) -> str:
-    """Return a table: of one video a row for each class, of several a row for each video; and the timeline of one."""
+    """Return tables: for one video its best classes and its timeline, for several videos a row for each."""
     if len(predictions) > 1:
         return create_table([_row(predictor, prediction, top_k) for prediction in predictions])
     tables = []
@@ -126,51 +126,46 @@ def clock(seconds: float) -> str:
 
 
 def output_files(folder: str, root: str, videos: Sequence[str]) -> dict[str, str]:
-    """Return for each video the MP4 to write in ``folder``, at the place that the video has below ``root``.
+    """Return for each video the MP4 to write: its path below ``root`` becomes a path below ``folder``.
 
-    Where several differ in their ending alone, the files are ``clip.avi.mp4`` and ``clip.mov.mp4``.
+    If the names of two videos differ only in the ending, the files are ``clip.avi.mp4`` and ``clip.mov.mp4``.
 
     Args:
-        folder: of the files.
+        folder: where the files are written.
         root: the folder of the videos, or the video itself.
         videos: from `find_videos`.
     """
     relative = {video: os.path.relpath(video, root) if video != root else os.path.basename(video) for video in videos}
     stems = Counter(os.path.splitext(name)[0] for name in relative.values())
     for name in relative.values():
-        stems[name] += 1  # clip.mov.mp4 must not take the place that clip.mov goes to
-    return {
-        video: os.path.join(
-            folder, (name if stems[os.path.splitext(name)[0]] > 1 else os.path.splitext(name)[0]) + ".mp4"
-        )
-        for video, name in relative.items()
-    }
+        stems[name] += 1  # clip.mov.mp4 and clip.mov must not both become clip.mov.mp4
+    outputs = {}
+    for video, name in relative.items():
+        stem = os.path.splitext(name)[0]
+        outputs[video] = os.path.join(folder, f"{name if stems[stem] > 1 else stem}.mp4")
+    return outputs
 
 
 def write_predictions(
     path: str, predictor: Predictor, predictions: Sequence[Prediction], top_k: int, complete: bool = True
 ) -> None:
-    """Write everything to a JSON file, whole or not at all; docs/predict.md describes it.
+    """Write all predictions to a JSON file, whole or not at all. docs/predict.md describes the file.
 
     Args:
-        path: the file, which is replaced; its folder must exist.
+        path: the file, which is replaced. Its folder must exist.
         predictor: made the predictions.
         predictions: of the videos, in order.
-        top_k: classes that stand under "top", beside the scores of all.
-        complete: False where videos are lacking, because the work was stopped.
+        top_k: how many classes are under "top", beside the scores of all.
+        complete: False if the work was stopped before the last video.
 
     Raises:
-        OSError: the folder is missing or full.
+        OSError: the folder is missing or the disk is full.
     """
-    head = {
-        **_FORMAT.header(),
-        "complete": complete,
-        "weights": predictor.cfg.MODEL.WEIGHTS,
-        "classes": predictor.classes,
-    }
+    head = {**_FORMAT.header(), "complete": complete}
+    head |= {"weights": predictor.cfg.MODEL.WEIGHTS, "classes": predictor.classes}
 
     def _write(file: BinaryIO) -> None:
-        # A line for each video: the timelines of long ones are long.
+        # One video at a time, because timelines may be long.
         file.write(f'{json.dumps(head)[:-1]}, "videos": [\n'.encode())
         for number, prediction in enumerate(predictions):
             file.write(f"{',' if number else ' '}{json.dumps(_as_dict(predictor, prediction, top_k))}\n".encode())

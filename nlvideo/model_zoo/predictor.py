@@ -41,11 +41,7 @@ class Predictor:
         plugins: Sequence[str] = (),
         entry: str = "",
     ):
-        """Build the model with its weights. Arguments and errors are those of ``nlvideo.model_zoo.get``.
-
-        Raises:
-            ValueError: also where no weights are named.
-        """
+        """Build the model; arguments and errors as for ``nlvideo.model_zoo.get``, and ValueError without weights."""
         cfg = trained_config(cfg_or_name, weights, device, opts, plugins)
         if not cfg.MODEL.WEIGHTS:
             raise ValueError("MODEL.WEIGHTS: got '', allowed for a prediction: a checkpoint of this config's network")
@@ -59,11 +55,7 @@ class Predictor:
         return self.best(self.scores(video), top_k)
 
     def best(self, scores: torch.Tensor, top_k: int = 5) -> list[tuple[str, float]]:
-        """Return the ``top_k`` best (class name, score) of scores (num_classes,), the best first.
-
-        Raises:
-            ValueError: ``top_k`` is below 1.
-        """
+        """Return the ``top_k`` best (class name, score) of scores (num_classes,), the best first; 1 or more."""
         if top_k < 1:
             raise ValueError(f"top_k: got {top_k}, allowed: 1 or more")
         values, labels = scores.topk(min(top_k, len(scores)))
@@ -113,11 +105,7 @@ class Predictor:
             return [(window.start_sec, window.end_sec, scores) for window, scores in windows]
 
     def open_stream(self, path: str | os.PathLike) -> FrameStream:
-        """Open a video file for ``score_windows``, with the config's limits of size.
-
-        Raises:
-            VideoDecodeError: the file cannot be read.
-        """
+        """Open a video file for `score_windows`, with the config's limits of size; VideoDecodeError for a bad file."""
         return FrameStream(path, pixels=reading_options(self.cfg)["pixels"])
 
     def score_windows(
