@@ -1,4 +1,4 @@
-"""From curves to the geometry of a line chart; the templates draw it as SVG."""
+"""From curves, smoothed and thinned out, to the geometry of a line chart; the templates draw it as SVG."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -7,54 +7,99 @@ from itertools import pairwise
 
 import numpy as np
 
-from nlvideo.visualization.report.series import MAX_POINTS, Series, pieces, thinned
-
 # Space around the plot, pixels: left for the numbers, below for numbers and the title of the axis.
 _LEFT, _RIGHT, _TOP, _BOTTOM = 68, 22, 10, 46
 # A value that is not finite gets a mark, up to this many in a line.
 _MAX_MARKS = 40
+# More points than a chart has pixels make the page larger and show nothing more.
+MAX_POINTS = 400
+# A step this many times the usual one is a gap.
+_GAP = 3.5
 
 Domain = tuple[float, float]
 Point = tuple[float, float]
 
 
 @dataclass(frozen=True)
-class Line:
-    """A curve and how it looks.
+class Series:
+    """A curve: (N,) x, increasing, and (N,) y, NaN where a value is not finite."""
 
-    Attributes:
-        label: what the values are.
-        series: the curve.
-        run: the number of its run, which decides colour and dashes.
-        style: "raw" (faint), "thin" or "bold" (with a dot at each value).
+    x: np.ndarray
+    y: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+
+def make_series(pairs: Sequence[tuple[float, float]]) -> Series:
+    """Return the pairs (x, y) as a curve."""
+    x, y = np.array(pairs, float).reshape(-1, 2).T
+    return Series(x, np.where(np.isfinite(y), y, np.nan))
+
+
+def smoothed(series: Series, window: int) -> Series:
+    """Return the mean of ``window`` values around each one, or of those that there are at the ends.
+
+    Unlike an exponential average it does not lag. NaN stays where it is and counts in no mean.
     """
+    if window <= 1 or len(series) < 3:
+        return series
+    kernel = np.ones(min(window, 2 * len(series) - 1))
+    valid = np.isfinite(series.y)
+    half = len(kernel) // 2
+    sums = np.convolve(np.where(valid, series.y, 0), kernel)[half : half + len(series)]
+    counts = np.convolve(valid.astype(float), kernel)[half : half + len(series)]
+    mean = np.divide(sums, counts, out=np.full(len(series), np.nan), where=counts > 0)
+    return Series(series.x, np.where(valid, mean, np.nan))
 
-    label: str
+
+def smoothing_window(num_points: int) -> int:
+    """Return the odd window for a curve of so many points: a twentieth of it, at most 101."""
+    return min(101, num_points // 20 // 2 * 2 + 1)
+
+
+def thinned(series: Series, max_points: int = MAX_POINTS) -> Series:
+    """Return about ``max_points`` points of a curve without NaN: of neighbours, the lowest and the highest stay."""
+    if len(series) <= max_points:
+        return series
+    keep = [0, len(series) - 1]
+    for part in np.array_split(np.arange(len(series)), max(1, max_points // 2)):
+        keep += [part[np.argmin(series.y[part])], part[np.argmax(series.y[part])]]
+    index = np.unique(keep)
+    return Series(series.x[index], series.y[index])
+
+
+def pieces(series: Series, gaps: bool = True) -> list[Series]:
+    """Return the parts of a curve without NaN; with ``gaps``, also break it where a step is much larger than usual."""
+    valid, steps = np.isfinite(series.y), np.diff(series.x)
+    ends = valid[1:] != valid[:-1]
+    if gaps and len(steps):
+        ends |= steps > _GAP * np.median(steps)
+    bounds = [0, *np.flatnonzero(ends) + 1, len(series)]
+    return [Series(series.x[a:b], series.y[a:b]) for a, b in pairwise(bounds) if valid[a:b].any()]
+
+
+@dataclass(frozen=True)
+class Line:
+    """A curve and how it looks."""
+
+    label: str  #: what the values are
     series: Series
-    run: int = 0
-    style: str = "thin"
+    run: int = 0  #: the number of its run, which decides colour and dashes
+    style: str = "thin"  #: or "raw" (faint), or "bold" (with a dot at each value)
 
 
 @dataclass(frozen=True)
 class Chart:
-    """What a line chart shows.
-
-    Attributes:
-        title: what it is about.
-        x_label, y_label: of the axes, with their units.
-        lines: in the order they are drawn.
-        y_limits: what the y axis covers at most and at least, e.g. (0, 100) and None; None: what the values need.
-        from_zero: whether the y axis starts at 0.
-        note: how to read it, a sentence or two.
-    """
+    """What a line chart shows; the labels of the axes have their units."""
 
     title: str
     x_label: str
     y_label: str
-    lines: Sequence[Line]
-    y_limits: tuple[float, float] | None = None
-    from_zero: bool = False
-    note: str = ""
+    lines: Sequence[Line]  #: in the order they are drawn
+    y_limits: tuple[float, float] | None = None  #: what the y axis covers at most; None: what the values need
+    from_zero: bool = False  #: whether the y axis starts at 0
+    note: str = ""  #: how to read it, a sentence or two
 
     @property
     def runs(self) -> list[int]:
@@ -64,42 +109,27 @@ class Chart:
 
 @dataclass(frozen=True)
 class Drawing:
-    """A chart at a size, in pixels of its view box.
-
-    Attributes:
-        width, height: of the whole.
-        plot: (left, top, right, bottom) of the plot.
-        x_domain, y_domain: the values at its edges.
-        x_ticks, y_ticks: (pixel, text).
-        paths: {"d", "label", "run", "style", "dots": [(x, y)]} for each line.
-        marks: {"x", "run", "text"} where a value is not finite.
-    """
+    """A chart at a size, in pixels of its view box."""
 
     width: int
     height: int
-    plot: tuple[int, int, int, int]
-    x_domain: Domain
+    plot: tuple[int, int, int, int]  #: (left, top, right, bottom) of the plot
+    x_domain: Domain  #: the values at its edges
     y_domain: Domain
-    x_ticks: list[tuple[float, str]]
+    x_ticks: list[tuple[float, str]]  #: (pixel, text)
     y_ticks: list[tuple[float, str]]
-    paths: list[dict]
-    marks: list[dict]
+    paths: list[dict]  #: {"d", "label", "run", "style", "dots": [(x, y)]} for each line
+    marks: list[dict]  #: {"x", "run", "text"} where a value is not finite
 
 
 def draw(chart: Chart, width: int = 420, height: int = 270) -> Drawing:
-    """Lay out a chart.
-
-    Args:
-        chart: at least one of its lines has a finite value.
-        width, height: pixels; text does not scale with them.
-    """
+    """Lay out a chart, of whose values one or more are finite. Width and height are pixels; text does not scale."""
     left, top, right, bottom = plot = (_LEFT, _TOP, width - _RIGHT, height - _BOTTOM)
-    x_domain = _x_domain(chart)
+    x_domain = 0.0, max(float(line.series.x.max()) for line in chart.lines) or 1.0
     y_domain, y_steps = _y_domain(chart, max(3, (bottom - top) // 48))
     x_steps = ticks(*x_domain, max(3, (right - left) // 80))
 
     def place(x: float, y: float) -> Point:
-        """The pixel of a value."""
         return _along(x, x_domain, left, right), _along(y, y_domain, bottom, top)
 
     return Drawing(
@@ -141,11 +171,6 @@ def tick_texts(values: Sequence[float]) -> list[tuple[float, str]]:
             break
     texts = [f"{number}{letter}" if number != "0" else number for number in numbers]
     return list(zip(values, texts, strict=True))
-
-
-def _x_domain(chart: Chart) -> Domain:
-    x = np.concatenate([line.series.x for line in chart.lines])
-    return (0.0, float(x.max())) if x.max() > 0 else (0.0, 1.0)
 
 
 def _y_domain(chart: Chart, count: int) -> tuple[Domain, list[float]]:

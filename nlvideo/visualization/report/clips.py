@@ -25,15 +25,10 @@ _DEFAULT_FPS, _MIN_FPS = 10.0, 6.0
 
 @dataclass
 class Budget:
-    """What the clips of a page may take; each clip subtracts its part.
+    """What the clips of a page may take; each clip subtracts its bytes."""
 
-    Attributes:
-        num_bytes: of the files, before base64 makes them a third larger.
-        seconds: of work, from the first clip on.
-    """
-
-    num_bytes: int = 4_000_000
-    seconds: float = 20.0
+    num_bytes: int = 4_000_000  #: of the files, before base64 makes them a third larger
+    seconds: float = 20.0  #: of work, from the first clip on
     _started: float | None = field(default=None, repr=False)
 
     def is_spent(self) -> bool:
@@ -42,34 +37,22 @@ class Budget:
         self._started = now if self._started is None else self._started
         return self.num_bytes <= 0 or now - self._started > self.seconds
 
-    def take(self, num_bytes: int) -> bool:
-        """Subtract the size of a file; False, and nothing is subtracted, where it does not fit."""
-        if num_bytes > self.num_bytes:
-            return False
-        self.num_bytes -= num_bytes
-        return True
-
 
 @dataclass(frozen=True)
 class Clip:
-    """A video as ``data:`` URIs.
+    """A video as ``data:`` URIs."""
 
-    Attributes:
-        video: H.264 in MP4; empty where this machine cannot encode it.
-        strip: frames from first to last beside each other, JPEG.
-        width, height: of the video, pixels.
-        speed: 1.0 in real time, more for a time lapse; None where the rate is unknown.
-    """
-
-    video: str
-    strip: str
-    width: int
+    video: str  #: H.264 in MP4; empty where this machine cannot encode it
+    strip: str  #: frames from first to last beside each other, JPEG
+    width: int  #: of the video, pixels
     height: int
-    speed: float | None
+    speed: float | None  #: 1.0 in real time, more for a time lapse; None where the rate is unknown
 
 
 def make_clip(source: dict[str, Any], budget: Budget) -> Clip | None:
     """Decode a video, shrink it and encode it again; None where it does not fit into what is left of the budget.
+
+    Up to MAX_FRAMES frames are shown, evenly spread.
 
     Args:
         source: "file_name", and "start_sec", "end_sec" and "fps" as in a dataset's record.
@@ -78,7 +61,16 @@ def make_clip(source: dict[str, Any], budget: Budget) -> Clip | None:
     Raises:
         VideoDecodeError: the video cannot be read any more.
     """
-    return _encoded(*_read(source), budget)
+    with open_video(os.fspath(source["file_name"]), source.get("fps")) as video:
+        first = video.index_at(source["start_sec"]) if "start_sec" in source else 0
+        end = video.index_at(source["end_sec"]) if "end_sec" in source else video.num_frames
+        first = min(first, video.num_frames - 1)
+        end = max(end, first + 1)
+        count = min(MAX_FRAMES, end - first)
+        indices = [first + i * (end - first) // count for i in range(count)]
+        # One at a time: 48 frames of 8K would take 5 GB.
+        images = [_shrink(Image.fromarray(video.get_frames([index])[0]), SHORT_SIDE) for index in indices]
+        return _encoded(images, (end - first) / video.fps if video.fps else 0.0, budget)
 
 
 def make_heat(predictor: Predictor, source: dict[str, Any], predicted: int, budget: Budget) -> Clip | None:
@@ -90,8 +82,7 @@ def make_heat(predictor: Predictor, source: dict[str, Any], predicted: int, budg
         predicted: number of the class.
 
     Raises:
-        VideoDecodeError: the video cannot be read any more.
-        ValueError, LookupError: the network has no such map, or no such class.
+        VideoDecodeError, ValueError, LookupError: as `load_view` and `grad_cam`.
     """
     view = load_view(predictor.cfg, source["file_name"], source.get("start_sec"), source.get("end_sec"))
     heated = heated_frames(grad_cam(predictor.model, view.video, predicted), 0)
@@ -99,6 +90,7 @@ def make_heat(predictor: Predictor, source: dict[str, Any], predicted: int, budg
 
 
 def _encoded(images: list[Image.Image], seconds: float, budget: Budget) -> Clip | None:
+    """A clip of so many seconds; 0 where that is unknown."""
     fps = len(images) / seconds if seconds else _DEFAULT_FPS
     shown_fps = max(fps, _MIN_FPS)
     buffer = io.BytesIO()
@@ -109,25 +101,12 @@ def _encoded(images: list[Image.Image], seconds: float, budget: Budget) -> Clip 
         # This FFmpeg has no encoder of H.264: the strip alone is shown.
         video = b""
     strip = _strip(images)
-    if not budget.take(len(video) + len(strip)):
+    if len(video) + len(strip) > budget.num_bytes:
         return None
+    budget.num_bytes -= len(video) + len(strip)
     speed = shown_fps / fps if seconds else None
     video_uri = data_uri("video/mp4", video) if video else ""
     return Clip(video_uri, data_uri("image/jpeg", strip), *images[0].size, speed)
-
-
-def _read(source: dict[str, Any]) -> tuple[list[Image.Image], float]:
-    """Up to MAX_FRAMES small frames, evenly spread, and the seconds that they cover; 0 where that is unknown."""
-    with open_video(os.fspath(source["file_name"]), source.get("fps")) as video:
-        first = video.index_at(source["start_sec"]) if "start_sec" in source else 0
-        end = video.index_at(source["end_sec"]) if "end_sec" in source else video.num_frames
-        first = min(first, video.num_frames - 1)
-        end = max(end, first + 1)
-        count = min(MAX_FRAMES, end - first)
-        indices = [first + i * (end - first) // count for i in range(count)]
-        # One at a time: 48 frames of 8K would take 5 GB.
-        images = [_shrink(Image.fromarray(video.get_frames([index])[0]), SHORT_SIDE) for index in indices]
-        return images, (end - first) / video.fps if video.fps else 0.0
 
 
 def _shrink(image: Image.Image, short_side: int) -> Image.Image:

@@ -6,15 +6,13 @@ from itertools import pairwise
 
 import numpy as np
 
-from nlvideo.visualization.report.chart import Chart, Line
+from nlvideo.visualization.report.chart import Chart, Line, Series, make_series, smoothed, smoothing_window
 from nlvideo.visualization.report.run import Run
-from nlvideo.visualization.report.series import Series, make_series, smoothed, smoothing_window
 
 ITERATIONS = "iterations"
 Pairs = list[tuple[int, float]]
 # Metrics of evaluations in percent that rise as the model gets better: the first of these is shown.
 _VALIDATION = ("top1", "mAP")
-_NAMES = {"top1": "top-1", "top5": "top-5", "mAP": "mAP"}
 
 
 def error_chart(runs: Sequence[Run]) -> Chart | None:
@@ -24,11 +22,9 @@ def error_chart(runs: Sequence[Run]) -> Chart | None:
         train = make_series([(iteration, 100 - value) for iteration, value in run.column("top1")])
         lines += _noisy(f"{run.name}, training error", train, index)
         for name in validation_metrics(run):
-            metric = name.rpartition("/")[2]
-            what = _tested("error", run, name)
-            what = what if metric == "top1" else f"{what} (100 - {_NAMES[metric]})"
+            of = " (100 - mAP)" if name.endswith("/mAP") else ""
             series = make_series([(iteration, 100 - value) for iteration, value in run.column(name)])
-            lines.append(Line(f"{run.name}, {what}", series, index, "bold"))
+            lines.append(Line(f"{run.name}, {_tested('error', run, name)}{of}", series, index, "bold"))
     metrics = {name.rpartition("/")[2] for run in runs for name in validation_metrics(run)}
     y_label = "100 − mAP (%)" if metrics == {"mAP"} else "top-1 error (%)"
     note = (
@@ -65,13 +61,14 @@ def _loss_chart(runs: Sequence[Run], name: str, tested: bool) -> Chart | None:
             Line(f"{run.name}, {_tested('loss', run, key)}", make_series(run.column(key)), index, "bold")
             for key in sorted(names)
         ]
-    if len(lines) == training:
-        return _chart(f"Loss: {name}", "loss (nats)", lines, "On training clips.")
-    note = (
-        "Bold with dots: validation, the loss of the averaged scores. Thin: training clips, with dropout, augmentation"
-        " and label smoothing where the config has them."
-    )
-    return _chart(f"Loss: {name}, in training and validation", "loss (nats)", lines, note)
+    title, note = f"Loss: {name}", "On training clips."
+    if len(lines) > training:
+        title += ", in training and validation"
+        note = (
+            "Bold with dots: validation, the loss of the averaged scores. Thin: training clips, with dropout,"
+            " augmentation and label smoothing where the config has them."
+        )
+    return _chart(title, "loss (nats)", lines, note)
 
 
 def training_charts(runs: Sequence[Run]) -> list[Chart]:
@@ -79,23 +76,22 @@ def training_charts(runs: Sequence[Run]) -> list[Chart]:
     losses = sorted({name for run in runs for row in run.metrics for name in row if "loss" in name and "/" not in name})
     # With one loss only, the sum says nothing new.
     losses = [name for name in losses if name != "total_loss" or len(losses) > 2] or losses
-    throughput, waiting = _curves(runs, _throughput, noisy=True), _curves(runs, _waiting, noisy=True)
-    gpu, ram = _curves(runs, _gib("peak_gpu_memory_mib")), _curves(runs, _gib("peak_cpu_memory_mib"))
+    memory = {kind: _curves(runs, _logged(f"peak_{kind}_memory_mib", 1 / 1024)) for kind in ("gpu", "cpu")}
     classifier = "loss_cls" if "loss_cls" in losses else next(iter(losses), "")
     charts = [_loss_chart(runs, name, name == classifier) for name in losses]
     charts += [
         _chart("Learning rate", "learning rate (no unit)", _curves(runs, _logged("lr"))),
         # One is the inverse of the other. The second is for runs whose batch size is unknown.
-        _chart("Throughput", "clips per second", throughput, note="Of all ranks together.")
+        _chart("Throughput", "clips per second", _curves(runs, _throughput, noisy=True), "Of all ranks together.")
         or _chart("Time of an iteration", "seconds", _curves(runs, _logged("time"), noisy=True)),
         _chart(
-            "Waiting for data", "share of the iteration (%)", waiting, y_limits=(0.0, 100.0),
-            note="Where this is high, more DATALOADER.NUM_WORKERS may help.",
+            "Waiting for data", "share of the iteration (%)", _curves(runs, _waiting, noisy=True),
+            "Where this is high, more DATALOADER.NUM_WORKERS may help.", y_limits=(0.0, 100.0),
         ),
-        _chart("Peak of GPU memory", "GiB", gpu, note="The most that torch had allocated so far, on rank 0."),
+        _chart("Peak of GPU memory", "GiB", memory["gpu"], "The most that torch had allocated so far, on rank 0."),
         _chart(
-            "Peak of memory", "GiB", ram,
-            note="The most RAM that the training process had so far, on rank 0, without the workers that decode.",
+            "Peak of memory", "GiB", memory["cpu"],
+            "The most RAM that the training process had so far, on rank 0, without the workers that decode.",
         ),
     ]  # fmt: skip
     return [chart for chart in charts if chart is not None]
@@ -111,12 +107,11 @@ def clips_per_iteration(run: Run) -> int | None:
 
 
 def training_seconds(run: Run) -> float | None:
-    """Return how long the logged iterations took, as the log says.
+    """Return how long the logged iterations took; None where that is unknown.
 
-    Older logs do not say it. Then it is about the sum of the medians, each times the iterations that it stands for.
+    Some loops do not log it. Then it is about the sum of the medians, each times the iterations that it stands for.
     """
-    measured = run.column("training_time")
-    if measured:
+    if measured := run.column("training_time"):
         return measured[-1][1]
     pairs = [(iteration, value) for iteration, value in run.column("time") if math.isfinite(value)]
     if not pairs:
@@ -124,12 +119,8 @@ def training_seconds(run: Run) -> float | None:
     return sum((now - before) * value for (before, _), (now, value) in pairwise([(0, 0.0), *pairs]))
 
 
-def _logged(name: str) -> Callable[[Run], Pairs]:
-    return lambda run: run.column(name)
-
-
-def _gib(name: str) -> Callable[[Run], Pairs]:
-    return lambda run: [(iteration, value / 1024) for iteration, value in run.column(name)]
+def _logged(name: str, factor: float = 1.0) -> Callable[[Run], Pairs]:
+    return lambda run: [(iteration, value * factor) for iteration, value in run.column(name)]
 
 
 def _throughput(run: Run) -> Pairs:
@@ -148,11 +139,8 @@ def _waiting(run: Run) -> Pairs:
 
 def _curves(runs: Sequence[Run], values: Callable[[Run], Pairs], noisy: bool = False) -> list[Line]:
     """A curve for each run; a noisy one with its moving average."""
-    lines = []
-    for index, run in enumerate(runs):
-        series = make_series(values(run))
-        lines += _noisy(run.name, series, index) if noisy else [Line(run.name, series, index)]
-    return lines
+    named = [(run.name, make_series(values(run)), index) for index, run in enumerate(runs)]
+    return [line for curve in named for line in (_noisy(*curve) if noisy else [Line(*curve)])]
 
 
 def _noisy(label: str, series: Series, index: int) -> list[Line]:

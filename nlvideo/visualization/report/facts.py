@@ -1,6 +1,7 @@
 """What the tables of the page say about the runs: results, costs, environment, and how to do it again."""
 
 import math
+import re
 import shlex
 from collections.abc import Sequence
 from typing import Any
@@ -20,11 +21,9 @@ _MISSING = object()
 
 
 def summary(runs: Sequence[Run], models: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the table of the runs: "columns" as texts and "rows", {"run", "cells"}.
+    """Return the table of the runs: "columns" as texts, and "rows", a list of texts for each run.
 
-    Args:
-        runs: in the order of the rows.
-        models: what `model_facts` says about each.
+    ``models`` is what `model_facts` says about each.
     """
     rows = [_cells(run, model) for run, model in zip(runs, models, strict=True)]
     columns = list(dict.fromkeys(name for row in rows for name in row))
@@ -32,41 +31,35 @@ def summary(runs: Sequence[Run], models: Sequence[dict[str, Any]]) -> dict[str, 
     columns.sort(key=lambda name: ("/" not in name, next((i for i, m in enumerate(_FIRST) if m in name), len(_FIRST))))
     return {
         "columns": [name.replace("classification/", "").replace("multilabel/", "") for name in columns],
-        "rows": [
-            {"run": run, "cells": [row.get(name, "–") for name in columns]} for run, row in zip(runs, rows, strict=True)
-        ],
+        "rows": [[row.get(name, "–") for name in columns] for row in rows],
     }
 
 
 def description(run: Run) -> str:
     """Return in a line what a run trains on what, as far as its config says."""
-    clip = [run.setting(f"INPUT.{key}") for key in ("NUM_FRAMES", "CROP_SIZE")]
+    block = "PAIRWISE" if run.setting("MODEL.NONLOCAL.NAME") in (None, "NonLocalBlock") else "NAME"
+    nonlocal_blocks = f"non-local: {{MODEL.NONLOCAL.{block}}} over {{MODEL.NONLOCAL.ATTEND}}"
+    freezes_later = str(run.setting("SOLVER.BN_MODE")).endswith("_after")
+    thaws = run.setting("MODEL.BACKBONE.FREEZE_UNTIL")
+    # Parts with a key that the config does not have are left out.
     parts = [
-        ("{}-{}", ["MODEL.BACKBONE.NAME", "MODEL.BACKBONE.DEPTH"]),
-        ("{}", ["MODEL.BACKBONE.TEMPORAL"]),
-        ("non-local: {} over {}", ["MODEL.NONLOCAL.PAIRWISE", "MODEL.NONLOCAL.ATTEND"]),
-        ("trained on {}", ["DATASETS.TRAIN"]),
-        ("{} clips an iteration", ["SOLVER.CLIPS_PER_BATCH"]),
-        (
-            "batch norm {} iteration {}" if str(run.setting("SOLVER.BN_MODE")).endswith("_after") else "batch norm {}",
-            ["SOLVER.BN_MODE", "SOLVER.BN_MODE_ITER"],
-        ),
+        "{MODEL.BACKBONE.NAME}-{MODEL.BACKBONE.DEPTH}",
+        "{MODEL.BACKBONE.TEMPORAL}",
+        "no non-local blocks" if run.setting("MODEL.NONLOCAL.ENABLED") is False else nonlocal_blocks,
+        "trained on {DATASETS.TRAIN}",
+        "{SOLVER.CLIPS_PER_BATCH} clips an iteration",
+        "batch norm {SOLVER.BN_MODE}" + (" iteration {SOLVER.BN_MODE_ITER}" if freezes_later else ""),
+        "first {MODEL.BACKBONE.FREEZE_AT} stages frozen"
+        + (" until iteration {MODEL.BACKBONE.FREEZE_UNTIL}" if thaws else ""),
+        "clips of {INPUT.NUM_FRAMES} frames of {INPUT.CROP_SIZE} pixels",
     ]
-    if run.setting("MODEL.BACKBONE.FREEZE_AT"):
-        until = " until iteration {}" if run.setting("MODEL.BACKBONE.FREEZE_UNTIL") else ""
-        keys = ["MODEL.BACKBONE.FREEZE_AT", "MODEL.BACKBONE.FREEZE_UNTIL"]
-        parts.append((f"first {{}} stages frozen{until}", keys))
-    if not run.setting("MODEL.NONLOCAL.ENABLED"):
-        parts[2] = ("no non-local blocks", ["MODEL.NONLOCAL.ENABLED"])
-    elif run.setting("MODEL.NONLOCAL.NAME") not in (None, "NonLocalBlock"):
-        parts[2] = ("non-local: {} over {}", ["MODEL.NONLOCAL.NAME", "MODEL.NONLOCAL.ATTEND"])
     texts = []
-    for text, keys in parts:
-        values = [run.setting(key) for key in keys]
-        if None not in values:
-            texts.append(text.format(*(", ".join(map(str, v)) if isinstance(v, list) else v for v in values)))
-    if None not in clip:
-        texts.append("clips of {} frames of {} pixels".format(*clip))
+    for part in parts:
+        values = {key: run.setting(key) for key in re.findall(r"\{(.+?)\}", part)}
+        if None not in values.values() and values.get("MODEL.BACKBONE.FREEZE_AT") != 0:
+            for key, value in values.items():
+                part = part.replace(f"{{{key}}}", ", ".join(map(str, value)) if isinstance(value, list) else str(value))
+            texts.append(part)
     return "; ".join(texts)
 
 
@@ -89,8 +82,7 @@ def model_facts(run: Run) -> dict[str, Any]:
 def config_differences(configs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the keys whose values are not the same in all configs as {"key", "values"}; None where a key is missing.
 
-    Args:
-        configs: nested; empty ones, of runs without a config, are not compared and get None.
+    Configs are nested. Empty ones, of runs without a config, are not compared and get None.
     """
     flat = [flatten(config) for config in configs]
     rows = []
@@ -112,13 +104,13 @@ def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def environment_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """Return the environment of the runs as {"item", "values"}, one value per run; [] where none was recorded."""
-    tables = [run.started().get("environment") or {} for run in runs]
-    items = list(dict.fromkeys(item for table in tables for item in table))
-    rows = [{"item": item, "values": [table.get(item, "–") for table in tables]} for item in items]
-    if rows:
-        rows.insert(0, {"item": "started", "values": [run.started().get("time", "–") for run in runs]})
-        rows.insert(1, {"item": "ranks", "values": [str(run.started().get("world_size", "–")) for run in runs]})
-    return rows
+    tables = []
+    for started in (run.started() for run in runs):
+        recorded = started.get("environment") or {}
+        start = {"started": started.get("time", "–"), "ranks": str(started.get("world_size", "–"))}
+        tables.append({**start, **recorded} if recorded else {})
+    items = dict.fromkeys(item for table in tables for item in table)
+    return [{"item": item, "values": [table.get(item, "–") for table in tables]} for item in items]
 
 
 def reproduce_text(run: Run) -> str:

@@ -52,14 +52,9 @@ def write_report(folders: Sequence[str], output: str, budget: Budget | None = No
 
 
 def try_write_report(folder: str, seconds: float = 3.0) -> bool:
-    """Write ``<folder>/report.html`` for a run that has just ended; any error is one line in the log.
+    """Write ``<folder>/report.html`` for a run that has just ended, and return whether it was written.
 
-    Args:
-        folder: the output folder of the run.
-        seconds: what the clips of mistakes may take. Mistakes after that are named without a clip.
-
-    Returns:
-        Whether the page was written.
+    Any error is one line in the log. The clips of mistakes may take so many seconds; further mistakes have none.
     """
     path = os.path.join(folder, FILE_NAME)
     try:
@@ -73,12 +68,7 @@ def try_write_report(folder: str, seconds: float = 3.0) -> bool:
 
 
 def render_report(runs: Sequence[Run], budget: Budget | None = None, heat: bool = False) -> str:
-    """Return the page as HTML, complete in itself: a browser fetches nothing else.
-
-    Args:
-        runs: one or more.
-        budget, heat: as in `write_report`.
-    """
+    """Return the page of one run or more as HTML; a browser fetches nothing else. See `write_report`."""
     budget = Budget() if budget is None else budget
     models = [model_facts(run) for run in runs]
     main = error_chart(runs)
@@ -87,17 +77,14 @@ def render_report(runs: Sequence[Run], budget: Budget | None = None, heat: bool 
         "title": runs[0].name if len(runs) == 1 else f"{len(runs)} runs compared",
         "lead": description(runs[0]) if len(runs) == 1 else "",
         "runs": runs,
-        "notes": [(run, run.notes) for run in runs if run.notes],
         "summary": summary(runs, models),
         "differences": config_differences([run.config for run in runs]),
-        "configs": [(run, run.config_text()) for run in runs],
         "main": main and {"chart": main, "wide": draw(main, 900, 380), "narrow": draw(main, 420, 330)},
         "charts": [{"chart": chart, "drawing": draw(chart)} for chart in training_charts(runs)],
         "never_finite": _never_finite(runs),
         "tests": dataset_sections(runs, budget, heat),
-        "models": list(zip(runs, models, strict=True)),
+        "models": models,
         "environments": environment_rows(runs),
-        "reproduce": [(run, reproduce_text(run)) for run in runs],
     }
     css, script = (_TEMPLATES.joinpath(name).read_text(encoding="utf8") for name in ("report.css", "report.js"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -109,7 +96,12 @@ def render_report(runs: Sequence[Run], budget: Budget | None = None, heat: bool 
         undefined=StrictUndefined,
     )  # fmt: skip
     environment.filters |= {"number": format_number, "value": format_value}
-    environment.globals |= {"num_styles": 6, "interval_text": interval_text, "unit_of": unit_of}
+    environment.globals |= {
+        "num_styles": 6,
+        "interval_text": interval_text,
+        "unit_of": unit_of,
+        "reproduce_text": reproduce_text,
+    }
     return environment.get_template("report.html").render(**context, **assets)
 
 

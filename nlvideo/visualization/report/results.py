@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from nlvideo.data import VideoDecodeError, get_dataset
-from nlvideo.data.catalog import source_of
+from nlvideo.data import VideoDecodeError
 from nlvideo.evaluation.results_file import Results, VideoScores, is_usable
 from nlvideo.model_zoo import Predictor
 from nlvideo.utils.console import progress_bar
@@ -25,19 +24,12 @@ _MISTAKES_ALONE, _MISTAKES_EACH = 8, 4
 
 @dataclass(frozen=True)
 class Confusion:
-    """Which class was taken for which.
+    """Which class was taken for which."""
 
-    Attributes:
-        counts: (K, K) videos; rows are the true classes, columns the predicted ones.
-        names: of the K classes.
-        left_out: how many further classes there are, those with the fewest confusions.
-        num_unusable: videos without scores, which are in no cell.
-    """
-
-    counts: np.ndarray
-    names: list[str]
-    left_out: int
-    num_unusable: int
+    counts: np.ndarray  #: (K, K) videos; rows are the true classes, columns the predicted ones
+    names: list[str]  #: of the K classes
+    left_out: int  #: how many further classes there are, those with the fewest confusions
+    num_unusable: int  #: videos without scores, which are in no cell
 
 
 @dataclass(frozen=True)
@@ -46,10 +38,8 @@ class Mistake:
 
     video: VideoScores
     predicted: int
-    #: of the predicted class, 0 to 1
-    score: float
-    #: the highest of the true classes, 0 to 1; None where the video has no label
-    right_score: float | None
+    score: float  #: of the predicted class, 0 to 1
+    right_score: float | None  #: the highest of the true classes, 0 to 1; None where the video has no label
 
 
 def class_names(results: Results) -> list[str]:
@@ -79,11 +69,11 @@ def confusion(results: Results, max_classes: int = MAX_MATRIX_CLASSES) -> Confus
         counts[video.label, scores.argmax()] += 1
     if not counts.any():
         return None
-    names, chosen = class_names(results), np.arange(size)
+    names, chosen = class_names(results), range(size)
     if size > max_classes:
         wrong = counts - np.diag(np.diag(counts))
         # The sort is stable: among equal classes the first stay.
-        chosen = np.sort(np.argsort(-(wrong.sum(0) + wrong.sum(1)), kind="stable")[:max_classes])
+        chosen = sorted(np.argsort(-(wrong.sum(0) + wrong.sum(1)), kind="stable")[:max_classes])
     num_unusable = len(results.videos) - int(counts.sum())
     return Confusion(counts[np.ix_(chosen, chosen)], [names[k] for k in chosen], size - len(chosen), num_unusable)
 
@@ -132,8 +122,7 @@ def per_class_metric(results: Results) -> str | None:
 def per_class_table(tests: Sequence[Results]) -> list[dict[str, Any]]:
     """Return a row per class that occurs: "name", "videos" and "values", one per test or None.
 
-    Args:
-        tests: of the same dataset. Rows are in the order of the first one's classes.
+    The tests are of one dataset. Rows are in the order of the first one's classes.
     """
     rows = []
     by_class = [{row["class"]: row.get(per_class_metric(test) or "") for row in test.per_class} for test in tests]
@@ -161,7 +150,7 @@ def dataset_sections(runs: Sequence[Run], budget: Budget, heat: bool = False) ->
 
     With ``heat``, each mistake also has what spoke for the predicted class, by the run's last checkpoint.
     """
-    datasets = list(dict.fromkeys(results.dataset for run in runs for results in run.results))
+    datasets = dict.fromkeys(results.dataset for run in runs for results in run.results)
     return [_section(dataset, runs, budget, heat) for dataset in datasets]
 
 
@@ -169,81 +158,52 @@ def _section(dataset: str, runs: Sequence[Run], budget: Budget, heat: bool) -> d
     tested = [(i, run, results) for i, run in enumerate(runs) for results in run.results if results.dataset == dataset]
     shown, folded = worst_and_best(per_class_table([results for _, _, results in tested]))
     count = _MISTAKES_ALONE if len(tested) == 1 else _MISTAKES_EACH
+    tests = [{"index": index, **_test(run, results, count, budget, heat)} for index, run, results in tested]
     return {
         "dataset": dataset,
-        "metrics": _metrics_table(tested),
-        "runs": [(index, run) for index, run, _ in tested],
+        "metrics": list(dict.fromkeys(name for test in tests for name in test["metrics"])),
         "class_metric": next(filter(None, (per_class_metric(results) for _, _, results in tested)), "accuracy"),
         "classes": shown,
         "more_classes": folded,
-        "details": [_run_details(index, run, results, count, budget, heat) for index, run, results in tested],
+        "tests": tests,
     }
 
 
-def _metrics_table(tested: Sequence[tuple[int, Run, Results]]) -> dict[str, Any]:
-    flat = [{k: v for metrics in results.metrics.values() for k, v in metrics.items()} for _, _, results in tested]
-    names = list(dict.fromkeys(name for metrics in flat for name in metrics))
-    rows = [
-        {"index": index, "run": run, "metrics": metrics, "average": results.average}
-        for (index, run, results), metrics in zip(tested, flat, strict=True)
-    ]
-    return {"names": names, "rows": rows}
-
-
-def _run_details(index: int, run: Run, results: Results, count: int, budget: Budget, heat: bool) -> dict[str, Any]:
-    names = class_names(results)
-    found = mistakes(results, count)
-    sources = _sources(results, found)
+def _test(run: Run, results: Results, count: int, budget: Budget, heat: bool) -> dict[str, Any]:
+    names, found = class_names(results), mistakes(results, count)
+    predictor, no_heat = None, ""
+    if heat and found:
+        try:
+            predictor = Predictor(str(run.folder))
+        except Exception as error:  # Whatever the code of a plugin raises: the page does without heat.
+            no_heat = " ".join(f"{type(error).__name__}: {error}".split())
     # With short videos the bar does not appear.
-    predictor, no_heat = _predictor(run) if heat and found else (None, "")
     progress = progress_bar(found, desc=f"Clips of {run.name}", unit="clip", delay=2, leave=False)
     return {
-        "index": index,
         "run": run,
+        "metrics": {name: value for metrics in results.metrics.values() for name, value in metrics.items()},
+        "average": results.average,
         "single": is_single_label(results),
         "confusion": confusion(results),
         "pairs": most_confused(results),
-        "mistakes": [_mistake(mistake, names, sources, predictor, budget) for mistake in progress],
+        "mistakes": [_mistake(mistake, names, predictor, budget) for mistake in progress],
         "no_heat": no_heat,
     }
 
 
-def _sources(results: Results, found: Sequence[Mistake]) -> dict[str, dict[str, Any]]:
-    """Where the videos are, by id: as the results say, or else as the list or folder of the dataset says."""
-    sources = {mistake.video.video_id: mistake.video.source for mistake in found}
-    # Not for named datasets, because asking for one may make it.
-    if found and not any(sources.values()) and results.dataset.startswith(("list:", "folder:")):
-        try:
-            records = get_dataset(results.dataset)
-        except (ValueError, OSError):
-            return sources
-        sources |= {record["video_id"]: source_of(record) for record in records if record["video_id"] in sources}
-    return sources
-
-
-def _predictor(run: Run) -> tuple[Predictor | None, str]:
-    """The run's network, or None and why there is none."""
-    try:
-        return Predictor(str(run.folder)), ""
-    except Exception as error:  # Whatever the code of a plugin raises: the page does without heat.
-        return None, " ".join(f"{type(error).__name__}: {error}".split())
-
-
-def _mistake(
-    mistake: Mistake,
-    names: Sequence[str],
-    sources: dict[str, dict[str, Any]],
-    predictor: Predictor | None,
-    budget: Budget,
-) -> dict[str, Any]:
+def _mistake(mistake: Mistake, names: Sequence[str], predictor: Predictor | None, budget: Budget) -> dict[str, Any]:
     video = mistake.video
     labels = [video.label] if isinstance(video.label, int) else video.label
-    source = sources.get(video.video_id, {})
-    clip, why = _clip(source, budget, lambda: make_clip(source, budget))
     heat, no_heat = None, ""
+    if not video.source:
+        clip, why = None, "the results do not say where the video is"
+    elif not os.path.exists(video.source["file_name"]):
+        clip, why = None, "the video is not there any more"
+    else:
+        clip, why = _clip(lambda: make_clip(video.source, budget), budget, "the video cannot be read")
     if clip and predictor:
         heat, no_heat = _clip(
-            source, budget, lambda: make_heat(predictor, source, mistake.predicted, budget), "it cannot be made"
+            lambda: make_heat(predictor, video.source, mistake.predicted, budget), budget, "it cannot be made"
         )
     return {
         "video_id": video.video_id,
@@ -258,14 +218,8 @@ def _mistake(
     }
 
 
-def _clip(
-    source: dict[str, Any], budget: Budget, make: Callable[[], Clip | None], failed: str = "the video cannot be read"
-) -> tuple[Clip | None, str]:
+def _clip(make: Callable[[], Clip | None], budget: Budget, failed: str) -> tuple[Clip | None, str]:
     """A clip, or None and why there is none."""
-    if not source:
-        return None, "the results do not say where the video is"
-    if not os.path.exists(source["file_name"]):
-        return None, "the video is not there any more"
     if budget.is_spent():
         return None, "the page's budget for clips is spent"
     try:

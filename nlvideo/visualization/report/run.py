@@ -1,8 +1,8 @@
 """What a run has left in its folder, as far as it can be read."""
 
+import contextlib
 import json
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,25 +17,15 @@ Row = dict[str, float]
 
 @dataclass
 class Run:
-    """A run's folder.
-
-    Attributes:
-        folder: where it is.
-        name: what tells it from the other runs of the page.
-        config: ``config.yaml`` as nested dicts; empty where there is none.
-        metrics: lines of ``metrics.json`` by iteration, each "iteration" and the scalars written there.
-        results: the results files under ``inference/``.
-        invocations: what was started in the folder, see ``utils.invocations``.
-        notes: what is missing or damaged, one sentence each.
-    """
+    """A run's folder."""
 
     folder: Path
-    name: str
-    config: dict[str, Any] = field(default_factory=dict)
-    metrics: list[Row] = field(default_factory=list)
-    results: list[Results] = field(default_factory=list)
-    invocations: list[dict[str, Any]] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    name: str  #: what tells it from the other runs of the page
+    config: dict[str, Any] = field(default_factory=dict)  #: ``config.yaml`` as nested dicts; empty where there is none
+    metrics: list[Row] = field(default_factory=list)  #: ``metrics.json`` by iteration: "iteration" and the scalars
+    results: list[Results] = field(default_factory=list)  #: the results files under ``inference/``
+    invocations: list[dict[str, Any]] = field(default_factory=list)  #: what was started in it, see `read_invocations`
+    notes: list[str] = field(default_factory=list)  #: what is missing or damaged, one sentence each
 
     @property
     def iterations(self) -> int:
@@ -79,7 +69,7 @@ def read_runs(folders: Sequence[str]) -> list[Run]:
     """Read the folders of runs, and name the runs by what their paths do not share.
 
     Raises:
-        ValueError: one is not the folder of a run, or there is none; one line.
+        ValueError: one is not the folder of a run, or there is none.
     """
     if not folders:
         raise ValueError("runs: got none, allowed: one output folder or more")
@@ -104,7 +94,7 @@ def _read_run(folder: Path, name: str) -> Run:
     if not folder.is_dir():
         raise ValueError(f"{folder}: there is no such folder")
     run = Run(folder, name)
-    found = sorted(path for path in (folder / "inference").glob("*.json") if not path.name.startswith("."))
+    found = sorted((folder / "inference").glob("[!.]*.json"))
     if not (folder / "config.yaml").is_file() and not (folder / "metrics.json").is_file() and not found:
         raise ValueError(f"{folder}: not the folder of a run: no config.yaml, no metrics.json and no inference/*.json")
     _read_config(run)
@@ -118,8 +108,6 @@ def _read_run(folder: Path, name: str) -> Run:
     if not found:
         run.notes.append("No test results (inference/*.json): no accuracy per class, no confusions, no mistakes.")
     run.invocations = read_invocations(str(folder))
-    if all(row.get("eval_only") for row in run.invocations):
-        run.invocations = [*_invocations_in_log(folder / "log.txt"), *run.invocations]
     return run
 
 
@@ -128,10 +116,9 @@ def _read_config(run: Run) -> None:
     if not path.is_file():
         run.notes.append("No config.yaml: the configuration is unknown.")
         return
-    try:
+    content = None
+    with contextlib.suppress(ValueError):
         content = parse_yaml(path.read_text(encoding="utf8"))
-    except ValueError:
-        content = None
     if isinstance(content, dict):
         run.config = content
     else:
@@ -143,23 +130,15 @@ def _read_metrics(run: Run) -> None:
     if not path.is_file():
         run.notes.append("No metrics.json: no curves.")
         return
-    by_iteration: dict[int, Row] = {}
-    broken = []
-    with open(path, encoding="utf8", errors="replace") as file:
-        for number, line in enumerate(file, start=1):
-            row = _metrics_row(line)
-            if row is None:
-                broken.append(number)
-            else:
-                # If an iteration was trained twice, the later line counts.
-                by_iteration[int(row["iteration"])] = row
+    rows = [_metrics_row(line) for line in path.read_text(encoding="utf8", errors="replace").splitlines()]
+    # If an iteration was trained twice, the later line counts.
+    by_iteration = {int(row["iteration"]): row for row in rows if row}
     run.metrics = [by_iteration[iteration] for iteration in sorted(by_iteration)]
-    if broken:
-        if len(broken) == 1:
-            run.notes.append(f"metrics.json: line {broken[0]} cannot be read, as after a kill. It is left out.")
-        else:
-            where = f"{len(broken)} lines cannot be read, the first is line {broken[0]}"
-            run.notes.append(f"metrics.json: {where}. They are left out.")
+    if broken := [number for number, row in enumerate(rows, start=1) if not row]:
+        run.notes.append(
+            f"metrics.json: {len(broken)} of {len(rows)} lines cannot be read, as after a kill, and are left out. The"
+            f" first is line {broken[0]}."
+        )
     if not run.metrics:
         run.notes.append("metrics.json has no line yet: no curves.")
     elif run.max_iter and run.iterations < run.max_iter:
@@ -176,12 +155,3 @@ def _metrics_row(line: str) -> Row | None:
         return None
     row = {name: float(value) for name, value in row.items() if type(value) in (int, float)}
     return row if math.isfinite(row.get("iteration", math.nan)) else None
-
-
-def _invocations_in_log(path: Path) -> list[dict[str, Any]]:
-    """The commands in a log, for older runs, whose commands have no file of their own."""
-    if not path.is_file():
-        return []
-    text = path.read_text(encoding="utf8", errors="replace")
-    commands = re.findall(r"INFO: Command line: (.+)$", text, re.MULTILINE)
-    return [{"command": f"python {command}", "eval_only": "test_net.py" in command} for command in commands]

@@ -6,8 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from nlvideo.visualization.report.chart import Chart, Line, draw, nice_step, tick_texts, ticks
-from nlvideo.visualization.report.series import make_series
+from nlvideo.visualization.report.chart import Chart, Line, draw, make_series, nice_step, tick_texts, ticks
 
 
 def chart(*curves, style="thin", **options):

@@ -28,7 +28,7 @@ def test_summary_of_runs_that_know_different_things(make_run, make_test, tmp_pat
     make_test(tmp_path / "b", [[0.9, 0.1, 0.0]], [0])
     runs = read_runs([str(tmp_path / "a"), str(tmp_path / "b")])
     table = summary(runs, [model_facts(runs[0]), {"error": "none"}])
-    a, b = (dict(zip(table["columns"], row["cells"])) for row in table["rows"])
+    a, b = (dict(zip(table["columns"], row)) for row in table["rows"])
     assert table["columns"][:2] == ["top1 (%)", "top5 (%)"] and not any("num_videos" in c for c in table["columns"])
     assert (a["top1 (%)"], a["top5 (%)"], a["iterations"]) == ("49.90 (18.7 to 81.2)", "90.00 (50.0 to 98.8)", "100")
     # From the results file, since training never evaluated.

@@ -284,17 +284,6 @@ def heated_bytes(page):
     return sum(len(base64.b64decode(source.partition("base64,")[2])) for source in found)
 
 
-def test_a_list_that_is_still_there_says_where_the_videos_are(page_of, make_run, make_test, make_video, tmp_path):
-    run = make_run(tmp_path / "run")
-    for i in range(6):
-        make_video(tmp_path / f"v{i}.mp4")
-    (tmp_path / "val.csv").write_text("path,label\n" + "".join(f"v{i}.mp4,{k}\n" for i, k in enumerate(LABELS)))
-    make_test(run, SCORES, LABELS, dataset=f"list:{tmp_path / 'val.csv'}")
-    (file,) = (run / "inference").iterdir()
-    file.write_text(re.sub(r'"(v\d)"', r'"\1.mp4"', file.read_text()))
-    assert len(page_of(run)[1].all("video")) == 2
-
-
 def test_write_report_replaces_the_file_and_names_what_is_no_run(make_run, tmp_path):
     run = make_run(tmp_path / "run")
     (tmp_path / "report.html").write_text("old")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from nlvideo.visualization.report.series import Series, make_series, pieces, smoothed, smoothing_window, thinned
+from nlvideo.visualization.report.chart import Series, make_series, pieces, smoothed, smoothing_window, thinned
 
 
 def curve(y, x=None):

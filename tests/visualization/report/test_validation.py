@@ -51,7 +51,7 @@ def test_a_run_without_a_protocol_of_its_own_has_one_curve(make_run: Callable[..
 
 def test_the_results_are_those_of_the_full_tests_of_the_last_and_the_best(run: Run) -> None:
     table = summary([run], [{"error": "none"}])
-    cells = dict(zip(table["columns"], table["rows"][0]["cells"]))
+    cells = dict(zip(table["columns"], table["rows"][0]))
     assert cells["top1 (%)"].startswith("61.00 (") and cells["best/top1 (%)"].startswith("71.00 (")
     assert (cells["loss (nats)"], cells["best/loss (nats)"], cells["best/iteration"]) == ("0.7500", "0.5000", "20")
     assert not any("validation" in name for name in table["columns"])
@@ -62,4 +62,4 @@ def test_the_results_are_those_of_the_full_tests_of_the_last_and_the_best(run: R
 def test_a_run_that_still_goes_on_shows_its_validation(run: Run) -> None:
     run.metrics = run.metrics[:4]
     table = summary([run], [{"error": "none"}])
-    assert dict(zip(table["columns"], table["rows"][0]["cells"]))["validation/top1 (%)"] == "47.00"
+    assert dict(zip(table["columns"], table["rows"][0]))["validation/top1 (%)"] == "47.00"
