@@ -14,14 +14,9 @@ _FPS = 10
 
 
 def write_examples(folder: Path, count: int = 5) -> list[Path]:
-    """Write clips of beacon's validation split, and one more in which they follow each other.
+    """Write ``count`` clips of beacon's validation split, each of another action, and one in which they follow.
 
-    Args:
-        folder: made where it is missing.
-        count: single clips, each of another action.
-
-    Returns:
-        The files, which are named after their actions.
+    The folder is made where it is missing. The files are named after their actions.
     """
     folder.mkdir(parents=True, exist_ok=True)
     clips = [beacon_clip(BeaconSpec(), "val", index) for index in range(count)]

@@ -14,11 +14,12 @@ from PIL import Image
 
 from nlvideo.data import VideoDecodeError
 from nlvideo.utils.console import format_seconds
-from nlvideo.visualization import AttentionMaps, ClassMaps, draw_film_strip, draw_heat_strip, heated_frames
-from nlvideo.visualization.demo.limits import Limits, VideoFacts, check_upload
+from nlvideo.visualization import attend, draw_film_strip, draw_heat_strip, grad_cam, heated_frames
+from nlvideo.visualization.attention import AttentionMaps
 from nlvideo.visualization.demo.moments import GRAD_CAM, Inspector, Moment
-from nlvideo.visualization.demo.uploads import UploadFolder
+from nlvideo.visualization.demo.uploads import Limits, UploadFolder, VideoFacts, check_upload
 from nlvideo.visualization.drawing import QUERY_COLOUR, FrameRows, LineLayer, enlargement
+from nlvideo.visualization.gradcam import ClassMaps
 
 logger = logging.getLogger(__name__)
 
@@ -33,21 +34,13 @@ _SHORT_SIDE, _PER_ROW = 192, 8
 
 @dataclass(frozen=True)
 class Shown:
-    """What one visitor looks at; kept in memory until they leave or do nothing for a while.
-
-    Attributes:
-        facts: of the video.
-        moments: its clips.
-        index: the moment that is shown.
-        block: short name of the non-local block that is shown, or "Grad-CAM".
-        position: (t, y, x) in that moment's clip.
-    """
+    """What one visitor looks at; kept in memory until they leave or do nothing for a while."""
 
     facts: VideoFacts
     moments: Sequence[Moment] = ()
-    index: int = 0
-    block: str = GRAD_CAM
-    position: tuple[int, int, int] = (0, 0, 0)
+    index: int = 0  #: the moment that is shown
+    block: str = GRAD_CAM  #: or the short name of the non-local block that is shown
+    position: tuple[int, int, int] = (0, 0, 0)  #: (t, y, x) in that moment's clip
 
     @property
     def moment(self) -> Moment:
@@ -66,41 +59,27 @@ class Shown:
 class Answer:
     """What the page shows next.
 
-    Attributes:
-        message: the line below the drop area, plain text.
-        kind: "result"; "busy", and another answer follows; "failed", and what was shown before goes; "mistake", a click
-            that cannot be answered, and what is shown stays.
-        scores: of the video's best classes; None hides them.
-        frames: the frames to click on; None hides the attention.
-        strip: the film strip.
-        shown: what the next click refers to, and the moments of the timeline; None hides it.
+    Its kind is "result"; "busy", and another answer follows; "failed", and what was shown before goes; or "mistake", a
+    click that cannot be answered, and what is shown stays.
     """
 
-    message: str
+    message: str  #: the line below the drop area, plain text
     kind: str = "result"
-    scores: dict[str, float] | None = None
-    frames: Image.Image | None = None
-    strip: Image.Image | None = None
-    shown: Shown | None = None
+    scores: dict[str, float] | None = None  #: of the video's best classes; None hides them
+    frames: Image.Image | None = None  #: to click on; None hides the attention
+    strip: Image.Image | None = None  #: the film strip
+    shown: Shown | None = None  #: what the next click refers to, and the moments of the timeline; None hides it
 
 
 @dataclass
 class Demo:
-    """The page without its looks.
-
-    Attributes:
-        inspector: the model.
-        uploads: where uploads arrive, and are deleted.
-        limits: of an upload.
-        examples: videos to click on, which stay.
-        about_examples: a line on what they show; may be empty.
-    """
+    """The page without its looks."""
 
     inspector: Inspector
     uploads: UploadFolder
     limits: Limits = field(default_factory=Limits)
-    examples: Sequence[Path] = ()
-    about_examples: str = ""
+    examples: Sequence[Path] = ()  #: videos to click on, which stay
+    about_examples: str = ""  #: a line on what the examples show
 
     def open_upload(self, path: str) -> Iterator[Answer]:
         """Yield answers while an uploaded video is looked at; the file is deleted at the end, also after an error."""
@@ -176,13 +155,14 @@ class Demo:
     def _refresh(self, shown: Shown) -> Answer:
         """The pictures of a moment and a position, or of its best class; the classes of the video stay."""
         maps: ClassMaps | AttentionMaps
+        model, clip = self.inspector.predictor.model, shown.moment.clip
         try:
             if shown.block == GRAD_CAM:
-                maps = self.inspector.see_class(shown.moment.clip)
+                maps = grad_cam(model, clip)
                 name = self.inspector.predictor.classes[maps.target]
                 strip = draw_heat_strip(maps, 0, f"{GRAD_CAM}, {maps.layer}: what speaks for {name}")
             else:
-                maps = self.inspector.attend(shown.moment.clip, shown.block, shown.position)
+                maps = attend(model, clip, shown.block, [shown.position])
                 strip = draw_film_strip(maps, 0)
         except (ValueError, LookupError) as error:
             return Answer(str(error), "failed", shown=shown)

@@ -10,9 +10,9 @@ import torch
 
 from nlvideo.model_zoo import Predictor
 from nlvideo.modeling.nonlocal_block.summary import nonlocal_modules
-from nlvideo.visualization import AttentionMaps, ClassMaps, attend, chosen_positions, grad_cam, load_views
+from nlvideo.visualization import chosen_positions, load_views
 from nlvideo.visualization.blocks import short_name
-from nlvideo.visualization.demo.limits import VideoFacts
+from nlvideo.visualization.demo.uploads import VideoFacts
 
 Scores = list[tuple[str, float]]
 # A moment's clip stays in memory as long as the page shows it: at 32 frames of 224 x 224, 16 of them are 77 MB.
@@ -23,21 +23,13 @@ GRAD_CAM = "Grad-CAM"
 
 @dataclass(frozen=True)
 class Moment:
-    """One clip of a video, as the network sees it.
+    """One clip of a video, as the network sees it."""
 
-    Attributes:
-        start_sec: where in the video the clip begins.
-        end_sec: where it ends.
-        top: the best classes with their scores, best first.
-        clip: uint8 (C, T, H, W).
-        seconds: when in the video each of its T frames is.
-    """
-
-    start_sec: float
-    end_sec: float
-    top: Scores
-    clip: torch.Tensor
-    seconds: list[float]
+    start_sec: float  #: where in the video the clip begins
+    end_sec: float  #: where it ends
+    top: Scores  #: the best classes with their scores, best first
+    clip: torch.Tensor  #: uint8 (C, T, H, W)
+    seconds: list[float]  #: when in the video each of its T frames is
 
 
 class Inspector:
@@ -92,11 +84,3 @@ class Inspector:
         except ValueError:
             t, y, x = (length // 2 for length in clip.shape[1:])
         return int(t), int(y), int(x)
-
-    def attend(self, clip: torch.Tensor, block: str, position: tuple[int, int, int]) -> AttentionMaps:
-        """Where a position (t, y, x) of a clip attends; errors are those of `attend`."""
-        return attend(self.predictor.model, clip, block, [position])
-
-    def see_class(self, clip: torch.Tensor) -> ClassMaps:
-        """What speaks for the best class of a clip; errors are those of `grad_cam`."""
-        return grad_cam(self.predictor.model, clip)

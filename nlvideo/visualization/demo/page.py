@@ -1,8 +1,12 @@
-"""The page in Gradio around ``Demo``: what is where, and which click calls what."""
+"""The page in Gradio around ``Demo``: what is where, which click calls what, and the server of the page."""
 
+import contextlib
 import io
 import os
-from collections.abc import Iterator
+import signal
+import socket
+import threading
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from html import escape
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -10,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from nlvideo.utils.console import format_seconds
+from nlvideo.utils.system.processes import stop_signals
 from nlvideo.visualization.demo.handlers import Answer, Demo, Shown
-from nlvideo.visualization.demo.limits import KNOWN_AS
 from nlvideo.visualization.demo.moments import GRAD_CAM, Inspector
+from nlvideo.visualization.demo.uploads import KNOWN_AS, UploadFolder
 from nlvideo.visualization.video_file import data_uri
 
 if TYPE_CHECKING:
@@ -22,6 +27,11 @@ if TYPE_CHECKING:
 FORGET_SEC = 1200
 # Uploads that wait for the model; one more is told that the page is busy.
 MAX_WAITING = 16
+# Visitors whose videos are kept at a time; the one who came first is forgotten.
+MAX_VISITORS = 10
+# What a form adds to the files in it, bytes.
+_FORM = 2**16
+Message = MutableMapping[str, Any]
 
 CSS = """
 .gradio-container { max-width: 1240px !important; margin: 0 auto; }
@@ -53,11 +63,7 @@ def import_gradio(folder: str | os.PathLike) -> ModuleType:
 
 
 def build_page(demo: Demo, name: str) -> "gradio.Blocks":
-    """Lay out the page.
-
-    Args:
-        demo: what it does.
-        name: of the model, for the heading.
+    """Lay out the page of a model, whose name is in the heading.
 
     Raises:
         ImportError: Gradio is not installed.
@@ -137,7 +143,6 @@ def _picture(gr: ModuleType, alt_text: str, elem_id: str) -> Any:
     """An image that is part of the answer. Left alone, Gradio would write a file and serve it by its name."""
 
     def as_data(picture: Image.Image | None) -> Any:
-        """Turn a picture into an address that holds it."""
         if picture is None:
             return None
         out = io.BytesIO()
@@ -176,27 +181,22 @@ def _connect(gr: ModuleType, demo: Demo, outputs: list, examples: Any, block: An
     upload, state, _, _, moments, _, frames, _ = outputs
 
     def on_upload(path: str | None) -> Iterator[list]:
-        """A video was dropped."""
         if path is not None:
             yield from (_updates(gr, answer) for answer in demo.open_upload(path))
 
     def on_example(index: int) -> Iterator[list]:
-        """An example was clicked on."""
         yield from (_updates(gr, answer) for answer in demo.open_example(index))
 
     def on_moment(shown: Shown | None, index: int) -> list:
-        """A moment of the timeline was chosen."""
         return _updates(gr, demo.choose_moment(shown, index), same_video=True)
 
     def on_point(shown: Shown | None, event: gr.SelectData) -> list:  # type: ignore[name-defined]  # a module at run time
-        """A point of the frames was clicked on."""
         place = shown.rows.place(*event.index) if shown else (0, 0, 0)
         if place is None:  # between two frames
             return [gr.skip()] * len(outputs)
         return _updates(gr, demo.choose_position(shown, *place), same_video=True)
 
     def on_block(shown: Shown | None, name: str) -> list:
-        """Another block was chosen."""
         return _updates(gr, demo.choose_block(shown, name), same_video=True)
 
     # The model serves one request at a time; what happens here is no interface for programs.
@@ -214,3 +214,95 @@ def _connect(gr: ModuleType, demo: Demo, outputs: list, examples: Any, block: An
     moments.input(on_moment, [state, moments], **latest)
     frames.select(on_point, [state], **latest)
     block.input(on_block, [state, block], **latest)
+
+
+def start(demo: Demo, name: str, host: str = "127.0.0.1", port: int = 0) -> tuple["gradio.Blocks", str]:
+    """Start the server of the page in the background; return the page, which has ``close()``, and its address.
+
+    Nothing is shared through other servers, and visits are not counted.
+
+    Args:
+        demo: what the page does.
+        name: of the model.
+        host: address to listen on; the default is reached from this machine alone.
+        port: 0 for any free one.
+
+    Raises:
+        ImportError: Gradio is not installed.
+        ValueError: the host is none of this machine's addresses, or the port is taken.
+    """
+    port = free_port(host, port)
+    page = build_page(demo, name)
+    gr = import_gradio(demo.uploads.path)
+    from starlette.middleware import Middleware
+
+    limit = Middleware(RequestLimit, max_bytes=demo.limits.max_bytes, uploads=demo.uploads, max_waiting=MAX_WAITING)
+    theme = gr.themes.Default(primary_hue="blue")
+    _, url, _ = page.launch(
+        server_name=host, server_port=port, share=False, inbrowser=False, quiet=True, prevent_thread_lock=True,
+        max_file_size=demo.limits.max_bytes, state_session_capacity=MAX_VISITORS, footer_links=[], ssr_mode=False,
+        enable_monitoring=False, mcp_server=False, theme=theme, css=CSS, app_kwargs={"middleware": [limit]},
+    )  # fmt: skip
+    return page, url
+
+
+def free_port(host: str, port: int) -> int:
+    """Return ``port`` if it can be listened on, or any free one for 0.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    if not 0 <= port < 2**16:
+        raise ValueError(f"port: got {port}, allowed: 0 to 65535")
+    try:
+        with socket.create_server((host, port)) as probe:
+            return probe.getsockname()[1]
+    except OSError as error:
+        reason = error.strerror or error
+        raise ValueError(f"cannot listen on {host}:{port} ({reason}): choose another port, or 0 for any") from error
+
+
+@contextlib.contextmanager
+def ended_by_signal() -> Iterator[threading.Event]:
+    """An event that is set when the process is asked to end (Ctrl-C, SIGTERM, SIGHUP), so that it can clean up."""
+    ended = threading.Event()
+    before = {number: signal.signal(number, lambda *_: ended.set()) for number in stop_signals()}
+    try:
+        yield ended
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class RequestLimit:
+    """Ends a request of more than ``max_bytes``, and an upload while those there are as large as ``max_waiting`` of it.
+
+    Gradio itself limits each file, and a request may have many files. ``app`` is the application inside.
+    """
+
+    def __init__(self, app: Callable, max_bytes: int, uploads: UploadFolder, max_waiting: int):
+        self.app, self.uploads = app, uploads
+        self.max_bytes, self.max_total = max_bytes + _FORM, max_waiting * max_bytes
+
+    async def __call__(
+        self, scope: Message, receive: Callable[[], Awaitable[Message]], send: Callable[[Message], Awaitable[None]]
+    ) -> None:
+        num_bytes, refused = 0, False
+        is_upload = scope["type"] == "http" and scope["path"].endswith("/upload")
+
+        async def counting() -> Message:
+            nonlocal num_bytes, refused
+            message = await receive()
+            num_bytes += len(message.get("body", b""))
+            refused = num_bytes > self.max_bytes or (is_upload and self.uploads.num_bytes() > self.max_total)
+            # To the application, the visitor has left.
+            return {"type": "http.disconnect"} if refused else message
+
+        try:
+            await self.app(scope, counting if scope["type"] == "http" else receive, send)
+        except Exception:
+            if not refused:
+                raise
+            await send({"type": "http.response.start", "status": 413, "headers": [(b"connection", b"close")]})
+            reason = b"more than an upload may have, or too many uploads wait"
+            await send({"type": "http.response.body", "body": reason})

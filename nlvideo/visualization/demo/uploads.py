@@ -1,4 +1,4 @@
-"""The folder that uploads pass through: private, swept while the page runs, deleted when it ends."""
+"""What an upload may be, and the folder that uploads pass through: private, and deleted when the page ends."""
 
 import contextlib
 import os
@@ -8,19 +8,117 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
+import av
+import numpy as np
+
+from nlvideo.data import VideoDecodeError, VideoReader
+from nlvideo.data.video.pixels import PixelLimits
+from nlvideo.utils.console import format_seconds
 from nlvideo.utils.files.locks import lock_file
 
 _PREFIX = "nlvideo_demo_"
+# Demuxers of real containers. FFmpeg also opens images, subtitles, text and playlists. A playlist would make it read
+# other files of this machine and addresses on the net.
+CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,flv,asf,ogg,gif"
+KNOWN_AS = "MP4, MOV, MKV, WebM, AVI, MPEG, FLV, WMV, OGG or GIF"
+# No camera is faster: a file with more frames in a second is made to keep a decoder busy.
+_MAX_FPS = 1000
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The largest upload that the page takes.
+
+    Frames may be as large as 4096 x 2304 by default, which holds every kind of 4K. The pixels of all frames together
+    are how long a video takes: by default 2 minutes of 1920 x 1080 at 30 frames a second, or 30 seconds of 4K.
+
+    Raises:
+        ValueError: a limit is not above 0.
+    """
+
+    max_megabytes: float = 100.0  #: size of the file, in 2**20 bytes, as browsers and Gradio count
+    max_seconds: float = 120.0
+    max_frame_pixels: int = 4096 * 2304
+    max_pixels: int = 120 * 30 * 1920 * 1080  #: of all frames together
+
+    def __post_init__(self) -> None:
+        for name in self.__dataclass_fields__:
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}: got {getattr(self, name)}, allowed: above 0")
+
+    @property
+    def max_bytes(self) -> int:
+        """``max_megabytes`` in bytes."""
+        return int(self.max_megabytes * 2**20)
+
+
+@dataclass(frozen=True, eq=False)
+class VideoFacts:
+    """What the page says about a video."""
+
+    name: str  #: of the file
+    seconds: float  #: how long it is; 0 where that is not known
+    frame_seconds: np.ndarray  #: when each frame is shown: float64 (num_frames,)
+    height: int  #: pixels
+    width: int
+
+    @property
+    def num_frames(self) -> int:
+        """Frames in the file."""
+        return len(self.frame_seconds)
+
+
+def check_upload(path: str | os.PathLike, limits: Limits) -> VideoFacts:
+    """Return the facts of a video within the limits; one frame of it is decoded.
+
+    Raises:
+        ValueError: it is too large or too long, or not a video; the message is for the visitor who uploaded it.
+    """
+    name, size = Path(path).name, os.path.getsize(path)
+    if size == 0:
+        raise ValueError(f"{name}: the file is empty")
+    if size > limits.max_bytes:
+        raise ValueError(f"{name}: {size / 2**20:.3g} MB, allowed: up to {limits.max_megabytes:g} MB")
+    # The header comes first, before anything of the video is decoded.
+    try:
+        with av.open(os.fspath(path), metadata_errors="replace", options={"format_whitelist": CONTAINERS}) as container:
+            stream = container.streams.best("video")
+            if stream is None:
+                raise ValueError(f"{name} has no picture: it is not a video")
+            _check(name, limits, float(container.duration or 0) / av.time_base, 1, stream.height, stream.width)
+    except (av.FFmpegError, OSError) as error:
+        raise ValueError(f"{name} is not a video that can be read here: expected {KNOWN_AS}") from error
+    try:
+        with VideoReader(path, pixels=PixelLimits(limits.max_frame_pixels)) as video:
+            # A header may say anything, so the frames are counted.
+            seconds, num_frames = video.duration_sec, video.num_frames
+            _check(name, limits, max(seconds, num_frames / _MAX_FPS), num_frames, video.height, video.width)
+            return VideoFacts(name, seconds, video.frame_seconds, video.height, video.width)
+    except VideoDecodeError as error:
+        raise ValueError(f"{name} cannot be read: {error.reason}") from error
+
+
+def _check(name: str, limits: Limits, seconds: float, num_frames: int, height: int, width: int) -> None:
+    size, area = f"of {width} x {height}", height * width
+    if area > limits.max_frame_pixels:
+        allowed = f"{limits.max_frame_pixels / 1e6:.3g} million pixels"
+        raise ValueError(f"{name}: frames {size}, allowed: up to {allowed}; make it smaller and try again")
+    if seconds > limits.max_seconds:
+        most = format_seconds(limits.max_seconds)
+        raise ValueError(f"{name}: {format_seconds(seconds)} long, allowed: up to {most}")
+    if num_frames * area > limits.max_pixels:
+        allowed = f"up to {limits.max_pixels // area} of this size; make it smaller or shorter"
+        raise ValueError(f"{name}: {num_frames} frames {size}, allowed: {allowed}")
 
 
 class UploadFolder(contextlib.AbstractContextManager):
     """A private temporary folder; a context manager that deletes it with all that is in it.
 
-    A request deletes its file, also after an error (``deleted_afterwards``). A file without a request, such as a piece
-    of an upload that broke off, is swept away when it is old. What a killed server has left is swept away when the
-    next one starts.
+    A request deletes its file (``deleted_afterwards``). A file without a request, such as a piece of an upload that
+    broke off, is swept away when it is old, and what a killed server has left when the next one starts.
 
     Attributes:
         path: the folder; only this user may look into it.
@@ -88,15 +186,13 @@ class UploadFolder(contextlib.AbstractContextManager):
         """Return the size of all uploads that are there."""
         return sum(path.stat().st_size for path in self._files() if path.exists())
 
-    def sweep(self) -> int:
-        """Delete what is older than ``keep_sec`` and not lent, and return how many files that were."""
-        limit, swept = time.time() - self.keep_sec, 0
+    def sweep(self) -> None:
+        """Delete what is older than ``keep_sec`` and not lent."""
+        limit = time.time() - self.keep_sec
         for path in self._files():
             with self._lock, contextlib.suppress(FileNotFoundError):  # its request was faster
                 if path.stat().st_mtime < limit and not self._lent[path]:
                     self._delete(path)
-                    swept += 1
-        return swept
 
     def _files(self) -> list[Path]:
         return [path for path in self.path.rglob("*") if path.is_file()]

@@ -10,6 +10,7 @@ from nlvideo.config import load_cfg
 from nlvideo.model_zoo import get_config_file
 from nlvideo.modeling import build_model
 from nlvideo.visualization import grad_cam, heated_frames
+from nlvideo.visualization.demo import handlers
 from nlvideo.visualization.demo.handlers import EXPIRED, FAILED, Demo
 from nlvideo.visualization.demo.moments import Inspector
 
@@ -64,7 +65,7 @@ def test_bad_files_get_a_message_and_are_deleted(demo, upload, tmp_path, clips, 
 
 
 def test_ten_hours_are_refused_before_they_are_decoded(demo, upload, ten_hours, monkeypatch):
-    monkeypatch.setattr("nlvideo.visualization.demo.limits.VideoReader", None)
+    monkeypatch.setattr("nlvideo.visualization.demo.uploads.VideoReader", None)
     view = list(demo.open_upload(str(upload(ten_hours))))[-1]
     assert "ten_hours.mp4: 10 h long, allowed: up to 20 s" in view.message and left_in(demo) == []
 
@@ -211,10 +212,10 @@ def test_grad_cam_beside_the_blocks(demo):
 def test_a_network_that_grad_cam_cannot_show_still_has_classes(untrained, monkeypatch):
     plain = untrained("quickstart/i3d")
 
-    def fail(clip):
+    def fail(model, clip):
         raise ValueError("no layer gives a map")
 
-    monkeypatch.setattr(plain.inspector, "see_class", fail)
+    monkeypatch.setattr(handlers, "grad_cam", fail)
     view = list(plain.open_example(0))[-1]
     assert view.kind == "failed" and view.scores == {"left": 1.0} and view.frames is None
     assert view.message.startswith("left.mp4: ") and view.message.endswith("; no layer gives a map")

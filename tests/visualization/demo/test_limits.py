@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from nlvideo.visualization.demo.limits import Limits, check_upload
+from nlvideo.visualization.demo.uploads import Limits, check_upload
 
 LIMITS = Limits(max_megabytes=1, max_seconds=20)
 

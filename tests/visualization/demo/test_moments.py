@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from nlvideo.model_zoo import Predictor
-from nlvideo.visualization.demo.limits import Limits, VideoFacts, check_upload
+from nlvideo.visualization import attend
 from nlvideo.visualization.demo.moments import MAX_MOMENTS, Inspector
+from nlvideo.visualization.demo.uploads import Limits, VideoFacts, check_upload
 
 
 def facts_of(num_frames, fps=10):
@@ -87,13 +88,9 @@ def test_attention_of_a_position(inspector, clips):
     clip = next(inspector.moments(clips[0], check_upload(clips[0], Limits()))).clip
     position = inspector.strongest_position(clip, "res2.0")
     assert all(0 <= p < n for p, n in zip(position, clip.shape[1:]))
-    maps = inspector.attend(clip, "res2.0", position)
+    maps = attend(inspector.predictor.model, clip, "res2.0", [position])
     assert maps.weights.shape[0] == 1 and maps.weights.sum() == pytest.approx(1, abs=1e-4)
     assert (maps.frames == clip.permute(1, 2, 3, 0).numpy()).all()
-    with pytest.raises(ValueError, match="outside the clip"):
-        inspector.attend(clip, "res2.0", (8, 0, 0))
-    with pytest.raises(LookupError, match="Allowed: res2.0"):
-        inspector.attend(clip, "res4.0", position)
 
 
 def test_a_block_that_adds_nothing_is_asked_about_the_middle(clips):

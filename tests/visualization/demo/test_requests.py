@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from nlvideo.visualization.demo.server import RequestLimit
+from nlvideo.visualization.demo.page import RequestLimit
 
 MAX = 100_000
 # More than an upload and the form around it.

@@ -58,7 +58,8 @@ def test_a_file_that_came_again_is_left_to_its_request(uploads):
 def test_what_is_lent_is_not_swept(uploads):
     path = put(uploads, "hash/clip.mp4", age_sec=10_000)
     with uploads.deleted_afterwards(path):
-        assert uploads.sweep() == 0 and path.exists()
+        uploads.sweep()
+        assert path.exists()
 
 
 def test_other_uploads_stay(uploads):
@@ -87,7 +88,7 @@ def test_an_upload_that_has_gone(uploads):
 def test_only_old_files_are_swept(uploads):
     old, new = put(uploads, "hash/old.mp4", age_sec=601), put(uploads, "other/new.mp4", age_sec=500)
     piece = put(uploads, "tmp123", age_sec=1e4)
-    assert uploads.sweep() == 2
+    uploads.sweep()
     assert not old.exists() and not old.parent.exists() and not piece.exists() and new.exists()
 
 
