@@ -19,41 +19,27 @@ NUM_ARROWS, SHARE = 20, 0.9
 class AttentionMaps:
     """Weights f(x_i, x_j) / C(x) of chosen query positions i over all keys j of a clip.
 
-    Attributes:
-        block: short name of the block, e.g. "res3.1".
-        pairwise: its pairwise function; "" for a block that has none of that name.
-        positions: float (K, 3), the queries' (t, y, x): sampled frame, and pixels of ``frames``.
-        weights: float32 (K, T', H', W') on the grid of the keys; 0 where a query does not attend. Of the Gaussian forms
-            they sum to 1. Those of the dot product may be negative.
-        frames: uint8 (T, H, W, 3), as the network saw them.
-        queries: grid of the block's input.
-        keys: grid of the (pooled) keys.
+    Weights are 0 where a query does not attend. Those of the Gaussian forms sum to 1; those of the dot product may be
+    negative.
     """
 
-    block: str
-    pairwise: str
-    positions: torch.Tensor
-    weights: torch.Tensor
-    frames: np.ndarray
-    queries: Grid
-    keys: Grid
+    block: str  #: short name of the block, e.g. "res3.1"
+    pairwise: str  #: its pairwise function; "" for a block that has none of that name
+    positions: torch.Tensor  #: float (K, 3), the queries' (t, y, x): sampled frame, and pixels of ``frames``
+    weights: torch.Tensor  #: float32 (K, T', H', W') on the grid of the keys
+    frames: np.ndarray  #: uint8 (T, H, W, 3), as the network saw them
+    queries: Grid  #: of the block's input
+    keys: Grid  #: of the (pooled) keys
 
 
 @dataclass(frozen=True)
 class TopKeys:
-    """The keys of one query with the highest weights, highest first.
+    """The keys of one query with the highest weights, highest first."""
 
-    Attributes:
-        cells: int64 (n, 3), (t', h', w') on the grid of the keys.
-        centres: float (n, 3), (t, y, x) of the centres of their windows in the clip.
-        weights: float32 (n,), all above 0.
-        share: of the weight above 0 of all keys, the part that these have, 0 to 1.
-    """
-
-    cells: torch.Tensor
-    centres: torch.Tensor
-    weights: torch.Tensor
-    share: float
+    cells: torch.Tensor  #: int64 (n, 3), (t', h', w') on the grid of the keys
+    centres: torch.Tensor  #: float (n, 3), (t, y, x) of the centres of their windows in the clip
+    weights: torch.Tensor  #: float32 (n,), all above 0
+    share: float  #: of the weight above 0 of all keys, the part that these have, 0 to 1
 
 
 def attend(
@@ -135,18 +121,16 @@ def chosen_positions(
     The decision is how far the best class is ahead of the second: the difference of their logits, or of the logarithms
     of their probabilities. The change at a position is the absolute product of z_i - x_i with the decision's gradient
     at z_i: to first order, what is lost where the block leaves x_i as it is. All positions together cost one pass
-    forward and one backward. Equal changes are ordered by the length of z_i - x_i. So are all where the network returns
-    no scores.
-
-    The largest change comes first. Positions near a chosen one, within a quarter of the map's short side in any frame,
-    come after all others, so that several queries show several things.
+    forward and one backward. Equal changes, and all where the network returns no scores, are ordered by the length of
+    z_i - x_i.
 
     Args:
         model, video, block, preprocess: as in `attend`; the model runs to its end, and returns scores (N, K).
         count: how many.
 
     Returns:
-        (t, y, x) in the clip, whole frames and pixels: the middles of cells.
+        (t, y, x) in the clip, whole frames and pixels: the middles of cells. The largest change comes first. Positions
+        near a chosen one, within a quarter of the map's short side in any frame, come after all others.
 
     Raises:
         ValueError: ``count`` is not between 1 and the cells of the map, or the block adds nothing anywhere.

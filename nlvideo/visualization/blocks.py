@@ -56,13 +56,8 @@ def find_block(model: nn.Module, name: str | None = None) -> tuple[str, nn.Modul
 def block_input(model: nn.Module, block: nn.Module, video: torch.Tensor, preprocess: Preprocess | None) -> torch.Tensor:
     """Return the input of a block for a clip: (1, C', T', H', W'), or (T, C', H', W') in a network of images.
 
-    The model runs in eval mode as far as the block; its modules keep the mode that they have.
-
-    Args:
-        model: any network.
-        block: a block of it.
-        video: (C, T, H, W).
-        preprocess: as in `attend`.
+    The model runs in eval mode as far as the block; its modules keep the mode that they have. For arguments see
+    `attend`.
 
     Raises:
         ValueError: the block looks at sequences, or does not run in the network's forward pass.
@@ -101,7 +96,6 @@ def query_grid(
     """Return the grid of a block's queries, for a video (C, T, H, W) and the block's input ``x`` for it."""
 
     def run(network: nn.Module, there: nn.Module, longer: torch.Tensor) -> Size | None:
-        """The size of the block's input for another clip."""
         seen = run_to(network, there, network_input(network, _clips(there, longer), preprocess), before=True)
         return None if seen is None else _size(seen)
 
@@ -125,30 +119,22 @@ def measured_grid(
     Args:
         model, module, video, size: as above.
         run: ``(network, module, clip) -> size`` of the map for another clip; None where it has none.
-        frames_are_batch: a network of images gets the frames as a batch.
+        frames_are_batch: as in a network of images.
     """
     clip = tuple(video.shape[1:])
-    longer = _longer_map(model, module, video, run)
-    strides = []
-    for axis, (cells, length) in enumerate(zip(size, clip, strict=True)):
-        growth = longer[axis] - cells if longer else 0
-        is_batch = frames_are_batch and axis == 0
-        strides.append(1.0 if is_batch else _LONGER / growth if growth > 0 else length / cells)
-    return Grid(size, tuple(strides), clip)
-
-
-def _longer_map(model: nn.Module, module: nn.Module, video: torch.Tensor, run: Callable) -> Size | None:
     name = next(name for name, child in model.named_modules() if child is module)
     try:
         on_meta = without_norms(copy.deepcopy(model).to("meta"))
         for residual in nonlocal_modules(on_meta).values():
             # They keep the shape, and are slow at many positions even where nothing is computed.
             residual.forward = nn.Identity().forward
-        channels, *clip = video.shape
-        longer = torch.empty(channels, *(length + _LONGER for length in clip), dtype=video.dtype, device="meta")
-        return run(on_meta, on_meta.get_submodule(name), longer)
+        shape = (len(video), *(length + _LONGER for length in clip))
+        longer = run(on_meta, on_meta.get_submodule(name), torch.empty(shape, dtype=video.dtype, device="meta")) or size
     except Exception:  # Whatever a foreign network raises, it does not take a longer clip.
-        return None
+        longer = size
+    growths = [after - before for before, after in zip(size, longer, strict=True)]
+    strides = [_LONGER / g if g > 0 else n / cells for g, n, cells in zip(growths, clip, size, strict=True)]
+    return Grid(size, (1.0, *strides[1:]) if frames_are_batch else tuple(strides), clip)
 
 
 def _clips(block: nn.Module, video: torch.Tensor) -> torch.Tensor:
@@ -178,7 +164,6 @@ def run_with_graph(model: nn.Module, module: nn.Module, inputs: torch.Tensor) ->
     seen: list[Any] = [None, None, None]
 
     def cut(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
-        """Begin the graph after the module."""
         found = map_in(output)
         if found is None:
             return output
@@ -190,7 +175,7 @@ def run_with_graph(model: nn.Module, module: nn.Module, inputs: torch.Tensor) ->
     handle = module.register_forward_hook(cut)
     try:
         with torch.no_grad(), evaluating(model):
-            scores = _forward(model)(_on_device_of(model, inputs))
+            scores = _call(model, inputs)
     finally:
         handle.remove()
     return seen[0], seen[1], seen[2], scores
@@ -216,18 +201,14 @@ def _exchanged(output: Any, old: torch.Tensor, new: torch.Tensor) -> Any:
 
 def run_to(model: nn.Module, block: nn.Module, inputs: torch.Tensor, before: bool) -> Any:
     """Run a network in eval mode to a module: its first argument, or its output; None where it does not run."""
-    inputs = _on_device_of(model, inputs)
     with torch.no_grad(), evaluating(model):
-        return run_until(block, lambda: _forward(model)(inputs), before=before)[1]
+        return run_until(block, lambda: _call(model, inputs), before=before)[1]
 
 
-def _on_device_of(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
+def _call(model: nn.Module, inputs: torch.Tensor) -> Any:
+    """What a network returns; it runs on its own device."""
     parameter = next(model.parameters(), None)
-    return inputs if parameter is None else inputs.to(parameter.device)
-
-
-def _forward(model: nn.Module) -> Callable[[torch.Tensor], object]:
-    return getattr(model, "forward_clips", model)
+    return getattr(model, "forward_clips", model)(inputs if parameter is None else inputs.to(parameter.device))
 
 
 @contextlib.contextmanager

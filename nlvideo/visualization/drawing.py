@@ -36,9 +36,9 @@ def font(size: int) -> ImageFont.FreeTypeFont:
 
 
 def enlargement(height: int, width: int, short_side: int) -> int:
-    """The whole factor that brings a frame's short side closest to ``short_side`` pixels.
+    """The whole factor, 1 or more, that brings a frame's short side closest to ``short_side`` pixels.
 
-    It is 1 or more, and no side grows above ``LONG_SIDE``.
+    No side grows above ``LONG_SIDE``.
     """
     return max(1, min(round(short_side / min(height, width)), LONG_SIDE // max(height, width)))
 
@@ -51,10 +51,8 @@ def enlarge(frame: np.ndarray, factor: int) -> np.ndarray:
 class FrameRows:
     """Frames beside each other in rows of one length, with room for a line of text below each.
 
-    Attributes:
-        factor: how much larger they are drawn, whole.
-        width, height: of a frame as it is drawn, pixels.
-        size: (width, height) of all rows together, pixels.
+    ``factor`` is how much larger they are drawn; ``width`` and ``height`` (of a frame) and ``size`` (width, height, of
+    all rows) are pixels of the picture.
     """
 
     GAP, TEXT = 8, 19
@@ -98,26 +96,14 @@ class FrameRows:
         return picture
 
 
-def heat_colours(share: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Colour and opacity of weights.
-
-    Args:
-        share: weights over the largest absolute one, -1 to 1; of any shape.
-
-    Returns:
-        float32 (..., 3), 0 to 255, and (..., 1), 0 (weight 0) to 0.8.
-    """
+def add_heat(frame: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """Blend heat over a frame, uint8 (H, W, 3): nothing at weight 0, and most where a share (H, W) is -1 or 1."""
     strength = np.abs(share).clip(0, 1).astype(np.float32)
     stops = np.linspace(0, 1, len(_WARM))
     ramps = [np.stack([np.interp(strength, stops, ramp[:, c]) for c in range(3)], -1) for ramp in (_WARM, _COOL)]
-    colour = np.where((share < 0)[..., None], ramps[1], ramps[0])
+    colour = np.where((share < 0)[..., None], ramps[1], ramps[0]).astype(np.float32)
     # The opacity rises fast, so that half of the largest weight is seen on any background.
-    return colour.astype(np.float32), _MOST_OPAQUE * np.sqrt(strength)[..., None]
-
-
-def add_heat(frame: np.ndarray, share: np.ndarray) -> np.ndarray:
-    """Blend heat over a frame: uint8 (H, W, 3) and (H, W) from -1 to 1 -> uint8 (H, W, 3)."""
-    colour, opacity = heat_colours(share)
+    opacity = _MOST_OPAQUE * np.sqrt(strength)[..., None]
     return (frame * (1 - opacity) + colour * opacity).round().astype(np.uint8)
 
 
@@ -132,10 +118,10 @@ class LineLayer:
     def box(self, box: Box, colour: RGB, width: float, opacity: float = 1.0) -> None:
         """Outline (x0, y0, x1, y1) from inside, with a dark line on both sides."""
         x0, y0, x1, y1 = (v * SUPERSAMPLE for v in box)
-        edge = SUPERSAMPLE
-        self._draw.rectangle((x0 - edge, y0 - edge, x1 + edge - 1, y1 + edge - 1), outline=_ink(DARK, 0.8 * opacity),
-                             width=round((width + 2) * SUPERSAMPLE))  # fmt: skip
-        self._draw.rectangle((x0, y0, x1 - 1, y1 - 1), outline=_ink(colour, opacity), width=round(width * SUPERSAMPLE))
+        # The dark line is a pixel outside, and two wider.
+        for rim, ink in ((SUPERSAMPLE, _ink(DARK, 0.8 * opacity)), (0, _ink(colour, opacity))):
+            corners = (x0 - rim, y0 - rim, x1 + rim - 1, y1 + rim - 1)
+            self._draw.rectangle(corners, outline=ink, width=round(width * SUPERSAMPLE) + 2 * rim)
 
     def dot(self, x: float, y: float, radius: float, colour: RGB) -> None:
         """A disc with a dark rim."""
@@ -147,26 +133,21 @@ class LineLayer:
         length = math.dist(start, end)
         if length < 1:
             return
-        along = ((end[0] - start[0]) / length, (end[1] - start[1]) / length)
+        tail, tip = (SUPERSAMPLE * np.array(point) for point in (start, end))
+        along = (tip - tail) / np.linalg.norm(tip - tail)
+        across = np.array((-along[1], along[0]))
         head = min(length, 5 + 2.2 * width)
+        neck = tip - SUPERSAMPLE * head * along
         for rim, ink in ((1.2, _ink(DARK, 0.55 * opacity)), (0.0, _ink(ARROW_COLOUR, opacity))):
-            neck = (end[0] - along[0] * head, end[1] - along[1] * head)
-            thickness = max(1, round((width + 2 * rim) * SUPERSAMPLE))
-            self._draw.line([_scaled(start), _scaled(neck)], fill=ink, width=thickness)
-            half = 0.4 * head + rim
-            tip = (end[0] + along[0] * rim, end[1] + along[1] * rim)
-            corners = [(neck[0] - s * along[1] * half, neck[1] + s * along[0] * half) for s in (1, -1)]
-            self._draw.polygon([_scaled(p) for p in (tip, *corners)], fill=ink)
+            self._draw.line([*tail, *neck], fill=ink, width=max(1, round((width + 2 * rim) * SUPERSAMPLE)))
+            half = SUPERSAMPLE * (0.4 * head + rim) * across
+            self._draw.polygon([*(tip + SUPERSAMPLE * rim * along), *(neck + half), *(neck - half)], fill=ink)
 
     def over(self, image: Image.Image) -> Image.Image:
         """The image (RGB) with the layer on top."""
         # Pillow weighs colours by their opacity when it shrinks RGBA.
         layer = self._image.resize(image.size, Image.Resampling.BOX)
         return Image.alpha_composite(image.convert("RGBA"), layer).convert("RGB")
-
-
-def _scaled(point: tuple[float, float]) -> tuple[float, float]:
-    return (point[0] * SUPERSAMPLE, point[1] * SUPERSAMPLE)
 
 
 def _ink(colour: RGB, opacity: float) -> tuple[int, int, int, int]:

@@ -15,35 +15,22 @@ from nlvideo.errors import LookupFailed
 from nlvideo.utils.analysis import find_layer
 from nlvideo.utils.messages import did_you_mean, some
 from nlvideo.visualization.attention import as_frames
-from nlvideo.visualization.blocks import (
-    Preprocess,
-    map_in,
-    measured_grid,
-    network_input,
-    run_to,
-    run_with_graph,
-)
+from nlvideo.visualization.blocks import Preprocess, map_in, measured_grid, network_input, run_to, run_with_graph
 from nlvideo.visualization.grid import Grid, Size
 
 
 @dataclass(frozen=True)
 class ClassMaps:
-    """What speaks for a class in the map of a layer.
+    """What speaks for a class in the map of a layer: ``relu(sum_k a_k A_k)`` of the channels A_k of the map.
 
-    Attributes:
-        layer: its name.
-        target: number of the class.
-        weights: float32 (V, T', H', W'), 0 or more, for each view: ``relu(sum_k a_k A_k)`` of the channels A_k of the
-            map, where a_k is the mean over the map of the gradient of the class's score.
-        frames: uint8 (V, T, H, W, 3), as the network saw them.
-        grid: of the map.
+    Here a_k is the mean over the map of the gradient of the class's score.
     """
 
-    layer: str
-    target: int
-    weights: torch.Tensor
-    frames: np.ndarray
-    grid: Grid
+    layer: str  #: its name
+    target: int  #: number of the class
+    weights: torch.Tensor  #: float32 (V, T', H', W'), 0 or more, for each view
+    frames: np.ndarray  #: uint8 (V, T, H, W, 3), as the network saw them
+    grid: Grid  #: of the map
 
 
 def grad_cam(
@@ -87,7 +74,6 @@ def grad_cam(
     index, weights = found
 
     def run(network: nn.Module, there: nn.Module, longer: torch.Tensor) -> Size | None:
-        """The size of the map for another clip."""
         output = run_to(network, there, network_input(network, longer[None], preprocess), before=False)
         cells = as_map(map_in(output), output, tuple(longer.shape[1:]))
         return None if cells is None else tuple(cells.shape[2:])
@@ -97,13 +83,13 @@ def grad_cam(
 
 
 def as_map(found: torch.Tensor | None, output: Any, clip: Size) -> torch.Tensor | None:
-    """A tensor as a map of a clip (T, H, W): (1, C', T', H', W'); None where it is none.
+    """The tensor in a module's output, or its gradient, as a map of a clip (T, H, W); None where it is none.
 
-    Args:
-        found: the tensor in the output of a module, or the gradient with respect to it.
-        output: the output. A tuple tells the size of cells in a row; before them may be one more, that of the class.
-        clip: no map has more cells than that. Channels are first or last. If both are possible, the cells are those
-            that are closest to squares.
+    No map has more cells than the clip. A tuple tells the size of cells in a row; before them may be one more, that of
+    the class. Channels are first or last. If both are possible, the cells are those that are closest to squares.
+
+    Returns:
+        (1, C', T', H', W').
     """
     if found is None or len(found) != 1:
         return None
@@ -113,9 +99,7 @@ def as_map(found: torch.Tensor | None, output: Any, clip: Size) -> torch.Tensor 
             return found[:, -math.prod(size) :].transpose(1, 2).unflatten(2, size)
     layouts = [found, found.permute(0, 4, 1, 2, 3)] if found.dim() == 5 else []
     fitting = [m for m in layouts if all(0 < a <= b for a, b in zip(m.shape[2:], clip, strict=True))]
-    return min(
-        fitting, default=None, key=lambda m: abs(math.log(m.shape[3] * clip[2] / (m.shape[4] * clip[1])))
-    )  # fmt: skip
+    return min(fitting, default=None, key=lambda m: abs(math.log(m.shape[3] * clip[2] / (m.shape[4] * clip[1]))))
 
 
 def _layers(model: nn.Module, layer: str | None, inputs: torch.Tensor, clip: Size) -> Iterator[tuple[str, nn.Module]]:

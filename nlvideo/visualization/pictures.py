@@ -64,12 +64,8 @@ def draw_film_strip(maps: AttentionMaps, index: int, k: int = NUM_ARROWS) -> Ima
     A clip of up to 10 frames is shown whole, and a longer one by one frame for each frame of the map. The query is a
     white box, its cell, with a dot. Every key is a yellow box, the window of its cell, in all its frames that are
     shown. Its arrow ends in the frame whose place in the key's window is that of the query's frame in the query's
-    window. The higher the weight, the wider and the more opaque the arrow. Keys of weight 0 or less have none.
-
-    Args:
-        maps: from `attend`.
-        index: which of its queries.
-        k: arrows, at most.
+    window. The higher the weight, the wider and the more opaque the arrow. There are at most ``k``; keys of weight 0 or
+    less have none.
 
     Raises:
         ValueError: there is no such query, or ``k`` is below 1.
@@ -79,29 +75,23 @@ def draw_film_strip(maps: AttentionMaps, index: int, k: int = NUM_ARROWS) -> Ima
     position = maps.positions[index].tolist()
     query = maps.queries.cell(position)
     layout = _Layout(maps.queries, query[0], int(position[0]))
-    frames = [maps.frames[frame] for frame in layout.shown]
     return _strip(
-        layout, frames, _labels(maps.queries, layout), _texts(maps, index, keys),
+        layout, maps.frames[layout.shown], _labels(maps.queries, layout), _texts(maps, index, keys),
         lambda layer: _draw_arrows(layer, maps, layout, position, query, keys),
     )  # fmt: skip
 
 
 def _strip(
-    layout: _Layout,
-    frames: Sequence[np.ndarray],
-    labels: Sequence[str],
-    texts: Sequence[str],
-    lines: Callable[[LineLayer], None] | None = None,
-) -> Image.Image:
+    layout: _Layout, frames: np.ndarray, labels: Sequence[str], texts: Sequence[str],
+    lines: Callable[[LineLayer], None] = lambda layer: None,
+) -> Image.Image:  # fmt: skip
     """The frames, lines over them, and one text above them and one below."""
     letters = font(layout.TEXT)
     width = max(layout.size[0], *(int(letters.getlength(text)) for text in texts)) + 2 * _MARGIN
     strip = Image.new("RGB", (width, layout.bottom + (len(texts) > 1) * layout.TEXT + 2 * _MARGIN), (255, 255, 255))
     layout.paste(strip, frames, labels)
-    if lines is not None:
-        layer = LineLayer(strip.size)
-        lines(layer)
-        strip = layer.over(strip)
+    lines(layer := LineLayer(strip.size))
+    strip = layer.over(strip)
     draw = ImageDraw.Draw(strip)
     for text, y in zip(texts, (_MARGIN - 4, layout.bottom), strict=False):
         draw.text((_MARGIN, y), text, fill=DARK, font=letters)
@@ -178,10 +168,6 @@ def overlay_frames(maps: AttentionMaps | ClassMaps, index: int) -> np.ndarray:
     gives that weight. Negative weights (dot product) run over blue, on the same scale. Every pixel has the weight of
     its cell, without smoothing. The query's cell is a white box in the frames that it stands for.
 
-    Args:
-        maps: from `attend` or `grad_cam`.
-        index: which of its queries or views.
-
     Returns:
         uint8 (T, H', W', 3), enlarged by a whole factor to a short side of about 320 pixels; both sides are even.
 
@@ -209,10 +195,7 @@ def overlay_frames(maps: AttentionMaps | ClassMaps, index: int) -> np.ndarray:
 def draw_heat_strip(maps: ClassMaps, index: int, title: str = "") -> Image.Image:
     """Draw the frames of one view with heat: all of a clip of up to 10, else one for each frame of the map.
 
-    Args:
-        maps: from `grad_cam`.
-        index: which of its views.
-        title: first line; "": the layer and the number of the class.
+    The first line is the title, or the layer and the number of the class.
 
     Raises:
         ValueError: there is no such view.
@@ -220,8 +203,7 @@ def draw_heat_strip(maps: ClassMaps, index: int, title: str = "") -> Image.Image
     _check_index(maps, index)
     layout = _Layout(maps.grid)
     title = title or f"{_name(maps)}, class {maps.target}"
-    heated = heated_frames(maps, index)
-    return _strip(layout, [heated[frame] for frame in layout.shown], _labels(maps.grid, layout), [title])
+    return _strip(layout, heated_frames(maps, index)[layout.shown], _labels(maps.grid, layout), [title])
 
 
 def _largest(maps: AttentionMaps | ClassMaps, index: int) -> float:

@@ -26,10 +26,10 @@ _MAX_BARS = 3
 
 
 def write_video(path: str | os.PathLike, frames: np.ndarray, fps: float) -> None:
-    """Write an MP4 with H.264 in yuv420p, whole or not at all.
+    """Write an MP4 with H.264 in yuv420p, whole or not at all; a file that is there is replaced.
 
     Args:
-        path: the file, which is replaced; its folder must exist.
+        path: the file; its folder must exist.
         frames: uint8 (T, H, W, 3), RGB. An odd height or width loses its last row or column, as yuv420p halves them.
         fps: frames per second.
 
@@ -91,7 +91,7 @@ def data_uri(kind: str, content: bytes) -> str:
 class LabelledVideo:
     """A copy of a video with the best classes in a strip below the picture, written frame by frame; a context manager.
 
-    The file is an MP4 (H.264, yuv420p). It appears under its name when it is whole.
+    The file, an MP4 (H.264, yuv420p), appears under its name when it is whole.
 
     Example:
         >>> with LabelledVideo("out.mp4") as video:
@@ -112,23 +112,22 @@ class LabelledVideo:
         except BaseException:
             self._file.discard()
             raise
-        self._fps = fps
+        self._fps, self._keep_interrupted = fps, keep_interrupted
         self._stream: av.VideoStream | None = None
-        # Width and height of the picture, pixels.
-        self._size = (0, 0)
+        self._size = (0, 0)  # width and height of the picture, pixels
         # The last time that was written, and how much of the gaps so far was cut out, in units of the time base.
         self._last_pts, self._cut = -1, 0
-        self._keep_interrupted = keep_interrupted
-        self._strip: tuple[tuple, np.ndarray] | None = None
+        # The labels that were drawn last: once for each window, not for each frame.
+        self._drawn: tuple[tuple[str, float], ...] = ()
 
     def write(self, frame: np.ndarray, seconds: float, best: Sequence[tuple[str, float]]) -> None:
         """Add a frame with its labels.
 
         Args:
-            frame: uint8 (H, W, 3), RGB. A side above 4096 pixels is made smaller. Later frames of another size are
-                resized to that of the first.
-            seconds: when it is shown, from the start of the video; later than the frame before. MP4 holds no gap of
-                hours: a gap of more than 1 h 39 min is cut to that.
+            frame: uint8 (H, W, 3), RGB. A side above 4096 pixels is made smaller. Later frames get the size of the
+                first.
+            seconds: when it is shown, from the start of the video; later than the frame before. A gap of more than
+                1 h 39 min, which MP4 cannot hold, is cut to that.
             best: (class name, score from 0 to 1), the best first; up to three are shown.
         """
         stream = self._stream = self._stream or self._open(*frame.shape[:2])
@@ -137,8 +136,10 @@ class LabelledVideo:
         if picture.size != self._size:
             is_whole = width % picture.width == 0 and height % picture.height == 0
             picture = picture.resize(self._size, Image.Resampling.NEAREST if is_whole else Image.Resampling.BILINEAR)
-        pixels = np.concatenate([np.asarray(picture), self._labels(tuple(best[:_MAX_BARS]))])
-        encoded = _to_av(pixels)
+        if self._drawn != tuple(best[:_MAX_BARS]):
+            self._drawn = tuple(best[:_MAX_BARS])
+            self._strip = np.asarray(draw_labels(self._drawn, width, self._strip_height, self._row_height))
+        encoded = _to_av(np.concatenate([np.asarray(picture), self._strip]))
         # Two frames at one time would end the encoding, and so would a gap that MP4 cannot hold.
         pts = round(Fraction(seconds) / _TIME_BASE) - self._cut
         self._cut += max(0, pts - self._last_pts - _MAX_GAP)
@@ -159,16 +160,11 @@ class LabelledVideo:
         self._size = (even_width, even_height)
         self._row_height = max(18, min(self._size) // 14)
         self._strip_height = _MAX_BARS * self._row_height // 2 * 2
+        self._strip = np.asarray(draw_labels((), even_width, self._strip_height, self._row_height))
         total = even_height + self._strip_height
         stream = _add_h264(self._container, total, even_width, self._fps, crf=18, preset="veryfast")
         stream.codec_context.time_base = _TIME_BASE
         return stream
-
-    def _labels(self, best: tuple[tuple[str, float], ...]) -> np.ndarray:
-        # Drawn once for each window, not for each frame.
-        if self._strip is None or self._strip[0] != best:
-            self._strip = best, np.asarray(draw_labels(best, self._size[0], self._strip_height, self._row_height))
-        return self._strip[1]
 
     def close(self) -> None:
         """Finish the file and give it its name.
@@ -206,13 +202,9 @@ class LabelledVideo:
 
 
 def draw_labels(best: Sequence[tuple[str, float]], width: int, height: int, row_height: int) -> Image.Image:
-    """Draw a strip (sizes in pixels) with a row for each class: its bar, as long as its score, its name and percentage.
+    """Draw a strip with a row for each class, the best first: its bar, as long as its score, its name and percentage.
 
-    Args:
-        best: (class name, score from 0 to 1), the best first.
-        width: of the strip.
-        height: of the strip.
-        row_height: of a row.
+    Scores are from 0 to 1, sizes in pixels.
     """
     strip = Image.new("RGB", (width, height), _BACKGROUND)
     draw, letters = ImageDraw.Draw(strip), font(round(row_height * 0.66))

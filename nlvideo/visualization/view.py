@@ -18,26 +18,19 @@ from nlvideo.visualization.grid import Grid
 
 @dataclass(frozen=True)
 class View:
-    """A clip, cropped and resized, and the way back to the file it is from.
+    """A clip, cropped and resized, and the way back to the file it is from."""
 
-    Attributes:
-        video: uint8 (C, T, H, W), what a model takes.
-        frames: index in the file of each of the T frames.
-        scale: pixels of the view per pixel of the file, (vertical, horizontal).
-        corner: (y, x) of the crop in the resized frame, pixels.
-    """
-
-    video: torch.Tensor
-    frames: tuple[int, ...]
-    scale: tuple[float, ...]
-    corner: tuple[int, ...]
+    video: torch.Tensor  #: uint8 (C, T, H, W), what a model takes
+    frames: tuple[int, ...]  #: index in the file of each of the T frames
+    scale: tuple[float, ...]  #: pixels of the view per pixel of the file, (vertical, horizontal)
+    corner: tuple[int, ...]  #: (y, x) of the crop in the resized frame, pixels
 
     def to_view(self, y: float, x: float) -> tuple[float, float]:
         """A point of the file's frames in the view: both count from the corner of the frame, in pixels."""
         return y * self.scale[0] - self.corner[0], x * self.scale[1] - self.corner[1]
 
     def to_file(self, y: float, x: float) -> tuple[float, float]:
-        """A point of the view in the file's frames: the inverse of ``to_view``."""
+        """The inverse of ``to_view``."""
         return (y + self.corner[0]) / self.scale[0], (x + self.corner[1]) / self.scale[1]
 
 
@@ -52,8 +45,7 @@ def load_view(
     Args:
         cfg: the model's config.
         path: a video, or a folder of frames.
-        start_sec: begin of the part to look at; None: of the video.
-        end_sec: its end; None: that of the video.
+        start_sec, end_sec: the part to look at; None: from its begin, and to its end.
 
     Raises:
         VideoDecodeError: the file cannot be read, or has no frames between ``start_sec`` and ``end_sec``.
@@ -65,16 +57,7 @@ def load_view(
 def load_views(
     cfg: CfgNode, path: str | os.PathLike, parts: Iterable[tuple[float | None, float | None]]
 ) -> Iterator[View]:
-    """Yield the clips of several parts of a video as `load_view` does. The video is opened once, for all of them.
-
-    Args:
-        cfg: the model's config.
-        path: a video, or a folder of frames.
-        parts: (start_sec, end_sec) of each.
-
-    Raises:
-        VideoDecodeError, ValueError: as `load_view`.
-    """
+    """Yield a view for each part (start_sec, end_sec) of a video, which is opened once; see `load_view`."""
     mapper = VideoMapper(cfg.with_overrides(["TEST.NUM_CLIPS", 1, "TEST.NUM_CROPS", 1, "TEST.FLIP", False]), False)
     with open_video(path, **mapper.reading) as video:
         for start_sec, end_sec in parts:
@@ -97,12 +80,7 @@ def _view(video: Video, mapper: VideoMapper, start_sec: float | None, end_sec: f
 
 
 def describe(maps: AttentionMaps, view: View, k: int = NUM_ARROWS) -> dict[str, Any]:
-    """Queries and their keys of the highest weights, in numbers.
-
-    Args:
-        maps: from `attend`, of the clip of ``view``.
-        view: from `load_view`.
-        k: keys for each query, at most; see ``top_keys``.
+    """Queries and their keys of the highest weights, at most ``k``, in numbers. The maps are of the clip of the view.
 
     Returns:
         ``{"block", "pairwise", "num_keys", "queries": [{**place, "share", "keys": [{"weight", **place}]}]}``. The share
@@ -118,11 +96,7 @@ def describe(maps: AttentionMaps, view: View, k: int = NUM_ARROWS) -> dict[str, 
 
 
 def describe_class(maps: ClassMaps, view: View) -> dict[str, Any]:
-    """The cells that speak most for a class, in numbers.
-
-    Args:
-        maps: from `grad_cam`, of the clip of ``view``.
-        view: from `load_view`.
+    """The cells that speak most for a class, in numbers. The maps are of the clip of the view.
 
     Returns:
         ``{"layer", "class", "num_cells", "share", "cells": [{"weight", **place}]}``: the number of the class, and as
