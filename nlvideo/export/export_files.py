@@ -14,7 +14,7 @@ from torch import nn
 from nlvideo.config import CfgNode
 from nlvideo.modeling import VideoClassifier
 from nlvideo.modeling.nonlocal_block import NonLocalBase, NonLocalBlock
-from nlvideo.utils.messages import one_of
+from nlvideo.utils.messages import check_one_of
 
 FORMATS = ("pt2", "onnx")
 #: name of the JSON text in either file
@@ -22,12 +22,7 @@ ENTRY = "nlvideo.json"
 # How a non-local block is computed in an exported graph: exact, and made of plain products, softmax and ReLU. "fused"
 # becomes one attention operator; of the Gaussian form, whose keys and values differ in channels, it would be a loop
 # over blocks of rows. "sorted" needs a binary search, which ONNX does not have.
-ALGORITHMS = {
-    "gaussian": "dense",
-    "embedded_gaussian": "fused",
-    "dot_product": "reordered",
-    "concatenation": "dense",
-}
+ALGORITHMS = {"gaussian": "dense", "embedded_gaussian": "fused", "dot_product": "reordered", "concatenation": "dense"}
 
 
 def view_recipe(cfg: CfgNode) -> dict[str, Any]:
@@ -125,8 +120,7 @@ def check_packages(format: str) -> None:
         ImportError: a package is missing.
         ValueError: an unknown format.
     """
-    if format not in FORMATS:
-        raise one_of("format", format, FORMATS)
+    check_one_of("format", format, FORMATS)
     if format == "onnx":
         try:
             import onnx  # noqa: F401

@@ -29,12 +29,9 @@ class Export:
     """What was written."""
 
     path: str
-    #: "pt2" or "onnx"
-    format: str
-    #: largest difference of a probability from the model's, on real clips
-    difference: float
-    #: what travels in the file
-    recipe: dict[str, Any]
+    format: str  #: "pt2" or "onnx"
+    difference: float  #: largest difference of a probability from the model's, on real clips
+    recipe: dict[str, Any]  #: what travels in the file
 
 
 def export_model(

@@ -14,7 +14,7 @@ import numpy as np
 
 from nlvideo.data.datasets.listed import CLASSES_FILE, read_classes, write_classes
 from nlvideo.utils.files.file_io import FileFormat, atomic_write, write_json, write_text
-from nlvideo.utils.messages import one_of
+from nlvideo.utils.messages import check_one_of
 
 FORMATS = ("npz", "parquet")
 _SETTINGS, _INDEX = "features.json", "index.jsonl"
@@ -23,19 +23,17 @@ _FORMAT = FileFormat("nlvideo features", 1, key="kind")
 
 @dataclass(frozen=True)
 class Features:
-    """The features of a dataset, in the order of its videos, without those that failed."""
+    """The features of a dataset, in the order of its videos, without those that failed.
 
-    #: (num_videos, ...): (C,) pooled or (C, T, H, W) for each video, after an axis of views if they were kept
-    features: np.ndarray
+    For each video they are (C,) pooled or (C, T, H, W), after an axis of views if these were kept.
+    """
+
+    features: np.ndarray  #: (num_videos, ...)
     video_ids: list[str]
-    #: class indices, or lists of them
-    labels: list[Any]
-    #: names of the dataset's classes; empty where they have none
-    classes: list[str]
-    #: video_id -> why it could not be read
-    failed: dict[str, str]
-    #: what the features are of: dataset, layer, pool, views, ...
-    settings: dict[str, Any]
+    labels: list[Any]  #: class indices, or lists of them
+    classes: list[str]  #: names of the dataset's classes; empty where they have none
+    failed: dict[str, str]  #: video_id -> why it could not be read
+    settings: dict[str, Any]  #: what the features are of: dataset, layer, pool, views, ...
 
 
 def check_format(format: str) -> None:
@@ -45,8 +43,7 @@ def check_format(format: str) -> None:
         ValueError: an unknown format.
         ImportError: pyarrow is missing.
     """
-    if format not in FORMATS:
-        raise one_of("format", format, FORMATS)
+    check_one_of("format", format, FORMATS)
     if format == "parquet":
         _pyarrow()
 
@@ -142,15 +139,14 @@ def iterate_shards(folder: str) -> Iterator[tuple[list[dict[str, Any]], np.ndarr
 
 
 def load_features(folder: str) -> Features:
-    """Read the features of a dataset into memory; `iterate_shards` holds one shard at a time.
+    """Read the features of a dataset, the ``--output`` of tools/extract_features.py, into memory.
+
+    `iterate_shards` holds one shard at a time.
 
     Example:
         >>> found = load_features("output/features")
         >>> found.features.shape, len(found.labels)
         ((800, 128), 800)
-
-    Args:
-        folder: the ``--output`` of tools/extract_features.py.
 
     Raises:
         ValueError: the folder holds no features, or not all of them yet.

@@ -23,7 +23,7 @@ from nlvideo.utils import comm
 from nlvideo.utils.analysis import find_layer, run_until
 from nlvideo.utils.console import progress_bar
 from nlvideo.utils.files.file_io import make_writable
-from nlvideo.utils.messages import one_of
+from nlvideo.utils.messages import check_one_of
 
 POOLS = ("avg", "none")
 VIEWS = ("mean", "keep")
@@ -52,8 +52,7 @@ class LayerOutput:
             LookupFailed: no such layer; the message lists what is close.
             ValueError: an unknown pool.
         """
-        if pool not in POOLS:
-            raise one_of("pool", pool, POOLS)
+        check_one_of("pool", pool, POOLS)
         self.model, self.pool = model, pool
         self.layer, self._module = find_layer(model, layer)
 
@@ -86,13 +85,10 @@ class Extraction:
     """What a folder of features holds now."""
 
     num_videos: int
-    #: of one video
-    shape: tuple[int, ...]
-    #: video_id -> why it could not be read
-    failed: dict[str, str]
-    #: shards that this call made, and shards that were there
-    num_made: int
-    num_kept: int
+    shape: tuple[int, ...]  #: of one video
+    failed: dict[str, str]  #: video_id -> why it could not be read
+    num_made: int  #: shards that this call made
+    num_kept: int  #: shards that were there
 
 
 def extract_features(
@@ -133,8 +129,7 @@ def extract_features(
         ImportError: pyarrow is missing.
     """
     for name, value, allowed in (("views", views, VIEWS), ("dtype", dtype, DTYPES)):
-        if value not in allowed:
-            raise one_of(name, value, allowed)
+        check_one_of(name, value, allowed)
     feature_files.check_format(format)
     records = get_dataset(dataset)
     if not records:
