@@ -58,9 +58,6 @@ class ClipScorer(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         """Copy the parts of a model to the CPU, in eval mode, with algorithms that can be exported; see `ALGORITHMS`.
 
-        Args:
-            model: left as it is.
-
         Raises:
             ValueError: not a `VideoClassifier`.
         """
@@ -92,11 +89,9 @@ class ClipScorer(nn.Module):
 
 
 def trace(model: nn.Module, clips: torch.Tensor) -> torch.export.ExportedProgram:
-    """Return the graph of a model for clips of one size, in batches of any size.
+    """Return the graph of a `VideoClassifier` for clips of one size, in batches of any size.
 
-    Args:
-        model: a `VideoClassifier`, left as it is.
-        clips: uint8 (N, 3, T, H, W) with N above 1; T, H and W are those of the graph. The pixels do not matter.
+    The clips, uint8 (N, 3, T, H, W) with N above 1, give the size of the graph. Their pixels do not matter.
 
     Raises:
         ValueError: another kind of model.
@@ -131,13 +126,9 @@ def check_packages(format: str) -> None:
 
 
 def write_export(program: torch.export.ExportedProgram, path: str, format: str, recipe: dict[str, Any]) -> None:
-    """Write a traced graph.
+    """Write a traced graph, with one input ``clips`` and one output ``scores``, in one of `FORMATS`.
 
-    Args:
-        program: of one input ``clips`` and one output ``scores``.
-        path: the file.
-        format: one of `FORMATS`.
-        recipe: plain values that travel in the file.
+    The recipe, plain values, travels in the file.
     """
     text = json.dumps(recipe, ensure_ascii=False)
     if format == "pt2":
@@ -158,11 +149,7 @@ def write_export(program: torch.export.ExportedProgram, path: str, format: str, 
 
 
 def read_export(path: str, format: str) -> tuple[Callable[[torch.Tensor], torch.Tensor], dict[str, Any]]:
-    """Read an exported model, with onnxruntime or torch alone.
-
-    Args:
-        path: the file.
-        format: one of `FORMATS`.
+    """Read an exported model of one of `FORMATS`, with onnxruntime or torch alone.
 
     Returns:
         uint8 (N, 3, T, H, W) -> float32 (N, K), probabilities; and what travels in the file, see docs/export.md.

@@ -91,11 +91,9 @@ def export_model(
 
 
 def real_views(cfg: CfgNode, video: str | None = None) -> torch.Tensor:
-    """Return the test views of a video: uint8 (V, 3, T, H, W).
+    """Return the test views of a file or folder of frames, or of the first video of DATASETS.TEST that can be read.
 
-    Args:
-        cfg: of the model.
-        video: file or folder of frames; None: the first of DATASETS.TEST that can be read.
+    They are uint8 (V, 3, T, H, W).
 
     Raises:
         ValueError: no video can be read, or ``video`` is too short.

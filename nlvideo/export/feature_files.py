@@ -55,10 +55,9 @@ def shard_paths(folder: str, settings: dict[str, Any]) -> list[str]:
 
 
 def write_shard(path: str, rows: Sequence[dict[str, Any]], features: np.ndarray) -> None:
-    """Write a shard, whole or not at all.
+    """Write a shard, whole or not at all, to a path that ends in .npz or .parquet.
 
     Args:
-        path: ends in .npz or .parquet.
         rows: one per video: "video_id", "label", "row" (None if it failed), "failed" and, if it failed, "error".
         features: (rows that did not fail, ...).
     """

@@ -32,11 +32,9 @@ def short_name(name: str) -> str:
 
 
 def find_block(model: nn.Module, name: str | None = None) -> tuple[str, nn.Module]:
-    """A non-local block of a network, and its short name.
+    """The short name of a non-local block of any network, and the block.
 
-    Args:
-        model: any network.
-        name: as in ``model.named_modules()``, or short (``res3.1``). None: the first block, whose map is the finest.
+    Its name is as in ``model.named_modules()``, or short (``res3.1``). None: the first block, whose map is the finest.
 
     Raises:
         LookupFailed: there is no such block.

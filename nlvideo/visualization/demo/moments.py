@@ -33,12 +33,9 @@ class Moment:
 
 
 class Inspector:
-    """A predictor and its non-local blocks, as the page uses them.
+    """A predictor, and the short names of its non-local blocks in the order of the network; there may be none.
 
-    Attributes:
-        predictor: the model with its config and classes.
-        blocks: short names of the non-local blocks, in the order of the network; may be empty.
-        methods: what a clip can be looked at with, the blocks and Grad-CAM.
+    ``methods`` is what a clip can be looked at with: the blocks and Grad-CAM.
     """
 
     def __init__(self, predictor: Predictor):

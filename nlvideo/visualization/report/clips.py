@@ -52,11 +52,8 @@ class Clip:
 def make_clip(source: dict[str, Any], budget: Budget) -> Clip | None:
     """Decode a video, shrink it and encode it again; None where it does not fit into what is left of the budget.
 
-    Up to MAX_FRAMES frames are shown, evenly spread.
-
-    Args:
-        source: "file_name", and "start_sec", "end_sec" and "fps" as in a dataset's record.
-        budget: what is taken is subtracted.
+    Up to MAX_FRAMES frames are shown, evenly spread. The source has "file_name", and "start_sec", "end_sec" and "fps"
+    as in a dataset's record.
 
     Raises:
         VideoDecodeError: the video cannot be read any more.
@@ -76,10 +73,7 @@ def make_clip(source: dict[str, Any], budget: Budget) -> Clip | None:
 def make_heat(predictor: Predictor, source: dict[str, Any], predicted: int, budget: Budget) -> Clip | None:
     """The clip in the middle of a video as the network sees it, with what speaks for a class as heat (Grad-CAM).
 
-    Args:
-        predictor: of the run.
-        source, budget: as in `make_clip`.
-        predicted: number of the class.
+    The class is a number. For the rest see `make_clip`.
 
     Raises:
         VideoDecodeError, ValueError, LookupError: as `load_view` and `grad_cam`.

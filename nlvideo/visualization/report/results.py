@@ -69,7 +69,8 @@ def confusion(results: Results, max_classes: int = MAX_MATRIX_CLASSES) -> Confus
         counts[video.label, scores.argmax()] += 1
     if not counts.any():
         return None
-    names, chosen = class_names(results), range(size)
+    names = class_names(results)
+    chosen: Sequence[int] = range(size)
     if size > max_classes:
         wrong = counts - np.diag(np.diag(counts))
         # The sort is stable: among equal classes the first stay.
