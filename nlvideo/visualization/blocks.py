@@ -93,11 +93,11 @@ def query_grid(
 ) -> Grid:
     """Return the grid of a block's queries, for a video (C, T, H, W) and the block's input ``x`` for it."""
 
-    def run(network: nn.Module, there: nn.Module, longer: torch.Tensor) -> Size | None:
+    def _run(network: nn.Module, there: nn.Module, longer: torch.Tensor) -> Size | None:
         seen = run_to(network, there, network_input(network, _clips(there, longer), preprocess), before=True)
         return None if seen is None else _size(seen)
 
-    return measured_grid(model, block, video, _size(x), run, frames_are_batch=x.dim() == 4)
+    return measured_grid(model, block, video, _size(x), _run, frames_are_batch=x.dim() == 4)
 
 
 def measured_grid(
@@ -161,7 +161,7 @@ def run_with_graph(model: nn.Module, module: nn.Module, inputs: torch.Tensor) ->
     """
     seen: list[Any] = [None, None, None]
 
-    def cut(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
+    def _cut(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
         found = map_in(output)
         if found is None:
             return output
@@ -170,7 +170,7 @@ def run_with_graph(model: nn.Module, module: nn.Module, inputs: torch.Tensor) ->
         # Later modules may write into the copy, and into no leaf.
         return _exchanged(output, found, seen[2].clone())
 
-    handle = module.register_forward_hook(cut)
+    handle = module.register_forward_hook(_cut)
     try:
         with torch.no_grad(), evaluating(model):
             scores = _call(model, inputs)

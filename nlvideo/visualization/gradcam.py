@@ -73,12 +73,12 @@ def grad_cam(
         raise ValueError(f"layer {name}: the score of the class does not depend on its map; choose an earlier layer")
     index, weights = found
 
-    def run(network: nn.Module, there: nn.Module, longer: torch.Tensor) -> Size | None:
+    def _run(network: nn.Module, there: nn.Module, longer: torch.Tensor) -> Size | None:
         output = run_to(network, there, network_input(network, longer[None], preprocess), before=False)
         cells = as_map(map_in(output), output, tuple(longer.shape[1:]))
         return None if cells is None else tuple(cells.shape[2:])
 
-    grid = measured_grid(model, module, views[0], tuple(weights.shape[1:]), run)
+    grid = measured_grid(model, module, views[0], tuple(weights.shape[1:]), _run)
     return ClassMaps(name.removeprefix("backbone."), index, weights, frames, grid)
 
 

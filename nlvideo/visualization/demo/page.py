@@ -142,7 +142,7 @@ def _input_column(gr: ModuleType, demo: Demo) -> tuple[Any, Any, Any]:
 def _picture(gr: ModuleType, alt_text: str, elem_id: str) -> Any:
     """An image that is part of the answer. Left alone, Gradio would write a file and serve it by its name."""
 
-    def as_data(picture: Image.Image | None) -> Any:
+    def _as_data(picture: Image.Image | None) -> Any:
         if picture is None:
             return None
         out = io.BytesIO()
@@ -150,7 +150,7 @@ def _picture(gr: ModuleType, alt_text: str, elem_id: str) -> Any:
         return gr.data_classes.Base64ImageData(url=data_uri("image/webp", out.getvalue()))
 
     image = gr.Image(alt_text=alt_text, elem_id=elem_id, interactive=False, buttons=[], show_label=False)
-    image.postprocess = as_data
+    image.postprocess = _as_data
     return image
 
 
@@ -180,23 +180,23 @@ def _connect(gr: ModuleType, demo: Demo, outputs: list, examples: Any, block: An
     """Say which click calls what."""
     upload, state, _, _, moments, _, frames, _ = outputs
 
-    def on_upload(path: str | None) -> Iterator[list]:
+    def _on_upload(path: str | None) -> Iterator[list]:
         if path is not None:
             yield from (_updates(gr, answer) for answer in demo.open_upload(path))
 
-    def on_example(index: int) -> Iterator[list]:
+    def _on_example(index: int) -> Iterator[list]:
         yield from (_updates(gr, answer) for answer in demo.open_example(index))
 
-    def on_moment(shown: Shown | None, index: int) -> list:
+    def _on_moment(shown: Shown | None, index: int) -> list:
         return _updates(gr, demo.choose_moment(shown, index), same_video=True)
 
-    def on_point(shown: Shown | None, event: gr.SelectData) -> list:  # type: ignore[name-defined]  # a module at run time
+    def _on_point(shown: Shown | None, event: gr.SelectData) -> list:  # type: ignore[name-defined]  # a module at run time
         place = shown.rows.place(*event.index) if shown else (0, 0, 0)
         if place is None:  # between two frames
             return [gr.skip()] * len(outputs)
         return _updates(gr, demo.choose_position(shown, *place), same_video=True)
 
-    def on_block(shown: Shown | None, name: str) -> list:
+    def _on_block(shown: Shown | None, name: str) -> list:
         return _updates(gr, demo.choose_block(shown, name), same_video=True)
 
     # The model serves one request at a time; what happens here is no interface for programs.
@@ -209,11 +209,11 @@ def _connect(gr: ModuleType, demo: Demo, outputs: list, examples: Any, block: An
     }
     # Of clicks that come faster than answers only the last is worth one.
     latest = {**usual, "trigger_mode": "always_last"}
-    upload.upload(on_upload, [upload], **usual)
-    examples.click(on_example, [examples], **usual)
-    moments.input(on_moment, [state, moments], **latest)
-    frames.select(on_point, [state], **latest)
-    block.input(on_block, [state, block], **latest)
+    upload.upload(_on_upload, [upload], **usual)
+    examples.click(_on_example, [examples], **usual)
+    moments.input(_on_moment, [state, moments], **latest)
+    frames.select(_on_point, [state], **latest)
+    block.input(_on_block, [state, block], **latest)
 
 
 def start(demo: Demo, name: str, host: str = "127.0.0.1", port: int = 0) -> tuple["gradio.Blocks", str]:

@@ -129,16 +129,16 @@ def draw(chart: Chart, width: int = 420, height: int = 270) -> Drawing:
     y_domain, y_steps = _y_domain(chart, max(3, (bottom - top) // 48))
     x_steps = ticks(*x_domain, max(3, (right - left) // 80))
 
-    def place(x: float, y: float) -> Point:
+    def _place(x: float, y: float) -> Point:
         return _along(x, x_domain, left, right), _along(y, y_domain, bottom, top)
 
     return Drawing(
         width, height, plot, x_domain, y_domain,
         x_ticks=[(_along(x, x_domain, left, right), text) for x, text in tick_texts(x_steps)],
         y_ticks=[(_along(y, y_domain, bottom, top), text) for y, text in tick_texts(y_steps)],
-        paths=[_path(line, place) for line in chart.lines],
+        paths=[_path(line, _place) for line in chart.lines],
         # The line through the means of a faint one has the same marks.
-        marks=[mark for line in chart.lines if line.style != "raw" for mark in _marks(line, place, y_domain[0])],
+        marks=[mark for line in chart.lines if line.style != "raw" for mark in _marks(line, _place, y_domain[0])],
     )  # fmt: skip
 
 
