@@ -4,6 +4,7 @@ import argparse
 import functools
 import importlib
 import inspect
+import itertools
 import os
 import re
 import runpy
@@ -80,6 +81,41 @@ def test_getting_started_commands_run_in_order(workplace):
         assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
     assert (workplace / "output/instant/metrics.json").is_file()
     assert (workplace / "output/instant/config.yaml").is_file()
+
+
+# What makes the networks of own videos small, and their trainings a few iterations long.
+SMALL = """
+    MODEL.WEIGHTS '' INPUT.NUM_FRAMES 4 INPUT.SHORT_SIDE_RANGE [32,34] INPUT.CROP_SIZE 32 TEST.SHORT_SIDE 32
+    TEST.CROP_SIZE 32 TEST.NUM_CLIPS 1 TEST.NUM_CROPS 1 SOLVER.CLIPS_PER_BATCH 2 SOLVER.MAX_EPOCHS 1.0 SOLVER.MIN_ITER 0
+    MODEL.DEVICE cpu DATALOADER.NUM_WORKERS 0
+"""
+SECTIONS = [("README.md", "Train on your own videos"), ("docs/finetune.md", "Three commands")]
+
+
+@pytest.mark.parametrize("document, title", SECTIONS)
+def test_a_newcomers_commands_lead_from_a_folder_of_videos_to_a_label(document, title, workplace, make_video):
+    """Every command of the section runs as it stands, on videos where the section puts them; training is made small."""
+    for part, name, number in itertools.product(("train", "val"), ("juggling", "walking"), range(3)):
+        length = 8 + number + 6 * (part == "val") + 3 * (name == "walking")
+        make_video(workplace / f"videos/{part}/{name}/{number}.mp4", num_frames=length)
+    make_video(workplace / "new.mp4", num_frames=30)
+    section = re.search(rf"^## {title}\n(.*?)^## ", (ROOT / document).read_text(), re.MULTILINE | re.DOTALL)[1]
+    found = re.findall(r"python (tools/\w+\.py [^`\n]+)", section.replace("\\\n", " "))
+    scripts, environment = [], {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    for command in found:
+        script, *words = shlex.split(command)
+        if script in scripts:
+            continue  # the same for other data
+        scripts.append(script)
+        small = shlex.split(SMALL) if script.endswith("train_net.py") else []
+        command_line = [sys.executable, script, *words, *small]
+        done = subprocess.run(command_line, cwd=workplace, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+        if script.endswith("predict.py"):
+            labels = re.findall(r"^(\w+) +[\d.]+ %$", done.stdout, re.MULTILINE)
+            assert sorted(labels) == ["juggling", "walking"], done.stdout
+    assert scripts[:2] == ["tools/train_net.py", "tools/predict.py"]
+    assert (workplace / "output/mine/report.html").is_file()
 
 
 def shown_commands() -> list:
