@@ -71,6 +71,9 @@ setup(
             "hypothesis>=6.100",
             "matplotlib>=3.8",
             "scikit-learn>=1.3",
+            # docs/tour.ipynb is run.
+            "nbclient>=0.10",
+            "ipykernel>=6.29",
             "onnx>=1.17",
             "onnxscript>=0.5",
             "onnxruntime>=1.20",
