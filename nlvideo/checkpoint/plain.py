@@ -15,12 +15,8 @@ def to_plain(value: Any, where: str) -> Any:
     ``torch.load(weights_only=True)`` refuses a whole file for one foreign object. That may show years after the run. So
     foreign objects are refused here, when the file is written.
 
-    Args:
-        value: a state dict, or anything in one.
-        where: its place in the checkpoint, for the error.
-
     Raises:
-        ValueError: an object of another type; names its place.
+        ValueError: an object of another type; names its place, below ``where``.
     """
     if isinstance(value, Tensor):
         return value.detach().cpu()
@@ -40,12 +36,7 @@ def to_plain(value: Any, where: str) -> Any:
 
 
 def first_not_finite(value: Any, where: str = "") -> str | None:
-    """Return the place of the first tensor in a state that holds NaN or infinity, or None.
-
-    Args:
-        value: a state dict, or anything in one. Plain numbers are not checked.
-        where: the place of ``value``.
-    """
+    """Return the place, below ``where``, of the first tensor in a state that holds NaN or infinity, or None."""
     if isinstance(value, Tensor):
         return where if value.is_floating_point() and not value.isfinite().all() else None
     if not isinstance(value, (Mapping, list, tuple)):

@@ -176,15 +176,14 @@ def find_weights(
 ) -> Converted:
     """Find the weights in what a file holds, identify their source, and give them our names.
 
+    The source is "nlvideo" for our own names, and for names that no source claims.
+
     Args:
         content: from `read_file`.
         path: as for `load_weights`.
         names: of the tensors of the model. A file that has one of them is ours.
         source: a name in `SOURCES`; "auto": decided by the names in the file; "": the file is ours.
         entry: as for `flatten`.
-
-    Returns:
-        The weights. The source is "nlvideo" for our own names, and for names that no source claims.
 
     Raises:
         ValueError: there are no weights, several sources claim them, or our network cannot express theirs; one line.

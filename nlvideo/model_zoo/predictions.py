@@ -129,11 +129,7 @@ def output_files(folder: str, root: str, videos: Sequence[str]) -> dict[str, str
     """Return for each video the MP4 to write: its path below ``root`` becomes a path below ``folder``.
 
     If the names of two videos differ only in the ending, the files are ``clip.avi.mp4`` and ``clip.mov.mp4``.
-
-    Args:
-        folder: where the files are written.
-        root: the folder of the videos, or the video itself.
-        videos: from `find_videos`.
+    ``root`` is the folder of the ``videos`` of `find_videos`, or the video itself.
     """
     relative = {video: os.path.relpath(video, root) if video != root else os.path.basename(video) for video in videos}
     stems = Counter(os.path.splitext(name)[0] for name in relative.values())

@@ -111,12 +111,7 @@ class Predictor:
     def score_windows(
         self, stream: FrameStream, window_sec: float | None = None, stride_sec: float | None = None
     ) -> Iterator[tuple[Window, torch.Tensor]]:
-        """Yield (window, scores) of a stream while it is read. The stream need not end; see `timeline`.
-
-        Raises:
-            VideoDecodeError: the stream cannot be read.
-            ValueError: a wrong window or stride.
-        """
+        """Yield (window, scores) of a stream while it is read, even without end; see `timeline`."""
         if window_sec is None:
             window_sec = self.cfg.INPUT.NUM_FRAMES * self.cfg.INPUT.FRAME_STRIDE / (self.cfg.INPUT.FPS or stream.fps)
         num_windows = 0

@@ -76,14 +76,9 @@ def trained_config(
     opts: Sequence[str] = (),
     plugins: Sequence[str] = (),
 ) -> CfgNode:
-    """Return the frozen config of a trained model, with its weights in MODEL.WEIGHTS; arguments as for `get`.
+    """Return the frozen config of a trained model, with its weights in MODEL.WEIGHTS; arguments and errors: see `get`.
 
     Where MODEL.HEAD.NUM_CLASSES is 0, it becomes that of the weights.
-
-    Raises:
-        LookupFailed: no such model, config or key.
-        FileNotFoundError: a folder has no config or no weights.
-        ValueError: a wrong value.
     """
     last_words = ["MODEL.WEIGHTS", os.fspath(weights)] if weights is not None else []
     last_words += ["MODEL.DEVICE", device] if device is not None else []
