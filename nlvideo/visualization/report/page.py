@@ -6,7 +6,6 @@ import logging
 import math
 import os
 from collections.abc import Sequence
-from importlib import resources
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -15,24 +14,16 @@ from markupsafe import Markup
 import nlvideo
 from nlvideo.evaluation.testing import interval_text, unit_of
 from nlvideo.utils.files.file_io import write_text
+from nlvideo.visualization.report import facts
 from nlvideo.visualization.report.chart import draw
 from nlvideo.visualization.report.clips import Budget
 from nlvideo.visualization.report.curves import error_chart, training_charts
-from nlvideo.visualization.report.facts import (
-    config_differences,
-    description,
-    environment_rows,
-    model_facts,
-    reproduce_text,
-    summary,
-)
 from nlvideo.visualization.report.results import dataset_sections
 from nlvideo.visualization.report.run import Run, read_runs
 
 logger = logging.getLogger(__name__)
 
 FILE_NAME = "report.html"
-_TEMPLATES = resources.files("nlvideo.visualization.report") / "templates"
 
 
 def write_report(folders: Sequence[str], output: str, budget: Budget | None = None, heat: bool = False) -> None:
@@ -70,38 +61,34 @@ def try_write_report(folder: str, seconds: float = 3.0) -> bool:
 def render_report(runs: Sequence[Run], budget: Budget | None = None, heat: bool = False) -> str:
     """Return the page of one run or more as HTML; a browser fetches nothing else. See `write_report`."""
     budget = Budget() if budget is None else budget
-    models = [model_facts(run) for run in runs]
+    models = [facts.model_facts(run) for run in runs]
     main = error_chart(runs)
     context = {
         "version": nlvideo.__version__,
         "title": runs[0].name if len(runs) == 1 else f"{len(runs)} runs compared",
-        "lead": description(runs[0]) if len(runs) == 1 else "",
+        "lead": facts.description(runs[0]) if len(runs) == 1 else "",
         "runs": runs,
-        "summary": summary(runs, models),
-        "differences": config_differences([run.config for run in runs]),
+        "summary": facts.summary(runs, models),
+        "differences": facts.config_differences([run.config for run in runs]),
         "main": main and {"chart": main, "wide": draw(main, 900, 380), "narrow": draw(main, 420, 330)},
         "charts": [{"chart": chart, "drawing": draw(chart)} for chart in training_charts(runs)],
         "never_finite": _never_finite(runs),
         "tests": dataset_sections(runs, budget, heat),
         "models": models,
-        "environments": environment_rows(runs),
+        "environments": facts.environment_rows(runs),
     }
-    css, script = (_TEMPLATES.joinpath(name).read_text(encoding="utf8") for name in ("report.css", "report.js"))
+    loader = PackageLoader("nlvideo.visualization.report")
+    # Whatever comes from a run, such as class names and paths, is text and never markup.
+    environment = Environment(
+        loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
+    )
+    css, script = (loader.get_source(environment, name)[0] for name in ("report.css", "report.js"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     # Nothing of a run is in these two. The digest lets a browser run this script and no other.
     assets = {"css": Markup(css), "script": Markup(script), "script_digest": digest}
-    environment = Environment(
-        # Whatever comes from a run, such as class names and paths, is text and never markup.
-        loader=PackageLoader("nlvideo.visualization.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )  # fmt: skip
     environment.filters |= {"number": format_number, "value": format_value}
-    environment.globals |= {
-        "num_styles": 6,
-        "interval_text": interval_text,
-        "unit_of": unit_of,
-        "reproduce_text": reproduce_text,
-    }
+    environment.globals |= {"num_styles": 6, "interval_text": interval_text, "unit_of": unit_of}
+    environment.globals["reproduce_text"] = facts.reproduce_text
     return environment.get_template("report.html").render(**context, **assets)
 
 
