@@ -74,7 +74,9 @@ def prepare_dataset(
             write_text(files_written[-1], format_list(found.records, out))
         files_written.append(out / CLASSES_FILE)
         write_classes(files_written[-1], next(iter(splits.values())).classes)
-    return Prepared(splits, files_written, too_many, _shared(splits))
+    ids = [{record["video_id"] for record in found.records} for found in splits.values()]
+    shared = sorted(set.intersection(*ids)) if len(ids) > 1 else []
+    return Prepared(splits, files_written, too_many, shared)
 
 
 def count_table(splits: dict[str, Split]) -> list[dict[str, int | str]]:
@@ -88,8 +90,3 @@ def count_table(splits: dict[str, Split]) -> list[dict[str, int | str]]:
         {"label": label, "class": name, **{title: count[label] for title, count in counts.items()}}
         for label, name in enumerate(classes)
     ]
-
-
-def _shared(splits: dict[str, Split]) -> list[str]:
-    ids = [{record["video_id"] for record in found.records} for found in splits.values()]
-    return sorted(set.intersection(*ids)) if len(ids) > 1 else []

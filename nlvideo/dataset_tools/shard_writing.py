@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
@@ -86,19 +86,11 @@ def write_shards(
     if classes:
         write_classes(names, classes)
     todo = [path for path in shards if path not in set(kept)]
-    _write_all(todo, _write, num_workers)
-    return WrittenShards(todo, kept, sum(os.path.getsize(path) for path in shards))
-
-
-def _write_all(shards: Sequence[str], write: Callable[[str], None], num_workers: int) -> None:
     # Threads do: copying files waits for disks. After an error, what has not begun is left out.
-    pool = ThreadPoolExecutor(num_workers)
-    try:
-        tasks = [pool.submit(write, path) for path in shards]
-        for task in progress_bar(tasks, desc="shards", delay=5):
-            task.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
+    with ThreadPoolExecutor(num_workers) as pool:
+        for _ in progress_bar(pool.map(_write, todo), total=len(todo), desc="shards", delay=5):
+            pass
+    return WrittenShards(todo, kept, sum(os.path.getsize(path) for path in shards))
 
 
 def _holds(path: str, records: Sequence[Record]) -> bool:

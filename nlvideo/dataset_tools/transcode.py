@@ -5,7 +5,6 @@ import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from fractions import Fraction
-from itertools import pairwise
 
 import av
 import numpy as np
@@ -74,7 +73,8 @@ def transcode_video(task: tuple[str, str, TranscodeOptions, bool]) -> Transcoded
         if os.path.exists(out) and os.path.isfile(local) and os.path.samefile(local, out):
             result.error = f"{out} is the video itself, which is not replaced; name another folder"
             return result
-        origin = json.dumps({"source": _identity(source, local), **asdict(options)}, sort_keys=True)
+        identity = [os.path.basename(source), os.stat(local).st_size, os.stat(local).st_mtime_ns]
+        origin = json.dumps({"source": identity, **asdict(options)}, sort_keys=True)
         if os.path.exists(out):
             result.kept = _made_from(out) == origin
             if not result.kept and not overwrite:
@@ -112,13 +112,22 @@ def _encode(source: str, out: str, options: TranscodeOptions, origin: str) -> No
     before, stream = open_stream(source)
     with before, av.open(out, "w", format="mp4") as after:
         stream.codec_context.thread_count = 1
-        encoder = _add_stream(after, options, height, width, rate, time_base)
+        # sc_threshold 0: no key-frames beyond those asked for, which cuts between scenes would add.
+        settings = {"crf": str(options.crf), "preset": options.preset, "sc_threshold": "0"}
+        encoder = after.add_stream("libx264", rate=rate, options=settings)
+        encoder.height, encoder.width, encoder.pix_fmt = height, width, "yuv420p"
+        encoder.gop_size = options.key_frame_distance
+        context = encoder.codec_context
+        # The files are worked on in parallel already.
+        context.thread_count = 1
+        encoder.time_base = context.time_base = time_base
         after.metadata["comment"] = origin
         count = 0
         frames = (frame for frame, _ in decode_in_order(before, stream))
         for frame in _filtered(frames, stream, height, width, geometry):
-            if count == 0:
-                _copy_colours(frame, encoder)
+            if count == 0:  # the tags that say how colours are meant
+                context.colorspace, context.color_range = frame.colorspace, frame.color_range
+                context.color_primaries, context.color_trc = frame.color_primaries, frame.color_trc
             if count < num_frames:
                 frame.pts, frame.time_base = int(times[count]), time_base
                 frame.pict_type = av.video.frame.PictureType.NONE  # the encoder decides
@@ -127,26 +136,11 @@ def _encode(source: str, out: str, options: TranscodeOptions, origin: str) -> No
         after.mux(encoder.encode(None))
     if count != num_frames:
         raise VideoDecodeError(source, f"{count} of {num_frames} frames could be decoded")
-    _verify(out, num_frames, height, width)
-
-
-def _add_stream(
-    container: av.container.OutputContainer,
-    options: TranscodeOptions,
-    height: int,
-    width: int,
-    rate: Fraction,
-    time_base: Fraction,
-) -> av.VideoStream:
-    # sc_threshold 0: no key-frames beyond those asked for, which cuts between scenes would add.
-    settings = {"crf": str(options.crf), "preset": options.preset, "sc_threshold": "0"}
-    encoder = container.add_stream("libx264", rate=rate, options=settings)
-    encoder.height, encoder.width, encoder.pix_fmt = height, width, "yuv420p"
-    encoder.gop_size = options.key_frame_distance
-    encoder.time_base = encoder.codec_context.time_base = time_base
-    # The files are worked on in parallel already.
-    encoder.codec_context.thread_count = 1
-    return encoder
+    with VideoReader(out) as video:
+        if (video.num_frames, video.height, video.width) != (num_frames, height, width):
+            found = f"{video.num_frames} frames of {video.height}x{video.width}"
+            raise VideoDecodeError(out, f"expected {num_frames} frames of {height}x{width}, wrote {found}")
+        video.check()
 
 
 def _filtered(
@@ -173,32 +167,8 @@ def _build_graph(frame: av.VideoFrame, stream: av.VideoStream, height: int, widt
     chain += [graph.add("transpose", "dir=cclock") for _ in range(geometry.rotation // 90)]
     chain += [graph.add("hflip")] if geometry.mirrored else []
     chain.append(graph.add("scale", f"{width}:{height}:flags=bicubic"))
-    chain.append(graph.add("format", "yuv420p"))
-    chain.append(graph.add("buffersink"))
-    for one, other in pairwise(chain):
-        one.link_to(other)
-    graph.configure()
+    graph.link_nodes(*chain, graph.add("format", "yuv420p"), graph.add("buffersink")).configure()
     return graph
-
-
-def _copy_colours(frame: av.VideoFrame, encoder: av.VideoStream) -> None:
-    """Give the new video the tags of the old one that say how colours are meant."""
-    context = encoder.codec_context
-    context.colorspace, context.color_range = frame.colorspace, frame.color_range
-    context.color_primaries, context.color_trc = frame.color_primaries, frame.color_trc
-
-
-def _verify(path: str, num_frames: int, height: int, width: int) -> None:
-    with VideoReader(path) as video:
-        if (video.num_frames, video.height, video.width) != (num_frames, height, width):
-            found = f"{video.num_frames} frames of {video.height}x{video.width}"
-            raise VideoDecodeError(path, f"expected {num_frames} frames of {height}x{width}, wrote {found}")
-        video.check()
-
-
-def _identity(source: str, local: str) -> list[str | int]:
-    stat = os.stat(local)
-    return [os.path.basename(source), stat.st_size, stat.st_mtime_ns]
 
 
 def _made_from(path: str) -> str | None:

@@ -1,6 +1,7 @@
 """All videos of a dataset transcoded into a folder, with a list of them."""
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePath
 
@@ -47,7 +48,8 @@ def transcode_dataset(
     if name.startswith("wds:"):
         raise ValueError(f"{name}: shards hold videos as they are: transcode those, and make shards of the new ones")
     folder = Path(out).expanduser().absolute()
-    listed = folder / f"{_list_name(name)}.csv"
+    # The new list is called after the old one, the folder, or the dataset.
+    listed = folder / f"{PurePath(name.partition(':')[2]).stem if ':' in name else name}.csv"
     if listed.exists() and not overwrite and not _is_made_here(listed):
         raise ValueError(f"{listed} exists and is not of this program; use another folder, or --overwrite")
     check_classes(name, str(listed))
@@ -81,9 +83,7 @@ def new_paths(sources: Sequence[str], folder: Path) -> dict[str, Path]:
     parents = {os.path.dirname(_as_local(source)) for source in sources}
     root = os.path.commonpath(parents) if parents else "/"
     relative = {source: PurePath(os.path.relpath(_as_local(source), root)) for source in sources}
-    plain: dict[PurePath, int] = {}
-    for path in relative.values():
-        plain[path.with_suffix(".mp4")] = plain.get(path.with_suffix(".mp4"), 0) + 1
+    plain = Counter(path.with_suffix(".mp4") for path in relative.values())
     return {
         source: folder / (path.with_suffix(".mp4") if plain[path.with_suffix(".mp4")] == 1 else f"{path}.mp4")
         for source, path in relative.items()
@@ -99,8 +99,3 @@ def _is_made_here(listed: Path) -> bool:
     """Whether a list says, after its header, that this program made it."""
     with open(listed, errors="replace") as file:
         return f"# {_COMMENT}\n" in (file.readline(), file.readline())
-
-
-def _list_name(name: str) -> str:
-    """What the list of a dataset is called: after its own list, its folder, or its name."""
-    return PurePath(name.partition(":")[2]).stem if ":" in name else name

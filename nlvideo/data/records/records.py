@@ -119,15 +119,6 @@ class CompactRecords(Sequence[Record]):
     def record(self, index: int) -> Record:
         """Return a record, with ``0 <= index < len(self)``."""
 
-    @property
-    def labels(self) -> Labels:
-        """The labels of all records."""
-        return Labels.from_values(record["label"] for record in self)
-
-    def id_hashes(self) -> np.ndarray:
-        """Return a 64-bit hash of each video id, uint64 (N,)."""
-        return StringBlock.from_strings(record["video_id"] for record in self).hashes()
-
     @overload
     def __getitem__(self, index: int) -> Record: ...
     @overload
@@ -170,15 +161,12 @@ class SerializedRecords(CompactRecords):
 class TableRecords(CompactRecords):
     """Records whose ids are their paths, as in lists and folders; repeated paths get ``#2``, ``#3``, ... appended.
 
-    Attributes:
-        spans: ``label_spans`` as text; None: no record has any.
-
     Args:
         folder: what relative paths are relative to; may be remote.
         videos: the paths.
         labels: their labels.
         numbers: columns by key, such as "start_sec", float64 (N,); NaN where a record has none.
-        spans: ``label_spans`` as text, see ``parse_spans``; None: no record has any.
+        spans: ``label_spans`` as text, see ``parse_spans``, also an attribute; None: no record has any.
     """
 
     def __init__(
@@ -232,11 +220,7 @@ class TableRecords(CompactRecords):
 
 
 class ChainedRecords(CompactRecords):
-    """The records of several datasets, one after the other.
-
-    Args:
-        parts: at least one.
-    """
+    """The records of one or several datasets, one after the other."""
 
     def __init__(self, parts: Sequence[Sequence[Record]]):
         self.parts = list(parts)
@@ -274,7 +258,7 @@ def chain_records(parts: Sequence[Sequence[Record]]) -> Sequence[Record]:
 
 def labels_of(records: Sequence[Record]) -> Labels:
     """Return the labels of any sequence of records."""
-    if isinstance(records, CompactRecords):
+    if hasattr(records, "labels"):
         return records.labels
     return Labels.from_values(record["label"] for record in records)
 
@@ -298,7 +282,7 @@ def shard_sizes(records: Sequence[Record]) -> np.ndarray:
 
 def id_hashes(records: Sequence[Record]) -> np.ndarray:
     """Return a 64-bit hash of each video id of any sequence of records, uint64 (N,)."""
-    if isinstance(records, CompactRecords):
+    if hasattr(records, "id_hashes"):
         return records.id_hashes()
     return StringBlock.from_strings(record["video_id"] for record in records).hashes()
 
@@ -318,13 +302,10 @@ def parse_spans(text: str) -> list[tuple[int, float, float]]:
 
 def _count_occurrences(hashes: np.ndarray) -> np.ndarray | None:
     """Number equal hashes from 1 on, in order, int32 (N,); None where all differ."""
-    ordered = np.sort(hashes)
-    if not (ordered[1:] == ordered[:-1]).any():
-        return None
     order = np.argsort(hashes, kind="stable")
-    ordered = hashes[order]
-    firsts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
-    lengths = np.diff(np.append(firsts, len(ordered)))
+    _, firsts, counts = np.unique(hashes[order], return_index=True, return_counts=True)
+    if len(firsts) == len(hashes):
+        return None
     occurrences = np.empty(len(hashes), np.int32)
-    occurrences[order] = np.arange(len(hashes)) - np.repeat(firsts, lengths) + 1
+    occurrences[order] = np.arange(len(hashes)) - np.repeat(firsts, counts) + 1
     return occurrences

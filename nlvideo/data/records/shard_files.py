@@ -50,9 +50,8 @@ def expand_pattern(pattern: str) -> list[str]:
     choices = [_expand_braces(part, pattern) if place % 2 else [part] for place, part in enumerate(parts)]
     if (count := math.prod(map(len, choices))) > MAX_SHARDS:
         raise ValueError(f"{pattern}: names {count} shards, allowed: up to {MAX_SHARDS}")
-    paths = ["".join(chosen) for chosen in itertools.product(*choices)]
     expanded = []
-    for path in paths:
+    for path in map("".join, itertools.product(*choices)):
         if not any(character in path for character in "*?[") or is_remote(path):
             expanded.append(path)
         elif found := sorted(glob.glob(path)):
@@ -126,8 +125,7 @@ def read_index(path: str) -> list[Entry] | None:
         ValueError: the index is not of this shard as it is now, or damaged.
     """
     name = path + INDEX_SUFFIX
-    local = fetch_file(name)
-    if local is None:
+    if (local := fetch_file(name)) is None:
         return None
     with open(local) as file:
         try:
@@ -181,12 +179,15 @@ def _to_entry(path: str, key: str, sample: dict[str, Any]) -> Entry:
     videos, has_label = sample.get("videos", []), not sample.keys().isdisjoint(_LABEL_EXTENSIONS)
     if len(videos) != 1 or not has_label:
         found = f"{len(videos)} videos, {'a' if has_label else 'no'} label"
-        rule = ""
-        if "dotted" in sample:
-            rule = f"; {sample['dotted']} does not count: the name of a sample ends at the first dot, so rename it"
+        rule = "; {} does not count: the name of a sample ends at the first dot, so rename it"
+        rule = rule.format(sample["dotted"]) if "dotted" in sample else ""
         raise ValueError(f"{path}: the sample {key} has {found}, allowed: one video and a .cls or .json file{rule}")
     try:
-        fields = json.loads(sample[".json"]) if ".json" in sample else {"label": _parse_label(sample[".cls"].decode())}
+        if ".json" in sample:
+            fields = json.loads(sample[".json"])
+        else:
+            labels = [int(part) for part in sample[".cls"].decode().split(",")]
+            fields = {"label": labels if len(labels) > 1 else labels[0]}
         label = fields["label"]
     except (ValueError, KeyError, TypeError, RecursionError):
         text = str(sample.get(".json", sample.get(".cls")))[:80]
@@ -218,8 +219,3 @@ def _checked(path: str, entry: Entry, num_bytes: int) -> Entry:
         allowed = "start_sec, end_sec (seconds) and label_spans ([class, start, end])"
         raise ValueError(f"{name} has {str(extras)[:80]}, allowed beside the label: {allowed}")
     return entry
-
-
-def _parse_label(text: str) -> int | list[int]:
-    labels = [int(part) for part in text.split(",")]
-    return labels if "," in text else labels[0]

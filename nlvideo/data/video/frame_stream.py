@@ -23,15 +23,10 @@ from nlvideo.errors import VideoDecodeError
 
 
 class StreamFrame:
-    """A decoded frame, not yet converted.
-
-    Attributes:
-        seconds: from the first frame of the stream to this one.
-    """
+    """A decoded frame, not yet converted; ``seconds`` are from the first frame of the stream to this one."""
 
     def __init__(self, seconds: Fraction, frame: av.VideoFrame, converter: RgbConverter):
-        self.seconds = seconds
-        self._frame, self._converter = frame, converter
+        self.seconds, self._frame, self._converter = seconds, frame, converter
 
     @property
     def geometry(self) -> Geometry:

@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
@@ -83,20 +84,18 @@ class FrameFolder(_ConstantRate):
         super().__init__(path, pixels)
         self.fps = float(fps or 0)
         with read_errors(self.path):
-            self._names = sorted(filter(_is_frame, os.listdir(self.path)), key=_natural_key)
+            names = [name for name in os.listdir(self.path) if name.lower().endswith(IMAGE_EXTENSIONS)]
+        self._names = sorted((name for name in names if not name.startswith(".")), key=_natural_key)
         self.num_frames = len(self._names)
-        self._geometry: Geometry | None = None
         if not self._names:
             raise VideoDecodeError(self.path, f"no frames in the folder ({', '.join(IMAGE_EXTENSIONS)})")
 
-    @property
+    @cached_property
     def geometry(self) -> Geometry:
         """Size of the frames, from the header of the first image."""
-        if self._geometry is None:
-            with self._open_image(0) as image:
-                size = (image.height, image.width)
-                self._geometry = Geometry(*(size[::-1] if _orientation(image) in _SIDEWAYS else size))
-        return self._geometry
+        with self._open_image(0) as image:
+            size = (image.height, image.width)
+            return Geometry(*(size[::-1] if _orientation(image) in _SIDEWAYS else size))
 
     def _read(self, indices: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
         for index in indices:
@@ -128,10 +127,6 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 def _orientation(image: Image.Image) -> int:
     # To look for it, Pillow would decode a PNG, which almost never has one.
     return 1 if image.format == "PNG" else image.getexif().get(ExifTags.Base.Orientation, 1)
-
-
-def _is_frame(name: str) -> bool:
-    return name.lower().endswith(IMAGE_EXTENSIONS) and not name.startswith(".")
 
 
 def _natural_key(name: str) -> tuple[list[tuple[int, str]], str]:

@@ -64,9 +64,6 @@ def find_videos(root: str) -> FoundVideos:
 
     Links to folders are followed, and each folder is entered once. Hidden files and folders are skipped and not
     counted. A folder below the root that holds images is a video; images in the root itself belong to no video.
-
-    Args:
-        root: a local folder.
     """
     found, videos, entered = FoundVideos(), set(), set()
     folders = deque([""])

@@ -17,8 +17,7 @@ class Window(Video):
     """A part of a stream; see ``Video``. Only frames that are asked for are converted to RGB.
 
     Args:
-        path: of the stream.
-        fps: of the stream.
+        path, fps: of the stream.
         start_sec: its first moment, in seconds from the first frame of the stream.
         end_sec: the moment after its last; the end of the stream for the last window.
         frames: all its frames.

@@ -56,11 +56,7 @@ class TorchCodecReader(VideoReader):
             raise VideoDecodeError(self.path, _first_line(error)) from error
 
     def check(self) -> None:
-        """Decode the whole video.
-
-        Raises:
-            VideoDecodeError: some frame cannot be decoded.
-        """
+        """Decode the whole video; see ``Video``."""
         if not self._fits():
             super().check()
             return
@@ -93,11 +89,7 @@ class TorchCodecReader(VideoReader):
 
 
 def load_video_decoder() -> Callable[..., Any]:
-    """Return torchcodec's class.
-
-    Raises:
-        ImportError: one line that says what is missing.
-    """
+    """Return torchcodec's class, or raise ``ImportError`` with one line that says what is missing."""
     try:
         from torchcodec.decoders import VideoDecoder
     except ImportError as error:

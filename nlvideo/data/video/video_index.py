@@ -126,9 +126,7 @@ class IndexCache:
     """Indices on disk: one small file for each video, found by the video's path.
 
     An index is used as long as size and time of the video stay the same. Several processes may use one folder at once.
-
-    Args:
-        folder: made when first needed.
+    The folder is made when first needed.
     """
 
     def __init__(self, folder: str | os.PathLike):
@@ -154,12 +152,7 @@ class IndexCache:
         return [_full(path), status.st_size, status.st_mtime_ns]
 
     def save(self, path: str, index: VideoIndex, key: list) -> None:
-        """Write the index of a video, whole or not at all.
-
-        Args:
-            path: the video.
-            index: its index.
-            key: from ``key_of``, before the video was read.
+        """Write the index of a video, whole or not at all; ``key`` is from ``key_of``, before the video was read.
 
         Raises:
             OSError: it cannot be written.

@@ -71,7 +71,12 @@ class VideoReader(Video):
         self._geometry = index.geometry if index else None
         self._open(index, check)
         if cache and key:
-            self._keep_index(cache, key)
+            # A first frame that is damaged may be one that is never asked for.
+            with contextlib.suppress(VideoDecodeError):
+                self.geometry  # noqa: B018
+            # A full or read-only disk costs time, not the video.
+            with contextlib.suppress(OSError):
+                cache.save(self.path, replace(self._index, geometry=self._geometry), key)
         elif self._index.checked and index is None:
             advice = "an index folder (DATALOADER.INDEX_DIR) keeps what was found, so that it is done once"
             log_once(f"such videos are decoded when they are opened: {self._decoder.kind}; {advice}", logging.INFO)
@@ -93,11 +98,7 @@ class VideoReader(Video):
         return int(np.searchsorted(self._index.times, math.ceil(ticks)))
 
     def check(self) -> None:
-        """Decode the whole video, and compare a few frames by random access with what comes out.
-
-        Raises:
-            VideoDecodeError: some frame cannot be decoded, is of another size than those before, or differs.
-        """
+        """Decode the whole video, and compare a few frames by random access with what comes out; see ``Video``."""
         self._run(self._decoder.check)
 
     @property
@@ -159,11 +160,3 @@ class VideoReader(Video):
             except (TimeLimitExceeded, av.error.ExitError):
                 self._limit.give_up()
                 raise VideoDecodeError(self.path, f"no progress in {self._timeout_sec:g} s, given up") from None
-
-    def _keep_index(self, cache: IndexCache, key: list) -> None:
-        # A first frame that is damaged may be one that is never asked for.
-        with contextlib.suppress(VideoDecodeError):
-            self.geometry  # noqa: B018
-        # A full or read-only disk costs time, not the video.
-        with contextlib.suppress(OSError):
-            cache.save(self.path, replace(self._index, geometry=self._geometry), key)

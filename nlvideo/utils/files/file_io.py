@@ -169,7 +169,12 @@ class WholeFile:
             self.discard()
             raise
         os.close(self._handle)
-        _sync_folder(os.path.dirname(self.path))
+        # The rename itself survives a power failure only once the folder is on disk.
+        folder = os.open(os.path.dirname(self.path), os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
     def discard(self) -> None:
         """Remove the temporary file."""
@@ -264,11 +269,7 @@ def make_writable(folder: str, key: str) -> None:
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
-    """Write a text file in UTF-8, whole or not at all. Its folder must exist. Names of files keep their bytes.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
+    """Write a text file in UTF-8 as `atomic_write` does. Names of files keep their bytes."""
     atomic_write(os.fspath(path), lambda file: file.write(text.encode(errors="surrogateescape")))
 
 
@@ -276,8 +277,7 @@ def write_json(path: str, content: Any) -> None:
     """Write plain data as indented JSON, whole or not at all; folders are made.
 
     Raises:
-        OSError: the file cannot be written.
-        TypeError: the content is more than dicts, lists, texts, numbers, booleans and None.
+        OSError, TypeError: the file cannot be written; the content is no plain data.
     """
     text = json.dumps(content, indent=1) + "\n"
     os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
@@ -318,12 +318,3 @@ class FileFormat(NamedTuple):
         if version != self.version:
             raise ValueError(f"{path}: version: got {version!r}, allowed: {self.version}")
         return content
-
-
-def _sync_folder(folder: str) -> None:
-    # The rename itself survives a power failure only once the folder is on disk.
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -13,6 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import torch
 
@@ -36,12 +37,13 @@ def environment() -> dict[str, str]:
         "CPUs usable": usable_cpus(),
         "torch": torch.__version__,
         "CUDA of torch": torch.version.cuda or "none",
-        "GPUs": _gpus(),
+        "GPUs": ", ".join(map(torch.cuda.get_device_name, range(torch.cuda.device_count()))) or "none",
         "cuDNN": torch.backends.cudnn.version() or "none",
     }
     for package in ("torchvision", "numpy", "fvcore", "iopath", "yacs", "tensorboard", "av"):
         rows[package] = _version(package)
-    rows["FFmpeg libraries of av"] = _ffmpeg()
+    libraries = sorted(av.library_versions.items())
+    rows["FFmpeg libraries of av"] = ", ".join(f"{name} {'.'.join(map(str, version))}" for name, version in libraries)
     return {name: str(value) for name, value in rows.items()}
 
 
@@ -130,22 +132,8 @@ def _commit() -> str:
     return done.stdout.strip()
 
 
-def _gpus() -> str:
-    if not torch.cuda.is_available():
-        return "none"
-    return ", ".join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
-
-
 def _version(package: str) -> str:
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return "missing"
-
-
-def _ffmpeg() -> str:
-    try:
-        import av
-    except ImportError:
-        return "missing"
-    return ", ".join(f"{name} {'.'.join(map(str, version))}" for name, version in sorted(av.library_versions.items()))

@@ -12,34 +12,29 @@ from nlvideo.errors import TimeLimitExceeded
 Result = TypeVar("Result")
 
 
-class _WorkThread(threading.Thread):
-    """Does one task after the other, until one returns False."""
-
-    def __init__(self) -> None:
-        super().__init__(daemon=True, name="nlvideo-time-limit")
-        self.tasks: queue.SimpleQueue[Callable[[], bool]] = queue.SimpleQueue()
-
-    def run(self) -> None:
-        """Wait for tasks. Nothing of a task stays once it is done."""
-        while self.tasks.get()():
-            pass
-
+_Tasks = queue.SimpleQueue[Callable[[], bool]]
 
 #: subjects whose work was given up in this process, and the longest limit of each, seconds
 given_up: dict[str, float] = {}
-# Threads that wait for work. A forked process has none of the threads of its parent.
-_idle: list[_WorkThread] = []
+# Where threads wait for work. A forked process has none of the threads of its parent.
+_idle: list[_Tasks] = []
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_idle.clear)
 
 
-def _waiting_thread() -> _WorkThread:
+def _do_tasks(tasks: _Tasks) -> None:
+    """Do one task after the other, until one returns False. Nothing of a task stays once it is done."""
+    while tasks.get()():
+        pass
+
+
+def _waiting_thread() -> _Tasks:
     try:
         return _idle.pop()
     except IndexError:
-        thread = _WorkThread()
-        thread.start()
-        return thread
+        tasks: _Tasks = queue.SimpleQueue()
+        threading.Thread(target=_do_tasks, args=(tasks,), daemon=True, name="nlvideo-time-limit").start()
+        return tasks
 
 
 class TimeLimit:
@@ -119,8 +114,8 @@ class TimeLimit:
                 cleanup()
             return not left_alone
 
-        thread = _waiting_thread()
-        thread.tasks.put(_task)
+        tasks = _waiting_thread()
+        tasks.put(_task)
         try:
             while not done.wait(max(0.0, self._deadline - time.monotonic())):
                 if time.monotonic() >= self._deadline:
@@ -132,7 +127,7 @@ class TimeLimit:
             raise
         finally:
             if not self.abandoned:
-                _idle.append(thread)
+                _idle.append(tasks)
         if errors:
             raise errors[0]
         return outcome[0]

@@ -99,9 +99,6 @@ class ShowTimes:
     without a timestamp is shown after the last one at the stated rate. So is a frame whose timestamp is more than a
     second before the last: a joined recording begins there, and later timestamps count from there.
 
-    Args:
-        stream: of the frames.
-
     Attributes:
         time_base: of the times, seconds.
     """
@@ -116,8 +113,7 @@ class ShowTimes:
     def next(self, stamp: int | None) -> int:
         """Return when the next frame is shown, in units of the time base from the first frame.
 
-        Args:
-            stamp: its timestamp; None where the file gives none.
+        ``stamp`` is its timestamp; None where the file gives none.
         """
         last = self._last
         time = Fraction(0) if last is None else last + self._step
