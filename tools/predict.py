@@ -60,7 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(args: argparse.Namespace) -> None:
     """Predict, print the tables and write the files."""
     # Only now: --help answers without loading torch.
-    from nlvideo.data.video.sliding_window import check_windows
+    from nlvideo.data.video.frame_stream import check_windows
     from nlvideo.model_zoo import Predictor
     from nlvideo.model_zoo.predictions import find_videos, format_predictions, write_predictions
 

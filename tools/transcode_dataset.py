@@ -33,8 +33,7 @@ def main(arguments: argparse.Namespace) -> None:
     """Transcode, and print failures and a summary."""
     # Only now: --help answers without loading torch.
     from nlvideo.data import get_dataset
-    from nlvideo.dataset_tools.transcode import PRESETS, TranscodeOptions
-    from nlvideo.dataset_tools.transcode_dataset import transcode_dataset
+    from nlvideo.dataset_tools.transcode import PRESETS, TranscodeOptions, transcode_dataset
 
     for flag, low in (("short_side", 2), ("key_frame_distance", 1), ("num_workers", 1)):
         if getattr(arguments, flag) < low:

@@ -8,10 +8,9 @@ from nlvideo.data.datasets import get_dataset
 from nlvideo.data.loaders import TestLoader, TrainLoader
 from nlvideo.data.samplers import SAMPLER
 from nlvideo.data.video.base import Video
-from nlvideo.data.video.frame_stream import FrameStream, open_camera
+from nlvideo.data.video.frame_stream import FrameStream, Window, open_camera, slide
 from nlvideo.data.video.frames import FrameArray, FrameFolder
 from nlvideo.data.video.open import READERS, open_video
-from nlvideo.data.video.sliding_window import Window, slide
 from nlvideo.data.video.torchcodec_reader import TorchCodecReader
 from nlvideo.data.video.video_index import IndexCache, VideoIndex
 from nlvideo.data.video.video_reader import VideoReader

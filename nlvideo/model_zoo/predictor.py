@@ -10,8 +10,7 @@ import torch
 from nlvideo.config import CfgNode
 from nlvideo.data.dataset_mapper import MAPPER, reading_options
 from nlvideo.data.video.base import Video
-from nlvideo.data.video.frame_stream import FrameStream
-from nlvideo.data.video.sliding_window import Window, slide
+from nlvideo.data.video.frame_stream import FrameStream, Window, slide
 from nlvideo.errors import VideoTooShort
 from nlvideo.model_zoo.trained import get, trained_config
 

@@ -20,7 +20,7 @@ import pytest
 
 from nlvideo.data import FrameStream, IndexCache, VideoDecodeError, VideoReader
 from nlvideo.data.video import frame_decoder
-from nlvideo.data.video.sliding_window import slide
+from nlvideo.data.video.frame_stream import slide
 from nlvideo.dataset_tools.indexing import index_videos
 from nlvideo.dataset_tools.transcode import TranscodeOptions, transcode_video
 from nlvideo.tools.lib.survey import survey_video

@@ -16,8 +16,7 @@ from nlvideo.data.datasets.listed import read_classes
 from nlvideo.data.records.shard_files import expand_pattern
 from nlvideo.dataset_tools.indexing import index_videos
 from nlvideo.dataset_tools.shard_writing import write_shards
-from nlvideo.dataset_tools.transcode import TranscodeOptions
-from nlvideo.dataset_tools.transcode_dataset import transcode_dataset
+from nlvideo.dataset_tools.transcode import TranscodeOptions, transcode_dataset
 from nlvideo.tools.lib.survey import survey_dataset
 from nlvideo.utils.files.file_io import PathManager, absolute_path, file_exists, is_remote, join_path, local_path
 

@@ -10,8 +10,7 @@ import pytest
 
 from nlvideo.data import VideoReader, get_dataset
 from nlvideo.dataset_tools import transcode_dataset as module
-from nlvideo.dataset_tools.transcode import TranscodeOptions, output_size, transcode_video
-from nlvideo.dataset_tools.transcode_dataset import new_paths, transcode_dataset
+from nlvideo.dataset_tools.transcode import TranscodeOptions, new_paths, output_size, transcode_dataset, transcode_video
 from nlvideo.errors import ProcessDied
 
 FAST = TranscodeOptions(preset="ultrafast", crf=1)

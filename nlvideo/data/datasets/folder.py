@@ -6,8 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from nlvideo.data.catalog import MetadataCatalog
-from nlvideo.data.records.records import Labels, TableRecords
-from nlvideo.data.records.string_block import StringBlock
+from nlvideo.data.records.records import Labels, StringBlock, TableRecords
 from nlvideo.data.video.paths import find_videos
 from nlvideo.utils.console import log_once
 

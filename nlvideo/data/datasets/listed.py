@@ -27,8 +27,7 @@ from itertools import chain, islice
 import numpy as np
 
 from nlvideo.data.catalog import MetadataCatalog
-from nlvideo.data.records.records import Labels, TableRecords, parse_spans
-from nlvideo.data.records.string_block import StringBlock
+from nlvideo.data.records.records import Labels, StringBlock, TableRecords, parse_spans
 from nlvideo.utils.console import progress_bar
 from nlvideo.utils.files.file_io import absolute_path, fetch_file, write_text
 from nlvideo.utils.messages import did_you_mean

@@ -7,9 +7,8 @@ import torch
 
 from nlvideo.data.catalog import MetadataCatalog, Record
 from nlvideo.data.datasets.listed import CLASSES_FILE, read_classes
-from nlvideo.data.records.records import ChainedRecords, CompactRecords, Labels, SerializedRecords
+from nlvideo.data.records.records import ChainedRecords, CompactRecords, Labels, SerializedRecords, StringBlock
 from nlvideo.data.records.shard_files import expand_pattern, read_index, scan_shard
-from nlvideo.data.records.string_block import StringBlock
 from nlvideo.data.video.paths import member_path
 from nlvideo.utils.console import progress_bar
 from nlvideo.utils.files.file_io import absolute_path, fetch_file, file_exists, is_remote

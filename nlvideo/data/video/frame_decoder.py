@@ -17,10 +17,9 @@ from nlvideo.data.video.exact.decode_in_order import (
     open_stream,
     read_packets,
 )
-from nlvideo.data.video.exact.packet_scan import is_packed, scan_packets
 from nlvideo.data.video.exact.proven_kinds import PROVEN, kind_of
 from nlvideo.data.video.pixels import PixelLimits, RgbConverter
-from nlvideo.data.video.video_index import VideoIndex
+from nlvideo.data.video.video_index import VideoIndex, is_packed, scan_packets
 from nlvideo.errors import VideoDecodeError
 from nlvideo.utils.console import log_once
 from nlvideo.utils.system.time_limit import TimeLimit

@@ -11,13 +11,13 @@ from nlvideo.data.records.records import (
     ChainedRecords,
     Labels,
     SerializedRecords,
+    StringBlock,
     TableRecords,
     chain_records,
     compact_records,
     id_hashes,
     labels_of,
 )
-from nlvideo.data.records.string_block import StringBlock
 
 RECORDS = [{"file_name": f"/{i}.mp4", "label": i % 3, "video_id": str(i)} for i in range(6)]
 HASHES = ["0000000000000000", "0000000000000062", "62a9402a3c99b36b", "10d6d52e877666b6"]
