@@ -65,9 +65,8 @@ def index_videos(paths: Sequence[str], index_dir: str | os.PathLike, num_workers
 
     # Threads do: FFmpeg reads without holding Python's lock.
     with ThreadPoolExecutor(num_workers) as pool:
-        for path, (index, note) in zip(
-            files, progress_bar(pool.map(_work, files), total=len(files), unit="video"), strict=True
-        ):
+        done = progress_bar(pool.map(_work, files), total=len(files), unit="video")
+        for path, (index, note) in zip(files, done, strict=True):
             if index is None:
                 result.failed.append((path, note))
                 continue

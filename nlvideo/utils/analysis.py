@@ -90,10 +90,7 @@ def _run(module: nn.Module, arguments: tuple, device: torch.device) -> dict[str,
 
 
 def without_norms(module: nn.Module) -> nn.Module:
-    """Make the batch norms of a module return their input, and return the module.
-
-    Counts and shapes stay the same. On the meta device norms take more time than everything else.
-    """
+    """Make the batch norms of a module, which take most of the time on the meta device, return their input."""
     for child in module.modules():
         if hasattr(child, "running_mean") and hasattr(child, "running_var"):
             child.forward = nn.Identity().forward

@@ -52,12 +52,7 @@ def gather_object(obj: Any) -> list[Any]:
 
 
 def reduce_dict(values: dict[str, torch.Tensor], average: bool = True) -> dict[str, torch.Tensor]:
-    """Sum or average scalar tensors over the ranks, on every rank, in one call.
-
-    Args:
-        values: scalar tensors, the same names on every rank.
-        average: divide the sums by the number of ranks.
-    """
+    """Average, or sum, scalar tensors of the same names on every rank, over the ranks, in one call."""
     if get_world_size() == 1 or not values:
         return dict(values)
     # Ranks may have filled their dicts in different orders.

@@ -57,8 +57,7 @@ def never_fail_to_encode() -> None:
 def end_if_unread(error: BaseException | None = None) -> None:
     """End this process as other programs end when no one reads their output any more, such as with ``| head``.
 
-    Args:
-        error: what ended the work. None: the work is done, and the rest of the output is printed here.
+    ``error`` is what ended the work. None: the work is done, and the rest of the output is printed here.
     """
     try:
         sys.stdout.flush()

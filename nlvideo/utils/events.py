@@ -105,8 +105,7 @@ class EventStorage:
     """
 
     def __init__(self, start_iter: int = 0):
-        self.start_iter = start_iter
-        self.iter = start_iter
+        self.start_iter = self.iter = start_iter
         self._histories: dict[str, History] = {}
 
     def put_scalar(self, name: str, value: float | torch.Tensor, smoothing_hint: bool = True) -> None:
@@ -198,8 +197,8 @@ class _IncrementalWriter(EventWriter):
         self._next: dict[str, int] = {}
 
     def _new_scalars(self, storage: EventStorage) -> dict[str, tuple[float, int]]:
-        first = storage.start_iter
-        new = {k: v for k, v in storage.smoothed(self._window).items() if v[1] >= self._next.get(k, first)}
+        values = storage.smoothed(self._window).items()
+        new = {name: value for name, value in values if value[1] >= self._next.get(name, storage.start_iter)}
         self._next.update({name: iteration + 1 for name, (_, iteration) in new.items()})
         return new
 
@@ -266,8 +265,7 @@ class ConsoleWriter(EventWriter):
     """
 
     def __init__(self, max_iter: int, period: int = 20):
-        self._max_iter = max_iter
-        self._period = period
+        self._max_iter, self._period = max_iter, period
         self._logger = logging.getLogger(__name__)
 
     def write(self) -> None:
@@ -280,8 +278,8 @@ class ConsoleWriter(EventWriter):
             parts.insert(0, f"eta: {datetime.timedelta(seconds=max(0, int(left)))}")
         # Losses first; results of an evaluation (with a slash) have a table of their own.
         metrics = [name for name in scalars if name not in _TIMES and "/" not in name]
-        for name in sorted(metrics, key=lambda name: ("loss" not in name, name)):
-            parts.append(f"{name}: {scalars[name][0]:.4g}")
+        metrics.sort(key=lambda name: ("loss" not in name, name))
+        parts += [f"{name}: {scalars[name][0]:.4g}" for name in metrics]
         parts += [f"{name}: {scalars[name][0]:.4f}" for name in ("time", "data_time") if name in scalars]
         if "lr" in scalars:
             parts.append(f"lr: {scalars['lr'][0]:.5g}")

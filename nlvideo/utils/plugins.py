@@ -4,7 +4,6 @@ import importlib.util
 import sys
 from dataclasses import dataclass
 from importlib import metadata
-from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -70,15 +69,13 @@ def resolve_spec(spec: str, base_dir: str | None = None) -> str:
     if "/" in spec or spec.startswith((".", "~")):
         return str(path)
     # A search for a.b would import a.
-    if path.is_dir() and not _entry_point(spec) and not _is_installed(spec.partition(".")[0]):
+    if path.is_dir() and not _entry_point(spec) and not _origin(spec.partition(".")[0]):
         return str(path)
     return spec
 
 
 def comes_with(spec: str, base_dir: str, folder: str) -> bool:
     """Return whether a plugin comes with a folder: it lies there, or a file there names it by a relative path.
-
-    Nothing is imported.
 
     Args:
         spec: an entry of ``PLUGINS``.
@@ -90,8 +87,8 @@ def comes_with(spec: str, base_dir: str, folder: str) -> bool:
         is_relative = not Path(spec).expanduser().is_absolute()
         return plugin.is_relative_to(root) or (is_relative and Path(base_dir).resolve().is_relative_to(root))
     entry_point = _entry_point(spec)
-    found = _find((entry_point.module if entry_point else spec).partition(".")[0])
-    return found is not None and found.origin is not None and Path(found.origin).resolve().is_relative_to(root)
+    origin = _origin((entry_point.module if entry_point else spec).partition(".")[0])
+    return origin is not None and Path(origin).resolve().is_relative_to(root)
 
 
 def load_plugin(spec: str, base_dir: str | None = None) -> Plugin:
@@ -146,7 +143,7 @@ def _import_name(name: str) -> ModuleType:
     entry_point = _entry_point(name)
     if entry_point:
         return _import(entry_point.module, name)
-    if not _is_installed(name):
+    if not _origin(name):
         known = sorted(point.name for point in metadata.entry_points(group=ENTRY_POINT_GROUP))
         raise LookupFailed(
             f"plugin {name!r}: no such folder, module or entry point."
@@ -166,14 +163,10 @@ def _entry_point(name: str) -> metadata.EntryPoint | None:
     return next(iter(metadata.entry_points(group=ENTRY_POINT_GROUP, name=name)), None)
 
 
-def _is_installed(name: str) -> bool:
-    found = _find(name)
-    # A folder on sys.path without an __init__.py is found as a namespace package (no origin): not a plugin.
-    return found is not None and found.origin is not None
-
-
-def _find(name: str) -> ModuleSpec | None:
+def _origin(name: str) -> str | None:
+    """The file of an installed module. A folder without an ``__init__.py`` is a namespace package, and has none."""
     try:
-        return importlib.util.find_spec(name)
+        found = importlib.util.find_spec(name)
     except (ImportError, ValueError):
         return None
+    return found.origin if found else None

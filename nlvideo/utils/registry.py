@@ -44,11 +44,7 @@ class Registry:
         return obj
 
     def get(self, name: str, key: str = "") -> Any:
-        """Return the object registered under ``name``.
-
-        Args:
-            name: of the object.
-            key: the key of the config that the name comes from; the error begins with it.
+        """Return the object registered under ``name``. Errors begin with ``key``, the key of the config that has it.
 
         Raises:
             LookupFailed: there is none; the message lists the close matches, the names and the plugins loaded.

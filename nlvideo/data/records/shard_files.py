@@ -75,12 +75,9 @@ def _expand_braces(text: str, pattern: str) -> Sequence[str]:
 
 
 def write_shard(path: str, records: Sequence[Record], first: int) -> None:
-    """Write records and their videos as a shard, and its index; both are whole or not there.
+    """Write records of video files as a shard, and its index; both are whole or not there.
 
-    Args:
-        path: the tar file.
-        records: of video files.
-        first: number of the first record; the samples are named by their numbers.
+    The samples are named by their numbers, from ``first`` on.
 
     Raises:
         ValueError: the video of a record is a folder.

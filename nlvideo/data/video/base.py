@@ -52,26 +52,17 @@ class Video(contextlib.AbstractContextManager, ABC):
     def geometry(self) -> Geometry:
         """Size of the frames that ``get_frames`` returns, and how stored frames become these.
 
-        Raises:
-            VideoDecodeError: the first frame cannot be read.
+        ``VideoDecodeError``: the first frame cannot be read.
         """
 
     @property
     @abstractmethod
     def frame_seconds(self) -> np.ndarray:
-        """When each frame is shown, in order: float64 (num_frames,), seconds.
-
-        Raises:
-            VideoDecodeError: the frame rate is not known.
-        """
+        """When each frame is shown: float64 (num_frames,), seconds; ``VideoDecodeError``: the rate is not known."""
 
     @abstractmethod
     def _read(self, indices: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
-        """Yield (index, uint8 (H, W, 3)) for increasing indices of the video: RGB and upright, maybe a view.
-
-        Raises:
-            VideoDecodeError: a frame cannot be decoded.
-        """
+        """Yield (index, uint8 (H, W, 3)) for increasing indices of the video: RGB and upright, maybe a view."""
 
     def get_frames(self, indices: Sequence[int]) -> np.ndarray:
         """Return frames by index, in the order given; an index may occur several times and is decoded once.
@@ -111,22 +102,15 @@ class Video(contextlib.AbstractContextManager, ABC):
         return frames
 
     def index_at(self, seconds: float) -> int:
-        """Return the index of the first frame that is shown at or after ``seconds``.
+        """Return the index of the first frame that is shown at or after ``seconds``; see ``frame_seconds``.
 
         Before the start it is 0, past the end ``num_frames``.
-
-        Raises:
-            VideoDecodeError: the frame rate is not known.
         """
         # Seconds are rounded to some decimals: half a millionth decides no frame.
         return int(np.searchsorted(self.frame_seconds, seconds - 5e-7))
 
     def check(self) -> None:
-        """Decode the whole video.
-
-        Raises:
-            VideoDecodeError: a frame cannot be decoded, or the size of the frames changes.
-        """
+        """Decode the whole video; ``VideoDecodeError``: a frame cannot be decoded, or the size of frames changes."""
         for index, image in self._read(range(self.num_frames)):
             self._check_size(index, image, self.height, self.width)
 
@@ -166,11 +150,7 @@ class Video(contextlib.AbstractContextManager, ABC):
 
     @property
     def duration_sec(self) -> float:
-        """How long all frames are shown, seconds; the last one counts for as long as most are.
-
-        Raises:
-            VideoDecodeError: the frame rate is not known.
-        """
+        """How long all frames are shown, seconds, the last for as long as most are; see ``frame_seconds``."""
         seconds = self.frame_seconds
         return float(seconds[-1] + np.median(np.diff(seconds))) if self.num_frames > 1 else 1 / self.fps
 
@@ -187,12 +167,7 @@ class Video(contextlib.AbstractContextManager, ABC):
 def read_errors(path: str, part: str = "") -> Iterator[None]:
     """Turn what FFmpeg, Pillow or the system raises into a ``VideoDecodeError``, which says what a wrong file holds.
 
-    Args:
-        path: the video.
-        part: of the video, such as the name of an image in a folder; "": the video itself.
-
-    Raises:
-        VideoDecodeError: the video cannot be read.
+    ``part`` of the video is for example the name of an image in a folder; "": the video itself.
     """
     prefix = f"{part}: " if part else ""
     try:

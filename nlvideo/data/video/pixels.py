@@ -33,21 +33,13 @@ class PixelLimits:
     clip: float = math.inf
 
     def check_frame(self, path: str, height: int, width: int) -> None:
-        """Check the size of one frame.
-
-        Raises:
-            VideoDecodeError: it is larger than ``frame``.
-        """
+        """Raise ``VideoDecodeError`` where a frame is larger than ``frame``."""
         if height * width > self.frame:
             size, most = f"frames of {height}x{width} pixels", f"{self.frame:,} pixels a frame"
             raise VideoDecodeError(path, f"{size}, allowed: {most} (DATALOADER.MAX_FRAME_PIXELS)")
 
     def check_clip(self, path: str, num_frames: int, height: int, width: int) -> None:
-        """Check the size of all frames of a clip.
-
-        Raises:
-            VideoDecodeError: they are larger than ``clip`` together.
-        """
+        """Raise ``VideoDecodeError`` where the frames of a clip are larger than ``clip`` together."""
         if num_frames * height * width > self.clip:
             size = f"{num_frames} frames of {height}x{width} pixels"
             raise VideoDecodeError(path, f"{size}, allowed: {self.clip:,} pixels a clip (DATALOADER.MAX_CLIP_PIXELS)")
@@ -55,19 +47,14 @@ class PixelLimits:
     def apply(self, path: str, codec: av.VideoCodecContext) -> None:
         """Make a decoder that is not open yet refuse larger frames, also where the size changes within the stream.
 
-        Raises:
-            VideoDecodeError: the header already says that they are larger.
+        ``VideoDecodeError``: the header already says that they are larger.
         """
         self.check_frame(path, codec.height, codec.width)
         codec.options = codec.options | {"max_pixels": str(2 * self.frame + _MARGINS)}
 
     @contextlib.contextmanager
     def explained(self, path: str, codec: av.VideoCodecContext) -> Iterator[None]:
-        """Name the limit where a decoder refuses a frame because of its size.
-
-        Raises:
-            VideoDecodeError: the decoder refused the size.
-        """
+        """Raise ``VideoDecodeError``, which names the limit, where a decoder refuses a frame because of its size."""
         try:
             yield
         except av.FFmpegError as error:

@@ -241,11 +241,7 @@ def naming(path: str | os.PathLike, temporary: str | None = None) -> Iterator[No
 
 
 def atomic_write(path: str, write: Callable[[BinaryIO], object]) -> None:
-    """Write a file, whole or not at all, see `WholeFile`.
-
-    Args:
-        path: the local file to create or replace; its folder must exist.
-        write: called with an open binary file.
+    """Write a local file, whole or not at all, see `WholeFile`; ``write`` is called with an open binary file.
 
     Raises:
         OSError: the folder is missing or full. An earlier file of that name is then untouched.
@@ -297,23 +293,20 @@ class FileFormat(NamedTuple):
         return {self.key: self.name, "version": self.version}
 
     def read(self, path: str, file: TextIO, hook: Callable[[dict[str, Any]], Any] | None = None) -> dict[str, Any]:
-        """Return the content of an open file, without the header.
+        """Return the content of an open file, without the header; ``path`` is for errors.
 
-        Args:
-            path: of the file, for errors.
-            file: open for reading.
-            hook: gets each JSON object as a dict as soon as it is read, and returns what takes its place.
+        A ``hook`` gets each JSON object as a dict as soon as it is read, and returns what takes its place.
 
         Raises:
             ValueError: the file is of another format or version; one line.
         """
-        kind = self.name.removeprefix("nlvideo ")
+        wrong = f"{path}: not a {self.name.removeprefix('nlvideo ')} file"
         try:
             content = json.load(file, object_hook=hook)
         except ValueError as error:
-            raise ValueError(f"{path}: not a {kind} file: {error}") from None
+            raise ValueError(f"{wrong}: {error}") from None
         if not isinstance(content, dict) or content.pop(self.key, None) != self.name:
-            raise ValueError(f"{path}: not a {kind} file: {self.key!r} is not {self.name!r}")
+            raise ValueError(f"{wrong}: {self.key!r} is not {self.name!r}")
         version = content.pop("version", None)
         if version != self.version:
             raise ValueError(f"{path}: version: got {version!r}, allowed: {self.version}")

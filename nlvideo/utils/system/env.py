@@ -31,7 +31,7 @@ def environment() -> dict[str, str]:
     rows = {
         "nlvideo": nlvideo.__version__,
         "commit": _commit(),
-        "repository": str(_root()) if _is_clone() else "none",
+        "repository": str(_clone() or "none"),
         "python": sys.version.replace("\n", " "),
         "platform": platform.platform(),
         "CPUs usable": usable_cpus(),
@@ -111,20 +111,17 @@ def seed_everything(seed: int) -> int:
     return seed
 
 
-def _root() -> Path:
-    return Path(nlvideo.__file__).resolve().parents[1]
-
-
-def _is_clone() -> bool:
+def _clone() -> Path | None:
     # A ".git" in a folder above would belong to a project that has nlvideo among its installed packages.
-    return (_root() / ".git").exists()
+    root = Path(nlvideo.__file__).resolve().parents[1]
+    return root if (root / ".git").exists() else None
 
 
 def _commit() -> str:
     """The commit of the clone that nlvideo runs from, with "-dirty" if files differ; "none" outside of a clone."""
-    if not _is_clone():
+    if (root := _clone()) is None:
         return "none"
-    command = ["git", "-C", str(_root()), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):

@@ -23,11 +23,9 @@ _NEVER = -1
 
 
 def command_line(argv: Sequence[str] | None = None, python: str = "python") -> str:
-    """Return the command that started this process, ready to paste into a shell.
+    """Return the command that started this process, or of other ``argv``, ready to paste into a shell.
 
-    Args:
-        argv: script and arguments. None: those of this process.
-        python: the interpreter to name. Under ``torchrun``, that takes its place.
+    ``python`` is the interpreter to name. Under ``torchrun``, that takes its place.
     """
     command = [python, *(sys.argv if argv is None else argv)]
     if "TORCHELASTIC_RUN_ID" in os.environ:
