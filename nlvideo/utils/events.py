@@ -120,11 +120,6 @@ class EventStorage:
         history.smoothing_hint = smoothing_hint
         history.put(value, self.iter)
 
-    def put_scalars(self, *, smoothing_hint: bool = True, **scalars: float | torch.Tensor) -> None:
-        """Record several scalars; see ``put_scalar``."""
-        for name, value in scalars.items():
-            self.put_scalar(name, value, smoothing_hint)
-
     def step(self) -> None:
         """Move on to the next iteration."""
         self.iter += 1
@@ -190,7 +185,11 @@ class EventWriter:
 
 
 class _IncrementalWriter(EventWriter):
-    """Base of writers to files: each value is written once, and none of an earlier process."""
+    """Base of writers to files: each value is written once, and none of an earlier process.
+
+    Args:
+        window: the number of values whose median stands for a smoothed scalar.
+    """
 
     def __init__(self, window: int):
         self._window = window
@@ -204,13 +203,9 @@ class _IncrementalWriter(EventWriter):
 
 
 class JSONWriter(_IncrementalWriter):
-    """Appends to a file of JSON lines: ``{"iteration": 19, "total_loss": 0.5, "lr": 0.01}``.
+    """Appends to a file, usually ``metrics.json``, lines of ``{"iteration": 19, "total_loss": 0.5, "lr": 0.01}``.
 
     A run that stopped between checkpoints and was resumed writes some iterations twice; the later line counts.
-
-    Args:
-        path: the file, usually ``metrics.json`` in the output folder.
-        window: the number of values whose median stands for a smoothed scalar.
     """
 
     def __init__(self, path: str, window: int = 20):
@@ -230,12 +225,7 @@ class JSONWriter(_IncrementalWriter):
 
 
 class TensorBoardWriter(_IncrementalWriter):
-    """Writes the scalars to a TensorBoard event file.
-
-    Args:
-        log_dir: the folder that TensorBoard is pointed at.
-        window: the number of values whose median stands for a smoothed scalar.
-    """
+    """Writes the scalars to a TensorBoard event file in ``log_dir``, the folder that TensorBoard is pointed at."""
 
     def __init__(self, log_dir: str, window: int = 20):
         super().__init__(window)

@@ -47,7 +47,7 @@ def test_scalars_carry_the_iteration():
     storage.put_scalar("loss", torch.tensor(2.0))
     storage.put_scalar("lr", 0.1, smoothing_hint=False)
     storage.step()
-    storage.put_scalars(loss=1.0)
+    storage.put_scalar("loss", 1.0)
     assert (storage.iter, storage.start_iter) == (6, 5)
     assert storage.latest() == {"loss": (1.0, 6), "lr": (0.1, 5)}
     assert storage.history("loss").values() == [(2.0, 5), (1.0, 6)]
@@ -64,7 +64,7 @@ def test_only_hinted_scalars_are_smoothed():
     storage = EventStorage()
     for value in (1.0, 5.0, 9.0):
         storage.put_scalar("loss", value)
-        storage.put_scalars(lr=value, smoothing_hint=False)
+        storage.put_scalar("lr", value, smoothing_hint=False)
         storage.step()
     assert storage.smoothed(20) == {"loss": (5.0, 2), "lr": (9.0, 2)}
     assert storage.smoothed(1) == {"loss": (9.0, 2), "lr": (9.0, 2)}
@@ -193,6 +193,7 @@ def test_the_console_line_before_anything_was_timed(caplog):
 
 def test_latest_values_as_tensors():
     with EventStorage() as storage:
-        storage.put_scalars(a=1, b=torch.tensor(0.5))
+        storage.put_scalar("a", 1)
+        storage.put_scalar("b", torch.tensor(0.5))
     found = storage.latest_tensors("cpu")
     assert {name: value.item() for name, value in found.items()} == {"a": 1.0, "b": 0.5}

@@ -69,11 +69,7 @@ class FrameDecoder:
         self._end_run()
 
     def open(self, index: VideoIndex | None = None, check: bool = False) -> None:
-        """Open the file; without an index, make it.
-
-        Args:
-            index: as an earlier reader made it.
-            check: decode the file to make the index whatever its kind is.
+        """Open the file; without an index, make it. ``check``: decode the file for that, whatever its kind is.
 
         Raises:
             VideoDecodeError: there are no frames, or fewer than there should be.

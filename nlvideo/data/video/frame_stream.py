@@ -124,7 +124,7 @@ class Window(Video):
     """A part of a stream; see ``Video``. Only frames that are asked for are converted to RGB.
 
     Args:
-        path, fps: of the stream.
+        stream: that it is a part of.
         start_sec: its first moment, in seconds from the first frame of the stream.
         end_sec: the moment after its last; the end of the stream for the last window.
         frames: all its frames.
@@ -136,15 +136,14 @@ class Window(Video):
 
     def __init__(
         self,
-        path: str,
-        fps: float,
+        stream: FrameStream,
         start_sec: float,
         end_sec: float,
         frames: Sequence[StreamFrame],
         own: Sequence[StreamFrame],
     ):
-        super().__init__(path)
-        self.num_frames, self.fps = len(frames), fps
+        super().__init__(stream.path)
+        self.num_frames, self.fps = len(frames), stream.fps
         self.start_sec, self.end_sec, self.frames, self.own = start_sec, end_sec, frames, own
 
     @property
@@ -206,7 +205,7 @@ def _slide(stream: FrameStream, length: Fraction, stride: Fraction) -> Iterator[
 
     def _window(begin: Fraction, end: Fraction, earlier: list[StreamFrame], num_own: int) -> Window:
         own = tuple(itertools.islice(held, num_own))
-        return Window(stream.path, stream.fps, float(begin), float(end), (*earlier, *held), own)
+        return Window(stream, float(begin), float(end), (*earlier, *held), own)
 
     for frame in stream:
         # As VideoReader.index_at: timestamps are rounded, half a tick decides nothing.

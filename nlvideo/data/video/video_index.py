@@ -134,12 +134,7 @@ class VideoIndex:
 def scan_packets(
     path: str, container: av.container.InputContainer, stream: av.VideoStream, check: Callable[[], None]
 ) -> tuple[VideoIndex, bool]:
-    """Read all packets of a freshly opened file.
-
-    Args:
-        path: for messages.
-        container, stream: from ``open_stream``.
-        check: called for each packet; it may raise.
+    """Read all packets of a file that ``open_stream`` has just opened; ``check`` is called for each, and may raise.
 
     Returns:
         The index, in which each packet that is shown is a frame, and whether the packets say enough for it. Where they

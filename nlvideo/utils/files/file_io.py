@@ -133,7 +133,7 @@ def _check_handler(path: str) -> None:
         )
 
 
-class WholeFile:
+class WholeFile(contextlib.AbstractContextManager["WholeFile"]):
     """A file that is written under a temporary name and gets its own once it is complete; a context manager.
 
     Other processes see it either whole or not at all, even if this one is killed. The writer holds a lock on the
@@ -181,9 +181,6 @@ class WholeFile:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self.temporary)
         os.close(self._handle)
-
-    def __enter__(self) -> "WholeFile":
-        return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, *rest: object) -> None:
         if error is None:

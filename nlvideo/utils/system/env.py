@@ -53,12 +53,9 @@ def collect_env() -> str:
 
 
 def append_invocation(folder: str, environment: Mapping[str, str], **facts: Any) -> None:
-    """Append a JSON line to ``<folder>/invocations.json``: what runs now, when and where.
+    """Append a JSON line to ``<folder>/invocations.json``: what runs now, when, where and with what ``environment``.
 
-    Args:
-        folder: the output folder; it must exist.
-        environment: versions and devices, see ``environment``.
-        facts: more to remember, of plain types.
+    ``facts`` are more to remember, of plain types. The folder must exist.
     """
     row = {
         "time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
