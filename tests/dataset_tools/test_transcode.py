@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from nlvideo.data import VideoReader, get_dataset
-from nlvideo.dataset_tools import transcode_dataset as module
+from nlvideo.dataset_tools import transcode as module
 from nlvideo.dataset_tools.transcode import TranscodeOptions, new_paths, output_size, transcode_dataset, transcode_video
 from nlvideo.errors import ProcessDied
 
