@@ -30,11 +30,7 @@ def has_event_storage() -> bool:
 
 
 def get_event_storage() -> EventStorage:
-    """Return the storage of the innermost ``with EventStorage()``.
-
-    Raises:
-        RuntimeError: there is none.
-    """
+    """Return the storage of the innermost ``with EventStorage()``, or raise ``RuntimeError`` where there is none."""
     if not _storages:
         raise RuntimeError("no EventStorage: call this inside `with EventStorage(start_iter):`")
     return _storages[-1]
@@ -125,11 +121,7 @@ class EventStorage:
         self.iter += 1
 
     def history(self, name: str) -> History:
-        """Return the history of a scalar.
-
-        Raises:
-            LookupFailed: nothing was recorded under this name.
-        """
+        """Return the history of a scalar, or raise ``LookupFailed`` where nothing was recorded under this name."""
         if name not in self._histories:
             raise LookupFailed(f"no scalar {name!r} was recorded. {did_you_mean(name, self._histories)}".rstrip())
         return self._histories[name]

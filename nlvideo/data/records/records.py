@@ -117,11 +117,7 @@ class Labels:
 
     @classmethod
     def from_values(cls, values: Iterable[int | Sequence[int]]) -> "Labels":
-        """Gather the ``"label"`` of records.
-
-        Raises:
-            ValueError: one is no integer of 32 bits, or list of them.
-        """
+        """Gather the ``"label"`` of records; raise ``ValueError`` where one is no 32-bit integer, or list of them."""
         flat, ends, are_lists = array("q"), array("q"), array("b")
         for value in values:
             given: Iterable[Any] = value if isinstance(value, (list, tuple, np.ndarray)) else [value]
@@ -365,11 +361,7 @@ def id_hashes(records: Sequence[Record]) -> np.ndarray:
 
 
 def parse_spans(text: str) -> list[tuple[int, float, float]]:
-    """Return the (class, start, end) in ``3 0.0 4.5;7 2.1 9.8``; seconds.
-
-    Raises:
-        ValueError: the text is not of that form.
-    """
+    """Return the (class, start, end) in ``3 0.0 4.5;7 2.1 9.8``, seconds; raise ``ValueError`` for another form."""
     spans = []
     for part in filter(None, (part.strip() for part in text.split(";"))):
         label, start_sec, end_sec = part.split()

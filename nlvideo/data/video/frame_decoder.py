@@ -89,11 +89,7 @@ class FrameDecoder:
             raise VideoDecodeError(self.path, "no frames in the video stream")
 
     def frames(self, wanted: Sequence[int]) -> Iterator[tuple[int, av.VideoFrame]]:
-        """Yield (number, frame) for increasing numbers.
-
-        Raises:
-            VideoDecodeError: a wanted frame does not come out of the decoder.
-        """
+        """Yield (number, frame) for increasing numbers, or raise ``VideoDecodeError`` where one does not come out."""
         done = 0
         while True:
             try:
@@ -116,11 +112,7 @@ class FrameDecoder:
                 raise
 
     def check(self) -> None:
-        """Decode the whole file, and compare its index, and a few frames by random access, with what comes out.
-
-        Raises:
-            VideoDecodeError: they differ, or the size of the frames changes.
-        """
+        """Decode the whole file; raise ``VideoDecodeError`` where its index or random access gives something else."""
         index = self.index
         found, differs, sizes = self._learn(index)
         self.index = index

@@ -29,15 +29,9 @@ Result = TypeVar("Result")
 class VideoReader(Video):
     """Random access to the frames of one video file, exact to the frame; see ``Video``.
 
-    Frame k is frame k of a decode from the start, to the byte. Opening reads the packets without decoding them, or
-    takes their index from a cache. Their sorted timestamps number the frames, and the key-frames among them are the
-    places where decoding can start. ``get_frames`` decodes on one thread what the wanted frames need (``FrameDecoder``)
-    and converts only the wanted frames to RGB. Where packets are not proven to tell all that, opening decodes the file
-    once, and counts, numbers and times what comes out. A frame whose data is damaged is returned as the decoder
-    repaired it.
-
-    The frames are those of the video stream that FFmpeg calls the best one. A reader may be used again after a fork: it
-    then opens the file again.
+    Frame k is frame k of a decode from the start, to the byte; ``FrameDecoder`` says how. Only wanted frames become
+    RGB. A frame whose data is damaged is returned as the decoder repaired it. The frames are those of the video stream
+    that FFmpeg calls the best one. A reader may be used again after a fork: it then opens the file again.
 
     Args:
         path: the file.

@@ -217,9 +217,7 @@ def _sweep(folder: str) -> None:
 def naming(path: str | os.PathLike, temporary: str | None = None) -> Iterator[None]:
     """Name the file that is written in this block in errors of the system that do not name it.
 
-    Args:
-        path: of the file.
-        temporary: the name under which it is written.
+    ``temporary`` is the name under which it is written.
 
     Raises:
         OSError: with the path, even if the library that writes hides a full disk in an error of its own.
@@ -248,11 +246,7 @@ def atomic_write(path: str, write: Callable[[BinaryIO], object]) -> None:
 
 
 def make_writable(folder: str, key: str) -> None:
-    """Make a folder, and check that files can be written into it.
-
-    Raises:
-        ValueError: they cannot; it names ``key``, the argument or config key that says which folder.
-    """
+    """Make a folder; raise ``ValueError``, which names the argument or config ``key``, where it cannot be written."""
     try:
         os.makedirs(folder, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
