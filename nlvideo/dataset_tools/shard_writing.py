@@ -74,22 +74,20 @@ def write_shards(
         write_shard(path, _chosen(path), parts[path].start)
 
     kept = [path for path in shards if os.path.exists(path) and _holds(path, _chosen(path))]
-    others = [path for path in shards if path not in set(kept) and os.path.exists(path)]
+    todo = [path for path in shards if path not in set(kept)]
+    others = list(filter(os.path.exists, todo))
     names = f"{folder}/{CLASSES_FILE}"
     if classes and os.path.exists(names) and read_classes(names) != list(classes):
         others.append(names)
     if others and not overwrite:
-        raise ValueError(
-            f"{len(others)} files exist and hold something else: {some(others)}; --overwrite replaces them"
-        )
+        found = f"{len(others)} files exist and hold something else: {some(others)}"
+        raise ValueError(f"{found}; --overwrite replaces them")
     os.makedirs(folder, exist_ok=True)
     if classes:
         write_classes(names, classes)
-    todo = [path for path in shards if path not in set(kept)]
     # Threads do: copying files waits for disks. After an error, what has not begun is left out.
     with ThreadPoolExecutor(num_workers) as pool:
-        for _ in progress_bar(pool.map(_write, todo), total=len(todo), desc="shards", delay=5):
-            pass
+        list(progress_bar(pool.map(_write, todo), total=len(todo), desc="shards", delay=5))
     return WrittenShards(todo, kept, sum(os.path.getsize(path) for path in shards))
 
 
