@@ -1,10 +1,10 @@
 """Hooks that save and evaluate the model while it trains."""
 
+import contextlib
 import logging
 import math
 import os
 import secrets
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +17,7 @@ from nlvideo.engine.train_loop import HookBase, SimpleTrainer
 from nlvideo.evaluation.testing import lower_is_better
 from nlvideo.utils import comm
 from nlvideo.utils.events import EventStorage
-from nlvideo.utils.messages import one_of
+from nlvideo.utils.messages import check_one_of
 
 logger = logging.getLogger(__name__)
 
@@ -81,18 +81,15 @@ class PeriodicCheckpointer(HookBase):
             path = os.path.join(self._folder, f"{name}.pth")
             if not os.path.exists(path) or os.path.basename(last_checkpoint_in(self._folder) or "") == f"{name}.pth":
                 continue
-            if not self._has_written(path):
+            run = None
+            with contextlib.suppress(Exception):  # whatever it is, it is the file of someone else
+                content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+                run = content["trainer"]["hooks"][self.name]["run"]
+            if run == self._run:
+                os.remove(path)
+                logger.info("Removed %s: SOLVER.CHECKPOINT_KEEP is %d", path, self._keep)
+            else:
                 logger.warning("%s stays: it is no longer what this run wrote there", path)
-                continue
-            os.remove(path)
-            logger.info("Removed %s: SOLVER.CHECKPOINT_KEEP is %d", path, self._keep)
-
-    def _has_written(self, path: str) -> bool:
-        try:
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-            return content["trainer"]["hooks"][self.name]["run"] == self._run
-        except Exception:  # whatever it is, it is the file of someone else
-            return False
 
     def state_dict(self) -> dict[str, Any]:
         """Return which checkpoint this is, and with ``keep`` the names of those that may have to go."""
@@ -137,10 +134,16 @@ class EvalHook(HookBase):
 class BestCheckpointer(HookBase):
     """Saves ``model_best`` whenever an evaluation beats the best one so far. Must come after the evaluation.
 
+    With ``patience`` it ends the run, as if it had come to its last iteration, after so many evaluations without a
+    better one. The learning rate follows its schedule for the whole run: a run that ends early has not come to the low
+    rates of the end.
+
     Args:
         evaluation: its metric decides.
         save: called with ``("model_best", False)``.
         metric: e.g. ``classification/loss``; "": the first of the evaluation. Higher is better, but for a loss.
+        patience: 0: never end.
+        checkpoints: saves ``model_final`` of a run that ends early.
 
     Attributes:
         metric: the one in use; "" before the first evaluation if none was given.
@@ -150,48 +153,70 @@ class BestCheckpointer(HookBase):
         evaluations_since: how many have not been better.
     """
 
-    def __init__(self, evaluation: EvalHook, save: SaveFunction, metric: str = ""):
+    def __init__(
+        self,
+        evaluation: EvalHook,
+        save: SaveFunction,
+        metric: str = "",
+        patience: int = 0,
+        checkpoints: PeriodicCheckpointer | None = None,
+    ):
         self.evaluation, self._save, self.metric = evaluation, save, metric
+        self._patience, self._checkpoints = patience, checkpoints
         self.best: float | None = None
         self.iteration: int | None = None
         self.results: Results = {}
         self.evaluations_since = 0
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether patience is over, and the last checkpoint is the final one."""
+        saved = self._checkpoints and self._checkpoints.saved
+        return bool(saved and saved[1] == "model_final") and self._is_over
+
+    @property
+    def _is_over(self) -> bool:
+        return 0 < self._patience <= self.evaluations_since
+
     def after_step(self) -> None:
-        """Save if this iteration was evaluated and is the best.
+        """Save if this iteration was evaluated and is the best; end the run if patience is over.
 
         Raises:
             ValueError: the evaluation has no such metric.
         """
-        results, prefix = self.evaluation.results, self.evaluation.prefix
-        if self.evaluation.evaluated_iter != self.trainer.iter or not results:
+        results, trainer, done = self.evaluation.results, self.trainer, self.trainer.iter + 1
+        if self.evaluation.evaluated_iter != trainer.iter or not results:
             return
-        values = flatten_results(results, finite=False)
+        values = flatten_results(results)
         self.metric = self.metric or next(iter(values), "")
-        if self.metric not in values:
-            raise one_of("SOLVER.EARLY_STOPPING.METRIC", self.metric, values)
-        value = values[self.metric]
+        check_one_of("SOLVER.EARLY_STOPPING.METRIC", self.metric, values)
+        name, value = self.evaluation.prefix + self.metric, values[self.metric]
         sign = -1 if lower_is_better(self.metric) else 1
-        # Also false for NaN, the result of a set without a single video.
-        if not sign * value > (-math.inf if self.best is None else sign * self.best):
-            self.evaluations_since += 1
+        # False for NaN, the result of a set without a single video.
+        if sign * value > (-math.inf if self.best is None else sign * self.best):
+            self.best, self.iteration, self.results, self.evaluations_since = value, done, results, 0
+            logger.info("Best %s so far: %.4g after %d iterations", name, value, done)
+            self._save("model_best", False)
             return
-        self.best, self.iteration, self.evaluations_since = value, self.trainer.iter + 1, 0
-        self.results = results
-        logger.info("Best %s so far: %.4g after %d iterations", prefix + self.metric, value, self.iteration)
-        self._save("model_best", False)
+        self.evaluations_since += 1
+        if not self._is_over:
+            return
+        if not trainer.is_last_step:
+            logger.info(
+                "Early stopping after %d of %d iterations: the last %d evaluations have no better %s than iteration %s,"
+                " %s. To train on, resume with a larger SOLVER.EARLY_STOPPING.PATIENCE, or 0",
+                done, trainer.max_iter, self.evaluations_since, name, self.iteration, self.best,
+            )  # fmt: skip
+            trainer.max_iter = done
+        if self._checkpoints:
+            self._checkpoints.save_now()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the best so far, and by what."""
         if self.best is None and not self.evaluations_since:
             return {}
-        return {
-            "metric": self.evaluation.prefix + self.metric,
-            "best": self.best,
-            "iteration": self.iteration,
-            "results": self.results,
-            "evaluations_since": self.evaluations_since,
-        }
+        own = {name: getattr(self, name) for name in ("best", "iteration", "results", "evaluations_since")}
+        return {"metric": self.evaluation.prefix + self.metric, **own}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take the best back, unless it is by another metric or protocol than this run's."""
@@ -199,58 +224,23 @@ class BestCheckpointer(HookBase):
         by = saved.removeprefix(prefix)
         if not saved.startswith(prefix) or (not prefix and saved.startswith(VALIDATION)) or self.metric not in ("", by):
             now = prefix + (self.metric or "the first metric")
-            logger.warning(
-                "The best checkpoint was the best by %s. Now %s decides, and the next is the best", saved, now
-            )
+            logger.warning("The best checkpoint was the best by %s. Now %s decides, from its beginning", saved, now)
             return
         self.metric, self.best = by, state_dict["best"]
         self.iteration, self.results = state_dict.get("iteration"), state_dict.get("results", {})
         self.evaluations_since = state_dict.get("evaluations_since", 0)
 
 
-class EarlyStopping(HookBase):
-    """Ends the run, as if it had come to its last iteration, after ``patience`` evaluations without a better one.
-
-    Must come after the `BestCheckpointer`, which counts them, and before what happens at the end. The learning rate
-    follows its schedule for the whole run: a run that ends early has not come to the low rates of the end.
-
-    Args:
-        best: says what is better.
-        checkpoints: saves ``model_final``.
-        patience: 0: never end.
-    """
-
-    def __init__(self, best: BestCheckpointer, checkpoints: PeriodicCheckpointer, patience: int):
-        self._best, self._checkpoints, self._patience = best, checkpoints, patience
-
-    @property
-    def has_ended(self) -> bool:
-        """Whether the loaded checkpoint is the final one of a run that has ended early."""
-        is_final = self._checkpoints.saved is not None and self._checkpoints.saved[1] == "model_final"
-        return is_final and 0 < self._patience <= self._best.evaluations_since
-
-    def after_step(self) -> None:
-        """End the run if it is time."""
-        best, trainer = self._best, self.trainer
-        is_over = 0 < self._patience <= best.evaluations_since
-        if not is_over or best.evaluation.evaluated_iter != trainer.iter:
-            return
-        if not trainer.is_last_step:
-            logger.info(
-                "Early stopping after %d of %d iterations: %s has not been better than %s (iteration %s) in the last %d"
-                " evaluations. To train on, resume with a larger SOLVER.EARLY_STOPPING.PATIENCE, or 0",
-                trainer.iter + 1, trainer.max_iter, best.evaluation.prefix + best.metric,
-                "nothing" if best.best is None else f"{best.best:.4g}", best.iteration, best.evaluations_since,
-            )  # fmt: skip
-            trainer.max_iter = trainer.iter + 1
-        self._checkpoints.save_now()
-
-
 class FinalTest(HookBase):
-    """Says at the end what the last and the best checkpoint reach, and tests by the full protocol what has not been.
+    """Tests the last and the best checkpoint at the end by the full protocol, unless that has been done.
+
+    A checkpoint whose iteration has been evaluated or tested since is saved once more, with the results and the best so
+    far. Otherwise a run that is resumed there would take a worse one for the best.
 
     Args:
+        checkpoints: which checkpoint was the last.
         best: and its evaluation.
+        save: see `SaveFunction`.
         evaluate: tests the last weights by the full protocol; returns as for `EvalHook`.
         evaluate_best: tests ``model_best``; returns how many iterations it had, None if it is missing, and its results.
 
@@ -261,23 +251,28 @@ class FinalTest(HookBase):
 
     def __init__(
         self,
+        checkpoints: PeriodicCheckpointer,
         best: BestCheckpointer,
+        save: SaveFunction,
         evaluate: Callable[[], Results],
         evaluate_best: Callable[[], tuple[int | None, Results]],
     ):
-        self._best, self._evaluate, self._evaluate_best = best, evaluate, evaluate_best
+        self._checkpoints, self._best, self._save = checkpoints, best, save
+        self._evaluate, self._evaluate_best = evaluate, evaluate_best
         self.results: Results = {}
         self.tested_iter = -1
 
     def after_step(self) -> None:
-        """Test at the end."""
+        """Test at the end, and save what has been evaluated under its name."""
         if self.trainer.is_last_step:
             self.run()
+        iteration, name = self._checkpoints.saved or (-1, "")
+        if self.trainer.iter == iteration in (self._best.evaluation.evaluated_iter, self.tested_iter):
+            self._save(name, True)
 
     def run(self) -> Results:
         """Test now, on every rank, and return the results of both."""
-        best, storage, start = self._best, self.trainer.storage, time.perf_counter()
-        done = self.trainer.iter + 1
+        best, storage, done = self._best, self.trainer.storage, self.trainer.iter + 1
         # An evaluation by the protocol of TEST.VALIDATION says nothing here.
         tested = best.evaluation.evaluated_iter == self.trainer.iter and not best.evaluation.prefix
         last = best.evaluation.results if tested else comm.all_gather_object(self._evaluate())[0]
@@ -287,40 +282,21 @@ class FinalTest(HookBase):
         if best.best is None or not last:
             return self.results
         iteration, results = best.iteration, best.results
-        if iteration != done and not (tested and results and iteration):
-            seconds = "" if tested else f", in about {time.perf_counter() - start:.0f} s"
-            logger.info("The best checkpoint is another than the last: testing it too%s", seconds)
-            iteration, results = self._evaluate_best()
-        name, of_last = best.metric, flatten_results(last).get(best.metric, math.nan)
         if iteration == done:
-            logger.info("%s: last and best (iteration %d): %.4g", name, done, of_last)
-        elif iteration is None:
-            return self.results
-        else:
+            results = last
+        elif not (tested and results and iteration):
+            logger.info("The best checkpoint is another than the last: testing it too")
+            iteration, results = self._evaluate_best()
+            if iteration is None:
+                return self.results
+        if iteration != done:
             self.results |= {f"{BEST}{key}": value for key, value in results.items()}
             put_results(storage, results, BEST)
-            of_best = flatten_results(results).get(name, math.nan)
-            logger.info(
-                "%s: last (iteration %d): %.4g, best (iteration %d): %.4g", name, done, of_last, iteration, of_best
-            )
+        values = [flatten_results(of).get(best.metric, math.nan) for of in (last, results)]
+        text = "%s: last (iteration %d): %.4g, best (iteration %d): %.4g"
+        logger.info(text, best.metric, done, values[0], iteration, values[1])
         storage.put_scalar(f"{BEST}iteration", iteration, smoothing_hint=False)
         return self.results
-
-
-class ResultsCheckpointer(HookBase):
-    """Saves a checkpoint once more where its iteration has been evaluated since: with the results, and the best so far.
-
-    Otherwise a run that is resumed there would know of no such evaluation, and take a worse one for the best.
-    """
-
-    def __init__(self, checkpoints: PeriodicCheckpointer, evaluation: EvalHook, final: FinalTest, save: SaveFunction):
-        self._checkpoints, self._evaluation, self._final, self._save = checkpoints, evaluation, final, save
-
-    def after_step(self) -> None:
-        """Save under the same name if both happened in this iteration."""
-        iteration, name = self._checkpoints.saved or (-1, "")
-        if self.trainer.iter == iteration and iteration in (self._evaluation.evaluated_iter, self._final.tested_iter):
-            self._save(name, True)
 
 
 class Settings(HookBase):
@@ -365,16 +341,16 @@ def put_results(storage: EventStorage, results: dict[str, Any], prefix: str = ""
     there = storage.latest()
     for name, value in flatten_results(results).items():
         # A run that was killed may have put them there for this iteration.
-        if there.get(f"{prefix}{name}", (value, -1))[1] != storage.iter:
+        if math.isfinite(value) and there.get(f"{prefix}{name}", (value, -1))[1] != storage.iter:
             storage.put_scalar(f"{prefix}{name}", value, smoothing_hint=False)
 
 
-def flatten_results(results: dict[str, Any], finite: bool = True) -> dict[str, float]:
-    """Return ``{"classification/top1": 71.2, ...}`` of nested results; with ``finite``, only finite numbers."""
+def flatten_results(results: dict[str, Any]) -> dict[str, float]:
+    """Return ``{"classification/top1": 71.2, ...}`` of the numbers in nested results."""
     flat: dict[str, float] = {}
     for name, value in results.items():
         if isinstance(value, dict):
-            flat.update({f"{name}/{inner}": number for inner, number in flatten_results(value, finite).items()})
-        elif isinstance(value, (int, float)) and (math.isfinite(value) or not finite):
+            flat.update({f"{name}/{inner}": number for inner, number in flatten_results(value).items()})
+        elif isinstance(value, (int, float)):
             flat[name] = float(value)
     return flat

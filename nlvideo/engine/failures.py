@@ -14,16 +14,21 @@ from nlvideo.utils.messages import some
 
 logger = logging.getLogger(__name__)
 
+# Listing more than these on one line does not help.
+_MAX_LISTED = 20
+
 
 class FailedVideos(HookBase):
-    """Logs each training video that cannot be read once, and keeps the list of all of them in a file.
+    """Logs each training video that cannot be read once, keeps the list in a file, and ends the run if there are many.
 
     Files are counted over all ranks, and each only once however often it is drawn. Must come before the hook that saves
-    checkpoints, so that a resumed run knows them all.
+    checkpoints, so that a resumed run knows them all. Without the number of training videos there is no limit.
 
     Args:
         path: a JSON file, ``{"num_videos": int, "failed": [{"file_name", "reason"}, ...]}``. It is written whenever a
             video is added, and removed where a run starts over; None: no file.
+        max_fraction: of the training videos that may fail (``DATALOADER.MAX_FAILED_FRACTION``).
+        checkpoints: saves the state before the run ends; None: it is lost.
 
     Attributes:
         reasons: why each file failed, by path, in the order in which they were drawn; the same on every rank.
@@ -32,8 +37,10 @@ class FailedVideos(HookBase):
 
     trainer: SimpleTrainer
 
-    def __init__(self, path: str | None = None):
-        self._path = path
+    def __init__(
+        self, path: str | None = None, max_fraction: float = 1.0, checkpoints: PeriodicCheckpointer | None = None
+    ):
+        self._path, self._max_fraction, self._checkpoints = path, max_fraction, checkpoints
         self.reasons: dict[str, str] = {}
         self.num_videos = 0
 
@@ -43,18 +50,28 @@ class FailedVideos(HookBase):
         self._write()
 
     def after_step(self) -> None:
-        """Take the step's failures from the trainer."""
+        """Take the step's failures from the trainer.
+
+        Raises:
+            TooManyFailedVideos: more than ``max_fraction``, on every rank at the same iteration.
+        """
         new = {path: reason for path, reason in self.trainer.failed_files if path not in self.reasons}
         self.trainer.failed_files.clear()
         # Objects are exchanged only where a rank has new ones. The sum tells every rank whether one has.
-        if not total_over_ranks(len(new)):
-            return
-        for failed in comm.all_gather_object(new):
-            for path, reason in failed.items():
+        if total_over_ranks(len(new)):
+            for path, reason in (item for failed in comm.all_gather_object(new) for item in failed.items()):
                 if path not in self.reasons:
                     logger.warning("Cannot read %s (%s): replaced by another video", path, reason)
                     self.reasons[path] = reason
-        self._write()
+            self._write()
+        if self.num_videos and len(self.reasons) > self._max_fraction * self.num_videos:
+            saved = self._checkpoints.save_now() if self._checkpoints else ""
+            listed = some([f"{path} ({reason})" for path, reason in self.reasons.items()], _MAX_LISTED)
+            way_on = f". The state is saved as {saved}; --resume with a larger fraction goes on" if saved else ""
+            raise TooManyFailedVideos(
+                f"{len(self.reasons)} of {self.num_videos} training videos could not be read, more than"
+                f" DATALOADER.MAX_FAILED_FRACTION = {self._max_fraction:g} allows: {listed}{way_on}"
+            )
 
     def after_train(self) -> None:
         """Log how many there were."""
@@ -81,41 +98,3 @@ class FailedVideos(HookBase):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take the failed files back."""
         self.reasons = dict(state_dict["failed"])
-
-
-class FailureBudget(HookBase):
-    """Saves the state and stops the run when too many training videos have failed.
-
-    Without the number of training videos there is no budget.
-
-    Args:
-        failed: the record of failures, a hook that comes before this one.
-        max_fraction: of the training videos that may fail (``DATALOADER.MAX_FAILED_FRACTION``).
-        checkpoints: saves the state before the run ends; None: it is lost.
-    """
-
-    # Listing more than these on one line does not help.
-    MAX_LISTED = 20
-
-    def __init__(self, failed: FailedVideos, max_fraction: float, checkpoints: PeriodicCheckpointer | None = None):
-        self._failed, self._max_fraction, self._checkpoints = failed, max_fraction, checkpoints
-
-    def after_step(self) -> None:
-        """Stop the run if the budget is spent.
-
-        Raises:
-            TooManyFailedVideos: above the budget, on every rank at the same iteration.
-        """
-        allowed = self._max_fraction * self._failed.num_videos
-        if self._failed.num_videos and len(self._failed.reasons) > allowed:
-            saved = self._checkpoints.save_now() if self._checkpoints else ""
-            raise TooManyFailedVideos(self._message(saved))
-
-    def _message(self, saved: str) -> str:
-        reasons = self._failed.reasons
-        listed = some([f"{path} ({reason})" for path, reason in reasons.items()], self.MAX_LISTED)
-        way_on = f". The state is saved as {saved}; --resume with a larger fraction goes on" if saved else ""
-        return (
-            f"{len(reasons)} of {self._failed.num_videos} training videos could not be read, more than"
-            f" DATALOADER.MAX_FAILED_FRACTION = {self._max_fraction:g} allows: {listed}{way_on}"
-        )

@@ -24,14 +24,12 @@ from nlvideo.engine.checkpoint_hooks import (
     BEST,
     VALIDATION,
     BestCheckpointer,
-    EarlyStopping,
     EvalHook,
     FinalTest,
     PeriodicCheckpointer,
-    ResultsCheckpointer,
     Settings,
 )
-from nlvideo.engine.failures import FailedVideos, FailureBudget
+from nlvideo.engine.failures import FailedVideos
 from nlvideo.engine.fine_tuning import BatchNormMode, StageFreezing
 from nlvideo.engine.hooks import (
     IterationTimer,
@@ -111,9 +109,13 @@ class DefaultTrainer(SimpleTrainer):
         )
         validates = cfg.TEST.VALIDATION.ENABLED
         evaluate, prefix = (self.validate, VALIDATION) if validates else (self.evaluate, "")
+        solver, early = cfg.SOLVER, cfg.SOLVER.EARLY_STOPPING
         self.evaluation = EvalHook(evaluate, cfg.TEST.EVAL_PERIOD, prefix)
-        self.best = BestCheckpointer(self.evaluation, self.save, cfg.SOLVER.EARLY_STOPPING.METRIC)
-        self.final = FinalTest(self.best, self.evaluate, self.evaluate_best)
+        self.checkpoints = PeriodicCheckpointer(
+            self.save, solver.CHECKPOINT_PERIOD, solver.CHECKPOINT_KEEP, cfg.OUTPUT_DIR
+        )
+        self.best = BestCheckpointer(self.evaluation, self.save, early.METRIC, early.PATIENCE, self.checkpoints)
+        self.final = FinalTest(self.checkpoints, self.best, self.save, self.evaluate, self.evaluate_best)
         self.register_hooks(self.build_hooks())
 
     def resume_or_load(self, resume: bool = False) -> None:
@@ -147,7 +149,7 @@ class DefaultTrainer(SimpleTrainer):
         """
         start_iter = self.start_iter if start_iter is None else start_iter
         max_iter = self.cfg.SOLVER.MAX_ITER if max_iter is None else max_iter
-        if self.early_stopping.has_ended:
+        if self.best.has_ended:
             logger.info("The run ended early, after %d iterations of %d: testing only", start_iter, max_iter)
             max_iter = start_iter
         elif start_iter >= max_iter:
@@ -179,10 +181,7 @@ class DefaultTrainer(SimpleTrainer):
         freezing, node = None, cfg.MODEL.BACKBONE
         if node.FREEZE_AT:
             freezing = StageFreezing(self.bare_model, node.FREEZE_AT, node.FREEZE_UNTIL, distribute)
-        failed_videos = FailedVideos(os.path.join(cfg.OUTPUT_DIR, "failed_videos.json"))
-        solver = cfg.SOLVER
-        checkpoints = PeriodicCheckpointer(self.save, solver.CHECKPOINT_PERIOD, solver.CHECKPOINT_KEEP, cfg.OUTPUT_DIR)
-        self.early_stopping = EarlyStopping(self.best, checkpoints, solver.EARLY_STOPPING.PATIENCE)
+        failed = os.path.join(cfg.OUTPUT_DIR, "failed_videos.json")
         return [
             # First: what other hooks do after a step is not the step's time.
             IterationTimer(),
@@ -197,22 +196,16 @@ class DefaultTrainer(SimpleTrainer):
             # Before the checkpoint: when training stops, one is saved.
             StopOnSignal(),
             # Before the checkpoint: it holds the failures of this iteration, too.
-            failed_videos,
+            FailedVideos(failed, cfg.DATALOADER.MAX_FAILED_FRACTION, self.checkpoints),
             # Before checkpoints and evaluations: they use its statistics.
             precise_bn,
             # Before the evaluation: if that fails, the weights are saved.
-            checkpoints,
+            self.checkpoints,
             self.evaluation,
             # After the evaluation, whose result it needs.
             self.best,
-            # After the best: it counts the evaluations since.
-            self.early_stopping,
             # After what may have ended the run.
             self.final,
-            # After all of these.
-            ResultsCheckpointer(checkpoints, self.evaluation, self.final, self.save),
-            # After the checkpoint: it may end the run with an error.
-            FailureBudget(failed_videos, cfg.DATALOADER.MAX_FAILED_FRACTION, checkpoints),
             # `Plugin` describes them.
             *(hook for spec in cfg.PLUGINS for hook in load_plugin(spec).call("build_hooks", cfg) or ()),
             # After everything that may draw random numbers before training.

@@ -177,5 +177,10 @@ def test_another_number_of_ranks_is_said(caplog: pytest.LogCaptureFixture) -> No
 
 
 def test_flatten_results() -> None:
-    results = {"a": {"top1": 1, "nan": math.nan, "text": "x"}, "b": {"c": {"top1": 2.5}}}
+    results = {"a": {"top1": 1, "text": "x"}, "b": {"c": {"top1": 2.5}}}
     assert flatten_results(results) == {"a/top1": 1.0, "b/c/top1": 2.5}
+
+
+def test_what_is_not_finite_is_not_put_into_the_storage() -> None:
+    trainer = _run(EvalHook(lambda: {"a": {"top1": 1.0, "nan": math.nan}}, 0), steps=1)
+    assert "a/top1" in trainer.storage.latest() and "a/nan" not in trainer.storage.latest()

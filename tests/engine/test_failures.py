@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from nlvideo.engine.checkpoint_hooks import PeriodicCheckpointer
-from nlvideo.engine.failures import FailedVideos, FailureBudget
+from nlvideo.engine.failures import FailedVideos
 from nlvideo.engine.train_loop import HookBase, SimpleTrainer
 from nlvideo.errors import TooManyFailedVideos
 
@@ -37,8 +37,8 @@ FAILURES = {0: [("a.mp4", "broken"), ("b.mp4", "empty")], 2: [("a.mp4", "broken"
 
 
 def test_each_failed_video_is_logged_and_counted_once(caplog: pytest.LogCaptureFixture) -> None:
-    failed = FailedVideos()
-    trainer = _run(failed, FailureBudget(failed, 0.2), failures=FAILURES)
+    failed = FailedVideos(None, 0.2)
+    trainer = _run(failed, failures=FAILURES)
     assert caplog.text.count("Cannot read a.mp4 (broken)") == 1
     assert caplog.text.count("Cannot read b.mp4") == 1
     assert trainer.failed_files == [] and failed.reasons == {"a.mp4": "broken", "b.mp4": "empty"}
@@ -62,33 +62,31 @@ def test_the_list_is_in_a_file_and_the_log_says_where(tmp_path: Path, caplog: py
 
 
 def test_the_file_is_there_when_the_budget_stops_the_run(tmp_path: Path) -> None:
-    failed = FailedVideos(str(tmp_path / "failed.json"))
     with pytest.raises(TooManyFailedVideos):
-        _run(failed, FailureBudget(failed, 0.1), failures=FAILURES)
+        _run(FailedVideos(str(tmp_path / "failed.json"), 0.1), failures=FAILURES)
     assert len(json.loads((tmp_path / "failed.json").read_text())["failed"]) == 2
 
 
 def test_the_state_is_saved_before_the_budget_stops_the_run() -> None:
-    failed, names = FailedVideos(), []
+    names = []
     checkpoints = PeriodicCheckpointer(lambda name, tag: names.append((name, tag)), period=2)
     failures = {0: [("a.mp4", "broken")], 2: [("b.mp4", "empty")]}
     with pytest.raises(
         TooManyFailedVideos, match="The state is saved as model_0000003; --resume with a larger fraction"
     ):
-        _run(failed, checkpoints, FailureBudget(failed, 0.1, checkpoints), failures=failures)
+        _run(FailedVideos(None, 0.1, checkpoints), checkpoints, failures=failures)
     assert names == [("model_0000002", True), ("model_0000003", True)]
     # An iteration that is saved anyway is not saved twice.
-    failed, names[:] = FailedVideos(), []
+    names.clear()
     with pytest.raises(TooManyFailedVideos, match="saved as model_0000002"):
-        _run(failed, checkpoints, FailureBudget(failed, 0.1, checkpoints), failures={1: FAILURES[0]})
+        _run(FailedVideos(None, 0.1, checkpoints), checkpoints, failures={1: FAILURES[0]})
     assert names == [("model_0000002", True)]
 
 
 def test_too_many_failed_videos_stop_the_run() -> None:
-    failed = FailedVideos()
     failures = {0: [("a.mp4", "broken")], 2: [("b.mp4", "empty")]}
     with pytest.raises(TooManyFailedVideos) as caught:
-        _run(failed, FailureBudget(failed, 0.1), failures=failures)
+        _run(FailedVideos(None, 0.1), failures=failures)
     message = str(caught.value)
     assert message.startswith("2 of 10 training videos could not be read")
     assert "more than DATALOADER.MAX_FAILED_FRACTION = 0.1" in message
@@ -96,10 +94,9 @@ def test_too_many_failed_videos_stop_the_run() -> None:
 
 
 def test_a_long_list_of_failures_is_cut() -> None:
-    failed = FailedVideos()
     failures = {0: [(f"{i}.mp4", "x") for i in range(25)]}
     with pytest.raises(TooManyFailedVideos, match="19.mp4 .x. and 5 more$"):
-        _run(failed, FailureBudget(failed, 0.0), failures=failures)
+        _run(FailedVideos(None, 0.0), failures=failures)
 
 
 class Save(HookBase):
@@ -114,10 +111,10 @@ def test_a_checkpoint_holds_the_failures_of_its_own_iteration(tmp_path: Path) ->
     save, path = Save(), tmp_path / "failed.json"
     _run(FailedVideos(), save, failures={2: [("a.mp4", "broken")], 3: [("b.mp4", "broken")]})
     assert save.saved == {"FailedVideos": {"failed": {"a.mp4": "broken"}}}
-    resumed = FailedVideos(str(path))
+    resumed = FailedVideos(str(path), 0.1)
     resumed.load_state_dict(save.saved["FailedVideos"])
     with pytest.raises(TooManyFailedVideos, match="2 of 10"):
-        _run(resumed, FailureBudget(resumed, 0.1), failures={0: [("b.mp4", "broken")]})
+        _run(resumed, failures={0: [("b.mp4", "broken")]})
     assert [entry["file_name"] for entry in json.loads(path.read_text())["failed"]] == ["a.mp4", "b.mp4"]
     assert FailedVideos().state_dict() == {}
 
@@ -134,7 +131,7 @@ def test_a_loader_that_does_not_say_how_many_videos_it_has_sets_no_budget(tmp_pa
     path = tmp_path / "failed_videos.json"
     trainer = Trainer(FAILURES)
     trainer.data_loader = [{}]
-    failed = FailedVideos(str(path))
-    trainer.register_hooks([failed, FailureBudget(failed, 0.0)])
+    failed = FailedVideos(str(path), 0.0)
+    trainer.register_hooks([failed])
     trainer.train(0, 4)
     assert json.loads(path.read_text())["num_videos"] == 0 and len(failed.reasons) == 2

@@ -21,7 +21,7 @@ SCRIPT = """
 import json, os, signal, sys, time
 import torch
 from nlvideo.errors import RankFailed, TooManyFailedVideos, TrainingInterrupted
-from nlvideo.engine.failures import FailedVideos, FailureBudget
+from nlvideo.engine.failures import FailedVideos
 from nlvideo.engine.hooks import total_over_ranks
 from nlvideo.engine.interrupt import StopOnSignal
 from nlvideo.engine.launch import launch
@@ -63,8 +63,7 @@ def agree():
     except FloatingPointError as error:
         say(f"rank {rank}: {error}")
     try:
-        failed = FailedVideos()
-        trainer(failed, FailureBudget(failed, 0.1)).train(0, 4)
+        trainer(FailedVideos(None, 0.1)).train(0, 4)
     except TooManyFailedVideos as error:
         say(f"rank {rank}: {error}")
 
