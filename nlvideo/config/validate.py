@@ -92,6 +92,11 @@ def validate(cfg: CfgNode) -> None:
         for key, fits, allowed in check(cfg):
             if not fits:
                 raise _wrong(key, cfg.value_at(key), allowed)
+    check_expected_results(cfg)
+
+
+def check_expected_results(cfg: CfgNode) -> None:
+    """Check the form of the rows; raise ValueError with the first that is of another one."""
     for row in cfg.TEST.EXPECTED_RESULTS:
         is_row = isinstance(row, (list, tuple)) and len(row) == 4
         if not is_row or not all(isinstance(name, str) for name in row[:2]) or not all(map(_is_number, row[2:])):

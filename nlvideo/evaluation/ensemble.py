@@ -3,7 +3,6 @@
 import inspect
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +11,7 @@ from nlvideo.config.validate import ALLOWED
 from nlvideo.data.catalog import label_target
 from nlvideo.evaluation.evaluator import EVALUATOR, Evaluator, PerVideoEvaluator
 from nlvideo.evaluation.results_file import Results, VideoScores, is_usable, log_complements, log_probabilities
-from nlvideo.utils.messages import one_of, some
+from nlvideo.utils.messages import check_one_of, some
 
 AVERAGES = ALLOWED["TEST.AVERAGE"]
 
@@ -36,9 +35,8 @@ def average_scores(
     Raises:
         ValueError: an unknown average.
     """
-    for name, value in (("average", average), ("given", given)):
-        if value not in AVERAGES:
-            raise one_of(name, value, AVERAGES)
+    check_one_of("average", average, AVERAGES)
+    check_one_of("given", given, AVERAGES)
     rows = np.asarray(rows, np.float64)
     if given != average:
         rows = _probabilities(rows, activation) if average == "softmax" else _logits(rows, activation)
@@ -66,8 +64,7 @@ def rescore(results: Results, average: str) -> Results:
     Raises:
         ValueError: an unknown average.
     """
-    if average not in AVERAGES:
-        raise one_of("average", average, AVERAGES)
+    check_one_of("average", average, AVERAGES)
     kept = all(video.views is not None for video in results.videos if is_usable(video))
     videos = []
     for video in results.videos:
@@ -85,8 +82,7 @@ def ensemble(
 
     Args:
         parts: tests of the same videos.
-        weights: one per part, none below 0 and their sum above 0. A video without scores of
-            some models is averaged over the others.
+        weights: one per part, 0 or more, not all 0. A video without scores of some models is averaged over the others.
         average: "softmax" or "logits", see ``average_scores``.
         names: what errors call the parts; None: their numbers.
 
@@ -144,19 +140,13 @@ def evaluate_results(results: Results, evaluator: str = "") -> dict[str, float]:
     for video in results.videos:
         label = label_target(video.label, results.num_classes if isinstance(video.label, list) else None)
         source = {**video.source, "video_id": video.video_id, "label": label, "failed": video.scores is None}
-        own.process([source], _as_outputs(video))
+        arrays = {"scores": video.scores, "views": video.views}
+        tensors = {name: torch.from_numpy(array) for name, array in arrays.items() if array is not None}
+        own.process([source], [{"video_id": video.video_id, **tensors}] if "scores" in tensors else [])
     found = own.evaluate()
     if len(found) == 1:
         return next(iter(found.values()))
     return {f"{task}/{metric}": value for task, metrics in found.items() for metric, value in metrics.items()}
-
-
-def _as_outputs(video: VideoScores) -> list[dict[str, Any]]:
-    """Return what a model gives for a list of this one video."""
-    if video.scores is None:
-        return []
-    views = {} if video.views is None else {"views": torch.from_numpy(video.views)}
-    return [{"video_id": video.video_id, "scores": torch.from_numpy(video.scores), **views}]
 
 
 def _check_same_videos(parts: Sequence[Results], names: Sequence[str]) -> None:

@@ -37,8 +37,7 @@ EVALUATOR = Registry(
 
     Called as ``cls(cfg, dataset_name, num_classes)`` for a test, and as ``cls(dataset_name, num_classes)`` for saved
     results, which have no config. ``@configurable`` gives a constructor both forms; :class:`Evaluator` has them.
-    Returns an :class:`Evaluator`, whose three methods are all that is called. A test and ``tools/score.py`` call the
-    same ones: ``reset``, then ``process`` for some videos at a time, then ``evaluate``.
+    Returns an :class:`Evaluator`: ``reset`` is called, then ``process`` for some videos at a time, then ``evaluate``.
     """,
 )
 
@@ -152,7 +151,7 @@ class PerVideoEvaluator(Evaluator):
         }
 
     def metrics(self, videos: Sequence[VideoScores]) -> dict[str, float]:
-        """Compute the metrics of all videos of the dataset, which are sorted by id."""
+        """Compute the metrics of all videos, which are sorted by id."""
         raise NotImplementedError
 
     def per_class(self, videos: Sequence[VideoScores]) -> np.ndarray:
@@ -187,7 +186,7 @@ class PerVideoEvaluator(Evaluator):
             self._videos.append(VideoScores(video["video_id"], label, scores, views, source_of(video)))
 
     def _check_label(self, label: Any, video_id: str) -> int | list[int]:
-        # One class, several classes, or a multi-hot vector, which is a floating-point one.
+        # A multi-hot vector is a floating-point one.
         values = torch.as_tensor(label)
         if values.dim() == 1 and values.is_floating_point() and len(values) == self.num_classes:
             values = values.nonzero().flatten()
@@ -222,7 +221,12 @@ class PerVideoEvaluator(Evaluator):
                 self.dataset_name, own, self.num_classes, videos, self.average, self.activation,
                 {self.task: metrics}, rows,
             )  # fmt: skip
-            _save(results, os.path.join(self.output_dir, "inference"))
+            # "list:some/file.txt" is a dataset name, too.
+            name = re.sub(r"[^\w.-]+", "_", self.dataset_name).strip("_")
+            path = os.path.join(self.output_dir, "inference", f"{name}.json")
+            PathManager.mkdirs(os.path.dirname(path))
+            write_results(path, results)
+            logger.info("Wrote the scores of %d videos to %s", len(videos), path)
         return {self.task: metrics}
 
     def _per_class_rows(self, videos: Sequence[VideoScores]) -> list[dict[str, Any]]:
@@ -249,14 +253,6 @@ class PerVideoEvaluator(Evaluator):
 
 def _array(values: Any) -> np.ndarray:
     return torch.as_tensor(values).detach().float().cpu().numpy()
-
-
-def _save(results: Results, folder: str) -> None:
-    PathManager.mkdirs(folder)
-    # "list:some/file.txt" is a dataset name, too.
-    path = os.path.join(folder, re.sub(r"[^\w.-]+", "_", results.dataset).strip("_") + ".json")
-    write_results(path, results)
-    logger.info("Wrote the scores of %d videos to %s", len(results.videos), path)
 
 
 def metric_names(evaluator: Evaluator) -> list[str]:
@@ -343,11 +339,7 @@ class ClassificationEvaluator(PerVideoEvaluator):
         }
 
     def per_class(self, videos: Sequence[VideoScores]) -> np.ndarray:
-        """Return the top-1 accuracy of each class, (num_classes,) percent, NaN for a class that does not occur.
-
-        Raises:
-            ValueError: a video has another number of labels than one.
-        """
+        """Return the top-1 accuracy of each class, (num_classes,) percent, NaN for a class that does not occur."""
         labels, ranks = self._labels_and_ranks(videos)
         counts = np.bincount(labels, minlength=self.num_classes)
         correct = np.bincount(labels, weights=ranks < 1, minlength=self.num_classes)
@@ -356,15 +348,13 @@ class ClassificationEvaluator(PerVideoEvaluator):
     def _labels_and_ranks(self, videos: Sequence[VideoScores]) -> tuple[np.ndarray, np.ndarray]:
         for video in videos:
             if isinstance(video.label, list):
-                raise ValueError(
-                    f"label of {video.video_id!r}: got {video.label}, allowed: one class (TEST.EVALUATOR for several: "
-                    "MultiLabelEvaluator)"
-                )
+                hint = "one class (TEST.EVALUATOR for several: MultiLabelEvaluator)"
+                raise ValueError(f"label of {video.video_id!r}: got {video.label}, allowed: {hint}")
         labels = np.array([video.label for video in videos])
         # Without scores a video is wrong, for every k.
         ranks = np.full(len(videos), self.num_classes)
-        scores = [video.scores for video in videos if video.scores is not None and is_usable(video)]
-        if scores:
-            usable = np.array([is_usable(video) for video in videos])
-            ranks[usable] = rank_of_label(np.stack(scores), labels[usable])
+        usable = np.array([is_usable(video) for video in videos])
+        if usable.any():
+            scores = np.stack([video.scores for video in videos if video.scores is not None and is_usable(video)])
+            ranks[usable] = rank_of_label(scores, labels[usable])
         return labels, ranks

@@ -25,8 +25,7 @@ def inference_on_dataset(
     """Run ``model`` in evaluation mode over ``loader`` and return what ``evaluator`` makes of it.
 
     Call it on every rank, each with its own part of the dataset. The evaluator also gets the videos that could not be
-    decoded; the model does not. Progress is logged every few seconds, with the seconds per video that data, model and
-    evaluator take. If data takes most of the time, more workers help.
+    decoded; the model does not. Progress is logged every few seconds.
 
     Args:
         model: takes a list of inputs and returns a list of outputs; each of its modules gets its mode back. If it has
@@ -98,7 +97,7 @@ class _Progress:
     """Seconds spent per part of the loop on this rank, logged now and then."""
 
     def __init__(self, dataset_size: int | None):
-        self._share = None if dataset_size is None else -(-dataset_size // comm.get_world_size())
+        self._share = -(-(dataset_size or 0) // comm.get_world_size())
         self.num_videos = 0
         self._seconds = {"data": 0.0, "compute": 0.0, "eval": 0.0}
         self._started = self._logged = time.perf_counter()
@@ -109,13 +108,11 @@ class _Progress:
         for name, own in zip(self._seconds, seconds, strict=True):
             self._seconds[name] += own
         now = time.perf_counter()
-        if now - self._logged < _LOG_EVERY_SEC:
-            return
-        self._logged, eta = now, ""
-        if self._share is not None:
-            left = (now - self._started) / max(1, self.num_videos) * max(0, self._share - self.num_videos)
-            eta = f", ETA {timedelta(seconds=round(left))}"
-        logger.info("Evaluated %d/%s videos: %s%s", self.num_videos, self._share or "?", self.summary(), eta)
+        if now - self._logged >= _LOG_EVERY_SEC:
+            self._logged = now
+            left = (now - self._started) * max(0, self._share / max(1, self.num_videos) - 1)
+            eta = f", ETA {timedelta(seconds=round(left))}" if self._share else ""
+            logger.info("Evaluated %d/%s videos: %s%s", self.num_videos, self._share or "?", self.summary(), eta)
 
     def summary(self) -> str:
         """Return the seconds per video by part."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nlvideo.config import CfgNode
+from nlvideo.config.validate import check_expected_results
 from nlvideo.utils import comm
 from nlvideo.utils.console import create_table
 
@@ -32,9 +33,7 @@ def unit_of(metric: str) -> str:
 def wilson_interval(percent: float, num_videos: int) -> tuple[float, float]:
     """Return the lower and upper end of Wilson's 95 % interval of a share of videos, in percent.
 
-    If videos like these were drawn again and again, 95 % of the intervals would hold the true share. It also holds for
-    few videos and near 0 and 100 %, where the share plus and minus its standard error does not (Wilson, JASA 1927;
-    Brown et al., Statistical Science 2001).
+    It also holds for few videos and near 0 and 100 % (Wilson, JASA 1927; Brown et al., Statistical Science 2001).
 
     Args:
         percent: the share that was measured, 0 to 100.
@@ -49,10 +48,7 @@ def wilson_interval(percent: float, num_videos: int) -> tuple[float, float]:
 def interval_text(metric: str, percent: float | None, num_videos: float | None) -> str:
     """Return an interval as ``61.8 to 79.1``; empty for a metric that has none, and if a number is missing.
 
-    Args:
-        metric: its name, perhaps with the task before it: ``classification/top1``.
-        percent: its value.
-        num_videos: how many videos it was measured on.
+    The metric may have its task before it: ``classification/top1``.
     """
     if metric.rpartition("/")[2] not in _SHARES or not num_videos or percent is None or not math.isfinite(percent):
         return ""
@@ -67,11 +63,7 @@ def with_interval(metric: str, value: float, num_videos: float | None) -> str:
 
 
 def format_per_class(rows: Sequence[dict[str, Any]]) -> str:
-    """Return the classes that occur as a table; of many classes the best and the worst.
-
-    Args:
-        rows: as in ``Results.per_class``.
-    """
+    """Return those of ``Results.per_class`` that occur as a table; of many classes the best and the worst."""
     metric = list(rows[0])[-1]
     present = sorted((row for row in rows if row[metric] is not None), key=lambda row: (-row[metric], row["class"]))
     present = _with_intervals(present, "95 % interval", [(metric, row[metric], row["num_videos"]) for row in present])
@@ -130,12 +122,12 @@ def verify_results(cfg: CfgNode, results: Mapping[str, Mapping[str, Any]]) -> bo
     Raises:
         ValueError: a row of another form.
     """
-    rows = [_check_row(row) for row in cfg.TEST.EXPECTED_RESULTS]
+    check_expected_results(cfg)
     if not comm.is_main_process():
         return True
     tasks = _by_task(results)
     all_good = True
-    for task, metric, expected, tolerance in rows:
+    for task, metric, expected, tolerance in cfg.TEST.EXPECTED_RESULTS:
         actual = tasks.get(task, {}).get(metric, math.nan)
         # With a NaN this is false, as it should be.
         good = abs(actual - expected) <= tolerance
@@ -144,11 +136,3 @@ def verify_results(cfg: CfgNode, results: Mapping[str, Mapping[str, Any]]) -> bo
         level, word = (logging.INFO, "ok") if good else (logging.ERROR, "MISMATCH")
         logger.log(level, "%s: %s %s: expected %s +- %s, got %s", word, task, metric, expected, tolerance, found)
     return all_good
-
-
-def _check_row(row: Any) -> tuple[str, str, float, float]:
-    if len(row) == 4:
-        task, metric, expected, tolerance = row
-        if all(isinstance(number, (int, float)) for number in (expected, tolerance)):
-            return str(task), str(metric), expected, tolerance
-    raise ValueError(f"TEST.EXPECTED_RESULTS: got {row!r}, allowed: [task, metric, expected number, tolerance]")
