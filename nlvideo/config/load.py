@@ -67,9 +67,8 @@ def load_cfg(
 
 def _read(config_file: str, named: Sequence[str] | None) -> dict:
     if not os.path.isfile(os.path.expanduser(config_file)):
-        ours = [root / config_file for root in _ROOTS if Path(config_file).parts[:1] == ("configs",)]
-        for path in filter(Path.is_file, ours):
-            return read_yaml_chain(str(path), named)
+        if Path(config_file).parts[:1] == ("configs",) and (CONFIG_DIR.parent / config_file).is_file():
+            return read_yaml_chain(str(CONFIG_DIR.parent / config_file), named)
         near = _near_config_files(config_file)
         hint = f"; did you mean {' or '.join(near)}?" if near else ""
         raise FileNotFoundError(f"no config file {config_file!r}{hint}")
@@ -82,10 +81,7 @@ def _near_config_files(config_file: str) -> list[str]:
         for pattern in ("configs/**/*.yaml", "projects/*/configs/**/*.yaml"):
             for path in sorted(root.glob(pattern)):
                 paths.setdefault(os.path.relpath(path, root), str(path))
-    by_name: dict[str, list[str]] = {}
-    for relative in paths:
-        by_name.setdefault(Path(relative).stem, []).append(relative)
     # The right file name in the wrong folder comes before a resemblance of whole paths.
-    names = close_matches(Path(config_file).stem, by_name)
-    near = [relative for name in names for relative in by_name[name]] + close_matches(config_file, paths)
-    return [paths[relative] for relative in dict.fromkeys(near)][:3]
+    names = close_matches(Path(config_file).stem, {Path(relative).stem for relative in paths})
+    near = [relative for name in names for relative in paths if Path(relative).stem == name]
+    return [paths[relative] for relative in dict.fromkeys(near + close_matches(config_file, paths))][:3]

@@ -53,7 +53,6 @@ def video_features(model: VideoClassifier, cfg: CfgNode) -> tuple[Tensor, Tensor
     Videos that cannot be read are left out; the log names them.
     """
     collected = _Collector("", 0)
-    videos: list[tuple[Tensor, Tensor]] = []
     head, average = model.head, model.average
     model.head, model.average = _MeanOfMap(), "softmax"
     try:
@@ -61,12 +60,11 @@ def video_features(model: VideoClassifier, cfg: CfgNode) -> tuple[Tensor, Tensor
             loader = DefaultTrainer.build_test_loader(cfg, name)
             with explained(loader):
                 inference_on_dataset(model, loader, collected)
-            videos += collected.videos
     finally:
         model.head, model.average = head, average
-    if not videos:
+    if not collected.videos:
         raise ValueError(f"DATASETS.TRAIN: got {list(cfg.DATASETS.TRAIN)}, of which no video can be read")
-    features, labels = zip(*videos, strict=True)
+    features, labels = zip(*collected.videos, strict=True)
     return torch.stack(features), torch.stack(labels)
 
 
@@ -113,18 +111,20 @@ class _MeanOfMap(nn.Module):
 
 
 class _Collector(Evaluator):
-    """Keeps scores and label of each video that was read, from all ranks."""
+    """Keeps scores and label of each video that was read, of all datasets and ranks."""
+
+    videos: tuple[tuple[Tensor, Tensor], ...] = ()
 
     def reset(self) -> None:
-        """Forget all videos."""
-        self.videos: list[tuple[Tensor, Tensor]] = []
+        """Begin the next dataset."""
+        self._own: list[tuple[Tensor, Tensor]] = []
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
         """Keep those that were read."""
         labels = [torch.as_tensor(video["label"]) for video in inputs if not video["failed"]]
-        self.videos += [(output["scores"], label) for output, label in zip(outputs, labels, strict=True)]
+        self._own += [(output["scores"], label) for output, label in zip(outputs, labels, strict=True)]
 
     def evaluate(self) -> dict[str, dict[str, float]]:
-        """Join the videos of all ranks, on every rank; there is no metric."""
-        self.videos = [video for part in comm.all_gather_object(self.videos) for video in part]
+        """Add the videos of all ranks, on every rank; there is no metric."""
+        self.videos += tuple(video for part in comm.all_gather_object(self._own) for video in part)
         return {}

@@ -55,7 +55,7 @@ def resolve_from_data(cfg: CfgNode, resume: bool = False) -> CfgNode:
     cfg = resolve_split(cfg, resume)
     earlier = _earlier_config(cfg.OUTPUT_DIR) if resume else {}
     asks = cfg.MODEL.HEAD.NUM_CLASSES == 0, cfg.SOLVER.MAX_EPOCHS > 0
-    if asks[0] and (number := _value_in(earlier, _CLASSES)):
+    if asks[0] and (number := earlier.get(_CLASSES)):
         cfg = cfg.with_overrides([_CLASSES, number])
     if not cfg.DATASETS.TRAIN and not any(asks):
         # A script with a loader of its own.
@@ -71,7 +71,7 @@ def resolve_from_data(cfg: CfgNode, resume: bool = False) -> CfgNode:
     changes: dict[str, Any] = {} if cfg.MODEL.HEAD.NUM_CLASSES else {_CLASSES: num_classes}
     if asks[1]:
         changes |= _schedule(cfg, len(records))
-        own = {key: _value_in(earlier, key) for key in changes}
+        own = {key: earlier.get(key) for key in changes}
         if None not in own.values() and own != changes and _has_changed(cfg.OUTPUT_DIR, records):
             now, then = changes["SOLVER.MAX_ITER"], own["SOLVER.MAX_ITER"]
             logger.warning(
@@ -104,7 +104,7 @@ def resolve_split(cfg: CfgNode, resume: bool = False) -> CfgNode:
     if not split.FRACTION or cfg.DATASETS.TEST:
         return cfg
     earlier = _earlier_config(cfg.OUTPUT_DIR) if resume else {}
-    made: Any = [_value_in(earlier, f"DATASETS.{part}") for part in ("TRAIN", "TEST")]
+    made: Any = [earlier.get(key) for key in ("DATASETS.TRAIN", "DATASETS.TEST")]
     if not all(made) or not all(os.path.isfile(name.removeprefix("list:")) for name in (*made[0], *made[1])):
         made = [[f"list:{root}/split/{side}.csv"] for side in ("train", "val")]
         resume = resume and all(os.path.isfile(name.removeprefix("list:")) for (name,) in made)
@@ -169,21 +169,21 @@ def _check_classes(cfg: CfgNode, records: Sequence[Record], num_classes: int) ->
     if head.NUM_CLASSES > num_classes:
         logger.warning("%s is %d, but the training data has %d classes", _CLASSES, head.NUM_CLASSES, num_classes)
     counts = np.bincount(labels_of(records).values, minlength=num_classes)
-    for number, text in ((0, "no video"), (1, "only one video")):
-        if len(few := np.flatnonzero(counts == number)):
-            some_names = some([names[label] if label < len(names) else str(label) for label in few.tolist()])
-            logger.warning(
-                "%d of the %d classes have %s in the training data: %s", len(few), num_classes, text, some_names
-            )
+    for number, what in ((0, "no video"), (1, "only one video")):
+        if few := np.flatnonzero(counts == number).tolist():
+            listed = some([names[label] if label < len(names) else str(label) for label in few])
+            text = "%d of the %d classes have %s in the training data: %s"
+            logger.warning(text, len(few), num_classes, what, listed)
 
 
 def _earlier_config(folder: str) -> dict[str, Any]:
-    """The config of the run that is resumed; empty where there is none."""
+    """The values of the run that is resumed by full key; empty where there is none."""
     path = os.path.join(folder, "config.yaml")
     if last_checkpoint_in(folder) is None or not os.path.isfile(path):
         return {}
     with open(path, encoding="utf8") as file:
-        return parse_yaml(file.read())
+        config = CfgNode(parse_yaml(file.read()))
+    return {key: config.value_at(key) for key in config.keys_with_path()}
 
 
 def _has_changed(folder: str, records: Sequence[Record]) -> bool:
@@ -194,10 +194,3 @@ def _has_changed(folder: str, records: Sequence[Record]) -> bool:
     except KeyError:
         return True
     return not said.endswith(fingerprint(records))
-
-
-def _value_in(config: dict[str, Any], key: str) -> Any:
-    value: Any = config
-    for part in key.split("."):
-        value = value.get(part) if isinstance(value, dict) else None
-    return value

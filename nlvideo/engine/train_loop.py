@@ -6,7 +6,7 @@ import time
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -23,8 +23,8 @@ logger = logging.getLogger(__name__)
 class HookBase:
     """Something that happens around training steps. Every method does nothing unless a hook overrides it.
 
-    A hook may use what the type of ``trainer`` has. `TrainerBase`, the type here, is the loop alone: its iteration, its
-    scalars, a way to stop it. A hook that needs the model or the data says so: it declares ``trainer: SimpleTrainer``.
+    A hook may use what the type of ``trainer`` has. `TrainerBase`, the type here, is the loop alone. A hook that needs
+    the model or the data declares ``trainer: SimpleTrainer``.
 
     ``before_step`` and ``after_backward`` must be quick: they count as training time. A hook with a memory returns it
     from ``state_dict`` (tensors and plain types), and gets it back on resume.
@@ -244,12 +244,19 @@ class SimpleTrainer(TrainerBase):
             start = time.perf_counter()
             batch = self._next_batch()
             data_time += time.perf_counter() - start
-            with self._gradient_sync(last=index + 1 == self.accumulate):
+            # Ranks exchange gradients once per step, in the last backward pass.
+            no_sync = getattr(self.model, "no_sync", nullcontext)
+            with nullcontext() if index + 1 == self.accumulate else no_sync():
                 for name, value in self._forward_backward(batch).items():
                     sums[name] = sums.get(name, 0.0) + value / self.accumulate
         # The loss is checked on the average over the ranks, so that all of them stop at the same place.
         scalars = comm.reduce_dict(sums)
-        _check_finite(scalars, self.iter)
+        if not math.isfinite(scalars["total_loss"]):
+            losses = ", ".join(f"{name} = {float(value)}" for name, value in scalars.items() if "loss" in name)
+            raise FloatingPointError(
+                f"iteration {self.iter}: the loss is not finite ({losses}). Weights and checkpoints are as before it;"
+                " lower SOLVER.BASE_LR, lengthen SOLVER.WARMUP_ITERS or clip gradients"
+            )
         self._call_hooks("after_backward")
         self.scaler.unscale_(self.optimizer)
         norm = self.clip(self.model.parameters()) if self.clip else None
@@ -262,21 +269,13 @@ class SimpleTrainer(TrainerBase):
         self.storage.put_scalar("data_time", data_time)
 
     def _next_batch(self) -> Any:
-        if self._iterator is None:
-            # Starting a loader draws from the global generator, and a resumed run starts one once more.
-            with preserved_rng():
-                self._iterator = iter(self.data_loader)
-                batch = next(self._iterator)
-        else:
+        # Starting a loader draws from the global generator, and a resumed run starts one once more.
+        with preserved_rng() if self._iterator is None else nullcontext():
+            self._iterator = iter(self.data_loader) if self._iterator is None else self._iterator
             batch = next(self._iterator)
         if isinstance(batch, dict):
             self.failed_files += batch.pop("failed", ())
         return batch
-
-    def _gradient_sync(self, last: bool) -> AbstractContextManager:
-        # Ranks exchange gradients once per step, in the last backward pass.
-        no_sync = getattr(self.model, "no_sync", nullcontext)
-        return nullcontext() if last else no_sync()
 
     def _forward_backward(self, batch: Any) -> dict[str, torch.Tensor]:
         # Scalars that modules put into the storage meet here first, to be averaged like the losses.
@@ -288,13 +287,3 @@ class SimpleTrainer(TrainerBase):
         scalars = {**inner.latest_tensors(self.device), **losses, "total_loss": total}
         # In double precision, as plain numbers would be.
         return {name: value.detach().double() for name, value in scalars.items()}
-
-
-def _check_finite(scalars: dict[str, torch.Tensor], iteration: int) -> None:
-    if math.isfinite(scalars["total_loss"]):
-        return
-    losses = ", ".join(f"{name} = {float(value)}" for name, value in scalars.items() if "loss" in name)
-    raise FloatingPointError(
-        f"iteration {iteration}: the loss is not finite ({losses}). Weights and checkpoints are as before it;"
-        " lower SOLVER.BASE_LR, lengthen SOLVER.WARMUP_ITERS or clip gradients"
-    )

@@ -30,7 +30,7 @@ from nlvideo.engine.checkpoint_hooks import (
     Settings,
 )
 from nlvideo.engine.failures import FailedVideos
-from nlvideo.engine.fine_tuning import BatchNormMode, StageFreezing
+from nlvideo.engine.fine_tuning import FineTuning
 from nlvideo.engine.hooks import (
     IterationTimer,
     LearningRate,
@@ -169,18 +169,15 @@ class DefaultTrainer(SimpleTrainer):
     def build_hooks(self) -> list[HookBase | None]:
         """Return the hooks in the order in which they run; None is no hook.
 
-        An override may add to those of ``super().build_hooks()``. A hook may use what its ``trainer`` is typed as: a
-        `TrainerBase`, a `SimpleTrainer`, or the class that overrides this.
+        An override may add to those of ``super().build_hooks()``.
         """
         cfg, test = self.cfg, self.cfg.TEST
         precise_bn = None
         if test.PRECISE_BN.ENABLED:
-            periods = cfg.SOLVER.CHECKPOINT_PERIOD, test.EVAL_PERIOD
-            loader = self._build_precise_bn_loader
+            periods, loader = (cfg.SOLVER.CHECKPOINT_PERIOD, test.EVAL_PERIOD), self._build_precise_bn_loader
             precise_bn = PreciseBN(self.bare_model, loader, test.PRECISE_BN.NUM_ITERS, periods, self.ema)
-        freezing, node = None, cfg.MODEL.BACKBONE
-        if node.FREEZE_AT:
-            freezing = StageFreezing(self.bare_model, node.FREEZE_AT, node.FREEZE_UNTIL, distribute)
+        node = cfg.MODEL.BACKBONE
+        freezing = node.FREEZE_AT, node.FREEZE_UNTIL
         failed = os.path.join(cfg.OUTPUT_DIR, "failed_videos.json")
         return [
             # First: what other hooks do after a step is not the step's time.
@@ -188,9 +185,7 @@ class DefaultTrainer(SimpleTrainer):
             LearningRate(self.optimizer, self.scheduler),
             Settings(cfg),
             MemoryStats(self.bare_model, cfg.SOLVER.LOG_PERIOD),
-            freezing,
-            # After it: modules of frozen stages are in evaluation mode.
-            BatchNormMode(self.bare_model, cfg.SOLVER.BN_MODE, cfg.SOLVER.BN_MODE_ITER, freezing),
+            FineTuning(self.bare_model, distribute, *freezing, cfg.SOLVER.BN_MODE, cfg.SOLVER.BN_MODE_ITER),
             # Before all that saves or tests the average.
             None if self.ema is None else WeightAverage(self.ema),
             # Before the checkpoint: when training stops, one is saved.

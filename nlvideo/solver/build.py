@@ -36,7 +36,7 @@ def parameter_groups(
     Args:
         model: parameters that do not require gradients are left out; shared ones appear once.
         weight_decay: of all parameters but those of norms.
-        weight_decay_norm: of weight and bias of batch, group, layer, RMS and instance norms.
+        weight_decay_norm: of weight and bias of norms.
         lr_factors: from `learning_rate_factors`; None: 1 for all.
 
     Returns:
@@ -179,16 +179,9 @@ def build_lr_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> Iterat
         ValueError: a schedule that does not fit into ``SOLVER.MAX_ITER``.
     """
     solver = cfg.SOLVER
-    factor = lr_factor(
-        solver.LR_SCHEDULE,
-        solver.MAX_ITER,
-        steps=solver.STEPS,
-        gamma=solver.GAMMA,
-        end_factor=solver.END_LR_FACTOR,
-        warmup_iters=solver.WARMUP_ITERS,
-        start_factor=solver.WARMUP_FACTOR,
-    )
-    return IterationLR(optimizer, factor)
+    names = {"steps": "STEPS", "gamma": "GAMMA", "end_factor": "END_LR_FACTOR", "warmup_iters": "WARMUP_ITERS"}
+    others = {name: solver[key] for name, key in {**names, "start_factor": "WARMUP_FACTOR"}.items()}
+    return IterationLR(optimizer, lr_factor(solver.LR_SCHEDULE, solver.MAX_ITER, **others))
 
 
 def build_gradient_clipper(cfg: CfgNode) -> Callable[[Iterable[nn.Parameter]], Tensor | None] | None:

@@ -6,31 +6,12 @@ optimizer steps from 0; iteration ``i`` trains with ``factor(i)``.
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 from torch.optim.lr_scheduler import LambdaLR
 
 from nlvideo.config.validate import ALLOWED
-from nlvideo.utils.messages import one_of
-
-
-def step_factor(iteration: int, steps: Sequence[int], gamma: float) -> float:
-    """Return ``gamma`` to the power of the number of ``steps`` that ``iteration`` has reached (paper, Sec. 4.1)."""
-    return gamma ** sum(iteration >= step for step in steps)
-
-
-def cosine_factor(iteration: int, max_iter: int, end_factor: float) -> float:
-    """Return half a cosine wave from 1 at iteration 0 to ``end_factor`` at ``max_iter`` and beyond."""
-    progress = min(iteration / max_iter, 1.0)
-    return end_factor + (1.0 - end_factor) * 0.5 * (1.0 + math.cos(math.pi * progress))
-
-
-def warmup_factor(iteration: int, warmup_iters: int, start_factor: float) -> float:
-    """Return a straight line from ``start_factor`` at iteration 0 to 1 at ``warmup_iters``, then 1."""
-    if iteration >= warmup_iters:
-        return 1.0
-    return start_factor + (1.0 - start_factor) * iteration / warmup_iters
+from nlvideo.utils.messages import check_one_of
 
 
 def lr_factor(
@@ -46,30 +27,39 @@ def lr_factor(
     """Return the schedule as one function of the iteration; the warm-up multiplies whatever it overlaps.
 
     Args:
-        schedule: ``"step"`` or ``"cosine"``.
+        schedule: ``"step"``, or ``"cosine"``: half a wave from 1 at iteration 0 to ``end_factor`` at ``max_iter``.
         max_iter: length of the run.
         steps: iterations at which the rate is multiplied by ``gamma``; only for ``"step"``.
         gamma: 0.1 in the paper (Sec. 4.1).
         end_factor: where ``"cosine"`` ends.
-        warmup_iters: 0 is no warm-up, as in the authors' configurations.
+        warmup_iters: a straight line from ``start_factor`` to 1; 0 is none, as in the authors' configurations.
         start_factor: where the warm-up starts.
 
     Raises:
         ValueError: an unknown schedule, or one that does not fit into ``max_iter``.
     """
-    if schedule not in ALLOWED["SOLVER.LR_SCHEDULE"]:
-        raise one_of("schedule", schedule, ALLOWED["SOLVER.LR_SCHEDULE"])
+    check_one_of("schedule", schedule, ALLOWED["SOLVER.LR_SCHEDULE"])
     if max_iter < 1:
         raise ValueError(f"max_iter: got {max_iter}, allowed: 1 or more")
     if not 0 <= warmup_iters < max_iter:
         raise ValueError(f"warmup_iters: got {warmup_iters}, allowed: 0 to max_iter - 1 = {max_iter - 1}")
-    decay = partial(cosine_factor, max_iter=max_iter, end_factor=end_factor)
-    if schedule == "step":
-        if list(steps) != sorted(set(steps)) or any(not 0 < step < max_iter for step in steps):
-            allowed = f"increasing iterations above 0 and below max_iter = {max_iter}"
-            raise ValueError(f"steps: got {list(steps)}, allowed: {allowed}")
-        decay = partial(step_factor, steps=tuple(steps), gamma=gamma)
-    return lambda iteration: warmup_factor(iteration, warmup_iters, start_factor) * decay(iteration)
+    fits = list(steps) == sorted(set(steps)) and all(0 < step < max_iter for step in steps)
+    if schedule == "step" and not fits:
+        allowed = f"increasing iterations above 0 and below max_iter = {max_iter}"
+        raise ValueError(f"steps: got {list(steps)}, allowed: {allowed}")
+
+    def factor(iteration: int) -> float:
+        """The factor of one iteration."""
+        if schedule == "step":
+            decay = gamma ** sum(iteration >= step for step in steps)
+        else:
+            wave = 1.0 + math.cos(math.pi * min(iteration / max_iter, 1.0))
+            decay = end_factor + (1.0 - end_factor) * 0.5 * wave
+        if iteration >= warmup_iters:
+            return decay
+        return (start_factor + (1.0 - start_factor) * iteration / warmup_iters) * decay
+
+    return factor
 
 
 class IterationLR(LambdaLR):

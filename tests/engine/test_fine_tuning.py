@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from nlvideo.config import CfgNode
-from nlvideo.engine.fine_tuning import BatchNormMode, StageFreezing
+from nlvideo.engine.fine_tuning import FineTuning
 from nlvideo.engine.setup import default_setup
 from nlvideo.engine.train_loop import HookBase
 from nlvideo.engine.trainer import DefaultTrainer
@@ -137,7 +137,7 @@ def test_precise_bn_leaves_frozen_norms_alone(
 def test_the_default_leaves_modes_to_the_model() -> None:
     model = nn.Sequential(nn.BatchNorm1d(2), nn.Linear(2, 2))
     model[0].eval()
-    hook = BatchNormMode(model, "unfrozen")
+    hook = FineTuning(model, nn.Identity())
     hook.trainer = argparse.Namespace(iter=0)
     hook.before_step()
     assert not model[0].training
@@ -146,11 +146,11 @@ def test_the_default_leaves_modes_to_the_model() -> None:
 def test_a_model_must_have_the_stages_that_are_frozen(tiny_cfg: Callable[..., CfgNode]) -> None:
     model = DefaultTrainer(tiny_cfg()).bare_model
     with pytest.raises(ValueError, match="MODEL.BACKBONE.FREEZE_AT: got 6, allowed: 0, 1, 2, 3, 4, 5"):
-        StageFreezing(model, 6, 0, lambda model: model)
+        FineTuning(model, nn.Identity(), 6)
     with pytest.raises(ValueError, match="FREEZE_AT: not possible with a model without a backbone"):
-        StageFreezing(nn.Linear(1, 1), 1, 0, lambda model: model)
-    with pytest.raises(ValueError, match="mode: got 'off', allowed: 'unfrozen'"):
-        BatchNormMode(model, "off")
+        FineTuning(nn.Linear(1, 1), nn.Identity(), 1)
+    with pytest.raises(ValueError, match="bn_mode: got 'off', allowed: 'unfrozen'"):
+        FineTuning(model, nn.Identity(), bn_mode="off")
 
 
 SCRIPT = """

@@ -59,7 +59,7 @@ def test_evaluation_does_not_disturb_training(tiny_cfg: Callable[..., CfgNode], 
 def test_hooks_are_in_the_order_that_their_comments_explain(tiny_cfg: Callable[..., CfgNode]) -> None:
     cfg = tiny_cfg("SOLVER.EMA.ENABLED", "True", "TEST.PRECISE_BN.ENABLED", "True", "MODEL.BACKBONE.FREEZE_AT", "1")
     assert [hook.name for hook in DefaultTrainer(cfg).hooks] == [
-        "IterationTimer", "LearningRate", "Settings", "MemoryStats", "StageFreezing", "BatchNormMode", "WeightAverage",
+        "IterationTimer", "LearningRate", "Settings", "MemoryStats", "FineTuning", "WeightAverage",
         "StopOnSignal", "FailedVideos", "PreciseBN", "PeriodicCheckpointer", "EvalHook", "BestCheckpointer",
         "FinalTest", "RandomStates", "PeriodicWriter",
     ]  # fmt: skip

@@ -88,5 +88,7 @@ def test_other_ranks_have_nothing_to_compare(monkeypatch):
 
 @pytest.mark.parametrize("row", [["classification", "top1", 10.0], ["classification", "top1", "70", 1.0]])
 def test_malformed_expectations(row):
-    with pytest.raises(ValueError, match=r"TEST.EXPECTED_RESULTS: got \['classification', 'top1'.*allowed: rows \[task"):
+    with pytest.raises(
+        ValueError, match=r"TEST.EXPECTED_RESULTS: got \['classification', 'top1'.*allowed: rows \[task"
+    ):
         verify_results(_cfg(row), _RESULTS)

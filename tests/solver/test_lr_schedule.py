@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch import nn
 
-from nlvideo.solver.lr_schedule import IterationLR, cosine_factor, lr_factor, step_factor, warmup_factor
+from nlvideo.solver.lr_schedule import IterationLR, lr_factor
 
 
 @pytest.mark.parametrize("iteration, expected", [(0, 1), (149, 1), (150, 0.1), (299, 0.1), (300, 0.01), (400, 0.01)])
 def test_step_factor(iteration, expected):
-    assert step_factor(iteration, (150, 300), 0.1) == pytest.approx(expected)
+    assert lr_factor("step", 450, steps=(150, 300))(iteration) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
@@ -17,16 +17,16 @@ def test_step_factor(iteration, expected):
     [(0, 0.0, 1), (50, 0.0, 0.5), (100, 0.0, 0), (150, 0.0, 0), (50, 0.1, 0.55), (100, 0.1, 0.1)],
 )
 def test_cosine_factor(iteration, end, expected):
-    assert cosine_factor(iteration, 100, end) == pytest.approx(expected)
+    assert lr_factor("cosine", 100, end_factor=end)(iteration) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("iteration, expected", [(0, 0.1), (5, 0.55), (9, 0.91), (10, 1), (11, 1)])
 def test_warmup_factor(iteration, expected):
-    assert warmup_factor(iteration, 10, 0.1) == pytest.approx(expected)
+    assert lr_factor("step", 100, warmup_iters=10)(iteration) == pytest.approx(expected)
 
 
 def test_no_warmup_is_one_from_the_start():
-    assert warmup_factor(0, 0, 0.1) == 1
+    assert lr_factor("step", 100)(0) == 1
 
 
 def test_warmup_multiplies_the_schedule():
@@ -34,7 +34,7 @@ def test_warmup_multiplies_the_schedule():
     assert step(4) == pytest.approx(0.4)
     assert step(6) == pytest.approx(0.06)
     cosine = lr_factor("cosine", 100, warmup_iters=50, start_factor=0.5)
-    assert cosine(25) == pytest.approx(0.75 * cosine_factor(25, 100, 0.0))
+    assert cosine(25) == pytest.approx(0.75 * lr_factor("cosine", 100)(25))
 
 
 def test_steps_may_be_left_out():
