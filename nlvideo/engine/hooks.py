@@ -37,11 +37,8 @@ class IterationTimer(HookBase):
     """
 
     def __init__(self) -> None:
-        self._start = 0.0
-        # Of the whole run, also before a resume. The sums below leave out the first iteration of this process.
-        self._total = 0.0
-        self._training_time = 0.0
-        self._data_time = 0.0
+        # The total is of the whole run, also before a resume. The others leave out the first iteration of this process.
+        self._start = self._total = self._training_time = self._data_time = 0.0
         self._iterations = 0
 
     def before_step(self) -> None:
@@ -88,10 +85,6 @@ class MemoryStats(HookBase):
 
     On a GPU it is what torch has allocated there, ``peak_gpu_memory_mib``. Else it is what the process has held in
     memory, ``peak_cpu_memory_mib``, without the workers that decode. It is the peak of rank 0.
-
-    Args:
-        model: its device decides which memory counts.
-        period: iterations between two looks.
     """
 
     def __init__(self, model: nn.Module, period: int):

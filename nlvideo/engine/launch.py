@@ -71,7 +71,14 @@ def launch(
         _check_device("torchrun's --nproc-per-node", int(os.environ.get("LOCAL_WORLD_SIZE", 1)), device)
         _with_process_group(_Work(main, args, device, group), int(os.environ.get("LOCAL_RANK", 0)))
         return
-    _check(num_gpus, num_machines, machine_rank, dist_url, device)
+    for name, value in (("--num-gpus", num_gpus), ("--num-machines", num_machines)):
+        if value < 1:
+            raise ValueError(f"{name}: got {value}, allowed: 1 or more")
+    if not 0 <= machine_rank < num_machines:
+        raise ValueError(f"--machine-rank: got {machine_rank}, allowed: 0 to {num_machines - 1} (--num-machines - 1)")
+    if num_machines > 1 and dist_url == "auto":
+        raise ValueError("--dist-url: got 'auto', allowed with several machines: tcp://HOST:PORT of machine 0")
+    _check_device("--num-gpus", num_gpus, device)
     if num_gpus * num_machines == 1:
         main(*args)
         return
@@ -81,17 +88,6 @@ def launch(
             dist_url = f"tcp://127.0.0.1:{probe.getsockname()[1]}"
     group |= {"init_method": dist_url, "world_size": num_gpus * num_machines}
     _spawn(_Work(main, args, device, group), machine_rank * num_gpus, num_gpus)
-
-
-def _check(num_gpus: int, num_machines: int, machine_rank: int, dist_url: str, device: str) -> None:
-    for name, value in (("--num-gpus", num_gpus), ("--num-machines", num_machines)):
-        if value < 1:
-            raise ValueError(f"{name}: got {value}, allowed: 1 or more")
-    if not 0 <= machine_rank < num_machines:
-        raise ValueError(f"--machine-rank: got {machine_rank}, allowed: 0 to {num_machines - 1} (--num-machines - 1)")
-    if num_machines > 1 and dist_url == "auto":
-        raise ValueError("--dist-url: got 'auto', allowed with several machines: tcp://HOST:PORT of machine 0")
-    _check_device("--num-gpus", num_gpus, device)
 
 
 def _check_device(name: str, num_ranks: int, device: str) -> None:

@@ -105,12 +105,9 @@ class PreciseBN(HookBase):
             logger.info("Precise BN: every norm is frozen")
             return
         logger.info("Precise BN: statistics of %d batches per rank", self._num_iters)
-        self._recompute()
-        if self._ema is not None:
-            with self._ema.apply():
-                self._recompute()
-                self._ema.load_state_dict(self._model.state_dict())
-
-    def _recompute(self) -> None:
         with preserved_rng():
             recompute_bn_stats(self._model, self._build_loader(self.trainer.iter), self._num_iters)
+        if self._ema is not None:
+            with self._ema.apply(), preserved_rng():
+                recompute_bn_stats(self._model, self._build_loader(self.trainer.iter), self._num_iters)
+                self._ema.load_state_dict(self._model.state_dict())

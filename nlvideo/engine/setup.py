@@ -42,9 +42,13 @@ def default_setup(cfg: CfgNode, args: argparse.Namespace) -> CfgNode:
     eval_only = bool(getattr(args, "eval_only", False))
     if not eval_only:
         _lock(cfg.OUTPUT_DIR)
-    given_seed = cfg.SEED
+    given_seed = seed = cfg.SEED
     dump = os.path.join(cfg.OUTPUT_DIR, "config.yaml")
-    cfg = _with_seed(cfg, dump if args.resume else None)
+    if seed < 0 and args.resume and os.path.isfile(dump):
+        # The run that is resumed drew one already.
+        with open(dump, encoding="utf8") as file:
+            seed = parse_yaml(file.read())["SEED"]
+    cfg = cfg.with_overrides(["SEED", seed_everything(seed)])
     # Each package has its own logger: those of plugins are not children of ours.
     for name in ["nlvideo", *(load_plugin(spec).module.__name__ for spec in cfg.PLUGINS)]:
         setup_logger(cfg.OUTPUT_DIR, comm.get_rank(), name=name)
@@ -86,13 +90,3 @@ def _lock(folder: str) -> None:
             f"OUTPUT_DIR: got {folder!r}, in which another run is writing ({holder}), allowed: another folder, or this"
             " one once that run has ended"
         )
-
-
-def _with_seed(cfg: CfgNode, earlier_dump: str | None) -> CfgNode:
-    """Return ``cfg`` with its SEED, drawn if it is negative, and seed everything with it."""
-    seed = cfg.SEED
-    if seed < 0 and earlier_dump and os.path.isfile(earlier_dump):
-        # The run that is resumed drew one already.
-        with open(earlier_dump, encoding="utf8") as file:
-            seed = parse_yaml(file.read())["SEED"]
-    return cfg.with_overrides(["SEED", seed_everything(seed)])

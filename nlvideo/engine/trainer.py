@@ -4,7 +4,7 @@ import contextlib
 import json
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -52,7 +52,7 @@ from nlvideo.solver import ModelEma, build_gradient_clipper, build_lr_scheduler,
 from nlvideo.utils import comm
 from nlvideo.utils.analysis import parameter_count
 from nlvideo.utils.events import ConsoleWriter, EventWriter, JSONWriter, TensorBoardWriter
-from nlvideo.utils.messages import one_of
+from nlvideo.utils.messages import check_one_of
 from nlvideo.utils.plugins import load_plugin
 
 logger = logging.getLogger(__name__)
@@ -243,9 +243,9 @@ class DefaultTrainer(SimpleTrainer):
     def validate(self) -> Results:
         """Test them by the protocol of ``TEST.VALIDATION``; files of results go to ``OUTPUT_DIR/validation``."""
         own = self.cfg.TEST.VALIDATION
-        changes = {"TEST.NUM_CLIPS": own.NUM_CLIPS, "TEST.NUM_CROPS": own.NUM_CROPS, "TEST.FLIP": False}
+        changes = ("TEST.NUM_CLIPS", own.NUM_CLIPS, "TEST.NUM_CROPS", own.NUM_CROPS, "TEST.FLIP", False)
         with self._ready_to_test():
-            return self.test(self._config_in(VALIDATION, changes), self.bare_model, VALIDATION, own.MAX_VIDEOS)
+            return self.test(self._config_in(VALIDATION, *changes), self.bare_model, VALIDATION, own.MAX_VIDEOS)
 
     def evaluate_best(self) -> tuple[int | None, Results]:
         """Test ``model_best``; files of results go to ``OUTPUT_DIR/best``. Then the model has its weights again.
@@ -280,10 +280,9 @@ class DefaultTrainer(SimpleTrainer):
         with preserved_rng(), contextlib.nullcontext() if self.ema is None else self.ema.apply():
             yield
 
-    def _config_in(self, folder: str, changes: Mapping[str, Any] | None = None) -> CfgNode:
+    def _config_in(self, folder: str, *changes: Any) -> CfgNode:
         """Return the config of a test whose files go to a folder inside ``OUTPUT_DIR``."""
-        changes = {**(changes or {}), "OUTPUT_DIR": os.path.join(self.cfg.OUTPUT_DIR, folder.rstrip("/"))}
-        return self.cfg.with_overrides([word for item in changes.items() for word in item])
+        return self.cfg.with_overrides(["OUTPUT_DIR", os.path.join(self.cfg.OUTPUT_DIR, folder.rstrip("/")), *changes])
 
     def _check_early_stopping(self) -> None:
         """Say now what would otherwise be an error after hours, or never."""
@@ -296,10 +295,9 @@ class DefaultTrainer(SimpleTrainer):
         if own.METRIC and names:
             found = [metric_names(self.build_evaluator(self.cfg, name)) for name in names]
             known = [f"{name}/{metric}" for name, metrics in zip(names, found, strict=True) for metric in metrics]
-            known = known if len(names) > 1 else found[0]
             # Of other evaluators the first evaluation will tell.
-            if all(found) and own.METRIC not in known:
-                raise one_of("SOLVER.EARLY_STOPPING.METRIC", own.METRIC, known)
+            if all(found):
+                check_one_of("SOLVER.EARLY_STOPPING.METRIC", own.METRIC, known if len(names) > 1 else found[0])
 
     @classmethod
     def test(cls, cfg: CfgNode, model: nn.Module, prefix: str = "", max_videos: int = 0) -> Results:

@@ -52,16 +52,11 @@ class ModelEma:
         to the model's values is undone at its end, also after an exception.
         """
         own = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
-        self._copy_to_model(self.state_dict())
+        self.model.load_state_dict(self.state_dict())
         try:
             yield
         finally:
-            self._copy_to_model(own)
-
-    @torch.no_grad()
-    def _copy_to_model(self, values: dict[str, Tensor]) -> None:
-        for name, tensor in self.model.state_dict().items():
-            tensor.copy_(values[name])
+            self.model.load_state_dict(own)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the average under the names of the model's own state dict; before any update, the model's values."""
