@@ -13,19 +13,11 @@ def configurable(init: Callable[..., None]) -> Callable[..., None]:
     """Let a constructor be called with a config in place of its arguments.
 
     The class offers ``from_config(cls, cfg, ...)``, which returns the arguments as a dict. A constructor that gets a
-    config first (or as ``cfg=``) calls it. Other arguments go to ``from_config`` if it takes them. Else they override
-    what it returned.
+    config first (or as ``cfg=``) calls it: ``Head(num_classes=400)`` or ``Head(cfg)``. Other arguments go to
+    ``from_config`` if it takes them. Else they override what it returned: ``Head(cfg, num_classes=2)``.
 
     A constructor raises in terms of its arguments: ``loss: got 'x', allowed: ...``. Where it was called with a config
     and one key has the name of the argument, the error names the key: ``MODEL.HEAD.LOSS: got 'x', allowed: ...``.
-
-    Example:
-        >>> class Head(nn.Module):
-        ...     @configurable
-        ...     def __init__(self, num_classes: int): ...
-        ...     @classmethod
-        ...     def from_config(cls, cfg): return {"num_classes": cfg.MODEL.HEAD.NUM_CLASSES}
-        >>> Head(400), Head(cfg), Head(cfg, num_classes=2)
 
     Raises:
         TypeError: it decorates something else, or there is no usable ``from_config``.

@@ -39,7 +39,7 @@ def load_cfg(
         The config, frozen. ``load_cfg`` of its ``dump()`` is an equal config, from any folder.
 
     Raises:
-        FileNotFoundError: no such file; the message lists near matches.
+        FileNotFoundError: no such file.
         LookupFailed: an unknown key or plugin.
         ValueError: a value of the wrong type, not allowed, or in conflict with another key; a plugin that may not load.
     """

@@ -19,14 +19,10 @@ def reduced(cfg: CfgNode, opts: Sequence[str] = ()) -> CfgNode:
 
     Args:
         cfg: a complete config; left as it is.
-        opts: overrides ``[KEY, VALUE, ...]``; they win.
+        opts: overrides ``[KEY, VALUE, ...]``; they win, and raise as in ``merge_from_list``.
 
     Returns:
         A frozen config that writes to ``output/reduced``.
-
-    Raises:
-        LookupFailed: an unknown key among the overrides.
-        ValueError: a wrong value among them.
     """
     # Two frames are left in res3, or one for each group that attention is kept in.
     num_frames = _TEMPORAL_STRIDE.get(cfg.MODEL.BACKBONE.STEM, 8) * max(2, cfg.MODEL.NONLOCAL.TEMPORAL_GROUPS)

@@ -159,12 +159,11 @@ def _model_and_input(cfg: CfgNode) -> _Checks:
     mean, std, sides = cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD, cfg.INPUT.SHORT_SIDE_RANGE
     is_device = re.fullmatch(r"auto|cpu|cuda(:\d+)?", cfg.MODEL.DEVICE) is not None
     yield "MODEL.DEVICE", is_device, "'auto', 'cpu', 'cuda' or 'cuda:N'"
-    yield "MODEL.PIXEL_MEAN", len(mean) in (1, 3), "one or three values"
-    yield "MODEL.PIXEL_STD", len(std) in (1, 3), "one or three values"
+    for key in ("MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD"):
+        yield key, len(cfg.value_at(key)) in (1, 3), "one or three values"
     yield "MODEL.PIXEL_STD", min(std) > 0, "values above 0"
     yield "MODEL.PIXEL_MEAN", not 0 < max(mean) <= 1, "the scale 0 to 255, not 0 to 1"
-    fits = len(sides) == 2 and 0 < sides[0] <= sides[1]
-    yield "INPUT.SHORT_SIDE_RANGE", fits, "[smallest, largest] in pixels"
+    yield "INPUT.SHORT_SIDE_RANGE", len(sides) == 2 and 0 < sides[0] <= sides[1], "[smallest, largest] in pixels"
     # A random resized crop needs no short side.
     fits = cfg.INPUT.CROP_SIZE <= sides[0] or bool(cfg.INPUT.CROP_AREA_RANGE)
     yield "INPUT.CROP_SIZE", fits, f"up to INPUT.SHORT_SIDE_RANGE[0] = {sides[0]}"
@@ -199,8 +198,8 @@ def _test(cfg: CfgNode) -> _Checks:
     test = cfg.TEST
     for key in ("TEST.NUM_CROPS", "TEST.VALIDATION.NUM_CROPS"):
         yield key, test.CROP_SIZE > 0 or cfg.value_at(key) == 1, "1 where TEST.CROP_SIZE = 0 (whole frames)"
-    mirrored = "False where TEST.NUM_CROPS = 10, which has mirror images already"
-    yield "TEST.FLIP", not test.FLIP or test.NUM_CROPS != 10, mirrored
+    allowed = "False where TEST.NUM_CROPS = 10, which has mirror images already"
+    yield "TEST.FLIP", not test.FLIP or test.NUM_CROPS != 10, allowed
     yield "TEST.CROP_SIZE", test.CROP_SIZE <= test.SHORT_SIDE, f"up to TEST.SHORT_SIDE = {test.SHORT_SIDE}"
 
 

@@ -135,8 +135,7 @@ class BestCheckpointer(HookBase):
     """Saves ``model_best`` whenever an evaluation beats the best one so far. Must come after the evaluation.
 
     With ``patience`` it ends the run, as if it had come to its last iteration, after so many evaluations without a
-    better one. The learning rate follows its schedule for the whole run: a run that ends early has not come to the low
-    rates of the end.
+    better one. The schedule of the learning rate does not change: such a run has not come to the low rates of the end.
 
     Args:
         evaluation: its metric decides.
@@ -149,7 +148,7 @@ class BestCheckpointer(HookBase):
         metric: the one in use; "" before the first evaluation if none was given.
         best: its best value; None before the first.
         iteration: how many iterations the best checkpoint had; None if an older version of this hook saved it.
-        results: of the evaluation of the best checkpoint.
+        results: of its evaluation.
         evaluations_since: how many have not been better.
     """
 

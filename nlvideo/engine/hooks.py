@@ -134,8 +134,7 @@ class PeriodicWriter(HookBase):
     Args:
         writers: none on ranks other than 0.
         period: iterations between lines.
-        eval_period: iterations between evaluations. Their results are written at once: a run that stops before the next
-            line would lose them. 0: no evaluations.
+        eval_period: iterations between evaluations, whose results a run that stops would lose. 0: no evaluations.
     """
 
     def __init__(self, writers: Sequence[EventWriter], period: int, eval_period: int = 0):

@@ -55,8 +55,7 @@ def launch(
         machine_rank: from 0.
         dist_url: ``tcp://HOST:PORT`` where rank 0 can be reached; ``"auto"`` finds a free port of one machine.
         args: of ``main``; they must pickle.
-        timeout_minutes: after which a rank that waits for another one gives up. None: the environment variable
-            NLVIDEO_DIST_TIMEOUT_MINUTES, or 30.
+        timeout_minutes: of a rank that waits for another; None: NLVIDEO_DIST_TIMEOUT_MINUTES of the environment, or 30.
         device: ``MODEL.DEVICE``.
 
     Raises:

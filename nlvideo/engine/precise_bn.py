@@ -45,8 +45,7 @@ class _Moments:
 def recompute_bn_stats(model: nn.Module, batches: Iterable[Any], num_iters: int) -> None:
     """Set the statistics of each BN that trains to those of its inputs in ``num_iters`` batches of every rank.
 
-    Weights, random states and scalars of the run stay as they are. The authors do the same with 200 batches before a
-    test.
+    Weights, random states and scalars of the run stay as they are. The authors use 200 batches before a test.
 
     Args:
         model: in training mode, not wrapped; called with each batch.
@@ -71,12 +70,10 @@ def recompute_bn_stats(model: nn.Module, batches: Iterable[Any], num_iters: int)
 class PreciseBN(HookBase):
     """Recomputes the statistics of BN before checkpoints and evaluations; must come before their hooks.
 
-    It reads its own stream of batches, chosen by the iteration, so that the training stream is not disturbed and a
-    resumed run computes the same.
-
     Args:
         model: not wrapped.
-        build_loader: called with the iteration, returns a stream of training batches.
+        build_loader: called with the iteration, returns a stream of training batches of its own: the training is not
+            disturbed, and a resumed run computes the same.
         num_iters: batches per rank (``TEST.PRECISE_BN.NUM_ITERS``).
         periods: iterations between checkpoints, between evaluations, ... 0: never but at the end.
         ema: its average gets statistics of its own.

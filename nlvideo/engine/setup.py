@@ -29,10 +29,9 @@ def default_setup(cfg: CfgNode, args: argparse.Namespace) -> CfgNode:
         args: from :func:`default_argument_parser`.
 
     Returns:
-        The config of the run: ``cfg``, with a seed in place of a negative one, and with what its training data decides
-        (see `resolve_from_data`). It is also written to ``OUTPUT_DIR/config.yaml``. A test in the folder of a training
-        writes ``inference/config.yaml`` instead, and a training in the folder of an earlier one ``config.next.yaml``
-        until it saves something. The command and the environment go to ``OUTPUT_DIR/invocations.json``.
+        The config of the run, with a seed and what its training data decides (see `resolve_from_data`). It is also
+        written to ``OUTPUT_DIR/config.yaml``. A test in the folder of a training writes ``inference/config.yaml``
+        instead, and a training in the folder of an earlier one ``config.next.yaml`` until it saves something.
 
     Raises:
         ValueError: ``OUTPUT_DIR`` cannot be written, another training is writing there, or the training data is faulty.

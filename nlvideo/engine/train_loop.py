@@ -188,10 +188,8 @@ class SimpleTrainer(TrainerBase):
     """One model, one loader, one optimizer: forward, backward, step.
 
     All scalars that the model puts into the event storage during a step are averaged over its batches and over the
-    ranks, so every rank must put the same names.
-
-    On a GPU the CPU waits for one number of a step, the loss: a loss that is not finite must end the run before the
-    weights change. All other scalars stay on the device until the storage is asked for them.
+    ranks, so every rank must put the same names. On a GPU the CPU waits for one number of a step: a loss that is not
+    finite must end the run before the weights change.
 
     Args:
         model: called with a batch, returns a dict of scalar losses; wrapped for distributed training or not.

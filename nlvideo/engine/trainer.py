@@ -375,10 +375,7 @@ def drop_metrics_from(path: str, iteration: int) -> int:
     """Cut ``metrics.json`` before the first line that is not of the run that goes on at ``iteration``.
 
     A run that was killed has written lines after its last checkpoint, and will write them again. A start that failed
-    has added lines that begin at 0. A line may have been cut short.
-
-    Returns:
-        The first iteration of which the file may get a line.
+    has added lines that begin at 0. A line may have been cut short. Returns the first iteration that may get a line.
     """
     last, keep = -1, 0
     if not os.path.exists(path):

@@ -131,8 +131,8 @@ class PerVideoEvaluator(Evaluator):
             dataset_name: names the results file.
             num_classes: length of each score vector.
             output_dir: scores go to ``<output_dir>/inference/<dataset_name>.json``. None: no file.
-            average: what the model averages over views, for the file; see ``Results``.
-            activation: what makes probabilities of its logits, for the file.
+            average: see ``Results``.
+            activation: see ``Results``.
         """
         super().__init__(dataset_name, num_classes)
         self.output_dir = output_dir
@@ -271,14 +271,8 @@ def mean_loss(videos: Sequence[VideoScores], activation: str) -> float:
     With "softmax" it is the cross entropy: minus the logarithm of the label's probability, or the mean of several
     labels. With "sigmoid" it is the binary cross entropy, averaged over the classes as in training. Neither has label
     smoothing. A float32 probability of 0 or 1 counts as the nearest one that float32 can tell from it, so that every
-    video has a finite loss. Left out are videos without finite scores and, with "softmax", those without a label.
-
-    Args:
-        videos: of one test.
-        activation: the loss of the model's head, "softmax" or "sigmoid".
-
-    Returns:
-        The mean; NaN if every video is left out.
+    video has a finite loss. Left out are videos without finite scores and, with "softmax", those without a label; NaN
+    if every video is.
     """
     losses = []
     for video in videos:
@@ -296,14 +290,11 @@ def mean_loss(videos: Sequence[VideoScores], activation: str) -> float:
 
 
 def rank_of_label(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Return how many classes come before the right one; of equal scores the lower class index comes first.
+    """Return how many classes come before the right one, (N,); of equal scores the lower class index comes first.
 
     Args:
         scores: (N, K), finite.
         labels: (N,) class indices.
-
-    Returns:
-        (N,) ranks from 0; a video counts for top-k if its rank is below k.
     """
     own = scores[np.arange(len(labels)), labels][:, None]
     earlier = np.arange(scores.shape[1]) < labels[:, None]

@@ -13,7 +13,7 @@ from nlvideo.config import CfgNode
 from nlvideo.config.validate import ALLOWED
 from nlvideo.layers.norm import BatchNorm
 from nlvideo.solver.lr_schedule import IterationLR, lr_factor
-from nlvideo.utils.messages import one_of
+from nlvideo.utils.messages import check_one_of
 
 logger = logging.getLogger(__name__)
 
@@ -30,8 +30,7 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Split the trainable parameters by the factor on their learning rate, and into those of norms and all others.
 
-    Biases of convolutions and of the classifier decay like their weights and only the parameters of norms are
-    special, as in the authors' code, where the decay is chosen by ``_bn`` in a parameter's name.
+    Biases of convolutions and of the classifier decay like their weights, as in the authors' code.
 
     Args:
         model: parameters that do not require gradients are left out; shared ones appear once.
@@ -40,8 +39,7 @@ def parameter_groups(
         lr_factors: from `learning_rate_factors`; None: 1 for all.
 
     Returns:
-        Groups ``{"params", "weight_decay"}`` as optimizers take them, with "lr_factor" where `lr_factors` were given;
-        no empty group.
+        Groups ``{"params", "weight_decay"}`` as optimizers take them, with "lr_factor" where `lr_factors` were given.
 
     Raises:
         ValueError: nothing in the model is trainable.
@@ -69,12 +67,8 @@ def parameter_groups(
 def stages_of(model: nn.Module, key: str) -> dict[str, list[nn.Module]]:
     """Return the stages of a model's backbone, see the `BACKBONE` registry: name -> sub-modules, from the stem on.
 
-    Args:
-        model: as the `META_ARCH` registry describes.
-        key: the key of the config that needs them.
-
     Raises:
-        ValueError: the model does not say what its stages are.
+        ValueError: the model does not say what its stages are; ``key`` of the config needs them.
     """
     backbone: Any = getattr(model, "backbone", None)
     if not hasattr(backbone, "stages"):
@@ -112,8 +106,7 @@ def learning_rate_factors(model: nn.Module, head_factor: float, layer_decay: flo
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     """Build ``SOLVER.OPTIMIZER`` over the trainable parameters of ``model``.
 
-    PyTorch's Nesterov SGD keeps the learning rate outside its momentum buffer, which is what the authors'
-    ``SCALE_MOMENTUM`` corrects for in Caffe2; their momentum needs no other handling here.
+    PyTorch keeps the learning rate outside its momentum buffer: the authors' ``SCALE_MOMENTUM`` is not needed.
 
     Raises:
         ValueError: an unknown optimizer, nothing to train, or factors for the stages of a model that has none.
@@ -125,13 +118,12 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         group["lr"] = solver.BASE_LR * group["lr_factor"]
     # With fused=None PyTorch chooses among the other forms.
     common = {"lr": solver.BASE_LR, "fused": True if solver.FUSED else None}
+    check_one_of("SOLVER.OPTIMIZER", solver.OPTIMIZER, ALLOWED["SOLVER.OPTIMIZER"])
     optimizer: torch.optim.Optimizer
     if solver.OPTIMIZER == "SGD":
         optimizer = torch.optim.SGD(groups, momentum=solver.MOMENTUM, nesterov=solver.NESTEROV, **common)
-    elif solver.OPTIMIZER == "AdamW":
-        optimizer = torch.optim.AdamW(groups, betas=tuple(solver.BETAS), **common)
     else:
-        raise one_of("SOLVER.OPTIMIZER", solver.OPTIMIZER, ALLOWED["SOLVER.OPTIMIZER"])
+        optimizer = torch.optim.AdamW(groups, betas=tuple(solver.BETAS), **common)
     if solver.OPTIMIZER == "SGD" and solver.MOMENTUM:
         for group in groups:
             for parameter in group["params"]:
@@ -163,8 +155,7 @@ def keep_settings(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) 
 def match_layouts(optimizer: torch.optim.Optimizer) -> None:
     """Bring the state of an optimizer into the memory format of the parameters.
 
-    They differ where a run goes on with another MODEL.CHANNELS_LAST. Fused kernels walk through both in the order of
-    memory, and would mix up their elements.
+    They differ where a run goes on with another MODEL.CHANNELS_LAST, and fused kernels would mix up their elements.
     """
     for parameter, state in optimizer.state.items():
         for name, value in state.items():
@@ -198,8 +189,7 @@ def build_gradient_clipper(cfg: CfgNode) -> Callable[[Iterable[nn.Parameter]], T
     clip = cfg.SOLVER.CLIP_GRADIENTS
     if not clip.ENABLED:
         return None
+    check_one_of("SOLVER.CLIP_GRADIENTS.TYPE", clip.TYPE, ALLOWED["SOLVER.CLIP_GRADIENTS.TYPE"])
     if clip.TYPE == "norm":
         return partial(nn.utils.clip_grad_norm_, max_norm=clip.MAX)
-    if clip.TYPE == "value":
-        return partial(nn.utils.clip_grad_value_, clip_value=clip.MAX)
-    raise one_of("SOLVER.CLIP_GRADIENTS.TYPE", clip.TYPE, ALLOWED["SOLVER.CLIP_GRADIENTS.TYPE"])
+    return partial(nn.utils.clip_grad_value_, clip_value=clip.MAX)

@@ -46,11 +46,7 @@ class ModelEma:
 
     @contextmanager
     def apply(self) -> Iterator[None]:
-        """Put the average into the model for the time of a ``with`` block, e.g. an evaluation.
-
-        Values are swapped in place, so optimizers and wrappers keep pointing at the same tensors. What the block does
-        to the model's values is undone at its end, also after an exception.
-        """
+        """Put the average into the model, in place, for the time of a ``with`` block, and undo what the block does."""
         own = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
         self.model.load_state_dict(self.state_dict())
         try:

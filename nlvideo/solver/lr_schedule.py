@@ -1,8 +1,4 @@
-"""Learning-rate schedules: pure functions of the iteration, and the scheduler that applies them to an optimizer.
-
-A schedule returns a factor, never a rate: the rate is the optimizer's base rate times the factor. Iterations count
-optimizer steps from 0; iteration ``i`` trains with ``factor(i)``.
-"""
+"""Learning-rate schedules: factors on the base rate by iteration, and the scheduler that applies them."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -65,12 +61,8 @@ def lr_factor(
 class IterationLR(LambdaLR):
     """A ``LambdaLR`` whose checkpoint holds the position in the schedule and nothing of the schedule itself.
 
-    PyTorch's own schedulers also save their base rates. A run that is resumed with another ``BASE_LR`` would go on with
-    the old one, and say nothing. Here the config says what the schedule is, and the checkpoint where the run was.
-
-    Args:
-        optimizer: its current rates are the base rates.
-        lr_lambda: function of the iteration, e.g. from :func:`lr_factor`.
+    PyTorch's own schedulers also save their base rates: a run that is resumed with another ``BASE_LR`` would go on with
+    the old one. Here the config says what the schedule is, and the checkpoint where the run was.
     """
 
     def state_dict(self) -> dict[str, Any]:

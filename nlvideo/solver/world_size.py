@@ -19,13 +19,7 @@ def scale_to_world_size(cfg: CfgNode, world_size: int) -> CfgNode:
 
     With ``s = world_size / reference``: clips per batch and learning rate times ``s``; iterations divided by ``s``.
     Each rank keeps its number of clips and the run sees as many clips as before. The authors' own settings follow this
-    rule (rate 0.01 for 64 clips, 0.005 for 32).
-
-    ``SOLVER.ACCUMULATE`` takes no part in this: it splits the scaled batch into passes.
-
-    Args:
-        cfg: left as it is.
-        world_size: number of ranks of this run.
+    rule (rate 0.01 for 64 clips, 0.005 for 32). ``SOLVER.ACCUMULATE`` splits the scaled batch into passes.
 
     Returns:
         A scaled copy, frozen if ``cfg`` was. Its reference is ``world_size``, so that scaling it again changes nothing.
