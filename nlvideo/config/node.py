@@ -157,18 +157,14 @@ def coerce(value: Any, default: Any, key: str) -> Any:
     if expected is int and given is float and value.is_integer():
         return int(value)
     if expected in (list, tuple) and given in (list, tuple):
-        return expected(_coerce_elements(value, default, key))
+        if len({type(element) for element in default}) == 1 and not isinstance(default[0], (list, tuple)):
+            value = [coerce(element, default[0], f"{key}[{index}]") for index, element in enumerate(value)]
+        return expected(value)
     if expected is not given:
         hint = f"; quote it: '{value}'" if expected is str and given in (int, float, bool) else ""
         hint = f"; write [{value}]" if expected in (list, tuple) and given in (str, int, float) else hint
         raise ValueError(f"{key}: expected {expected.__name__}, got {given.__name__} {value!r}{hint}")
     return value
-
-
-def _coerce_elements(values: Sequence[Any], default: Sequence[Any], key: str) -> list[Any]:
-    if len({type(element) for element in default}) != 1 or isinstance(default[0], (list, tuple)):
-        return list(values)
-    return [coerce(value, default[0], f"{key}[{index}]") for index, value in enumerate(values)]
 
 
 def _parse(text: str) -> Any:

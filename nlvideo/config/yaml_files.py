@@ -42,24 +42,18 @@ def _read_chain(path: str, above: tuple[str, ...], named: Collection[str] | None
         base_path = os.path.abspath(os.path.join(folder, os.path.expanduser(base)))
         _overlay(_read_chain(base_path, (*above, path), named), merged)
     if isinstance(content.get("PLUGINS"), list):
-        if named is not None:
-            _refuse_unnamed(content["PLUGINS"], folder, (*above, path)[0], named)
+        top = Path((*above, path)[0])
+        home = str(top.parents[top.parent.name == _TESTS])
+        for spec in content["PLUGINS"] if named is not None and top.name == _DUMP else ():
+            plugin = resolve_spec(spec, folder)
+            if plugin not in (named or ()) and comes_with(spec, folder, home):
+                raise ValueError(
+                    f"{top} asks for the plugin {plugin!r}, which comes with its folder; that is code, and loading it"
+                    f" runs it: if you trust it, add --plugin {plugin}"
+                )
         content["PLUGINS"] = [resolve_spec(spec, folder) for spec in content["PLUGINS"]]
     _overlay(content, merged)
     return merged
-
-
-def _refuse_unnamed(specs: list[Any], folder: str, top: str, named: Collection[str]) -> None:
-    if os.path.basename(top) != _DUMP:
-        return
-    home = Path(top).parents[Path(top).parent.name == _TESTS]
-    for spec in specs:
-        plugin = resolve_spec(spec, folder)
-        if plugin not in named and comes_with(spec, folder, str(home)):
-            raise ValueError(
-                f"{top} asks for the plugin {plugin!r}, which comes with its folder; that is code, and loading it runs"
-                f" it: if you trust it, add --plugin {plugin}"
-            )
 
 
 def _read_yaml(path: str, above: tuple[str, ...]) -> dict[str, Any]:

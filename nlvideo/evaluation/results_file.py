@@ -106,7 +106,13 @@ def read_results(path: str) -> Results:
     except KeyError as error:
         raise ValueError(f"{path}: not a results file: {error} is missing") from None
     for video in videos:
-        _check_video(path, video, results.num_classes)
+        where, num_classes = f"of {video.video_id!r}: got", results.num_classes
+        labels = video.label if isinstance(video.label, list) else [video.label]
+        if not all(isinstance(label, int) and 0 <= label < num_classes for label in labels):
+            raise ValueError(f"{path}: label {where} {video.label!r}, allowed: 0 to {num_classes - 1}")
+        for name, array, dims in (("scores", video.scores, 1), ("views", video.views, 2)):
+            if array is not None and (array.ndim != dims or array.shape[-1] != num_classes):
+                raise ValueError(f"{path}: {name} {where} shape {array.shape}, num_classes {num_classes}")
     return results
 
 
@@ -135,13 +141,3 @@ def _compact(row: dict[str, Any]) -> dict[str, Any]:
             if row.get(name) is not None:
                 row[name] = np.array(row[name], np.float32)
     return row
-
-
-def _check_video(path: str, video: VideoScores, num_classes: int) -> None:
-    labels = video.label if isinstance(video.label, list) else [video.label]
-    if not all(isinstance(label, int) and 0 <= label < num_classes for label in labels):
-        raise ValueError(f"{path}: label of {video.video_id!r}: got {video.label!r}, allowed: 0 to {num_classes - 1}")
-    for name, array, dims in (("scores", video.scores, 1), ("views", video.views, 2)):
-        if array is not None and (array.ndim != dims or array.shape[-1] != num_classes):
-            shape = f"got shape {array.shape}, num_classes {num_classes}"
-            raise ValueError(f"{path}: {name} of {video.video_id!r}: {shape}")
