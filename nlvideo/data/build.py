@@ -45,11 +45,16 @@ def build_train_loader(cfg: CfgNode, start_iter: int = 0) -> TrainLoader:
         read_training_data(cfg)
     records = _read_before.pop(_data_of(cfg))
     clips, repeated = cfg.SOLVER.CLIPS_PER_BATCH, cfg.INPUT.REPEATED_CLIPS
-    batch_size = _batch_size(cfg)
+    rank, world_size = comm.get_rank(), comm.get_world_size()
+    batches = world_size * cfg.SOLVER.ACCUMULATE
+    if clips % (batches * repeated):
+        factors = _shares(cfg) + (f" x INPUT.REPEATED_CLIPS {repeated}" if repeated > 1 else "")
+        allowed = f"a multiple of {batches * repeated} ({factors})"
+        raise ValueError(f"SOLVER.CLIPS_PER_BATCH: got {clips}, allowed: {allowed}")
+    batch_size = clips // batches
     seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
     # The sampler counts videos. Each gives INPUT.REPEATED_CLIPS clips to the batch.
     start = start_iter * clips // repeated
-    rank, world_size = comm.get_rank(), comm.get_world_size()
     sampler = _sampler_class(cfg)(records, seed=seed, rank=rank, world_size=world_size, start=start)
     shared = compact_records(records)
     watch = WorkerWatch(shared, cfg.DATALOADER.NUM_WORKERS)
@@ -156,16 +161,6 @@ def build_batch_mixer(cfg: CfgNode, batch_size: int, seed: int) -> BatchMixer | 
 def _data_of(cfg: CfgNode) -> tuple:
     """What `read_training_data` depends on, besides the number of classes."""
     return (*cfg.DATASETS.TRAIN, None, *cfg.DATASETS.TEST, cfg.MODEL.HEAD.LOSS, cfg.INPUT.FPS > 0)
-
-
-def _batch_size(cfg: CfgNode) -> int:
-    """The clips of one batch of one rank."""
-    clips, repeated, accumulate = cfg.SOLVER.CLIPS_PER_BATCH, cfg.INPUT.REPEATED_CLIPS, cfg.SOLVER.ACCUMULATE
-    shares = comm.get_world_size() * accumulate
-    if clips % (shares * repeated):
-        factors = _shares(cfg) + (f" x INPUT.REPEATED_CLIPS {repeated}" if repeated > 1 else "")
-        raise ValueError(f"SOLVER.CLIPS_PER_BATCH: got {clips}, allowed: a multiple of {shares * repeated} ({factors})")
-    return clips // shares
 
 
 def _shares(cfg: CfgNode) -> str:

@@ -22,7 +22,7 @@ import numpy as np
 
 from nlvideo.config.validate import ALLOWED
 from nlvideo.errors import VideoTooShort
-from nlvideo.utils.messages import one_of
+from nlvideo.utils.messages import check_one_of
 from nlvideo.utils.registry import Registry
 
 CLIP_SAMPLER = Registry(
@@ -63,12 +63,10 @@ class ClipSampler(ABC):
     uses_stride = True
 
     def __init__(self, num_frames: int, frame_stride: int = 1, short_video: str = "wrap", num_clips: int = 1):
-        numbers = {"num_frames": num_frames, "frame_stride": frame_stride, "num_clips": num_clips}
-        for name, value in numbers.items():
+        for name, value in (("num_frames", num_frames), ("frame_stride", frame_stride), ("num_clips", num_clips)):
             if value < 1:
                 raise ValueError(f"{name}: got {value}, allowed: 1 or more")
-        if short_video not in POLICIES:
-            raise one_of("short_video", short_video, POLICIES)
+        check_one_of("short_video", short_video, POLICIES)
         self.num_frames, self.frame_stride, self.num_clips = num_frames, frame_stride, num_clips
         self.short_video = short_video
 
@@ -148,10 +146,7 @@ class AuthorsClips(ClipSampler):
 
     The last clips run past the end and always wrap, whatever ``short_video`` says about videos shorter than a clip::
 
-        n = 10, L = 4, s = 1, K = 3        0 1 2 3 . . . . . .
-                                           . . . 3 4 5 6 . . .
-                                           . . . . . . 6 7 8 9
-        K = 4: starts 0 2 5 7, the last    0 . . . . . . 7 8 9
+        n = 10, L = 4, s = 1, K = 4: starts 0 2 5 7, the last    0 . . . . . . 7 8 9
     """
 
     def __call__(self, num_video_frames: int, rng: np.random.Generator | None = None) -> list[list[int]]:

@@ -51,10 +51,7 @@ class TrainDataset(Dataset):
         return len(self.records)
 
     def __getitem__(self, key: tuple[int, int]) -> list[Sample] | Exception:
-        """Return the samples of a record, or an error, which the loader raises.
-
-        It is returned here so that it reaches the user without the traceback of a worker around it.
-        """
+        """Return the samples of a record, or an error. The loader raises it, without the traceback of a worker."""
         index, position = key
         rng = np.random.default_rng([self.seed, position])
         failed: list[tuple[str, str]] = []

@@ -55,7 +55,8 @@ def split_datasets(names: Sequence[str], fraction: float, seed: int, group: str,
     folder = root / "split"
     texts = {f"{side}.csv": format_list([records[i] for i in found.tolist()], folder) for side, found in sides.items()}
     for number in count(2):
-        if all(_text_of(folder / name) in (None, text) for name, text in texts.items()):
+        there = [folder / name for name in texts if (folder / name).is_file()]
+        if all(path.read_text(encoding="utf8", errors="surrogateescape") == texts[path.name] for path in there):
             break
         folder = root / f"split_{number}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -173,7 +174,3 @@ def _groups_of(name: str, records: Sequence[Record], group: str) -> list[str]:
     if None in values:
         raise ValueError(f"got {group!r}, allowed for {name}, which has no such column: ''")
     return [str(value) for value in values]
-
-
-def _text_of(path: Path) -> str | None:
-    return path.read_text(encoding="utf8", errors="surrogateescape") if path.is_file() else None

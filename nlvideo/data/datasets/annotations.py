@@ -28,8 +28,8 @@ class Sample:
     label_spans: list[tuple[int, float, float]] | None = None
 
 
-def read_lines(path: Path) -> list[tuple[int, str]]:
-    """Return (number, line) of the lines of a text file that are not blank.
+def read_lines(path: Path) -> list[tuple[str, str]]:
+    """Return (where, line) of the lines of a text file that are not blank.
 
     Raises:
         AnnotationError: the file is not text.
@@ -38,7 +38,8 @@ def read_lines(path: Path) -> list[tuple[int, str]]:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         raise AnnotationError(f"{path}: expected text, found a binary file") from None
-    return [(number, line.strip()) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
+    lines = enumerate(map(str.strip, text.splitlines()), start=1)
+    return [(f"{path}:{number}", line) for number, line in lines if line]
 
 
 def read_table(path: Path, columns: Sequence[str], of: str) -> Iterator[tuple[str, dict[str, str]]]:

@@ -1,7 +1,7 @@
 """Charades (Sigurdsson et al., ECCV 2016): videos of about 30 s in which any of 157 actions occur at known times."""
 
 from nlvideo.data.datasets.annotations import Sample, check_label, read_lines, read_table
-from nlvideo.data.datasets.official import Files, OfficialFormat, register_format, single_file
+from nlvideo.data.datasets.official import Files, OfficialFormat, single_file
 from nlvideo.errors import AnnotationError
 
 NUM_CLASSES = 157
@@ -15,10 +15,10 @@ def _read_charades(spec: OfficialFormat, split: str, files: Files) -> tuple[list
     """
     path, names = single_file(spec, files, split), single_file(spec, files, "classes")
     classes: list[str] = []
-    for number, line in read_lines(names):
+    for where, line in read_lines(names):
         code, _, name = line.partition(" ")
         if code != f"c{len(classes):03d}" or not name:
-            raise AnnotationError(f"{names}:{number}: expected 'c{len(classes):03d} name', found {line!r:.80}")
+            raise AnnotationError(f"{where}: expected 'c{len(classes):03d} name', found {line!r:.80}")
         classes.append(name.strip())
     samples = []
     for where, row in read_table(path, ("id", "actions"), spec.title):
@@ -38,17 +38,15 @@ def _parse_action(text: str, where: str) -> tuple[int, float, float]:
     return check_label(code[1:], NUM_CLASSES, where), *span
 
 
-register_format(
-    OfficialFormat(
-        name="charades",
-        title="Charades",
-        num_classes=NUM_CLASSES,
-        splits=("train", "val"),
-        # The official test file is what is called the validation set, in the paper too: 1.8k videos (Sec. 5.2).
-        files={"train": ("*v1_train*.csv",), "val": ("*v1_test*.csv", "*v1_val*.csv"), "classes": ("*v1_classes.txt",)},
-        read=_read_charades,
-        video_folders=("videos", "Charades_v1_480", "Charades_v1", "Charades_v1_rgb"),
-        fps=24.0,  # of the published frames, Charades_v1_rgb
-        multi_label=True,
-    )
-)
+OfficialFormat(
+    name="charades",
+    title="Charades",
+    num_classes=NUM_CLASSES,
+    splits=("train", "val"),
+    # The official test file is what is called the validation set, in the paper too: 1.8k videos (Sec. 5.2).
+    files={"train": ("*v1_train*.csv",), "val": ("*v1_test*.csv", "*v1_val*.csv"), "classes": ("*v1_classes.txt",)},
+    read=_read_charades,
+    video_folders=("videos", "Charades_v1_480", "Charades_v1", "Charades_v1_rgb"),
+    fps=24.0,  # of the published frames, Charades_v1_rgb
+    multi_label=True,
+).register()

@@ -1,7 +1,7 @@
 """Diving48 (Li et al., ECCV 2018): dives told apart by takeoff, somersaults, twists and position."""
 
 from nlvideo.data.datasets.annotations import Sample, check_label, read_entries, read_json
-from nlvideo.data.datasets.official import Files, OfficialFormat, register_format, single_file
+from nlvideo.data.datasets.official import Files, OfficialFormat, single_file
 from nlvideo.errors import AnnotationError
 
 NUM_CLASSES = 48
@@ -26,14 +26,12 @@ def _read_diving48(spec: OfficialFormat, split: str, files: Files) -> tuple[list
     return samples, classes
 
 
-register_format(
-    OfficialFormat(
-        name="diving48",
-        title="Diving48",
-        num_classes=NUM_CLASSES,
-        splits=("train", "test"),
-        files={"train": ("*train*.json",), "test": ("*test*.json",), "vocab": ("*vocab*.json",)},
-        read=_read_diving48,
-        video_folders=("videos", "rgb"),
-    )
-)
+OfficialFormat(
+    name="diving48",
+    title="Diving48",
+    num_classes=NUM_CLASSES,
+    splits=("train", "test"),
+    files={"train": ("*train*.json",), "test": ("*test*.json",), "vocab": ("*vocab*.json",)},
+    read=_read_diving48,
+    video_folders=("videos", "rgb"),
+).register()

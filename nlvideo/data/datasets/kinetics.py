@@ -5,7 +5,7 @@ from pathlib import Path
 
 from nlvideo.data.datasets.annotations import Sample, check_label, class_index, read_json, read_lines, read_table
 from nlvideo.data.datasets.kinetics_names import kinetics400_classes
-from nlvideo.data.datasets.official import Files, OfficialFormat, register_format, single_file
+from nlvideo.data.datasets.official import Files, OfficialFormat, single_file
 from nlvideo.errors import AnnotationError
 
 _COLUMNS = ("label", "youtube_id", "time_start", "time_end")
@@ -63,13 +63,13 @@ def _named_classes(path: Path) -> list[str]:
 
 def _read_list(path: Path, num_classes: int) -> list[Sample]:
     samples = []
-    for number, line in read_lines(path):
+    for where, line in read_lines(path):
         words = line.rsplit(maxsplit=1)
         if len(words) != 2:
-            raise AnnotationError(f"{path}:{number}: expected 'path label', found {line!r:.80}")
-        label = check_label(words[1].split(",")[0], num_classes, f"{path}:{number}")
+            raise AnnotationError(f"{where}: expected 'path label', found {line!r:.80}")
+        label = check_label(words[1].split(",")[0], num_classes, where)
         # The folders are those of another machine; the name is that of the video.
-        samples.append(Sample(os.path.splitext(os.path.basename(words[0]))[0], label, f"{path}:{number}"))
+        samples.append(Sample(os.path.splitext(os.path.basename(words[0]))[0], label, where))
     return samples
 
 
@@ -79,18 +79,16 @@ def _clean(name: str) -> str:
 
 
 for _size in (400, 600, 700):
-    register_format(
-        OfficialFormat(
-            name=f"kinetics{_size}",
-            title=f"Kinetics-{_size}",
-            num_classes=_size,
-            splits=("train", "val"),
-            files={
-                "train": ("*train*.csv", "*train*.txt"),
-                "val": ("*val*.csv", "*val*.txt"),
-                "classes": ("classes.txt", "classids.json"),
-            },
-            read=_read_kinetics,
-            max_missing=MAX_MISSING,
-        )
-    )
+    OfficialFormat(
+        name=f"kinetics{_size}",
+        title=f"Kinetics-{_size}",
+        num_classes=_size,
+        splits=("train", "val"),
+        files={
+            "train": ("*train*.csv", "*train*.txt"),
+            "val": ("*val*.csv", "*val*.txt"),
+            "classes": ("classes.txt", "classids.json"),
+        },
+        read=_read_kinetics,
+        max_missing=MAX_MISSING,
+    ).register()

@@ -51,6 +51,14 @@ class OfficialFormat:
     max_missing: float = 0.0
     multi_label: bool = False
 
+    def register(self) -> None:
+        """Add the format to ``FORMATS`` and its splits to the catalog, as ``<name>_<split>``."""
+        FORMATS[self.name] = self
+        for split in self.splits:
+            name = f"{self.name}_{split}"
+            DatasetCatalog.register(name, partial(load_official, self, split))
+            MetadataCatalog.get(name).evaluator_type = "multilabel" if self.multi_label else "classification"
+
 
 @dataclass
 class Split:
@@ -75,15 +83,6 @@ class Split:
 
 
 FORMATS: dict[str, OfficialFormat] = {}
-
-
-def register_format(spec: OfficialFormat) -> None:
-    """Add a format to ``FORMATS`` and its splits to the catalog, as ``<name>_<split>``."""
-    FORMATS[spec.name] = spec
-    for split in spec.splits:
-        DatasetCatalog.register(f"{spec.name}_{split}", partial(load_official, spec, split))
-        evaluator_type = "multilabel" if spec.multi_label else "classification"
-        MetadataCatalog.get(f"{spec.name}_{split}").evaluator_type = evaluator_type
 
 
 def get_format(name: str) -> OfficialFormat:

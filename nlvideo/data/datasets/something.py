@@ -1,7 +1,7 @@
 """Something-Something (Goyal et al., 2017), version 1 (folders of frames) and version 2 (WebM videos)."""
 
 from nlvideo.data.datasets.annotations import Sample, check_label, class_index, read_entries, read_json, read_lines
-from nlvideo.data.datasets.official import Files, OfficialFormat, register_format, single_file
+from nlvideo.data.datasets.official import Files, OfficialFormat, single_file
 from nlvideo.errors import AnnotationError
 
 NUM_CLASSES = 174
@@ -13,8 +13,7 @@ def _read_ssv1(spec: OfficialFormat, split: str, files: Files) -> tuple[list[Sam
     classes = [line for _, line in read_lines(names)]
     labels = {name: label for label, name in enumerate(classes)}
     samples = []
-    for number, line in read_lines(path):
-        where = f"{path}:{number}"
+    for where, line in read_lines(path):
         video_id, semicolon, template = line.partition(";")
         if not semicolon or not video_id.isdigit():
             raise AnnotationError(f"{where}: expected 'id;template' of {spec.title}, found {line!r:.80}")
@@ -39,26 +38,22 @@ def _read_ssv2(spec: OfficialFormat, split: str, files: Files) -> tuple[list[Sam
     return samples, sorted(labels, key=labels.__getitem__)
 
 
-register_format(
-    OfficialFormat(
-        name="ssv1",
-        title="Something-Something v1",
-        num_classes=NUM_CLASSES,
-        splits=("train", "val"),
-        files={"train": ("*train*.csv",), "val": ("*validation*.csv", "*val.csv"), "labels": ("*labels*.csv",)},
-        read=_read_ssv1,
-        video_folders=("videos", "20bn-something-something-v1"),
-        fps=12.0,  # of the published frames
-    )
-)
-register_format(
-    OfficialFormat(
-        name="ssv2",
-        title="Something-Something v2",
-        num_classes=NUM_CLASSES,
-        splits=("train", "val"),
-        files={"train": ("*train*.json",), "val": ("*validation*.json", "*val.json"), "labels": ("*labels*.json",)},
-        read=_read_ssv2,
-        video_folders=("videos", "20bn-something-something-v2"),
-    )
-)
+OfficialFormat(
+    name="ssv1",
+    title="Something-Something v1",
+    num_classes=NUM_CLASSES,
+    splits=("train", "val"),
+    files={"train": ("*train*.csv",), "val": ("*validation*.csv", "*val.csv"), "labels": ("*labels*.csv",)},
+    read=_read_ssv1,
+    video_folders=("videos", "20bn-something-something-v1"),
+    fps=12.0,  # of the published frames
+).register()
+OfficialFormat(
+    name="ssv2",
+    title="Something-Something v2",
+    num_classes=NUM_CLASSES,
+    splits=("train", "val"),
+    files={"train": ("*train*.json",), "val": ("*validation*.json", "*val.json"), "labels": ("*labels*.json",)},
+    read=_read_ssv2,
+    video_folders=("videos", "20bn-something-something-v2"),
+).register()

@@ -4,7 +4,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from nlvideo.data.datasets.annotations import Sample, check_label, class_index, read_lines
-from nlvideo.data.datasets.official import Files, OfficialFormat, register_format, single_file
+from nlvideo.data.datasets.official import Files, OfficialFormat, single_file
 from nlvideo.errors import AnnotationError
 
 _USES = {"0": None, "1": "train", "2": "test"}
@@ -14,14 +14,14 @@ def _read_ucf101(spec: OfficialFormat, split: str, files: Files) -> tuple[list[S
     """Read a split: lines ``Class/video.avi label`` for training, without the label for test; labels count from 1."""
     path, index = single_file(spec, files, split), single_file(spec, files, "classes")
     labels: dict[str, int] = {}
-    for number, line in read_lines(index):
+    for where, line in read_lines(index):
         words = line.split()
         if len(words) != 2 or words[0] != str(len(labels) + 1):
-            raise AnnotationError(f"{index}:{number}: expected '{len(labels) + 1} Class', found {line!r:.80}")
+            raise AnnotationError(f"{where}: expected '{len(labels) + 1} Class', found {line!r:.80}")
         labels[words[1]] = len(labels)
     samples = []
-    for number, line in read_lines(path):
-        where, words = f"{path}:{number}", line.split()
+    for where, line in read_lines(path):
+        words = line.split()
         video = PurePosixPath(words[0])
         if len(words) != (2 if split == "train" else 1) or len(video.parts) != 2:
             form = "Class/video.avi label" if split == "train" else "Class/video.avi"
@@ -44,8 +44,8 @@ def _read_hmdb51(spec: OfficialFormat, split: str, files: Files) -> tuple[list[S
     classes = [path.name[: -len(pattern.lstrip("*"))] for path in paths]
     samples = []
     for label, (path, name) in enumerate(zip(paths, classes, strict=True)):
-        for number, line in read_lines(path):
-            where, words = f"{path}:{number}", line.rsplit(maxsplit=1)
+        for where, line in read_lines(path):
+            words = line.rsplit(maxsplit=1)
             if len(words) != 2 or words[1] not in _USES:
                 raise AnnotationError(f"{where}: expected 'video.avi 0', 1 or 2 of {spec.title}, found {line!r:.80}")
             if _USES[words[1]] == split:
@@ -59,7 +59,7 @@ def _register_splits(folder: str, files: dict[str, str], **known: Any) -> None:
     for number in (1, 2, 3):
         numbered: dict[str, tuple[str, ...]] = {role: (name.format(number),) for role, name in files.items()}
         name, splits = f"{folder}_split{number}", ("train", "test")
-        register_format(OfficialFormat(name=name, splits=splits, files=numbered, folder=folder, **known))
+        OfficialFormat(name=name, splits=splits, files=numbered, folder=folder, **known).register()
 
 
 _register_splits(

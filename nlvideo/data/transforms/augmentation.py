@@ -17,7 +17,7 @@ from nlvideo.config.validate import ALLOWED
 from nlvideo.data.video.base import Video
 from nlvideo.data.video.pixels import DEFAULT_LIMITS, PixelLimits
 from nlvideo.errors import VideoDecodeError
-from nlvideo.utils.messages import one_of
+from nlvideo.utils.messages import check_one_of
 
 # Crops per clip at test: the centre, three along the long side, or ten-crop.
 NUM_CROPS = ALLOWED["TEST.NUM_CROPS"]
@@ -174,9 +174,7 @@ def uniform_crops(frames: torch.Tensor, size: int, num_crops: int) -> list[torch
     Raises:
         ValueError: the frames are smaller than the crop, or another number of crops is asked for.
     """
-    allowed = NUM_CROPS if size else (1,)
-    if num_crops not in allowed:
-        raise one_of(f"num_crops for crop size {size}", num_crops, allowed)
+    check_one_of(f"num_crops for crop size {size}", num_crops, NUM_CROPS if size else (1,))
     if size == 0:
         return [frames]
     bottom, right = _slack(frames, size)

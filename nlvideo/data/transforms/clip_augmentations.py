@@ -1,7 +1,6 @@
 """The augmentations after scale, crop and flip that a config asks for, in their fixed order."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -39,27 +38,21 @@ def build_clip_augmentations(cfg: CfgNode) -> list[ClipAugmentation]:
 def augment_clip(
     frames: torch.Tensor, augmentations: Sequence[ClipAugmentation], rng: np.random.Generator
 ) -> torch.Tensor:
-    """Apply augmentations, uint8 (T, H, W, 3) -> uint8 (T, H, W, 3), one after the other."""
+    """Apply augmentations, uint8 (T, H, W, 3) -> uint8 (T, H, W, 3), one after the other.
+
+    Torch computes on one thread, as in a loader's worker: sums of floats depend on the number of threads, and clips
+    must not depend on the number of workers.
+    """
     if not augmentations:
         return frames
-    with one_thread():
-        for augment in augmentations:
-            frames = augment(frames, rng)
-    return frames
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Let torch compute on one thread, as in a loader's worker.
-
-    Sums of floats depend on the number of threads. The clips must not depend on the number of workers.
-    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        yield
+        for augment in augmentations:
+            frames = augment(frames, rng)
     finally:
         torch.set_num_threads(threads)
+    return frames
 
 
 class RandomErasing:
