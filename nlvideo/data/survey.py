@@ -73,7 +73,10 @@ def log_survey(cfg: CfgNode, records: Sequence[Record]) -> None:
     """
     count = min(len(records), MAX_VIDEOS)
     evenly = (records[i * len(records) // count] for i in range(count))
+    # A member of a shard has the address of the shard in its name.
     picked = [record for record in evenly if "://" not in record["file_name"]]
+    if not picked:
+        return
     end, looked = time.monotonic() + _MAX_SEC, []
     results = map_in_processes(read_header, picked, min(_MAX_PROCESSES, 1 + len(picked) // _FILES_PER_PROCESS))
     with closing(results):

@@ -96,6 +96,10 @@ def test_some_of_many_and_those_that_cannot_be_read(tmp_path, make_video, caplog
     with caplog.at_level(logging.INFO):
         log_survey(cfg_of(), [{"file_name": path}, {"file_name": "s3://bucket/a.mp4"}])
     assert "Survey of 1 of 2 videos" in caplog.text and "could not" not in caplog.text
+    caplog.clear()
+    with caplog.at_level(logging.INFO):
+        log_survey(cfg_of(), [{"file_name": "s3://bucket/a.mp4"}])
+    assert caplog.text == ""
 
 
 def test_a_slow_disk_costs_little(tmp_path, make_video, caplog, monkeypatch):

@@ -90,9 +90,7 @@ def load_shards(name: str) -> ShardRecords:
     metadata.classes = read_classes(metadata.classes_from)
     joined = Labels.concatenate(labels)
     metadata.evaluator_type = "multilabel" if joined.any_lists else "classification"
-    further = None
-    if any(extras):
-        parts = [part or [{}] * len(block) for part, block in zip(extras, ids, strict=True)]
-        further = ChainedRecords([SerializedRecords(part) for part in parts])
+    parts = (part or [{}] * len(block) for part, block in zip(extras, ids, strict=True))
+    further = ChainedRecords([SerializedRecords(part) for part in parts]) if any(extras) else None
     sizes = np.array([len(block) for block in ids], np.int64)
     return ShardRecords(shards, sizes, StringBlock.concatenate(ids), np.concatenate(places), joined, further)
