@@ -54,8 +54,7 @@ class TrainDataset(Dataset):
         """Return the samples of a record, or an error. The loader raises it, without the traceback of a worker."""
         index, position = key
         rng = np.random.default_rng([self.seed, position])
-        failed: list[tuple[str, str]] = []
-        errors: list[Exception] = []
+        failed: list[tuple[str, Exception]] = []
         tried: set[int] = set()
         while len(tried) < min(MAX_ATTEMPTS, len(self.records)):
             tried.add(index)
@@ -67,19 +66,19 @@ class TrainDataset(Dataset):
                 samples = mapped if isinstance(mapped, list) else [mapped]
                 break
             except (VideoDecodeError, VideoTooShort) as error:
-                errors.append(error)
-                failed.append((record["file_name"], _reason(error)))
+                failed.append((record["file_name"], error))
             except FORESEEN as error:
                 return portable(error)
             while index in tried and len(tried) < len(self.records):
                 index = int(rng.integers(len(self.records)))
         else:
-            return _unusable_dataset(failed, errors)
+            return _unusable_dataset(failed)
         if len(samples) != self.repeated_clips:
             allowed = f"allowed with {type(self.mapper).__name__}, which makes {len(samples)} per video: {len(samples)}"
             return ValueError(f"INPUT.REPEATED_CLIPS: got {self.repeated_clips}, {allowed}")
         # A failed video counts once, even if several clips were to come from it.
-        return [{**sample, "failed": [] if i else failed} for i, sample in enumerate(samples)]
+        reasons = [(path, _reason(error)) for path, error in failed]
+        return [{**sample, "failed": [] if i else reasons} for i, sample in enumerate(samples)]
 
 
 class TestDataset(Dataset):
@@ -121,10 +120,10 @@ def _reason(error: Exception) -> str:
     return error.reason if isinstance(error, VideoDecodeError) else str(error)
 
 
-def _unusable_dataset(failed: list[tuple[str, str]], errors: Sequence[Exception]) -> ValueError:
+def _unusable_dataset(failed: Sequence[tuple[str, Exception]]) -> ValueError:
     """The error, one line, for a dataset of which no video that was tried could be used."""
-    short = [error for error in errors if isinstance(error, VideoTooShort)]
-    if len(short) == len(errors):
+    short = [error for _, error in failed if isinstance(error, VideoTooShort)]
+    if len(short) == len(failed):
         longest = max(error.num_video_frames for error in short)
         rate = f" at INPUT.FPS {short[-1].fps:g}" if short[-1].fps else ""
         return ValueError(
@@ -132,8 +131,8 @@ def _unusable_dataset(failed: list[tuple[str, str]], errors: Sequence[Exception]
             f" {short[-1].needed} frames{rate}, the longest video has {longest};"
             " INPUT.SHORT_VIDEO 'error' refuses them, 'wrap' and 'clamp' do not"
         )
-    path, reason = failed[-1]
-    return ValueError(f"none of {len(failed)} videos tried in a row could be used; the last: {path}: {reason}")
+    path, error = failed[-1]
+    return ValueError(f"none of {len(failed)} videos tried in a row could be used; the last: {path}: {_reason(error)}")
 
 
 def collate_train(groups: Sequence[list[Sample] | Exception]) -> dict[str, Any] | Exception:
@@ -222,21 +221,20 @@ class TestLoader:
         self.loader, self.dataset_size, self.watch, self._failed_as = loader, dataset_size, watch, failed_as
 
     def __iter__(self) -> Iterator[list[Sample]]:
-        errors: list[Exception] = []
-        failed: list[tuple[str, str]] = []
+        failed: list[tuple[str, Exception]] = []
         num_samples = 0
         with signals_blocked(), full_memory_explained():
             batches = iter(self.loader)
         while (batch := self.watch.next_of(batches)) is not None:
             num_samples += 1
             if batch[0]["failed"]:
-                errors.append(batch[0]["error"])
+                path, error = batch[0]["file_name"], batch[0]["error"]
                 given_up.update(batch[0].pop("given_up"))
-                failed.append((batch[0]["file_name"], _reason(errors[-1])))
-                _logger.warning("%s: %s; %s", *failed[-1], self._failed_as)
+                failed.append((path, error))
+                _logger.warning("%s: %s; %s", path, _reason(error), self._failed_as)
             yield batch
-        if num_samples and len(errors) == num_samples and all(isinstance(error, VideoTooShort) for error in errors):
-            raise _unusable_dataset(failed, errors)
+        if num_samples and sum(isinstance(error, VideoTooShort) for _, error in failed) == num_samples:
+            raise _unusable_dataset(failed)
 
     def __len__(self) -> int:
         return len(self.loader)
