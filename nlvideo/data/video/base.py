@@ -25,8 +25,8 @@ class Video(contextlib.AbstractContextManager, ABC):
     """Random access to the frames of one video; a context manager that closes the video at its end.
 
     The kinds are ``VideoReader`` and ``TorchCodecReader`` (files), ``FrameFolder``, ``FrameArray`` (memory) and
-    ``Window`` (a part of a stream). ``open_video`` chooses among them. A kind implements ``geometry``,
-    ``frame_seconds`` and ``_read``, and sets the attributes.
+    ``Window`` (a part of a stream). ``open_video`` chooses among them. A kind implements ``geometry`` and ``_read``,
+    and sets the attributes. One with timestamps implements ``frame_seconds``; frames of others follow at one rate.
 
     Seconds count from the start of the video: the first frame, or the ``start_sec`` of a window.
 
@@ -42,6 +42,7 @@ class Video(contextlib.AbstractContextManager, ABC):
 
     num_frames: int
     fps: float
+    _frames_are = "its frames"  # for the message
 
     def __init__(self, path: str | os.PathLike, pixels: PixelLimits = DEFAULT_LIMITS):
         self.path = os.fspath(path)
@@ -56,9 +57,12 @@ class Video(contextlib.AbstractContextManager, ABC):
         """
 
     @property
-    @abstractmethod
     def frame_seconds(self) -> np.ndarray:
         """When each frame is shown: float64 (num_frames,), seconds; ``VideoDecodeError``: the rate is not known."""
+        if self.fps <= 0:
+            reason = f"seconds need the frame rate, and {self._frames_are} carry none: add 'fps'"
+            raise VideoDecodeError(self.path, reason)
+        return np.arange(self.num_frames) / self.fps
 
     @abstractmethod
     def _read(self, indices: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:

@@ -18,21 +18,7 @@ from nlvideo.errors import VideoDecodeError
 _SIDEWAYS = (5, 6, 7, 8)
 
 
-class _ConstantRate(Video):
-    """A video without timestamps of its own: its frames follow each other at one rate, where that is given."""
-
-    _frames_are: str  # for the message
-
-    @property
-    def frame_seconds(self) -> np.ndarray:
-        """When each frame is shown: float64 (num_frames,), seconds; an error without a rate, see ``Video``."""
-        if self.fps <= 0:
-            reason = f"seconds need the frame rate, and {self._frames_are} carry none: add 'fps'"
-            raise VideoDecodeError(self.path, reason)
-        return np.arange(self.num_frames) / self.fps
-
-
-class FrameArray(_ConstantRate):
+class FrameArray(Video):
     """A video that is in memory already; see ``Video``.
 
     Args:
@@ -62,7 +48,7 @@ class FrameArray(_ConstantRate):
         return ((index, self._frames[index]) for index in indices)
 
 
-class FrameFolder(_ConstantRate):
+class FrameFolder(Video):
     """A video that was extracted into a folder, one JPEG or PNG for each frame; see ``Video``.
 
     Frame k is the k-th image in natural order (``2.jpg`` before ``10.jpg``). Names may count from 0 or 1, with or
