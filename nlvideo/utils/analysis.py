@@ -128,12 +128,7 @@ class _Reached(Exception):
 
 
 def run_until(module: nn.Module, run: Callable[[], object], before: bool = False) -> tuple[bool, Any]:
-    """Run a network until one of its modules has run, or is about to.
-
-    Args:
-        module: of the network.
-        run: calls the network.
-        before: stop before the module runs.
+    """Call a network with ``run`` until one of its modules has run, or is about to with ``before``.
 
     Returns:
         Whether the module was reached; and what it gave, or with ``before`` its first argument, or None if it was not.

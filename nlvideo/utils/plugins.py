@@ -54,11 +54,8 @@ def resolve_spec(spec: str, base_dir: str | None = None) -> str:
     """Return a path spec as an absolute path; any other spec as it is. Nothing is imported.
 
     A spec is a path if it contains a separator or starts with ``.`` or ``~``. Another name is a path only if there is
-    such a folder and nothing of that name is installed: a stray folder never hides a module.
-
-    Args:
-        spec: an entry of ``PLUGINS`` or of ``--plugin``.
-        base_dir: the folder that relative paths start from. None: the current one.
+    such a folder and nothing of that name is installed: a stray folder never hides a module. Relative paths start from
+    ``base_dir``, by default the current folder.
 
     Raises:
         ValueError: not a text, or an empty one.

@@ -68,10 +68,9 @@ def _expand_braces(text: str, pattern: str) -> Sequence[str]:
     first, last = bounds.groups()
     if int(first) > int(last):
         raise ValueError(f"{pattern}: the range {{{text}}} ends before it begins")
-    numbers = range(int(first), int(last) + 1)
-    if len(numbers) > MAX_SHARDS:
-        raise ValueError(f"{pattern}: names {len(numbers)} shards or more, allowed: up to {MAX_SHARDS}")
-    return [f"{number:0{len(first)}d}" for number in numbers]
+    if (count := int(last) - int(first) + 1) > MAX_SHARDS:
+        raise ValueError(f"{pattern}: names {count} shards or more, allowed: up to {MAX_SHARDS}")
+    return [f"{number:0{len(first)}d}" for number in range(int(first), int(last) + 1)]
 
 
 def write_shard(path: str, records: Sequence[Record], first: int) -> None:
