@@ -74,6 +74,7 @@ def download(kind: str, server: str, folder: Path, monkeypatch: pytest.MonkeyPat
     path = f"{server}/{NAME}" if kind == "http" else "torchvision://net"
     monkeypatch.setattr(catalog, "torchvision_url", lambda name: f"{server}/{NAME}")
     monkeypatch.setattr(catalog, "get_cache_dir", lambda: str(folder))
+    monkeypatch.setenv("TORCH_HOME", str(folder / "torch"))
     monkeypatch.setattr(sys, "stderr", stream)
     options = {"cache_dir": str(folder), "force": True} if kind == "http" else {}
     assert Path(PathManager.get_local_path(path, **options)).read_bytes() == CONTENT
