@@ -10,6 +10,9 @@ from nlvideo.data.records.records import Labels, StringBlock, TableRecords
 from nlvideo.data.video.paths import find_videos
 from nlvideo.utils.console import log_once
 
+# Names of parts of a dataset. Where all "classes" have such names, the folder is probably the one above.
+_PARTS = {"train", "training", "val", "valid", "validation", "test", "testing"}
+
 
 def load_folder(name: str) -> TableRecords:
     """Return the records of ``folder:DIR`` and note its classes in the ``MetadataCatalog``.
@@ -37,6 +40,9 @@ def load_folder(name: str) -> TableRecords:
         raise ValueError(f"{name}: the class {empty[0]!r} has no video, allowed: at least one{left_out}")
     if text:
         log_once(f"{name}: left out: {text}")
+    if _PARTS.issuperset(class_name.lower() for class_name in classes):
+        parts = ", ".join(f"{name}/{class_name}" for class_name in classes)
+        log_once(f"{name}: its folders {', '.join(classes)} are taken as classes. For parts of a dataset, give {parts}")
     MetadataCatalog.get(name).classes = classes
     labels = np.repeat(np.arange(len(classes)), [len(videos) for videos in by_class.values()])
     return TableRecords(str(root), StringBlock.from_strings(chain(*by_class.values())), Labels(labels))

@@ -40,6 +40,16 @@ def test_errors(tmp_path):
         get_dataset(f"folder:{tmp_path}")
 
 
+def test_the_folder_above_the_parts_of_a_dataset_is_noticed(tmp_path, caplog):
+    for name in ("parts/val/run/a.mp4", "parts/train/run/b.mp4", "classes/train/a.mp4", "classes/tram/b.mp4"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    get_dataset(f"folder:{tmp_path}/classes")
+    assert not caplog.text, "a class may be called train"
+    get_dataset(name := f"folder:{tmp_path}/parts")
+    assert f"train, val are taken as classes. For parts of a dataset, give {name}/train, {name}/val" in caplog.text
+
+
 def test_folders_of_frames_are_videos(tmp_path, make_frames, make_video):
     make_frames(tmp_path / "run/a", num_frames=3)
     make_frames(tmp_path / "run/deep/b", num_frames=3, name="{}.png")
