@@ -99,7 +99,7 @@ class Checkpointer:
         if where := _not_finite(content):
             raise FloatingPointError(
                 f"{path} is not saved: {where} is not finite. The losses were finite, but a gradient was not. Earlier"
-                " checkpoints are unchanged; lower SOLVER.BASE_LR, lengthen SOLVER.WARMUP_ITERS or clip gradients"
+                " checkpoints are unchanged; lower SOLVER.BASE_LR, warm up longer (SOLVER.WARMUP_*) or clip gradients"
             )
 
         def write(file: BinaryIO) -> None:

@@ -253,7 +253,7 @@ class SimpleTrainer(TrainerBase):
             losses = ", ".join(f"{name} = {float(value)}" for name, value in scalars.items() if "loss" in name)
             raise FloatingPointError(
                 f"iteration {self.iter}: the loss is not finite ({losses}). Weights and checkpoints are as before it;"
-                " lower SOLVER.BASE_LR, lengthen SOLVER.WARMUP_ITERS or clip gradients"
+                " lower SOLVER.BASE_LR, warm up longer (SOLVER.WARMUP_*) or clip gradients"
             )
         self._call_hooks("after_backward")
         self.scaler.unscale_(self.optimizer)
