@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from nlvideo.config import CfgNode, load_cfg
+from nlvideo.data import MetadataCatalog
 
 # An index is written as two base-32 digits, one in red and one in green, as levels 8 apart: a codec without RGB
 # support may be off by a few levels and the index can still be read.
@@ -32,6 +33,15 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
     report = yield
     report.sections = [(name, text.encode("utf8", "backslashreplace").decode()) for name, text in report.sections]
     return report
+
+
+@pytest.fixture(autouse=True)
+def forget_names_of_kinetics() -> Iterator[None]:
+    """A test that reads small official files of Kinetics leaves their classes to no other test."""
+    yield
+    for name, metadata in MetadataCatalog._metadata.items():
+        if name.startswith("kinetics"):
+            metadata.classes, metadata.classes_from = [], ""
 
 
 def _write_frame(index: int, height: int, width: int) -> np.ndarray:
