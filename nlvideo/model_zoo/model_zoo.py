@@ -29,7 +29,7 @@ def get_config_file(name: str) -> str:
             ``"c2d_r50_8x8"`` for ``"kinetics/authors/c2d_r50_8x8"``.
 
     Raises:
-        LookupFailed: no config, or more than one, has this name. The message lists near matches, or all of them.
+        LookupFailed: no config, or more than one, has this name. The message lists near matches.
     """
     known = list_configs()
     stem = name.removesuffix(".yaml")
@@ -41,7 +41,8 @@ def get_config_file(name: str) -> str:
     # A file of this name in another folder is a better hint than a similar name.
     same_file = [other for other in known if Path(other).name == Path(stem).name]
     hint = f"did you mean {' or '.join(map(repr, same_file))}?" if same_file else did_you_mean(stem, known)
-    raise LookupFailed(f"unknown config {name!r}: {hint or 'no name is close.'} There are: {', '.join(known)}")
+    where = f"No folder here, no config in {CONFIG_DIR} and no trained model has this name."
+    raise LookupFailed(f"unknown config {name!r}: {hint or 'no name is close.'} {where}")
 
 
 def list_trained() -> list[str]:

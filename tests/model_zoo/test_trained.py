@@ -100,7 +100,7 @@ def test_what_does_not_exist_is_said_in_one_line(tmp_path: Path) -> None:
     mistakes = [
         ("quickstrat", None, KeyError, r"unknown model 'quickstrat': did you mean 'quickstart'\?$"),
         ("quickstart/i3d_ln", None, KeyError, "unknown config 'quickstart/i3d_ln': did you mean 'quickstart/i3d_nl'"),
-        ("zzz", None, KeyError, "unknown config 'zzz': no name is close. There are: "),
+        ("zzz", None, KeyError, "unknown config 'zzz': no name is close. No folder here"),
         (str(tmp_path), None, FileNotFoundError, "is not the folder of a run: there is no"),
         ("nowhere/config.yaml", None, FileNotFoundError, "no config file 'nowhere/config.yaml'"),
         ("quickstart", str(tmp_path / "none.pth"), FileNotFoundError, "no checkpoint .*none.pth"),
