@@ -14,7 +14,6 @@ from nlvideo.errors import UnexpectedResults
 
 def main(args: argparse.Namespace) -> None:
     """Test on one rank."""
-    from nlvideo.checkpoint import load_model_for_test
     from nlvideo.config import load_cfg
     from nlvideo.engine import DefaultTrainer, default_setup
     from nlvideo.evaluation import verify_results
@@ -22,7 +21,7 @@ def main(args: argparse.Namespace) -> None:
     cfg = default_setup(load_cfg(args.config_file, args.opts, args.plugin), args)
     if not cfg.DATASETS.TEST:
         raise ValueError("DATASETS.TEST: got an empty list, allowed for a test: one dataset or more")
-    results = DefaultTrainer.test(cfg, load_model_for_test(cfg, args.resume))
+    results = DefaultTrainer.test_checkpoint(cfg, args.resume)
     if not verify_results(cfg, results):
         raise UnexpectedResults("the results are not those of TEST.EXPECTED_RESULTS, see the lines MISMATCH in the log")
 

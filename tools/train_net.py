@@ -40,7 +40,6 @@ def read_config(args: argparse.Namespace) -> "CfgNode":
 
 def main(args: argparse.Namespace) -> None:
     """Train or test on one rank."""
-    from nlvideo.checkpoint import load_model_for_test
     from nlvideo.engine import DefaultTrainer, default_setup
     from nlvideo.evaluation import verify_results
     from nlvideo.utils import comm
@@ -48,7 +47,7 @@ def main(args: argparse.Namespace) -> None:
 
     cfg = default_setup(read_config(args), args)
     if args.eval_only:
-        results = DefaultTrainer.test(cfg, load_model_for_test(cfg, args.resume))
+        results = DefaultTrainer.test_checkpoint(cfg, args.resume)
     else:
         trainer = DefaultTrainer(cfg)
         trainer.resume_or_load(resume=args.resume)

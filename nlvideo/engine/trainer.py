@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LRScheduler
 
-from nlvideo.checkpoint import Checkpointer, read_file
+from nlvideo.checkpoint import Checkpointer, load_model_for_test, read_file
 from nlvideo.checkpoint.weights import load_weights
 from nlvideo.config import CfgNode
 from nlvideo.config.validate import check_resolved
@@ -325,6 +325,16 @@ class DefaultTrainer(SimpleTrainer):
             print_results({f"{prefix}{name}": value for name, value in results.items()})
             return results
         return {}
+
+    @classmethod
+    def test_checkpoint(cls, cfg: CfgNode, resume: bool = False) -> Results:
+        """Test the checkpoint in ``MODEL.WEIGHTS``, or on a resume the last one; the rest is as for `test`.
+
+        Files of results of ``best`` go to ``OUTPUT_DIR/best``: those in ``OUTPUT_DIR`` are of the last checkpoint.
+        """
+        model, is_best = load_model_for_test(cfg, resume), cfg.MODEL.WEIGHTS == "best" and not resume
+        folder = os.path.join(cfg.OUTPUT_DIR, "best") if is_best else cfg.OUTPUT_DIR
+        return cls.test(cfg.with_overrides(["OUTPUT_DIR", folder]), model)
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:

@@ -160,6 +160,10 @@ def test_the_last_may_be_the_best(
     assert f"{TOP1}: last (iteration 2): 11, best (iteration 2): 11" in caplog.text
 
 
+def _files_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.glob("*.json")}
+
+
 @pytest.mark.parametrize("ema", ["False", "True"])
 def test_the_test_of_the_best_is_that_of_its_file(tiny_cfg: Callable[..., CfgNode], tmp_path: Path, ema: str) -> None:
     opts = ("OUTPUT_DIR", str(tmp_path), "SOLVER.EMA.ENABLED", ema, "SOLVER.EMA.DECAY", "0.5", "TEST.EVAL_PERIOD", "1")
@@ -171,7 +175,9 @@ def test_the_test_of_the_best_is_that_of_its_file(tiny_cfg: Callable[..., CfgNod
     assert all(torch.equal(tensor, last[name]) for name, tensor in trainer.bare_model.state_dict().items())
     # By its name for a test alone, and as its evaluation in training saw it.
     named = tiny_cfg(*opts, "MODEL.WEIGHTS", "best")
-    assert DefaultTrainer.test(named, load_model_for_test(named)) == results
+    last_results = _files_of(tmp_path / "inference")
+    assert DefaultTrainer.test_checkpoint(named) == results
+    assert _files_of(tmp_path / "inference") == last_results and _files_of(tmp_path / "best/inference")
     (row,) = [row for row in _metrics(tmp_path) if row["iteration"] == iteration - 1]
     assert row["classification/loss"] == results["classification"]["loss"]
     (tmp_path / "model_best.pth").unlink()
