@@ -176,17 +176,7 @@ class NonLocalBlock(NonLocalBase):
     def attention(self, x: torch.Tensor, positions: Sequence[int | Sequence[int]]) -> torch.Tensor:
         """Weights f(x_i, x_j) / C(x) of chosen query positions i over all keys j, averaged over the heads.
 
-        Only the rows asked for are computed.
-
-        Args:
-            x: (N, C, T, H, W), or fewer axes as in ``forward``.
-            positions: query positions, as (t, h, w) or as indices into the flattened map.
-
-        Returns:
-            (N, len(positions), T, H', W') on the grid of the keys, with zeros where a position does not attend.
-
-        Raises:
-            ValueError: for a position outside the map, and as in ``forward``.
+        Only the rows asked for are computed. Arguments, shapes and errors are those of `NonLocalBase.attention`.
         """
         self.check_map(x)
         theta, phi, _ = self._embed(x)
