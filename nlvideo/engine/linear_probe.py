@@ -13,7 +13,8 @@ from nlvideo.data.workers import explained
 from nlvideo.engine.trainer import DefaultTrainer, distribute
 from nlvideo.evaluation import Evaluator, inference_on_dataset
 from nlvideo.modeling.backbone import inflate_2d_weights
-from nlvideo.modeling.meta_arch import PoolLinearHead, VideoClassifier
+from nlvideo.modeling.head import PoolLinearHead
+from nlvideo.modeling.meta_arch import VideoClassifier
 from nlvideo.utils import comm
 
 logger = logging.getLogger(__name__)

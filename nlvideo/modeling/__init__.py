@@ -4,7 +4,8 @@ from nlvideo.modeling import nonlocal_variants
 from nlvideo.modeling.backbone import BACKBONE, ResNet3d, TorchvisionVideo, build_backbone, inflate_2d_weights
 from nlvideo.modeling.build import build_model, resolve_device
 from nlvideo.modeling.costs import model_costs
-from nlvideo.modeling.meta_arch import HEAD, META_ARCH, PoolLinearHead, VideoClassifier, build_head
+from nlvideo.modeling.head import HEAD, PoolLinearHead, build_head
+from nlvideo.modeling.meta_arch import META_ARCH, VideoClassifier
 from nlvideo.modeling.nonlocal_block import (
     NONLOCAL,
     NonLocalBlock,

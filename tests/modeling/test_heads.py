@@ -7,7 +7,7 @@ from torch import nn
 
 from nlvideo.config import get_cfg
 from nlvideo.layers import ShapeSpec
-from nlvideo.modeling.meta_arch import HEAD, PoolLinearHead, build_head
+from nlvideo.modeling.head import HEAD, PoolLinearHead, build_head
 
 
 def _head(**keywords: object) -> PoolLinearHead:

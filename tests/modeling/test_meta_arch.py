@@ -6,7 +6,8 @@ from torch import nn
 
 from nlvideo.config import CfgNode, get_cfg
 from nlvideo.modeling import META_ARCH, build_model
-from nlvideo.modeling.meta_arch import PoolLinearHead, VideoClassifier
+from nlvideo.modeling.head import PoolLinearHead
+from nlvideo.modeling.meta_arch import VideoClassifier
 from nlvideo.utils.events import EventStorage
 
 
