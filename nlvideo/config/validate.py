@@ -144,10 +144,11 @@ def _numbers(cfg: CfgNode) -> _Checks:
 def _lists(cfg: CfgNode) -> _Checks:
     for key in _LISTS_OF_TEXT:
         yield key, all(isinstance(element, str) for element in cfg.value_at(key)), "a list of text"
-    pairs = cfg.MODEL.NONLOCAL.ARGS
-    fits = all(isinstance(pair, (list, tuple)) and len(pair) == 2 and isinstance(pair[0], str) for pair in pairs)
-    fits = fits and len({name for name, _ in pairs}) == len(pairs)
-    yield "MODEL.NONLOCAL.ARGS", fits, "[name, value] pairs, each name once"
+    for key in ("MODEL.BACKBONE.ARGS", "MODEL.NONLOCAL.ARGS"):
+        pairs = cfg.value_at(key)
+        fits = all(isinstance(pair, (list, tuple)) and len(pair) == 2 and isinstance(pair[0], str) for pair in pairs)
+        fits = fits and len({name for name, _ in pairs}) == len(pairs)
+        yield key, fits, "[name, value] pairs, each name once"
     for key, most in _RANGES.items():
         value = cfg.value_at(key)
         is_off = key == "INPUT.CROP_AREA_RANGE" and not value

@@ -2,7 +2,10 @@
 
 import pytest
 
-from nlvideo.config import configurable, get_cfg
+from nlvideo.config import configurable, get_cfg, load_cfg
+from nlvideo.config.configurable import build_registered
+from nlvideo.modeling import build_backbone
+from nlvideo.utils.registry import Registry
 
 
 class Head:
@@ -150,3 +153,46 @@ def test_an_error_of_an_argument_names_its_key(message, said):
 def test_an_error_of_another_class_keeps_it():
     with pytest.raises(UnicodeError, match="^loss: got"):
         Checked(get_cfg(), message="loss: got 'x'", kind=UnicodeError)
+
+
+def build(name, *args):
+    """What a registry of heads builds with these ``MODEL.BACKBONE.ARGS``."""
+    registry = Registry("HEADS", "Heads.")
+    for head in (Head, OtherHead):
+        registry.register(head)
+    registry.register(lambda cfg, channels, width=1: (channels, width), name="factory")
+    cfg = load_cfg(None, ["MODEL.BACKBONE.NAME", name, "MODEL.BACKBONE.ARGS", [list(pair) for pair in args]])
+    return build_registered(registry, cfg, "MODEL.BACKBONE", *([8] if name == "factory" else []))
+
+
+def test_arguments_of_a_key():
+    """They reach the constructor in the type of their default; a first input is none of them."""
+    assert build("Head", ("extra", "x")).arguments == (400, 0.5, "x")
+    assert build("factory", ("width", 3.0)) == (8, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "argument", "value", "message"),
+    [
+        ("Head", "dropout", 0.1, "Head has no argument 'dropout' of its own. Allowed: 'extra'"),
+        ("Head", "extra", 3, "extra: expected str, got int 3; quote it: '3'"),
+        ("OtherHead", "extr", "x", "OtherHead has no argument 'extr' of its own. did you mean 'extra'? Allowed:"),
+        ("factory", "channels", 4, "factory has no argument 'channels' of its own. Allowed: 'width'"),
+    ],
+)
+def test_arguments_of_a_key_that_do_not_fit(name, argument, value, message):
+    with pytest.raises(ValueError, match=r"^MODEL\.BACKBONE\.ARGS: ") as error:
+        build(name, (argument, value))
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_reserved_argument_of_a_key():
+    """The head reads the last feature of a backbone, so a config does not choose the features."""
+    cfg = load_cfg(None, ["MODEL.BACKBONE.ARGS", [["out_features", ["res4"]]]])
+    with pytest.raises(ValueError, match="ResNet3d has no argument 'out_features' of its own. Allowed: none"):
+        build_backbone(cfg)
+
+
+def test_an_unknown_name_of_a_key():
+    with pytest.raises(KeyError, match="MODEL.BACKBONE.NAME: unknown HEADS 'Hed': did you mean 'Head'"):
+        build("Hed")

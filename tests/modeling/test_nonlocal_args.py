@@ -39,12 +39,11 @@ def test_arguments_of_a_config_that_do_not_fit(name, args, message):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("key", ["MODEL.BACKBONE.ARGS", "MODEL.NONLOCAL.ARGS"])
 @pytest.mark.parametrize("args", [["ratio", 2], [["ratio"]], [["ratio", 2], ["ratio", 4]], [[2, "ratio"]]])
-def test_arguments_of_a_config_are_pairs(args):
-    with pytest.raises(
-        ValueError, match=r"MODEL.NONLOCAL.ARGS: got .*, allowed: \[name, value\] pairs, each name once"
-    ):
-        load_cfg(None, ["MODEL.NONLOCAL.ARGS", args])
+def test_arguments_of_a_config_are_pairs(key, args):
+    with pytest.raises(ValueError, match=rf"{key}: got .*, allowed: \[name, value\] pairs, each name once"):
+        load_cfg(None, [key, args])
 
 
 def test_arguments_of_a_config_reach_the_block():

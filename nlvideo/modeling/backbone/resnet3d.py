@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from nlvideo.config import CfgNode, configurable
+from nlvideo.config.configurable import build_registered
 from nlvideo.layers.blocks import BasicBlock3d, Bottleneck3d, ShapeSpec, conv3d
 from nlvideo.layers.norm import freeze_norms, get_norm
 from nlvideo.modeling.backbone.layout import (
@@ -32,10 +33,10 @@ BACKBONE = Registry(
     "BACKBONE",
     """Networks that turn clips into feature maps.
 
-    Called as ``cls(cfg, input_shape: ShapeSpec)``; returns an ``nn.Module`` with
-    ``forward(video: float (N, C, T, H, W)) -> dict[str, Tensor]``, maps (N, C', T', H', W') by name in the order of the
-    network, and ``output_shape() -> dict[str, ShapeSpec]`` with the same names. The head reads the last one. The
-    backbone inserts the blocks of ``NONLOCAL`` where ``nonlocal_placement`` says.
+    Called as ``cls(cfg, input_shape: ShapeSpec, **args)``; ``args`` are the pairs of ``MODEL.BACKBONE.ARGS``. Returns
+    an ``nn.Module`` with ``forward(video: float (N, C, T, H, W)) -> dict[str, Tensor]``, maps (N, C', T', H', W') by
+    name in the order of the network, and ``output_shape() -> dict[str, ShapeSpec]`` with the same names. The head reads
+    the last one. The backbone inserts the blocks of ``NONLOCAL`` where ``nonlocal_placement`` says.
 
     What freezes stages or gives each its own learning rate also needs ``stages() -> dict[str, list[nn.Module]]``: the
     modules of each stage, from the stem on. Together they hold every parameter of the backbone.
@@ -52,8 +53,11 @@ def build_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = None) -> nn.Mod
 
     Raises:
         KeyError: the name is not registered.
+        ValueError: a value of the config that the backbone does not allow.
     """
-    return BACKBONE.get(cfg.MODEL.BACKBONE.NAME, "MODEL.BACKBONE.NAME")(cfg, input_shape or ShapeSpec(channels=3))
+    shape = input_shape or ShapeSpec(channels=3)
+    # The head reads the last feature.
+    return build_registered(BACKBONE, cfg, "MODEL.BACKBONE", shape, reserved=("out_features",))
 
 
 def freeze_stages(backbone: nn.Module, count: int) -> None:

@@ -1,6 +1,5 @@
 """What all non-local blocks of this package share: z = x + norm(branch(x)), and who relates to whom."""
 
-import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +8,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint as recomputed
 
 from nlvideo.config import CfgNode
+from nlvideo.config.configurable import constructor_arguments
 from nlvideo.layers.norm import start_at_zero
 from nlvideo.layers.precision import accumulation_dtype
 from nlvideo.modeling.nonlocal_block.maps import max_pool_space
@@ -224,20 +224,3 @@ class NonLocalBase(nn.Module):
 
 def _numbered(size: Sequence[int]) -> torch.Tensor:
     return torch.arange(torch.Size(size).numel()).view(1, 1, *size)
-
-
-def constructor_arguments(block: Any) -> dict[str, inspect.Parameter]:
-    """The arguments of a block's constructor, with those of its base classes where it passes ``**`` on.
-
-    Args:
-        block: a class, or a function that makes a block.
-    """
-    found: dict[str, inspect.Parameter] = {}
-    for owner in inspect.getmro(block) if isinstance(block, type) else [block]:
-        if isinstance(owner, type) and "__init__" not in vars(owner):
-            continue
-        parameters = inspect.signature(owner).parameters
-        found = {**parameters, **found}
-        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
-            break
-    return {name: parameter for name, parameter in found.items() if parameter.kind is not parameter.VAR_KEYWORD}

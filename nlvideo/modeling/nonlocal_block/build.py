@@ -1,15 +1,12 @@
 """The registry of non-local blocks, and where they go in a ResNet."""
 
-import inspect
-import re
 from collections.abc import Sequence
 
 from torch import nn
 
 from nlvideo.config import CfgNode
-from nlvideo.config.node import coerce
+from nlvideo.config.configurable import build_registered
 from nlvideo.errors import LookupFailed
-from nlvideo.modeling.nonlocal_block.base import constructor_arguments
 from nlvideo.utils.messages import did_you_mean
 from nlvideo.utils.registry import Registry
 
@@ -47,30 +44,8 @@ def build_nonlocal_block(cfg: CfgNode, in_channels: int, stage: str = "res4") ->
         ValueError: an argument in ``MODEL.NONLOCAL.ARGS`` that the block does not take, that has a key of its own, or
             whose value is wrong.
     """
-    node = cfg.MODEL.NONLOCAL
-    block = NONLOCAL.get(node.NAME, "MODEL.NONLOCAL.NAME")
-    args = dict(node.ARGS)
-    # What the block takes, but for what the other keys give and what the place in the network decides.
-    taken = {"cfg", "in_channels", "stage", "dim"}
-    if args and hasattr(block, "from_config"):
-        taken.update(block.from_config(cfg, in_channels, stage=stage))
-    allowed = {name: p.default for name, p in constructor_arguments(block).items() if name not in taken}
-    for name, value in args.items():
-        if name not in allowed:
-            hint = did_you_mean(name, allowed)
-            hint = f"{hint} " if hint else ""
-            raise ValueError(
-                f"MODEL.NONLOCAL.ARGS: {node.NAME} has no argument {name!r} of its own. {hint}"
-                f"Allowed: {', '.join(map(repr, allowed)) or 'none'}"
-            )
-        if allowed[name] is not inspect.Parameter.empty:
-            args[name] = coerce(value, allowed[name], f"MODEL.NONLOCAL.ARGS: {name}")
-    try:
-        return block(cfg, in_channels, stage=stage, **args)
-    except ValueError as error:
-        if re.split(r"\W", str(error))[0] in args:
-            raise ValueError(f"MODEL.NONLOCAL.ARGS: {error}") from None
-        raise
+    # The place in the network decides the axes.
+    return build_registered(NONLOCAL, cfg, "MODEL.NONLOCAL", in_channels, stage=stage, reserved=("dim",))
 
 
 def nonlocal_placement(cfg: CfgNode, blocks_per_stage: dict[str, int]) -> dict[str, list[int]]:
