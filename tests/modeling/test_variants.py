@@ -153,6 +153,61 @@ def naive_asymmetric_pyramid(block, x):
     return residual(x, y), w_LS @ pyramid(torch.eye(len(k), dtype=torch.float64))
 
 
+def naive_efficient_attention(block, x):
+    """Each pair of positions, in each head."""
+    q, k, v = (project(conv, rows(x)).chunk(block.num_heads, 1) for conv in (block.query, block.key, block.value))
+    weights = []
+    for q_head, k_head in zip(q, k):
+        if block.normalisation == "softmax":
+            q_head, k_head = softmax(q_head), softmax(k_head.T).T
+        else:
+            k_head = k_head / len(k_head)
+        weights.append(torch.stack([torch.stack([(q_i * k_j).sum() for k_j in k_head]) for q_i in q_head]))
+    y = torch.cat([w @ v_head for w, v_head in zip(weights, v)], 1)
+    return residual(x, project(block.out, y)), sum(weights) / block.num_heads
+
+
+def naive_spectral(block, x):
+    """With the matrix of all pairs, whose rows and columns are divided."""
+    t, p, g = (project(conv, rows(x)) for conv in (block.theta, block.phi, block.g))
+    a = torch.relu(t) @ torch.relu(p).T
+    a = (a + a.T) / 2
+    root = torch.stack([d_i**-0.5 if d_i > 0 else d_i * 0 for d_i in a.sum(1)])
+    a = root[:, None] * a * root
+    w_1, w_2 = block.out.weight.flatten(1).chunk(2, 1)
+    return residual(x, torch.relu(normed(block.bn, g @ w_1.T + a @ g @ w_2.T))), a
+
+
+def naive_global_reasoning(block, x):
+    """A sum over the positions for each node, and one over the nodes for each position."""
+    states, assign = project(block.state, rows(x)), project(block.assign, rows(x))
+    nodes = torch.stack([sum(b_i * s_i for b_i, s_i in zip(b, states)) for b in assign.T])
+    nodes = nodes / len(states) if block.scale else nodes
+    mixed = nodes + block.mix_nodes.weight[..., 0] @ nodes + block.mix_nodes.bias[:, None]
+    mixed = torch.relu(mixed) @ block.mix_states.weight[..., 0].T
+    y = torch.stack([sum(b * node for b, node in zip(b_i, mixed)) for b_i in assign])
+    return residual(x, normed(block.bn, project(block.out, y))), None
+
+
+def expectation_maximization(block, x):
+    """The bases of a clip and their lengths before division, and the share of each base in each position."""
+    u = project(block.features, rows(x)).detach()
+    bases = list(block.bases.T)
+    for _ in range(block.iterations):
+        z = softmax(torch.stack([torch.stack([u_i @ base for base in bases]) for u_i in u]))
+        sums = [sum(z_i * u_i for z_i, u_i in zip(z_k, u)) / (1e-6 + z_k.sum()) for z_k in z.T]
+        lengths = torch.stack([1e-6 + s.square().sum().sqrt() for s in sums])
+        bases = [s / length for s, length in zip(sums, lengths)]
+    return torch.stack(bases), lengths, z
+
+
+def naive_expectation_maximization(block, x):
+    """The iteration has no gradient."""
+    bases, lengths, z = expectation_maximization(block, x)
+    y = torch.relu(z @ bases)
+    return residual(x, normed(block.bn, project(block.out, y))), (z / lengths) @ (z / (1e-6 + z.sum(0))).T
+
+
 @dataclass
 class Case:
     """A block of ``NONLOCAL`` and what it promises."""
@@ -177,6 +232,12 @@ CASES = [
     Case("DisentangledNonLocal", naive_disentangled, {"algorithm": "fused"}),
     Case("DisentangledNonLocal", naive_disentangled, {"subsample": False, "temperature": 0.5}),
     Case("AsymmetricPyramid", naive_asymmetric_pyramid, {"bins": [1, 3]}),
+    Case("EfficientAttention", naive_efficient_attention),
+    Case("EfficientAttention", naive_efficient_attention, {"num_heads": 2, "normalisation": "scaling"}),
+    Case("SpectralNonLocal", naive_spectral),
+    Case("GlobalReasoning", naive_global_reasoning, {"nodes": 3}),
+    Case("GlobalReasoning", naive_global_reasoning, {"scale": False}),
+    Case("ExpectationMaximization", naive_expectation_maximization, {"num_bases": 3}),
 ]
 
 
@@ -187,6 +248,8 @@ def label(value):
     return None
 
 
+# Options that have config keys of their own.
+KEYS = ("subsample", "algorithm", "scale")
 each = pytest.mark.parametrize("case", CASES, ids=label)
 BY_DIM = [(case, dim) for case in CASES for dim in case.dims]
 
@@ -201,6 +264,11 @@ def make_block(case, dim=3, seed=0, **options):
         elif tensor.is_floating_point():
             nn.init.normal_(tensor, std=0.4)
     return block.eval()
+
+
+def trained(block):
+    """The parameters that have gradients."""
+    return [parameter for parameter in block.parameters() if parameter.requires_grad]
 
 
 def make_map(*size, batch=2):
@@ -237,7 +305,7 @@ def test_equals_its_equation(case, dim):
         pairs = [case.naive(block, clip) for clip in x]
         z, expected = block(x), torch.stack([pair[0] for pair in pairs])
         torch.testing.assert_close(z, expected, rtol=1e-10, atol=1e-10)
-        inputs = [x, *block.parameters()]
+        inputs = [x, *trained(block)]
         for actual, wanted in zip(gradients(z, inputs), gradients(expected, inputs), strict=True):
             torch.testing.assert_close(actual, wanted, rtol=1e-9, atol=1e-10)
         L = x[0, 0].numel()
@@ -247,6 +315,38 @@ def test_equals_its_equation(case, dim):
         else:
             shown = block.attention(x, range(L)).flatten(2)
             torch.testing.assert_close(shown, torch.stack([pair[1] for pair in pairs]), rtol=1e-10, atol=1e-10)
+
+
+def test_spectral_position_without_neighbours_stays_as_it_is():
+    """Its row of the graph is 0, and its gradients are finite."""
+    (case,) = (case for case in CASES if case.name == "SpectralNonLocal")
+    block, x = make_block(case), make_map(2, 3, 5)
+    x[..., 1, 2, 3] = 0
+    x.requires_grad_()
+    expected = torch.stack([case.naive(block, clip)[0] for clip in x])
+    for z, wanted in zip(*(gradients(z, [x, *trained(block)]) for z in (block(x), expected)), strict=True):
+        torch.testing.assert_close(z, wanted, rtol=1e-9, atol=1e-10)
+    torch.testing.assert_close(block(x), expected, rtol=1e-10, atol=1e-10)
+    assert not block.attention(x, [(1, 2, 3)]).any()
+
+
+def test_bases_move_once_in_a_training_step_alone():
+    """By a tenth of the mean over the clips; with ``attend`` a frame is a clip. Nothing else moves them."""
+    (case,) = (case for case in CASES if case.name == "ExpectationMaximization")
+    block, x = make_block(case, attend="space").train(), make_map(2, 3, 5)
+    before = block.bases.clone()
+    with torch.no_grad():
+        block(x)
+    block.attention(x, [0])
+    block.eval()(x)
+    frozen = copy.deepcopy(block).train().requires_grad_(False)
+    frozen(x)
+    assert torch.equal(block.bases, before) and torch.equal(frozen.bases, before)
+    frames = x.transpose(1, 2).flatten(0, 1)
+    mean = torch.stack([expectation_maximization(block, frame)[0].T for frame in frames]).mean(0)
+    block.train()(x).sum().backward()
+    torch.testing.assert_close(block.bases, 0.9 * before + 0.1 * mean, rtol=1e-10, atol=1e-10)
+    assert block.features.weight.grad is None and block.out.weight.grad.any()
 
 
 @each
@@ -263,7 +363,7 @@ def test_starts_as_the_identity_and_can_leave_it(case, training):
     x = make_map(4, 5, 3).float().requires_grad_()
     z = block(x)
     assert torch.equal(z, x) == case.identity
-    grads = [grad.abs().max() for grad in gradients(z, list(block.parameters()))]
+    grads = [grad.abs().max() for grad in gradients(z, trained(block))]
     assert max(grads) > 0 and all(torch.isfinite(grad) for grad in grads)
     assert not torch.equal(make_block(case)(make_map(4, 5, 3)), make_map(4, 5, 3))
 
@@ -329,7 +429,7 @@ def test_recomputing_changes_nothing_or_is_refused(case):
     for checkpoint in (False, True):
         block, x = make_block(case, checkpoint=checkpoint).train(), make_map(4, 5, 3).requires_grad_()
         z = block(x)
-        results.append([z.detach(), *gradients(z, [x, *block.parameters()]), *block.buffers()])
+        results.append([z.detach(), *gradients(z, [x, *trained(block)]), *block.buffers()])
     assert all(torch.equal(a, b) for a, b in zip(*results))
 
 
@@ -337,9 +437,10 @@ def test_recomputing_changes_nothing_or_is_refused(case):
 def test_compiles_into_one_graph(case):
     torch._dynamo.reset()
     block, x = make_block(case).train(), make_map(2, 6, 6).requires_grad_()
-    expected = gradients(block(x), [x, *block.parameters()])
+    copied = copy.deepcopy(block)  # a training step changes buffers
+    expected = [*gradients(copied(x), [x, *trained(copied)]), *copied.buffers()]
     z = torch.compile(block, backend="aot_eager", fullgraph=True)(x)
-    for a, b in zip(gradients(z, [x, *block.parameters()]), expected):
+    for a, b in zip([*gradients(z, [x, *trained(block)]), *block.buffers()], expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-8)
     torch._dynamo.reset()
 
@@ -347,7 +448,7 @@ def test_compiles_into_one_graph(case):
 @each
 def test_from_a_config_into_any_network(case):
     """Built by ``MODEL.NONLOCAL``, put into a network, in the start-up table, exported for batches of any size."""
-    node, args = "MODEL.NONLOCAL", {key: v for key, v in case.options.items() if key not in ("subsample", "algorithm")}
+    node, args = "MODEL.NONLOCAL", {key: v for key, v in case.options.items() if key not in KEYS}
     cfg = load_cfg(None, [f"{node}.NAME", case.name, f"{node}.ARGS", [list(pair) for pair in args.items()]])
     block = build_nonlocal_block(cfg, CHANNELS, "res3")
     assert type(block) is NONLOCAL.get(case.name) and isinstance(block, NonLocalBase)
@@ -400,9 +501,9 @@ WORKER = """
     for block in task["blocks"]:
         z = block(task["x"][rank::2])
         (z * task["weight"][rank::2]).sum().backward()
-        for parameter in block.parameters():  # each must have one: DistributedDataParallel waits for it
-            dist.all_reduce(parameter.grad)
-        grads = {name: p.grad for name, p in block.named_parameters()}
+        grads = {name: p.grad for name, p in block.named_parameters() if p.requires_grad}
+        for grad in grads.values():  # each must have one: DistributedDataParallel waits for it
+            dist.all_reduce(grad)
         results.append((z.detach(), grads, dict(block.named_buffers())))
     torch.save(results, f"{folder}/rank{rank}.pt")
     dist.destroy_process_group()
@@ -410,9 +511,9 @@ WORKER = """
 
 
 def test_two_ranks_are_one_with_the_whole_batch(tmp_path):
-    """Values, gradients and buffers of every block over Gloo, with the norm over all processes."""
+    """Values, gradients and buffers of every block over Gloo, with the norm over all processes and uneven shares."""
     blocks = [make_block(case, **({"norm": "SyncBN"} if takes(case, "norm") else {})).train() for case in CASES]
-    x = make_map(2, 3, 5, batch=4)
+    x = make_map(2, 3, 5, batch=5)
     weight = torch.randn_like(x)
     torch.save({"blocks": blocks, "x": x, "weight": weight}, tmp_path / "task.pt")
     script = tmp_path / "worker.py"
@@ -428,5 +529,4 @@ def test_two_ranks_are_one_with_the_whole_batch(tmp_path):
         for rank, (values, grads, buffers) in enumerate(parts):
             torch.testing.assert_close(values, z[rank::2].detach())
             torch.testing.assert_close(buffers, dict(block.named_buffers()))
-            for name, parameter in block.named_parameters():
-                torch.testing.assert_close(grads[name], parameter.grad)
+            torch.testing.assert_close(grads, {name: p.grad for name, p in block.named_parameters() if p.requires_grad})

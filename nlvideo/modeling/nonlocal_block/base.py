@@ -75,7 +75,7 @@ class NonLocalBase(nn.Module):
         if temporal_groups > 1 and (dim != 3 or attend == "space"):
             raise ValueError(f"temporal_groups: got {temporal_groups}, allowed: 1 with dim={dim} and attend={attend!r}")
         if checkpoint and not self.recomputes:
-            raise ValueError(f"checkpoint: got True, allowed: False for {type(self).__name__}, which has norms inside")
+            raise ValueError(f"checkpoint: got True, allowed: False for {type(self).__name__}, which counts each batch")
         self.in_channels, self.dim, self.attend, self.temporal_groups = in_channels, dim, attend, temporal_groups
         self.checkpoint = checkpoint
 

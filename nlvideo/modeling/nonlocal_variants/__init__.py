@@ -9,7 +9,11 @@ from nlvideo.modeling.nonlocal_variants.compact_generalized import CompactGenera
 from nlvideo.modeling.nonlocal_variants.criss_cross import CrissCross
 from nlvideo.modeling.nonlocal_variants.disentangled import DisentangledNonLocal
 from nlvideo.modeling.nonlocal_variants.double_attention import DoubleAttention
+from nlvideo.modeling.nonlocal_variants.efficient_attention import EfficientAttention
+from nlvideo.modeling.nonlocal_variants.expectation_maximization import ExpectationMaximization
 from nlvideo.modeling.nonlocal_variants.global_context import GlobalContext, SimplifiedNonLocal
+from nlvideo.modeling.nonlocal_variants.global_reasoning import GlobalReasoning
+from nlvideo.modeling.nonlocal_variants.spectral import SpectralNonLocal
 
 __all__ = [
     "AsymmetricPyramid",
@@ -17,6 +21,10 @@ __all__ = [
     "CrissCross",
     "DisentangledNonLocal",
     "DoubleAttention",
+    "EfficientAttention",
+    "ExpectationMaximization",
     "GlobalContext",
+    "GlobalReasoning",
     "SimplifiedNonLocal",
+    "SpectralNonLocal",
 ]
