@@ -28,16 +28,16 @@ def main(arguments: argparse.Namespace) -> None:
         print_all(arguments)
         return
     from nlvideo.config import load_cfg
-    from nlvideo.modeling.costs import model_costs, stage_table
-    from nlvideo.modeling.nonlocal_block.summary import format_nonlocal_table
+    from nlvideo.modeling.costs import meta_model, model_costs, stage_table
+    from nlvideo.modeling.nonlocal_block.summary import describe_input, format_nonlocal_table
 
     cfg = load_cfg(arguments.config_file, arguments.opts, arguments.plugin)
     costs = model_costs(cfg)
     if arguments.json:
         print(json.dumps(costs))
         return
-    size = f"{cfg.INPUT.NUM_FRAMES}x{cfg.INPUT.CROP_SIZE}x{cfg.INPUT.CROP_SIZE}"
-    print(f"{costs['params'] / 1e6:.2f} M parameters, {costs['gmacs']:.2f} GMACs for one clip of {size}\n")
+    example = describe_input(meta_model(cfg)[1])
+    print(f"{costs['params'] / 1e6:.2f} M parameters, {costs['gmacs']:.2f} GMACs for one {example}\n")
     print(stage_table(cfg))
     print(f"\n{format_nonlocal_table(costs['nonlocal_blocks'])}")
 

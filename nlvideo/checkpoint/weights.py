@@ -154,7 +154,7 @@ def load_weights(
             or weights of another framework belong to another network than ``cfg``, or do not fill the backbone.
     """
     current = model.state_dict()
-    found = find_weights(content, path, current, entry=entry)
+    found = find_weights(content, path, current, entry=entry, rename=getattr(model, "rename_weights", None))
     summary = [f"weights of {found.source}: {found.summary()}"] if found.source != "nlvideo" else []
     for line in (*summary, *found.notes):
         logger.info("%s: %s", path, line)
@@ -172,7 +172,12 @@ def load_weights(
 
 
 def find_weights(
-    content: Mapping[str, Any], path: str, names: Iterable[str], source: str = "auto", entry: str = ""
+    content: Mapping[str, Any],
+    path: str,
+    names: Iterable[str],
+    source: str = "auto",
+    entry: str = "",
+    rename: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
 ) -> Converted:
     """Find the weights in what a file holds, identify their source, and give them our names.
 
@@ -184,12 +189,14 @@ def find_weights(
         names: of the tensors of the model. A file that has one of them is ours.
         source: a name in `SOURCES`; "auto": decided by the names in the file; "": the file is ours.
         entry: as for `flatten`.
+        rename: what the model itself knows of files of others, see `META_ARCH`; it comes first.
 
     Raises:
         ValueError: there are no weights, several sources claim them, or our network cannot express theirs; one line.
     """
     ours = {_WRAPPED.sub("", name): name for name in names}
     flat: Mapping[str, Any] = flatten(content, path, entry)
+    flat = flat if rename is None else rename(dict(flat))
     try:
         if source == "auto":
             source, flat = identify(flat, ours.keys())

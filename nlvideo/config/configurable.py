@@ -92,7 +92,9 @@ def build_registered(
     arguments = constructor_arguments(make)
     taken = {*reserved, *options}
     if hasattr(make, "from_config"):
-        taken.update(inspect.signature(make.from_config).parameters, make.from_config(cfg, *inputs, **options))
+        known = inspect.signature(make.from_config).parameters
+        passed = {name: value for name, value in options.items() if name in known}
+        taken.update(known, make.from_config(cfg, *inputs, **passed))
     else:
         taken.update(list(arguments)[: 1 + len(inputs)])
     allowed = {name: parameter.default for name, parameter in arguments.items() if name not in taken}

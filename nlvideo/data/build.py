@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,7 +15,15 @@ from nlvideo.data.catalog import Record
 from nlvideo.data.checks import common_classes, key_named
 from nlvideo.data.dataset_mapper import MAPPER
 from nlvideo.data.datasets import get_dataset
-from nlvideo.data.loaders import TestDataset, TestLoader, TrainDataset, TrainLoader, collate_test, collate_train
+from nlvideo.data.loaders import (
+    TestDataset,
+    TestLoader,
+    TrainDataset,
+    TrainLoader,
+    collate_test,
+    collate_train,
+    stack_clips,
+)
 from nlvideo.data.records.records import chain_records, compact_records
 from nlvideo.data.samplers import SAMPLER, class_balanced_subset
 from nlvideo.data.transforms.batch_mixing import BatchMixer
@@ -55,15 +63,18 @@ def build_train_loader(cfg: CfgNode, start_iter: int = 0) -> TrainLoader:
     seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
     # The sampler counts videos. Each gives INPUT.REPEATED_CLIPS clips to the batch.
     start = start_iter * clips // repeated
-    sampler = _sampler_class(cfg)(records, seed=seed, rank=rank, world_size=world_size, start=start)
+    sampler_class = _sampler_class(cfg)
+    options = sampler_class.options(cfg) if hasattr(sampler_class, "options") else {}
+    sampler = sampler_class(records, seed=seed, rank=rank, world_size=world_size, start=start, **options)
     shared = compact_records(records)
     watch = WorkerWatch(shared, cfg.DATALOADER.NUM_WORKERS)
     cuda = uses_cuda(cfg.MODEL.DEVICE)
+    mapper = MAPPER.get(cfg.DATALOADER.MAPPER, "DATALOADER.MAPPER")(cfg, True)
     loader = DataLoader(
-        TrainDataset(shared, MAPPER.get(cfg.DATALOADER.MAPPER, "DATALOADER.MAPPER")(cfg, True), seed, watch, repeated),
+        TrainDataset(shared, mapper, seed, watch, repeated),
         batch_size=batch_size // repeated,
         sampler=sampler,
-        collate_fn=collate_train,
+        collate_fn=partial(collate_train, collate=getattr(mapper, "collate", stack_clips)),
         # From pinned memory clips are copied to the GPU while it computes.
         pin_memory=cuda,
         **_worker_options(cfg),
@@ -189,10 +200,9 @@ def _check_records(cfg: CfgNode, name: str, records: Sequence[Record], num_class
     return checks.check_records(name, records, num_classes, cfg.MODEL.HEAD.LOSS == "sigmoid", cfg.INPUT.FPS > 0)
 
 
-def _sampler_class(cfg: CfgNode) -> Callable:
+def _sampler_class(cfg: CfgNode) -> Any:
     """The sampler of the config. If all data is in shards, they are read one after the other by default."""
     name = cfg.DATALOADER.SAMPLER
     if name == "TrainingSampler" and all(dataset.startswith("wds:") for dataset in cfg.DATASETS.TRAIN):
         name = "ShardSampler"
-    cls = SAMPLER.get(name, "DATALOADER.SAMPLER")
-    return partial(cls, buffer=cfg.DATALOADER.SHUFFLE_BUFFER) if name == "ShardSampler" else cls
+    return SAMPLER.get(name, "DATALOADER.SAMPLER")

@@ -35,6 +35,10 @@ MAPPER = Registry(
 
     Raises ``VideoDecodeError`` or ``VideoTooShort`` for a video that cannot be used. The loader then takes another one
     in training, and counts the video as wrong at test. A mapper is pickled into worker processes.
+
+    Samples need not be clips: they may hold what the model takes in place of "video". Then the mapper has
+    ``collate(samples) -> dict``, a method that makes a training batch of a list of samples, and a run says nothing of
+    clips in advance.
     """,
 )
 # Frames of a video that is longer than any usual clip.

@@ -135,23 +135,32 @@ def _unusable_dataset(failed: Sequence[tuple[str, Exception]]) -> ValueError:
     return ValueError(f"none of {len(failed)} videos tried in a row could be used; the last: {path}: {_reason(error)}")
 
 
-def collate_train(groups: Sequence[list[Sample] | Exception]) -> dict[str, Any] | Exception:
-    """Stack the samples of the videos of a training batch; if one of them is an error, it is the batch.
+def stack_clips(samples: Sequence[Sample]) -> dict[str, Any]:
+    """Return {"video": uint8 (N, C, T, H, W), "label": int64 (N,) or float32 (N, num_classes)} of N clips."""
+    labels = [sample["label"] for sample in samples]
+    return {
+        "video": torch.stack([sample["video"] for sample in samples]),
+        "label": torch.stack(labels) if isinstance(labels[0], torch.Tensor) else torch.tensor(labels),
+    }
+
+
+def collate_train(
+    groups: Sequence[list[Sample] | Exception], collate: Callable[[list[Sample]], dict[str, Any]] = stack_clips
+) -> dict[str, Any] | Exception:
+    """Make a training batch of the samples of its videos; if one of them is an error, it is the batch.
 
     Returns:
-        {"video": uint8 (N, C, T, H, W), "label": int64 (N,) or float32 (N, num_classes), "video_id": list of str,
-        "num_failed": int, "failed": list of (path, reason)}. Clips of one video are neighbours.
+        What ``collate`` makes of the samples, and {"video_id": list of str, "num_failed": int, "failed": list of
+        (path, reason)}. Clips of one video are neighbours.
     """
     samples: list[Sample] = []
     for group in groups:
         if isinstance(group, Exception):
             return group
         samples += group
-    labels = [sample["label"] for sample in samples]
     failed = [failure for sample in samples for failure in sample["failed"]]
     return {
-        "video": torch.stack([sample["video"] for sample in samples]),
-        "label": torch.stack(labels) if isinstance(labels[0], torch.Tensor) else torch.tensor(labels),
+        **collate(samples),
         "video_id": [sample["video_id"] for sample in samples],
         "num_failed": len(failed),
         "failed": failed,

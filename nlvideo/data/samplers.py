@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from nlvideo.config import CfgNode
 from nlvideo.data.catalog import Record
 from nlvideo.data.records.records import labels_of, shard_sizes
 from nlvideo.utils.registry import Registry
@@ -28,7 +29,8 @@ SAMPLER = Registry(
     above 0 in a resumed run. Iterating it yields ``(index of a record, position)`` without end, for the positions
     ``start + rank``, ``start + rank + world_size``, ...: the position seeds the chance of its sample. What is at a
     position must depend on records, seed and position alone. Otherwise a resumed run would differ.
-    ``StreamSampler`` is a base class that does so.
+    ``StreamSampler`` is a base class that does so. A class with ``options(cfg) -> dict`` is created with these keyword
+    arguments, too.
     """,
 )
 
@@ -98,6 +100,11 @@ class ShardSampler(TrainingSampler):
         super().__init__(records, **kwargs)
         self.buffer = buffer
         self.shard_sizes = shard_sizes(records)
+
+    @staticmethod
+    def options(cfg: CfgNode) -> dict[str, int]:
+        """Return the arguments that the config gives."""
+        return {"buffer": cfg.DATALOADER.SHUFFLE_BUFFER}
 
     def _shuffle(self, size: int, rng: np.random.Generator) -> np.ndarray:
         starts = np.cumsum(self.shard_sizes) - self.shard_sizes

@@ -17,6 +17,7 @@ from nlvideo.config.validate import validate
 from nlvideo.data.build import read_training_data
 from nlvideo.data.catalog import Record
 from nlvideo.data.checks import dataset_classes, fingerprint
+from nlvideo.data.dataset_mapper import MAPPER
 from nlvideo.data.records.records import labels_of
 from nlvideo.data.split import split_datasets
 from nlvideo.data.survey import log_survey
@@ -84,7 +85,8 @@ def resolve_from_data(cfg: CfgNode, resume: bool = False) -> CfgNode:
         logger.info("From the %d videos of the training data: %s", len(records), text)
     cfg = cfg.with_overrides([word for item in changes.items() for word in item])
     validate(cfg)
-    if not resume and comm.is_main_process():
+    clips = not hasattr(MAPPER.get(cfg.DATALOADER.MAPPER, "DATALOADER.MAPPER"), "collate")
+    if clips and not resume and comm.is_main_process():
         log_survey(cfg, records)
     return cfg
 

@@ -78,8 +78,8 @@ class Evaluator:
                 ``source_of``) if that is known. A test also has "video", the pixels of those that did not fail; saved
                 results do not.
             outputs: what the model gave for the videos that did not fail, in their order: ``{"video_id", "scores":
-                tensor (num_classes,)}`` each, perhaps with "views": (num_views, num_classes). The model never sees
-                the others.
+                tensor (num_classes,)}`` each, perhaps with "views": (num_views, num_classes); a model of another
+                ``META_ARCH`` may give something else. The model never sees the others.
         """
         raise NotImplementedError
 

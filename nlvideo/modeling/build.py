@@ -8,7 +8,7 @@ from torch import nn
 from nlvideo.config import CfgNode
 from nlvideo.config.validate import check_resolved
 from nlvideo.modeling.meta_arch import META_ARCH
-from nlvideo.modeling.nonlocal_block.summary import format_nonlocal_table, nonlocal_table
+from nlvideo.modeling.nonlocal_block.summary import describe_input, format_nonlocal_table, nonlocal_table
 
 _logger = logging.getLogger(__name__)
 
@@ -28,12 +28,15 @@ def build_model(cfg: CfgNode) -> nn.Module:
         # PyTorch's random state, pinned memory and peaks of memory are those of the current device.
         torch.cuda.set_device(device)
     model = META_ARCH.get(cfg.MODEL.META_ARCHITECTURE, "MODEL.META_ARCHITECTURE")(cfg).to(device)
-    # A model of another META_ARCHITECTURE need not have a backbone.
-    if (backbone := getattr(model, "backbone", None)) is not None:
-        frames, side = cfg.INPUT.NUM_FRAMES, cfg.INPUT.CROP_SIZE
-        rows = nonlocal_table(backbone, torch.zeros(1, 3, frames, side, side)) if cfg.MODEL.NONLOCAL.ENABLED else []
+    # A model of another META_ARCHITECTURE need not have a backbone, or may take something else than clips.
+    network, side = getattr(model, "backbone", None), cfg.INPUT.CROP_SIZE
+    clip: torch.Tensor = torch.zeros(1, 3, cfg.INPUT.NUM_FRAMES, side, side)
+    if hasattr(model, "example_input"):
+        network, clip = model, model.example_input
+    if network is not None:
+        rows = nonlocal_table(network, clip) if cfg.MODEL.NONLOCAL.ENABLED else []
         # Also without blocks, so that every log says whether they were on.
-        _logger.info("For one clip of %dx%dx%d: %s", frames, side, side, format_nonlocal_table(rows))
+        _logger.info("For one %s: %s", describe_input(clip), format_nonlocal_table(rows))
     return model
 
 

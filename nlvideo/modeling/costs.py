@@ -15,6 +15,8 @@ from nlvideo.utils.analysis import cost_table, count_gmacs, parameter_count
 def meta_model(cfg: CfgNode) -> tuple[nn.Module, torch.Tensor]:
     """The model of a config, in eval mode on the meta device, and a training clip, uint8 (1, 3, T, H, W), it takes.
 
+    A model of something else than clips has an example of it, ``example_input``.
+
     Where MODEL.HEAD.NUM_CLASSES is 0, the training data would decide: the model has 400 classes, as by default.
 
     Raises:
@@ -26,7 +28,7 @@ def meta_model(cfg: CfgNode) -> tuple[nn.Module, torch.Tensor]:
         cfg = cfg.with_overrides(["MODEL.HEAD.NUM_CLASSES", _C.MODEL.HEAD.NUM_CLASSES])
     with torch.device("meta"):
         model = META_ARCH.get(cfg.MODEL.META_ARCHITECTURE, "MODEL.META_ARCHITECTURE")(cfg).eval()
-        clip = torch.zeros(1, 3, cfg.INPUT.NUM_FRAMES, side, side, dtype=torch.uint8)
+        clip = getattr(model, "example_input", torch.zeros(1, 3, cfg.INPUT.NUM_FRAMES, side, side, dtype=torch.uint8))
     # Called with a clip, not with dicts: their names and labels cost nothing.
     model.forward = model.forward_clips
     return model, clip

@@ -33,7 +33,13 @@ META_ARCH = Registry(
     ``views_per_forward``, if there is one, lets a test give the model several videos at once.
 
     These attributes are not needed: ``backbone``, whose non-local blocks are logged, and ``forward_clips(video: uint8
-    (N, C, T, H, W)) -> (N, K)``, which costs, exports and visualization use.
+    (N, C, T, H, W)) -> (N, K)``, which costs, exports and visualization use; ``example_input``, a tensor of the meta
+    device that ``forward_clips`` takes in place of a clip, for a model of something else; and ``rename_weights(weights:
+    dict[str, Tensor]) -> dict[str, Tensor]``, which gives the weights of a file of others the model's names, or returns
+    them as they are.
+
+    Batches and videos hold what the config's MAPPER makes, and outputs what its EVALUATOR takes. A detector's are
+    images, boxes and masks.
     """,
 )
 

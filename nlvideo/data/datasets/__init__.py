@@ -1,6 +1,6 @@
 """Datasets by name: those of the catalog, ``list:FILE``, ``folder:DIR`` and ``wds:PATTERN``."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from nlvideo.data.catalog import DatasetCatalog, Record
 from nlvideo.data.datasets import (  # noqa: F401  (each registers its splits)
@@ -15,7 +15,7 @@ from nlvideo.data.datasets.folder import load_folder
 from nlvideo.data.datasets.listed import load_list
 from nlvideo.data.datasets.shards import load_shards
 
-_LOADERS: dict[str, Callable[[str], Sequence[Record]]] = {"list": load_list, "folder": load_folder, "wds": load_shards}
+DatasetCatalog.kinds.update(list=load_list, folder=load_folder, wds=load_shards)
 
 
 def get_dataset(name: str) -> Sequence[Record]:
@@ -23,11 +23,13 @@ def get_dataset(name: str) -> Sequence[Record]:
 
     Args:
         name: a name of the ``DatasetCatalog``, ``list:FILE`` (a list of videos and labels), ``folder:DIR`` (one folder
-            per class) or ``wds:PATTERN`` (tar files in the layout of WebDataset).
+            per class), ``wds:PATTERN`` (tar files in the layout of WebDataset), or ``KIND:...`` of a kind that a
+            project has added to ``DatasetCatalog.kinds``.
 
     Raises:
         LookupFailed: there is no such dataset.
         ValueError: the list, the folder or a shard is not in order; one line that says where.
     """
     kind, is_place, _ = name.partition(":")
-    return _LOADERS[kind](name) if is_place and kind in _LOADERS else DatasetCatalog.get(name)
+    load = DatasetCatalog.kinds.get(kind) if is_place else None
+    return load(name) if load else DatasetCatalog.get(name)

@@ -31,13 +31,14 @@ NONLOCAL = Registry(
 R50_BLOCKS = {"res2": 3, "res3": 4, "res4": 6, "res5": 3}
 
 
-def build_nonlocal_block(cfg: CfgNode, in_channels: int, stage: str = "res4") -> nn.Module:
+def build_nonlocal_block(cfg: CfgNode, in_channels: int, stage: str = "res4", dim: int = 3) -> nn.Module:
     """The block that ``cfg.MODEL.NONLOCAL.NAME`` names.
 
     Args:
         cfg: the whole config.
         in_channels: channels of the feature map.
         stage: the stage that the block stands in.
+        dim: axes of the map: 3 for video; 2 for images, of which a block that takes them has an argument ``dim``.
 
     Raises:
         KeyError: the name is not registered.
@@ -45,7 +46,8 @@ def build_nonlocal_block(cfg: CfgNode, in_channels: int, stage: str = "res4") ->
             whose value is wrong.
     """
     # The place in the network decides the axes.
-    return build_registered(NONLOCAL, cfg, "MODEL.NONLOCAL", in_channels, stage=stage, reserved=("dim",))
+    place = {"stage": stage} if dim == 3 else {"stage": stage, "dim": dim}
+    return build_registered(NONLOCAL, cfg, "MODEL.NONLOCAL", in_channels, reserved=("dim",), **place)
 
 
 def nonlocal_placement(cfg: CfgNode, blocks_per_stage: dict[str, int]) -> dict[str, list[int]]:

@@ -26,6 +26,11 @@ def nonlocal_modules(model: nn.Module) -> dict[str, nn.Module]:
     return blocks
 
 
+def describe_input(clip: torch.Tensor) -> str:
+    """What an input of a network is called: "clip of 32x224x224" or "image of 800x1088"."""
+    return f"{'clip' if clip.dim() == 5 else 'image'} of {'x'.join(map(str, clip.shape[2:]))}"
+
+
 def nonlocal_table(model: nn.Module, inputs: torch.Tensor | tuple) -> list[dict[str, Any]]:
     """One row for each non-local block, in the order in which they run.
 
@@ -34,7 +39,7 @@ def nonlocal_table(model: nn.Module, inputs: torch.Tensor | tuple) -> list[dict[
 
     Args:
         model: any network; blocks are found by their registered classes.
-        inputs: the argument of its forward, or a tuple of them.
+        inputs: the argument of its ``forward_clips``, or of its forward where it has none; or a tuple of arguments.
 
     Returns:
         Rows with "name", "T x H x W" (the axes of the map, of one clip), "P x Q" (queries and keys that attend to each
@@ -72,7 +77,8 @@ def _inputs_of(names: Iterable[str], model: nn.Module, inputs: tuple, device: st
     for name in names:
         network.get_submodule(name).register_forward_hook(partial(_remember, seen, name))
     with torch.no_grad():
-        network(*(x.to(device) if isinstance(x, torch.Tensor) else x for x in inputs))
+        run: Any = getattr(network, "forward_clips", network)
+        run(*(x.to(device) if isinstance(x, torch.Tensor) else x for x in inputs))
     return seen
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from nlvideo.config import load_cfg
 from nlvideo.evaluation.testing import unit_of, with_interval
-from nlvideo.modeling.costs import model_costs
+from nlvideo.modeling.costs import meta_model, model_costs
 from nlvideo.utils.console import format_seconds
 from nlvideo.visualization.report.curves import clips_per_iteration, training_seconds
 from nlvideo.visualization.report.run import Run
@@ -72,7 +72,7 @@ def model_facts(run: Run) -> dict[str, Any]:
         return {"error": "the configuration is unknown"}
     try:
         cfg = load_cfg(str(run.folder / "config.yaml"), import_plugins=False)
-        clip = f"{cfg.INPUT.NUM_FRAMES} x {cfg.INPUT.CROP_SIZE} x {cfg.INPUT.CROP_SIZE}"
+        clip = " x ".join(map(str, meta_model(cfg)[1].shape[2:]))
         return {**model_costs(cfg), "clip": clip, "error": ""}
     # The folder may hold anything, and the rest of the page does not need the model.
     except Exception as error:
