@@ -1,7 +1,7 @@
 """Models: meta-architectures, backbones, heads and non-local blocks. Importing them here registers them."""
 
 from nlvideo.modeling import nonlocal_variants
-from nlvideo.modeling.backbone import BACKBONE, ResNet3d, TorchvisionVideo, build_backbone, inflate_2d_weights
+from nlvideo.modeling.backbone import BACKBONE, TSM, ResNet3d, TorchvisionVideo, build_backbone, inflate_2d_weights
 from nlvideo.modeling.build import build_model, resolve_device
 from nlvideo.modeling.costs import model_costs
 from nlvideo.modeling.head import HEAD, PoolLinearHead, build_head
@@ -19,6 +19,7 @@ __all__ = [
     "HEAD",
     "META_ARCH",
     "NONLOCAL",
+    "TSM",
     "NonLocalBlock",
     "PoolLinearHead",
     "ResNet3d",

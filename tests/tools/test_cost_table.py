@@ -12,8 +12,9 @@ from nlvideo.model_zoo import get_config, list_networks
 from nlvideo.tools.lib.cost_table import cost_rows, format_cost_rows
 from nlvideo.tools.lib.ledger import read_ledger
 
-# The paper's networks; those of quickstart have another stem, and some for fine-tuning are torchvision's.
-NAMES = [name for name in list_networks() if not name.startswith(("quickstart/", "finetune/"))]
+# The paper's networks; those of quickstart have another stem, some for fine-tuning are torchvision's, and those of
+# other zoos are in tests/model_zoo/test_zoo.py.
+NAMES = [name for name in list_networks() if not name.startswith(("quickstart/", "finetune/", "kinetics/zoo/"))]
 # In time: stride of conv1; kernel, stride, padding of pool1; kernel, padding of pool2. In space: padding of pool1.
 STEMS = {
     "paper": (2, (3, 2, 1), (3, 1), 1),

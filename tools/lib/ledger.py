@@ -1,4 +1,4 @@
-"""The ledger: for each config, what the paper and the authors' release report, and what was measured with nlvideo."""
+"""The ledger: for each config, what the paper and the released weights report, and what was measured with nlvideo."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,6 +29,12 @@ _HEADINGS = {
         "Table 1 of the paper. Where the release pairs a model with a row of the paper, the row stands\n"
         "beside it.",
     ),
+    "kinetics/zoo": (
+        "Kinetics-400: other zoos",
+        "Top-1 / top-5, percent.\n\n"
+        "These are networks that other frameworks publish weights of. [docs/weights.md](docs/weights.md) says how\n"
+        "to load them.",
+    ),
     "charades": ("Charades: the paper", "Mean average precision on the validation videos, percent."),
     "quickstart": (
         "Quickstart",
@@ -44,9 +50,9 @@ _HEADINGS = {
 }
 _INTRODUCTION = """# Model zoo
 
-For each config, the tables show what the paper reports, what the authors' release reports, and what
-was measured with nlvideo. An empty cell in the last column means "not measured". No weights are
-published here.
+For each config, the tables show what the paper reports, what those report who released weights of
+the network (the paper's authors, or another zoo), and what was measured with nlvideo. An empty cell
+in the last column means "not measured". No weights are published here.
 
 Each name links to its config. `python tools/analyze_model.py --all` prints the parameters and
 multiply-adds of all configs.
@@ -120,7 +126,7 @@ def _order(name: str) -> list[Any]:
 
 
 def _table(names: Sequence[str], ledger: Mapping[str, Mapping[str, Any]]) -> str:
-    rows = [["config", "paper", "authors' release", "measured with nlvideo"], ["---"] * 4]
+    rows = [["config", "paper", "released weights", "measured with nlvideo"], ["---"] * 4]
     for name in names:
         entry = ledger.get(name, {})
         cells = [_cell(section, entry.get(section)) for section in _KEYS]

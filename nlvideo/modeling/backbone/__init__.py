@@ -3,5 +3,6 @@
 from nlvideo.modeling.backbone.inflate import inflate_2d_weights
 from nlvideo.modeling.backbone.resnet3d import BACKBONE, ResNet3d, build_backbone, freeze_stages
 from nlvideo.modeling.backbone.torchvision_video import TorchvisionVideo
+from nlvideo.modeling.backbone.tsm import TSM
 
-__all__ = ["BACKBONE", "ResNet3d", "TorchvisionVideo", "build_backbone", "freeze_stages", "inflate_2d_weights"]
+__all__ = ["BACKBONE", "TSM", "ResNet3d", "TorchvisionVideo", "build_backbone", "freeze_stages", "inflate_2d_weights"]

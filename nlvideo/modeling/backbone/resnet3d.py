@@ -220,7 +220,7 @@ class ResNet3d(nn.Module):
         node = cfg.MODEL.BACKBONE
         check_one_of("MODEL.BACKBONE.DEPTH", node.DEPTH, NUM_BLOCKS)
         # A forgotten NAME would give another network than ARCH says.
-        check_one_of("MODEL.BACKBONE.ARCH with NAME 'ResNet3d'", node.ARCH, ("",))
+        check_one_of(f"MODEL.BACKBONE.ARCH with NAME {cls.__name__!r}", node.ARCH, ("",))
         return {
             "depth": node.DEPTH,
             "temporal": node.TEMPORAL,
