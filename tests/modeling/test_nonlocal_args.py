@@ -23,6 +23,7 @@ def build(name, *args):
         ("NonLocalBlock", [("dim", 2)], "NonLocalBlock has no argument 'dim' of its own."),
         ("NonLocalBlock", [("num_heads", "two")], "num_heads: expected int, got str 'two'"),
         ("GlobalContext", [("fusion", "add")], "fusion: expected tuple, got str 'add'; write [add]"),
+        ("RegionNonLocal", [("kernel", [2, 3, 3])], "kernel: got [2, 3, 3], allowed: three odd lengths"),
         ("GlobalContext", [("ratio", 0)], "ratio: got 0, allowed: 1 to 8, the channels"),
         (
             "NonLocalBlock",

@@ -208,6 +208,26 @@ def naive_expectation_maximization(block, x):
     return residual(x, normed(block.bn, project(block.out, y))), (z / lengths) @ (z / (1e-6 + z.sum(0))).T
 
 
+def naive_region(block, x):
+    """Each position by the sum over its neighbours that are in the map, in each channel."""
+    if not isinstance(block.gate, nn.Identity):
+        reduce, norm, _, expand = block.gate.transforms["add"]
+        context = softmax(project(block.gate.mask, rows(x))[:, 0]) @ rows(x)
+        gate = torch.relu(normed(norm, reduce.weight @ context + reduce.bias))
+        x = x + (expand.weight @ gate + expand.bias).view(-1, *[1] * (x.dim() - 1))
+    t = project(block.theta, rows(x)).T.view(-1, *x.shape[1:])
+    weight = block.region.weight[:, 0]
+    p = torch.zeros_like(t)
+    for i in itertools.product(*(range(n) for n in t.shape[1:])):
+        for k in itertools.product(*(range(n) for n in weight.shape[1:])):
+            j = [a + b - n // 2 for a, b, n in zip(i, k, weight.shape[1:])]
+            if all(0 <= a < n for a, n in zip(j, t.shape[1:])):
+                p[(slice(None), *i)] += weight[(slice(None), *k)] * t[(slice(None), *j)]
+    keys, values = (rows(halved(u)) if block.subsample else rows(u) for u in (p, t))
+    w = softmax(rows(p) @ keys.T * block.scale)
+    return residual(x, normed(block.bn, project(block.out, w @ values))), w
+
+
 @dataclass
 class Case:
     """A block of ``NONLOCAL`` and what it promises."""
@@ -238,6 +258,8 @@ CASES = [
     Case("GlobalReasoning", naive_global_reasoning, {"nodes": 3}),
     Case("GlobalReasoning", naive_global_reasoning, {"scale": False}),
     Case("ExpectationMaximization", naive_expectation_maximization, {"num_bases": 3}),
+    Case("RegionNonLocal", naive_region, {"algorithm": "fused", "kernel": [1, 3, 5]}),
+    Case("RegionNonLocal", naive_region, {"subsample": True, "channel_gate": True, "scale": True}),
 ]
 
 
@@ -248,8 +270,6 @@ def label(value):
     return None
 
 
-# Options that have config keys of their own.
-KEYS = ("subsample", "algorithm", "scale")
 each = pytest.mark.parametrize("case", CASES, ids=label)
 BY_DIM = [(case, dim) for case in CASES for dim in case.dims]
 
@@ -398,7 +418,7 @@ def takes(case, argument):
 @each
 def test_memory_grows_with_the_number_of_positions(case):
     block = make_block(case).float().train()
-    small, large = (saved_numbers(block, make_map(T, 8, 8, batch=1).float()) for T in (8, 16))
+    small, large = (saved_numbers(block, make_map(T, 8, 8).float()) for T in (8, 16))
     assert large < (2.3 if case.linear else 4.5) * small
 
 
@@ -448,8 +468,10 @@ def test_compiles_into_one_graph(case):
 @each
 def test_from_a_config_into_any_network(case):
     """Built by ``MODEL.NONLOCAL``, put into a network, in the start-up table, exported for batches of any size."""
-    node, args = "MODEL.NONLOCAL", {key: v for key, v in case.options.items() if key not in KEYS}
-    cfg = load_cfg(None, [f"{node}.NAME", case.name, f"{node}.ARGS", [list(pair) for pair in args.items()]])
+    node, keys = "MODEL.NONLOCAL", load_cfg(None).MODEL.NONLOCAL
+    given = [part for key, v in case.options.items() if key.upper() in keys for part in (f"{node}.{key.upper()}", v)]
+    args = [[key, v] for key, v in case.options.items() if key.upper() not in keys]
+    cfg = load_cfg(None, [f"{node}.NAME", case.name, *given, f"{node}.ARGS", args])
     block = build_nonlocal_block(cfg, CHANNELS, "res3")
     assert type(block) is NONLOCAL.get(case.name) and isinstance(block, NonLocalBase)
     network = nn.Sequential(nn.Conv3d(3, CHANNELS, 1), nn.ReLU()).eval()

@@ -13,6 +13,7 @@ from nlvideo.modeling.nonlocal_variants.efficient_attention import EfficientAtte
 from nlvideo.modeling.nonlocal_variants.expectation_maximization import ExpectationMaximization
 from nlvideo.modeling.nonlocal_variants.global_context import GlobalContext, SimplifiedNonLocal
 from nlvideo.modeling.nonlocal_variants.global_reasoning import GlobalReasoning
+from nlvideo.modeling.nonlocal_variants.region import RegionNonLocal
 from nlvideo.modeling.nonlocal_variants.spectral import SpectralNonLocal
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "ExpectationMaximization",
     "GlobalContext",
     "GlobalReasoning",
+    "RegionNonLocal",
     "SimplifiedNonLocal",
     "SpectralNonLocal",
 ]
