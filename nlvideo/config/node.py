@@ -57,9 +57,19 @@ class CfgNode(_CfgNode):
             if isinstance(node[last], CfgNode):
                 keys = ", ".join(node[last])
                 raise ValueError(f"{full_key}: is a section with the keys {keys}; override one of them")
-            if isinstance(value, str) and not isinstance(node[last], str):
+            if isinstance(value, str) and (node._is_free(last) or not isinstance(node[last], str)):
                 value = _parse(value)
-            node[last] = coerce(value, node[last], str(full_key))
+            node._put(last, value, str(full_key))
+
+    def _is_free(self, key: str) -> bool:
+        """Whether a key takes anything: its default is None."""
+        return self[key] is None or key in self.__dict__.get("_free", ())
+
+    def _put(self, key: str, value: Any, full_key: str) -> None:
+        """Set a key that exists, in the type of its default; raise ValueError where that would be a guess."""
+        if self._is_free(key):
+            self.__dict__["_free"] = {*self.__dict__.get("_free", ()), key}
+        self[key] = value if self._is_free(key) else coerce(value, self[key], full_key)
 
     def with_overrides(self, words: Sequence[Any]) -> "CfgNode":
         """Return a copy with ``[KEY, VALUE, ...]`` merged as by ``merge_from_list``; frozen where this config is."""
@@ -109,7 +119,7 @@ def _merge(source: dict[str, Any], target: CfgNode, prefix: str, root: CfgNode) 
                 raise ValueError(f"{full_key}: is a section with the keys {', '.join(target[key])}, got {value!r}")
             _merge(value, target[key], f"{full_key}.", root)
         else:
-            target[key] = coerce(value, target[key], full_key)
+            target._put(key, value, full_key)
 
 
 def _unknown_key(full_key: str, root: CfgNode) -> LookupFailed:

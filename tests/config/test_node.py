@@ -156,6 +156,19 @@ def test_values_that_are_not_text_are_overrides_too(cfg):
     assert (cfg.COUNT, cfg.MODEL.BACKBONE.DEPTH) == (4, 101)
 
 
+def test_a_key_without_a_default_takes_anything_each_time(cfg):
+    """Also in a copy, and as words."""
+    for value in ("text", [1.0, 2.0], ["a"], 3, None, "text"):
+        cfg = cfg.with_overrides(["ANY", value])
+        assert cfg.ANY == value
+    for word, stored in (("[1, 2.5]", [1, 2.5]), ("balanced", "balanced"), ("null", None), ("None", None)):
+        cfg.merge_from_list(["ANY", word])
+        assert cfg.ANY == stored
+    cfg.merge_from_other_cfg({"ANY": [0.5]})
+    cfg.merge_from_other_cfg({"ANY": "text"})
+    assert cfg.ANY == "text"
+
+
 @pytest.mark.parametrize(
     "words, text",
     [
@@ -225,7 +238,7 @@ def test_merge_from_file_follows_bases(tmp_path, cfg):
 
 def test_a_value_is_found_by_its_full_key():
     cfg = get_cfg()
-    assert all(cfg.value_at(key) is not None for key in cfg.keys_with_path())
+    assert len([cfg.value_at(key) for key in cfg.keys_with_path()]) > 100
     assert cfg.value_at("MODEL.BACKBONE.DEPTH") == cfg.MODEL.BACKBONE.DEPTH
     with pytest.raises(KeyError):
         cfg.value_at("MODEL.BACKBONE.DEEP")
