@@ -184,8 +184,12 @@ _C.DATASETS.SPLIT.GROUP = ""
 _C.DATALOADER = CN()
 # Processes that decode, per rank. 0: in the training process.
 _C.DATALOADER.NUM_WORKERS = 4
-# A name in SAMPLER: "TrainingSampler" or "ClassBalancedSampler"; for shards "TrainingSampler" means "ShardSampler".
+# A name in SAMPLER: "TrainingSampler", "ClassBalancedSampler" or "RepeatFactorSampler"; for shards "TrainingSampler"
+# means "ShardSampler".
 _C.DATALOADER.SAMPLER = "TrainingSampler"
+# RepeatFactorSampler: classes that a smaller share of the videos has are repeated (Gupta et al., CVPR 2019: 0.001, for
+# 1230 classes; 1 / classes is usual for few).
+_C.DATALOADER.REPEAT_THRESHOLD = 0.001
 # ShardSampler: records over which those that follow each other in a shard are shuffled.
 _C.DATALOADER.SHUFFLE_BUFFER = 4096
 # A name in MAPPER.

@@ -34,6 +34,7 @@ def reduced(cfg: CfgNode, opts: Sequence[str] = ()) -> CfgNode:
         "MODEL.WEIGHTS": "",
         "MODEL.BACKBONE.WIDTH": 0.125,
         "MODEL.HEAD.NUM_CLASSES": 8,
+        "MODEL.HEAD.CLASS_WEIGHTS": None,
         "INPUT.NUM_FRAMES": min(cfg.INPUT.NUM_FRAMES, num_frames),
         "INPUT.SHORT_SIDE_RANGE": [_SIDE, _SIDE + 4],
         "INPUT.CROP_SIZE": _SIDE,

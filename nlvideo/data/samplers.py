@@ -10,6 +10,8 @@ number of workers or ranks changes nothing in it::
                 iteration 0  iteration 1
 """
 
+import logging
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 
@@ -19,6 +21,8 @@ from nlvideo.config import CfgNode
 from nlvideo.data.catalog import Record
 from nlvideo.data.records.records import labels_of, shard_sizes
 from nlvideo.utils.registry import Registry
+
+logger = logging.getLogger(__name__)
 
 SAMPLER = Registry(
     "SAMPLER",
@@ -81,6 +85,42 @@ class TrainingSampler(StreamSampler):
         """Return the index of the record at a position of the stream."""
         epoch, offset = divmod(position, self.size)
         return int(self.permutation(self.size, epoch, 1)[offset])
+
+
+@SAMPLER.register()
+class RepeatFactorSampler(TrainingSampler):
+    """Shuffled epochs in which videos of rare classes repeat (LVIS, Gupta et al., CVPR 2019, Appendix B).
+
+    A class that the share f of the videos has gets the factor r = max(1, sqrt(threshold / f)), and a video the largest
+    factor of its classes. An epoch has each video floor(r) or ceil(r) times, r on average. The draws are spread evenly
+    over the sum of all factors, from a random start and in random order: so all epochs have the same length, and the
+    stream can be entered anywhere. That length is rounded up, which makes r larger by less than one video in an epoch.
+
+    Args:
+        threshold: a class that fewer videos have is repeated (LVIS: 0.001).
+    """
+
+    def __init__(self, records: Sequence[Record], *, threshold: float = 0.001, **kwargs: int):
+        super().__init__(records, **kwargs)
+        labels = labels_of(records)
+        _, classes, counts = np.unique(labels.values, return_inverse=True, return_counts=True)
+        factors = np.ones(len(records))
+        np.maximum.at(factors, labels.owners, np.sqrt(threshold * len(records) / counts)[classes])
+        self.size = math.ceil(round(factors.sum(), 6))
+        self.factors = factors * (self.size / factors.sum())
+        logger.info("RepeatFactorSampler: an epoch has %d clips of %d videos", self.size, len(records))
+
+    @staticmethod
+    def options(cfg: CfgNode) -> dict[str, float]:
+        """Return the arguments that the config gives."""
+        return {"threshold": cfg.DATALOADER.REPEAT_THRESHOLD}
+
+    def _shuffle(self, size: int, rng: np.random.Generator) -> np.ndarray:
+        order = rng.permutation(len(self.factors))
+        # Away from the ends of the interval, where the rounding of sums would decide.
+        draws = np.arange(size) + rng.uniform(1e-6, 1 - 1e-6)
+        drawn = order[np.searchsorted(self.factors[order].cumsum(), draws)]
+        return rng.permutation(drawn)
 
 
 @SAMPLER.register()

@@ -2,13 +2,21 @@
 
 import itertools
 import pickle
+import time
 from collections import Counter
 
+import numpy as np
 import pytest
 
 from nlvideo.data.build import share_of_rank
 from nlvideo.data.records.records import compact_records
-from nlvideo.data.samplers import SAMPLER, ClassBalancedSampler, TrainingSampler, class_balanced_subset
+from nlvideo.data.samplers import (
+    SAMPLER,
+    ClassBalancedSampler,
+    RepeatFactorSampler,
+    TrainingSampler,
+    class_balanced_subset,
+)
 
 RECORDS = [{"file_name": f"{i}.mp4", "label": 0 if i < 7 else 1 if i < 9 else 2, "video_id": str(i)} for i in range(10)]
 
@@ -62,6 +70,58 @@ def test_class_balanced_sampler_with_several_labels():
     records = [{"label": [0, 2]}, {"label": 2}, {"label": [0]}]
     counts = Counter(index for index, _ in take(ClassBalancedSampler(records), 8))
     assert counts == {0: 4, 1: 2, 2: 2}
+
+
+def epochs_of(records, threshold, count, **options):
+    """How often each record is in each of the first epochs, (count, N)."""
+    sampler = RepeatFactorSampler(records, threshold=threshold, **options)
+    indices = [index for index, _ in take(sampler, count * sampler.size)]
+    return np.array([np.bincount(epoch, minlength=len(records)) for epoch in np.reshape(indices, (count, -1))])
+
+
+def test_rare_classes_repeat_by_the_formula_of_lvis():
+    """Every epoch has floor or ceil of the factor of each video, and the mean is the factor."""
+    labels = [0] * 80 + [1] * 16 + [2] * 4
+    records = [{"label": label} for label in labels]
+    factors = [max(1, (0.25 / (labels.count(label) / 100)) ** 0.5) for label in labels]
+    assert [factors[0], factors[80], factors[96]] == [1, 1.25, 2.5]
+    counts = epochs_of(records, 0.25, 400)
+    assert (counts >= np.floor(factors)).all() and (counts <= np.ceil(factors)).all()
+    assert np.abs(counts.mean(axis=0) - factors).max() < 0.1
+    assert set(counts.sum(axis=1)) == {110}
+    # Rounding is drawn for each video and epoch.
+    assert len({tuple(row[96:]) for row in counts}) > 1 and len({tuple(row[80:96]) for row in counts}) > 100
+
+
+def test_a_video_repeats_by_the_rarest_of_its_labels():
+    """Class 0 is that of 3 of 4 videos, 1 that of 2, 2 that of 1. A video without a label does not repeat."""
+    records = [{"label": [0]}, {"label": [0, 1]}, {"label": [0, 1, 2]}, {"label": []}]
+    factors = np.array([(4 / 3) ** 0.5, 2**0.5, 2, 1])
+    # The length of an epoch, 5.57, is rounded up.
+    assert epochs_of(records, 1.0, 2000).mean(axis=0) == pytest.approx(factors * 6 / factors.sum(), abs=0.05)
+
+
+def test_without_rare_classes_an_epoch_has_each_video_once():
+    assert (epochs_of(RECORDS, 0.1, 20) == 1).all() and (epochs_of(RECORDS, 0.0, 3) == 1).all()
+    # An epoch that is not a whole number of clips is rounded up.
+    assert set(epochs_of(RECORDS, 0.15, 20).sum(axis=1)) == {11}
+
+
+def test_repeats_are_shuffled_over_the_epoch():
+    sampler = RepeatFactorSampler([{"label": 0}] * 90 + [{"label": 1}] * 10, threshold=1.0)
+    first = [index for index, _ in take(sampler, sampler.size)]
+    assert sum(one == other for one, other in itertools.pairwise(first)) < 10
+
+
+def test_repeat_factors_enter_a_late_epoch_of_many_records_at_once():
+    """300,000 records of 400 classes, also with several labels."""
+    rng = np.random.default_rng(0)
+    labels = np.minimum(rng.geometric(0.02, (300_000, 2)) - 1, 399)
+    records = compact_records([{"file_name": "a", "label": row.tolist(), "video_id": "a"} for row in labels])
+    began = time.process_time()
+    sampler = RepeatFactorSampler(records, threshold=0.0025, start=10**12)
+    assert take(sampler, 3)[0][1] == 10**12 and sampler.size > 300_000
+    assert time.process_time() - began < 2
 
 
 @pytest.mark.parametrize("size, world_size", [(10, 1), (10, 3), (2, 4), (7, 7)])
