@@ -109,6 +109,8 @@ _C.MODEL.NONLOCAL.CHECKPOINT = False
 _C.MODEL.HEAD = CN()
 # A name in HEAD.
 _C.MODEL.HEAD.NAME = "PoolLinearHead"
+# [name, value] pairs: arguments that only the head named takes, e.g. [["num_queries", 4]]; its docstring has them.
+_C.MODEL.HEAD.ARGS = []
 # 0: as many as the training data has (docs/config.md).
 _C.MODEL.HEAD.NUM_CLASSES = 400
 # Dropout after global pooling (Sec. 4.1).
@@ -119,6 +121,11 @@ _C.MODEL.HEAD.LOSS = "softmax"
 _C.MODEL.HEAD.INIT_STD = 0.01
 # Share of every label that is spread evenly over all classes, in training (Szegedy et al., CVPR 2016: 0.1).
 _C.MODEL.HEAD.LABEL_SMOOTHING = 0.0
+# Factors on the losses of the classes: None, one number above 0 for each class, or "balanced": the mean number of
+# training videos of a class over its own (docs/config.md). With "sigmoid", factors on the loss of yes.
+_C.MODEL.HEAD.CLASS_WEIGHTS = None
+# Exponent of the focal loss (Lin et al., ICCV 2017: 2). 0: cross-entropy.
+_C.MODEL.HEAD.FOCAL_GAMMA = 0.0
 
 # Input
 _C.INPUT = CN()

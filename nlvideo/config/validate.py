@@ -1,5 +1,6 @@
 """Checks of values, and of keys against each other, once a config is complete. Each error is one line."""
 
+import math
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -145,11 +146,16 @@ def _numbers(cfg: CfgNode) -> _Checks:
 def _lists(cfg: CfgNode) -> _Checks:
     for key in _LISTS_OF_TEXT:
         yield key, all(isinstance(element, str) for element in cfg.value_at(key)), "a list of text"
-    for key in ("MODEL.BACKBONE.ARGS", "MODEL.NONLOCAL.ARGS"):
+    for key in ("MODEL.BACKBONE.ARGS", "MODEL.NONLOCAL.ARGS", "MODEL.HEAD.ARGS"):
         pairs = cfg.value_at(key)
         fits = all(isinstance(pair, (list, tuple)) and len(pair) == 2 and isinstance(pair[0], str) for pair in pairs)
         fits = fits and len({name for name, _ in pairs}) == len(pairs)
         yield key, fits, "[name, value] pairs, each name once"
+    weights = cfg.MODEL.HEAD.CLASS_WEIGHTS
+    fits = isinstance(weights, (list, tuple)) and all(_is_number(w) and 0 < w < math.inf for w in weights)
+    yield "MODEL.HEAD.CLASS_WEIGHTS", weights in (None, "balanced") or fits, "None, 'balanced' or numbers above 0"
+    fits = weights != "balanced" or cfg.DATALOADER.SAMPLER != "ClassBalancedSampler"
+    yield "MODEL.HEAD.CLASS_WEIGHTS", fits, "None with DATALOADER.SAMPLER 'ClassBalancedSampler', which balances, too"
     for key, most in _RANGES.items():
         value = cfg.value_at(key)
         is_off = key == "INPUT.CROP_AREA_RANGE" and not value

@@ -13,7 +13,7 @@ from nlvideo.data.workers import explained
 from nlvideo.engine.trainer import DefaultTrainer, distribute
 from nlvideo.evaluation import Evaluator, inference_on_dataset
 from nlvideo.modeling.backbone import inflate_2d_weights
-from nlvideo.modeling.head import PoolLinearHead
+from nlvideo.modeling.head import ConsensusHead, LinearHead, PoolLinearHead
 from nlvideo.modeling.meta_arch import VideoClassifier
 from nlvideo.utils import comm
 
@@ -33,9 +33,9 @@ def linear_probe(cfg: CfgNode) -> dict[str, Any]:
         ValueError: a model without a linear classifier; weights or data that do not fit.
     """
     model = DefaultTrainer.build_model(cfg)
-    if not isinstance(model, VideoClassifier) or not isinstance(model.head, PoolLinearHead):
-        head = cfg.MODEL.HEAD.NAME
-        raise ValueError(f"MODEL.HEAD.NAME: got {head!r}, allowed for a linear probe: 'PoolLinearHead'")
+    if not isinstance(model, VideoClassifier) or not isinstance(model.head, (PoolLinearHead, ConsensusHead)):
+        allowed = "'PoolLinearHead', 'ConsensusHead'; train_net with MODEL.BACKBONE.FREEZE_AT 5 trains any head alone"
+        raise ValueError(f"MODEL.HEAD.NAME: got {cfg.MODEL.HEAD.NAME!r}, allowed for a linear probe: {allowed}")
     checkpointer = Checkpointer(model, cfg.OUTPUT_DIR, adapt_weights=inflate_2d_weights, cfg=cfg)
     checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=False)
     # Making the wrapper gives all ranks the weights of rank 0; what is new in the network is random.
@@ -69,7 +69,7 @@ def video_features(model: VideoClassifier, cfg: CfgNode) -> tuple[Tensor, Tensor
     return torch.stack(features), torch.stack(labels)
 
 
-def fit_classifier(head: PoolLinearHead, features: Tensor, labels: Tensor) -> float:
+def fit_classifier(head: LinearHead, features: Tensor, labels: Tensor) -> float:
     """Set the classifier of a head to the best one for its own loss, and return that loss.
 
     It is fitted to standardised features with the penalty ``|weight|^2 / (2 N)``, which is scikit-learn's default for
@@ -107,8 +107,8 @@ class _MeanOfMap(nn.Module):
     """Stands in for a head: its scores are the features."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, T, H, W) -> (N, C)."""
-        return x.mean(dim=(2, 3, 4))
+        """(N, C, T, H, W) or (N, C, L) -> (N, C)."""
+        return x.mean(dim=tuple(range(2, x.dim())))
 
 
 class _Collector(Evaluator):

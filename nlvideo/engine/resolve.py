@@ -32,15 +32,16 @@ logger = logging.getLogger(__name__)
 # Beyond this, the labels of a multi-label list are taken for something else, such as ids.
 _MOST_CLASSES = 100_000
 _CLASSES, _EPOCHS = "MODEL.HEAD.NUM_CLASSES", "SOLVER.MAX_EPOCHS"
+_WEIGHTS = "MODEL.HEAD.CLASS_WEIGHTS"
 
 
 def resolve_from_data(cfg: CfgNode, resume: bool = False) -> CfgNode:
     """Read the training data of a config and put in what it decides; call it on every rank.
 
     DATASETS.SPLIT takes videos for DATASETS.TEST from DATASETS.TRAIN. MODEL.HEAD.NUM_CLASSES 0 becomes the number of
-    classes of the data. SOLVER.MAX_EPOCHS becomes SOLVER.MAX_ITER, with STEPS, WARMUP_ITERS and the periods of tests
-    and checkpoints, in the units of the config: scaling to the number of ranks comes later. The loader of the training
-    data takes the records from here.
+    classes of the data, and CLASS_WEIGHTS "balanced" a number for each. SOLVER.MAX_EPOCHS becomes SOLVER.MAX_ITER, with
+    STEPS, WARMUP_ITERS and the periods of tests and checkpoints, in the units of the config: scaling to the number of
+    ranks comes later. The loader of the training data takes the records from here.
 
     Args:
         cfg: left as it is.
@@ -55,9 +56,11 @@ def resolve_from_data(cfg: CfgNode, resume: bool = False) -> CfgNode:
     """
     cfg = resolve_split(cfg, resume)
     earlier = _earlier_config(cfg.OUTPUT_DIR) if resume else {}
-    asks = cfg.MODEL.HEAD.NUM_CLASSES == 0, cfg.SOLVER.MAX_EPOCHS > 0
-    if asks[0] and (number := earlier.get(_CLASSES)):
-        cfg = cfg.with_overrides([_CLASSES, number])
+    for key in (_CLASSES, _WEIGHTS):
+        if cfg.value_at(key) in (0, "balanced") and (value := earlier.get(key)):
+            cfg = cfg.with_overrides([key, value])
+    head = cfg.MODEL.HEAD
+    asks = head.NUM_CLASSES == 0, cfg.SOLVER.MAX_EPOCHS > 0, head.CLASS_WEIGHTS == "balanced"
     if not cfg.DATASETS.TRAIN and not any(asks):
         # A script with a loader of its own.
         return cfg
@@ -69,7 +72,7 @@ def resolve_from_data(cfg: CfgNode, resume: bool = False) -> CfgNode:
             raise
         return cfg
     _check_classes(cfg, records, num_classes)
-    changes: dict[str, Any] = {} if cfg.MODEL.HEAD.NUM_CLASSES else {_CLASSES: num_classes}
+    changes: dict[str, Any] = {} if head.NUM_CLASSES else {_CLASSES: num_classes}
     if asks[1]:
         changes |= _schedule(cfg, len(records))
         own = {key: earlier.get(key) for key in changes}
@@ -80,8 +83,11 @@ def resolve_from_data(cfg: CfgNode, resume: bool = False) -> CfgNode:
                 " %d now. For another one set SOLVER.MAX_EPOCHS 0 and SOLVER.MAX_ITER", then, _EPOCHS, now
             )  # fmt: skip
             changes = own
+    if asks[2]:
+        changes[_WEIGHTS] = _balanced_weights(cfg, records, head.NUM_CLASSES or num_classes)
     if changes:
-        text = ", ".join(f"{key} {cfg.value_at(key)} -> {value}" for key, value in changes.items())
+        shown = {key: f"{min(new)} to {max(new)}" if key == _WEIGHTS else new for key, new in changes.items()}
+        text = ", ".join(f"{key} {cfg.value_at(key)} -> {new}" for key, new in shown.items())
         logger.info("From the %d videos of the training data: %s", len(records), text)
     cfg = cfg.with_overrides([word for item in changes.items() for word in item])
     validate(cfg)
@@ -173,9 +179,23 @@ def _check_classes(cfg: CfgNode, records: Sequence[Record], num_classes: int) ->
     counts = np.bincount(labels_of(records).values, minlength=num_classes)
     for number, what in ((0, "no video"), (1, "only one video")):
         if few := np.flatnonzero(counts == number).tolist():
-            listed = some([names[label] if label < len(names) else str(label) for label in few])
             text = "%d of the %d classes have %s in the training data: %s"
-            logger.warning(text, len(few), num_classes, what, listed)
+            logger.warning(text, len(few), num_classes, what, _listed(cfg, few))
+
+
+def _balanced_weights(cfg: CfgNode, records: Sequence[Record], num_classes: int) -> list[float]:
+    """The mean number of videos of a class over the number of each: the sum over all videos is that without weights."""
+    counts = np.bincount(labels_of(records).values, minlength=num_classes)
+    if empty := np.flatnonzero(counts == 0).tolist():
+        few = f"{len(empty)} of the {num_classes} classes have no video in the training data: {_listed(cfg, empty)}"
+        raise ValueError(f"{_WEIGHTS}: got 'balanced', but {few}; allowed: a video of each class, or numbers")
+    return [float(f"{weight:.6g}") for weight in counts.mean() / counts]
+
+
+def _listed(cfg: CfgNode, labels: Sequence[int]) -> str:
+    """The names of the first classes."""
+    names = dataset_classes(cfg.DATASETS.TRAIN)
+    return some([names[label] if label < len(names) else str(label) for label in labels])
 
 
 def _earlier_config(folder: str) -> dict[str, Any]:

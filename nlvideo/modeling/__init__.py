@@ -4,7 +4,7 @@ from nlvideo.modeling import nonlocal_variants
 from nlvideo.modeling.backbone import BACKBONE, TSM, ResNet3d, TorchvisionVideo, build_backbone, inflate_2d_weights
 from nlvideo.modeling.build import build_model, resolve_device
 from nlvideo.modeling.costs import model_costs
-from nlvideo.modeling.head import HEAD, PoolLinearHead, build_head
+from nlvideo.modeling.head import HEAD, AttentiveHead, ConsensusHead, LinearHead, PoolLinearHead, build_head
 from nlvideo.modeling.meta_arch import META_ARCH, VideoClassifier
 from nlvideo.modeling.nonlocal_block import (
     NONLOCAL,
@@ -20,6 +20,9 @@ __all__ = [
     "META_ARCH",
     "NONLOCAL",
     "TSM",
+    "AttentiveHead",
+    "ConsensusHead",
+    "LinearHead",
     "NonLocalBlock",
     "PoolLinearHead",
     "ResNet3d",

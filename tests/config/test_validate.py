@@ -9,6 +9,8 @@ from nlvideo.layers.norm import NORMS
 from nlvideo.modeling.backbone.layout import STAGES, STEMS, TEMPORAL_KERNELS
 from nlvideo.modeling.nonlocal_block.block import BLOCK_ALGORITHMS, PAIRWISE
 
+WEIGHTS = "None, 'balanced' or numbers above 0"
+
 
 def error(*opts):
     """Return the message of a config with these overrides."""
@@ -86,6 +88,17 @@ def error(*opts):
         (["INPUT.RAND_AUGMENT.MAGNITUDE", "31"], "INPUT.RAND_AUGMENT.MAGNITUDE: got 31.0, allowed: 0 to 30"),
         (["SOLVER.MIX.MIXUP_ALPHA", "-0.1"], "SOLVER.MIX.MIXUP_ALPHA: got -0.1, allowed: 0 or more"),
         (["SOLVER.MIX.PROB", "2"], "SOLVER.MIX.PROB: got 2.0, allowed: 0 to 1"),
+        *(
+            (["MODEL.HEAD.CLASS_WEIGHTS", given], f"MODEL.HEAD.CLASS_WEIGHTS: got {shown}, allowed: {WEIGHTS}")
+            for given, shown in [("even", "'even'"), ("[1, 0]", "[1, 0]"), ("[1, .inf]", "[1, inf]"), ("2", "2")]
+        ),
+        (
+            ["MODEL.HEAD.CLASS_WEIGHTS", "balanced", "DATALOADER.SAMPLER", "ClassBalancedSampler"],
+            "MODEL.HEAD.CLASS_WEIGHTS: got 'balanced', allowed: None with DATALOADER.SAMPLER 'ClassBalancedSampler', "
+            "which balances, too",
+        ),
+        (["MODEL.HEAD.FOCAL_GAMMA", "-1"], "MODEL.HEAD.FOCAL_GAMMA: got -1.0, allowed: 0 or more"),
+        (["DATALOADER.REPEAT_THRESHOLD", "2"], "DATALOADER.REPEAT_THRESHOLD: got 2.0, allowed: 0 to 1"),
         (["MODEL.HEAD.LABEL_SMOOTHING", "1.1"], "MODEL.HEAD.LABEL_SMOOTHING: got 1.1, allowed: 0 to 1"),
         (["SOLVER.BETAS", "[0.9, 1]"], "SOLVER.BETAS: got [0.9, 1.0], allowed: two values from 0 to below 1"),
         (["SOLVER.MOMENTUM", "0"], "SOLVER.NESTEROV: got True, allowed: False where SOLVER.MOMENTUM = 0"),

@@ -27,7 +27,7 @@ from nlvideo.export.features import LayerOutput
 from nlvideo.layers import nonlocal_ops
 from nlvideo.layers.norm import NORMS
 from nlvideo.modeling import HEAD, NonLocalBlock, build_model
-from nlvideo.modeling.head import LOSSES
+from nlvideo.modeling.losses import LOSSES
 from nlvideo.modeling.meta_arch import AVERAGES
 from nlvideo.modeling.nonlocal_block.block import BLOCK_ALGORITHMS
 from nlvideo.solver import ModelEma, build_gradient_clipper, build_optimizer

@@ -309,6 +309,57 @@ def test_classes_that_can_hardly_be_learned_are_named(
     ]
 
 
+BALANCED = (*CLASSES, "MODEL.HEAD.CLASS_WEIGHTS", "balanced")
+
+
+def test_balanced_weights_become_numbers(
+    tiny_cfg: Callable[..., CfgNode], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    cfg = trained_on(tiny_cfg, make_folder(tmp_path / "v", a=6, b=3, c=1), opts=BALANCED)
+    resolved = resolve_from_data(cfg)
+    # The mean count, 10 / 3, over each.
+    assert resolved.MODEL.HEAD.CLASS_WEIGHTS == [0.555556, 1.11111, 3.33333]
+    assert "NUM_CLASSES 0 -> 3, MODEL.HEAD.CLASS_WEIGHTS balanced -> 0.555556 to 3.33333" in caplog.text
+    assert resolve_from_data(resolved) == resolved and resolved.is_frozen()
+    several = make_list(tmp_path / "s.csv", "0,1", "0", "0,1")
+    opts = (*BALANCED, "MODEL.HEAD.LOSS", "sigmoid")
+    resolved = resolve_from_data(trained_on(tiny_cfg, several, opts=opts))
+    assert resolved.MODEL.HEAD.CLASS_WEIGHTS == [0.833333, 1.25]
+    # They can be overridden by anything.
+    assert resolved.with_overrides(["MODEL.HEAD.CLASS_WEIGHTS", "balanced"]).MODEL.HEAD.CLASS_WEIGHTS == "balanced"
+
+
+def test_balanced_weights_need_a_video_of_each_class(tiny_cfg: Callable[..., CfgNode], tmp_path: Path) -> None:
+    named = make_list(tmp_path / "n.csv", "0", "0", "2", classes="abc")
+    for number, message in (
+        (0, "1 of the 3 classes have no video in the training data: b;"),
+        (5, "3 of the 5 .*b, 3, 4;"),
+    ):
+        cfg = trained_on(tiny_cfg, named, opts=BALANCED).with_overrides(["MODEL.HEAD.NUM_CLASSES", number])
+        with pytest.raises(ValueError, match=f"^MODEL.HEAD.CLASS_WEIGHTS: got 'balanced', but {message} allowed: a vi"):
+            resolve_from_data(cfg)
+    with pytest.raises(ValueError, match="^DATASETS.TRAIN: got an empty list"):
+        resolve_from_data(tiny_cfg("DATASETS.TRAIN", "[]", "MODEL.HEAD.CLASS_WEIGHTS", "balanced"))
+
+
+def test_balanced_weights_of_a_run_stay(tiny_cfg: Callable[..., CfgNode], tmp_path: Path, make_video: Callable) -> None:
+    """They are in its config, in the config that trains it again, and on a resume, whatever the data is by then."""
+    names = [make_video(tmp_path / f"{number}.mp4") for number in range(4)]
+    data = tmp_path / "data.txt"
+    data.write_text("".join(f"{name} {label}\n" for name, label in zip(names, (0, 0, 0, 1), strict=True)))
+    cfg = trained_on(tiny_cfg, f"list:{data}", opts=BALANCED)
+    train(cfg)
+    dumped = load_cfg(f"{cfg.OUTPUT_DIR}/config.yaml")
+    assert dumped.MODEL.HEAD.CLASS_WEIGHTS == [0.666667, 2.0]
+    data.write_text("".join(f"{name} {label}\n" for name, label in zip(names, (0, 0, 1, 1), strict=True)))
+    assert resolve_from_data(cfg, resume=True).MODEL.HEAD.CLASS_WEIGHTS == [0.666667, 2.0]
+    assert resolve_from_data(cfg).MODEL.HEAD.CLASS_WEIGHTS == [1.0, 1.0]
+    # A test of it needs no weights.
+    tested = default_setup(cfg, argparse.Namespace(resume=True, eval_only=True))
+    assert tested.MODEL.HEAD.CLASS_WEIGHTS == "balanced" and build_model(tested) is not None
+
+
 def split_cfg(tiny_cfg: Callable[..., CfgNode], root: Path, *opts: str) -> CfgNode:
     return trained_on(tiny_cfg, f"folder:{root}", opts=(*CLASSES, "DATASETS.SPLIT.FRACTION", "0.25", *opts))
 

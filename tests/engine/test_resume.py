@@ -49,7 +49,7 @@ class SignalIn(HookBase):
 
 def _run(cfg: CfgNode, resume: bool = False, stop: int | None = None) -> None:
     """Train; ``stop`` is a signal that arrives in the seventh iteration."""
-    default_setup(cfg, argparse.Namespace(resume=resume, eval_only=False))
+    cfg = default_setup(cfg, argparse.Namespace(resume=resume, eval_only=False))
     trainer = DefaultTrainer(cfg)
     if stop is not None:
         trainer.register_hooks([SignalIn(STOP_AFTER - 1, stop)])
@@ -107,6 +107,30 @@ def test_with_every_augmentation(tiny_cfg: Callable[..., CfgNode], tmp_path: Pat
     _assert_equal_runs(tmp_path / "whole", tmp_path / "stopped")
     # Mixed clips are never wholly right.
     assert all(line["top1"] < 100 for line in _metrics(tmp_path / "whole") if "top1" in line)
+
+
+# The other heads, with what balances classes: three of the first class, two of each other.
+HEADS = {
+    "consensus": [
+        "MODEL.HEAD.NAME", "ConsensusHead", "MODEL.HEAD.ARGS", "[[consensus, probabilities]]",
+        "MODEL.HEAD.CLASS_WEIGHTS", "balanced", "SOLVER.MIX.MIXUP_ALPHA", "0.8", "MODEL.HEAD.LABEL_SMOOTHING", "0.1",
+    ],
+    "attentive": [
+        "MODEL.HEAD.NAME", "AttentiveHead", "MODEL.HEAD.ARGS", "[[num_queries, 2]]", "MODEL.BACKBONE.FREEZE_AT", "5",
+        "MODEL.HEAD.FOCAL_GAMMA", "2", "DATALOADER.SAMPLER", "RepeatFactorSampler", "DATALOADER.REPEAT_THRESHOLD",
+        "0.9", "SOLVER.OPTIMIZER", "AdamW",
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("own", HEADS.values(), ids=HEADS)
+def test_heads_losses_and_samplers(tiny_cfg: Callable[..., CfgNode], tmp_path: Path, own: list[str]) -> None:
+    whole, stopped = (tiny_cfg(*OPTS, *own, "OUTPUT_DIR", str(tmp_path / name)) for name in ("whole", "stopped"))
+    _run(whole)
+    with pytest.raises(TrainingInterrupted):
+        _run(stopped, stop=signal.SIGTERM)
+    _run(stopped, resume=True)
+    _assert_equal_runs(tmp_path / "whole", tmp_path / "stopped")
 
 
 @pytest.mark.parametrize(("workers", "number"), [(0, signal.SIGINT), (2, signal.SIGTERM)])
@@ -410,7 +434,11 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("own", [OPTS, _changes(*CHANGES[1])], ids=["plain", "fine_tuning"])
+@pytest.mark.parametrize(
+    "own",
+    [OPTS, _changes(*CHANGES[1]), *([*OPTS, *own] for own in HEADS.values())],
+    ids=["plain", "fine_tuning", *HEADS],
+)
 def test_two_ranks(tiny_opts: list[str], tmp_path: Path, own: list[str]) -> None:
     script = tmp_path / "two_ranks.py"
     opts = [*tiny_opts, *own]

@@ -40,7 +40,7 @@ def test_arguments_of_a_config_that_do_not_fit(name, args, message):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("key", ["MODEL.BACKBONE.ARGS", "MODEL.NONLOCAL.ARGS"])
+@pytest.mark.parametrize("key", ["MODEL.BACKBONE.ARGS", "MODEL.NONLOCAL.ARGS", "MODEL.HEAD.ARGS"])
 @pytest.mark.parametrize("args", [["ratio", 2], [["ratio"]], [["ratio", 2], ["ratio", 4]], [[2, "ratio"]]])
 def test_arguments_of_a_config_are_pairs(key, args):
     with pytest.raises(ValueError, match=rf"{key}: got .*, allowed: \[name, value\] pairs, each name once"):
