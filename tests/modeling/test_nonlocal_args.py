@@ -23,6 +23,8 @@ def build(name, *args):
         ("NonLocalBlock", [("dim", 2)], "NonLocalBlock has no argument 'dim' of its own."),
         ("NonLocalBlock", [("num_heads", "two")], "num_heads: expected int, got str 'two'"),
         ("GlobalContext", [("fusion", "add")], "fusion: expected tuple, got str 'add'; write [add]"),
+        ("BilinearAttentionTransform", [("groups", 3)], "groups: got 3, allowed: divisors of 4 inner channels"),
+        ("BilinearAttentionTransform", [("frames", -1)], "frames: got -1, allowed: 0 or more"),
         ("RegionNonLocal", [("kernel", [2, 3, 3])], "kernel: got [2, 3, 3], allowed: three odd lengths"),
         ("GlobalContext", [("ratio", 0)], "ratio: got 0, allowed: 1 to 8, the channels"),
         (

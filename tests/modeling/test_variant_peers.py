@@ -45,3 +45,26 @@ def test_global_context_equals_timm(fusion):
         our.load_state_dict({key: value.view(getattr(our, key).shape) for key, value in their.state_dict().items()})
     x = torch.randn(2, CHANNELS, 5, 4)
     torch.testing.assert_close(ours(x), theirs(x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("block_size, size", [(3, (6, 9)), (2, (2, 4))])
+def test_bilinear_attention_equals_timm(block_size, size):
+    """The same weights; theirs is for images whose sides are multiples of the block."""
+    layers = pytest.importorskip("timm.layers", reason="timm is not installed")
+    theirs = layers.BatNonLocalAttn(CHANNELS, block_size=block_size, groups=2, rd_channels=4, drop_rate=0.5).eval()
+    for tensor in [*theirs.parameters(), *theirs.buffers()]:
+        if tensor.is_floating_point():
+            nn.init.uniform_(tensor, 0.1, 1)
+    options = {"ratio": 2, "groups": 2, "size": block_size, "normalisation": "sigmoid", "dropout": 0.5}
+    ours = NONLOCAL.get("BilinearAttentionTransform")(CHANNELS, dim=2, **options).eval()
+    names = {"reduce": "conv1", "gather": "ba.conv1", "mix": "ba.conv2"}
+    names = {f"{our}.{n}": f"{name}.{part}" for our, name in names.items() for n, part in enumerate(("conv", "bn"))}
+    names |= {"out": "conv2.conv", "bn": "conv2.bn", "rows": "ba.conv_p", "columns": "ba.conv_q"}
+    for our, name in names.items():
+        module, state = ours.get_submodule(our), theirs.get_submodule(name).state_dict()
+        # A convolution before a norm has no bias in theirs.
+        bias = {"bias": torch.zeros(module.bias.shape)} if isinstance(module.bias, nn.Parameter) else {}
+        state = {**bias, **state}
+        module.load_state_dict({key: value.reshape(getattr(module, key).shape) for key, value in state.items()})
+    x = torch.randn(2, CHANNELS, *size)
+    torch.testing.assert_close(ours(x), theirs(x), rtol=1e-5, atol=1e-5)

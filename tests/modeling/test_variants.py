@@ -228,6 +228,42 @@ def naive_region(block, x):
     return residual(x, normed(block.bn, project(block.out, w @ values))), w
 
 
+def naive_bilinear(block, x):
+    """Each weight of each matrix by itself. Maps are videos of one frame at least."""
+    clip = x if x.dim() == 4 else x[:, None]
+    (T, H, W), G = clip.shape[1:], block.groups
+
+    def unit(layers, u):
+        """A convolution, its norm, and what is positive."""
+        return torch.relu(normed(layers[1], project(layers[0], rows(u)))).T.view(-1, *u.shape[1:])
+
+    def matrix(layer, lines, count, pool):
+        """(G, L) -> the matrices (groups, L, L) of an axis: what position i takes from position j."""
+        L = lines.shape[1]
+        first = [-(-a * L // count) for a in range(count + 1)]
+        where = [next((a, i - first[a]) for a in range(count) if first[a] <= i < first[a + 1]) for i in range(L)]
+        logits = (layer.weight[..., 0] @ pool(lines[None], count).flatten() + layer.bias).view(-1, count, count)
+        logits = logits.transpose(1, 2) if layer is block.columns else logits
+        f = logits.sigmoid() if block.normalisation == "sigmoid" else logits.exp()
+        zero = torch.zeros(len(f), dtype=f.dtype)
+        f = [[f[:, a, b] if p == q else zero for b, q in where] for a, p in where]
+        f = torch.stack([torch.stack(row, 1) for row in f], 1)
+        return f / f.sum(2, keepdim=True)
+
+    u = unit(block.reduce, clip)
+    seen = unit(block.gather, u)
+    P, Q = (
+        torch.stack([matrix(layer, seen[:, t].amax(axis), block.size, F.adaptive_max_pool1d) for t in range(T)], 1)
+        for layer, axis in ((block.rows, 2), (block.columns, 1))
+    )
+    R = torch.eye(T, dtype=x.dtype)
+    if block.frames:
+        R = matrix(block.times, seen.mean((2, 3)), block.frames, F.adaptive_avg_pool1d)[0]
+    w = torch.einsum("tT,gThH,gTwW->gthwTHW", R, P, Q).reshape(G, T * H * W, -1)
+    y = torch.cat([w_g @ rows(u_g) for w_g, u_g in zip(w, u.chunk(G))], 1).T.view(u.shape)
+    return residual(x, torch.relu(normed(block.bn, project(block.out, rows(unit(block.mix, y)))))), w.mean(0)
+
+
 @dataclass
 class Case:
     """A block of ``NONLOCAL`` and what it promises."""
@@ -252,6 +288,14 @@ CASES = [
     Case("DisentangledNonLocal", naive_disentangled, {"algorithm": "fused"}),
     Case("DisentangledNonLocal", naive_disentangled, {"subsample": False, "temperature": 0.5}),
     Case("AsymmetricPyramid", naive_asymmetric_pyramid, {"bins": [1, 3]}),
+    Case("BilinearAttentionTransform", naive_bilinear, {"groups": 2, "size": 2, "dropout": 0.0}, (2, 3), False),
+    Case(
+        "BilinearAttentionTransform",
+        naive_bilinear,
+        {"size": 3, "frames": 2, "normalisation": "sigmoid", "dropout": 0.0},
+        (2, 3),
+        identity=False,
+    ),
     Case("EfficientAttention", naive_efficient_attention),
     Case("EfficientAttention", naive_efficient_attention, {"num_heads": 2, "normalisation": "scaling"}),
     Case("SpectralNonLocal", naive_spectral),
@@ -277,7 +321,8 @@ BY_DIM = [(case, dim) for case in CASES for dim in case.dims]
 def make_block(case, dim=3, seed=0, **options):
     """A block in eval mode and float64 that is not the identity: all of its numbers are random."""
     torch.manual_seed(seed)
-    block = NONLOCAL.get(case.name)(CHANNELS, dim=dim, **{"zero_init": False, **case.options, **options}).double()
+    start = {"zero_init": False} if takes(case, "zero_init") else {}
+    block = NONLOCAL.get(case.name)(CHANNELS, dim=dim, **start, **{**case.options, **options}).double()
     for name, tensor in [*block.named_parameters(), *block.named_buffers()]:
         if name.endswith("running_var"):
             nn.init.uniform_(tensor, 0.5, 1.5)
@@ -367,6 +412,12 @@ def test_bases_move_once_in_a_training_step_alone():
     block.train()(x).sum().backward()
     torch.testing.assert_close(block.bases, 0.9 * before + 0.1 * mean, rtol=1e-10, atol=1e-10)
     assert block.features.weight.grad is None and block.out.weight.grad.any()
+
+
+def test_bilinear_attention_drops_whole_channels_in_training():
+    block, x = NONLOCAL.get("BilinearAttentionTransform")(CHANNELS, dropout=0.5).train(), make_map(4, 5, 3, batch=50)
+    dropped = (block(x.float()) == x.float()).flatten(2).all(2)
+    assert 100 < dropped.sum() < 300
 
 
 @each

@@ -5,6 +5,7 @@ table of ``tests/modeling/test_variants.py``.
 """
 
 from nlvideo.modeling.nonlocal_variants.asymmetric_pyramid import AsymmetricPyramid
+from nlvideo.modeling.nonlocal_variants.bilinear_attention import BilinearAttentionTransform
 from nlvideo.modeling.nonlocal_variants.compact_generalized import CompactGeneralizedNonLocal
 from nlvideo.modeling.nonlocal_variants.criss_cross import CrissCross
 from nlvideo.modeling.nonlocal_variants.disentangled import DisentangledNonLocal
@@ -18,6 +19,7 @@ from nlvideo.modeling.nonlocal_variants.spectral import SpectralNonLocal
 
 __all__ = [
     "AsymmetricPyramid",
+    "BilinearAttentionTransform",
     "CompactGeneralizedNonLocal",
     "CrissCross",
     "DisentangledNonLocal",
