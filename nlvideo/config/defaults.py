@@ -44,7 +44,8 @@ _C.MODEL.BACKBONE.NAME = "ResNet3d"
 # [name, value] pairs: arguments that only the backbone named takes; its docstring has them.
 _C.MODEL.BACKBONE.ARGS = []
 # The network of TorchvisionVideo: "r3d_18", "mc3_18", "r2plus1d_18", "s3d", "mvit_v1_b", "mvit_v2_s", "swin3d_t",
-# "swin3d_s" or "swin3d_b". It takes FREEZE_AT; the other keys of this section are of ResNet3d and TSM.
+# "swin3d_s" or "swin3d_b". It takes FREEZE_AT; the other keys of this section are of ResNet3d and TSM. SlowFast takes
+# them but for TEMPORAL and STEM.
 _C.MODEL.BACKBONE.ARCH = ""
 # 10, 18 (basic blocks), 50, 101 or 152 (bottlenecks).
 _C.MODEL.BACKBONE.DEPTH = 50

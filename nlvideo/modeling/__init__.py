@@ -1,7 +1,15 @@
 """Models: meta-architectures, backbones, heads and non-local blocks. Importing them here registers them."""
 
 from nlvideo.modeling import nonlocal_variants
-from nlvideo.modeling.backbone import BACKBONE, TSM, ResNet3d, TorchvisionVideo, build_backbone, inflate_2d_weights
+from nlvideo.modeling.backbone import (
+    BACKBONE,
+    TSM,
+    ResNet3d,
+    SlowFast,
+    TorchvisionVideo,
+    build_backbone,
+    inflate_2d_weights,
+)
 from nlvideo.modeling.build import build_model, resolve_device
 from nlvideo.modeling.costs import model_costs
 from nlvideo.modeling.head import HEAD, AttentiveHead, ConsensusHead, LinearHead, PoolLinearHead, build_head
@@ -26,6 +34,7 @@ __all__ = [
     "NonLocalBlock",
     "PoolLinearHead",
     "ResNet3d",
+    "SlowFast",
     "TorchvisionVideo",
     "VideoClassifier",
     "build_backbone",

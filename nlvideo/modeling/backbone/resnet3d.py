@@ -56,8 +56,8 @@ def build_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = None) -> nn.Mod
         ValueError: a value of the config that the backbone does not allow.
     """
     shape = input_shape or ShapeSpec(channels=3)
-    # The head reads the last feature.
-    return build_registered(BACKBONE, cfg, "MODEL.BACKBONE", shape, reserved=("out_features",))
+    # The head reads the last feature, and `SlowFast` alone has lateral connections.
+    return build_registered(BACKBONE, cfg, "MODEL.BACKBONE", shape, reserved=("out_features", "lateral_channels"))
 
 
 def freeze_stages(backbone: nn.Module, count: int) -> None:
@@ -87,10 +87,11 @@ def _block_factory(depth: int, stride_in_1x1: bool, **keywords: Any) -> Callable
     return partial(BasicBlock3d, **keywords)
 
 
-def _temporal_kernels(stage: str, num_blocks: int, depth: int, temporal: str) -> list[tuple[int, int]]:
+def _temporal_kernels(stage: str, num_blocks: int, depth: int, temporal: str, most: int) -> list[tuple[int, int]]:
     bottleneck, basic = TEMPORAL_KERNELS[temporal]
     inflated = basic if depth in BASIC_DEPTHS else bottleneck
-    return [inflated if chosen else (1, 1) for chosen in inflated_blocks(stage, num_blocks, temporal)]
+    chosen = inflated_blocks(stage, num_blocks, temporal)
+    return [inflated if chosen[index] and index < (most or num_blocks) else (1, 1) for index in range(num_blocks)]
 
 
 class Stem(nn.Module):
@@ -164,6 +165,8 @@ class ResNet3d(nn.Module):
         nonlocal_places: stage -> residual blocks that get a non-local block after them.
         make_nonlocal: called ``(channels, stage)`` for each of these places; None: a `NonLocalBlock` with its defaults.
         out_features: stages that `forward` returns.
+        temporal_blocks: residual blocks of a stage, counted from its first, that may hold a temporal kernel; 0: all.
+        lateral_channels: stage -> channels that it reads besides those of the stage before; see `SlowFast`.
 
     Raises:
         ValueError: an argument outside of what is allowed.
@@ -185,13 +188,17 @@ class ResNet3d(nn.Module):
         nonlocal_places: Mapping[str, Sequence[int]] | None = None,
         make_nonlocal: Callable[[int, str], nn.Module] | None = None,
         out_features: Sequence[str] = ("res5",),
+        temporal_blocks: int = 0,
+        lateral_channels: Mapping[str, int] | None = None,
     ) -> None:
         super().__init__()
-        nonlocal_places = nonlocal_places or {}
+        nonlocal_places, lateral_channels = nonlocal_places or {}, lateral_channels or {}
         make_nonlocal = make_nonlocal or (lambda channels, stage: NonLocalBlock(channels))
         check_one_of("depth", depth, NUM_BLOCKS)
         check_one_of("temporal", temporal, TEMPORAL_KERNELS)
         check_one_of("stem", stem, STEMS)
+        if temporal_blocks < 0:
+            raise ValueError(f"temporal_blocks: got {temporal_blocks}, allowed: 0 or more")
         for stage in (*out_features, *nonlocal_places):
             check_one_of("stage", stage, STAGES)
         self._stem_name, self._layout, self._in_channels = stem, STEMS[stem], in_channels
@@ -203,8 +210,9 @@ class ResNet3d(nn.Module):
         self.stem = Stem(self._layout, temporal, in_channels, channels, norm)
         for stage, num_blocks in zip(STAGES, NUM_BLOCKS[depth], strict=True):
             inner, outer = self._channels[stage]
-            kernels = _temporal_kernels(stage, num_blocks, depth, temporal)
+            kernels = _temporal_kernels(stage, num_blocks, depth, temporal, temporal_blocks)
             stride = 1 if stage == "res2" else 2
+            channels += lateral_channels.get(stage, 0)
             blocks = [make_block(channels, inner, outer, stride=stride, temporal_kernels=kernels[0])]
             blocks += [make_block(outer, inner, outer, temporal_kernels=kernel) for kernel in kernels[1:]]
             places = nonlocal_places.get(stage, ())
@@ -212,7 +220,8 @@ class ResNet3d(nn.Module):
             if stage == "res2":
                 self.pool2 = _max_pool(self._layout.pool2)
             channels = outer
-        freeze_stages(self, freeze_at)
+        if freeze_at:
+            freeze_stages(self, freeze_at)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict:
