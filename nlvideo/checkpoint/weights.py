@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from nlvideo.checkpoint.convert import convert, recognise
-from nlvideo.checkpoint.convert.common import CONFIG_TEXT, STEM, Converted, has_effect
+from nlvideo.checkpoint.convert.common import CONFIG_TEXT, STEM, Converted, has_effect, same_value
 from nlvideo.checkpoint.convert.release import dataset_of, licence_of, release_overrides, settle
 from nlvideo.config import CfgNode
 from nlvideo.data.datasets.listed import classes_beside
@@ -201,7 +201,8 @@ def find_weights(
         if source == "auto":
             source, flat = identify(flat, ours.keys())
         found = convert(flat, source) if source else Converted({n: v for n, v in flat.items() if n != CONFIG_TEXT})
-        if source == "caffe2":
+        # No tensor shows the alpha of SlowFast.
+        if source == "caffe2" or "MODEL.BACKBONE.ARGS" in found.undecided:
             settle(found, release_overrides(path))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
@@ -333,7 +334,7 @@ def check_config(
         else:
             found.append(difference)
     for key, allowed in converted.undecided.items():
-        if _matters(key) and cfg.value_at(key) not in allowed:
+        if _matters(key) and not any(_same(key, value, cfg.value_at(key)) for value in allowed):
             found.append(f"{key}: file {' or '.join(map(repr, allowed))}, config {cfg.value_at(key)!r}")
         elif _matters(key):
             logger.warning("%s does not say which %s it is for; it loads as %r", path, key, cfg.value_at(key))
@@ -355,7 +356,7 @@ def _same(key: str, wanted: Any, given: Any) -> bool:
     if key == _NORM:
         return (wanted == "none") == (given == "none")
     if not key.startswith("MODEL.PIXEL_") or not isinstance(wanted, list):
-        return wanted == given
+        return same_value(key, wanted, given)
     # One value stands for every channel.
     a, b = (values * (3 if len(values) == 1 else 1) for values in (wanted, given))
     close = (isinstance(x, float) and math.isclose(x, y, rel_tol=1e-5) for x, y in zip(a, b, strict=False))

@@ -20,15 +20,27 @@ _TRAINING_STATE = {"lr", "model_iter", "epoch", "cfg"}
 # The weights of all four have the same names and shapes.
 STEMS = ["authors_32x2", "authors_8x8", "slowfast_8x8", "slow"]
 
-_BLOCK, _OUR_BLOCK = "res{stage}_{block}_branch", "backbone.res{stage}.{block}"
+
+def _pathway(theirs: str, ours: str) -> dict[str, str]:
+    block, our_block = f"{theirs}res{{stage}}_{{block}}_branch", f"{ours}.res{{stage}}.{{block}}"
+    return {
+        f"{theirs}conv1": f"{ours}.stem.conv",
+        f"{theirs}res_conv1_bn": f"{ours}.stem.bn",
+        f"{block}1": f"{our_block}.shortcut.conv",
+        f"{block}1_bn": f"{our_block}.shortcut.bn",
+        **{f"{block}2{letter}": f"{our_block}.conv{n}" for n, letter in enumerate("abc", 1)},
+        **{f"{block}2{letter}_bn": f"{our_block}.bn{n}" for n, letter in enumerate("abc", 1)},
+    }
+
+
+# PySlowFast's SlowFast: after the stem of the fast pathway, and after the last block of each of its stages.
+_LATERAL = {"t_pool1_subsample": "stem", "t_res{stage}_{block}_branch2c_bn_subsample": "res{stage}"}
 _MODULES = common.ModuleNames(
     {
-        "conv1": "backbone.stem.conv",
-        "res_conv1_bn": "backbone.stem.bn",
-        f"{_BLOCK}1": f"{_OUR_BLOCK}.shortcut.conv",
-        f"{_BLOCK}1_bn": f"{_OUR_BLOCK}.shortcut.bn",
-        **{f"{_BLOCK}2{letter}": f"{_OUR_BLOCK}.conv{n}" for n, letter in enumerate("abc", 1)},
-        **{f"{_BLOCK}2{letter}_bn": f"{_OUR_BLOCK}.bn{n}" for n, letter in enumerate("abc", 1)},
+        **_pathway("", "backbone"),
+        **_pathway("t_", "backbone.fast"),
+        **{f"{theirs}{bn}": f"backbone.lateral.{ours}.{bn.strip('_') or 'conv'}"
+           for theirs, ours in _LATERAL.items() for bn in ("", "_bn")},
         **{f"nonlocal_conv{{stage}}_{{block}}_{layer}": f"backbone.res{{stage}}.nl{{block}}.{layer}"
            for layer in ("theta", "phi", "g", "out", "bn")},
         "pred": "head.classifier",
@@ -85,13 +97,15 @@ def recognise(content: Mapping[str, Any]) -> bool:
 
 def convert(content: Mapping[str, Any]) -> common.Converted:
     """Bring the blobs of the authors' or PySlowFast's networks under our names; ValueError for another network."""
-    converted = common.rename("caffe2", content, _our_name, {"^t_": common.TWO_PATHWAYS}, _state_of_training)
+    converted = common.rename("caffe2", content, _our_name, drop=_state_of_training)
     norms = _tidy(converted.weights)
     converted.overrides = common.settings_of_authors(converted.weights) | norms
     if common.is_image_network(converted.weights):
         converted.notes.append(common.IMAGE_NOTE)
         return converted
-    if converted.overrides["MODEL.BACKBONE.TEMPORAL"] == "slow":
+    if "MODEL.BACKBONE.NAME" in converted.overrides:
+        common.leave_alpha_open(converted, converted.overrides)
+    elif converted.overrides["MODEL.BACKBONE.TEMPORAL"] == "slow":
         # Only PySlowFast has such networks, and they all have this stem.
         converted.overrides["MODEL.BACKBONE.STEM"] = "slow"
     else:

@@ -12,14 +12,18 @@ from typing import Any
 from torch import Tensor
 
 from nlvideo.config import CfgNode
+from nlvideo.config.configurable import constructor_arguments
 from nlvideo.data.datasets.kinetics_names import kinetics400_classes
-from nlvideo.modeling.backbone import layout
+from nlvideo.modeling.backbone import SlowFast, layout
 from nlvideo.utils.messages import one_of, some
 
 #: name under which `weights.flatten` hands on the text of the config that a file carries
 CONFIG_TEXT = "cfg"
 #: tensors that show that names are ours: of our ResNets, and of any network with our head
 STEM, CLASSIFIER = "backbone.stem.conv.weight", "head.classifier.weight"
+# Of `SlowFast`: the first kernel of the fast pathway, and what the first stage of the slow one reads from it.
+_FAST, _LATERAL = "backbone.fast.stem.conv.weight", "backbone.lateral.stem.conv.weight"
+_ARGS = "MODEL.BACKBONE.ARGS"
 
 
 @dataclass
@@ -91,7 +95,6 @@ AUTHORS_BLOCKS = {
     "MODEL.NONLOCAL.ARGS": [],
 }
 
-TWO_PATHWAYS = "a SlowFast network has two pathways, ours have one"
 NO_X3D = "an X3D network is not one of our ResNets"
 
 _LEAVES = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
@@ -254,7 +257,9 @@ def architecture_of(
         raise ValueError(f"the first convolution reads {channels} channels, such as optical flow; ours reads RGB")
     depth = _depth(weights, depths)
     overrides: dict[str, Any] = {"MODEL.BACKBONE.DEPTH": depth, "MODEL.BACKBONE.WIDTH": _width(weights, depth)}
-    if not is_image_network(weights):
+    if _FAST in weights:
+        overrides |= {"MODEL.BACKBONE.NAME": "SlowFast", _ARGS: _pathways(weights)}
+    elif not is_image_network(weights):
         overrides["MODEL.BACKBONE.TEMPORAL"] = _temporal(weights, depth)
     overrides |= _nonlocal(weights, depth)
     if CLASSIFIER in weights:
@@ -273,6 +278,22 @@ def settings_of_authors(
 def is_image_network(weights: Mapping[str, Tensor]) -> bool:
     """Whether the kernels have no time axis."""
     return STEM in weights and weights[STEM].dim() == 4
+
+
+def leave_alpha_open(converted: Converted, settings: dict[str, Any]) -> None:
+    """Move the arguments of `SlowFast`, where ``settings`` has them, to ``undecided``: no weight shows its alpha."""
+    if _ARGS in settings:
+        args = settings.pop(_ARGS)
+        converted.undecided[_ARGS] = [[["alpha", alpha], *args] for alpha in (4, 8)]
+        converted.notes.append(f"{_ARGS}: alpha is 4 in their networks 8x8 and 16x8, 8 in 4x16")
+
+
+def same_value(key: str, one: Any, other: Any) -> bool:
+    """Whether two values of a key mean the same; an argument of `SlowFast` may be missing where it is the default."""
+    if key != _ARGS:
+        return one == other
+    defaults = {name: argument.default for name, argument in constructor_arguments(SlowFast).items()}
+    return defaults | dict(one) == defaults | dict(other)
 
 
 def nonlocal_places(weights: Mapping[str, Tensor]) -> list[str]:
@@ -336,6 +357,18 @@ def _temporal(weights: Mapping[str, Tensor], depth: int) -> str:
         f"temporal kernels in {some(names) or 'no block'} after a stem of {stem} frames are none of our styles: "
         f"{', '.join(layout.TEMPORAL_KERNELS)}"
     )
+
+
+def _pathways(weights: Mapping[str, Tensor]) -> list[list[Any]]:
+    """What shapes show of the arguments of `SlowFast`: the kernel, and what differs from the paper."""
+    (slow, _), (fast, _), (lateral, read) = (_channels(weights, name) for name in (STEM, _FAST, _LATERAL))
+    kernels = [(match[1], match[3], weights[match[0]]) for match in map(_KERNEL.match, weights) if match]
+    inflated = [kernel.shape[2] > 1 for stage, conv, kernel in kernels if (stage, conv) == ("res4", "conv1")]
+    args: dict[str, Any] = {"lateral_kernel": weights[_LATERAL].shape[2]}
+    shown = {"beta": fast / slow, "lateral_ratio": lateral // read, "temporal_blocks": sum(inflated) % len(inflated)}
+    usual = constructor_arguments(SlowFast)
+    args |= {name: value for name, value in shown.items() if value != usual[name].default}
+    return [list(pair) for pair in args.items()]
 
 
 def _nonlocal(weights: Mapping[str, Tensor], depth: int) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from nlvideo.utils.messages import check_one_of, some
 
 _NETWORK = {
     "MODEL.META_ARCHITECTURE": ("VideoClassifier",),
-    "MODEL.BACKBONE.NAME": ("ResNet3d",),
+    "MODEL.BACKBONE.NAME": ("ResNet3d", "SlowFast"),
     "MODEL.HEAD.NAME": ("PoolLinearHead",),
     "MODEL.BACKBONE.DEPTH": BOTTLENECK_DEPTHS,
 }
@@ -47,8 +47,9 @@ def export_weights(weights: Mapping[str, Tensor], cfg: CfgNode, to: str) -> dict
     check_one_of("framework to export to", to, _EXPORTERS)
     for key, allowed in _NETWORK.items():
         _check(to, key, cfg.value_at(key), allowed)
-    settings = architecture_of(weights)
-    for key in ("MODEL.BACKBONE.DEPTH", "MODEL.BACKBONE.TEMPORAL", "MODEL.NONLOCAL.ENABLED", "MODEL.HEAD.NUM_CLASSES"):
+    settings = {"MODEL.BACKBONE.NAME": "ResNet3d"} | architecture_of(weights)
+    keys = ["MODEL.BACKBONE.NAME", "MODEL.BACKBONE.DEPTH", "MODEL.NONLOCAL.ENABLED", "MODEL.HEAD.NUM_CLASSES"]
+    for key in [*keys, "MODEL.BACKBONE.TEMPORAL"][: 4 if cfg.MODEL.BACKBONE.NAME == "SlowFast" else 5]:
         if settings.get(key) != cfg.value_at(key):
             raise ValueError(f"{key}: the config says {cfg.value_at(key)!r}, the weights are of {settings.get(key)!r}")
     return _EXPORTERS[to](weights, cfg)
@@ -75,6 +76,9 @@ def _to_pyslowfast(weights: Mapping[str, Tensor], cfg: CfgNode) -> dict[str, Ten
 def _check_architecture(to: str, cfg: CfgNode) -> None:
     node = cfg.MODEL.BACKBONE
     _check(to, "MODEL.BACKBONE.DEPTH", node.DEPTH, (50, 101))
+    if node.NAME == "SlowFast":
+        _check(to, "sampling of MODEL.BACKBONE.ARGS", dict(node.ARGS).get("sampling", "linspace"), ("linspace",))
+        return
     architectures = dict.fromkeys(ARCHITECTURES.values())
     _check(to, "(MODEL.BACKBONE.TEMPORAL, MODEL.BACKBONE.STEM)", (node.TEMPORAL, node.STEM), architectures)
 
@@ -83,11 +87,13 @@ def _to_pytorchvideo(weights: Mapping[str, Tensor], cfg: CfgNode) -> dict[str, T
     _check_architecture(pytorchvideo.NAME, cfg)
     for key in ("MODEL.BACKBONE.STRIDE_IN_1X1", "MODEL.NONLOCAL.ENABLED"):
         _check(pytorchvideo.NAME, key, cfg.value_at(key), (False,))
-    return _rename(pytorchvideo.NAME, weights, pytorchvideo.NAMES[cfg.MODEL.BACKBONE.STEM])
+    node = cfg.MODEL.BACKBONE
+    return _rename(pytorchvideo.NAME, weights, pytorchvideo.NAMES["SlowFast" if node.NAME == "SlowFast" else node.STEM])
 
 
 def _to_mmaction2(weights: Mapping[str, Tensor], cfg: CfgNode) -> dict[str, Tensor]:
     to, node, backbone = mmaction2.NAME, cfg.MODEL.NONLOCAL, cfg.MODEL.BACKBONE
+    _check(to, "MODEL.BACKBONE.NAME", backbone.NAME, ("ResNet3d",))
     if backbone.TEMPORAL == "c2d" and backbone.STEM in mmaction2.IMAGE_STEMS and not node.ENABLED:
         # Their C2D and ResNet are image networks that are given every frame.
         weights = {name: tensor.squeeze(2) if tensor.dim() == 5 else tensor for name, tensor in weights.items()}

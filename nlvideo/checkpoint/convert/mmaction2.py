@@ -28,7 +28,7 @@ _POSSIBLE_STEMS = {
 IMAGE_STEMS = ["authors_8x8", "slow"]
 
 _REASONS = {
-    r"^backbone\.(slow|fast)_path": common.TWO_PATHWAYS,
+    r"^backbone\.(slow|fast)_path": "its lateral connections have no norm and no ReLU, those of our SlowFast have both",
     r"\.net\.": "a TSM network shifts channels over time",
     r"\.conv_[st]\.": "an R(2+1)D network splits its kernels",
 }

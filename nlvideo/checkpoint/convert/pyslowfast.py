@@ -1,4 +1,4 @@
-"""PySlowFast's single-pathway networks: C2D, I3D and Slow, with and without non-local blocks (``.pyth`` files)."""
+"""PySlowFast's C2D, I3D, Slow and SlowFast, with and without non-local blocks (``.pyth`` files)."""
 
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -10,17 +10,28 @@ from nlvideo.utils.messages import check_one_of
 
 NAME = "pyslowfast"
 
-_BLOCK, _NONLOCAL = "s{stage}.pathway0_res{block}", "s{stage}.pathway0_nonlocal{block}"
-_OUR_BLOCK, _OUR_NONLOCAL = "backbone.res{stage}.{block}", "backbone.res{stage}.nl{block}"
+_NONLOCAL, _OUR_NONLOCAL = "s{stage}.pathway0_nonlocal{block}", "backbone.res{stage}.nl{block}"
+
+
+def _pathway(number: int, ours: str) -> dict[str, str]:
+    block, our_block = f"s{{stage}}.pathway{number}_res{{block}}", f"{ours}.res{{stage}}.{{block}}"
+    return {
+        f"s1.pathway{number}_stem.conv": f"{ours}.stem.conv",
+        f"s1.pathway{number}_stem.bn": f"{ours}.stem.bn",
+        f"{block}.branch1": f"{our_block}.shortcut.conv",
+        f"{block}.branch1_bn": f"{our_block}.shortcut.bn",
+        **{f"{block}.branch2.{letter}": f"{our_block}.conv{n}" for n, letter in enumerate("abc", 1)},
+        **{f"{block}.branch2.{letter}_bn": f"{our_block}.bn{n}" for n, letter in enumerate("abc", 1)},
+    }
+
 
 NAMES = common.ModuleNames(
     {
-        "s1.pathway0_stem.conv": "backbone.stem.conv",
-        "s1.pathway0_stem.bn": "backbone.stem.bn",
-        f"{_BLOCK}.branch1": f"{_OUR_BLOCK}.shortcut.conv",
-        f"{_BLOCK}.branch1_bn": f"{_OUR_BLOCK}.shortcut.bn",
-        **{f"{_BLOCK}.branch2.{letter}": f"{_OUR_BLOCK}.conv{n}" for n, letter in enumerate("abc", 1)},
-        **{f"{_BLOCK}.branch2.{letter}_bn": f"{_OUR_BLOCK}.bn{n}" for n, letter in enumerate("abc", 1)},
+        **_pathway(0, "backbone"),
+        **_pathway(1, "backbone.fast"),
+        **{f"s{n}_fuse.{theirs}": f"backbone.lateral.{stage}.{ours}"
+           for n, stage in enumerate(("stem", "res2", "res3", "res4"), 1)
+           for theirs, ours in (("conv_f2s", "conv"), ("bn", "bn"))},
         **{f"{_NONLOCAL}.conv_{conv}": f"{_OUR_NONLOCAL}.{conv}" for conv in ("theta", "phi", "g", "out")},
         f"{_NONLOCAL}.bn": f"{_OUR_NONLOCAL}.bn",
         # Its name in files of 2019 and early 2020.
@@ -28,13 +39,13 @@ NAMES = common.ModuleNames(
         "head.projection": "head.classifier",
     },
     stages={2: 2, 3: 3, 4: 4, 5: 5},
-)
+)  # fmt: skip
 
-_REASONS = {r"pathway1_|_fuse\.": common.TWO_PATHWAYS, r"^s1\.pathway0_stem\.conv_xy": common.NO_X3D}
+_REASONS = {r"^s1\.pathway0_stem\.conv_xy": common.NO_X3D}
 
 
 def convert(content: Mapping[str, Any]) -> common.Converted:
-    """Bring the weights of a C2D, I3D or Slow network under our names; ValueError for another network.
+    """Bring the weights of a C2D, I3D, Slow or SlowFast under our names; ValueError for another network.
 
     A training checkpoint carries its config as text. Where `content` has it as `CONFIG_TEXT`, it decides what names and
     shapes cannot show. Elsewhere the values are those of their published recipes, and `undecided` lists the others.
@@ -58,8 +69,10 @@ def convert(content: Mapping[str, Any]) -> common.Converted:
 
 def _assume(converted: common.Converted, settings: dict[str, Any]) -> None:
     """Where the file does not say: what their published recipes have first, and what else it could be."""
-    slow = settings["MODEL.BACKBONE.TEMPORAL"] == "slow"
-    if slow:
+    slow = settings.get("MODEL.BACKBONE.TEMPORAL", "slow") == "slow"
+    if "MODEL.BACKBONE.NAME" in settings:
+        common.leave_alpha_open(converted, settings)
+    elif slow:
         settings["MODEL.BACKBONE.STEM"] = "slow"
     else:
         converted.undecided["MODEL.BACKBONE.STEM"] = ["slowfast_8x8", "slow"]
@@ -69,7 +82,7 @@ def _assume(converted: common.Converted, settings: dict[str, Any]) -> None:
         forms = ["embedded_gaussian", "dot_product"]
         converted.undecided["MODEL.NONLOCAL.PAIRWISE"] = forms[::-1] if slow else forms
         converted.notes.append(
-            "MODEL.NONLOCAL.PAIRWISE: their recipes have 'dot_product' for Slow, 'embedded_gaussian' for C2D and I3D"
+            "MODEL.NONLOCAL.PAIRWISE: their recipes have 'embedded_gaussian' for C2D and I3D, 'dot_product' for others"
         )
 
 
@@ -90,6 +103,7 @@ ARCHITECTURES = {
     "i3d_nopool": ("i3d_3x1x1", "slow"),
     "slow": ("slow", "slow"),
 }
+_TWO_PATHWAYS = "slowfast"
 
 # NONLOCAL.INSTANTIATION -> our PAIRWISE.
 INSTANTIATIONS = {"softmax": "embedded_gaussian", "dot_product": "dot_product"}
@@ -105,8 +119,8 @@ _SECTIONS = {
         "NUM_GROUPS WIDTH_PER_GROUP INPLACE_RELU STRIDE_1X1 ZERO_INIT_FINAL_BN ZERO_INIT_FINAL_CONV DEPTH"
         " NUM_BLOCK_TEMP_KERNEL",
         TRANS_FUNC=["bottleneck_transform"],
-        SPATIAL_STRIDES=[[[1], [2], [2], [2]]],
-        SPATIAL_DILATIONS=[[[1], [1], [1], [1]]],
+        SPATIAL_STRIDES=[[[1], [2], [2], [2]], [[1, 1], [2, 2], [2, 2], [2, 2]]],
+        SPATIAL_DILATIONS=[[[1], [1], [1], [1]], [[1, 1], [1, 1], [1, 1], [1, 1]]],
     ),
     "NONLOCAL": common.known("LOCATION GROUP INSTANTIATION POOL"),
     "BN": common.known(
@@ -136,13 +150,17 @@ def read_recipe(text: str, settings: Mapping[str, Any], places: Collection[str])
     if not isinstance(recipe, dict):
         raise ValueError(f"the config in the file is not YAML: {text[:40]!r}")
     arch = _value(recipe, "MODEL.ARCH", None)
-    check_one_of("MODEL.ARCH", arch, ARCHITECTURES)
-    temporal, stem = ARCHITECTURES[arch]
-    ours: dict[str, Any] = {"MODEL.BACKBONE.TEMPORAL": temporal, "MODEL.BACKBONE.STEM": stem}
-    for key, value in ours.items():
-        if settings.get(key, value) != value:
-            shown = settings[key]
+    check_one_of("MODEL.ARCH", arch, (*ARCHITECTURES, _TWO_PATHWAYS))
+    keys = ("MODEL.BACKBONE.NAME", "MODEL.BACKBONE.TEMPORAL", "MODEL.BACKBONE.STEM")
+    names = ("SlowFast",) if arch == _TWO_PATHWAYS else ("ResNet3d", *ARCHITECTURES[arch])
+    for key, value in zip(keys, names, strict=False):
+        shown = settings.get(key, "ResNet3d" if key == keys[0] else value)
+        if shown != value:
             raise ValueError(f"MODEL.ARCH is {arch!r} ({key} {value}), but the weights are of {shown!r}")
+    ours: dict[str, Any] = dict(zip(keys[1:], names[1:], strict=False))
+    if arch == _TWO_PATHWAYS:
+        alpha = _value(recipe, "SLOWFAST.ALPHA", 8)
+        ours["MODEL.BACKBONE.ARGS"] = [["alpha", alpha], *settings["MODEL.BACKBONE.ARGS"]]
     for name, table in _SECTIONS.items():
         common.check_recipe(name, recipe.get(name) or {}, table)
     for key in _OFF:

@@ -8,7 +8,7 @@ import os
 import re
 from typing import Any
 
-from nlvideo.checkpoint.convert.common import Converted
+from nlvideo.checkpoint.convert.common import Converted, same_value
 
 BASE_URL = "https://dl.fbaipublicfiles.com/video-nonlocal/"
 
@@ -46,6 +46,14 @@ _PYSLOWFAST = {
     "SLOWONLY_8x8_R50": ("slow", 8, 8),
 }
 
+# Files of SlowFast of PySlowFast and PyTorchVideo for Kinetics: arguments of the backbone, and frames of 2 apart.
+_SLOWFAST: dict[str, tuple[list[list], int]] = {
+    "SLOWFAST_4x16_R50": ([["alpha", 8], ["lateral_kernel", 5]], 32),
+    "SLOWFAST_8x8_R50": ([["alpha", 4], ["lateral_kernel", 7]], 32),
+    "SLOWFAST_8x8_R101": ([["alpha", 4], ["lateral_kernel", 5]], 32),
+    "SLOWFAST_16x8_R101_50_50": ([["alpha", 4], ["lateral_kernel", 5], ["temporal_blocks", 6]], 64),
+}
+
 # Files of PyTorchVideo's hub for Kinetics.
 _PYTORCHVIDEO = ("C2D_8x8_R50", "I3D_8x8_R50", "SLOW_8x8_R50")
 # Addresses and files of torchvision; its video networks are all of Kinetics-400.
@@ -53,9 +61,10 @@ _TORCHVISION = re.compile(r"torchvision://|(.*/)?(r3d|mc3|r2plus1d|s3d|mvit|swin
 # How the configs of PySlowFast and of OpenMMLab name a dataset.
 _KINETICS = re.compile(r"^ *DATASET: '?kinetics'? *$|\bann_file\w* *= *['\"][^'\"]*kinetics[-_]?400", re.MULTILINE)
 
-# Stem -> frames and stride of the usual clips of networks with it.
+# Stem, or backbone -> frames and stride of the usual clips of such networks.
 _USUAL_CLIPS = {
-    "authors_32x2": (32, 2), "authors_8x8": (8, 8), "slowfast_8x8": (8, 8), "slow": (8, 8), "mmaction2_32x2": (32, 2)
+    "authors_32x2": (32, 2), "authors_8x8": (8, 8), "slowfast_8x8": (8, 8), "slow": (8, 8), "mmaction2_32x2": (32, 2),
+    "SlowFast": (32, 2),
 }  # fmt: skip
 
 _CLIP_KEYS = ("MODEL.BACKBONE.STEM", "INPUT.NUM_FRAMES", "INPUT.FRAME_STRIDE")
@@ -84,7 +93,7 @@ def dataset_of(path: str, config: str = "") -> str:
     """Return "kinetics400" where the name of a file, its address or ``config``, the text in it, says so, else ""."""
     # The folders of a path are the user's. Those of an address tell.
     said = path if "://" in path else os.path.basename(path)
-    is_listed = _name_of(path) in (*RELEASES, *_PYSLOWFAST, *_PYTORCHVIDEO) or _TORCHVISION.match(path)
+    is_listed = _name_of(path) in (*RELEASES, *_PYSLOWFAST, *_SLOWFAST, *_PYTORCHVIDEO) or _TORCHVISION.match(path)
     return "kinetics400" if is_listed or "kinetics" in said.lower() or _KINETICS.search(config) else ""
 
 
@@ -100,6 +109,9 @@ def release_overrides(path: str) -> dict[str, Any]:
     name = _name_of(path)
     if name in _PYSLOWFAST:
         return dict(zip(_CLIP_KEYS, _PYSLOWFAST[name], strict=True))
+    if name in _SLOWFAST:
+        args, frames = _SLOWFAST[name]
+        return {"MODEL.BACKBONE.ARGS": args, "INPUT.NUM_FRAMES": frames, "INPUT.FRAME_STRIDE": 2}
     if name not in RELEASES:
         return {}
     clip = name.split("_")[2]
@@ -116,11 +128,14 @@ def settle(converted: Converted, overrides: dict[str, Any]) -> None:
         ValueError: the file does not allow a value.
     """
     for key, allowed in converted.undecided.items():
-        if key in overrides and overrides[key] not in allowed:
+        if key in overrides and not any(same_value(key, overrides[key], value) for value in allowed):
             raise ValueError(f"{key}: got {overrides[key]!r}, the file can mean {' or '.join(map(repr, allowed))}")
     converted.undecided = {key: allowed for key, allowed in converted.undecided.items() if key not in overrides}
     converted.overrides = {**converted.overrides, **overrides}
-    clip = _USUAL_CLIPS.get(converted.overrides.get("MODEL.BACKBONE.STEM", ""))
+    stem = converted.overrides.get("MODEL.BACKBONE.STEM", converted.overrides.get("MODEL.BACKBONE.NAME", ""))
+    clip = _USUAL_CLIPS.get(stem)
     if clip and "INPUT.NUM_FRAMES" not in converted.overrides:
         converted.overrides |= dict(zip(_CLIP_KEYS[1:], clip, strict=True))
-        converted.notes.append(f"the clip is taken to be {clip[0]} frames with stride {clip[1]}, usual with this stem")
+        converted.notes.append(
+            f"the clip is taken to be {clip[0]} frames with stride {clip[1]}, usual with this network"
+        )

@@ -149,24 +149,66 @@ def features(
     first, norm = names["stem"]
     x = F.relu(bn(state, norm, conv(state, first, (clip.float() - mean) / std, (conv1, 2, 2))))
     x = F.max_pool3d(x, (1, 3, 3), (pool1, 2, 2), (0, padding, padding))
-    for stage, (block_name, nonlocal_name) in enumerate(zip(names["block"], names["nonlocal"])):
-        for i in range(40):
-            name = block_name.format(i=i)
-            layers = [tuple(f"{name}.{part}" for part in pair) for pair in (*names["convs"], names["shortcut"])]
-            if f"{layers[0][0]}.weight" not in state:
-                break
-            one, two = (1, 1, 1), (1, 2, 2) if stage and i == 0 else (1, 1, 1)
-            (a, a_bn), (b, b_bn), (c, c_bn), (short, short_bn) = layers
-            y = F.relu(bn(state, a_bn, conv(state, a, x, two if stride_1x1 else one)))
-            y = F.relu(bn(state, b_bn, conv(state, b, y, one if stride_1x1 else two)))
-            y = bn(state, c_bn, conv(state, c, y))
-            x = F.relu(y + (bn(state, short_bn, conv(state, short, x, two)) if f"{short}.weight" in state else x))
-            name = nonlocal_name.format(i=i)
-            if name and any(key.startswith(f"{name}.") for key in state):
-                x = nonlocal_block(state, name, names["inner"], x, group=group if stage == 1 else 1, **block)
-        if stage == 0 and pool2:
+    for number in range(4):
+        x = residual_stage(state, names, number, x, stride_1x1, group=group if number == 1 else 1, **block)
+        if number == 0 and pool2:
             x = F.max_pool3d(x, (2, 1, 1))
     return x
+
+
+def residual_stage(state, names, number, x, stride_1x1=False, **block):
+    """One of the four stages of residual blocks, with the non-local blocks in it."""
+    for i in range(40):
+        name = names["block"][number].format(i=i)
+        layers = [tuple(f"{name}.{part}" for part in pair) for pair in (*names["convs"], names["shortcut"])]
+        if f"{layers[0][0]}.weight" not in state:
+            break
+        one, two = (1, 1, 1), (1, 2, 2) if number and i == 0 else (1, 1, 1)
+        (a, a_bn), (b, b_bn), (c, c_bn), (short, short_bn) = layers
+        y = F.relu(bn(state, a_bn, conv(state, a, x, two if stride_1x1 else one)))
+        y = F.relu(bn(state, b_bn, conv(state, b, y, one if stride_1x1 else two)))
+        y = bn(state, c_bn, conv(state, c, y))
+        x = F.relu(y + (bn(state, short_bn, conv(state, short, x, two)) if f"{short}.weight" in state else x))
+        name = names["nonlocal"][number].format(i=i)
+        if name and any(key.startswith(f"{name}.") for key in state):
+            x = nonlocal_block(state, name, names["inner"], x, **block)
+    return x
+
+
+# How the peers call the pathways of SlowFast, and what leads from the fast one to the slow one.
+PATHWAYS = {
+    "pyslowfast": {
+        "stem": ("s1.pathway{p}_stem.conv", "s1.pathway{p}_stem.bn"),
+        "block": [f"s{stage}.pathway{{p}}_res{{i}}" for stage in (2, 3, 4, 5)],
+        "lateral": [(f"s{n}_fuse.conv_f2s", f"s{n}_fuse.bn") for n in (1, 2, 3, 4)],
+    },
+    "pytorchvideo": {
+        "stem": ("blocks.0.multipathway_blocks.{p}.conv", "blocks.0.multipathway_blocks.{p}.norm"),
+        "block": [f"blocks.{n}.multipathway_blocks.{{p}}.res_blocks.{{i}}" for n in (1, 2, 3, 4)],
+        "lateral": [(f"{fusion}.conv_fast_to_slow", f"{fusion}.norm")
+                    for fusion in (f"blocks.{n}.multipathway_fusion" for n in (0, 1, 2, 3))],
+        "head": "blocks.6.proj",
+    },
+}  # fmt: skip
+
+
+def slowfast(peer, state, clip, alpha, mean=(114.75,) * 3, std=(57.375,) * 3, **block):
+    """The logits (N, K) of SlowFast (its Table 1): the means of both last maps, one after the other."""
+    both, maps = NAMES[peer] | PATHWAYS[peer], []
+    mean, std = (torch.tensor(values, dtype=torch.float).view(3, 1, 1, 1) for values in (mean, std))
+    frames = torch.linspace(0, clip.shape[2] - 1, clip.shape[2] // alpha).long()
+    for p, video in enumerate((clip[:, :, frames], clip)):
+        kernel, norm = (name.format(p=p) for name in both["stem"])
+        x = F.relu(bn(state, norm, conv(state, kernel, (video.float() - mean) / std, (1, 2, 2))))
+        maps.append(F.max_pool3d(x, (1, 3, 3), (1, 2, 2), (0, 1, 1)))
+    for number, (lateral, norm) in enumerate(both["lateral"]):
+        given = F.relu(bn(state, norm, conv(state, lateral, maps[1], (alpha, 1, 1))))
+        for p, x in enumerate((torch.cat([maps[0], given], 1), maps[1])):
+            names = both | {"block": [name.replace("{p}", str(p)) for name in both["block"]]}
+            names |= {"nonlocal": [""] * 4} if p else {}
+            maps[p] = residual_stage(state, names, number, x, **block)
+    means = torch.cat([x.mean((2, 3, 4)) for x in maps], 1)
+    return F.linear(means, state[f"{both['head']}.weight"], state[f"{both['head']}.bias"])
 
 
 def forward(peer, state, clip, **settings):
@@ -232,6 +274,6 @@ def peers():
     """The helpers of this file."""
     return SimpleNamespace(**{
         function.__name__: function
-        for function in (table, narrow, fill, zeros, bn, nonlocal_block, features, forward, config, logits, same,
-                         on_meta, refusal)
+        for function in (table, narrow, fill, zeros, bn, nonlocal_block, features, forward, slowfast, config,
+                         logits, same, on_meta, refusal)
     }, names=NAMES, tables=TABLES)  # fmt: skip

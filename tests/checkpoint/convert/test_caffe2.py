@@ -79,7 +79,8 @@ def test_a_training_checkpoint_drops_what_only_training_needs(authors):
         ("pred_b", "head.classifier.bias"),
         ("conv1_w_momentum", None),
         ("res6_0_branch2a_w", None),
-        ("t_res2_0_branch2a_w", None),
+        ("t_res2_0_branch2a_w", "backbone.fast.res2.0.conv1.weight"),
+        ("t_nonlocal_conv4_1_theta_b", None),
     ],
 )
 def test_names(blob, name):
@@ -227,7 +228,7 @@ def test_the_scope_of_a_device_is_ignored(authors):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: {f"t_{name}": t for name, t in c.items()}, "a SlowFast network has two pathways, ours have one"),
+        (lambda c: {f"t_{name}": t for name, t in c.items()}, "cannot express t_nonlocal_conv3_1_theta_w"),
         (
             lambda c: {"conv1_gn_s": torch.zeros(8)},
             r"caffe2: cannot express conv1_gn_s \(8,\): our ResNets have no such layer",
@@ -255,6 +256,40 @@ def test_slow_networks_of_pyslowfast(authors):
         words = [word for item in converted.overrides.items() for word in item]
         model = META_ARCH.get("VideoClassifier")(load_cfg(None, words))
     fit(model.state_dict(), converted.weights, "slow.pkl", "backbone")
+
+
+def blob_of(name):
+    """What PySlowFast's own files in Caffe2 call a tensor of its SlowFast."""
+    rules = [
+        (r"s1_fuse\.", "t_pool1_subsample_"), (r"s2_fuse\.", "t_res2_2_branch2c_bn_subsample_"),
+        (r"s3_fuse\.", "t_res3_3_branch2c_bn_subsample_"), (r"s4_fuse\.", "t_res4_5_branch2c_bn_subsample_"),
+        (r"conv_f2s\.weight", "w"), (r"s\d\.pathway1_", "t_"), (r"s\d\.pathway0_", ""), ("stem.conv.weight", "conv1_w"),
+        (r"stem\.bn\.", "res_conv1_bn_"), (r"\.branch1", "_branch1"), (r"\.branch2\.", "_branch2"),
+        ("head.projection.weight", "pred_w"), ("head.projection.bias", "pred_b"), (r"bn[._]weight", "bn_s"),
+        (r"bn[._]bias", "bn_b"), (r"bn[._]running_mean", "bn_rm"), (r"bn[._]running_var", "bn_riv"),
+        (r"\.weight", "_w"),
+    ]  # fmt: skip
+    stage = re.match(r"s(\d)\.pathway", name)
+    for pattern, blob in rules:
+        name = re.sub(pattern, blob, name)
+    return re.sub(r"^(t_)?res(?=\d+_branch)", rf"\1res{stage[1]}_", name) if stage else name
+
+
+def test_the_slowfast_of_pyslowfasts_table(peers, tmp_path):
+    """Its blobs are those tensors of its own network, and the name of the file says the rest."""
+    state = peers.fill(peers.table("pyslowfast_slowfast_4x16"))
+    blobs = {blob_of(key): tensor for key, tensor in state.items() if not key.endswith("num_batches_tracked")}
+    names = ["t_conv1_w", "t_res_conv1_bn_s", "res2_0_branch1_w", "t_res4_5_branch2c_bn_riv", "t_pool1_subsample_bn_rm",
+             "t_res3_3_branch2c_bn_subsample_w", "t_res4_5_branch2c_bn_subsample_bn_b"]  # fmt: skip
+    assert recognise(blobs) == "caffe2" and set(names) <= set(blobs)
+    expected = convert(state).weights
+    converted = convert(blobs)
+    assert all(torch.equal(expected[name], tensor) for name, tensor in converted.weights.items())
+    assert {name for name in expected if "tracked" not in name} == set(converted.weights)
+    path = _write(tmp_path / "SLOWFAST_4x16_R50.pkl", {name: np.asarray(blob) for name, blob in blobs.items()}, True)
+    conversion = convert_checkpoint(path)
+    assert conversion.cfg.MODEL.BACKBONE.ARGS == [["alpha", 8], ["lateral_kernel", 5]]
+    assert (conversion.converted.dataset, len(conversion.converted.classes)) == ("kinetics400", 400)
 
 
 def test_other_temporal_kernels_are_refused(authors, tmp_path):

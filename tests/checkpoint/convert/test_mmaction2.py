@@ -211,7 +211,7 @@ def test_pixel_statistics_among_the_weights_are_left_out(peers):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"backbone.slow_path.conv1.conv.weight": (8, 3, 1, 7, 7)}, "two pathways"),
+        ({"backbone.slow_path.conv1.conv.weight": (8, 3, 1, 7, 7)}, "its lateral connections have no norm"),
         ({"backbone.conv1.conv.conv_s.weight": (8, 3, 1, 7, 7)}, "an R(2+1)D network splits its kernels"),
         ({"backbone.layer1.0.conv2.conv.weight": (8, 1, 1, 3, 3)}, "grouped convolutions (ResNeXt) in res2"),
         ({"backbone.layer1.1.conv1.conv.weight": (8, 32, 3, 1, 1)}, "none of our styles: c2d, i3d_3x1x1"),

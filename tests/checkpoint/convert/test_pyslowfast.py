@@ -157,9 +157,73 @@ def test_their_imagenet_network_starts_networks_of_every_kind(peers):
     assert converted.tolerated["MODEL.PIXEL_MEAN"] == [[114.75] * 3] and "image network" in converted.notes[0]
 
 
-def test_two_pathways_are_refused(peers):
-    message = peers.refusal(peers.table("pyslowfast_slowfast_4x16"))
-    assert message.endswith("a SlowFast network has two pathways, ours have one")
+SLOWFAST = "pyslowfast_slowfast_4x16"
+
+
+def with_blocks(peers):
+    """The shapes of a SlowFast network with the non-local blocks of its slow pathway."""
+    blocks = {key: shape for key, shape in peers.table("pyslowfast_slow_nln_4x16_r50").items() if "nonlocal" in key}
+    return peers.table(SLOWFAST) | blocks
+
+
+@pytest.mark.parametrize("alpha", [4, 8])
+@pytest.mark.parametrize("blocks", [False, True])
+def test_two_pathways_give_the_same_logits(peers, clip, alpha, blocks):
+    state = peers.fill(with_blocks(peers) if blocks else peers.table(SLOWFAST))
+    text = recipe("slowfast", SLOWFAST={"ALPHA": alpha}, NONLOCAL={"INSTANTIATION": "softmax"})
+    assert recognise(state) == "pyslowfast"
+    converted = convert({**state, "cfg": text})
+    assert converted.undecided == {} and len(converted.mapped) == len(state)
+    assert converted.overrides["MODEL.BACKBONE.ARGS"] == [["alpha", alpha], ["lateral_kernel", 5]]
+    expected = peers.slowfast("pyslowfast", state, clip, alpha, form="embedded_gaussian")
+    peers.same(peers.logits(converted, clip), expected)
+
+
+def test_the_alpha_of_a_file_without_a_config_is_left_open(peers):
+    converted = convert(peers.zeros(with_blocks(peers)))
+    assert converted.undecided == {
+        "MODEL.BACKBONE.ARGS": [[["alpha", alpha], ["lateral_kernel", 5]] for alpha in (4, 8)],
+        "MODEL.NONLOCAL.PAIRWISE": ["dot_product", "embedded_gaussian"],
+    }
+    given = {"MODEL.BACKBONE.ARGS": [["alpha", 8]], "MODEL.NONLOCAL.PAIRWISE": "dot_product"}
+    # The kernel is the default, so it may be left out.
+    settle(converted, given)
+    assert converted.undecided == {} and converted.overrides["INPUT.NUM_FRAMES"] == 32
+    with pytest.raises(
+        ValueError, match=r"ARGS: got \[\['alpha', 2\]\], the file can mean \[\['alpha', 4\], \['lateral"
+    ):
+        settle(convert(peers.zeros(peers.table(SLOWFAST))), {"MODEL.BACKBONE.ARGS": [["alpha", 2]]})
+
+
+@pytest.mark.parametrize(
+    ("text", "table", "message"),
+    [
+        (
+            recipe("slow"),
+            SLOWFAST,
+            "MODEL.ARCH is 'slow' (MODEL.BACKBONE.NAME ResNet3d), but the weights are of 'SlowF",
+        ),
+        (recipe("slowfast"), I3D, "MODEL.ARCH is 'slowfast' (MODEL.BACKBONE.NAME SlowFast), but the weights are of 'R"),
+    ],
+)
+def test_a_config_of_the_other_kind_is_refused(peers, text, table, message):
+    with pytest.raises(ValueError) as error:
+        convert({**peers.zeros(peers.table(table)), "cfg": text})
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"s1_fuse.conv_f2s.weight": None}, "there is no kernel backbone.lateral.stem.conv.weight"),
+        ({"s3_fuse.bn.weight": None}, "only in the model: backbone.lateral.res3.bn.weight"),
+        ({"s2.pathway1_res0.branch2.a.weight": (8, 8, 1, 1, 1)}, "other shapes: backbone.fast.res2.0.conv1.weight"),
+        ({"s3.pathway1_nonlocal1.conv_g.weight": (32, 64, 1, 1, 1)}, "cannot express s3.pathway1_nonlocal1.conv_g.wei"),
+        ({"s4_fuse.conv_f2s.weight": (256, 128, 7, 1, 1)}, "other shapes: backbone.lateral.res4.conv.weight"),
+    ],
+)
+def test_two_pathways_that_ours_cannot_express_are_refused(peers, change, message):
+    assert message in peers.refusal(peers.table(SLOWFAST) | change)
 
 
 @pytest.mark.parametrize(

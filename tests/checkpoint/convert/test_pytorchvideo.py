@@ -58,9 +58,38 @@ def test_the_kernels_decide_between_networks_of_one_architecture(peers):
         convert({**state, "cfg": "MODEL: {ARCH: slow_c2d}"})
 
 
-def test_two_pathways_are_refused(peers):
-    message = peers.refusal(peers.table("pytorchvideo_slowfast_r50"))
-    assert message.endswith("a SlowFast network has two pathways, ours have one")
+SLOWFAST = "pytorchvideo_slowfast_r50"
+
+
+@pytest.mark.parametrize("alpha", [4, 8])
+def test_two_pathways_give_the_same_logits(peers, clip, alpha):
+    state = peers.fill(peers.table(SLOWFAST))
+    assert recognise(state) == "pytorchvideo"
+    converted = convert(state)
+    possible = converted.undecided.pop("MODEL.BACKBONE.ARGS")
+    assert possible == [[["alpha", n], ["lateral_kernel", 7]] for n in (4, 8)] and not converted.undecided
+    assert len(converted.mapped) == len(state)
+    converted.overrides["MODEL.BACKBONE.ARGS"] = possible[alpha == 8]
+    peers.same(peers.logits(converted, clip), peers.slowfast("pytorchvideo", state, clip, alpha))
+
+
+def test_two_pathways_that_pyslowfast_trained(peers):
+    """Its config says alpha, and only the first 6 blocks of this res4 hold a temporal kernel."""
+    shapes = peers.table(SLOWFAST)
+    name = "blocks.3.multipathway_blocks.{}.res_blocks.{}"
+    for pathway in (0, 1):
+        last = {key: shape for key, shape in shapes.items() if key.startswith(name.format(pathway, 5))}
+        for block in range(6, 23):
+            more = {key.replace("res_blocks.5", f"res_blocks.{block}"): shape for key, shape in last.items()}
+            conv_a = f"{name.format(pathway, block)}.branch2.conv_a.weight"
+            shapes |= more | {conv_a: (*more[conv_a][:2], 1, 1, 1)}
+    text = "{MODEL: {ARCH: slowfast, MODEL_NAME: PTVSlowFast}, SLOWFAST: {ALPHA: 4}, DATA: {NUM_FRAMES: 64}}"
+    converted = convert({**{f"model.{key}": value for key, value in peers.zeros(shapes).items()}, "cfg": text})
+    args = [["alpha", 4], ["lateral_kernel", 7], ["temporal_blocks", 6]]
+    expected = {"MODEL.BACKBONE.ARGS": args, "MODEL.BACKBONE.DEPTH": 101, "INPUT.NUM_FRAMES": 64}
+    assert not converted.undecided and {key: converted.overrides[key] for key in expected} == expected
+    ours = {key: tuple(tensor.shape) for key, tensor in peers.on_meta(peers.config(converted)).items()}
+    assert {key: tuple(tensor.shape) for key, tensor in converted.weights.items()} == ours
 
 
 @pytest.mark.parametrize(

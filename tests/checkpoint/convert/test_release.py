@@ -35,6 +35,13 @@ def test_what_a_name_says(path, stem, frames, stride, groups):
     assert overrides.get("MODEL.NONLOCAL.TEMPORAL_GROUPS") == groups
 
 
+def test_what_the_name_of_a_slowfast_says():
+    overrides = release_overrides("https://host/SLOWFAST_16x8_R101_50_50.pyth")
+    args = [["alpha", 4], ["lateral_kernel", 5], ["temporal_blocks", 6]]
+    assert overrides == {"MODEL.BACKBONE.ARGS": args, "INPUT.NUM_FRAMES": 64, "INPUT.FRAME_STRIDE": 2}
+    assert release_overrides("SLOWFAST_8x8_R50.pkl")["MODEL.BACKBONE.ARGS"] == [["alpha", 4], ["lateral_kernel", 7]]
+
+
 @pytest.mark.parametrize("path", ["model.pkl", "i3d_8x8.pkl", "my_i3d_baseline_8x8_IN_pretrain_400k.pkl"])
 def test_other_names_say_nothing(path):
     assert release_overrides(path) == {}
@@ -56,4 +63,6 @@ def test_a_stem_comes_with_its_usual_clip_where_nothing_says_another(stem, clip)
     assert converted.overrides == {} and converted.notes == []
     settle(converted, {"MODEL.BACKBONE.STEM": stem})
     assert (converted.overrides["INPUT.NUM_FRAMES"], converted.overrides["INPUT.FRAME_STRIDE"]) == clip
-    assert converted.notes == [f"the clip is taken to be {clip[0]} frames with stride {clip[1]}, usual with this stem"]
+    assert converted.notes == [
+        f"the clip is taken to be {clip[0]} frames with stride {clip[1]}, usual with this network"
+    ]
