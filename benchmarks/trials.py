@@ -5,6 +5,8 @@ A trial is a list of rows (a name, a config below ``configs``, overrides) that s
 is the stock ``tools/train_net.py`` in a process of its own, so the table shows what a user of that command gets. A
 finished run leaves a file in ``benchmarks/results/<trial>`` and is not repeated while that is there. So it may be
 stopped at any time and started again. ``--again`` measures again. ``--report`` prints the table of what has finished.
+
+The rows of "variants" and "mosaic" come from the registry ``NONLOCAL``: a block that is registered is a row.
 """
 
 import argparse
@@ -19,8 +21,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
+Row = tuple[str, str, list[str]]
+# What variant_costs.py measured.
+VARIANT_COSTS = ROOT / "benchmarks/results/variants/costs.json"
 
 FOUR_MODELS = [
     ("C2D", "quickstart/c2d", []),
@@ -44,13 +50,42 @@ FORMS = [
 ]
 
 
-def own_videos(config: str) -> list[tuple[str, str, list[str]]]:
+def own_videos(config: str) -> list[Row]:
     """The rows of a config for videos of one's own."""
     return [
         ("C2D", config, ["MODEL.BACKBONE.TEMPORAL", "c2d"]),
         ("I3D", config, []),
         ("I3D + non-local", f"{config}_nl", []),
     ]
+
+
+# What the rows with the same network begin with, in the trials that say so.
+STARTS: list[Row] = [("C2D, the start", "quickstart/c2d", []), ("I3D, the start", "quickstart/i3d", [])]
+# Arguments for maps of 16 channels, of blocks whose channels inside have another name.
+THIN_ARGS = {"GlobalContext": [["ratio", 2]]}
+
+
+def variant_rows() -> list[Row]:
+    """C2D and I3D without a block, and I3D with each registered block: the paper's in its four forms, others by name.
+
+    All have the usual arguments but for the channels inside. They are half of the map's 16, as in the paper's block.
+    The usual share of some, such as an eighth, would leave one or two.
+    """
+    from nlvideo.modeling.nonlocal_block import NONLOCAL  # only now: --help answers without loading torch
+    from nlvideo.modeling.nonlocal_block.base import constructor_arguments
+    from nlvideo.modeling.nonlocal_block.block import PAIRWISE
+
+    rows = [
+        *STARTS,
+        *FOUR_MODELS[::2],
+        *((f"NonLocalBlock, {form}", "quickstart/i3d_nl", ["MODEL.NONLOCAL.PAIRWISE", form]) for form in PAIRWISE),
+    ]
+    for name in sorted(set(NONLOCAL) - {"NonLocalBlock"}):
+        args = list(THIN_ARGS.get(name, []))
+        if "inner_channels" in constructor_arguments(NONLOCAL.get(name)):
+            args.append(["inner_channels", 8])
+        rows.append((name, "quickstart/i3d_nl", ["MODEL.NONLOCAL.NAME", name, "MODEL.NONLOCAL.ARGS", str(args)]))
+    return rows
 
 
 # R(2+1)D-18 of torchvision from random weights, with frames half as large and half as many as usual: for two cores.
@@ -64,6 +99,12 @@ SMALL_R2PLUS1D = [
 R2PLUS1D = [("R(2+1)D-18, 8 x 56 pixels", "finetune/r2plus1d_18", SMALL_R2PLUS1D)]
 
 
+def list_overrides(root: Path, ending: str = "") -> list[str]:
+    """The lists of a dataset in a folder."""
+    train, val = (f"['list:{root}/{split}{ending}.csv']" for split in ("train", "val"))
+    return ["DATASETS.TRAIN", train, "DATASETS.TEST", val]
+
+
 def data_overrides(name: str) -> list[str]:
     """What README has a user type for videos of their own: the two lists.
 
@@ -73,12 +114,7 @@ def data_overrides(name: str) -> list[str]:
     folder = Path(os.environ.get("NLVIDEO_TEST_DATA", "")) / name
     if not (folder / "train.csv").is_file():
         sys.exit(f"set NLVIDEO_TEST_DATA to a folder with {name}/train.csv and {name}/val.csv")
-    return [
-        "DATASETS.TRAIN",
-        f"['list:{folder.resolve()}/train.csv']",
-        "DATASETS.TEST",
-        f"['list:{folder.resolve()}/val.csv']",
-    ]
+    return list_overrides(folder.resolve())
 
 
 def thermal_overrides() -> list[str]:
@@ -110,50 +146,118 @@ def thermal_overrides() -> list[str]:
     ]
 
 
-TRIALS = {
-    "beacon": {"rows": FOUR_MODELS + ATTENDING, "overrides": list},
-    "forms": {"rows": FORMS, "overrides": list},
-    "thermal": {"rows": FOUR_MODELS, "overrides": thermal_overrides},
+# Frames of 48 pixels, for less than half the time. He et al.: with 0.01 a softmax of embeddings starts almost uniform.
+SCHEDULE = [
+    *("INPUT.CROP_SIZE", "48", "TEST.SHORT_SIDE", "48", "TEST.CROP_SIZE", "48", "TEST.NUM_CROPS", "1"),
+    *("MODEL.NONLOCAL.INIT_STD", "0.0", "SOLVER.MAX_ITER", "800", "SOLVER.BASE_LR", "0.003"),
+]
+VARIANTS = [*SCHEDULE, "INPUT.SHORT_SIDE_RANGE", "[48, 52]"]
+
+
+def beacon_alone() -> list[str]:
+    """The start of "variants": videos of a single agent, which are made on first use."""
+    from nlvideo.data.datasets.beacon import BeaconSpec, generate_beacon
+    from nlvideo.data.datasets.official import datasets_root
+
+    return list_overrides(generate_beacon(datasets_root() / "beacon_alone", BeaconSpec(num_agents=1, num_val=400)))
+
+
+def mosaic(ending: str = "") -> list[str]:
+    """The lists of mosaic, which is made on first use."""
+    from mosaic import make  # a script beside this one: only there when this one is run
+
+    from nlvideo.data.datasets.official import datasets_root
+
+    data_overrides("thermal")  # says what is missing
+    thermal = Path(os.environ["NLVIDEO_TEST_DATA"]).resolve() / "thermal"
+    return list_overrides(make(thermal, datasets_root().resolve() / "mosaic"), ending)
+
+
+def mosaic_overrides() -> list[str]:
+    """What turns a quickstart config into one for mosaic."""
+    return [
+        *mosaic(),
+        *SCHEDULE,
+        *("INPUT.NUM_FRAMES", "24", "INPUT.SHORT_SIDE_RANGE", "[48, 48]", "INPUT.FLIP_PROB", "0.5"),
+        *("MODEL.HEAD.NUM_CLASSES", "7"),
+    ]
+
+
+# Functions are called when they are needed. "seeded" rows have all the seeds, the others the first alone. "start": what
+# STARTS are trained on; the other rows begin with their weights.
+TRIALS: dict[str, dict[str, Any]] = {
+    "variants": {"rows": variant_rows, "overrides": lambda: VARIANTS, "start": beacon_alone},
+    "mosaic": {"rows": variant_rows, "overrides": mosaic_overrides, "start": lambda: mosaic("_alone"), "seeded": 8},
+    "beacon": {"rows": lambda: FOUR_MODELS + ATTENDING, "overrides": list},
+    "forms": {"rows": lambda: FORMS, "overrides": list},
+    "thermal": {"rows": lambda: FOUR_MODELS, "overrides": thermal_overrides},
     "finetune_fights": {
-        "rows": own_videos("finetune/tiny_few") + R2PLUS1D,
+        "rows": lambda: own_videos("finetune/tiny_few") + R2PLUS1D,
         "overrides": functools.partial(data_overrides, "fights"),
     },
     "finetune_thermal": {
-        "rows": own_videos("finetune/tiny") + R2PLUS1D,
+        "rows": lambda: own_videos("finetune/tiny") + R2PLUS1D,
         "overrides": functools.partial(data_overrides, "thermal"),
     },
 }
 
 
-def run(
-    trial: str, config: str, overrides: list[str], seed: int, threads: int, result_file: Path, out: Path, again: bool
-) -> dict:
-    """Train and test one model, if its result is not there already or ``again``; return the result."""
-    if result_file.is_file() and not again:
+def plan(trial: str, seeds: list[int]) -> list[tuple[Row, int]]:
+    """The runs of a trial: row and seed. A grid that is cut short still compares all models."""
+    rows = TRIALS[trial]["rows"]()
+    seeded = TRIALS[trial].get("seeded", len(rows))
+    return [(row, seed) for index, seed in enumerate(seeds) for row in (rows if index == 0 else rows[:seeded])]
+
+
+def place(trial: str, name: str, seed: int, out: Path) -> tuple[Path, Path]:
+    """The file of the result of a run, and its folder below ``out``."""
+    stem = f"{re.sub('[^a-z0-9]+', '_', name.lower())}_seed{seed}"
+    return ROOT / "benchmarks/results" / trial / f"{stem}.json", out.resolve() / trial / stem
+
+
+def start_of(trial: str, row: Row) -> str | None:
+    """The name of the row whose weights another begins with, or None: that with the same network without a block."""
+    begins = {config: name for name, config, _ in STARTS} if "start" in TRIALS[trial] and row not in STARTS else {}
+    return begins.get(row[1].removesuffix("_nl"))
+
+
+def run(trial: str, row: Row, seed: int, args: argparse.Namespace, start: concurrent.futures.Future | None) -> dict:
+    """Train and test one model, if its result is not there already or ``args.again``; return the result.
+
+    Args:
+        trial: a key of ``TRIALS``.
+        row: one of its rows.
+        seed: of the run.
+        args: the command line.
+        start: the run that must have ended before; None where nothing must.
+    """
+    name, config, overrides = row
+    result_file, out = place(trial, name, seed, args.out)
+    if result_file.is_file() and not args.again:
         return json.loads(result_file.read_text())
     out.mkdir(parents=True, exist_ok=True)
+    words = [*TRIALS[trial]["overrides"](), *overrides]
+    if row in STARTS:
+        words += TRIALS[trial]["start"]()
+    if start is not None:
+        start.result()
+        begin = str(start_of(trial, row))
+        weights = place(trial, begin, seed, args.out)[1] / "model_final.pth"
+        if not weights.is_file():
+            raise RuntimeError(f"no weights in {weights}: run --rows {begin!r} --again")
+        words += ["MODEL.WEIGHTS", str(weights)]
     words = [
-        "--config-file",
-        f"configs/{config}.yaml",
-        *TRIALS[trial]["overrides"](),
-        *overrides,
-        "TEST.EVAL_PERIOD",
-        "0",
-        "TEST.EVAL_FRACTION",
-        "0.0",
-        "SEED",
-        str(seed),
-        "OUTPUT_DIR",
-        str(out),
+        *("--config-file", f"configs/{config}.yaml", *words, "TEST.EVAL_PERIOD", "0", "TEST.EVAL_FRACTION", "0.0"),
+        *("SEED", str(seed), "OUTPUT_DIR", str(out)),
     ]
-    start = time.time()
+    begun = time.time()
     with open(out / "console.txt", "w") as console:
         done = subprocess.run(
             [sys.executable, "tools/train_net.py", *words],
             stdout=console,
             stderr=subprocess.STDOUT,
             cwd=ROOT,
-            env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+            env={**os.environ, "OMP_NUM_THREADS": str(args.threads)},
         )
     if done.returncode:
         raise RuntimeError(f"exit {done.returncode}: see {out / 'console.txt'}")
@@ -162,11 +266,11 @@ def run(
         "top1": metrics["classification/top1"],
         "top5": metrics["classification/top5"],
         "num_videos": metrics["classification/num_videos"],
-        "minutes": round((time.time() - start) / 60, 1),
+        "minutes": round((time.time() - begun) / 60, 1),
         "config": config,
         "overrides": overrides,
         "seed": seed,
-        "threads": threads,
+        "threads": args.threads,
         "machine": machine(),
     }
     result_file.parent.mkdir(parents=True, exist_ok=True)
@@ -184,11 +288,10 @@ def last_metrics(path: Path) -> dict:
 
 def report(trial: str, results: dict[tuple[str, int], dict], seeds: list[int]) -> str:
     """The table in Markdown: mean and standard deviation over the seeds, every single result beside it."""
-    lines = [
-        "| model | top-1 (mean ± std) | " + " | ".join(f"seed {s}" for s in seeds) + " | minutes a run |",
-        "|---|---|" + "---|" * len(seeds) + "---|",
-    ]
-    for name, _, _ in TRIALS[trial]["rows"]:
+    titles, costs = cost_columns() if trial == "variants" else ([], {})
+    titles = ["model", "top-1 (mean ± std)", *(f"seed {s}" for s in seeds), "minutes a run", *titles]
+    lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
+    for name, _, _ in TRIALS[trial]["rows"]():
         runs = [results[name, s] for s in seeds if (name, s) in results]
         if not runs:
             continue
@@ -197,8 +300,26 @@ def report(trial: str, results: dict[tuple[str, int], dict], seeds: list[int]) -
         spread += f" ± {statistics.stdev(top1):.1f}" if len(top1) > 1 else " (one seed)"
         cells = [f"{results[name, s]['top1']:.1f}" if (name, s) in results else "" for s in seeds]
         minutes = statistics.median(r["minutes"] for r in runs)
-        lines.append(f"| {name} | {spread} | " + " | ".join(cells) + f" | {minutes:.1f} |")
+        lines.append(f"| {' | '.join([name, spread, *cells, f'{minutes:.1f}', *costs.get(name, [])])} |")
     return "\n".join(lines)
+
+
+def cost_columns() -> tuple[list[str], dict[str, list[str]]]:
+    """Titles, and the cells of each row, of what ``variant_costs.py`` measured; without its file there are none."""
+    if not VARIANT_COSTS.is_file():
+        return [], {}
+    found = json.loads(VARIANT_COSTS.read_text())
+    titles = ["parameters of the block", "million multiply-adds of the block"]
+    titles += [f"{name}: {unit}" for name in found["maps"] for unit in ("ms", "MiB")]
+    cells = {}
+    for name in found["maps"]["beacon"]:
+        block = found["blocks"].get(name)
+        cells[name] = [f"{block['params']:,}", f"{1e3 * block['gmacs']:.2f}"] if block else ["", ""]
+        for rows in found["maps"].values():
+            row = rows.get(name)
+            peak = "" if not row or row["peak_bytes"] is None else f"{row['peak_bytes'] / 2**20:.0f}"
+            cells[name] += [f"{1e3 * row['seconds']:.0f}" if row else "", peak]
+    return titles, cells
 
 
 def machine() -> str:
@@ -228,23 +349,23 @@ def main() -> None:
     parser.add_argument("--report", action="store_true", help="only print the table of what has finished")
     args = parser.parse_args()
     if not args.report:
-        TRIALS[args.trial]["overrides"]()  # Says what is missing before anything starts.
+        for key in ("overrides", "start"):  # says what is missing, and makes it, before anything starts
+            TRIALS[args.trial].get(key, list)()
     results = {}
     with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
-        futures = {}
-        for seed in args.seeds:  # Seeds outside, so that a grid cut short still compares all models.
-            for name, config, overrides in TRIALS[args.trial]["rows"]:
-                if args.rows and name not in args.rows:
-                    continue
-                stem = f"{re.sub('[^a-z0-9]+', '_', name.lower())}_seed{seed}"
-                result_file = ROOT / "benchmarks/results" / args.trial / f"{stem}.json"
-                if args.report and not result_file.is_file():
-                    continue
-                out = args.out.resolve() / args.trial / stem
-                job = pool.submit(run, args.trial, config, overrides, seed, args.threads, result_file, out, args.again)
-                futures[job] = (name, seed)
-        for job in concurrent.futures.as_completed(futures):
-            name, seed = futures[job]
+        futures: dict[tuple[str | None, int], concurrent.futures.Future] = {}
+        for row, seed in plan(args.trial, args.seeds):
+            name, wanted = row[0], args.rows or [row[0]]
+            if name not in wanted and not (row in STARTS and not args.report):
+                continue
+            if args.report and not place(args.trial, name, seed, args.out)[0].is_file():
+                continue
+            # A start is submitted before what begins with it, so that the wait for it ends.
+            start = futures.get((start_of(args.trial, row), seed))
+            futures[name, seed] = pool.submit(run, args.trial, row, seed, args, start)
+        names = {job: key for key, job in futures.items()}
+        for job in concurrent.futures.as_completed(names):
+            name, seed = names[job]
             results[name, seed] = job.result()
             print(f"{name}, seed {seed}: {results[name, seed]['top1']:.2f} %", flush=True)
     print(report(args.trial, results, args.seeds))

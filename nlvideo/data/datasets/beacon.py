@@ -124,7 +124,7 @@ def _write_clip(root: str, spec: BeaconSpec, job: tuple[str, int]) -> dict:
     split, index = job
     scene, frames = beacon_clip(spec, split, index)
     name = f"videos/{split}/{index:05d}.mp4"
-    _encode(os.path.join(root, name), frames)
+    write_h264(os.path.join(root, name), frames)
     lamp = scene.lamp
     shown = {"colour": lamp.colour, "centre": [round(lamp.x, 2), round(lamp.y, 2)], "radius": round(lamp.radius, 2)}
     agents = []
@@ -135,8 +135,8 @@ def _write_clip(root: str, spec: BeaconSpec, job: tuple[str, int]) -> dict:
     return {"video": name, "split": split, "label": scene.label, **lit}
 
 
-def _encode(path: str, frames: np.ndarray) -> None:
-    """Write frames (T, H, W, 3) as H.264 with one key frame and no B-frames, the cheapest to decode from the start."""
+def write_h264(path: str, frames: np.ndarray) -> None:
+    """Write frames, uint8 (T, H, W, 3), as H.264 with one key frame and no B-frames, the cheapest to decode from the start."""
     num_frames, height, width, _ = frames.shape
     with av.open(path, "w") as container:
         # One thread: the bits of a file do not depend on the machine's cores.

@@ -1,0 +1,175 @@
+#!/usr/bin/env python3
+"""Make "mosaic", a dataset of real footage with a far cue: ``python benchmarks/mosaic.py THERMAL OUT``.
+
+THERMAL is the folder of thermal.md: ``train.csv``, ``val.csv``, ``classes.txt`` and the videos. OUT gets lists that
+``list:`` reads, ``classes.txt``, ``truth.jsonl`` and videos of 24 frames of 64x64 pixels, in H.264.
+
+In a video, frame 0 shows a mark: a square of one of four colours in one of the four corners. Frames 1 to 15 are dark.
+In frames 16 to 23, four clips of four different actions play in the quadrants, each in one of the four colours. The
+label is the action of the clip that has the colour of the mark. A clip is eight frames, spread over its whole video.
+
+What makes it a fair test:
+
+- A *scene* is four clips, their places and colours, and a corner. Each scene makes four videos, which differ in the
+  colour of the mark alone and have four different labels. So whatever ignores the mark is right in one of the four.
+- The corner of the mark says nothing: each corner has each quadrant as the answer equally often. So has each colour.
+- Each class is in each quadrant equally often, where the number of scenes is a multiple of that of the classes.
+- Scenes of the validation set are made of THERMAL's validation videos alone, so of people never seen in training. Each
+  of these videos is used once at most.
+
+``train_alone.csv`` and ``val_alone.csv`` list the same videos with the other three quadrants dark. A network can learn
+the actions from them before it has to find out whose action counts.
+
+An output of quickstart's I3D sees 16 frames. The mark is 16 frames before the first frame of the clips, so without a
+block no output depends on both. The average of all outputs cannot relate them either: each adds its part alone.
+"""
+
+import argparse
+import json
+import shutil
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn.functional import adaptive_avg_pool2d
+
+from nlvideo.data import get_dataset, open_video
+from nlvideo.data.clip_sampling import SegmentClip
+from nlvideo.data.datasets.beacon import write_h264
+from nlvideo.data.datasets.beacon_render import COLOURS
+from nlvideo.data.datasets.listed import CLASSES_FILE
+from nlvideo.utils.console import progress_bar
+
+SIDE = 32  # of a clip, pixels. With frames of 48 pixels, x264 sometimes gives other bits for the same frames.
+NUM_FRAMES, FIRST_FRAME = 24, 16  # of the video; where the clips begin
+MARK = 20  # side of the mark, pixels
+TINTS = ("red", "green", "blue", "yellow")
+# Four videos each. Multiples of 7 classes x 4 corners.
+SCENES = {"train": 1008, "val": 196}
+# Raised whenever the same folder would give other videos.
+VERSION = 1
+
+
+def read_clip(path: str) -> np.ndarray:
+    """The clip of a video, (8, SIDE, SIDE), from 0.35 (the background) to 1 (the warmest point): colour needs light."""
+    with open_video(path) as video:
+        frames = video.get_frames(SegmentClip(NUM_FRAMES - FIRST_FRAME)(video.num_frames)[0])
+    grey = adaptive_avg_pool2d(torch.from_numpy(frames).float().mean(dim=-1)[:, None], SIDE)[:, 0].numpy()
+    low, high = np.percentile(grey, 20), grey.max()
+    return 0.35 + 0.65 * np.clip((grey - low) / max(high - low, 1), 0, 1)
+
+
+def deal_scenes(sources: list[tuple[str, int]], count: int, rng: np.random.Generator) -> Iterator[dict]:
+    """Draw scenes: {"sources", "labels", "colours" of the four quadrants (row by row), "corner"}.
+
+    A video is used again only when all videos of its class have been used.
+
+    Args:
+        sources: (path, label) of each video.
+        count: scenes.
+        rng: of everything random.
+
+    Raises:
+        ValueError: fewer than four classes.
+    """
+    classes = sorted({label for _, label in sources})
+    if len(classes) < 4:
+        raise ValueError(f"sources: got {len(classes)} classes, allowed: 4 or more")
+    videos = {c: sorted(path for path, label in sources if label == c) for c in classes}
+    decks: dict[int, list[str]] = {c: [] for c in classes}
+    for index in range(count):
+        # While the index runs through the classes, each is in each quadrant once; likewise the four colours.
+        if index % len(classes) == 0:
+            shifts = rng.permutation(len(classes))[:4]
+        if index % 4 == 0:
+            colours = rng.permutation(4)
+        labels = [classes[(index + int(shift)) % len(classes)] for shift in shifts]
+        for label in labels:
+            decks[label] = decks[label] or [str(path) for path in rng.permutation(videos[label])]
+        yield {
+            "sources": [decks[label].pop() for label in labels],
+            "labels": labels,
+            "colours": [TINTS[colours[(index + quadrant) % 4]] for quadrant in range(4)],
+            "corner": index % 4,
+        }
+
+
+def render(clips: list[np.ndarray], colours: list[str], corner: int, target: int, alone: bool = False) -> np.ndarray:
+    """The frames of a video, uint8 (T, H, W, 3).
+
+    Args:
+        clips: of the quadrants, (8, SIDE, SIDE) in 0..1, row by row.
+        colours: of the quadrants.
+        corner: of the mark, counted as the quadrants.
+        target: the quadrant that the mark has the colour of.
+        alone: the other quadrants stay dark.
+    """
+    frames = np.zeros((NUM_FRAMES, 2 * SIDE, 2 * SIDE, 3))
+    for quadrant in [target] if alone else range(4):
+        top, left = (SIDE * index for index in divmod(quadrant, 2))
+        tinted = clips[quadrant][..., None] * COLOURS[colours[quadrant]]
+        frames[FIRST_FRAME:, top : top + SIDE, left : left + SIDE] = tinted
+    top, left = ((2 * SIDE - MARK) * index for index in divmod(corner, 2))
+    frames[0, top : top + MARK, left : left + MARK] = 255  # a white edge tells a mark from a clip
+    frames[0, top + 2 : top + MARK - 2, left + 2 : left + MARK - 2] = COLOURS[colours[target]]
+    return frames.round().astype(np.uint8)
+
+
+def make(thermal: Path, root: Path, scenes: dict[str, int] | None = None, seed: int = 0) -> Path:
+    """Make the dataset in the folder ``root``, unless it is there already; return the folder.
+
+    Args:
+        thermal: the folder of the source.
+        root: a folder to make. An interrupted call leaves none.
+        scenes: how many, by split; None: ``SCENES``.
+        seed: of everything random. The same arguments give the same files.
+
+    Raises:
+        ValueError: ``root`` holds something else.
+    """
+    scenes = scenes or SCENES
+    spec = json.dumps({"version": VERSION, "scenes": scenes, "seed": seed}) + "\n"
+    if root.exists():
+        if not (root / "spec.json").is_file() or (root / "spec.json").read_text() != spec:
+            raise ValueError(f"{root} holds something else than this dataset: remove it or name another folder")
+        return root
+    partial = root.with_name(f".{root.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    truths = []
+    for number, (split, count) in enumerate(scenes.items()):
+        sources = [(record["file_name"], record["label"]) for record in get_dataset(f"list:{thermal}/{split}.csv")]
+        dealt = list(deal_scenes(sources, count, np.random.default_rng([seed, number])))
+        (partial / split).mkdir(parents=True)
+        rows, rows_alone, clip_of = [], [], cache(read_clip)
+        for index, scene in enumerate(progress_bar(dealt, desc=f"mosaic {split}", unit="scene", leave=False)):
+            clips = [clip_of(path) for path in scene["sources"]]
+            names = [str(Path(path).relative_to(thermal)) for path in scene["sources"]]
+            for target, label in enumerate(scene["labels"]):
+                name = f"{split}/{index:05d}_{target}"
+                for ending, alone, lines in (("", False, rows), ("_alone", True, rows_alone)):
+                    frames = render(clips, scene["colours"], scene["corner"], target, alone)
+                    write_h264(str(partial / f"{name}{ending}.mp4"), frames)
+                    lines.append(f"{name}{ending}.mp4 {label}\n")
+                truths.append({"video": f"{name}.mp4", "label": label, "target": target, **scene, "sources": names})
+        (partial / f"{split}.csv").write_text("".join(rows))
+        (partial / f"{split}_alone.csv").write_text("".join(rows_alone))
+    (partial / "truth.jsonl").write_text("".join(json.dumps(truth) + "\n" for truth in truths))
+    shutil.copy(thermal / CLASSES_FILE, partial / CLASSES_FILE)
+    (partial / "spec.json").write_text(spec)
+    partial.rename(root)
+    return root
+
+
+def main() -> None:
+    """Make the dataset."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("thermal", type=Path, metavar="THERMAL", help="the folder of the source")
+    parser.add_argument("out", type=Path, metavar="OUT", help="a folder to make")
+    args = parser.parse_args()
+    print(make(args.thermal.resolve(), args.out.resolve()))
+
+
+if __name__ == "__main__":
+    main()

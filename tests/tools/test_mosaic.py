@@ -1,0 +1,150 @@
+"""benchmarks/mosaic.py: its balance, its split, its labels, and that the cue is out of reach of convolutions."""
+
+import json
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+
+from nlvideo.config import load_cfg
+from nlvideo.data import get_dataset, open_video
+from nlvideo.data.datasets.beacon import write_h264
+from nlvideo.data.datasets.beacon_render import COLOURS
+from nlvideo.modeling import build_model
+
+SCENES = {"train": 10, "val": 5}
+
+
+@pytest.fixture(scope="module")
+def mosaic(load_tool):
+    """The script as a module."""
+    return load_tool("mosaic", "benchmarks")
+
+
+@pytest.fixture(scope="module")
+def made(mosaic, tmp_path_factory):
+    """A small source of five classes, and what is made of it: (source, dataset)."""
+    source = tmp_path_factory.mktemp("source")
+    rng = np.random.default_rng(0)
+    for split in ("train", "val"):
+        rows = []
+        for index in range(20):
+            name = f"{split}{index}.mp4"
+            write_h264(str(source / name), rng.integers(90, 180, (9, 32, 32, 1), np.uint8).repeat(3, axis=3))
+            rows.append(f"{name} {index % 5}\n")
+        (source / f"{split}.csv").write_text("".join(rows))
+    (source / "classes.txt").write_text("a\nb\nc\nd\ne\n")
+    return source, mosaic.make(source, tmp_path_factory.mktemp("out") / "mosaic", SCENES)
+
+
+def read(path):
+    """All frames of a video."""
+    with open_video(path) as video:
+        return video.get_frames(range(video.num_frames))
+
+
+def truths(root):
+    """The lines of truth.jsonl."""
+    return [json.loads(line) for line in (root / "truth.jsonl").read_text().splitlines()]
+
+
+def nearest(pixels):
+    """The tint that has the hue of some pixels."""
+    mean = pixels.reshape(-1, 3).mean(axis=0)
+    return max(("red", "green", "blue", "yellow"), key=lambda c: np.corrcoef(mean, COLOURS[c])[0, 1])
+
+
+def test_classes_colours_and_corners_are_balanced(mosaic):
+    sources = [(f"{label}/{number}", label) for label in range(7) for number in range(5)]
+    scenes = list(mosaic.deal_scenes(sources, 28, np.random.default_rng(0)))
+    assert all(len(set(scene["labels"])) == len(set(scene["colours"])) == 4 for scene in scenes)
+    for quadrant in range(4):
+        assert Counter(scene["labels"][quadrant] for scene in scenes) == dict.fromkeys(range(7), 4)
+        assert Counter(scene["colours"][quadrant] for scene in scenes) == dict.fromkeys(mosaic.TINTS, 7)
+    assert Counter(scene["corner"] for scene in scenes) == dict.fromkeys(range(4), 7)
+    # Sixteen uses of the five videos of a class: each three or four times. A video shows its class.
+    uses = Counter(path for scene in scenes for path in scene["sources"])
+    assert len(uses) == 35 and set(uses.values()) <= {3, 4}
+    for scene in scenes:
+        assert [int(path.split("/")[0]) for path in scene["sources"]] == scene["labels"]
+    with pytest.raises(ValueError, match="sources: got 3 classes, allowed: 4 or more"):
+        next(mosaic.deal_scenes(sources[:15], 1, np.random.default_rng(0)))
+
+
+def test_the_usual_numbers_are_multiples_and_use_no_validation_video_twice(mosaic):
+    assert all(count % 28 == 0 for count in mosaic.SCENES.values())
+    assert mosaic.SCENES["val"] * 4 / 7 <= 120  # videos of a class in the validation set of thermal.md
+
+
+def test_validation_is_made_of_validation_videos(made):
+    source, root = made
+    for split, count in SCENES.items():
+        listed = {line.split()[0] for line in (source / f"{split}.csv").read_text().splitlines()}
+        ours = [t for t in truths(root) if t["video"].startswith(split)]
+        assert len(ours) == 4 * count and {path for t in ours for path in t["sources"]} <= listed
+
+
+def test_the_label_is_the_action_of_the_colour_that_the_mark_has(made, mosaic):
+    _, root = made
+    labels = {r["file_name"]: r["label"] for s in SCENES for r in get_dataset(f"list:{root}/{s}.csv")}
+    assert len(labels) == len(truths(root)) == 60
+    for truth in truths(root)[::7]:
+        frames = read(root / truth["video"])
+        assert frames.shape == (24, 64, 64, 3) and frames[2:14].max() < 30
+        tops, half = [divmod(q, 2) for q in range(4)], mosaic.SIDE
+        tints = [nearest(frames[20, half * y : half * y + half, half * x : half * x + half]) for y, x in tops]
+        y, x = (index * (64 - mosaic.MARK) for index in tops[truth["corner"]])
+        mark = nearest(frames[0, y + 4 : y + mosaic.MARK - 4, x + 4 : x + mosaic.MARK - 4])
+        assert tints == truth["colours"] and truth["labels"][tints.index(mark)] == truth["label"]
+        assert labels[str(root / truth["video"])] == truth["label"]
+
+
+def test_the_videos_of_a_scene_differ_in_the_mark_alone(made):
+    _, root = made
+    group = truths(root)[:4]
+    assert len({t["label"] for t in group}) == 4 and len({tuple(t["sources"]) for t in group}) == 1
+    first, *others = (read(root / t["video"]).astype(int) for t in group)
+    for frames in others:
+        assert np.abs(frames[0] - first[0]).max() > 100
+        assert np.abs(frames[16:] - first[16:]).max() < 30  # what compression leaves
+
+
+def test_alone_shows_the_clip_that_counts(made, mosaic):
+    _, root = made
+    whole, alone = ((root / f"train{ending}.csv").read_text().split() for ending in ("", "_alone"))
+    assert whole[1::2] == alone[1::2] and len(alone) == 80
+    for truth in truths(root)[:4]:
+        frames = read(root / truth["video"].replace(".mp4", "_alone.mp4"))[20]
+        lit = [frames[32 * y : 32 * y + 32, 32 * x : 32 * x + 32].mean() > 15 for y in (0, 1) for x in (0, 1)]
+        assert lit == [quadrant == truth["target"] for quadrant in range(4)]
+
+
+def test_the_same_arguments_give_the_same_files_and_another_folder_is_refused(made, mosaic, tmp_path):
+    source, root = made
+    again = mosaic.make(source, tmp_path / "mosaic", SCENES)
+    files = sorted(path.relative_to(root) for path in root.rglob("*") if path.is_file())
+    assert len(files) == 3 + 4 + 2 * 60  # and four lists
+    assert all((root / path).read_bytes() == (again / path).read_bytes() for path in files)
+    other = mosaic.make(source, tmp_path / "other", SCENES, seed=1)
+    assert (other / "train.csv").read_text() != (root / "train.csv").read_text()
+    assert mosaic.make(source, root, SCENES) == root
+    with pytest.raises(ValueError, match="holds something else than this dataset: remove it or name another folder"):
+        mosaic.make(source, root, {"train": 5, "val": 5})
+
+
+@pytest.mark.parametrize("with_block", [False, True])
+def test_no_output_without_a_block_sees_the_mark_and_a_clip(mosaic, with_block):
+    side = 2 * mosaic.SIDE
+    cfg = load_cfg("configs/quickstart/i3d_nl.yaml", [
+        "MODEL.NONLOCAL.ENABLED", str(with_block), "MODEL.NONLOCAL.ZERO_INIT", "False", "MODEL.DEVICE", "cpu",
+    ])  # fmt: skip
+    backbone = build_model(cfg).backbone.eval()
+    video = torch.rand(1, 3, mosaic.NUM_FRAMES, side, side, requires_grad=True)
+    (out,) = list(backbone(video).values())[-1:]
+    both = False
+    for t in range(out.shape[2]):
+        (grad,) = torch.autograd.grad(out[:, :, t].square().sum(), video, retain_graph=True)
+        seen = grad.abs().amax(dim=(0, 1, 3, 4)) > 0
+        both |= bool(seen[0] and seen[mosaic.FIRST_FRAME :].any())
+    assert both == with_block
