@@ -62,7 +62,7 @@ def own_videos(config: str) -> list[Row]:
 # What the rows with the same network begin with, in the trials that say so.
 STARTS: list[Row] = [("C2D, the start", "quickstart/c2d", []), ("I3D, the start", "quickstart/i3d", [])]
 # Arguments for maps of 16 channels, of blocks whose channels inside have another name.
-THIN_ARGS = {"GlobalContext": [["ratio", 2]]}
+THIN_ARGS = {"GlobalContext": [["ratio", 2]], "GlobalReasoning": [["nodes", 8]]}
 
 
 def variant_rows() -> list[Row]:
@@ -149,7 +149,7 @@ def thermal_overrides() -> list[str]:
 # Frames of 48 pixels, for less than half the time. He et al.: with 0.01 a softmax of embeddings starts almost uniform.
 SCHEDULE = [
     *("INPUT.CROP_SIZE", "48", "TEST.SHORT_SIDE", "48", "TEST.CROP_SIZE", "48", "TEST.NUM_CROPS", "1"),
-    *("MODEL.NONLOCAL.INIT_STD", "0.0", "SOLVER.MAX_ITER", "800", "SOLVER.BASE_LR", "0.003"),
+    *("MODEL.NONLOCAL.INIT_STD", "0.0", "SOLVER.MAX_ITER", "1000", "SOLVER.BASE_LR", "0.003"),
 ]
 VARIANTS = [*SCHEDULE, "INPUT.SHORT_SIDE_RANGE", "[48, 52]"]
 
