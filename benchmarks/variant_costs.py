@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from trials import ROOT, TRIALS, VARIANT_COSTS, Row
 
 from nlvideo.config import CfgNode, load_cfg
 from nlvideo.modeling.costs import model_costs
@@ -29,11 +28,15 @@ from nlvideo.utils.console import create_table
 from nlvideo.utils.files.file_io import write_json
 from nlvideo.utils.system.processes import keep_freed_memory
 
+ROOT = Path(__file__).resolve().parent.parent
 SHAPES = ("res3-32x224", "res3-128x224")
+Row = tuple[str, str, list[str]]
 
 
 def config_of(row: Row) -> CfgNode:
     """The config that a row of the trial trains."""
+    from trials import TRIALS  # a script beside this one: only there when this one is run
+
     return load_cfg(str(ROOT / f"configs/{row[1]}.yaml"), [*TRIALS["variants"]["overrides"](), *row[2]])
 
 
@@ -104,11 +107,13 @@ def main() -> None:
     parser.add_argument("--shapes", nargs="*", default=SHAPES, help="maps, as of tools/benchmark.py nonlocal")
     parser.add_argument("--rounds", type=int, default=9, help="how often each row is timed (%(default)s)")
     parser.add_argument("--max-seconds", type=float, default=600, help="for one map: no new round after it")
-    parser.add_argument("--out", type=Path, default=VARIANT_COSTS, help="file of results")
+    parser.add_argument("--out", help="file of results (default: the one that trials.py reads)")
     args = parser.parse_args()
+    from trials import VARIANT_COSTS, variant_rows
+
     keep_freed_memory()
-    found = measure(TRIALS["variants"]["rows"](), tuple(args.shapes), args.rounds, args.max_seconds)
-    write_json(str(args.out), found)
+    found = measure(variant_rows(), tuple(args.shapes), args.rounds, args.max_seconds)
+    write_json(args.out or str(VARIANT_COSTS), found)
     for name, rows in found["maps"].items():
         print(name)
         print(create_table([{"row": row, "ms": 1e3 * r["seconds"], "MiB": (r["peak_bytes"] or 0) / 2**20}

@@ -1,5 +1,6 @@
 """benchmarks/trials.py: every registered block is a row, what rows begin with, and the table."""
 
+import importlib
 import json
 import sys
 from types import SimpleNamespace
@@ -32,6 +33,8 @@ def test_every_registered_block_is_a_row_in_the_same_place_of_the_same_network(t
     assert len(rows) == 8 + len(others) and {name for name, _, _ in rows[8:]} == others
     sizes = set()
     for name, config, overrides in rows[3:]:
+        if name in others and not NONLOCAL.get(name).__module__.startswith("nlvideo."):
+            continue  # of a plugin that another test has loaded, with keys of its own
         model, _ = meta_model(load_cfg(f"configs/{config}.yaml", [*trials.VARIANTS, *overrides]))
         blocks = nonlocal_modules(model)
         cls = name.split(",")[0]
@@ -120,11 +123,11 @@ def test_the_table_has_the_costs(trials, monkeypatch, tmp_path):
 
 def test_costs_of_all_rows_are_measured_in_turn(load_tool, monkeypatch):
     monkeypatch.syspath_prepend("benchmarks")
+    trials = importlib.import_module("trials")
     costs = load_tool("variant_costs", "benchmarks")
-    names = ("I3D", "NonLocalBlock, gaussian", "CrissCross")
-    rows = [row for row in costs.TRIALS["variants"]["rows"]() if row[0] in names]
+    rows = [row for row in trials.variant_rows() if row[0] in ("I3D", "NonLocalBlock, gaussian", "CrissCross")]
     tiny = ["INPUT.NUM_FRAMES", "4", "INPUT.CROP_SIZE", "32", "SOLVER.CLIPS_PER_BATCH", "2"]
-    monkeypatch.setitem(costs.TRIALS["variants"], "overrides", lambda: tiny)
+    monkeypatch.setitem(trials.TRIALS["variants"], "overrides", lambda: tiny)
     found = costs.measure(rows, ("res3-8x56",), rounds=2, max_seconds=60)
     assert list(found["maps"]) == ["beacon", "res3-8x56"] and set(found["maps"]["beacon"]) == {row[0] for row in rows}
     assert set(found["maps"]["res3-8x56"]) == set(found["blocks"]) == {"NonLocalBlock, gaussian", "CrissCross"}
