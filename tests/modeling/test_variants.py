@@ -264,6 +264,26 @@ def naive_bilinear(block, x):
     return residual(x, torch.relu(normed(block.bn, project(block.out, rows(unit(block.mix, y)))))), w.mean(0)
 
 
+def naive_steps(block, x):
+    """Each position with those that differ from it along the axes of a step alone."""
+    dim = x.dim() - 1
+    divided, axial = [[0], [1, 2]], {1: [[0]], 2: [[0], [1]], 3: [[1], [2], [0]]}[dim]
+    axes = divided if type(block).__name__ == "DividedSpaceTime" else axial
+    positions = list(itertools.product(*(range(n) for n in x.shape[1:])))
+    total = torch.eye(len(positions), dtype=x.dtype)
+    for own, step in zip(axes, block.steps, strict=True):
+        others = [a for a in range(dim) if a not in own]
+        mask = torch.tensor([[all(i[a] == j[a] for a in others) for j in positions] for i in positions])
+        heads = (project(conv, rows(x)).chunk(step.num_heads, 1) for conv in (step.theta, step.phi, step.g))
+        y, weights = [], 0
+        for q, k, v in zip(*heads):
+            w = (q @ k.T * q.shape[1] ** -0.5).exp() * mask
+            w = w / w.sum(1, keepdim=True)
+            y, weights = [*y, w @ v], weights + w / step.num_heads
+        x, total = residual(x, normed(step.bn, project(step.out, torch.cat(y, 1)))), weights @ total
+    return x, total
+
+
 @dataclass
 class Case:
     """A block of ``NONLOCAL`` and what it promises."""
@@ -302,6 +322,8 @@ CASES = [
     Case("GlobalReasoning", naive_global_reasoning, {"nodes": 3}),
     Case("GlobalReasoning", naive_global_reasoning, {"scale": False}),
     Case("ExpectationMaximization", naive_expectation_maximization, {"num_bases": 3}),
+    Case("AxialNonLocal", naive_steps, {"num_heads": 2}),
+    Case("DividedSpaceTime", naive_steps, dims=(3,)),
     Case("RegionNonLocal", naive_region, {"algorithm": "fused", "kernel": [1, 3, 5]}),
     Case("RegionNonLocal", naive_region, {"subsample": True, "channel_gate": True, "scale": True}),
 ]

@@ -12,6 +12,7 @@ from nlvideo.modeling.nonlocal_variants.disentangled import DisentangledNonLocal
 from nlvideo.modeling.nonlocal_variants.double_attention import DoubleAttention
 from nlvideo.modeling.nonlocal_variants.efficient_attention import EfficientAttention
 from nlvideo.modeling.nonlocal_variants.expectation_maximization import ExpectationMaximization
+from nlvideo.modeling.nonlocal_variants.factorised import AxialNonLocal, DividedSpaceTime
 from nlvideo.modeling.nonlocal_variants.global_context import GlobalContext, SimplifiedNonLocal
 from nlvideo.modeling.nonlocal_variants.global_reasoning import GlobalReasoning
 from nlvideo.modeling.nonlocal_variants.region import RegionNonLocal
@@ -19,10 +20,12 @@ from nlvideo.modeling.nonlocal_variants.spectral import SpectralNonLocal
 
 __all__ = [
     "AsymmetricPyramid",
+    "AxialNonLocal",
     "BilinearAttentionTransform",
     "CompactGeneralizedNonLocal",
     "CrissCross",
     "DisentangledNonLocal",
+    "DividedSpaceTime",
     "DoubleAttention",
     "EfficientAttention",
     "ExpectationMaximization",
