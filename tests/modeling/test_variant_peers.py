@@ -68,3 +68,38 @@ def test_bilinear_attention_equals_timm(block_size, size):
         module.load_state_dict({key: value.reshape(getattr(module, key).shape) for key, value in state.items()})
     x = torch.randn(2, CHANNELS, *size)
     torch.testing.assert_close(ours(x), theirs(x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("terms", ["1000", "1010", "0010", "1101"])
+def test_heads_and_positions_equal_generalized_attention_of_mmcv(terms):
+    """The terms of its logits that `NonLocalBlock` has: pairs, keys alone as the bias of queries, and offsets.
+
+    A bias of the offsets is zero here. Without that term theirs mixes up the axes of the queries.
+    """
+    bricks = pytest.importorskip("mmcv.cnn.bricks.generalized_attention", reason="mmcv is not installed")
+    theirs = bricks.GeneralizedAttention(CHANNELS, num_heads=2, kv_stride=1, attention_type=terms).eval()
+    for parameter in theirs.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    H, W = 5, 4
+    pairs, offsets, keys, _ = (term == "1" for term in terms)
+    options = {"num_heads": 2, "subsample": False, "scale": False, "norm": "none", "relative_position": 4 * offsets}
+    ours = NONLOCAL.get("NonLocalBlock")(CHANNELS, CHANNELS, dim=2, **options)
+    state = {"g": theirs.value_conv, "out": theirs.proj_conv, "phi": theirs.key_conv}
+    with torch.no_grad():
+        for name, conv in {**state, **({"theta": theirs.query_conv} if pairs else {})}.items():
+            getattr(ours, name).weight.copy_(conv.weight)
+        ours.out.weight *= theirs.gamma
+        ours.out.bias.copy_(theirs.proj_conv.bias * theirs.gamma)
+        if keys:
+            ours.theta.bias.copy_(theirs.appr_bias)
+        if not pairs:
+            nn.init.zeros_(ours.theta.weight)
+        if offsets:
+            nn.init.zeros_(theirs.geom_bias)
+            by_axis = theirs.get_position_embedding(H, W, H, W, 1, 1, "cpu", torch.float32, CHANNELS)
+            layers = (theirs.appr_geom_fc_y, theirs.appr_geom_fc_x)
+            for axis, (layer, encoded) in enumerate(zip(layers, reversed(by_axis))):
+                for o in range(1 - len(encoded), len(encoded)):  # of the key from the query
+                    ours.relative[axis, 4 + o] = layer(encoded[max(0, -o), max(0, o)]) / 2**0.5
+    x = torch.randn(2, CHANNELS, H, W)
+    torch.testing.assert_close(ours(x), theirs(x), rtol=1e-5, atol=1e-5)
