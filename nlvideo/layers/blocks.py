@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +28,38 @@ class ShapeSpec:
     temporal_stride: int = 1
 
 
+# PyTorch gives an unstrided convolution of at most 3x3 to its own slow kernel, and not to oneDNN's, where the batch is
+# below 16 and clips x channels x frames x height are at most this. Time frame by frame / in 3D, forward and with
+# backward (benchmarks/inference.md; benchmarks/frame_conv.py measures it again):
+#   one clip, at most 20480: 64 x 4x56x56 0.18, 0.18; 128 x 4x28x28 0.29, 0.32; 256 x 4x14x14 0.42, 0.43
+#   above: one clip of 64 x 8x56x56 1.20, 0.90; one of 64 x 4x84x84 1.11, 0.96; two of 64 x 4x56x56 0.95, 0.92
+_SLOW_KERNEL_LIMIT = 20480
+
+
+class Conv3d(nn.Conv3d):
+    """``nn.Conv3d``, exact to rounding, that is fast for one clip on a CPU, too.
+
+    A kernel of 1x3x3 on a small map that is channels-last runs as a 2D convolution of the frames: views, no copies.
+    Kernels of one position and of several frames are better left alone. Compiled and exported graphs have the 3D one.
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, C, T, H, W) -> (N, out_channels, T', H', W')."""
+        if not self._runs_by_frames(x):
+            return super().forward(x)
+        frames = x.transpose(1, 2).flatten(0, 1)
+        y = F.conv2d(frames, self.weight.squeeze(2), self.bias, padding=self.padding[1:], groups=self.groups)
+        return y.unflatten(0, (len(x), -1)).transpose(1, 2)
+
+    def _runs_by_frames(self, x: torch.Tensor) -> bool:
+        if self.kernel_size != (1, 3, 3) or torch.compiler.is_compiling() or x.device.type != "cpu" or x.dim() != 5:
+            return False
+        is_plain = self.stride == self.dilation == (1, 1, 1) and self.padding[0] == 0 and self.padding_mode == "zeros"
+        is_small = len(x) < 16 and x.shape[:4].numel() <= _SLOW_KERNEL_LIMIT
+        is_float = x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+        return is_plain and is_small and is_float and x.is_contiguous(memory_format=torch.channels_last_3d)
+
+
 def conv3d(in_channels: int, out_channels: int, kernel_size: Triple, stride: Triple = (1, 1, 1)) -> nn.Conv3d:
     """A bias-free convolution that keeps the size of its input at stride 1.
 
@@ -40,7 +73,7 @@ def conv3d(in_channels: int, out_channels: int, kernel_size: Triple, stride: Tri
     """
     frames, height, width = kernel_size
     padding = (frames // 2, height // 2, width // 2)
-    conv = nn.Conv3d(in_channels, out_channels, kernel_size, stride, padding, bias=False)
+    conv = Conv3d(in_channels, out_channels, kernel_size, stride, padding, bias=False)
     nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
     return conv
 
@@ -66,6 +99,8 @@ class BasicBlock3d(nn.Module):
         norm: a name that `get_norm` knows.
         zero_init: start the last norm with zero weight: the block is its shortcut (authors' BN_INIT_GAMMA 0).
     """
+
+    norm_after: ClassVar = {"conv1": "bn1", "conv2": "bn2"}
 
     def __init__(
         self,
@@ -104,6 +139,8 @@ class Bottleneck3d(nn.Module):
     Args:
         stride_in_1x1: put the stride into the first 1x1 (MSRA's weights) and not into the 3x3 (authors' code).
     """
+
+    norm_after: ClassVar = {"conv1": "bn1", "conv2": "bn2", "conv3": "bn3"}
 
     def __init__(
         self,

@@ -1,0 +1,96 @@
+#!/usr/bin/env python3
+"""Time 3D convolutions of one clip and the same frame by frame: ``python benchmarks/frame_conv.py``.
+
+Forward alone, and forward with backward, taking turns, on channels-last maps. The rule of
+``nlvideo.layers.blocks.Conv3d`` comes from this: where it holds, ``by frames / 3D`` is below 1.
+"""
+
+import argparse
+import functools
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from nlvideo.layers.blocks import Conv3d
+from nlvideo.tools.lib.benchmarking.timing import alternate, environment
+from nlvideo.utils.console import create_table
+
+ROOT = Path(__file__).resolve().parent.parent
+# (clips, channels, frames, height and width, kernel): the 3x3 of each stage of one clip of 8x224, those that PyTorch
+# gives to oneDNN itself (two clips, more frames, larger frames), and the kernels that are left alone.
+MAPS = (
+    (1, 64, 4, 56, (1, 3, 3)), (1, 128, 4, 28, (1, 3, 3)), (1, 256, 4, 14, (1, 3, 3)), (1, 512, 4, 7, (1, 3, 3)),
+    (1, 64, 8, 56, (1, 3, 3)), (2, 64, 4, 56, (1, 3, 3)), (1, 64, 4, 84, (1, 3, 3)),
+    (1, 64, 4, 56, (3, 1, 1)), (1, 64, 4, 56, (1, 1, 1)),
+)  # fmt: skip
+
+
+class ByFrames(Conv3d):
+    """Runs frame by frame wherever that is possible."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, C, T, H, W) -> the same size; a kernel of several frames as one over (T, H x W)."""
+        if self.kernel_size[0] == 1:
+            y = nn.functional.conv2d(x.transpose(1, 2).flatten(0, 1), self.weight.squeeze(2), padding=self.padding[1:])
+            return y.unflatten(0, (len(x), -1)).transpose(1, 2)
+        y = nn.functional.conv2d(x.flatten(3), self.weight.flatten(3), padding=(self.padding[0], 0))
+        return y.unflatten(3, x.shape[3:])
+
+
+def cases(clips: int, channels: int, frames: int, side: int, kernel: tuple) -> dict[str, Callable[[], object]]:
+    """Return a pass of each road, on the same numbers."""
+    padding = tuple(size // 2 for size in kernel)
+    x = torch.randn(clips, channels, frames, side, side).contiguous(memory_format=torch.channels_last_3d)
+    roads = {name: kind(channels, channels, kernel, 1, padding, bias=False) for name, kind in
+             (("3D", nn.Conv3d), ("by frames", ByFrames))}  # fmt: skip
+    roads["by frames"].load_state_dict(roads["3D"].state_dict())
+    for conv in roads.values():
+        conv.to(memory_format=torch.channels_last_3d)
+    with torch.no_grad():
+        torch.testing.assert_close(roads["by frames"](x), roads["3D"](x), atol=1e-4, rtol=1e-4)
+
+    def forward(conv: nn.Module) -> None:
+        with torch.no_grad():
+            conv(x)
+
+    def both(conv: nn.Module) -> None:
+        conv(x.detach().requires_grad_()).sum().backward()
+
+    return {
+        f"{name}, {what}": functools.partial(run, conv)
+        for name, conv in roads.items()
+        for what, run in (("forward", forward), ("with backward", both))
+    }
+
+
+def main() -> None:
+    """Measure all maps, print a table and write the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=15, metavar="N", help="(%(default)s)")
+    parser.add_argument(
+        "--json", type=Path, metavar="OUT", default=ROOT / "benchmarks/results/inference/frame_conv.json"
+    )
+    args = parser.parse_args()
+    rows = []
+    for clips, channels, frames, side, kernel in MAPS:
+        timings = alternate(cases(clips, channels, frames, side, kernel), rounds=args.rounds)
+        row = {"map": f"{clips} x {channels} x {frames}x{side}x{side}", "kernel": "x".join(map(str, kernel))}
+        for what in ("forward", "with backward"):
+            slow, fast = timings[f"3D, {what}"], timings[f"by frames, {what}"]
+            row |= {
+                f"3D {what}, ms": round(1e3 * slow.median, 2),
+                f"by frames / 3D, {what}": round(fast.ratio_to(slow), 2),
+            }
+        rows.append(row)
+    print(create_table(rows))
+    args.json.parent.mkdir(parents=True, exist_ok=True)
+    args.json.write_text(
+        json.dumps({"environment": environment(), "rounds": args.rounds, "rows": rows}, indent=1) + "\n"
+    )
+
+
+if __name__ == "__main__":
+    main()
