@@ -74,7 +74,9 @@ def main(arguments: argparse.Namespace) -> None:
     output = Path(arguments.output or Path("output") / arguments.method / stem)
     if output.is_file():
         raise ValueError(f"--output: got {str(output)!r}, a file, allowed: a folder")
-    predictor = Predictor(**chosen_model(arguments))
+    chosen = chosen_model(arguments)
+    # Any layer may be looked at, so all are to be as they were trained.
+    predictor = Predictor(**{**chosen, "opts": [*chosen["opts"], "TEST.FUSE", "False"]})
     view = load_view(predictor.cfg, arguments.input, arguments.start_sec, arguments.end_sec)
     draw = draw_class if arguments.method == "gradcam" else draw_queries
     draw(predictor, view, output, arguments)

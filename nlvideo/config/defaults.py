@@ -319,6 +319,11 @@ _C.TEST.AVERAGE = "softmax"
 _C.TEST.KEEP_VIEWS = False
 # Views that go through the network at once: the peak of memory at test.
 _C.TEST.VIEWS_PER_FORWARD = 10
+# Tests, predictions, features and exports use a copy of the network whose batch norms are part of its convolutions: the
+# same scores to rounding, and faster.
+_C.TEST.FUSE = True
+# "bfloat16" or "float16": views go through the network in mixed precision. Scores differ; docs/testing.md. "": float32.
+_C.TEST.AMP = ""
 # A name in CLIP_SAMPLER: "UniformClips", "AuthorsClips", "SlowFastClips", "SlowFastOffsetClips", "MMActionClips" or
 # "SegmentClip".
 _C.TEST.CLIP_SAMPLER = "UniformClips"

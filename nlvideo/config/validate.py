@@ -29,6 +29,7 @@ ALLOWED: dict[str, tuple] = {
     "SOLVER.CLIP_GRADIENTS.TYPE": ("norm", "value"),
     **dict.fromkeys(("TEST.NUM_CROPS", "TEST.VALIDATION.NUM_CROPS"), (1, 3, 10)),
     "TEST.AVERAGE": ("softmax", "logits"),
+    "TEST.AMP": ("", "bfloat16", "float16"),
 }
 
 # Numbers that are 1 or more, and those with an upper limit. Every other number is 0 or more.

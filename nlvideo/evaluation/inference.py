@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from nlvideo.evaluation.evaluator import Evaluator
+from nlvideo.layers import fuse_for_inference
 from nlvideo.utils import comm
 
 logger = logging.getLogger(__name__)
@@ -29,7 +30,8 @@ def inference_on_dataset(
 
     Args:
         model: takes a list of inputs and returns a list of outputs; each of its modules gets its mode back. If it has
-            ``views_per_forward``, it gets several videos at once, with no more views than that.
+            ``views_per_forward``, it gets several videos at once, with no more views than that. What runs may be a
+            copy, see `fuse_for_inference`.
         loader: gives lists of inputs. If it has ``dataset_size``, the videos of all ranks are checked against it.
         evaluator: is reset first.
 
@@ -47,11 +49,12 @@ def inference_on_dataset(
     with _eval_mode(model), torch.no_grad():
         # The batch norms of each rank have seen other clips. All ranks evaluate with what a checkpoint holds.
         comm.share_tensors(model.buffers())
+        network = fuse_for_inference(model)
         start = time.perf_counter()
         for inputs in _grouped(loader, getattr(model, "views_per_forward", 0)):
             fetched = time.perf_counter()
             readable = [video for video in inputs if not video.get("failed")]
-            outputs = model(readable) if readable else []
+            outputs = network(readable) if readable else []
             computed = time.perf_counter()
             evaluator.process(inputs, outputs)
             progress.add(len(inputs), fetched - start, computed - fetched, time.perf_counter() - computed)

@@ -5,13 +5,14 @@ import io
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import nn
 
 from nlvideo.config import CfgNode
+from nlvideo.layers import fuse_for_inference
 from nlvideo.modeling import VideoClassifier
 from nlvideo.modeling.nonlocal_block import NonLocalBase, NonLocalBlock
 from nlvideo.utils.messages import check_one_of
@@ -56,7 +57,8 @@ class ClipScorer(nn.Module):
     pixel_std: torch.Tensor
 
     def __init__(self, model: nn.Module) -> None:
-        """Copy the parts of a model to the CPU, in eval mode, with algorithms that can be exported; see `ALGORITHMS`.
+        """Copy the parts of a model to the CPU, in eval mode, with norms folded as `fuse_for_inference` does and with
+        algorithms that can be exported; see `ALGORITHMS`.
 
         Raises:
             ValueError: not a `VideoClassifier`.
@@ -65,7 +67,8 @@ class ClipScorer(nn.Module):
         if not isinstance(model, VideoClassifier):
             name = type(model).__name__
             raise ValueError(f"MODEL.META_ARCHITECTURE: got {name!r}, allowed for an export: 'VideoClassifier'")
-        model = copy.deepcopy(model).cpu().eval().requires_grad_(False)
+        model = cast(VideoClassifier, copy.deepcopy(fuse_for_inference(model)))
+        model.cpu().eval().requires_grad_(False)
         # torch.export stores weights of another memory layout twice.
         model.to(memory_format=torch.contiguous_format)
         self.backbone, self.head, self.average = model.backbone, model.head, model.average

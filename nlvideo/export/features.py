@@ -19,6 +19,7 @@ from nlvideo.data.records.records import SerializedRecords
 from nlvideo.data.workers import explained
 from nlvideo.export import feature_files
 from nlvideo.export.export_files import view_recipe
+from nlvideo.layers import fuse_for_inference
 from nlvideo.utils import comm
 from nlvideo.utils.analysis import find_layer, run_until
 from nlvideo.utils.console import progress_bar
@@ -135,7 +136,7 @@ def extract_features(
     if not records:
         raise ValueError(f"{dataset}: the dataset is empty")
     check_files(dataset, records)
-    network = LayerOutput(model, layer, pool)
+    network = LayerOutput(fuse_for_inference(model, keep=[find_layer(model, layer)[1]]), layer, pool)
     shape = _row_shape(network, cfg, views)
     size = _videos_per_shard(shape) if videos_per_shard is None else videos_per_shard
     if size < 1:

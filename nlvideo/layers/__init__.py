@@ -1,6 +1,7 @@
 """Building blocks without configs: the non-local operation, normalisation, residual blocks, shapes of maps."""
 
 from nlvideo.layers.blocks import ShapeSpec
+from nlvideo.layers.fuse import fuse_for_inference
 from nlvideo.layers.nonlocal_ops import (
     choose_algorithm,
     concatenation_aggregate,
@@ -17,6 +18,7 @@ __all__ = [
     "concatenation_aggregate",
     "dot_product_aggregate",
     "freeze_norms",
+    "fuse_for_inference",
     "get_norm",
     "softmax_aggregate",
     "sync_norms",

@@ -12,6 +12,7 @@ from nlvideo.data.dataset_mapper import MAPPER, reading_options
 from nlvideo.data.video.base import Video
 from nlvideo.data.video.frame_stream import FrameStream, Window, slide
 from nlvideo.errors import VideoTooShort
+from nlvideo.layers import fuse_for_inference
 from nlvideo.model_zoo.trained import get, trained_config
 
 VideoLike = str | os.PathLike | np.ndarray | torch.Tensor | Video
@@ -26,7 +27,7 @@ class Predictor:
         [('clockwise', 0.98), ('shake', 0.01)]
 
     Attributes:
-        model: in eval mode.
+        model: in eval mode; see `fuse_for_inference`. TEST.FUSE False keeps every layer as it was trained.
         cfg: frozen; its MODEL.WEIGHTS names the weights.
         classes: names of the classes in the order of the scores; "0", "1", ... where they have no names.
     """
@@ -44,7 +45,7 @@ class Predictor:
         cfg = trained_config(cfg_or_name, weights, device, opts, plugins)
         if not cfg.MODEL.WEIGHTS:
             raise ValueError("MODEL.WEIGHTS: got '', allowed for a prediction: a checkpoint of this config's network")
-        self.model = get(cfg, entry=entry)
+        self.model = fuse_for_inference(get(cfg, entry=entry))
         self.cfg = cfg
         self.classes: list[str] = vars(self.model)["classes"]
         self._mapper = MAPPER.get(self.cfg.DATALOADER.MAPPER, "DATALOADER.MAPPER")(self.cfg, False)

@@ -30,7 +30,8 @@ META_ARCH = Registry(
     each. It returns a list of ``{"video_id": str, "scores": float32 (K,) on the CPU}`` in the same order, with "views":
     float32 (V, K) where TEST.KEEP_VIEWS asks for the scores of each view. Features of a layer can be extracted where
     the views of a video, at most TEST.VIEWS_PER_FORWARD then, pass the layer together. The attribute
-    ``views_per_forward``, if there is one, lets a test give the model several videos at once.
+    ``views_per_forward``, if there is one, lets a test give the model several videos at once. ``fuse``, if there is one
+    and it is False, keeps `fuse_for_inference` from folding its norms.
 
     These attributes are not needed: ``backbone``, whose non-local blocks are logged, and ``forward_clips(video: uint8
     (N, C, T, H, W)) -> (N, K)``, which costs, exports and visualization use; ``example_input``, a tensor of the meta
@@ -65,6 +66,8 @@ class VideoClassifier(nn.Module):
         average: what is averaged over positions and views: "softmax", the probabilities of the head (Sec. 4.1), or
             "logits", whose mean is then made into probabilities.
         keep_views: also return what was averaged, for each view.
+        fuse: `fuse_for_inference` may fold the norms.
+        amp: "bfloat16" or "float16": eval mode runs under autocast; "": it does not.
 
     Raises:
         ValueError: `views_per_forward` below 1, an unknown average, or a head that has no logits to average.
@@ -88,11 +91,14 @@ class VideoClassifier(nn.Module):
         channels_last: bool = True,
         average: str = "softmax",
         keep_views: bool = False,
+        fuse: bool = True,
+        amp: str = "",
     ) -> None:
         super().__init__()
         if views_per_forward < 1:
             raise ValueError(f"views_per_forward: got {views_per_forward}, allowed: 1 or more")
         check_one_of("average", average, AVERAGES)
+        check_one_of("amp", amp, ALLOWED["TEST.AMP"])
         if average == "logits" and not hasattr(head, "logits"):
             raise ValueError(f"average: got 'logits', allowed with {type(head).__name__}, which has none: 'softmax'")
         self.backbone = backbone
@@ -100,6 +106,7 @@ class VideoClassifier(nn.Module):
         self.views_per_forward = views_per_forward
         self.average = average
         self.keep_views = keep_views
+        self.fuse, self.amp = fuse, amp
         self.memory_format = torch.channels_last_3d if channels_last else torch.contiguous_format
         # Not self.to(memory_format=...), which refuses tensors of four dimensions such as the weights of a Conv2d.
         for tensor in (*self.parameters(), *self.buffers()):
@@ -122,6 +129,8 @@ class VideoClassifier(nn.Module):
             "channels_last": cfg.MODEL.CHANNELS_LAST,
             "average": cfg.TEST.AVERAGE,
             "keep_views": cfg.TEST.KEEP_VIEWS,
+            "fuse": cfg.TEST.FUSE,
+            "amp": cfg.TEST.AMP,
         }
 
     @property
@@ -150,9 +159,10 @@ class VideoClassifier(nn.Module):
 
     def _view_scores(self, clips: torch.Tensor) -> torch.Tensor:
         """uint8 (N, C, T, H, W) -> (N, K): what is averaged over the views."""
-        if self.average == "softmax":
-            return self.forward_clips(clips)
-        return self.head.logits(self._last_feature(clips)).mean(dim=1)
+        with torch.autocast(self.device.type, getattr(torch, self.amp or "bfloat16"), enabled=bool(self.amp)):
+            if self.average == "softmax":
+                return self.forward_clips(clips)
+            return self.head.logits(self._last_feature(clips)).mean(dim=1)
 
     def _losses(self, batch: dict) -> dict[str, torch.Tensor]:
         labels = batch["label"].to(self.device, non_blocking=True)

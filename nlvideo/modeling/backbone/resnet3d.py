@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -104,6 +104,8 @@ class Stem(nn.Module):
         out_channels: channels of the output.
         norm: a name that `get_norm` knows.
     """
+
+    norm_after: ClassVar = {"conv": "bn"}
 
     def __init__(
         self, layout: StemLayout, temporal: str, in_channels: int, out_channels: int, norm: str | None

@@ -1,7 +1,7 @@
 """What all non-local blocks of this package share: z = x + norm(branch(x)), and who relates to whom."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -23,7 +23,7 @@ class NonLocalBase(nn.Module):
     """z = x + bn(branch(x)), for maps of 1, 2 or 3 axes.
 
     A new block is a subclass with a constructor and ``context``. The constructor makes ``bn``, or ``merge`` is another.
-    ``out`` is the last convolution before it.
+    ``out`` is the last convolution before it. `fuse_for_inference` folds the norms that ``norm_after`` names.
 
     - ``context(x)`` is the residual branch of one set of positions that relate to each other. ``attend`` and
       ``temporal_groups`` are done here: ``context`` sees a frame, a place or a run of frames as a clip of its own.
@@ -57,6 +57,7 @@ class NonLocalBase(nn.Module):
     algorithm: str
     bn: nn.Module
     out: Conv
+    norm_after: ClassVar = {"out": "bn"}
 
     def __init__(
         self,

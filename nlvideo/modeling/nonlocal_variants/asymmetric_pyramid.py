@@ -1,7 +1,7 @@
 """The asymmetric pyramid non-local block (APNB): all positions look at a few hundred averages of the map."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -37,6 +37,7 @@ class AsymmetricPyramid(SoftmaxBase):
     """
 
     recomputes = False
+    norm_after: ClassVar = {"key": "key_norm"}
 
     @configurable
     def __init__(
