@@ -17,8 +17,8 @@ What makes it a fair test:
 - Scenes of the validation set are made of THERMAL's validation videos alone, so of people never seen in training. Each
   of these videos is used once at most.
 
-``train_alone.csv`` and ``val_alone.csv`` list the same videos with the other three quadrants dark. A network can learn
-the actions from them before it has to find out whose action counts.
+``train_same.csv`` and ``val_same.csv`` list videos in which the clip that counts plays in all four quadrants. A network
+can learn the actions from them before it has to find out whose action counts.
 
 An output of quickstart's I3D sees 16 frames. The mark is 16 frames before the first frame of the clips, so without a
 block no output depends on both. The average of all outputs cannot relate them either: each adds its part alone.
@@ -96,7 +96,7 @@ def deal_scenes(sources: list[tuple[str, int]], count: int, rng: np.random.Gener
         }
 
 
-def render(clips: list[np.ndarray], colours: list[str], corner: int, target: int, alone: bool = False) -> np.ndarray:
+def render(clips: list[np.ndarray], colours: list[str], corner: int, target: int, same: bool = False) -> np.ndarray:
     """The frames of a video, uint8 (T, H, W, 3).
 
     Args:
@@ -104,13 +104,13 @@ def render(clips: list[np.ndarray], colours: list[str], corner: int, target: int
         colours: of the quadrants.
         corner: of the mark, counted as the quadrants.
         target: the quadrant that the mark has the colour of.
-        alone: the other quadrants stay dark.
+        same: its clip plays in all quadrants.
     """
     frames = np.zeros((NUM_FRAMES, 2 * SIDE, 2 * SIDE, 3))
-    for quadrant in [target] if alone else range(4):
+    for quadrant, colour in enumerate(colours):
         top, left = (SIDE * index for index in divmod(quadrant, 2))
-        tinted = clips[quadrant][..., None] * COLOURS[colours[quadrant]]
-        frames[FIRST_FRAME:, top : top + SIDE, left : left + SIDE] = tinted
+        clip = clips[target if same else quadrant]
+        frames[FIRST_FRAME:, top : top + SIDE, left : left + SIDE] = clip[..., None] * COLOURS[colour]
     top, left = ((2 * SIDE - MARK) * index for index in divmod(corner, 2))
     frames[0, top : top + MARK, left : left + MARK] = 255  # a white edge tells a mark from a clip
     frames[0, top + 2 : top + MARK - 2, left + 2 : left + MARK - 2] = COLOURS[colours[target]]
@@ -142,19 +142,19 @@ def make(thermal: Path, root: Path, scenes: dict[str, int] | None = None, seed: 
         sources = [(record["file_name"], record["label"]) for record in get_dataset(f"list:{thermal}/{split}.csv")]
         dealt = list(deal_scenes(sources, count, np.random.default_rng([seed, number])))
         (partial / split).mkdir(parents=True)
-        rows, rows_alone, clip_of = [], [], cache(read_clip)
+        rows, rows_same, clip_of = [], [], cache(read_clip)
         for index, scene in enumerate(progress_bar(dealt, desc=f"mosaic {split}", unit="scene", leave=False)):
             clips = [clip_of(path) for path in scene["sources"]]
             names = [str(Path(path).relative_to(thermal)) for path in scene["sources"]]
             for target, label in enumerate(scene["labels"]):
                 name = f"{split}/{index:05d}_{target}"
-                for ending, alone, lines in (("", False, rows), ("_alone", True, rows_alone)):
-                    frames = render(clips, scene["colours"], scene["corner"], target, alone)
+                for ending, same, lines in (("", False, rows), ("_same", True, rows_same)):
+                    frames = render(clips, scene["colours"], scene["corner"], target, same)
                     write_h264(str(partial / f"{name}{ending}.mp4"), frames)
                     lines.append(f"{name}{ending}.mp4 {label}\n")
                 truths.append({"video": f"{name}.mp4", "label": label, "target": target, **scene, "sources": names})
         (partial / f"{split}.csv").write_text("".join(rows))
-        (partial / f"{split}_alone.csv").write_text("".join(rows_alone))
+        (partial / f"{split}_same.csv").write_text("".join(rows_same))
     (partial / "truth.jsonl").write_text("".join(json.dumps(truth) + "\n" for truth in truths))
     shutil.copy(thermal / CLASSES_FILE, partial / CLASSES_FILE)
     (partial / "spec.json").write_text(spec)

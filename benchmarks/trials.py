@@ -187,7 +187,7 @@ def mosaic_overrides() -> list[str]:
 # STARTS are trained on; the other rows begin with their weights.
 TRIALS: dict[str, dict[str, Any]] = {
     "variants": {"rows": variant_rows, "overrides": lambda: VARIANTS, "start": beacon_alone},
-    "mosaic": {"rows": variant_rows, "overrides": mosaic_overrides, "start": lambda: mosaic("_alone"), "seeded": 8},
+    "mosaic": {"rows": variant_rows, "overrides": mosaic_overrides, "start": lambda: mosaic("_same"), "seeded": 8},
     "beacon": {"rows": lambda: FOUR_MODELS + ATTENDING, "overrides": list},
     "forms": {"rows": lambda: FORMS, "overrides": list},
     "thermal": {"rows": lambda: FOUR_MODELS, "overrides": thermal_overrides},
