@@ -61,8 +61,12 @@ def own_videos(config: str) -> list[Row]:
 
 # What the rows with the same network begin with, in the trials that say so.
 STARTS: list[Row] = [("C2D, the start", "quickstart/c2d", []), ("I3D, the start", "quickstart/i3d", [])]
-# Arguments for maps of 16 channels, of blocks whose channels inside have another name.
-THIN_ARGS = {"GlobalContext": [["ratio", 2]], "GlobalReasoning": [["nodes", 8]]}
+# Blocks whose channels inside have another name, and one that mixes frames only where it is told to.
+OWN_ARGS = {
+    "GlobalContext": [["ratio", 2]],
+    "GlobalReasoning": [["nodes", 8]],
+    "BilinearAttentionTransform": [["frames", 4]],
+}
 
 
 def variant_rows() -> list[Row]:
@@ -81,10 +85,12 @@ def variant_rows() -> list[Row]:
         *((f"NonLocalBlock, {form}", "quickstart/i3d_nl", ["MODEL.NONLOCAL.PAIRWISE", form]) for form in PAIRWISE),
     ]
     for name in sorted(set(NONLOCAL) - {"NonLocalBlock"}):
-        args = list(THIN_ARGS.get(name, []))
+        args = list(OWN_ARGS.get(name, []))
         if "inner_channels" in constructor_arguments(NONLOCAL.get(name)):
             args.append(["inner_channels", 8])
-        rows.append((name, "quickstart/i3d_nl", ["MODEL.NONLOCAL.NAME", name, "MODEL.NONLOCAL.ARGS", str(args)]))
+        # Blocks that have pairwise functions take the usual one, not quickstart's.
+        words = ["MODEL.NONLOCAL.NAME", name, "MODEL.NONLOCAL.PAIRWISE", "embedded_gaussian"]
+        rows.append((name, "quickstart/i3d_nl", [*words, "MODEL.NONLOCAL.ARGS", str(args)]))
     return rows
 
 
