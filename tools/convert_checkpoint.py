@@ -12,7 +12,8 @@ import argparse
 from nlvideo.engine.script import ScriptParser, run_script
 
 SOURCES = (
-    "auto", "caffe2", "detectron", "mmaction2", "pyslowfast", "pytorch-resnet3d", "pytorchvideo", "torchvision"
+    "auto", "caffe2", "detectron", "mmaction2", "pyslowfast", "pytorch-resnet3d", "pytorchvideo",
+    "temporal-shift-module", "torchvision",
 )  # fmt: skip
 
 
@@ -24,7 +25,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--from", dest="source", default="auto", choices=SOURCES, help="(default: by the names in IN)")
     parser.add_argument("--entry", default="", metavar="NAME", help="entry of IN, such as ema (default: the usual one)")
     parser.add_argument(
-        "--to", choices=("pyslowfast", "pytorchvideo", "mmaction2"), help="write another framework's file, no config"
+        "--to",
+        choices=("pyslowfast", "pytorchvideo", "mmaction2", "temporal-shift-module"),
+        help="write another framework's file, no config",
     )
     parser.add_argument("--config-file", metavar="FILE", help="config of IN, if IN is a checkpoint of nlvideo")
     parser.add_argument("--overwrite", action="store_true", help="replace files that exist")

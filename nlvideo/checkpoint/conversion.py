@@ -22,7 +22,9 @@ from nlvideo.utils.files.file_io import atomic_write, write_text
 from nlvideo.utils.messages import some
 
 # The entry with the weights in the files of other frameworks.
-_ENTRIES = {"pyslowfast": "model_state", "pytorchvideo": "model_state", "mmaction2": "state_dict"}
+_ENTRIES = {"pyslowfast": "model_state", "pytorchvideo": "model_state"} | dict.fromkeys(
+    ("mmaction2", "temporal-shift-module"), "state_dict"
+)
 
 
 @dataclass
@@ -126,7 +128,7 @@ def write_export(conversion: Conversion, out: str, to: str, overwrite: bool = Fa
     Args:
         conversion: what to write.
         out: the file.
-        to: "pyslowfast", "pytorchvideo" or "mmaction2".
+        to: "pyslowfast", "pytorchvideo", "mmaction2" or "temporal-shift-module".
         overwrite: replace a file that exists.
 
     Raises:

@@ -87,6 +87,7 @@ def test_tsm_is_trained_and_tested_as_in_mmaction2(name: str) -> None:
     assert (cfg.MODEL.WEIGHTS, cfg.MODEL.PIXEL_MEAN) == ("torchvision://resnet50", [123.675, 116.28, 103.53])
     form = "dot_product" if "dot" in name else "gaussian" if name.endswith("gaussian") else "embedded_gaussian"
     assert node.ENABLED == ("_nl5" in name) and (not node.ENABLED or node.PAIRWISE == form)
+    assert (cfg.MODEL.HEAD.NAME, cfg.MODEL.HEAD.INIT_STD) == ("ConsensusHead", 0.001)
     assert node.BLOCKS == ["res3.0", "res3.2", "res4.0", "res4.2", "res4.4"]
     assert (node.SUBSAMPLE, node.POOL_FIRST, node.SCALE, node.NORM) == (True, False, False, "same")
     assert (cfg.INPUT.NUM_FRAMES, cfg.INPUT.CLIP_SAMPLER, test.CLIP_SAMPLER) == (8, "SegmentClip", "SegmentClip")

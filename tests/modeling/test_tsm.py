@@ -11,6 +11,7 @@ from torch import nn
 
 from nlvideo.checkpoint.weights import load_weights
 from nlvideo.config import CfgNode, load_cfg
+from nlvideo.layers import fuse_for_inference
 from nlvideo.modeling import TSM, NonLocalBlock, build_backbone, build_model, inflate_2d_weights
 from nlvideo.modeling.backbone.tsm import shift_channels
 
@@ -139,7 +140,7 @@ def test_a_step_of_training_reaches_every_parameter() -> None:
 
 @pytest.mark.parametrize("in_place", [False, True])
 def test_copies_compile_into_one_graph_and_export(in_place: bool) -> None:
-    """A copy, one in another process and a graph shift as well."""
+    """A copy, one in another process, one without norms and a graph shift as well."""
     torch._dynamo.reset()
     model = TSM(depth=18, width=0.25, zero_init_residual=False, in_place=in_place).eval()
     x = torch.randn(1, 3, 4, 32, 32)
@@ -147,6 +148,7 @@ def test_copies_compile_into_one_graph_and_export(in_place: bool) -> None:
     assert not torch.allclose(expected, model(x.flip(2))["res5"].flip(2), atol=1e-3)
     for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         assert torch.equal(*other(x).values(), expected)
+    torch.testing.assert_close(*fuse_for_inference(model)(x).values(), expected)
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
     torch.testing.assert_close(*compiled(x).values(), expected)
     program = torch.export.export(model, (x,))

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from nlvideo.checkpoint.convert import caffe2, mmaction2, pyslowfast, pytorchvideo, torchvision
+from nlvideo.checkpoint.convert import caffe2, mmaction2, pyslowfast, pytorchvideo, torchvision, tsm
 from nlvideo.checkpoint.convert.common import Converted
 from nlvideo.utils.messages import one_of
 
@@ -27,6 +27,7 @@ SOURCES: dict[str, Source] = {
     "pyslowfast": Source(pyslowfast.recognise, pyslowfast.convert),
     "pytorch-resnet3d": Source(torchvision.recognise_resnet3d, torchvision.convert_resnet3d),
     "pytorchvideo": Source(pytorchvideo.recognise, pytorchvideo.convert),
+    tsm.NAME: Source(tsm.recognise, tsm.convert),
     "torchvision": Source(torchvision.recognise, torchvision.convert),
 }
 

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import product
@@ -95,6 +95,18 @@ AUTHORS_BLOCKS = {
     "MODEL.NONLOCAL.ARGS": [],
 }
 
+# One frame from each of 8 segments of the video: the usual clips of TSN and TSM.
+SEGMENTS = {
+    "INPUT.NUM_FRAMES": 8,
+    "INPUT.FRAME_STRIDE": 1,
+    "INPUT.CLIP_SAMPLER": "SegmentClip",
+    "TEST.CLIP_SAMPLER": "SegmentClip",
+}
+SEGMENTS_NOTE = (
+    "taken to be for 8 segments and, with shifts, for the usual 1/8 of the channels: the weights do not show it"
+)
+
+POOLED_TSM = "a TSM network with a pool over time"
 NO_X3D = "an X3D network is not one of our ResNets"
 
 _LEAVES = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
@@ -273,6 +285,64 @@ def settings_of_authors(
     """Return the config keys of `architecture_of`, and those of the authors' network and blocks that leave no trace."""
     found = AUTHORS_NETWORK | architecture_of(weights, depths)
     return found | (AUTHORS_BLOCKS if found["MODEL.NONLOCAL.ENABLED"] else {})
+
+
+# "layer2.0.", and what TSM adds to names: "net." around what it shifts, a residual block or its first convolution, and
+# "block." around a residual block with a non-local block after it.
+_SHIFTED = re.compile(r"(layer(\d)\.(\d+)\.)(?:block\.)?(net\.)?(conv1\.(?:conv\.)?)?(net\.)?")
+
+
+def rename_shifted(source: str, content: Mapping[str, Any], *rest: Any) -> Converted:
+    """Do as `rename` does, for names with or without what TSM adds to them."""
+    theirs = {_SHIFTED.sub(r"\1\5", name, count=1): name for name in content}
+    converted = rename(source, {plain: content[name] for plain, name in theirs.items()}, *rest)
+    converted.mapped = [(theirs[plain], ours) for plain, ours in converted.mapped]
+    return converted
+
+
+def with_shifts(names: Collection[str], nonlocal_block: str, depth: int, in_place: bool) -> dict[str, str]:
+    """Return names -> those in a TSM network, which calls its non-local blocks ``nonlocal_block``."""
+    every, result = layout.shift_step(depth, in_place), {}
+    has_block = {name.partition(nonlocal_block)[0] for name in names if nonlocal_block in name}
+    for name in names:
+        found = _SHIFTED.search(name)
+        result[name] = name
+        if found is None or nonlocal_block in name:
+            continue
+        start, rest = name[: found.end(1)], name[found.end(1) :]
+        if in_place:
+            rest = f"net.{rest}"
+        elif found[5] and rest == f"{found[5]}weight" and int(found[3]) % every == 0:
+            rest = f"{found[5]}net.weight"
+        result[name] = f"{start}{'block.' if start in has_block else ''}{rest}"
+    return result
+
+
+def shift_settings(names: Iterable[str], depth: int) -> dict[str, Any]:
+    """Return the config keys of TSM that names show; none where nothing shifts.
+
+    Raises:
+        ValueError: other residual blocks shift than in our TSM.
+    """
+    kernels = [m for name in names if (m := _SHIFTED.search(name)) and m[5] and name[m.end() :] == "weight"]
+    in_place = any(found[4] for found in kernels)
+    if not in_place and not any(found[6] for found in kernels):
+        return {}
+    for found in kernels:
+        shifts = int(found[3]) % layout.shift_step(depth, in_place) == 0
+        if (bool(found[4]), bool(found[6])) != (shifts and in_place, shifts and not in_place):
+            raise ValueError(f"the residual blocks that shift are not those of a TSM network: see {found[1]}conv1")
+    arguments = [["in_place", True]] if in_place else []
+    return {"MODEL.BACKBONE.NAME": "TSM", "MODEL.BACKBONE.STEM": "slow", "MODEL.BACKBONE.ARGS": arguments} | SEGMENTS
+
+
+def add_time_axis(weights: dict[str, Tensor]) -> bool:
+    """Give the kernels of an image network, in place, one frame; return whether it is one."""
+    is_image = is_image_network(weights)
+    for name, tensor in weights.items():
+        if is_image and tensor.dim() == 4:
+            weights[name] = tensor.unsqueeze(2)
+    return is_image
 
 
 def is_image_network(weights: Mapping[str, Tensor]) -> bool:

@@ -1,11 +1,18 @@
-"""Our weights for other frameworks: PySlowFast, PyTorchVideo and mmaction2."""
+"""Our weights for other frameworks: PySlowFast, PyTorchVideo, mmaction2 and the code of TSM's authors."""
 
 from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from nlvideo.checkpoint.convert import mmaction2, pyslowfast, pytorchvideo
-from nlvideo.checkpoint.convert.common import BOTTLENECK_DEPTHS, ModuleNames, architecture_of, has_effect
+from nlvideo.checkpoint.convert import mmaction2, pyslowfast, pytorchvideo, tsm
+from nlvideo.checkpoint.convert.common import (
+    BOTTLENECK_DEPTHS,
+    ModuleNames,
+    architecture_of,
+    has_effect,
+    nonlocal_places,
+    with_shifts,
+)
 from nlvideo.checkpoint.convert.pyslowfast import ARCHITECTURES, INSTANTIATIONS
 from nlvideo.config import CfgNode
 from nlvideo.utils.messages import check_one_of, some
@@ -15,6 +22,12 @@ _NETWORK = {
     "MODEL.BACKBONE.NAME": ("ResNet3d", "SlowFast"),
     "MODEL.HEAD.NAME": ("PoolLinearHead",),
     "MODEL.BACKBONE.DEPTH": BOTTLENECK_DEPTHS,
+}
+# The logits of both heads are those of the average of the last map.
+_SEGMENTS = _NETWORK | {"MODEL.HEAD.NAME": ("PoolLinearHead", "ConsensusHead")}
+_NETWORKS = {
+    mmaction2.NAME: _SEGMENTS | {"MODEL.BACKBONE.NAME": ("ResNet3d", "TSM")},
+    tsm.NAME: _SEGMENTS | {"MODEL.BACKBONE.NAME": ("TSM",), "MODEL.BACKBONE.STRIDE_IN_1X1": (False,)},
 }
 
 # What a block must be for both, for PySlowFast's, and for mmaction2's (mmcv's).
@@ -38,16 +51,18 @@ def export_weights(weights: Mapping[str, Tensor], cfg: CfgNode, to: str) -> dict
     Args:
         weights: state dict of the model that `cfg` describes.
         cfg: the config of the model.
-        to: "pyslowfast", "pytorchvideo" or "mmaction2".
+        to: "pyslowfast", "pytorchvideo", "mmaction2" or "temporal-shift-module".
 
     Raises:
         ValueError: an unknown framework, weights of another network than `cfg`, or a network that the framework cannot
             express, with the key that it fails on.
     """
     check_one_of("framework to export to", to, _EXPORTERS)
-    for key, allowed in _NETWORK.items():
+    for key, allowed in _NETWORKS.get(to, _NETWORK).items():
         _check(to, key, cfg.value_at(key), allowed)
-    settings = {"MODEL.BACKBONE.NAME": "ResNet3d"} | architecture_of(weights)
+    # Weights do not show that TSM shifts.
+    name = "TSM" if cfg.MODEL.BACKBONE.NAME == "TSM" else "ResNet3d"
+    settings = {"MODEL.BACKBONE.NAME": name} | architecture_of(weights)
     keys = ["MODEL.BACKBONE.NAME", "MODEL.BACKBONE.DEPTH", "MODEL.NONLOCAL.ENABLED", "MODEL.HEAD.NUM_CLASSES"]
     for key in [*keys, "MODEL.BACKBONE.TEMPORAL"][: 4 if cfg.MODEL.BACKBONE.NAME == "SlowFast" else 5]:
         if settings.get(key) != cfg.value_at(key):
@@ -93,10 +108,10 @@ def _to_pytorchvideo(weights: Mapping[str, Tensor], cfg: CfgNode) -> dict[str, T
 
 def _to_mmaction2(weights: Mapping[str, Tensor], cfg: CfgNode) -> dict[str, Tensor]:
     to, node, backbone = mmaction2.NAME, cfg.MODEL.NONLOCAL, cfg.MODEL.BACKBONE
-    _check(to, "MODEL.BACKBONE.NAME", backbone.NAME, ("ResNet3d",))
-    if backbone.TEMPORAL == "c2d" and backbone.STEM in mmaction2.IMAGE_STEMS and not node.ENABLED:
-        # Their C2D and ResNet are image networks that are given every frame.
-        weights = {name: tensor.squeeze(2) if tensor.dim() == 5 else tensor for name, tensor in weights.items()}
+    shifts = backbone.NAME == "TSM"
+    if shifts or (backbone.TEMPORAL == "c2d" and backbone.STEM in mmaction2.IMAGE_STEMS and not node.ENABLED):
+        # Their C2D, ResNet and TSM are image networks that are given every frame.
+        weights = _of_frames(weights)
     else:
         _check(to, "MODEL.BACKBONE.STEM", backbone.STEM, tuple(mmaction2.STEMS.values()))
     if node.ENABLED:
@@ -107,7 +122,33 @@ def _to_mmaction2(weights: Mapping[str, Tensor], cfg: CfgNode) -> dict[str, Tens
             weights = _without_output_bias(weights)
         # Their w_f is a convolution over the P x Q plane of pairs.
         weights = {n: tensor.squeeze(2) if n.endswith(".concat.weight") else tensor for n, tensor in weights.items()}
-    return _rename(to, weights, mmaction2.names(node.SUBSAMPLE))
+    renamed = _rename(to, weights, mmaction2.names(node.SUBSAMPLE))
+    return _with_shifts(to, renamed, "non_local_block.", cfg) if shifts else renamed
+
+
+def _to_tsm(weights: Mapping[str, Tensor], cfg: CfgNode) -> dict[str, Tensor]:
+    if cfg.MODEL.NONLOCAL.ENABLED:
+        # The only places of their code.
+        _check(tsm.NAME, "MODEL.BACKBONE.DEPTH with non-local blocks", cfg.MODEL.BACKBONE.DEPTH, (50,))
+        _check(tsm.NAME, "places of non-local blocks", nonlocal_places(weights), (tsm.PLACES,))
+        allowed = {key.rpartition(".")[2]: (value,) for key, value in tsm.BLOCKS.items()}
+        _check_block(tsm.NAME, cfg, {**_BLOCK, **allowed, "NORM": _PYSLOWFAST_BLOCK["NORM"]})
+    renamed = _with_shifts(tsm.NAME, _rename(tsm.NAME, _of_frames(weights), tsm.NAMES), "nl.", cfg)
+    # Their code drops the first part of a name.
+    return {f"module.{name}": tensor for name, tensor in renamed.items()}
+
+
+def _of_frames(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights with the kernels of an image network; those of non-local blocks keep their time axis."""
+    return {n: tensor.squeeze(2) if tensor.dim() == 5 and ".nl" not in n else tensor for n, tensor in weights.items()}
+
+
+def _with_shifts(to: str, weights: Mapping[str, Tensor], nonlocal_block: str, cfg: CfgNode) -> dict[str, Tensor]:
+    in_place = dict(cfg.MODEL.BACKBONE.ARGS).get("in_place", False)
+    if in_place:
+        _check(to, "MODEL.NONLOCAL.ENABLED with shifts in place", cfg.MODEL.NONLOCAL.ENABLED, (False,))
+    names = with_shifts(weights, nonlocal_block, cfg.MODEL.BACKBONE.DEPTH, in_place)
+    return {names[name]: tensor for name, tensor in weights.items()}
 
 
 def _without_output_bias(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -129,5 +170,6 @@ def _rename(to: str, weights: Mapping[str, Tensor], names: ModuleNames) -> dict[
 
 
 _EXPORTERS = {
-    pyslowfast.NAME: _to_pyslowfast, pytorchvideo.NAME: _to_pytorchvideo, mmaction2.NAME: _to_mmaction2
+    pyslowfast.NAME: _to_pyslowfast, pytorchvideo.NAME: _to_pytorchvideo, mmaction2.NAME: _to_mmaction2,
+    tsm.NAME: _to_tsm,
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""mmaction2's I3D, SlowOnly and C2D, with and without non-local blocks (``.pth`` files)."""
+"""mmaction2's I3D, SlowOnly, C2D and TSM, with and without non-local blocks (``.pth`` files)."""
 
 import ast
 from collections.abc import Mapping
@@ -29,7 +29,7 @@ IMAGE_STEMS = ["authors_8x8", "slow"]
 
 _REASONS = {
     r"^backbone\.(slow|fast)_path": "its lateral connections have no norm and no ReLU, those of our SlowFast have both",
-    r"\.net\.": "a TSM network shifts channels over time",
+    r"layer2\.net\.": common.POOLED_TSM,
     r"\.conv_[st]\.": "an R(2+1)D network splits its kernels",
 }
 
@@ -56,7 +56,7 @@ def names(subsample: bool) -> common.ModuleNames:
 
 
 def convert(content: Mapping[str, Any]) -> common.Converted:
-    """Bring the weights of an I3D, SlowOnly or C2D network under our names; ValueError for another network.
+    """Bring the weights of an I3D, SlowOnly, C2D or TSM network under our names; ValueError for another network.
 
     A training checkpoint carries its config as text. Where `content` has it as `CONFIG_TEXT`, it decides what names and
     shapes cannot show. Elsewhere `undecided` lists what the network could be, that of their recipes first.
@@ -66,12 +66,18 @@ def convert(content: Mapping[str, Any]) -> common.Converted:
     # Without pixel statistics, which their config and recipes say.
     content = {name: value for name, value in content.items() if not name.startswith("data_preprocessor.")}
     subsample = any(".non_local_block.g.0." in name for name in content)
-    converted = common.rename(NAME, content, names(subsample).to_ours, _REASONS)
-    is_image = _add_time_axis(converted.weights)
+    converted = common.rename_shifted(NAME, content, names(subsample).to_ours, _REASONS)
+    # Their C2D and TSM are image networks that are given every frame.
+    is_image = common.add_time_axis(converted.weights)
     settings = common.architecture_of(converted.weights, common.BOTTLENECK_DEPTHS) | IMAGENET_NETWORK
     temporal = settings["MODEL.BACKBONE.TEMPORAL"]
     # What names and shapes do not show, as their recipes have it.
     possible: dict[str, list[Any]] = {"MODEL.BACKBONE.STEM": IMAGE_STEMS if is_image else _POSSIBLE_STEMS[temporal]}
+    if shifts := common.shift_settings(content, settings["MODEL.BACKBONE.DEPTH"]):
+        possible = {}
+        shifts["MODEL.BACKBONE.ARGS"] += recipe.pop("MODEL.BACKBONE.ARGS", [])
+        settings |= shifts
+        converted.notes += [] if recipe else [common.SEGMENTS_NOTE]
     if temporal == "i3d_3x1x1_all":
         settings |= {"INPUT.NUM_FRAMES": 32, "INPUT.FRAME_STRIDE": 2}
     shown = {key: value for key, value in recipe.items() if not key.startswith("MODEL.NONLOCAL.")}
@@ -93,15 +99,6 @@ def convert(content: Mapping[str, Any]) -> common.Converted:
     converted.notes += [f"{key}: the weights do not show it" for key in converted.undecided]
     converted.notes.append(common.WHOLE_MAP_NOTE)
     return converted
-
-
-def _add_time_axis(weights: dict[str, Tensor]) -> bool:
-    """Their C2D is an image network that is given every frame: whether it is one, now with kernels of one frame."""
-    is_image = weights.get(common.STEM, Tensor()).dim() == 4
-    for name, tensor in weights.items():
-        if is_image and tensor.dim() == 4:
-            weights[name] = tensor.unsqueeze(2)
-    return is_image
 
 
 def _complete_nonlocal(weights: dict[str, Tensor]) -> None:
@@ -130,7 +127,7 @@ _STRIDES: dict[str, dict[str, Any]] = {
 }
 
 # Image networks that are given every frame -> our stem. C2D pools as the authors do, over time and without padding.
-_IMAGE_BACKBONES = {"C2D": "authors_8x8", "ResNet": "slow"}
+_IMAGE_BACKBONES = {"C2D": "authors_8x8", "ResNet": "slow", "ResNetTSM": "slow"}
 
 _NORM = common.known("requires_grad momentum", type=["BN3d", "BN2d", "BN", "SyncBN"], eps=[EPS])
 _CONV = common.known("", type=["Conv3d", "Conv2d", "Conv"])
@@ -144,6 +141,19 @@ _LAYERS = common.known(
     act_cfg=common.known("inplace", type=["ReLU"]),
 )
 _IMAGE = _LAYERS | common.known("torchvision_pretrain partial_bn", strides=[[1, 2, 2, 2]])
+_NONLOCAL_CFG = common.known(
+    "reduction use_scale sub_sample zeros_init",
+    mode=["gaussian", "embedded_gaussian", "dot_product", "concatenation"],
+    conv_cfg=_CONV,
+    norm_cfg=_NORM,
+)
+_TSM = _IMAGE | common.known(
+    "num_segments shift_div non_local",
+    is_shift=[True],
+    shift_place=["block", "blockres"],
+    temporal_pool=[False],
+    non_local_cfg=_NONLOCAL_CFG,
+)
 _VIDEO = _LAYERS | common.known(
     "pretrained2d stage_blocks base_channels conv1_kernel conv1_stride_t pool1_stride_t with_pool2 inflate"
     " inflate_style non_local zero_init_residual",
@@ -152,24 +162,20 @@ _VIDEO = _LAYERS | common.known(
     with_pool1=[True],
     spatial_strides=[[1, 2, 2, 2]],
     temporal_strides=[[1, 1, 1, 1]],
-    non_local_cfg=common.known(
-        "reduction use_scale sub_sample zeros_init",
-        mode=["gaussian", "embedded_gaussian", "dot_product", "concatenation"],
-        conv_cfg=_CONV,
-        norm_cfg=_NORM,
-    ),
+    non_local_cfg=_NONLOCAL_CFG,
 )
 # As a pathway of SlowFast its class has settings that it does not use by itself.
 _SLOW = _VIDEO | common.known("speed_ratio channel_ratio fusion_kernel lateral_norm lateral_infl lateral_activate")
-_BACKBONES = {"ResNet3d": _VIDEO, "ResNet3dSlowOnly": _SLOW, "C2D": _IMAGE, "ResNet": _IMAGE}
+_BACKBONES = {"ResNet3d": _VIDEO, "ResNet3dSlowOnly": _SLOW, "C2D": _IMAGE, "ResNet": _IMAGE, "ResNetTSM": _TSM}
 
 _MODEL = common.known(
     "_scope_ backbone train_cfg test_cfg pretrained init_cfg",
     type=["Recognizer3D", "Recognizer2D"],
     cls_head=common.known(
         "_scope_ num_classes in_channels dropout_ratio init_std init_cfg loss_cls multi_class label_smooth_eps topk"
-        " average_clips",
-        type=["I3DHead", "TSNHead"],
+        " average_clips num_segments is_shift",
+        type=["I3DHead", "TSNHead", "TSMHead"],
+        temporal_pool=[False],
         spatial_type=["avg"],
         consensus=common.known("", type=["AvgConsensus"], dim=[1]),
     ),
@@ -235,9 +241,11 @@ def _backbone(backbone: Mapping[str, Any]) -> dict[str, Any]:
     common.check_recipe("backbone", backbone, _BACKBONES[kind])
     ours: dict[str, Any] = {"MODEL.BACKBONE.STRIDE_IN_1X1": backbone.get("style", "pytorch") == "caffe"}
     if kind in _IMAGE_BACKBONES:
-        return ours | {"MODEL.BACKBONE.TEMPORAL": "c2d", "MODEL.BACKBONE.STEM": _IMAGE_BACKBONES[kind]}
-    strides = tuple(backbone.get(name, default) for name, default in _STRIDES[kind].items())
-    if None not in strides:
+        ours |= {"MODEL.BACKBONE.TEMPORAL": "c2d", "MODEL.BACKBONE.STEM": _IMAGE_BACKBONES[kind]}
+    if kind == "ResNetTSM" and backbone.get("shift_div", 8) != 8:
+        ours["MODEL.BACKBONE.ARGS"] = [["shift_div", backbone["shift_div"]]]
+    strides = tuple(backbone.get(name, default) for name, default in _STRIDES.get(kind, {}).items())
+    if strides and None not in strides:
         check_one_of(", ".join(_STRIDES[kind]), strides, STEMS)
         ours["MODEL.BACKBONE.STEM"] = STEMS[strides]
     # Defaults of mmcv's NonLocal3d.
@@ -251,9 +259,14 @@ def _backbone(backbone: Mapping[str, Any]) -> dict[str, Any]:
 def _clip(config: Mapping[str, Any]) -> dict[str, Any]:
     for step in config.get("train_pipeline") or []:
         if isinstance(step, dict) and step.get("type") in ("SampleFrames", "DenseSampleFrames") and "clip_len" in step:
-            if step["clip_len"] == 1 and step.get("num_clips", 1) > 1:
-                # TSN: one frame from each of so many segments.
+            if step["clip_len"] == 1 and (segments := step.get("num_clips", 1)) > 1:
+                if step["type"] == "DenseSampleFrames":
+                    # Each of so many frames is at the start of an equal part of this range.
+                    samplers = {"INPUT.CLIP_SAMPLER": "RandomClip", "TEST.CLIP_SAMPLER": "MMActionClips"}
+                    stride = step.get("sample_range", 64) // segments
+                    return {"INPUT.NUM_FRAMES": segments, "INPUT.FRAME_STRIDE": stride, **samplers}
+                # TSN and TSM: one frame from each of so many segments.
                 samplers = dict.fromkeys(("INPUT.CLIP_SAMPLER", "TEST.CLIP_SAMPLER"), "SegmentClip")
-                return {"INPUT.NUM_FRAMES": step["num_clips"], "INPUT.FRAME_STRIDE": 1, **samplers}
+                return {"INPUT.NUM_FRAMES": segments, "INPUT.FRAME_STRIDE": 1, **samplers}
             return {"INPUT.NUM_FRAMES": step["clip_len"], "INPUT.FRAME_STRIDE": step.get("frame_interval", 1)}
     return {}

@@ -8,18 +8,20 @@ from nlvideo.checkpoint.convert import common
 
 _BLOCK, _OUR_BLOCK = "layer{stage}.{block}", "backbone.res{stage}.{block}"
 
+# Modules of its ResNets -> ours.
+RESNET = {
+    "conv1": "backbone.stem.conv",
+    "bn1": "backbone.stem.bn",
+    f"{_BLOCK}.downsample.0": f"{_OUR_BLOCK}.shortcut.conv",
+    f"{_BLOCK}.downsample.1": f"{_OUR_BLOCK}.shortcut.bn",
+    **{f"{_BLOCK}.{layer}{n}": f"{_OUR_BLOCK}.{layer}{n}" for layer in ("conv", "bn") for n in (1, 2, 3)},
+}
 # The blocks ".nl" are those of resnet3d.py.
 NAMES = common.ModuleNames(
-    {
-        "conv1": "backbone.stem.conv",
-        "bn1": "backbone.stem.bn",
-        f"{_BLOCK}.downsample.0": f"{_OUR_BLOCK}.shortcut.conv",
-        f"{_BLOCK}.downsample.1": f"{_OUR_BLOCK}.shortcut.bn",
-        **{f"{_BLOCK}.{layer}{n}": f"{_OUR_BLOCK}.{layer}{n}" for layer in ("conv", "bn") for n in (1, 2, 3)},
-        **{f"{_BLOCK}.nl.{layer}": f"backbone.res{{stage}}.nl{{block}}.{layer}"
-           for layer in ("theta", "phi", "g", "out", "bn")},
-        "fc": "head.classifier",
-    },
+    RESNET
+    | {f"{_BLOCK}.nl.{layer}": f"backbone.res{{stage}}.nl{{block}}.{layer}"
+       for layer in ("theta", "phi", "g", "out", "bn")}
+    | {"fc": "head.classifier"},
     stages={1: 2, 2: 3, 3: 4, 4: 5},
 )  # fmt: skip
 
@@ -33,14 +35,14 @@ IMAGENET_NETWORK = {
 # Its classifiers: of ResNets, S3D, MViT and Swin.
 _CLASSIFIER = re.compile(r"(?:fc|classifier\.1|head|head\.1)\.(weight|bias)")
 # Names of its ResNets; with a time axis they are those of resnet3d.py.
-_RESNET = {"conv1.weight", "bn1.weight", "layer1.0.conv1.weight"}
+_RESNET_NAMES = {"conv1.weight", "bn1.weight", "layer1.0.conv1.weight"}
 # Frames of a clip, and their distance in videos of 30 frames a second, of the figures that torchvision reports.
 _CLIPS = {"s3d": (128, 2), "swin3d": (32, 2), "mvit": (16, 4), "": (16, 2)}
 
 
 def recognise(content: Mapping[str, Any]) -> bool:
     """Whether the names are torchvision's, of its ResNets of images or of its video networks."""
-    return bool(_video_network(content)) or (content.keys() >= _RESNET and content["conv1.weight"].ndim < 5)
+    return bool(_video_network(content)) or (content.keys() >= _RESNET_NAMES and content["conv1.weight"].ndim < 5)
 
 
 def convert(content: Mapping[str, Any]) -> common.Converted:
@@ -124,7 +126,7 @@ def _video_network(content: Mapping[str, Any]) -> str:
 
 def recognise_resnet3d(content: Mapping[str, Any]) -> bool:
     """Whether the names are torchvision's and the kernels have a time axis."""
-    return content.keys() >= _RESNET and content["conv1.weight"].ndim == 5
+    return content.keys() >= _RESNET_NAMES and content["conv1.weight"].ndim == 5
 
 
 def convert_resnet3d(content: Mapping[str, Any]) -> common.Converted:

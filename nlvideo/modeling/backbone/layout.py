@@ -108,6 +108,11 @@ def inflated_blocks(stage: str, num_blocks: int, temporal: str = "i3d_3x1x1") ->
     return [index % 2 == first for index in range(num_blocks)]
 
 
+def shift_step(depth: int, in_place: bool) -> int:
+    """How many residual blocks of TSM there are for each that shifts; the first of a stage does (authors' code)."""
+    return 2 if NUM_BLOCKS[depth][2] >= 23 and not in_place else 1
+
+
 def scale_channels(channels: int, width: float) -> int:
     """`channels` times `width`, rounded to a multiple of 8 (at least 8)."""
     return max(8, round(channels * width / 8) * 8)

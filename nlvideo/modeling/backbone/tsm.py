@@ -7,21 +7,21 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from nlvideo.config import configurable
-from nlvideo.modeling.backbone.layout import STAGES, STEMS
+from nlvideo.config import CfgNode, configurable
+from nlvideo.layers.blocks import ShapeSpec
+from nlvideo.modeling.backbone.layout import STAGES, STEMS, shift_step
 from nlvideo.modeling.backbone.resnet3d import BACKBONE, ResNet3d
 from nlvideo.utils.messages import check_one_of
 
 # Stems after which every frame still has a map of its own.
 _STEMS = [name for name, layout in STEMS.items() if layout.stride()[0] * layout.pool2.stride[0] == 1]
-# From so many residual blocks in res4 on (ResNet-101), every other block shifts (the authors' code).
-_MANY_BLOCKS = 23
 
 
 @BACKBONE.register()
 class TSM(ResNet3d):
     """C2D without steps in time, where 1 / `shift_div` of the channels come from the next frame and as many from the
-    one before; zeros come from outside of the clip. Parameters and their names are those of `ResNet3d`.
+    one before; zeros come from outside of the clip. Parameters and their names are those of `ResNet3d`. From ResNet-101
+    on, every other residual block shifts, as in the authors' code.
 
     Args:
         shift_div: 8 in the paper (Sec. 4).
@@ -43,16 +43,18 @@ class TSM(ResNet3d):
         if not 2 <= shift_div <= channels:
             raise ValueError(f"shift_div: got {shift_div}, allowed: 2 to {channels}, the channels of the stem")
         self.shift_div, self.in_place = shift_div, in_place
-        residual_blocks = {
-            stage: [block for name, block in getattr(self, stage).named_children() if name.isdecimal()]
-            for stage in STAGES
-        }
-        every = 2 if len(residual_blocks["res4"]) >= _MANY_BLOCKS and not in_place else 1
-        for blocks in residual_blocks.values():
+        every = shift_step(resnet.get("depth", 50), in_place)
+        for stage in STAGES:
+            blocks = [block for name, block in getattr(self, stage).named_children() if name.isdecimal()]
             for block in blocks[::every]:
-                shifted: nn.Module = block if in_place else block.conv1  # type: ignore[assignment]
+                shifted: nn.Module = block if in_place else block.conv1
                 # A hook keeps the names of the weights.
                 shifted.register_forward_pre_hook(partial(_shift_input, shift_div=shift_div))
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
+        """Keyword arguments of the constructor from ``cfg.MODEL``; there is no temporal kernel to limit."""
+        return {**super().from_config(cfg, input_shape), "temporal_blocks": 0}
 
     def extra_repr(self) -> str:
         """The arguments that sub-modules do not show, for ``print(model)``."""

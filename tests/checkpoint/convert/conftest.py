@@ -76,6 +76,15 @@ NAMES = {
                   "norm": "conv_out.bn", "concat": "concat_project.conv"},
         "head": "cls_head.fc_cls",
     },
+    "temporal-shift-module": {
+        "stem": ("base_model.conv1", "base_model.bn1"),
+        "block": [f"base_model.layer{layer}.{{i}}" for layer in (1, 2, 3, 4)],
+        "convs": [(f"conv{number}", f"bn{number}") for number in (1, 2, 3)],
+        "shortcut": ("downsample.0", "downsample.1"),
+        "nonlocal": [f"base_model.layer{layer}.{{i}}.nl" for layer in (1, 2, 3, 4)],
+        "inner": {"theta": "theta", "phi": "phi.0", "g": "g.0", "out": "W.0", "norm": "W.1"},
+        "head": "new_fc",
+    },
     "pytorchvideo": {
         "stem": ("blocks.0.conv", "blocks.0.norm"),
         "convs": [(f"branch2.conv_{letter}", f"branch2.norm_{letter}") for letter in "abc"],
@@ -139,9 +148,18 @@ def nonlocal_block(state, name, inner, x, form, scale=True, pool="before", group
     return whole + out
 
 
+def shifted(x, count):
+    """(N, C, T, H, W): 1 / count of the channels of a frame are those of the next, and as many those of the last."""
+    out, fold = torch.zeros_like(x), x.shape[1] // count
+    out[:, :fold, :-1] = x[:, :fold, 1:]
+    out[:, fold : 2 * fold, 1:] = x[:, fold : 2 * fold, :-1]
+    out[:, 2 * fold :] = x[:, 2 * fold :]
+    return out
+
+
 def features(
     peer, state, clip, *, conv1=1, pool1=1, pool2=False, padding=1, mean=(114.75,) * 3, std=(57.375,) * 3,
-    stride_1x1=False, group=1, **block,
+    stride_1x1=False, group=1, count=8, **block,
 ):  # fmt: skip
     """The last map of a network; clip: uint8 (N, 3, T, H, W). ``conv1``, ``pool1``: steps in time of the stem."""
     names = names_of(peer, state)
@@ -150,22 +168,30 @@ def features(
     x = F.relu(bn(state, norm, conv(state, first, (clip.float() - mean) / std, (conv1, 2, 2))))
     x = F.max_pool3d(x, (1, 3, 3), (pool1, 2, 2), (0, padding, padding))
     for number in range(4):
-        x = residual_stage(state, names, number, x, stride_1x1, group=group if number == 1 else 1, **block)
+        x = residual_stage(state, names, number, x, stride_1x1, count, group=group if number == 1 else 1, **block)
         if number == 0 and pool2:
             x = F.max_pool3d(x, (2, 1, 1))
     return x
 
 
-def residual_stage(state, names, number, x, stride_1x1=False, **block):
-    """One of the four stages of residual blocks, with the non-local blocks in it."""
+def residual_stage(state, names, number, x, stride_1x1=False, count=8, **block):
+    """One of the four stages of residual blocks, with the non-local blocks in it.
+
+    What TSM shifts is called ``net``: a residual block, or its first convolution. Its residual blocks before non-local
+    blocks are called ``block``.
+    """
     for i in range(40):
         name = names["block"][number].format(i=i)
-        layers = [tuple(f"{name}.{part}" for part in pair) for pair in (*names["convs"], names["shortcut"])]
-        if f"{layers[0][0]}.weight" not in state:
+        if not any(key.startswith(f"{name}.") for key in state):
             break
+        name = next((n for n in (f"{name}.net", f"{name}.block") if any(k.startswith(n) for k in state)), name)
+        layers = [tuple(f"{name}.{part}" for part in pair) for pair in (*names["convs"], names["shortcut"])]
         one, two = (1, 1, 1), (1, 2, 2) if number and i == 0 else (1, 1, 1)
         (a, a_bn), (b, b_bn), (c, c_bn), (short, short_bn) = layers
-        y = F.relu(bn(state, a_bn, conv(state, a, x, two if stride_1x1 else one)))
+        x = y = shifted(x, count) if name.endswith(".net") else x
+        if f"{a}.net.weight" in state:
+            a, y = f"{a}.net", shifted(x, count)
+        y = F.relu(bn(state, a_bn, conv(state, a, y, two if stride_1x1 else one)))
         y = F.relu(bn(state, b_bn, conv(state, b, y, one if stride_1x1 else two)))
         y = bn(state, c_bn, conv(state, c, y))
         x = F.relu(y + (bn(state, short_bn, conv(state, short, x, two)) if f"{short}.weight" in state else x))

@@ -1,4 +1,6 @@
-"""mmaction2's I3D, SlowOnly and C2D: the converted network computes what its networks compute, on their own names."""
+"""mmaction2's I3D, SlowOnly, C2D and TSM: the converted network computes what theirs computes, on their own names."""
+
+import re
 
 import pytest
 import torch
@@ -26,7 +28,11 @@ NETWORKS = {
     NONLOCAL: (I3D_KEYS, "mmaction2_32x2", {"form": "embedded_gaussian", "scale": False}),
     "mmaction2_i3d_nl_gaussian": (I3D_KEYS, "mmaction2_32x2", {"form": "gaussian", "scale": False}),
     "mmaction2_i3d_nl_concatenation": (I3D_KEYS, "mmaction2_32x2", {"form": "concatenation", "scale": False}),
-}
+    "mmaction2_tsm_r50_8": ("type='ResNetTSM', depth=50, norm_eval=False, shift_div=8", "slow", {}),
+    "mmaction2_tsm_nl_dot_product": (
+        "type='ResNetTSM', non_local=((0, 0, 0), (1, 0, 1, 0), (1, 0, 1, 0, 1, 0), (0, 0, 0)), is_shift=True", "slow",
+        {"form": "dot_product", "scale": False}),
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -64,10 +70,10 @@ def test_every_network_of_the_tables_gives_the_same_logits(peers, weights_of, fo
     expected = forward(state, clip, stem, **block)
     # Without a config some settings are open, and those of their recipes are the first.
     untold = convert(state)
-    peers.same(peers.logits(untold, clip, stem=stem), expected)
+    peers.same(peers.logits(untold, clip, stem=stem, pairwise=block.get("form")), expected)
     told_by_names = "gaussian" if "nl_gaussian" in name else "concatenation"
     is_open = {"PAIRWISE", "SCALE"} if block and block["form"] != told_by_names else set()
-    is_open |= set() if "slowonly" in name else {"STEM"}
+    is_open |= set() if "slowonly" in name or "tsm" in name else {"STEM"}
     assert {key.rsplit(".", 1)[1] for key in untold.undecided} == is_open
     if block:
         backbone += f", non_local_cfg=dict(sub_sample=True, use_scale={block['scale']}, mode='{block['form']}')"
@@ -196,9 +202,54 @@ def test_files_of_both_versions_carry_their_config(weights_of, meta):
     assert recognise(flat) == "mmaction2" and convert(flat).undecided == {}
 
 
+def in_place(state):
+    """The names of the form that shifts whole residual blocks."""
+    plain = {name.replace("conv1.conv.net.", "conv1.conv."): tensor for name, tensor in state.items()}
+    return {re.sub(r"(layer\d\.\d+\.)", r"\1net.", name): tensor for name, tensor in plain.items()}
+
+
+def test_shifts_in_place_and_of_other_channels(peers, weights_of, forward, clip):
+    state = in_place(weights_of("mmaction2_tsm_r50_8"))
+    rest = "train_pipeline = [dict(type='SampleFrames', clip_len=1, frame_interval=1, num_clips=16)]"
+    text = recipe("type='ResNetTSM', shift_div=4, shift_place='block', num_segments=16", "", rest, "type='TSMHead'")
+    converted = convert({**state, "cfg": text})
+    assert converted.overrides["MODEL.BACKBONE.ARGS"] == [["in_place", True], ["shift_div", 4]]
+    assert (converted.overrides["INPUT.NUM_FRAMES"], converted.overrides["INPUT.CLIP_SAMPLER"]) == (16, "SegmentClip")
+    expected = forward(state, clip, "slow", count=4)
+    peers.same(peers.logits(converted, clip), expected)
+    assert not torch.allclose(expected, forward(state, clip, "slow"), atol=1e-2)
+
+
 @pytest.mark.parametrize("name", ["mmaction2_tsm_r50_8", "mmaction2_tsm_nl_dot_product"])
-def test_networks_that_shift_are_refused(peers, name):
-    assert peers.refusal(peers.table(name)).endswith("a TSM network shifts channels over time")
+def test_a_network_that_shifts_is_of_eight_segments(weights_of, name):
+    converted = convert(weights_of(name))
+    wanted = {"MODEL.BACKBONE.NAME": "TSM", "MODEL.BACKBONE.ARGS": [], "MODEL.BACKBONE.STEM": "slow",
+              "INPUT.NUM_FRAMES": 8, "INPUT.CLIP_SAMPLER": "SegmentClip",
+              "TEST.CLIP_SAMPLER": "SegmentClip"}  # fmt: skip
+    assert wanted.items() <= converted.overrides.items()
+    assert any("8 segments and, with shifts, for the usual 1/8 of the channels" in note for note in converted.notes)
+    # The log shows the names of the file.
+    assert ("backbone.layer1.0.conv1.conv.net.weight", "backbone.res2.0.conv1.weight") in converted.mapped
+
+
+def test_a_network_of_dense_frames(weights_of):
+    rest = "train_pipeline = [dict(type='DenseSampleFrames', clip_len=1, frame_interval=1, num_clips=8)]"
+    overrides = convert({**weights_of("mmaction2_tsm_r50_8"), "cfg": recipe("type='ResNetTSM'", rest=rest)}).overrides
+    assert [overrides[f"INPUT.{key}"] for key in ("NUM_FRAMES", "FRAME_STRIDE", "CLIP_SAMPLER")] == [8, 8, "RandomClip"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (r"(layer2\.)", r"\1net.", "cannot express backbone.layer2.net.0.conv1.conv.net.weight (16, 32, 1, 1): a TSM"),
+        (r"(layer3\.2\.conv1\.conv)\.net", r"\1", "that shift are not those of a TSM network: see layer3.2.conv1"),
+    ],
+)
+def test_other_networks_that_shift_are_refused(weights_of, old, new, message):
+    state = {re.sub(old, new, name): tensor for name, tensor in weights_of("mmaction2_tsm_r50_8").items()}
+    with pytest.raises(ValueError) as error:
+        convert(state)
+    assert message in str(error.value) and "\n" not in str(error.value)
 
 
 def test_pixel_statistics_among_the_weights_are_left_out(peers):
@@ -240,9 +291,11 @@ REFUSED = [
     (recipe(f"{I3D_KEYS}, new_layer=dict(type='SE')"), "backbone.new_layer: {'type': 'SE'} in the config of the file"),
     (recipe(f"{I3D_KEYS}, new_layer=build()"), "backbone.new_layer: 'build()' in the config of the file is not under"),
     (recipe(f"{I3D_KEYS}, **more"), "backbone.None: 'more' in the config of the file is not understood"),
+    (recipe("type='ResNetTSM', temporal_pool=True"), f"backbone.temporal_pool {FILE}: got True, allowed: False"),
+    (recipe("type='ResNetTSM', is_shift=False"), f"backbone.is_shift {FILE}: got False, allowed: True"),
     (recipe("type='C2D', strides=(1, 2, 2, 1)"), f"backbone.strides {FILE}: got [1, 2, 2, 1]"),
     (recipe(model=" neck=dict(type='TPN')"), "model.neck: {'type': 'TPN'} in the config of the file is not understood"),
-    (recipe(head="type='TRNHead'"), f"model.cls_head.type {FILE}: got 'TRNHead', allowed: 'I3DHead', 'TSNHead'"),
+    (recipe(head="type='TRNHead'"), f"model.cls_head.type {FILE}: got 'TRNHead', allowed: 'I3DHead', 'TSNHead', "),
     (recipe(head="type='I3DHead', spatial_type='max'"), f"model.cls_head.spatial_type {FILE}: got 'max'"),
     (recipe(model=" data_preprocessor=dict(to_rgb=True)"), f"pixels.to_rgb {FILE}: got True, allowed: False"),
     (recipe(rest="img_norm_cfg = dict(mean=[1, 2, 3], to_bgr=True)"), f"pixels.to_bgr {FILE}: got True"),
