@@ -43,7 +43,8 @@ def tiles(batch: int, num_queries: int, num_keys: int, max_logits: int) -> Itera
     most = max(1, min(num_queries, max_logits // max(1, num_keys)))
     rows = -(-num_queries // -(-num_queries // most))
     samples = max(1, max_logits // max(1, num_queries * num_keys))
-    for n in range(0, batch, samples):
+    # One tile of nothing where there is no sample, such as in the head of a detector that found nothing.
+    for n in range(0, max(1, batch), samples):
         for p in range(0, num_queries, rows):
             yield slice(n, n + samples), slice(p, p + rows)
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from nlvideo.config import get_cfg
 from nlvideo.modeling.nonlocal_block import NONLOCAL, NonLocalBlock, build_nonlocal_block
-from nlvideo.modeling.nonlocal_block.block import PAIRWISE
+from nlvideo.modeling.nonlocal_block.block import BLOCK_ALGORITHMS, PAIRWISE
 
 ALGORITHMS = {"gaussian": "fused", "embedded_gaussian": "fused", "dot_product": "reordered", "concatenation": "sorted"}
 SIZES = {1: (9,), 2: (5, 4), 3: (4, 5, 3)}
@@ -447,3 +447,14 @@ def test_a_recomputed_block_is_the_same_and_keeps_its_input_and_its_norms(pairwi
         torch.testing.assert_close(a, b, rtol=0, atol=0)
     # The norm's input and its batch statistics.
     assert kept[1] <= x.numel() + 4 * 8 < kept[0]
+
+
+@pytest.mark.parametrize("pairwise, algorithm", [(p, a) for p, names in BLOCK_ALGORITHMS.items() for a in names])
+def test_a_batch_of_nothing_passes_and_every_parameter_gets_a_gradient(pairwise: str, algorithm: str) -> None:
+    """The head of a detector gets no region of an image without objects."""
+    block = NonLocalBlock(8, dim=2, pairwise=pairwise, algorithm=algorithm)
+    x = torch.zeros(0, 8, 14, 14, requires_grad=True)
+    out = block(x)
+    out.sum().backward()
+    assert out.shape == x.shape and all(parameter.grad is not None for parameter in block.parameters())
+    assert block.eval()(x).shape == x.shape
