@@ -63,6 +63,8 @@ setup(
         "jinja2>=3.1",
     ],
     extras_require={
+        # Masks and metrics of projects/mask_rcnn.
+        "coco": ["pycocotools>=2.0.8"],
         # Gradio 6.0 has the browser fetch a script from elsewhere; of 6.31 it is tested that nothing is.
         "demo": ["gradio>=6.31"],
         "dev": [
@@ -70,6 +72,7 @@ setup(
             "pytest-xdist>=3.5",
             "hypothesis>=6.100",
             "matplotlib>=3.8",
+            "pycocotools>=2.0.8",
             "scikit-learn>=1.3",
             # docs/tour.ipynb is run.
             "nbclient>=0.10",
