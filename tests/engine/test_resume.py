@@ -109,11 +109,12 @@ def test_with_every_augmentation(tiny_cfg: Callable[..., CfgNode], tmp_path: Pat
     assert all(line["top1"] < 100 for line in _metrics(tmp_path / "whole") if "top1" in line)
 
 
-# The other heads, with what balances classes: three of the first class, two of each other.
+# The other heads, with what balances classes.
 HEADS = {
     "consensus": [
         "MODEL.HEAD.NAME", "ConsensusHead", "MODEL.HEAD.ARGS", "[[consensus, probabilities]]",
-        "MODEL.HEAD.CLASS_WEIGHTS", "balanced", "SOLVER.MIX.MIXUP_ALPHA", "0.8", "MODEL.HEAD.LABEL_SMOOTHING", "0.1",
+        "MODEL.HEAD.CLASS_WEIGHTS", "[1, 0.5, 2, 3]", "SOLVER.MIX.MIXUP_ALPHA", "0.8",
+        "MODEL.HEAD.LABEL_SMOOTHING", "0.1",
     ],
     "attentive": [
         "MODEL.HEAD.NAME", "AttentiveHead", "MODEL.HEAD.ARGS", "[[num_queries, 2]]", "MODEL.BACKBONE.FREEZE_AT", "5",
@@ -436,8 +437,8 @@ if __name__ == "__main__":
 
 @pytest.mark.parametrize(
     "own",
-    [OPTS, _changes(*CHANGES[1]), *([*OPTS, *own] for own in HEADS.values())],
-    ids=["plain", "fine_tuning", *HEADS],
+    [OPTS, _changes(*CHANGES[1]), [*OPTS, *HEADS["attentive"]]],
+    ids=["plain", "fine_tuning", "attentive"],
 )
 def test_two_ranks(tiny_opts: list[str], tmp_path: Path, own: list[str]) -> None:
     script = tmp_path / "two_ranks.py"
