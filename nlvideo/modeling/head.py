@@ -272,8 +272,10 @@ class AttentiveHead(LinearHead):
         self.queries = nn.Parameter(torch.empty(num_queries, in_channels))
         # A bias of the keys would add the same to all logits of a query.
         self.key, self.value = nn.Linear(in_channels, in_channels, bias=False), nn.Linear(in_channels, in_channels)
-        for weight in (self.queries, self.key.weight, self.value.weight):
-            nn.init.trunc_normal_(weight, std=0.02)
+        # All products have about unit size: with the 0.02 of V-JEPA, which AdamW trains, SGD hardly begins to look.
+        nn.init.normal_(self.queries)
+        for layer in (self.key, self.value):
+            nn.init.normal_(layer.weight, std=in_channels**-0.5)
         nn.init.zeros_(self.value.bias)
 
     def training_logits(self, x: torch.Tensor) -> torch.Tensor:

@@ -134,12 +134,13 @@ def test_where_a_query_looks():
     torch.testing.assert_close(one, torch.ones_like(one))
 
 
-def test_a_query_learns_where_to_look():
+@pytest.mark.parametrize("optimizer", [torch.optim.AdamW, torch.optim.SGD])
+def test_a_query_learns_where_to_look(optimizer):
     """One position of twelve has the class, with the mark that says so: the mean of the map says little."""
     torch.manual_seed(0)
     head = AttentiveHead(in_channels=C, num_classes=2, num_heads=2, dropout=0.0).train()
-    optimizer = torch.optim.AdamW(head.parameters(), 1e-2)
-    for _ in range(150):
+    optimizer = optimizer(head.parameters(), 1e-2, **({} if optimizer is torch.optim.AdamW else {"momentum": 0.9}))
+    for _ in range(200):
         x, labels = torch.randn(32, C, 2, 2, 3), torch.randint(0, 2, (32,))
         places = torch.randint(0, 12, (32,))
         x.flatten(2)[range(32), 0, places] = 4.0

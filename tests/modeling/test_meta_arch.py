@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from nlvideo.config import CfgNode, get_cfg
-from nlvideo.modeling import META_ARCH, build_model
+from nlvideo.modeling import HEAD, META_ARCH, NonLocalBlock, build_model
 from nlvideo.modeling.head import PoolLinearHead
 from nlvideo.modeling.meta_arch import VideoClassifier
 from nlvideo.utils.events import EventStorage
@@ -29,6 +29,27 @@ def _model(loss: str = "softmax", **keywords: object) -> VideoClassifier:
     head = PoolLinearHead(in_channels=3, num_classes=4, dropout=0.0, loss=loss, init_std=1.0)
     defaults = {"backbone": _Backbone(), "head": head, "pixel_mean": [114.75], "pixel_std": [57.375]}
     return VideoClassifier(**{**defaults, **keywords})
+
+
+class _Tokens(nn.Module):
+    """A backbone of sequences: patches of the clip, (N, C, L), related by a non-local block."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches, self.block = nn.Conv3d(3, 16, (1, 4, 4), stride=(1, 4, 4)), NonLocalBlock(16, dim=1)
+
+    def forward(self, video: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"tokens": self.block(self.patches(video).flatten(2))}
+
+
+@pytest.mark.parametrize("name", ["PoolLinearHead", "ConsensusHead", "AttentiveHead"])
+def test_backbone_block_and_head_take_sequences(name: str) -> None:
+    head = HEAD.get(name)(in_channels=16, num_classes=4)
+    model = _model(backbone=_Tokens(), head=head).train()
+    sum(model({"video": _video(2, 3, 4, 8, 8), "label": torch.tensor([0, 3])}).values()).backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    (result,) = model.eval()([{"video": _video(3, 3, 2, 12, 12), "video_id": "a"}])
+    assert result["scores"].shape == (4,) and result["scores"].sum().item() == pytest.approx(1, abs=1e-5)
 
 
 def _video(*shape: int) -> torch.Tensor:
