@@ -1,5 +1,7 @@
 """The losses of all heads: cross-entropy over classes or of yes and no per class, with class weights and focal loss."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 
@@ -10,7 +12,7 @@ LOSSES = ("softmax", "sigmoid")
 
 
 def check_loss_options(
-    loss: str, num_classes: int, label_smoothing: float, class_weights: object, focal_gamma: float
+    loss: str, num_classes: int, label_smoothing: float, class_weights: Sequence[float] | str | None, focal_gamma: float
 ) -> None:
     """Raise ValueError for options that `classification_loss` does not take; ``class_weights`` may be "balanced"."""
     check_one_of("loss", loss, LOSSES)
