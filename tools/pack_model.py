@@ -25,11 +25,13 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: argparse.Namespace) -> None:
     """Pack, and say how large the weights are."""
     # Only now: --help answers without loading torch.
-    from nlvideo.model_zoo import Predictor
+    from nlvideo.model_zoo import Predictor, get
     from nlvideo.model_zoo.pack import pack_model
 
     predictor = Predictor(**chosen_model(arguments) | {"device": "cpu"})
-    pack_model(predictor.model, predictor.cfg, predictor.classes, arguments.output, arguments.overwrite)
+    # Not its own model, whose norms are folded into convolutions.
+    model = get(predictor.cfg, entry=arguments.entry)
+    pack_model(model, predictor.cfg, predictor.classes, arguments.output, arguments.overwrite)
     size = os.path.getsize(os.path.join(arguments.output, "model.pth")) / 2**20
     print(f"{arguments.output}: {len(predictor.classes)} classes, weights of {size:.1f} MiB")
 
