@@ -47,6 +47,7 @@ class LayerOutput:
         Args:
             model: as the `META_ARCH` registry describes, in eval mode.
             layer: name of a sub-module as in ``model.named_modules()``; those of the backbone also without "backbone.".
+                "backbone" itself is the map that the head reads.
             pool: "avg" averages a map over time and space, "none" keeps its positions.
 
         Raises:
@@ -69,7 +70,10 @@ class LayerOutput:
             raise ValueError(f"layer: {self.layer} does not run at test, allowed: one that does, e.g. 'res5'")
         return self._pooled(output, len(clips)).float().cpu()
 
-    def _pooled(self, output: object, num_clips: int) -> torch.Tensor:
+    def _pooled(self, output: Any, num_clips: int) -> torch.Tensor:
+        if isinstance(output, dict) and output:
+            # The stages of a backbone: the head reads the last one.
+            output = list(output.values())[-1]
         if not isinstance(output, torch.Tensor) or output.dim() < 2 or len(output) != num_clips:
             given = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
             raise ValueError(f"layer: {self.layer} gives {given}, allowed: a tensor with a row per clip, e.g. 'res5'")

@@ -72,11 +72,13 @@ def test_unknown_layers_and_pools(model: nn.Module) -> None:
         LayerOutput(model, "res5", "max")
 
 
+def test_the_backbone_gives_what_the_head_reads(model: nn.Module) -> None:
+    assert torch.equal(LayerOutput(model, "backbone")(CLIPS), LayerOutput(model, "res5")(CLIPS))
+
+
 def test_layers_without_features(model: nn.Module) -> None:
     with pytest.raises(ValueError, match="layer: head.dropout does not run at test"):
         LayerOutput(model, "head.dropout")(CLIPS)
-    with pytest.raises(ValueError, match="layer: backbone gives dict, allowed: a tensor with a row per clip"):
-        LayerOutput(model, "backbone")(CLIPS)
     with pytest.raises(ValueError, match=r"pool: got 'avg', allowed for head.classifier, which gives \(3, 1, 4\)"):
         LayerOutput(model, "head.classifier")(CLIPS)
     assert LayerOutput(model, "head.classifier", "none")(CLIPS).shape == (3, 1, 4)
