@@ -9,7 +9,9 @@ import pytest
 import torch
 import torchvision
 
+from nlvideo.config import load_cfg
 from nlvideo.export import load_features
+from nlvideo.modeling import build_model
 
 INSTANT = str(Path(__file__).parents[2] / "configs" / "quickstart" / "instant_test.yaml")
 SMALL = [
@@ -32,6 +34,7 @@ class Case(NamedTuple):
     trained: tuple[str, str]
 
 
+SLOWFAST = ["MODEL.BACKBONE.NAME", "SlowFast", "MODEL.BACKBONE.DEPTH", "18", "MODEL.BACKBONE.WIDTH", "0.125"]
 CASES = {
     "r3d_18": Case(
         ["MODEL.BACKBONE.NAME", "TorchvisionVideo", "MODEL.BACKBONE.ARCH", "r3d_18",
@@ -52,6 +55,16 @@ CASES = {
         {"res4": 256, "res3.nl0": 128},
         {"stem.conv.weight": "conv1.weight", "res2.1.conv1.weight": "layer1.1.conv1.weight"},
         ("res4.1.conv1.weight", "layer3.1.conv1.weight"),
+    ),
+    "slowfast": Case(
+        [*SLOWFAST, "MODEL.BACKBONE.ARGS", "[[alpha, 2]]", "MODEL.NONLOCAL.BLOCKS", "['res3.0']"],
+        lambda: build_model(load_cfg(None, [*SLOWFAST, "MODEL.DEVICE", "cpu", "MODEL.HEAD.NUM_CLASSES", "5"])),
+        "res3.nl0",
+        # What the head reads has the channels of both pathways.
+        {"res4": 32, "fast.res4": 8, "backbone": 64 + 8},
+        {name: f"backbone.{name}"
+         for name in ("stem.conv.weight", "fast.res2.1.conv1.weight", "lateral.res2.conv.weight")},
+        ("fast.res4.1.conv1.weight", "backbone.fast.res4.1.conv1.weight"),
     ),
 }  # fmt: skip
 
