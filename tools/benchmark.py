@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Measure speed and memory on this machine: of the non-local block, of a training step, of reading video."""
+"""Measure speed and memory on this machine: of the non-local block, of training, of a test's pass, of reading video."""
 
 import argparse
 
@@ -56,6 +56,22 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("--compile", nargs="?", const="inductor", metavar="BACKEND", help="torch.compile (%(const)s)")
     train.add_argument("--json", metavar="OUT", help="write all figures to this file")
     train.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="overrides, after all flags")
+    test = kinds.add_parser("test", help="the views of one video through the network of a config, norms folded or not")
+    test.add_argument("--config-file", required=True, metavar="FILE", help="YAML file of the model")
+    test.add_argument(
+        "--variants", default="config,norms", metavar="V,...", help="compared with the first; joined with '+' they "
+        "apply together: config, norms (not folded), amp, contiguous, dense (%(default)s)"
+    )  # fmt: skip
+    test.add_argument("--views", type=int, default=3, metavar="N", help="that pass together (%(default)s)")
+    test.add_argument("--max-seconds", type=float, default=600, metavar="S", help="no new round after it (%(default)s)")
+    test.add_argument("--rounds", type=int, default=7, metavar="N", help="how often each case runs (%(default)s)")
+    test.add_argument("--device", help="cpu or cuda (default: MODEL.DEVICE)")
+    test.add_argument("--json", metavar="OUT", help="write all figures to this file")
+    test.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="overrides, after all flags")
+    for sub in (train, test):
+        sub.add_argument(
+            "--peer", choices=["pytorchvideo"], help="also time its network, with the same weights (pip install it)"
+        )
     for sub in (block,):
         sub.add_argument("--device", default="cpu", help="cpu or cuda (%(default)s)")
         sub.add_argument("--dtype", default="float32", help="float32, bfloat16 or float16 (%(default)s)")
@@ -66,7 +82,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: argparse.Namespace) -> None:
     """Measure, print a table, write the figures."""
-    print({"data": run_data, "train": run_train, "nonlocal": run_nonlocal}[arguments.kind](arguments))
+    print({"data": run_data, "train": run_train, "test": run_test, "nonlocal": run_nonlocal}[arguments.kind](arguments))
 
 
 # Their imports are in the functions: --help answers without loading torch.
@@ -90,7 +106,18 @@ def run_train(arguments: argparse.Namespace) -> str:
     return train.run(
         arguments.config_file, [*arguments.opts, *device, *amp], arguments.json, variants=arguments.variants.split(","),
         iterations=arguments.iterations, data=arguments.data, batch_size=arguments.batch_size,
-        compiler=arguments.compile, max_seconds=arguments.max_seconds,
+        compiler=arguments.compile, max_seconds=arguments.max_seconds, peer=arguments.peer,
+    )  # fmt: skip
+
+
+def run_test(arguments: argparse.Namespace) -> str:
+    """Measure a pass at test."""
+    from nlvideo.tools.lib.benchmarking import inference
+
+    device = ["MODEL.DEVICE", arguments.device] if arguments.device else []
+    return inference.run(
+        arguments.config_file, [*arguments.opts, *device], arguments.json, variants=arguments.variants.split(","),
+        views=arguments.views, rounds=arguments.rounds, max_seconds=arguments.max_seconds, peer=arguments.peer,
     )  # fmt: skip
 
 

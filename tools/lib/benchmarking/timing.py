@@ -115,6 +115,19 @@ def peak_memory(device: str = "cpu") -> Iterator[PeakMemory]:
         peak.bytes = max(0, peak.process_bytes - before_bytes)
 
 
+# Side of the matrices whose product stands for what a machine can do; and the operations of a product.
+PRODUCT_SIDE = 1536
+PRODUCT_FLOPS = 2 * PRODUCT_SIDE**3
+
+
+def matrix_product(device: str = "cpu") -> Callable[[], Any]:
+    """Return a case for `alternate`: a product of two float32 matrices of PRODUCT_SIDE, the peak of the machine."""
+    import torch
+
+    first, second = (torch.randn(PRODUCT_SIDE, PRODUCT_SIDE, device=device) for _ in range(2))
+    return lambda: first @ second
+
+
 def environment() -> dict[str, str]:
     """Processor, accelerator and versions, to be written beside every figure."""
     import av

@@ -15,13 +15,14 @@ from torch import nn
 from nlvideo.config import CfgNode, load_cfg
 from nlvideo.data import build_train_loader
 from nlvideo.engine.train_loop import HookBase, SimpleTrainer
-from nlvideo.modeling import build_model
+from nlvideo.modeling import build_model, model_costs
 from nlvideo.solver import build_gradient_clipper, build_optimizer, scale_to_world_size
 from nlvideo.utils.console import create_table, progress_bar
 from nlvideo.utils.files.file_io import write_json
 from nlvideo.utils.messages import one_of
 
-from .timing import PeakMemory, Timing, alternate, environment, peak_memory
+from .peer import pytorchvideo_network
+from .timing import PRODUCT_FLOPS, PeakMemory, Timing, alternate, environment, matrix_product, peak_memory
 
 # What can stand in --variants, alone or joined by "+": overrides of the config.
 VARIANTS: dict[str, tuple[str, ...]] = {
@@ -37,6 +38,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
 }
 DATA = ("synthetic", "real")
 PARTS = ("data", "forward", "backward", "optimizer")
+_PRODUCT = "matrix product"
 # The first step makes gradients, the state of the optimizer only after its peak: two of them see all of it.
 WARMUP_STEPS = 2
 
@@ -82,15 +84,16 @@ class Stopwatch(HookBase):
 class Trial:
     """A variant of a config, ready to make steps."""
 
-    def __init__(self, cfg: CfgNode, data: str, compiler: str | None):
+    def __init__(self, cfg: CfgNode, data: str, compiler: str | None, model: Any = None):
         """Build model, optimizer and trainer.
 
         Args:
             cfg: its SOLVER.CLIPS_PER_BATCH clips make one pass.
             data: "synthetic": the same random clip, in memory already; "real": the loader of the config.
             compiler: backend of ``torch.compile``, or None.
+            model: None: that of the config.
         """
-        model: Any = build_model(cfg)
+        self.model = model = build_model(cfg) if model is None else model
         self.device: torch.device = model.device
         self.watch = Stopwatch(model, self._wait)
         # What torch.compile makes of a module is one.
@@ -185,18 +188,27 @@ def load_variant(config_file: str, overrides: Sequence[str], batch_size: int) ->
     return cfg
 
 
-def measure(trials: dict[str, Trial], iterations: int, max_seconds: float) -> dict[str, dict[str, Any]]:
+def measure(trials: dict[str, Trial], iterations: int, max_seconds: float, gflops: float) -> dict[str, dict[str, Any]]:
     """Measure variants in turn; the first is what the others are compared with.
+
+    Args:
+        trials: the variants by name.
+        iterations: rounds.
+        max_seconds: no further round begins after it.
+        gflops: 1e9 operations of a step.
 
     Returns:
         By name: "seconds" of a step, "iterations_per_second", "parts" in seconds, "ratio" of the time to the first
-        variant's, "peak_bytes" of a step beyond what was in use before, "process_peak_bytes" of everything, "runs" in
-        seconds.
+        variant's, "share_of_product", the operations per second of a step divided by those of a matrix product that
+        takes its turn with the steps, "peak_bytes" of a step beyond what was in use before, "process_peak_bytes" of
+        everything, "runs" in seconds.
     """
     peaks = {name: trial.warm_up() for name, trial in trials.items()}
     cases: dict[str, Callable[[], None]] = {}
     for name, trial in trials.items():
         cases |= trial.cases(name)
+    cases[_PRODUCT] = matrix_product(str(next(iter(trials.values())).device))
+    cases[_PRODUCT]()
     timings = alternate(_with_progress(cases, iterations), rounds=iterations, warmup=0, max_seconds=max_seconds)
     first = timings[next(iter(trials))]
     return {
@@ -205,6 +217,7 @@ def measure(trials: dict[str, Trial], iterations: int, max_seconds: float) -> di
             "iterations_per_second": 1 / timings[name].median,
             "parts": trial.watch.medians(WARMUP_STEPS),
             "ratio": timings[name].ratio_to(first),
+            "share_of_product": timings[_PRODUCT].ratio_to(timings[name]) * gflops * 1e9 / PRODUCT_FLOPS,
             "peak_bytes": peaks[name].bytes,
             "process_peak_bytes": peaks[name].process_bytes,
             "runs": list(timings[name].seconds),
@@ -224,6 +237,7 @@ def run(
     batch_size: int = 0,
     compiler: str | None = None,
     max_seconds: float = float("inf"),
+    peer: str | None = None,
 ) -> str:
     """Measure the training step of a config.
 
@@ -237,12 +251,14 @@ def run(
         batch_size: clips of a step; 0: those that one pass of the config takes on one device.
         compiler: backend of ``torch.compile``, or None.
         max_seconds: no further round begins after it.
+        peer: "pytorchvideo": also its network, with the weights of the first variant.
 
     Returns:
         A table.
 
     Raises:
         ValueError: an option outside of what is allowed.
+        ImportError: the peer is not installed.
     """
     if data not in DATA:
         raise one_of("data", data, DATA)
@@ -251,9 +267,13 @@ def run(
             raise ValueError(f"{name}: got {value}, allowed: {least} or more")
     cfgs = {name: load_variant(config_file, [*overrides, *variant_overrides(name)], batch_size) for name in variants}
     trials = {name: Trial(cfg, data, compiler) for name, cfg in cfgs.items()}
-    cfg = next(iter(cfgs.values()))
+    name, cfg = next(iter(cfgs.items()))
+    if peer:
+        trials[peer] = Trial(cfg, data, compiler, pytorchvideo_network(cfg, trials[name].model))
     clips = f"{cfg.SOLVER.CLIPS_PER_BATCH} x {cfg.INPUT.NUM_FRAMES}x{cfg.INPUT.CROP_SIZE}"
-    rows = measure(trials, iterations, max_seconds)
+    # A backward pass has two products for each of the forward pass.
+    gflops = 2 * 3 * model_costs(cfg, describe=False)["gmacs"] * cfg.SOLVER.CLIPS_PER_BATCH
+    rows = measure(trials, iterations, max_seconds, gflops)
     if json_file:
         options = {"config": config_file, "overrides": list(overrides), "data": data, "compile": compiler}
         write_json(json_file, {"environment": environment(), **options, "clips": clips, "variants": rows})
@@ -270,6 +290,7 @@ def format_rows(rows: dict[str, dict[str, Any]]) -> str:
                 "s": f"{row['seconds']:.3f}",
                 **{part: f"{seconds:.3f}" for part, seconds in row["parts"].items()},
                 "time / first": f"{row['ratio']:.2f}",
+                "of the product's rate": f"{row['share_of_product']:.2f}",
                 "peak GiB": _gib(row["peak_bytes"]),
                 "in all GiB": _gib(row["process_peak_bytes"]),
             }
