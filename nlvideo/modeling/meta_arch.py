@@ -9,6 +9,7 @@ from torch import nn
 
 from nlvideo.config import CfgNode, configurable
 from nlvideo.config.validate import ALLOWED
+from nlvideo.layers.precision import accumulation_dtype
 from nlvideo.modeling.backbone.resnet3d import build_backbone
 from nlvideo.modeling.head import build_head
 from nlvideo.utils.events import get_event_storage, has_event_storage
@@ -153,8 +154,9 @@ class VideoClassifier(nn.Module):
     def _last_feature(self, video: torch.Tensor) -> torch.Tensor:
         # The layout changes while pixels are bytes, which is faster.
         video = video.to(self.device, non_blocking=True).contiguous(memory_format=self.memory_format)
-        pixels = video.float()
-        features = self.backbone((pixels - self.pixel_mean) / self.pixel_std)
+        # In place, because each new tensor of this size costs as much as the arithmetic.
+        pixels = video.to(accumulation_dtype(self.pixel_mean), copy=True).sub_(self.pixel_mean).div_(self.pixel_std)
+        features = self.backbone(pixels)
         return list(features.values())[-1]
 
     def _view_scores(self, clips: torch.Tensor) -> torch.Tensor:
