@@ -149,7 +149,8 @@ def predict_video(
             bar.total = max(stream.duration_sec, window.end_sec)
             bar.update(window.end_sec - bar.n)
 
-        predict_file(args, predictor, videos[0], outputs.get(videos[0]), predictions, move, count)
+        scores = predictor.scores(videos[0], count)
+        predict_file(args, predictor, videos[0], scores, outputs.get(videos[0]), predictions, move)
 
 
 def predict_folder(
@@ -162,9 +163,11 @@ def predict_folder(
     from nlvideo.model_zoo.predictions import Prediction
     from nlvideo.utils.console import printable, progress_bar
 
-    for path in progress_bar(videos, unit="video"):
+    for path, scores in zip(progress_bar(videos, unit="video"), predictor.scores_of_each(videos), strict=True):
         try:
-            predict_file(args, predictor, path, outputs.get(path), predictions)
+            if isinstance(scores, Exception):
+                raise scores
+            predict_file(args, predictor, path, scores, outputs.get(path), predictions)
         except Exception as error:
             if not (predictions and predictions[-1].file == path):
                 predictions.append(Prediction(path))
@@ -173,15 +176,14 @@ def predict_folder(
 
 
 def predict_file(
-    args: argparse.Namespace, predictor: "Predictor", path: str, output: str | None,
+    args: argparse.Namespace, predictor: "Predictor", path: str, scores: "Tensor", output: str | None,
     predictions: list["Prediction"], on_window: Callable | None = None,
-    on_views: Callable[[int, int], None] | None = None,
 ) -> None:  # fmt: skip
-    """Predict a whole video and, where asked for, its windows; Ctrl-C keeps the windows that are done."""
+    """Note the scores of a whole video and, where asked for, predict its windows; Ctrl-C keeps those that are done."""
     from nlvideo.data import VideoDecodeError
     from nlvideo.model_zoo.predictions import Prediction
 
-    prediction = Prediction(path, predictor.scores(path, on_views))
+    prediction = Prediction(path, scores)
     predictions.append(prediction)
     if output or args.window_sec is not None or args.stride_sec is not None:
         try:

@@ -1,7 +1,8 @@
 """``Predictor``: a trained model that takes videos and returns scores."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -79,7 +80,27 @@ class Predictor:
             ValueError: an array of another type or shape, or the video is too short and ``INPUT.SHORT_VIDEO`` is
                 "error".
         """
-        return self._score(_record(video), on_views)
+        return self._score(self._mapper(_record(video), None), on_views)
+
+    def scores_of_each(self, videos: Iterable[VideoLike]) -> Iterator[torch.Tensor | Exception]:
+        """Yield what `scores` gives for each video, or the error it raises, in order.
+
+        While the network works on a video, or the caller on its scores, a thread reads the next one.
+        """
+        reader = ThreadPoolExecutor(1, "nlvideo-reader")
+        samples = (reader.submit(lambda own: self._mapper(_record(own), None), video) for video in videos)
+        try:
+            sample = next(samples, None)
+            while sample is not None:
+                following = next(samples, None)
+                try:
+                    scored: torch.Tensor | Exception = self._score(sample.result())
+                except Exception as error:
+                    scored = error
+                sample = following
+                yield scored
+        finally:
+            reader.shutdown(wait=False, cancel_futures=True)
 
     def timeline(
         self, path: str | os.PathLike, window_sec: float | None = None, stride_sec: float | None = None
@@ -117,7 +138,8 @@ class Predictor:
         num_windows = 0
         for window in slide(stream, window_sec, window_sec if stride_sec is None else stride_sec):
             try:
-                scores = self._score({"file_name": window, "label": 0, "video_id": stream.path})
+                record = {"file_name": window, "label": 0, "video_id": stream.path}
+                scores = self._score(self._mapper(record, None))
             except VideoTooShort:
                 # A gap in the video may leave too few frames. If the first window has too few, all have.
                 if num_windows == 0:
@@ -127,8 +149,7 @@ class Predictor:
             yield window, scores
 
     @torch.no_grad()
-    def _score(self, record: dict[str, Any], on_views: Callable[[int, int], None] | None = None) -> torch.Tensor:
-        sample = self._mapper(record, None)
+    def _score(self, sample: dict[str, Any], on_views: Callable[[int, int], None] | None = None) -> torch.Tensor:
         backbone = getattr(self.model, "backbone", None)  # another META_ARCHITECTURE may lack it
         if on_views is None or backbone is None:
             return self.model([sample])[0]["scores"]

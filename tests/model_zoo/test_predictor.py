@@ -1,5 +1,6 @@
 """Predictions from Python: the scores of the test, whatever form the video has."""
 
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +46,39 @@ def test_frames_in_memory_score_like_the_file(predictor: Predictor, clip: str) -
 
 def test_a_folder_of_frames_is_a_video(predictor: Predictor, make_frames, tmp_path: Path) -> None:
     assert predictor.scores(make_frames(tmp_path / "frames", num_frames=8, height=64, width=80)).shape == (8,)
+
+
+def test_many_videos_have_their_scores_or_errors_in_order(predictor: Predictor, beacon: Path, tmp_path: Path) -> None:
+    videos = [str(path) for path in sorted(beacon.rglob("*.mp4"))[:3]]
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    given = [videos[0], str(tmp_path / "broken.mp4"), np.zeros((4, 9, 9), np.uint8), videos[1], videos[2], videos[0]]
+    first, broken, wrong, *others = predictor.scores_of_each(given)
+    for scores, video in zip([first, *others], [videos[0], videos[1], videos[2], videos[0]], strict=True):
+        assert torch.equal(scores, predictor.scores(video))
+    assert isinstance(broken, VideoDecodeError) and isinstance(wrong, ValueError)
+    assert list(predictor.scores_of_each([])) == []
+
+
+def test_the_next_video_is_read_while_the_network_works(
+    predictor: Predictor, clip: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that waits for the other would never end; and no more than one video waits."""
+    read, score, begun = predictor._mapper, predictor._score, [threading.Event() for _ in range(4)]
+
+    def note(record: dict, rng: None) -> dict:
+        begun[next(number for number, event in enumerate(begun) if not event.is_set())].set()
+        return read(record, rng)
+
+    def wait_for_the_next(sample: dict) -> torch.Tensor:
+        number = next(numbers)
+        assert number == 3 or begun[number + 1].wait(60), "the next video is not read"
+        assert not any(event.is_set() for event in begun[number + 2 :])
+        return score(sample)
+
+    numbers = iter(range(4))
+    monkeypatch.setattr(predictor, "_mapper", note)
+    monkeypatch.setattr(predictor, "_score", wait_for_the_next)
+    assert all(isinstance(scores, torch.Tensor) for scores in predictor.scores_of_each([clip] * 4))
 
 
 def test_views_are_counted_as_they_are_scored(predictor: Predictor, clip: str, monkeypatch: pytest.MonkeyPatch) -> None:

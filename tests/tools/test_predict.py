@@ -214,14 +214,14 @@ def test_a_window_that_cannot_be_is_refused_before_any_video(call_tool: Callable
 def test_a_stopped_prediction_keeps_the_videos_that_are_done(
     call_tool: Callable, videos: Path, tmp_path: Path, monkeypatch
 ) -> None:
-    scores = Predictor.scores
+    score = Predictor._score
 
-    def stop_at_c(self: Predictor, video: str, *arguments: object) -> object:
-        if video.endswith("c.mp4"):
+    def stop_at_c(self: Predictor, sample: dict, *arguments: object) -> object:
+        if sample["video_id"] == "c.mp4":
             raise KeyboardInterrupt
-        return scores(self, video, *arguments)
+        return score(self, sample, *arguments)
 
-    monkeypatch.setattr(Predictor, "scores", stop_at_c)
+    monkeypatch.setattr(Predictor, "_score", stop_at_c)
     out = tmp_path / "p.json"
     status, _, err = call_tool("predict", *QUICKSTART, "--input", str(videos), "--json", str(out))
     assert status == 130 and err.rstrip().endswith("interrupted")
