@@ -35,13 +35,20 @@ def test_the_classifier_is_the_best_one(loss: str) -> None:
     assert weight[:, 3].abs().max() == 0
 
 
-@pytest.mark.parametrize("average", ["softmax", "logits"])
+@pytest.mark.parametrize(
+    ("average", "head"), [("softmax", "PoolLinearHead"), ("logits", "PoolLinearHead"), ("softmax", "ConsensusHead")]
+)
 def test_only_the_classifier_changes_and_the_folder_is_a_model(
-    tiny_cfg: Callable[..., CfgNode], video_lists: tuple[str, str], monkeypatch: pytest.MonkeyPatch, average: str
+    tiny_cfg: Callable[..., CfgNode],
+    video_lists: tuple[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    average: str,
+    head: str,
 ) -> None:
     read: list[str] = []
     monkeypatch.setattr(VideoReader, "close", lambda self: read.append(self.path))
     opts = ["DATASETS.TEST", str([video_lists[0]]), "TEST.AVERAGE", average, "TEST.NUM_CLIPS", "1"]
+    opts += ["MODEL.HEAD.NAME", head]
     cfg = default_setup(tiny_cfg(*opts), argparse.Namespace(resume=False))
     results = linear_probe(cfg)
     # Twice: its features once, and the test.

@@ -136,7 +136,7 @@ def _write_clip(root: str, spec: BeaconSpec, job: tuple[str, int]) -> dict:
 
 
 def write_h264(path: str, frames: np.ndarray) -> None:
-    """Write frames, uint8 (T, H, W, 3), as H.264 with one key frame and no B-frames, the cheapest to decode from the start."""
+    """Write frames, uint8 (T, H, W, 3), as H.264 with one key frame and no B-frames: cheap to decode in order."""
     num_frames, height, width, _ = frames.shape
     with av.open(path, "w") as container:
         # One thread: the bits of a file do not depend on the machine's cores.
