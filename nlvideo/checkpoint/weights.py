@@ -50,7 +50,7 @@ _FREE = (
     "MODEL.NONLOCAL.STAGES", "MODEL.NONLOCAL.EVERY", "MODEL.NONLOCAL.BLOCKS", "MODEL.NONLOCAL.ZERO_INIT",
     "MODEL.NONLOCAL.INIT_STD", "MODEL.NONLOCAL.ALGORITHM",
 )  # fmt: skip
-_ENABLED, _NORM = "MODEL.NONLOCAL.ENABLED", "MODEL.NONLOCAL.NORM"
+_NAME, _ENABLED, _NORM = "MODEL.BACKBONE.NAME", "MODEL.NONLOCAL.ENABLED", "MODEL.NONLOCAL.NORM"
 
 # (shape in the file, shape in the model)
 Shapes = tuple[tuple[int, ...], tuple[int, ...]]
@@ -339,6 +339,9 @@ def check_config(
         elif _matters(key):
             logger.warning("%s does not say which %s it is for; it loads as %r", path, key, cfg.value_at(key))
     stems = [weights[STEM] for weights in (converted.weights, current) if STEM in weights]
+    if cfg.MODEL.BACKBONE.NAME == "TSM" and _NAME not in converted.overrides and stems and stems[0].dim() == 5:
+        # Names and shapes are those of C2D.
+        logger.warning("%s: %s: file 'ResNet3d', config 'TSM'; training may start with it", path, _NAME)
     kernels = ["{} x {}".format(*stem.shape[-2:]) for stem in stems]
     if len(set(kernels)) == 2:
         config = f"config {cfg.MODEL.BACKBONE.STEM!r}, which is of {kernels[1]}"

@@ -14,7 +14,7 @@ from torch import Tensor
 from nlvideo.config import CfgNode
 from nlvideo.config.configurable import constructor_arguments
 from nlvideo.data.datasets.kinetics_names import kinetics400_classes
-from nlvideo.modeling.backbone import SlowFast, layout
+from nlvideo.modeling.backbone import TSM, SlowFast, layout
 from nlvideo.utils.messages import one_of, some
 
 #: name under which `weights.flatten` hands on the text of the config that a file carries
@@ -359,10 +359,11 @@ def leave_alpha_open(converted: Converted, settings: dict[str, Any]) -> None:
 
 
 def same_value(key: str, one: Any, other: Any) -> bool:
-    """Whether two values of a key mean the same; an argument of `SlowFast` may be missing where it is the default."""
+    """Whether two values of a key mean the same; an argument of a backbone may be missing where it is the default."""
     if key != _ARGS:
         return one == other
-    defaults = {name: argument.default for name, argument in constructor_arguments(SlowFast).items()}
+    arguments = constructor_arguments(SlowFast) | constructor_arguments(TSM)
+    defaults = {name: argument.default for name, argument in arguments.items()}
     return defaults | dict(one) == defaults | dict(other)
 
 

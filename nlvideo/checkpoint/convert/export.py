@@ -24,7 +24,10 @@ _NETWORK = {
     "MODEL.BACKBONE.DEPTH": BOTTLENECK_DEPTHS,
 }
 # The logits of both heads are those of the average of the last map.
-_SEGMENTS = _NETWORK | {"MODEL.HEAD.NAME": ("PoolLinearHead", "ConsensusHead")}
+_SEGMENTS = _NETWORK | {
+    "MODEL.HEAD.NAME": ("PoolLinearHead", "ConsensusHead"),
+    "MODEL.HEAD.ARGS": ([], [["consensus", "logits"]]),
+}
 _NETWORKS = {
     mmaction2.NAME: _SEGMENTS | {"MODEL.BACKBONE.NAME": ("ResNet3d", "TSM")},
     tsm.NAME: _SEGMENTS | {"MODEL.BACKBONE.NAME": ("TSM",), "MODEL.BACKBONE.STRIDE_IN_1X1": (False,)},

@@ -222,7 +222,7 @@ def test_other_networks_of_theirs_are_refused(network):
         convert(flow)
 
 
-def test_weights_that_shift_do_not_start_a_network_that_does_not(network, tmp_path):
+def test_weights_that_shift_do_not_start_a_network_that_does_not(network, tmp_path, caplog):
     path = str(tmp_path / "tsm.pth")
     torch.save({"state_dict": network(depth=18).state_dict()}, path)
     settings = ["MODEL.DEVICE", "cpu", "MODEL.BACKBONE.DEPTH", "18", "MODEL.BACKBONE.STEM", "slow",
@@ -233,4 +233,12 @@ def test_weights_that_shift_do_not_start_a_network_that_does_not(network, tmp_pa
     in_place = [*settings, "MODEL.BACKBONE.NAME", "TSM", "MODEL.BACKBONE.ARGS", "[[in_place, True]]"]
     with pytest.raises(ValueError, match=r"MODEL.BACKBONE.ARGS: file \[\], config \[\['in_place', True\]\]"):
         load_trained_model(load_cfg(None, in_place), path)
-    assert load_trained_model(load_cfg(None, [*settings, "MODEL.BACKBONE.NAME", "TSM"]), path)
+    tsm = [*settings, "MODEL.BACKBONE.NAME", "TSM"]
+    # Also where the config says what is the default.
+    for more in ([], ["MODEL.BACKBONE.ARGS", "[[in_place, False], [shift_div, 8]]"]):
+        assert load_trained_model(load_cfg(None, [*tsm, *more]), path)
+    # A network of frames, TSN, may start it, but the log says what it is.
+    assert "MODEL.BACKBONE.NAME" not in caplog.text
+    torch.save({"state_dict": network(depth=18, place="none").state_dict()}, path)
+    load_trained_model(load_cfg(None, tsm), path)
+    assert "MODEL.BACKBONE.NAME: file 'ResNet3d', config 'TSM'; training may start with it" in caplog.text
