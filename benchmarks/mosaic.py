@@ -17,8 +17,9 @@ What makes it a fair test:
 - Scenes of the validation set are made of THERMAL's validation videos alone, so of people never seen in training. Each
   of these videos is used once at most.
 
-``train_same.csv`` and ``val_same.csv`` list videos in which the clip that counts plays in all four quadrants. A network
-can learn the actions from them before it has to find out whose action counts.
+``train_easy.csv`` and ``val_easy.csv`` list as many videos of the clip that counts alone. In one half it plays in all
+quadrants, which teaches the actions soon. In the other half its own quadrant is the only one that is not dark, which
+teaches them one by one.
 
 An output of quickstart's I3D sees 16 frames. The mark is 16 frames before the first frame of the clips, so without a
 block no output depends on both. The average of all outputs cannot relate them either: each adds its part alone.
@@ -96,21 +97,20 @@ def deal_scenes(sources: list[tuple[str, int]], count: int, rng: np.random.Gener
         }
 
 
-def render(clips: list[np.ndarray], colours: list[str], corner: int, target: int, same: bool = False) -> np.ndarray:
+def render(clips: list[np.ndarray | None], colours: list[str], corner: int, target: int) -> np.ndarray:
     """The frames of a video, uint8 (T, H, W, 3).
 
     Args:
-        clips: of the quadrants, (8, SIDE, SIDE) in 0..1, row by row.
+        clips: of the quadrants, (8, SIDE, SIDE) in 0..1, row by row. None: dark.
         colours: of the quadrants.
         corner: of the mark, counted as the quadrants.
         target: the quadrant that the mark has the colour of.
-        same: its clip plays in all quadrants.
     """
     frames = np.zeros((NUM_FRAMES, 2 * SIDE, 2 * SIDE, 3))
-    for quadrant, colour in enumerate(colours):
+    for quadrant, (clip, colour) in enumerate(zip(clips, colours, strict=True)):
         top, left = (SIDE * index for index in divmod(quadrant, 2))
-        clip = clips[target if same else quadrant]
-        frames[FIRST_FRAME:, top : top + SIDE, left : left + SIDE] = clip[..., None] * COLOURS[colour]
+        if clip is not None:
+            frames[FIRST_FRAME:, top : top + SIDE, left : left + SIDE] = clip[..., None] * COLOURS[colour]
     top, left = ((2 * SIDE - MARK) * index for index in divmod(corner, 2))
     frames[0, top : top + MARK, left : left + MARK] = 255  # a white edge tells a mark from a clip
     frames[0, top + 2 : top + MARK - 2, left + 2 : left + MARK - 2] = COLOURS[colours[target]]
@@ -142,19 +142,21 @@ def make(thermal: Path, root: Path, scenes: dict[str, int] | None = None, seed: 
         sources = [(record["file_name"], record["label"]) for record in get_dataset(f"list:{thermal}/{split}.csv")]
         dealt = list(deal_scenes(sources, count, np.random.default_rng([seed, number])))
         (partial / split).mkdir(parents=True)
-        rows, rows_same, clip_of = [], [], cache(read_clip)
+        rows, rows_easy, clip_of = [], [], cache(read_clip)
         for index, scene in enumerate(progress_bar(dealt, desc=f"mosaic {split}", unit="scene", leave=False)):
             clips = [clip_of(path) for path in scene["sources"]]
             names = [str(Path(path).relative_to(thermal)) for path in scene["sources"]]
             for target, label in enumerate(scene["labels"]):
                 name = f"{split}/{index:05d}_{target}"
-                for ending, same, lines in (("", False, rows), ("_same", True, rows_same)):
-                    frames = render(clips, scene["colours"], scene["corner"], target, same)
+                everywhere = (index + target) % 2 == 0
+                easy = [clips[target] if everywhere or target == quadrant else None for quadrant in range(4)]
+                for ending, shown, lines in (("", clips, rows), ("_easy", easy, rows_easy)):
+                    frames = render(shown, scene["colours"], scene["corner"], target)
                     write_h264(str(partial / f"{name}{ending}.mp4"), frames)
                     lines.append(f"{name}{ending}.mp4 {label}\n")
                 truths.append({"video": f"{name}.mp4", "label": label, "target": target, **scene, "sources": names})
         (partial / f"{split}.csv").write_text("".join(rows))
-        (partial / f"{split}_same.csv").write_text("".join(rows_same))
+        (partial / f"{split}_easy.csv").write_text("".join(rows_easy))
     (partial / "truth.jsonl").write_text("".join(json.dumps(truth) + "\n" for truth in truths))
     shutil.copy(thermal / CLASSES_FILE, partial / CLASSES_FILE)
     (partial / "spec.json").write_text(spec)
