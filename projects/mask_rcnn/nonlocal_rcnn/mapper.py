@@ -156,9 +156,8 @@ class DetectionMapper:
         return transforms.horizontal_flip(image), {**target, **changed}
 
     def _resize(self, image: torch.Tensor, target: dict[str, torch.Tensor], side: int) -> dict[str, Any]:
-        before = image.shape[1:]
-        scale = min(side / min(before), self.max_size / max(before))
-        after = [max(1, int(length * scale)) for length in before]
+        before = tuple(image.shape[1:])
+        after = resized_size(before, side, self.max_size)
         # Without antialiasing, as the model resizes test images.
         changed = {name: transforms.resize(target[name], after) for name in _MOVED if name in target}
         if "keypoints" in target:
@@ -169,6 +168,12 @@ class DetectionMapper:
         # A box may be less than a pixel wide, but not of no width.
         target["boxes"][:, 2:] = torch.maximum(target["boxes"][:, 2:], target["boxes"][:, :2] + 1e-2)
         return {"image": image, "target": target}
+
+
+def resized_size(size: tuple[int, ...], side: int, max_size: int) -> list[int]:
+    """Return (height, width) of an image whose short side becomes ``side``, and its long side ``max_size`` at most."""
+    scale = min(side / min(size), max_size / max(size))
+    return [max(1, int(length * scale)) for length in size]
 
 
 def _partner(name: str, names: Sequence[str]) -> int:

@@ -92,7 +92,7 @@ def tiny_cfg(tmp_path: Path) -> Callable[..., CfgNode]:
         fixed = {
             "MODEL__DEVICE": "cpu", "MODEL__RCNN__CHANNELS": 8, "INPUT__SHORT_SIDE_RANGE": [40, 48],
             "INPUT__CROP_SIZE": 40, "TEST__SHORT_SIDE": 40, "SOLVER__CLIPS_PER_BATCH": 2, "SOLVER__WARMUP_ITERS": 0,
-            "OUTPUT_DIR": str(tmp_path / "out"),
+            "DATASETS__TEST": [], "OUTPUT_DIR": str(tmp_path / "out"),
         }  # fmt: skip
         words = [(key.replace("__", "."), str(value)) for key, value in {**fixed, **changes}.items()]
         return load_cfg(str(PROJECT / "configs" / "shapes.yaml"), [word for pair in words for word in pair])
