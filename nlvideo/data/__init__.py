@@ -10,10 +10,8 @@ from nlvideo.data.samplers import SAMPLER
 from nlvideo.data.video.base import Video
 from nlvideo.data.video.frame_stream import FrameStream, Window, open_camera, slide
 from nlvideo.data.video.frames import FrameArray, FrameFolder
-from nlvideo.data.video.open import READERS, open_video
-from nlvideo.data.video.torchcodec_reader import TorchCodecReader
 from nlvideo.data.video.video_index import IndexCache, VideoIndex
-from nlvideo.data.video.video_reader import VideoReader
+from nlvideo.data.video.video_reader import READERS, TorchCodecReader, VideoReader, open_video
 from nlvideo.errors import VideoDecodeError, VideoTooShort
 
 __all__ = [

@@ -13,9 +13,8 @@ from nlvideo.data.clip_sampling import CLIP_SAMPLER
 from nlvideo.data.transforms import augmentation
 from nlvideo.data.transforms.clip_augmentations import ClipAugmentation, augment_clip, build_clip_augmentations
 from nlvideo.data.video.base import Video
-from nlvideo.data.video.open import open_video
 from nlvideo.data.video.pixels import DEFAULT_LIMITS, PixelLimits
-from nlvideo.data.video.torchcodec_reader import load_video_decoder
+from nlvideo.data.video.video_reader import load_video_decoder, open_video
 from nlvideo.errors import VideoDecodeError, VideoTooShort
 from nlvideo.utils.registry import Registry
 

@@ -15,8 +15,8 @@ from nlvideo.data.catalog import Record
 from nlvideo.data.clip_sampling import CLIP_SAMPLER
 from nlvideo.data.many_files import map_in_processes
 from nlvideo.data.video.exact.decode_in_order import open_stream, stated_rates, time_base_of
-from nlvideo.data.video.open import open_video
 from nlvideo.data.video.paths import local_video_path
+from nlvideo.data.video.video_reader import open_video
 from nlvideo.utils.system.time_limit import TimeLimit
 
 _logger = logging.getLogger(__name__)

@@ -14,8 +14,8 @@ from nlvideo.data.catalog import Record, source_of
 from nlvideo.data.dataset_mapper import frame_interval
 from nlvideo.data.many_files import map_in_processes
 from nlvideo.data.records.records import labels_of, span_labels_of
-from nlvideo.data.video.open import open_video
 from nlvideo.data.video.paths import local_video_path, split_member_path
+from nlvideo.data.video.video_reader import open_video
 from nlvideo.errors import ProcessDied, VideoDecodeError
 from nlvideo.utils.console import progress_bar
 

@@ -8,8 +8,7 @@ import pytest
 from PIL import Image
 
 from nlvideo.data.video.frames import FrameArray, FrameFolder
-from nlvideo.data.video.open import open_video
-from nlvideo.data.video.video_reader import VideoReader
+from nlvideo.data.video.video_reader import VideoReader, open_video
 from nlvideo.errors import VideoDecodeError
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from nlvideo.config import load_cfg
 from nlvideo.data import TorchCodecReader, VideoDecodeError, VideoMapper, VideoReader, open_video
-from nlvideo.data.video.torchcodec_reader import load_video_decoder
+from nlvideo.data.video.video_reader import load_video_decoder
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def test_what_torchcodec_would_get_wrong_is_read_by_ours(monkeypatch, tmp_path, 
     def refuse(path, **options):
         raise RuntimeError("torchcodec was asked")
 
-    monkeypatch.setattr("nlvideo.data.video.torchcodec_reader.load_video_decoder", lambda: refuse)
+    monkeypatch.setattr("nlvideo.data.video.video_reader.load_video_decoder", lambda: refuse)
     plain = make_video(tmp_path / "a.mp4", num_frames=5, codec="libx264", pix_fmt="yuv420p", crf="5")
     data = bytearray(Path(plain).read_bytes())
     place = data.index(b"tkhd") + 44  # the display matrix

@@ -19,8 +19,8 @@ from nlvideo.data import (
     open_video,
     slide,
 )
-from nlvideo.data.video.open import READERS
 from nlvideo.data.video.pixels import Geometry
+from nlvideo.data.video.video_reader import READERS
 
 NUM_FRAMES, HEIGHT, WIDTH, FPS = 12, 32, 48, 10
 
@@ -67,7 +67,7 @@ def video(request, tmp_path, make_video, make_frames, monkeypatch):
     path = make_video(tmp_path / "a.mp4", fps=FPS, codec="libx264", pix_fmt="yuv420p", crf="5", **size)
     with VideoReader(path) as reader:
         frames = reader.get_frames(range(NUM_FRAMES))
-    monkeypatch.setattr("nlvideo.data.video.torchcodec_reader.load_video_decoder", lambda: FakeTorchCodec)
+    monkeypatch.setattr("nlvideo.data.video.video_reader.load_video_decoder", lambda: FakeTorchCodec)
     with FrameStream(path) as stream:
         kinds = {
             "file": (VideoReader, lambda: open_video(path)),
@@ -153,7 +153,7 @@ def test_a_kind_that_lacks_a_part_cannot_be_made():
 
 
 def test_the_readers_are_those_that_a_config_may_name(tmp_path, make_video, monkeypatch):
-    monkeypatch.setattr("nlvideo.data.video.torchcodec_reader.load_video_decoder", lambda: FakeTorchCodec)
+    monkeypatch.setattr("nlvideo.data.video.video_reader.load_video_decoder", lambda: FakeTorchCodec)
     path = make_video(tmp_path / "a.mp4", num_frames=2)
     assert READERS == {"pyav": VideoReader, "torchcodec": TorchCodecReader}
     for name, kind in READERS.items():

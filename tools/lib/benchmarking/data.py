@@ -14,8 +14,7 @@ import numpy as np
 from nlvideo.data.clip_sampling import RandomClip, UniformClips
 from nlvideo.data.video.frame_decoder import FrameDecoder
 from nlvideo.data.video.pixels import PixelLimits
-from nlvideo.data.video.torchcodec_reader import TorchCodecReader, load_video_decoder
-from nlvideo.data.video.video_reader import VideoReader
+from nlvideo.data.video.video_reader import TorchCodecReader, VideoReader, load_video_decoder
 from nlvideo.errors import VideoDecodeError
 from nlvideo.utils.console import create_table, progress_bar
 from nlvideo.utils.files.file_io import write_json
