@@ -11,6 +11,7 @@ from nlvideo.checkpoint.conversion import differences, make_way
 from nlvideo.checkpoint.plain import to_plain
 from nlvideo.config import CfgNode
 from nlvideo.data.datasets.listed import CLASSES_FILE, write_classes
+from nlvideo.modeling.costs import meta_model
 from nlvideo.utils.files.file_io import atomic_write, write_text
 
 
@@ -26,10 +27,17 @@ def pack_model(model: nn.Module, cfg: CfgNode, classes: Sequence[str], folder: s
         overwrite: replace files that exist.
 
     Raises:
-        ValueError: a file exists already.
+        ValueError: a file exists already, or the model is not one that `cfg` builds, such as `Predictor.model`, whose
+            norms are folded: `model_zoo.get` gives it with its norms.
         OSError: the folder cannot be written.
     """
     paths = [os.path.join(folder, name) for name in ("model.pth", "config.yaml", CLASSES_FILE)]
+    built, given = (set(network.state_dict()) for network in (meta_model(cfg)[0], model))
+    if built != given:
+        count, name = len(built ^ given), min(built ^ given)
+        raise ValueError(
+            f"model: not the one that cfg builds ({count} tensors, such as {name}); allowed: model_zoo.get's"
+        )
     make_way(paths, overwrite)
     kept = differences(cfg)
     kept.pop("OUTPUT_DIR", None)

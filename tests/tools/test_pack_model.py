@@ -10,6 +10,7 @@ import torch
 from nlvideo.checkpoint import Checkpointer
 from nlvideo.config import load_cfg
 from nlvideo.model_zoo import Predictor, get_config_file
+from nlvideo.model_zoo.pack import pack_model
 from nlvideo.modeling import build_model
 
 
@@ -47,6 +48,14 @@ def test_the_folder_means_the_same_model(call_tool: Callable, run: Path, tmp_pat
     assert set(different) == {"MODEL.WEIGHTS", "OUTPUT_DIR"}
     text = (packed / "config.yaml").read_text()
     assert str(run) not in text and "DEVICE" not in text and "WEIGHTS" not in text and "SEED: 3" in text
+
+
+def test_a_copy_with_folded_norms_is_refused(run: Path, tmp_path: Path) -> None:
+    """The folder would hold a model that does not load."""
+    predictor = Predictor(run, device="cpu")
+    with pytest.raises(ValueError, match=r"model: not the one that cfg builds .*bn.*allowed: model_zoo.get's"):
+        pack_model(predictor.model, predictor.cfg, predictor.classes, str(tmp_path / "packed"))
+    assert not (tmp_path / "packed").exists()
 
 
 def test_nothing_is_replaced_unasked(call_tool: Callable, run: Path, tmp_path: Path) -> None:
