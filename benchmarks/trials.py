@@ -185,7 +185,6 @@ def mosaic_overrides() -> list[str]:
         *mosaic(),
         *SCHEDULE,
         *("INPUT.NUM_FRAMES", "24", "INPUT.SHORT_SIDE_RANGE", "[48, 48]", "INPUT.FLIP_PROB", "0.5"),
-        # Real clips ask for more: after 350 iterations the loss of a pilot had hardly begun to fall.
         *("MODEL.HEAD.NUM_CLASSES", "7", "SOLVER.MAX_ITER", "1500"),
     ]
 
