@@ -93,7 +93,7 @@ setup(
         "export": ["torch>=2.6", "onnx>=1.17", "onnxscript>=0.5", "onnxruntime>=1.20"],
         "parquet": ["pyarrow>=15.0"],
         "plot": ["matplotlib>=3.8"],
-        "peers": ["mmcv-lite>=2.1", "timm>=1.0"],
+        "peers": ["mmcv-lite>=2.1", "pytorchvideo>=0.1.5", "timm>=1.0"],
         "torchcodec": ["torchcodec>=0.7"],
     },
 )
