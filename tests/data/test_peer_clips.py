@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from nlvideo.data import MMActionClips, SlowFastClips, SlowFastOffsetClips, VideoTooShort
-from nlvideo.data.clip_sampling import CLIP_SAMPLER, UniformClips
+from nlvideo.data.clip_sampling import CLIP_SAMPLER, SegmentClip, UniformClips
 
 
 def starts(sampler, n):
@@ -95,6 +95,13 @@ def test_slowfast_offset_starts():
 def test_mmaction_starts(n, length, stride, clips, expected):
     sampled = MMActionClips(length, stride, num_clips=clips)(n, None)
     assert sampled == [[(start + i * stride) % n for i in range(length)] for start in expected]
+
+
+@pytest.mark.parametrize("n", [1, 7, 8, 9, 100, 299, 300])
+def test_frames_of_segments_are_those_of_mmaction(n):
+    """Clips of one frame there: the middle of each of 8 equal parts, rounded down."""
+    step = n / 8.0
+    assert SegmentClip(8)(n) == [(np.arange(8) * step + step / 2.0).astype(int).tolist()]
 
 
 def test_mmaction_and_uniform_clips_differ_by_the_rounding_of_halves_alone():

@@ -40,7 +40,7 @@ def protocols():
 
 def test_the_table_is_read():
     names = [parameter.id for parameter in protocols()]
-    assert len(names) == 9 and {"30 views (default)", "ten-crop", "mmaction2"} <= set(names)
+    assert len(names) == 10 and {"30 views (default)", "ten-crop", "mmaction2"} <= set(names)
     assert "AuthorsClips" in protocols()[2].values[0] and "TEST.FLIP" in protocols()[2].values[0]
 
 
