@@ -81,7 +81,7 @@ class RankFailed(RuntimeError):
         trace: the traceback in that rank; empty for an error that its message explains.
     """
 
-    def __init__(self, message: str, exit_code: int, trace: str):
+    def __init__(self, message: str, exit_code: int, trace: str = ""):
         super().__init__(message, exit_code, trace)
         self.exit_code = exit_code
         self.trace = trace

@@ -8,7 +8,7 @@ Examples:
 
 import argparse
 
-from nlvideo.engine.script import default_argument_parser, run_script
+from nlvideo.engine.script import default_argument_parser, launch_options, run_script
 from nlvideo.errors import UnexpectedResults
 
 
@@ -34,9 +34,7 @@ def start(args: argparse.Namespace) -> None:
 
     args.eval_only = True
     cfg = load_cfg(args.config_file, args.opts, args.plugin)
-    launch(
-        main, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url, args=(args,), device=cfg.MODEL.DEVICE
-    )
+    launch(main, device=cfg.MODEL.DEVICE, **launch_options(args))
 
 
 if __name__ == "__main__":

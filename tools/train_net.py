@@ -11,7 +11,7 @@ Examples:
 import argparse
 from typing import TYPE_CHECKING
 
-from nlvideo.engine.script import default_argument_parser, run_script
+from nlvideo.engine.script import default_argument_parser, launch_options, run_script
 from nlvideo.errors import UnexpectedResults
 
 if TYPE_CHECKING:
@@ -64,9 +64,7 @@ def start(args: argparse.Namespace) -> None:
 
     # Here too, so that a mistake in the config is reported once and before anything starts.
     cfg = read_config(args)
-    launch(
-        main, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url, args=(args,), device=cfg.MODEL.DEVICE
-    )
+    launch(main, device=cfg.MODEL.DEVICE, **launch_options(args))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,8 @@ from itertools import count
 from pathlib import Path
 
 from nlvideo.utils.files.file_io import write_text
+from nlvideo.utils.system.env import read_invocations
+from nlvideo.utils.system.processes import job
 
 logger = logging.getLogger(__name__)
 
@@ -23,6 +25,21 @@ def config_path(folder: str, resume: bool) -> str:
     # Left by a start that failed.
     Path(waiting).unlink(missing_ok=True)
     return os.path.join(folder, _CONFIG)
+
+
+def is_own(folder: str) -> bool:
+    """Return whether the run in ``folder`` is this one, of an earlier rank of the same launcher: it started again.
+
+    A run that has saved nothing yet beside an earlier one is not there.
+    """
+    trainings = [row for row in read_invocations(folder) if not row.get("eval_only")]
+    mine, its = job(), trainings[-1].get("job") if trainings else None
+    if not mine or not its or Path(folder, _NEXT_CONFIG).exists():
+        return False
+    # Another agent of an elastic job may have started it. Some give all their jobs one name: a run that is done is not
+    # of this one.
+    same_name = mine["id"] == its["id"] != "none" and not Path(folder, "model_final.pth").exists()
+    return mine == its or same_name
 
 
 class EarlierRun:

@@ -37,12 +37,13 @@ logger = logging.getLogger(__name__)
 _read_before: dict[tuple, Sequence[Record]] = {}
 
 
-def build_train_loader(cfg: CfgNode, start_iter: int = 0) -> TrainLoader:
+def build_train_loader(cfg: CfgNode, start_iter: int = 0, first_clip: int | None = None) -> TrainLoader:
     """Build the loader of the training clips of this rank.
 
     An iteration takes SOLVER.CLIPS_PER_BATCH clips over all ranks, in SOLVER.ACCUMULATE batches per rank. The stream
-    depends on the config alone, not on the number of workers. A resumed run enters it at ``start_iter``. A SEED below 0
-    is replaced by one that all ranks agree on.
+    depends on the config alone, not on the number of workers. A resumed run enters it at ``start_iter``, or at the clip
+    ``first_clip`` of the stream where earlier iterations took other numbers of clips. A SEED below 0 is replaced by one
+    that all ranks agree on.
 
     Raises:
         ValueError: a dataset is faulty or a value does not fit; one line.
@@ -62,7 +63,7 @@ def build_train_loader(cfg: CfgNode, start_iter: int = 0) -> TrainLoader:
     batch_size = clips // batches
     seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
     # The sampler counts videos. Each gives INPUT.REPEATED_CLIPS clips to the batch.
-    start = start_iter * clips // repeated
+    start = (start_iter * clips if first_clip is None else first_clip) // repeated
     sampler_class = _sampler_class(cfg)
     options = sampler_class.options(cfg) if hasattr(sampler_class, "options") else {}
     sampler = sampler_class(records, seed=seed, rank=rank, world_size=world_size, start=start, **options)

@@ -69,7 +69,7 @@ class FineTuning(HookBase):
 
     def before_step(self) -> None:
         """Freeze the stages before the first step, let them train from their iteration on, and set the modes."""
-        iteration = self.trainer.iter
+        iteration = self.trainer.iter + self.trainer.schedule_offset
         frozen = not self._until or iteration < self._until
         if frozen != self._stages_are_frozen:
             self._stages_are_frozen = frozen

@@ -1,39 +1,34 @@
-"""Start the ranks of a run: none to start for one process or under torchrun, else one process per GPU."""
+"""Start the ranks of a run by torch's elastic engine, or be one that a launcher has started."""
 
 import contextlib
 import datetime
+import json
 import logging
 import multiprocessing
 import os
 import signal
-import socket
-import sys
+import tempfile
 import threading
 import time
+import uuid
 from collections.abc import Callable
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher import LaunchConfig, elastic_launch
 
 from nlvideo.engine.script import INTERRUPTED, exit_code_of, one_line, traceback_to_show
 from nlvideo.errors import RankFailed
+from nlvideo.utils.system import processes
 from nlvideo.utils.system.env import uses_cuda
-from nlvideo.utils.system.processes import (
-    ONE_KEYPRESS_SEC,
-    end_with_parent,
-    keep_freed_memory,
-    stop_signals,
-    usable_cpus,
-)
 
-logger = logging.getLogger(__name__)
-
-TIMEOUT_VARIABLE = "NLVIDEO_DIST_TIMEOUT_MINUTES"
-# What the other ranks get to end by themselves after one has failed.
+# What ranks get to end by themselves after a second signal.
 _GRACE_SEC = 5.0
+# A rank whose connection broke ends this much later than the rank that broke it, which is the cause.
+_LATER_SEC = 1.0
 
 
 def launch(
@@ -43,50 +38,73 @@ def launch(
     machine_rank: int = 0,
     dist_url: str = "auto",
     args: tuple = (),
-    timeout_minutes: float | None = None,
+    timeout_minutes: float = 30.0,
     device: str = "auto",
+    max_restarts: int = 0,
 ) -> None:
     """Call ``main(*args)`` on every rank and return when all are done.
+
+    Where the environment has RANK and WORLD_SIZE, as under torchrun, this process is a rank and starts none.
 
     Args:
         main: defined at the top level of a module, so that it pickles.
         num_gpus: ranks on this machine. Without GPUs, or with ``device="cpu"``, they are processes on the CPU.
         num_machines: each runs this with its own ``machine_rank``.
-        machine_rank: from 0.
-        dist_url: ``tcp://HOST:PORT`` where rank 0 can be reached; ``"auto"`` finds a free port of one machine.
+        machine_rank: from 0. Machine 0 has rank 0.
+        dist_url: ``tcp://HOST:PORT`` where machine 0 can be reached; ``"auto"`` finds a free port of one machine.
         args: of ``main``; they must pickle.
-        timeout_minutes: of a rank that waits for another; None: NLVIDEO_DIST_TIMEOUT_MINUTES of the environment, or 30.
+        timeout_minutes: how long a rank, or a machine, waits for another.
         device: ``MODEL.DEVICE``.
+        max_restarts: how often all ranks start again after one has failed; `default_setup` makes the run go on.
 
     Raises:
         ValueError: an argument that does not fit this machine.
-        RankFailed: the first error of a spawned rank.
+        RankFailed: the first error of a rank, after the last restart.
     """
-    group: dict[str, Any] = {"timeout": _timeout(timeout_minutes)}
+    if timeout_minutes <= 0:
+        raise ValueError(f"--dist-timeout: got {timeout_minutes}, allowed: minutes above 0")
+    work = (main, args, device, datetime.timedelta(minutes=timeout_minutes))
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
-        if int(os.environ["WORLD_SIZE"]) == 1:
-            main(*args)
-            return
         _check_device("torchrun's --nproc-per-node", int(os.environ.get("LOCAL_WORLD_SIZE", 1)), device)
-        _with_process_group(_Work(main, args, device, group), int(os.environ.get("LOCAL_RANK", 0)))
+        _be_rank(*work)
         return
-    for name, value in (("--num-gpus", num_gpus), ("--num-machines", num_machines)):
-        if value < 1:
-            raise ValueError(f"{name}: got {value}, allowed: 1 or more")
-    if not 0 <= machine_rank < num_machines:
-        raise ValueError(f"--machine-rank: got {machine_rank}, allowed: 0 to {num_machines - 1} (--num-machines - 1)")
-    if num_machines > 1 and dist_url == "auto":
-        raise ValueError("--dist-url: got 'auto', allowed with several machines: tcp://HOST:PORT of machine 0")
+    if num_gpus < 1 or max_restarts < 0:
+        name, value, least = ("num-gpus", num_gpus, 1) if num_gpus < 1 else ("max-restarts", max_restarts, 0)
+        raise ValueError(f"--{name}: got {value}, allowed: {least} or more")
+    meeting = _meeting(num_machines, machine_rank, dist_url)
     _check_device("--num-gpus", num_gpus, device)
-    if num_gpus * num_machines == 1:
+    if num_gpus * num_machines == 1 and not max_restarts:
         main(*args)
         return
-    if dist_url == "auto":
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            dist_url = f"tcp://127.0.0.1:{probe.getsockname()[1]}"
-    group |= {"init_method": dist_url, "world_size": num_gpus * num_machines}
-    _spawn(_Work(main, args, device, group), machine_rank * num_gpus, num_gpus)
+    if not uses_cuda(device):
+        # Else every rank would use all cores.
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, processes.usable_cpus() // num_gpus)))
+    with tempfile.TemporaryDirectory(prefix="nlvideo_ranks_") as folder:
+        config = LaunchConfig(
+            **meeting,
+            min_nodes=num_machines,
+            max_nodes=num_machines,
+            nproc_per_node=num_gpus,
+            rdzv_configs={"timeout": int(60 * timeout_minutes) or 1, "rank": machine_rank},
+            logs_specs=DefaultLogsSpecs(log_dir=folder),
+            max_restarts=max_restarts,
+        )
+        _run_engine(config, multiprocessing.get_start_method(), *work)
+
+
+def _meeting(num_machines: int, machine_rank: int, dist_url: str) -> dict[str, Any]:
+    """Where the machines of a run meet."""
+    if num_machines < 1:
+        raise ValueError(f"--num-machines: got {num_machines}, allowed: 1 or more")
+    if not 0 <= machine_rank < num_machines:
+        raise ValueError(f"--machine-rank: got {machine_rank}, allowed: 0 to {num_machines - 1} (--num-machines - 1)")
+    if num_machines == 1:
+        here = "127.0.0.1"
+        return {"rdzv_backend": "c10d", "rdzv_endpoint": f"{here}:0", "local_addr": here, "run_id": uuid.uuid4().hex}
+    host, _, port = dist_url.removeprefix("tcp://").rpartition(":")
+    if not (host and port.isdigit()):
+        raise ValueError(f"--dist-url: got {dist_url!r}, allowed with several machines: tcp://HOST:PORT of machine 0")
+    return {"rdzv_backend": "static", "rdzv_endpoint": f"{host}:{port}", "run_id": "none"}
 
 
 def _check_device(name: str, num_ranks: int, device: str) -> None:
@@ -99,132 +117,113 @@ def _check_device(name: str, num_ranks: int, device: str) -> None:
         )
 
 
-def _timeout(minutes: float | None) -> datetime.timedelta:
-    given = os.environ.get(TIMEOUT_VARIABLE, 30.0) if minutes is None else minutes
-    with contextlib.suppress(ValueError):
-        if (value := float(given)) > 0:
-            return datetime.timedelta(minutes=value)
-    name = TIMEOUT_VARIABLE if minutes is None else "timeout_minutes"
-    raise ValueError(f"{name}: got {given!r}, allowed: minutes above 0")
+def _be_rank(main: Callable[..., Any], args: tuple, device: str, timeout: datetime.timedelta) -> None:
+    """Be the rank that the environment says. An error is also written for the engine, in the form that it reads."""
+    processes.end_with_parent()
+    cuda, alone = uses_cuda(device), os.environ["WORLD_SIZE"] == "1"
+    try:
+        if cuda and not alone:
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
+        if not alone:
+            # The CPU side carries objects and small agreements between ranks, which would make NCCL wait for the GPU.
+            dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=timeout)
+        main(*args)
+        if not alone:
+            # Only after success: after an error, waiting for other ranks would hang.
+            dist.barrier()
+            dist.destroy_process_group()
+    except BaseException as error:
+        if path := os.environ.get("TORCHELASTIC_ERROR_FILE"):
+            facts = {"py_callstack": traceback_to_show(error), "timestamp": str(int(time.time()))}
+            message = {"message": one_line(error), "errorCode": exit_code_of(error), "extraInfo": facts}
+            with open(path, "w", encoding="utf8") as file:
+                json.dump({"message": message}, file)
+        raise
 
 
-class _Work(NamedTuple):
-    """What a rank does, on which device, and the arguments of its process group."""
-
-    main: Callable[..., Any]
-    args: tuple
-    device: str
-    group: dict[str, Any]
-
-
-def _with_process_group(work: _Work, local_rank: int) -> None:
-    cuda = uses_cuda(work.device)
-    if cuda:
-        torch.cuda.set_device(local_rank)
-    # The CPU side carries objects and the small agreements between ranks, which would make NCCL wait for the GPU.
-    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", **work.group)
-    work.main(*work.args)
-    # Only after success: after an error, waiting for other ranks would hang.
-    dist.barrier()
-    dist.destroy_process_group()
-
-
-class _Outcome(NamedTuple):
-    """How a rank ended; the earliest failure is the cause of the others."""
-
-    time: float
-    exit_code: int = 0
-    line: str = ""
-    trace: str = ""
-
-
-def _rank_main(arguments: tuple, start_method: str, report: Connection) -> None:
-    """Run one spawned rank with the arguments of ``_with_process_group``, and tell the parent how it ended."""
+def _rank_main(start_method: str, *work: Any) -> str:
+    """Be a rank: return an empty string, or what stopped it. Any other error ends this process."""
     # Else this process would spawn its loaders' workers: each would import torch again, and none would hear signals.
     multiprocessing.set_start_method(start_method, force=True)
-    keep_freed_memory()
-    end_with_parent()
+    processes.keep_freed_memory()
     try:
-        _with_process_group(*arguments)
-        report.send(_Outcome(time.time()))
+        _be_rank(*work)
     except BaseException as error:
-        # Short enough for the pipe to take it whole, whether the parent reads or not.
-        trace = traceback_to_show(error)[-16000:]
-        report.send(_Outcome(time.time(), exit_code_of(error), one_line(error)[:4000], trace))
-        sys.stdout.flush()
+        if exit_code_of(error) == INTERRUPTED:
+            # All ranks stop. For the engine that is a success, after which it starts nothing again.
+            with contextlib.suppress(RuntimeError, ValueError):
+                dist.destroy_process_group()
+            return one_line(error)
+        time.sleep(_LATER_SEC if isinstance(error, RuntimeError) else 0)
+        print(end="", flush=True)
         # sys.exit would wait for threads of a broken process group.
         os._exit(exit_code_of(error))
+    return ""
 
 
-def _spawn(work: _Work, first_rank: int, num_ranks: int) -> None:
-    if not uses_cuda(work.device):
-        # Else every rank would use all cores.
-        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cpus() // num_ranks)))
-    context = multiprocessing.get_context("spawn")
-    start_method = multiprocessing.get_start_method()
-    ranks: dict[int, tuple[BaseProcess, Connection]] = {}
-    for local in range(num_ranks):
-        receiver, sender = context.Pipe(duplex=False)
-        own = work._replace(group={**work.group, "rank": first_rank + local})
-        process: BaseProcess = context.Process(target=_rank_main, args=((own, local), start_method, sender))
-        process.start()
-        ranks[first_rank + local] = process, receiver
-        sender.close()
-    processes = [process for process, _ in ranks.values()]
+def _run_engine(config: LaunchConfig, *work: Any) -> None:
+    if not config.max_restarts:
+        # Its log says in many lines what the one line of RankFailed says.
+        for name in list(logging.root.manager.loggerDict):
+            if name.startswith("torch.distributed.elastic"):
+                logging.getLogger(name).setLevel(logging.CRITICAL)
+    ended: list[Any] = []
     asked: list[float] = []
+
+    def engine() -> None:
+        """Keep what the engine returns or raises."""
+        try:
+            ended.append(elastic_launch(config, _rank_main)(*work))
+        except BaseException as error:
+            ended.append(error)
 
     # The ranks decide what a signal means. This process waits for them, but not for ever after a second one.
     def forward(number: int, frame: Any) -> None:
         """Send the signal to every rank."""
         asked.append(time.monotonic())
-        for process in processes:
-            if process.is_alive() and process.pid is not None:
-                os.kill(process.pid, number)
+        for process in multiprocessing.active_children():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid or 0, number)
 
     # Only the main thread may have handlers.
-    handled = stop_signals() if threading.current_thread() is threading.main_thread() else []
+    handled = processes.stop_signals() if threading.current_thread() is threading.main_thread() else []
     previous = {number: signal.signal(number, forward) for number in handled}
+    # In a thread the engine has no handlers of its own, which would kill ranks that still save.
+    thread = threading.Thread(target=engine, daemon=True)
     try:
-        _join(ranks, asked)
+        thread.start()
+        while thread.is_alive():
+            thread.join(0.2)
+            if (
+                asked
+                and asked[-1] > asked[0] + processes.ONE_KEYPRESS_SEC
+                and time.monotonic() > asked[-1] + _GRACE_SEC
+            ):
+                raise RankFailed("ranks were killed: they did not end after two signals", INTERRUPTED)
     finally:
-        for process in processes:
-            if process.is_alive():
-                process.kill()
+        for process in multiprocessing.active_children():
+            process.kill()
         for number, handler in previous.items():
             signal.signal(number, handler)
+    _judge(ended[0], config)
 
 
-def _join(ranks: dict[int, tuple[BaseProcess, Connection]], asked: list[float]) -> None:
-    running = dict(ranks)
-    failures: list[tuple[_Outcome, int]] = []
-    deadline = float("inf")
-    while running and time.monotonic() < deadline:
-        wait([process.sentinel for process, _ in running.values()], timeout=0.5)
-        for rank, (process, receiver) in list(running.items()):
-            if process.exitcode is None:
-                continue
-            del running[rank]
-            outcome = _outcome_of(process.exitcode, receiver)
-            if outcome.exit_code:
-                failures.append((outcome, rank))
-            # Ranks that stop on a signal all end by themselves; one of them may still be saving.
-            if outcome.exit_code != 0 and (outcome.exit_code != INTERRUPTED or not outcome.time):
-                deadline = min(deadline, time.monotonic() + _GRACE_SEC)
-        if asked and asked[-1] > asked[0] + ONE_KEYPRESS_SEC:
-            deadline = min(deadline, asked[-1] + _GRACE_SEC)
-    if running and not failures:
-        failures = [(_Outcome(0.0, INTERRUPTED, "killed: it did not end after two signals"), min(running))]
-    if failures:
-        cause, rank = min(failures)
-        raise RankFailed(f"rank {rank}: {cause.line}", cause.exit_code, cause.trace)
-
-
-def _outcome_of(exit_code: int, receiver: Connection) -> _Outcome:
-    """What a rank reported. Its exit code counts only without a report: some backends abort when their process ends."""
-    try:
-        return receiver.recv()
-    except EOFError:
-        # It was killed. Time 0 makes it the cause: the other ranks may report a broken connection first.
-        how = f"ended by {signal.Signals(-exit_code).name}" if exit_code < 0 else f"exit code {exit_code}"
-        interrupted = exit_code in (-signal.SIGINT, INTERRUPTED)
-        return _Outcome(0.0, INTERRUPTED if interrupted else int(exit_code != 0), how)
+def _judge(ended: Any, config: LaunchConfig) -> None:
+    """Raise what ended the run, if something did."""
+    if isinstance(ended, ChildFailedError):
+        rank, failure = ended.get_first_failure()
+        said: Any = failure.message
+        if isinstance(said, dict):
+            raise RankFailed(f"rank {rank}: {said['message']}", said["errorCode"], said["extraInfo"]["py_callstack"])
+        code = failure.exitcode
+        how = f"ended by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        raise RankFailed(f"rank {rank}: {how}", INTERRUPTED if code in (-signal.SIGINT, INTERRUPTED) else 1)
+    if isinstance(ended, BaseException):
+        if config.rdzv_backend == "static" and isinstance(ended, (RuntimeError, OSError)):
+            raise RankFailed(
+                f"the machines did not meet at --dist-url tcp://{config.rdzv_endpoint}: {one_line(ended)}", 1
+            )
+        raise ended
+    for rank, line in sorted(ended.items()):
+        if line:
+            raise RankFailed(f"rank {rank}: {line}", INTERRUPTED)

@@ -64,8 +64,17 @@ def default_argument_parser(description: str | None = None) -> argparse.Argument
     parser.add_argument(
         "--dist-url", default="auto", metavar="URL", help="tcp://HOST:PORT of machine 0; needed with several machines"
     )
+    waits, again = "how long a rank waits for another (default: 30)", "start all ranks again when one dies (default: 0)"
+    parser.add_argument("--dist-timeout", type=float, default=30.0, metavar="MINUTES", help=waits)
+    parser.add_argument("--max-restarts", type=int, default=0, metavar="K", help=again)
     add_config_arguments(parser)
     return parser
+
+
+def launch_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the arguments of ``launch`` that the arguments of `default_argument_parser` say."""
+    names = ("num_gpus", "num_machines", "machine_rank", "dist_url", "max_restarts")
+    return {name: getattr(args, name) for name in names} | {"timeout_minutes": args.dist_timeout, "args": (args,)}
 
 
 def add_input_argument(parser: ScriptParser, help: str) -> None:

@@ -6,7 +6,7 @@ import os
 import shlex
 import sys
 
-from nlvideo.checkpoint.earlier_run import config_path
+from nlvideo.checkpoint.earlier_run import config_path, is_own
 from nlvideo.checkpoint.trained import weights_for_test, with_classes_of
 from nlvideo.config import CfgNode
 from nlvideo.engine.resolve import resolve_from_data, resolve_split
@@ -17,6 +17,7 @@ from nlvideo.utils.files.locks import lock_folder
 from nlvideo.utils.files.safe_yaml import parse_yaml
 from nlvideo.utils.plugins import load_plugin
 from nlvideo.utils.system.env import append_invocation, collect_env, environment, seed_everything
+from nlvideo.utils.system.processes import job
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +27,8 @@ def default_setup(cfg: CfgNode, args: argparse.Namespace) -> CfgNode:
 
     Args:
         cfg: left as it is.
-        args: from :func:`default_argument_parser`.
+        args: from :func:`default_argument_parser`. ``resume`` becomes True where a launcher started the ranks of a run
+            again.
 
     Returns:
         The config of the run, with a seed and what its training data decides (see `resolve_from_data`). It is also
@@ -39,6 +41,8 @@ def default_setup(cfg: CfgNode, args: argparse.Namespace) -> CfgNode:
     """
     make_writable(cfg.OUTPUT_DIR, "OUTPUT_DIR")
     eval_only = bool(getattr(args, "eval_only", False))
+    if started_again := not (eval_only or args.resume) and comm.all_gather_object(is_own(cfg.OUTPUT_DIR))[0]:
+        args.resume = True
     if not eval_only:
         _lock(cfg.OUTPUT_DIR)
     given_seed = seed = cfg.SEED
@@ -48,12 +52,9 @@ def default_setup(cfg: CfgNode, args: argparse.Namespace) -> CfgNode:
         with open(dump, encoding="utf8") as file:
             seed = parse_yaml(file.read())["SEED"]
     cfg = cfg.with_overrides(["SEED", seed_everything(seed)])
-    # Each package has its own logger: those of plugins are not children of ours.
-    for name in ["nlvideo", *(load_plugin(spec).module.__name__ for spec in cfg.PLUGINS)]:
-        setup_logger(cfg.OUTPUT_DIR, comm.get_rank(), name=name)
-    logger.info("Environment:\n%s", collect_env())
-    logger.info("Command line: %s", shlex.join(sys.argv))
-    logger.info("Ranks: %d", comm.get_world_size())
+    _start_log(cfg)
+    if started_again:
+        logger.warning("The ranks of this run started again: going on from its last checkpoint, if there is one")
     if eval_only:
         # The weights know the classes that a test has, and the run the videos that it kept for one.
         cfg = with_classes_of(resolve_split(cfg, resume=True), weights_for_test(cfg, args.resume))
@@ -74,10 +75,20 @@ def default_setup(cfg: CfgNode, args: argparse.Namespace) -> CfgNode:
             resume=bool(args.resume),
             world_size=comm.get_world_size(),
             drawn_seed=cfg.SEED if given_seed < 0 else None,
+            job=job(),
         )
     # Every rank waits until the config is written.
     comm.synchronize()
     return cfg
+
+
+def _start_log(cfg: CfgNode) -> None:
+    # Each package has its own logger: those of plugins are not children of ours.
+    for name in ["nlvideo", *(load_plugin(spec).module.__name__ for spec in cfg.PLUGINS)]:
+        setup_logger(cfg.OUTPUT_DIR, comm.get_rank(), name=name)
+    logger.info("Environment:\n%s", collect_env())
+    logger.info("Command line: %s", shlex.join(sys.argv))
+    logger.info("Ranks: %d", comm.get_world_size())
 
 
 def _lock(folder: str) -> None:

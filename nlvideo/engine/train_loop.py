@@ -71,13 +71,15 @@ class TrainerBase(ABC):
         start_iter: first iteration of this process; above 0 in a resumed run.
         max_iter: the iteration before which training ends. A hook that ends it earlier lowers this in ``after_step``,
             on every rank alike.
+        schedule_offset: how far the schedule is ahead of ``iter``, in iterations; not 0 where a run went on with
+            another number of ranks, for which the schedule is longer or shorter.
         storage: scalars of the run.
         stop_reason: set by a hook in ``after_step``, on every rank alike, to end training after this iteration.
     """
 
     def __init__(self) -> None:
         self.hooks: list[HookBase] = []
-        self.iter = self.start_iter = self.max_iter = 0
+        self.iter = self.start_iter = self.max_iter = self.schedule_offset = 0
         self.storage = EventStorage(0)
         self.stop_reason: str | None = None
         # The hook that is called now, and the one that was saving the loaded checkpoint.

@@ -72,7 +72,11 @@ class DefaultTrainer(SimpleTrainer):
         cfg: the config, scaled to the number of ranks.
         bare_model: the model without its distributed wrapper.
         ema: moving average of the weights, or None.
+        clip_offset: how far the stream of clips is ahead of ``iter`` x ``SOLVER.CLIPS_PER_BATCH``; not 0 where earlier
+            iterations took other numbers of clips.
     """
+
+    clip_offset = 0
 
     def __init__(self, cfg: CfgNode):
         """Build model, optimizer, schedule and hooks. The data is opened when training starts, at the right position.
@@ -148,13 +152,16 @@ class DefaultTrainer(SimpleTrainer):
             TooManyFailedVideos: above ``DATALOADER.MAX_FAILED_FRACTION``.
         """
         start_iter = self.start_iter if start_iter is None else start_iter
-        max_iter = self.cfg.SOLVER.MAX_ITER if max_iter is None else max_iter
+        max_iter = self.cfg.SOLVER.MAX_ITER - self.schedule_offset if max_iter is None else max_iter
         if self.best.has_ended:
             logger.info("The run ended early, after %d iterations of %d: testing only", start_iter, max_iter)
             max_iter = start_iter
         elif start_iter >= max_iter:
             logger.info("All %d iterations are done already: testing only", max_iter)
-        self.data_loader = self.build_train_loader(self.cfg, start_iter)
+        # A loader of a project needs to know of it only where it differs.
+        first_clip = start_iter * self.cfg.SOLVER.CLIPS_PER_BATCH + self.clip_offset
+        other = {"first_clip": first_clip} if self.clip_offset else {}
+        self.data_loader = self.build_train_loader(self.cfg, start_iter, **other)
         try:
             with explained(self.data_loader):
                 super().train(start_iter, max_iter)
@@ -165,6 +172,30 @@ class DefaultTrainer(SimpleTrainer):
         # An earlier process did the last iteration and its test. The settings of the test may be others now.
         self.iter = self.max_iter - 1
         return self.final.run()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what `TrainerBase` does, and how far clips and schedule are ahead."""
+        return {**super().state_dict(), "ahead": (self.clip_offset, self.schedule_offset)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take it back. With another number of ranks the stream goes on at the same clip, and so does the schedule."""
+        super().load_state_dict(state_dict)
+        clips_ahead, iterations_ahead = state_dict.get("ahead", (0, 0))
+        saved = state_dict["hooks"].get("Settings", {}).get("settings", {})
+        done, solver, ranks = self.start_iter, self.cfg.SOLVER, comm.get_world_size()
+        self.clip_offset = (
+            done * (saved.get("SOLVER.CLIPS_PER_BATCH", solver.CLIPS_PER_BATCH) - solver.CLIPS_PER_BATCH) + clips_ahead
+        )
+        before = saved.get("ranks", ranks)
+        if before == ranks or not (solver.REFERENCE_WORLD_SIZE and saved.get("SOLVER.REFERENCE_WORLD_SIZE")):
+            self.schedule_offset = iterations_ahead
+            return
+        place = round((done + iterations_ahead) * before / ranks)
+        self.schedule_offset = place - done
+        self.scheduler.load_state_dict({"last_epoch": place})
+        end = solver.MAX_ITER - self.schedule_offset
+        text = "%d ranks go on after %d: iteration %d is at %d of %d in the schedule for them; the run ends after %d"
+        logger.info(text, ranks, before, done, place, solver.MAX_ITER, end)
 
     def build_hooks(self) -> list[HookBase | None]:
         """Return the hooks in the order in which they run; None is no hook.
@@ -354,13 +385,14 @@ class DefaultTrainer(SimpleTrainer):
         return build_lr_scheduler(cfg, optimizer)
 
     @classmethod
-    def build_train_loader(cls, cfg: CfgNode, start_iter: int) -> Iterable[Any]:
+    def build_train_loader(cls, cfg: CfgNode, start_iter: int, first_clip: int | None = None) -> Iterable[Any]:
         """Build the endless stream of training batches from iteration ``start_iter`` on.
 
+        ``first_clip`` is given only where the stream goes on at another clip than ``start_iter`` says.
         A loader of your own needs only to be iterable. If it has ``dataset_size``, the number of its videos, unreadable
         videos have a budget. If it has ``fingerprint``, a resumed run notices that the data has changed.
         """
-        return build_train_loader(cfg, start_iter)
+        return build_train_loader(cfg, start_iter, first_clip)
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str, max_videos: int = 0) -> Iterable[Any]:

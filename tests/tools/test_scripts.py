@@ -40,5 +40,5 @@ def test_training_scripts_take_the_same_flags(name: str) -> None:
         [sys.executable, str(ROOT / "tools" / name), "--help"], capture_output=True, text=True, cwd=ROOT, check=True
     ).stdout
     for flag in ("--config-file", "--resume", "--eval-only", "--num-gpus", "--num-machines", "--machine-rank",
-                 "--dist-url", "--plugin", "KEY VALUE"):  # fmt: skip
+                 "--dist-url", "--dist-timeout", "--max-restarts", "--plugin", "KEY VALUE"):  # fmt: skip
         assert flag in helped

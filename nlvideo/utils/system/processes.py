@@ -5,8 +5,10 @@ import multiprocessing
 import os
 import shlex
 import signal
+import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 
 #: signals within this time are one: a keypress can arrive several times, from the terminal and from a launcher
@@ -33,6 +35,15 @@ def command_line(argv: Sequence[str] | None = None, python: str = "python") -> s
     return shlex.join(command)
 
 
+def job() -> dict[str, str]:
+    """Return the ``id`` of the launcher's job that this process is a rank of, and its ``agent``; empty without one.
+
+    A rank that an agent starts again has the same. Without a name of its own, a job is called "none".
+    """
+    name = os.environ.get("TORCHELASTIC_RUN_ID")
+    return {"id": name, "agent": f"process {os.getppid()} on {socket.gethostname()}"} if name else {}
+
+
 def usable_cpus() -> int:
     """Return the number of CPUs that this process may use. In a container it may be smaller than the machine's."""
     if hasattr(os, "sched_getaffinity"):
@@ -41,14 +52,16 @@ def usable_cpus() -> int:
 
 
 def end_with_parent() -> None:
-    """End this process when the one that started it ends or is killed. It would wait for work for ever."""
-    parent = multiprocessing.parent_process()
+    """End this process when the one that started it ends or is killed. It would go on, or wait for work, for ever."""
+    threading.Thread(target=_end_after, args=(multiprocessing.parent_process(), os.getppid()), daemon=True).start()
+
+
+def _end_after(parent: multiprocessing.process.BaseProcess | None, number: int) -> None:
     if parent is not None:
-        threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
-
-
-def _end_after(parent: multiprocessing.process.BaseProcess) -> None:
-    parent.join()
+        parent.join()
+    # A launcher of another kind: its ranks get another parent when it ends.
+    while os.getppid() == number:
+        time.sleep(1)
     os._exit(1)
 
 
