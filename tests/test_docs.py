@@ -227,7 +227,9 @@ def test_named_flags_exist(document):
 
 @each_document
 def test_named_config_keys_exist(document):
-    cfg = load_cfg(None, plugins=[str(ROOT / "projects/example_project")])
+    # A page of a project also names that project's keys.
+    projects = [path.parent for path in document.parent.glob("*/__init__.py")] if "projects" in document.parts else []
+    cfg = load_cfg(None, plugins=[str(ROOT / "projects/example_project"), *map(str, projects)])
     sections = "|".join(key for key, value in cfg.items() if isinstance(value, dict))
     for code in inline_code(document):
         for key in re.findall(rf"(?<![\w.])(?:{sections})(?:\.[A-Z0-9_]+)+(?![\w.])", code):

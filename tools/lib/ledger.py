@@ -32,8 +32,8 @@ _HEADINGS = {
     "kinetics/zoo": (
         "Kinetics-400: other zoos",
         "Top-1 / top-5, percent.\n\n"
-        "These are networks that other frameworks publish weights of. [docs/weights.md](docs/weights.md) says how\n"
-        "to load them.",
+        "These are networks that other frameworks publish weights of.\n"
+        "[docs/weights.md](docs/weights.md) says how to load them.",
     ),
     "charades": ("Charades: the paper", "Mean average precision on the validation videos, percent."),
     "quickstart": (
