@@ -99,7 +99,9 @@ def attention_in_box(model: Any, image: torch.Tensor, box: Sequence[float], bloc
     size = resized_size(tuple(image.shape[1:]), model.transform.min_size[-1], model.transform.max_size)
     seen = transforms.resize(image, size, antialias=False)
     x0, y0, x1, y1 = (v * size[1 - i % 2] / image.shape[2 - i % 2] for i, v in enumerate(box))
-    middle = [min(max((low + high) / 2, 0), most - 1) for low, high, most in ((y0, y1, size[0]), (x0, x1, size[1]))]
+    middle = [
+        round(min(max((low + high) / 2, 0), most - 1), 1) for low, high, most in ((y0, y1, size[0]), (x0, x1, size[1]))
+    ]
     start, end = "backbone.body.", ".nonlocal_block"
     places = [n.removeprefix(start).removesuffix(end) for n in nonlocal_modules(model) if n.startswith(start)]
     if not places:

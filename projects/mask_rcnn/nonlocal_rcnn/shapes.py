@@ -1,9 +1,10 @@
 """The "shapes" dataset: small images whose objects have a class that something far away decides.
 
-Discs, squares and triangles have a yellow or a cyan rim, and a lamp in one corner is yellow or cyan. An object is "lit"
-if its rim has the colour of the lamp, and "unlit" if not. Every object is at least `FAR` pixels from the lamp. So a
-network must relate distant places to tell the classes apart, while a rim alone says where the object is. Images are
-wide or tall in turn. The files are made on first use, in COCO's format, with masks and three keypoints of each object.
+A lamp in one corner is yellow or cyan, and this is the class of every object in the image: a disc, a square or a
+triangle of any colour with a white rim. Every object is at least `FAR` pixels from the lamp, which is as far as the
+small backbone of the configs sees. So a network must relate distant places to tell the classes apart, while a rim
+alone says where an object is. Images are wide or tall in turn. The files are made on first use, in COCO's format, with
+masks and three keypoints of each object.
 """
 
 import json
@@ -21,26 +22,25 @@ from nlvideo.utils.files.file_io import write_text
 _logger = logging.getLogger(__name__)
 
 # Raised whenever the same numbers would give other images, so that an old folder is noticed.
-_VERSION = 1
+_VERSION = 2
 #: Images of each split: of the dataset to measure on, and of one that is made in a moment to try things on.
 PRESETS = {"shapes": {"train": 800, "val": 200}, "shapes_tiny": {"train": 8, "val": 6}}
 #: Sides of an image, and the least distance of an object from the lamp, pixels.
-SIDES, FAR = (96, 128), 56.0
-CLASSES, KINDS = ("lit", "unlit"), ("disc", "square", "triangle")
+SIDES, FAR = (128, 192), 100.0
+CLASSES, KINDS = ("yellow", "cyan"), ("disc", "square", "triangle")
 KEYPOINTS = ("top", "left_foot", "right_foot")
 _COLOURS = np.array([(255, 225, 40), (40, 220, 255)], np.uint8)
-_LAMP_RADIUS, _RADII, _RIM = 7, (9, 13), 3
-_MOST_OBJECTS, _TRIES = 3, 60
+_LAMP_RADIUS, _RADII, _RIM = 9, (10, 16), 3
+_WHITE, _MOST_OBJECTS, _TRIES = 255, 3, 60
 
 
 class Shape(NamedTuple):
-    """An object: its kind, its centre and radius in pixels, and the colour of its rim, 0 or 1."""
+    """An object: its kind, its centre and its radius in pixels."""
 
     kind: str
     x: float
     y: float
     radius: float
-    colour: int
 
 
 def generate_shapes(root: Path, name: str, split: str) -> tuple[str, str]:
@@ -82,7 +82,7 @@ def _make(folder: Path, split: str, count: int) -> dict[str, Any]:
         Image.fromarray(pixels).save(folder / name)
         images.append({"id": index + 1, "file_name": name, "height": len(pixels), "width": pixels.shape[1]})
         for shape in shapes:
-            note = {"id": len(notes) + 1, "image_id": index + 1, "category_id": 1 + (shape.colour != lamp)}
+            note = {"id": len(notes) + 1, "image_id": index + 1, "category_id": 1 + lamp}
             notes.append({**note, **annotate(shape, pixels.shape[:2])})
     names = {"keypoints": list(KEYPOINTS), "skeleton": [[1, 2], [2, 3], [3, 1]]}
     return {
@@ -108,9 +108,8 @@ def draw_scene(rng: np.random.Generator, is_tall: bool) -> tuple[np.ndarray, int
         x, y = (float(rng.uniform(radius + 1, side - radius - 1)) for side in (width, height))
         apart = all(np.hypot(x - s.x, y - s.y) > radius + s.radius + 4 for s in shapes)
         if len(shapes) < wanted and apart and np.hypot(x - lamp_x, y - lamp_y) >= FAR + radius:
-            shapes.append(Shape(str(rng.choice(KINDS)), x, y, radius, int(rng.integers(2))))
-            rim = shape_mask(shapes[-1], (height, width))
-            pixels[rim] = _COLOURS[shapes[-1].colour]
+            shapes.append(Shape(str(rng.choice(KINDS)), x, y, radius))
+            pixels[shape_mask(shapes[-1], (height, width))] = _WHITE
             pixels[shape_mask(shapes[-1]._replace(radius=radius - _RIM), (height, width))] = rng.integers(0, 256, 3)
     return pixels.astype(np.uint8), lamp, shapes
 
