@@ -94,15 +94,17 @@ def variant_rows() -> list[Row]:
     return rows
 
 
-# R(2+1)D-18 of torchvision from random weights, with frames half as large and half as many as usual: for two cores.
-SMALL_R2PLUS1D = [
-    *("MODEL.WEIGHTS", "", "SOLVER.HEAD_LR_FACTOR", "1.0", "SOLVER.OPTIMIZER", "AdamW", "SOLVER.BASE_LR", "0.0005"),
-    *("SOLVER.WEIGHT_DECAY", "0.05", "SOLVER.MIN_ITER", "300", "SOLVER.MAX_EPOCHS", "5.0"),
-    *("INPUT.NUM_FRAMES", "8", "INPUT.CLIP_SAMPLER", "SegmentClip", "INPUT.FPS", "0.0", "DATALOADER.NUM_WORKERS", "1"),
-    *("INPUT.CROP_SIZE", "56", "INPUT.SHORT_SIDE_RANGE", "[56, 68]", "TEST.SHORT_SIDE", "56", "TEST.CROP_SIZE", "56"),
-    *("TEST.CLIP_SAMPLER", "SegmentClip", "TEST.NUM_CLIPS", "2"),
-]
-R2PLUS1D = [("R(2+1)D-18, 8 x 56 pixels", "finetune/r2plus1d_18", SMALL_R2PLUS1D)]
+def small_r2plus1d(side: int, epochs: str) -> list[tuple[str, str, list[str]]]:
+    """R(2+1)D-18 of torchvision from random weights, with smaller and fewer frames than usual: for two cores."""
+    overrides = [
+        *("MODEL.WEIGHTS", "", "SOLVER.HEAD_LR_FACTOR", "1.0", "SOLVER.OPTIMIZER", "AdamW", "SOLVER.BASE_LR", "0.0005"),
+        *("SOLVER.WEIGHT_DECAY", "0.05", "SOLVER.MIN_ITER", "300", "SOLVER.MAX_EPOCHS", epochs),
+        *("INPUT.NUM_FRAMES", "8", "INPUT.CLIP_SAMPLER", "SegmentClip", "INPUT.FPS", "0.0"),
+        *("INPUT.CROP_SIZE", f"{side}", "INPUT.SHORT_SIDE_RANGE", f"[{side}, {side * 17 // 14}]"),
+        *("TEST.SHORT_SIDE", f"{side}", "TEST.CROP_SIZE", f"{side}", "TEST.CLIP_SAMPLER", "SegmentClip"),
+        *("TEST.NUM_CLIPS", "2", "DATALOADER.NUM_WORKERS", "1"),
+    ]
+    return [(f"R(2+1)D-18, 8 x {side} pixels", "finetune/r2plus1d_18", overrides)]
 
 
 def list_overrides(root: Path, ending: str = "") -> list[str]:
@@ -203,11 +205,11 @@ TRIALS: dict[str, dict[str, Any]] = {
     "forms": {"rows": lambda: FORMS, "overrides": list},
     "thermal": {"rows": lambda: FOUR_MODELS, "overrides": thermal_overrides},
     "finetune_fights": {
-        "rows": lambda: own_videos("finetune/tiny_few") + R2PLUS1D,
+        "rows": lambda: own_videos("finetune/tiny_few") + small_r2plus1d(56, "5.0"),
         "overrides": functools.partial(data_overrides, "fights"),
     },
     "finetune_thermal": {
-        "rows": lambda: own_videos("finetune/tiny") + R2PLUS1D,
+        "rows": lambda: own_videos("finetune/tiny") + small_r2plus1d(32, "3.0"),
         "overrides": functools.partial(data_overrides, "thermal"),
     },
 }
