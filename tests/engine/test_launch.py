@@ -215,8 +215,7 @@ def test_ranks_end_with_a_launcher_that_is_killed(script: str) -> None:
     assert [process.stdout.readline() for _ in range(2)] == ["ready\n"] * 2
     process.kill()
     # The pipe ends with the last process that holds it.
-    out, _ = process.communicate(timeout=60)
-    assert set(out.splitlines()) <= {f"stopped after {iteration}" for iteration in range(1000)}
+    assert process.communicate(timeout=60)[0] == ""
 
 
 def test_one_rank_runs_here() -> None:
@@ -264,11 +263,10 @@ def test_uses_cuda() -> None:
 
 def test_a_spawned_rank_keeps_freed_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     done, module = [], sys.modules[_rank_main.__module__]
-    for name in ("keep_freed_memory", "end_with_parent"):
-        monkeypatch.setattr(module.processes, name, lambda name=name: done.append(name))
-    monkeypatch.setattr(module, "_with_process_group", lambda *work: done.append("ran"))
+    monkeypatch.setattr(module.processes, "keep_freed_memory", lambda: done.append("kept"))
+    monkeypatch.setattr(module, "_be_rank", lambda *work: done.append("ran"))
     assert _rank_main(multiprocessing.get_start_method()) == ""
-    assert done == ["keep_freed_memory", "end_with_parent", "ran"]
+    assert done == ["kept", "ran"]
 
 
 def test_a_machine_whose_partner_is_killed_ends_with_one_line(script: str) -> None:

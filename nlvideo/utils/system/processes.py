@@ -22,6 +22,8 @@ _USER_VARIABLES = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_T
 # limit, a step with 128 frames is no faster and takes a fifth more memory, for gaps between blocks of hundreds of MiB.
 _KEPT_BLOCKS = 2**25
 _NEVER = -1
+# Linux's prctl.h.
+_PR_SET_PDEATHSIG = 1
 
 
 def command_line(argv: Sequence[str] | None = None, python: str = "python") -> str:
@@ -53,6 +55,9 @@ def usable_cpus() -> int:
 
 def end_with_parent() -> None:
     """End this process when the one that started it ends or is killed. It would go on, or wait for work, for ever."""
+    if sys.platform == "linux":
+        # torch has the kernel send SIGINT instead. Ranks would take it for a user's, and stop those of other machines.
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, 0)
     threading.Thread(target=_end_after, args=(multiprocessing.parent_process(), os.getppid()), daemon=True).start()
 
 
