@@ -189,7 +189,9 @@ def test_arguments_of_a_key_that_do_not_fit(name, argument, value, message):
 def test_a_reserved_argument_of_a_key():
     """The head reads the last feature of a backbone, so a config does not choose the features."""
     cfg = load_cfg(None, ["MODEL.BACKBONE.ARGS", [["out_features", ["res4"]]]])
-    with pytest.raises(ValueError, match="ResNet3d has no argument 'out_features' of its own. Allowed: none"):
+    with pytest.raises(
+        ValueError, match="ResNet3d has no argument 'out_features' of its own. Allowed: 'temporal_blocks'"
+    ):
         build_backbone(cfg)
 
 

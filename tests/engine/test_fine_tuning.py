@@ -138,7 +138,7 @@ def test_the_default_leaves_modes_to_the_model() -> None:
     model = nn.Sequential(nn.BatchNorm1d(2), nn.Linear(2, 2))
     model[0].eval()
     hook = FineTuning(model, nn.Identity())
-    hook.trainer = argparse.Namespace(iter=0)
+    hook.trainer = argparse.Namespace(iter=0, schedule_offset=0)
     hook.before_step()
     assert not model[0].training
 

@@ -26,14 +26,14 @@ def test_flags_are_frozen() -> None:
     flags = {option for action in default_argument_parser()._actions for option in action.option_strings}
     assert flags == {
         "-h", "--help", "--config-file", "--resume", "--eval-only", "--num-gpus", "--num-machines", "--machine-rank",
-        "--dist-url", "--plugin",
+        "--dist-url", "--dist-timeout", "--max-restarts", "--plugin",
     }  # fmt: skip
 
 
 def test_defaults() -> None:
     assert vars(default_argument_parser().parse_args([])) == {
         "config_file": None, "resume": False, "eval_only": False, "num_gpus": 1, "num_machines": 1, "machine_rank": 0,
-        "dist_url": "auto", "plugin": [], "opts": [],
+        "dist_url": "auto", "dist_timeout": 30.0, "max_restarts": 0, "plugin": [], "opts": [],
     }  # fmt: skip
 
 

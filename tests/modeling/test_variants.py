@@ -492,7 +492,8 @@ def takes(case, argument):
 def test_memory_grows_with_the_number_of_positions(case):
     block = make_block(case).float().train()
     small, large = (saved_numbers(block, make_map(T, 8, 8).float()) for T in (8, 16))
-    assert large < (2.3 if case.linear else 4.5) * small
+    # Criss-cross attention grows as N (H + W + T), others as N or as N x N.
+    assert large < (2.5 if case.linear else 4.5) * small
 
 
 @each

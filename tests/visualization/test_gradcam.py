@@ -132,10 +132,12 @@ def test_the_model_is_as_before(quickstart):
     model.backbone.res3.eval()
     modes = [module.training for module in model.modules()]
     state = copy.deepcopy(model.state_dict())
+    trains = [parameter.requires_grad for parameter in model.parameters()]
     grad_cam(model, clip(0)[1])
     grad_cam(model, clip(0)[1], layer="res2")
     assert modes == [module.training for module in model.modules()] and torch.is_grad_enabled()
-    assert all(parameter.grad is None and parameter.requires_grad for parameter in model.parameters())
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert trains == [parameter.requires_grad for parameter in model.parameters()]
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
     with pytest.raises(LookupFailed):
