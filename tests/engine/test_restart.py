@@ -28,7 +28,8 @@ OPTS = [
     "MODEL.HEAD.DROPOUT", "0.5",
 ]  # fmt: skip
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "5"]
-TRAIN = [str(ROOT / "tools" / "train_net.py"), "--config-file", CONFIG]
+# Gloo's ranks now and then wait for each other for ever while they connect. A short timeout makes that a restart.
+TRAIN = [str(ROOT / "tools" / "train_net.py"), "--config-file", CONFIG, "--dist-timeout", "0.5"]
 
 
 @pytest.fixture
@@ -99,7 +100,7 @@ def _metrics(folder: Path) -> list[dict]:
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run of two ranks."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    process = _start(folder, *TRAIN, "--num-gpus", "2")
+    process = _start(folder, *TRAIN, "--num-gpus", "2", "--max-restarts", "2")
     out = _end_of(process, folder)
     assert process.returncode == 0, out
     return folder
