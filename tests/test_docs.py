@@ -213,7 +213,7 @@ def all_flags() -> set[str]:
 
 
 # Flags of other programs.
-FOREIGN_FLAGS = {"--dist", "--rdzv-id", "--shm-size"}
+FOREIGN_FLAGS = {"--dist", "--nnodes", "--rdzv-id", "--shm-size"}
 # Keys of other frameworks, and one that shows what an error looks like.
 FOREIGN_KEYS = {"MODEL.ARCH", "MODEL.BACKBON.DEPTH"}
 

@@ -196,7 +196,7 @@ def main(config, opts, resume, stop):
     trainer.train()
 
 if __name__ == "__main__":
-    run_script(lambda args: launch(main, int(sys.argv[1]), device="cpu", timeout_minutes=3,
+    run_script(lambda args: launch(main, int(sys.argv[1]), device="cpu", timeout_minutes=0.5, max_restarts=2,
         args=(sys.argv[4], sys.argv[5:], sys.argv[2] == "resume", int(sys.argv[3]))),
         argparse.Namespace(parse_args=lambda argv: None))
 """
