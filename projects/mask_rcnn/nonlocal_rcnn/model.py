@@ -80,6 +80,7 @@ class RegionDetector(GeneralizedRCNN):
         ValueError: an argument outside of what is allowed.
     """
 
+    @configurable
     def __init__(
         self,
         *,
@@ -229,10 +230,6 @@ class RegionDetector(GeneralizedRCNN):
 class MaskRCNN(RegionDetector):
     """torchvision's Mask R-CNN with non-local blocks (Table 5); `RegionDetector` has the arguments."""
 
-    @configurable
-    def __init__(self, **arguments: Any) -> None:
-        super().__init__(**arguments)
-
     @staticmethod
     def make_detector(
         backbone: nn.Module, channels: int, num_classes: int, num_keypoints: int, **common: Any
@@ -249,10 +246,6 @@ class MaskRCNN(RegionDetector):
 @META_ARCH.register()
 class KeypointRCNN(RegionDetector):
     """torchvision's Keypoint R-CNN with non-local blocks (Table 6); `RegionDetector` has the arguments."""
-
-    @configurable
-    def __init__(self, **arguments: Any) -> None:
-        super().__init__(**arguments)
 
     @staticmethod
     def make_detector(
