@@ -1,5 +1,6 @@
 # `make quickstart` trains and tests a small network on the embedded dataset. `make lint` checks layout, rules and types,
 # `make test` runs the tests, and `make docs` builds a site in site/. All run in a virtual environment in .venv.
+# `make test-services` runs the tests that need a scheduler, object storage or a tracker, and installs these on Debian.
 
 PYTHON ?= python3
 VENV := .venv
@@ -7,7 +8,7 @@ RUN := $(VENV)/bin/python
 CONFIG := configs/quickstart/i3d_nl.yaml
 OUTPUT := output/quickstart/i3d_nl
 
-.PHONY: quickstart lint test docs
+.PHONY: quickstart lint test test-services debian-packages docs
 
 quickstart: $(VENV)/.installed
 	$(RUN) tools/prepare_beacon.py
@@ -32,6 +33,9 @@ lint: $(VENV)/.installed-dev
 test: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile
 
+test-services: debian-packages $(VENV)/.installed-services
+	OMP_NUM_THREADS=1 $(RUN) -m pytest tests/services
+
 docs: $(VENV)/.installed-docs
 	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
 
@@ -44,9 +48,20 @@ $(VENV)/.installed-dev: setup.py pyproject.toml | $(RUN)
 	$(RUN) -m pip install -e ".[dev]"
 	@touch $@
 
+$(VENV)/.installed-services: setup.py pyproject.toml | debian-packages $(RUN)
+	$(RUN) -m pip install -e ".[dev,remote,hub,wandb,mlflow,services]"
+	@touch $@
+
 $(VENV)/.installed-docs: setup.py pyproject.toml | $(RUN)
 	$(RUN) -m pip install -e ".[docs]"
 	@touch $@
+
+# Where they are all there, it needs no rights and no network. Debian's daemons are in /usr/sbin.
+debian-packages:
+	@PATH="$$PATH:/usr/sbin"; which slurmctld slurmd srun munged ps >/dev/null || { \
+		root=$$([ "$$(id -u)" = 0 ] || echo sudo) && $$root apt-get update && \
+		$$root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
+			slurm-wlm munge procps python3-venv; }
 
 $(RUN):
 	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 10))" 2>/dev/null || \

@@ -116,6 +116,28 @@ def test_test_installs_the_test_tools_and_runs_them(tmp_path):
 
 
 @needs_make
+def test_test_services_installs_debian_packages_and_extras(tmp_path):
+    """Debian's packages come only where a program of theirs is missing."""
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    for name, text in (("which", 'for name; do test -e "$0/../$name" || exit 1; done'), ("id", "echo 1000")):
+        (programs / name).write_text(f"#!/bin/sh\n{text}\n".replace("$0/..", str(programs)))
+    (programs / "sudo").write_text('#!/bin/sh\necho sudo "$@"\n')
+    names = ("slurmctld", "slurmd", "srun", "munged", "ps")
+    for path in (*programs.iterdir(), *(programs / name for name in names)):
+        path.touch()
+        path.chmod(0o755)
+    words = ["debian-packages", f"PATH={programs}:/usr/bin:/bin"]
+    assert "sudo" not in make(tmp_path, *words).stdout
+    (programs / "munged").unlink()
+    text = make(tmp_path, *words).stdout
+    assert "sudo apt-get update" in text and "slurm-wlm munge" in text
+    text = make(tmp_path, "-n", "test-services").stdout
+    places = [text.index(step) for step in ("apt-get", "-m venv .venv", "pip install -e", "-m pytest tests/services")]
+    assert places == sorted(places)
+
+
+@needs_make
 @pytest.mark.parametrize(
     "target, extra, tools",
     [
