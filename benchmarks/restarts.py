@@ -23,8 +23,7 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / "configs" / "quickstart" / "instant_test.yaml"
-# A start that hangs is a restart soon.
-TRAIN = [str(ROOT / "tools" / "train_net.py"), "--config-file", str(CONFIG), "--dist-timeout", "0.5"]
+TRAIN = [str(ROOT / "tools" / "train_net.py"), "--config-file", str(CONFIG)]
 OPTS = "SOLVER.MAX_ITER 4000 SOLVER.STEPS [2000] SOLVER.CHECKPOINT_PERIOD 10 SOLVER.LOG_PERIOD 5 MODEL.HEAD.DROPOUT 0.5"
 
 

@@ -294,3 +294,39 @@ def test_a_machine_alone_ends_after_the_timeout(script: str) -> None:
     )  # fmt: skip
     assert done.returncode == 1
     assert "the machines did not meet at --dist-url tcp://127.0.0.1:9: " in done.stderr.splitlines()[-1], done.stderr
+
+
+STARTS_THAT_SHARE_A_STORE = """
+import datetime, os, sys, time
+import torch.distributed as dist
+from nlvideo.engine.launch import _be_rank
+
+def main():
+    total = torch.ones(1)
+    dist.all_reduce(total)
+    assert total.item() == dist.get_world_size()
+
+import torch
+store = dist.TCPStore("127.0.0.1", 0, is_master=True, multi_tenant=True)
+for start, (world_size, late) in enumerate([(2, 1), (2, 0), (3, 0), (2, 1)]):
+    ranks = []
+    for rank in range(world_size):
+        ranks.append(os.fork())
+        if not ranks[-1]:
+            os.environ.update(
+                RANK=str(rank), WORLD_SIZE=str(world_size), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(store.port),
+                TORCHELASTIC_USE_AGENT_STORE="True",
+            )
+            time.sleep(rank == late)
+            _be_rank(main, (), "cpu", datetime.timedelta(seconds=30))
+            os._exit(0)
+    assert [os.waitpid(pid, 0)[1] for pid in ranks] == [0] * world_size, start
+"""
+
+
+def test_ranks_do_not_read_the_addresses_of_an_earlier_start() -> None:
+    """A rank that is late is where the others find what the one before it had written, in the store of the agent."""
+    done = subprocess.run(
+        [sys.executable, "-c", STARTS_THAT_SHARE_A_STORE], env=ENVIRONMENT, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr

@@ -28,8 +28,7 @@ OPTS = [
     "MODEL.HEAD.DROPOUT", "0.5",
 ]  # fmt: skip
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "5"]
-# Gloo's ranks now and then wait for each other for ever while they connect. A short timeout makes that a restart.
-TRAIN = [str(ROOT / "tools" / "train_net.py"), "--config-file", CONFIG, "--dist-timeout", "0.5"]
+TRAIN = [str(ROOT / "tools" / "train_net.py"), "--config-file", CONFIG]
 
 
 @pytest.fixture
@@ -196,7 +195,7 @@ def main(config, opts, resume, stop):
     trainer.train()
 
 if __name__ == "__main__":
-    run_script(lambda args: launch(main, int(sys.argv[1]), device="cpu", timeout_minutes=0.5, max_restarts=2,
+    run_script(lambda args: launch(main, int(sys.argv[1]), device="cpu",
         args=(sys.argv[4], sys.argv[5:], sys.argv[2] == "resume", int(sys.argv[3]))),
         argparse.Namespace(parse_args=lambda argv: None))
 """
