@@ -128,7 +128,7 @@ EXAMPLES = re.findall(
 def test_every_registry_has_an_example():
     source = "\n".join(path.read_text() for path in (ROOT / "nlvideo").rglob("*.py"))
     registries = re.findall(r"^(\w+) = Registry\(", source, re.MULTILINE)
-    assert sorted(name for name, _, _ in EXAMPLES) == sorted(registries) and len(registries) == 8
+    assert sorted(name for name, _, _ in EXAMPLES) == sorted(registries) and len(registries) == 9
 
 
 @pytest.mark.parametrize("code, command", [pytest.param(*rest, id=name) for name, *rest in EXAMPLES])
@@ -142,7 +142,7 @@ def test_an_example_of_a_registry_trains_and_tests(code, command, workplace):
     done = subprocess.run(command_line, cwd=workplace, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     own = re.search(r"class (\w+)\(", code)[1]
-    assert own in words and own in (workplace / "out/config.yaml").read_text()
+    assert own in shlex.join(words) and own in (workplace / "out/config.yaml").read_text()
     assert (workplace / "out/model_final.pth").is_file()
 
 

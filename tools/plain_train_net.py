@@ -10,7 +10,6 @@ Example:
 """
 
 import argparse
-import os
 
 from nlvideo.engine.script import default_argument_parser, launch_options, run_script
 from nlvideo.errors import UnexpectedResults
@@ -42,12 +41,13 @@ def do_train(cfg, model, resume: bool) -> None:
     from nlvideo.data import build_train_loader
     from nlvideo.data.checks import dataset_classes
     from nlvideo.engine.trainer import distribute
+    from nlvideo.engine.writers import build_writers
     from nlvideo.modeling.backbone import inflate_2d_weights
     from nlvideo.solver import build_gradient_clipper, build_lr_scheduler, build_optimizer
     from nlvideo.utils import comm
-    from nlvideo.utils.events import ConsoleWriter, EventStorage, JSONWriter, TensorBoardWriter
+    from nlvideo.utils.events import EventStorage
 
-    solver, folder = cfg.SOLVER, cfg.OUTPUT_DIR
+    solver = cfg.SOLVER
     for key, given, allowed in (
         ("SOLVER.ACCUMULATE", solver.ACCUMULATE, 1),
         ("SOLVER.AMP.ENABLED", solver.AMP.ENABLED, False),
@@ -65,13 +65,10 @@ def do_train(cfg, model, resume: bool) -> None:
     scheduler = build_lr_scheduler(cfg, optimizer)
     clip = build_gradient_clipper(cfg)
     checkpointer = Checkpointer(
-        model, folder, adapt_weights=inflate_2d_weights, cfg=cfg, optimizer=optimizer, scheduler=scheduler
+        model, cfg.OUTPUT_DIR, adapt_weights=inflate_2d_weights, cfg=cfg, optimizer=optimizer, scheduler=scheduler
     )
     start_iter = checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume).get("iteration", 0)
-    writers = []
-    if comm.is_main_process():
-        metrics = os.path.join(folder, "metrics.json")
-        writers = [ConsoleWriter(solver.MAX_ITER, solver.LOG_PERIOD), JSONWriter(metrics), TensorBoardWriter(folder)]
+    writers = build_writers(cfg)
     # One stream over all ranks, entered where the last run left it.
     batches = iter(build_train_loader(cfg, start_iter))
     wrapped = distribute(model.train())

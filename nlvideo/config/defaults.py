@@ -18,6 +18,8 @@ _C.SEED = 0
 # Projects to load before the rest of the config is merged: a path (relative to the YAML that lists it), an importable
 # module, or a name in the entry-point group "nlvideo.plugins".
 _C.PLUGINS = []
+# Names in WRITER: who shows and saves the scalars of a run. "WandbWriter" and "MLflowWriter" send them to a tracker.
+_C.WRITERS = ["ConsoleWriter", "JSONWriter", "TensorBoardWriter"]
 
 # Model
 _C.MODEL = CN()

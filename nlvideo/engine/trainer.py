@@ -43,6 +43,7 @@ from nlvideo.engine.interrupt import StopOnSignal, resume_command
 from nlvideo.engine.precise_bn import PreciseBN
 from nlvideo.engine.rng import preserved_rng
 from nlvideo.engine.train_loop import HookBase, SimpleTrainer
+from nlvideo.engine.writers import build_writers
 from nlvideo.errors import TrainingInterrupted
 from nlvideo.evaluation import Evaluator, build_evaluator, inference_on_dataset, print_results
 from nlvideo.evaluation.evaluator import metric_names
@@ -51,7 +52,7 @@ from nlvideo.modeling.backbone import inflate_2d_weights
 from nlvideo.solver import ModelEma, build_gradient_clipper, build_lr_scheduler, build_optimizer, scale_to_world_size
 from nlvideo.utils import comm
 from nlvideo.utils.analysis import parameter_count
-from nlvideo.utils.events import ConsoleWriter, EventWriter, JSONWriter, TensorBoardWriter
+from nlvideo.utils.events import EventWriter
 from nlvideo.utils.messages import check_one_of
 from nlvideo.utils.plugins import load_plugin
 
@@ -249,14 +250,7 @@ class DefaultTrainer(SimpleTrainer):
 
     def build_writers(self) -> list[EventWriter]:
         """Return the writers; only rank 0 has any."""
-        if not comm.is_main_process():
-            return []
-        folder, solver = self.cfg.OUTPUT_DIR, self.cfg.SOLVER
-        return [
-            ConsoleWriter(solver.MAX_ITER, solver.LOG_PERIOD),
-            JSONWriter(os.path.join(folder, "metrics.json")),
-            TensorBoardWriter(folder),
-        ]
+        return build_writers(self.cfg)
 
     def save(self, name: str, tag_last: bool = True) -> None:
         """Save a checkpoint; call it on every rank."""

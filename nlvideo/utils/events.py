@@ -15,6 +15,7 @@ import torch
 from nlvideo.errors import LookupFailed
 from nlvideo.utils.files.file_io import naming
 from nlvideo.utils.messages import did_you_mean
+from nlvideo.utils.registry import Registry
 
 # Values kept per scalar: the largest window for smoothing, and what a checkpoint carries.
 HISTORY_LENGTH = 1000
@@ -165,6 +166,18 @@ class EventStorage:
         _storages.remove(self)
 
 
+WRITER = Registry(
+    "WRITER",
+    """Shows or saves the scalars of a run.
+
+    Called as ``make(cfg)`` on rank 0, before training. It returns an `EventWriter`: ``write()`` is called every
+    ``SOLVER.LOG_PERIOD`` iterations, after each evaluation and at the end, and reads ``get_event_storage()``;
+    ``close()`` is called once at the end, also after an error. `IncrementalWriter` is a base class that gives each
+    value once.
+    """,
+)
+
+
 class EventWriter:
     """Base of what shows or saves the scalars of the current storage."""
 
@@ -176,25 +189,27 @@ class EventWriter:
         """Release files; nothing is written afterwards."""
 
 
-class _IncrementalWriter(EventWriter):
+class IncrementalWriter(EventWriter):
     """Base of writers to files: each value is written once, and none of an earlier process.
 
     Args:
         window: the number of values whose median stands for a smoothed scalar.
     """
 
-    def __init__(self, window: int):
+    def __init__(self, window: int = 20):
         self._window = window
         self._next: dict[str, int] = {}
 
-    def _new_scalars(self, storage: EventStorage) -> dict[str, tuple[float, int]]:
+    def new_scalars(self) -> dict[str, tuple[float, int]]:
+        """Return the (value, iteration) of each scalar that has a new value since the last call."""
+        storage = get_event_storage()
         values = storage.smoothed(self._window).items()
         new = {name: value for name, value in values if value[1] >= self._next.get(name, storage.start_iter)}
         self._next.update({name: iteration + 1 for name, (_, iteration) in new.items()})
         return new
 
 
-class JSONWriter(_IncrementalWriter):
+class JSONWriter(IncrementalWriter):
     """Appends to a file, usually ``metrics.json``, lines of ``{"iteration": 19, "total_loss": 0.5, "lr": 0.01}``.
 
     A run that stopped between checkpoints and was resumed writes some iterations twice; the later line counts.
@@ -208,7 +223,7 @@ class JSONWriter(_IncrementalWriter):
     def write(self) -> None:
         """Append a line for each iteration that has new values."""
         by_iteration: dict[int, dict[str, float]] = {}
-        for name, (value, iteration) in self._new_scalars(get_event_storage()).items():
+        for name, (value, iteration) in self.new_scalars().items():
             by_iteration.setdefault(iteration, {})[name] = value
         rows = [{"iteration": key, **dict(sorted(by_iteration[key].items()))} for key in sorted(by_iteration)]
         # Opened each time: the lines of an earlier run may have been moved to another file since.
@@ -216,7 +231,7 @@ class JSONWriter(_IncrementalWriter):
             file.writelines(json.dumps(row) + "\n" for row in rows)
 
 
-class TensorBoardWriter(_IncrementalWriter):
+class TensorBoardWriter(IncrementalWriter):
     """Writes the scalars to a TensorBoard event file in ``log_dir``, the folder that TensorBoard is pointed at."""
 
     def __init__(self, log_dir: str, window: int = 20):
@@ -229,7 +244,7 @@ class TensorBoardWriter(_IncrementalWriter):
     def write(self) -> None:
         """Add the new values."""
         with naming(self._writer.log_dir):
-            for name, (value, iteration) in self._new_scalars(get_event_storage()).items():
+            for name, (value, iteration) in self.new_scalars().items():
                 self._writer.add_scalar(name, value, iteration)
 
     def close(self) -> None:

@@ -93,6 +93,10 @@ def error(*opts):
             for given, shown in [("even", "'even'"), ("[1, 0]", "[1, 0]"), ("[1, .inf]", "[1, inf]"), ("2", "2")]
         ),
         (
+            ["WRITERS", "[JSONWriter, JSONWriter]"],
+            "WRITERS: got ['JSONWriter', 'JSONWriter'], allowed: each name once",
+        ),
+        (
             ["MODEL.HEAD.CLASS_WEIGHTS", "balanced", "DATALOADER.SAMPLER", "ClassBalancedSampler"],
             "MODEL.HEAD.CLASS_WEIGHTS: got 'balanced', allowed: None with DATALOADER.SAMPLER 'ClassBalancedSampler', "
             "which balances, too",

@@ -24,6 +24,7 @@ COMPONENTS = {
     "MAPPER": ("DATALOADER.MAPPER", "MinimalMapper", "res5"),
     "SAMPLER": ("DATALOADER.SAMPLER", "MinimalOrder", "res5"),
     "EVALUATOR": ("TEST.EVALUATOR", "MinimalEvaluator", "res5"),
+    "WRITER": ("WRITERS", "[JSONWriter, MinimalWriter]", "res5"),
 }
 
 
@@ -81,6 +82,8 @@ def test_a_minimal_component_does_all_that_the_cores_own_does(
     assert _all_but_one_readable(trained)
     lines = [json.loads(line) for line in (out / "metrics.json").read_text().splitlines()]
     assert [line["minimal"] for line in lines] == [3.0, 6.0]
+    written = out / "minimal.txt"
+    assert (written.read_text() if written.exists() else "") == "0\n1\nclosed\n" * (registry == "WRITER")
     (failed,) = json.loads((out / "failed_videos.json").read_text())["failed"]
     assert failed["file_name"] == str(videos / "train_broken.mp4")
     # Longer training goes on where the hook and the stream of clips were.

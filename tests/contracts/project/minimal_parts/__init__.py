@@ -1,6 +1,7 @@
 """A project with the smallest component of each registry, written from the docstring of the registry alone."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from nlvideo.engine import HookBase
 from nlvideo.evaluation import EVALUATOR
 from nlvideo.layers import ShapeSpec
 from nlvideo.modeling import BACKBONE, HEAD, META_ARCH, NONLOCAL
+from nlvideo.utils.events import WRITER, EventWriter, get_event_storage
 
 
 def add_config(cfg: CfgNode) -> None:
@@ -168,3 +170,21 @@ class MinimalEvaluator:
 
     def evaluate(self) -> dict[str, dict[str, float]]:
         return {"minimal": {"right": 100.0 * self.right / self.seen, "failed": self.failed}}
+
+
+@WRITER.register()
+class MinimalWriter(EventWriter):
+    """Writes the number of the iteration into a file."""
+
+    def __init__(self, cfg: CfgNode):
+        self.path = Path(cfg.OUTPUT_DIR, "minimal.txt")
+
+    def _add(self, word: object) -> None:
+        with self.path.open("a") as file:
+            print(word, file=file)
+
+    def write(self) -> None:
+        self._add(get_event_storage().iter)
+
+    def close(self) -> None:
+        self._add("closed")
