@@ -74,6 +74,7 @@ setup(
             "matplotlib>=3.8",
             "pycocotools>=2.0.8",
             "scikit-learn>=1.3",
+            "safetensors>=0.4",
             # docs/tour.ipynb is run.
             "nbclient>=0.10",
             "ipykernel>=6.29",
@@ -91,6 +92,7 @@ setup(
         ],
         "docs": ["mkdocs>=1.6", "mkdocs-material>=9.5", "mkdocstrings-python>=1.13", "ruff~=0.17.6"],
         "export": ["torch>=2.6", "onnx>=1.17", "onnxscript>=0.5", "onnxruntime>=1.20"],
+        "hub": ["huggingface_hub>=0.23", "safetensors>=0.4"],
         "parquet": ["pyarrow>=15.0"],
         "plot": ["matplotlib>=3.8"],
         "peers": ["mmcv-lite>=2.1", "pytorchvideo>=0.1.5", "timm>=1.0"],

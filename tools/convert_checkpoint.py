@@ -21,7 +21,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = ScriptParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("weights", metavar="IN", help="a file, a URL, torchvision://NAME or a network of the release")
-    parser.add_argument("out", metavar="OUT", help="file to write; the config goes beside it, with the ending .yaml")
+    parser.add_argument("out", metavar="OUT", help="*.pth or *.safetensors; the config goes beside it, as .yaml")
     parser.add_argument("--from", dest="source", default="auto", choices=SOURCES, help="(default: by the names in IN)")
     parser.add_argument("--entry", default="", metavar="NAME", help="entry of IN, such as ema (default: the usual one)")
     parser.add_argument(
@@ -49,7 +49,8 @@ def main(arguments: argparse.Namespace) -> None:
         return
     if conversion.converted.source == "nlvideo":
         raise ValueError(
-            f"{arguments.weights} is a checkpoint of nlvideo already; --to writes a file of another framework"
+            f"{arguments.weights} is a checkpoint of nlvideo already; --to writes a file of another framework, and"
+            " tools/pack_model.py one of safetensors"
         )
     config_file = write_conversion(conversion, arguments.out, arguments.overwrite)
     print(f"{conversion.report()}\nWrote {arguments.out} and {config_file}. To test it on DATASETS.TEST:")

@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""Write a trained model into a folder to hand on: weights without the optimizer's state, config, names of classes.
+"""Write a trained model to hand on: weights without the optimizer's state, config, names of classes.
 
-Every --model takes the folder.
+Every --model takes the folder, or the file *.safetensors that has all of them.
 
-Example:
+Examples:
     tools/pack_model.py --model output/mine --output output/mine_packed
+    tools/pack_model.py --model output/mine --output mine.safetensors
 """
 
 import argparse
@@ -17,7 +18,9 @@ def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = ScriptParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_model_arguments(parser, device=False)
-    parser.add_argument("--output", required=True, metavar="DIR", help="folder to write: model.pth, config.yaml, ...")
+    parser.add_argument(
+        "--output", required=True, metavar="OUT", help="folder for model.pth, config.yaml, ..., or *.safetensors"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace files that are there")
     return parser
 
@@ -31,8 +34,8 @@ def main(arguments: argparse.Namespace) -> None:
     predictor = Predictor(**chosen_model(arguments) | {"device": "cpu"})
     # Not its own model, whose norms are folded into convolutions.
     model = get(predictor.cfg, entry=arguments.entry)
-    pack_model(model, predictor.cfg, predictor.classes, arguments.output, arguments.overwrite)
-    size = os.path.getsize(os.path.join(arguments.output, "model.pth")) / 2**20
+    weights = pack_model(model, predictor.cfg, predictor.classes, arguments.output, arguments.overwrite)
+    size = os.path.getsize(weights) / 2**20
     print(f"{arguments.output}: {len(predictor.classes)} classes, weights of {size:.1f} MiB")
 
 

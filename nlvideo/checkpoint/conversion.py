@@ -12,7 +12,8 @@ from torch import nn
 from nlvideo.checkpoint.convert import Converted, unknown_source
 from nlvideo.checkpoint.convert.common import CLASSIFIER, STEM, has_effect
 from nlvideo.checkpoint.convert.release import settle
-from nlvideo.checkpoint.read.read_file import read_file
+from nlvideo.checkpoint.plain import save_weights
+from nlvideo.checkpoint.read.read_file import SAFETENSORS, read_file
 from nlvideo.checkpoint.weights import ORIGIN, check_config, find_weights, fit
 from nlvideo.config import CfgNode, get_cfg, load_cfg
 from nlvideo.config.validate import validate
@@ -111,11 +112,8 @@ def write_conversion(conversion: Conversion, out: str, overwrite: bool = False) 
     converted, original = conversion.converted, os.path.basename(conversion.path)
     origin: dict[str, Any] = {"source": converted.source, "file": original}
     origin |= {"overrides": converted.overrides, "tolerated": converted.tolerated}
-    weights = {name: tensor.clone() for name, tensor in converted.weights.items()}
-    content: dict[str, Any] = {"model": weights, ORIGIN: origin}
-    if converted.classes:
-        content["classes"] = converted.classes
-    atomic_write(out, lambda file: torch.save(content, file))
+    extra = {ORIGIN: origin} | ({"classes": converted.classes} if converted.classes else {})
+    save_weights(out, converted.weights, **extra)
     comment = f"# The network of the weights {os.path.basename(out)}, converted from {converted.source}'s {original}.\n"
     text = yaml.safe_dump(differences(conversion.cfg), default_flow_style=None, sort_keys=False)
     write_text(config_file, comment + text)
@@ -132,10 +130,13 @@ def write_export(conversion: Conversion, out: str, to: str, overwrite: bool = Fa
         overwrite: replace a file that exists.
 
     Raises:
-        ValueError: the file exists already, or that framework has no network that computes the same.
+        ValueError: the file exists already or is to be of safetensors, or that framework has no network that computes
+            the same.
     """
     from nlvideo.checkpoint.convert.export import export_weights
 
+    if out.endswith(SAFETENSORS):
+        raise ValueError(f"{out}: files of {to} are PyTorch's; give it another ending, such as .pth")
     make_way([out], overwrite)
     weights = inflate_2d_weights(conversion.converted.weights, _model(conversion.cfg))
     exported = export_weights(weights, conversion.cfg, to)

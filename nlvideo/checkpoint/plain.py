@@ -1,12 +1,41 @@
-"""Reduce a state to what a safe loader reads: tensors on the CPU and plain Python types."""
+"""Reduce a state to what a safe loader reads: tensors on the CPU and plain Python types. Write files of weights."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
+from nlvideo.checkpoint.read.read_file import METADATA, SAFETENSORS
+from nlvideo.utils.files.file_io import atomic_write
+
 _PLAIN = (type(None), bool, int, float, str)
+
+
+def save_weights(path: str, weights: Mapping[str, Tensor], **extra: Any) -> None:
+    """Write a file of weights, whole or not at all: safetensors if ``path`` ends so, or else PyTorch's format.
+
+    Args:
+        path: the file; its folder exists.
+        weights: name -> tensor. Two names of one tensor become two tensors, and of a view only its part is written.
+        **extra: plain values such as ``classes``. `read_file` gives them back. Safetensors has them in its metadata.
+
+    Raises:
+        ImportError: safetensors is not installed; the message has the command.
+        ValueError: something is neither a tensor nor a plain type.
+    """
+    weights = {name: tensor.clone().contiguous() for name, tensor in to_plain(weights, "model").items()}
+    if not path.endswith(SAFETENSORS):
+        atomic_write(path, lambda file: torch.save({"model": weights, **extra}, file))
+        return
+    try:
+        from safetensors.torch import save
+    except ImportError:
+        raise ImportError(f"{path} needs safetensors: pip install 'nlvideo[hub]'") from None
+    metadata = {"format": "pt", METADATA: json.dumps(extra)}
+    atomic_write(path, lambda file: file.write(save(weights, metadata)))
 
 
 def to_plain(value: Any, where: str) -> Any:

@@ -2,24 +2,27 @@
 
 import logging
 import os
+import tempfile
 from collections.abc import Sequence
 
 from torch import nn
 
-from nlvideo.checkpoint import last_checkpoint_in
+from nlvideo.checkpoint import last_checkpoint_in, read_file
 from nlvideo.checkpoint.convert.release import RELEASES, release_config
+from nlvideo.checkpoint.read.read_file import SAFETENSORS
 from nlvideo.checkpoint.trained import class_names, load_trained_model, with_classes_of
 from nlvideo.config import CfgNode, load_cfg
 from nlvideo.config.validate import validate
 from nlvideo.errors import LookupFailed
 from nlvideo.model_zoo.model_zoo import get_config_file, list_trained, trained_folder
 from nlvideo.modeling import build_model
+from nlvideo.utils.files.file_io import write_text
 from nlvideo.utils.messages import did_you_mean
 
 logger = logging.getLogger(__name__)
 
 # The weights of a folder without last_checkpoint: of a complete run, and of a packed model.
-_WEIGHTS = ("model_final.pth", "model.pth")
+_WEIGHTS = ("model_final.pth", "model.pth", "model.safetensors")
 
 
 def get(
@@ -38,8 +41,9 @@ def get(
         (8, 'left')
 
     Args:
-        cfg_or_name: a trained model of `list_trained`, the folder of a run, a YAML file, a config of `list_configs`, a
-            config itself, or a network of the authors' release (its name or its file), which is downloaded once.
+        cfg_or_name: a trained model of `list_trained`, the folder of a run, a file ``*.safetensors`` with a config in
+            it or beside it, a YAML file, a config of `list_configs`, a config itself, or a network of the authors'
+            release (its name or its file), which is downloaded once.
         weights: as MODEL.WEIGHTS; they must fit exactly. None: the weights of the trained model, the last ones of the
             run, or MODEL.WEIGHTS of a file or config. For the name of a config, MODEL.WEIGHTS is not used, because
             training starts from it. Without weights the model is random, and the log says so.
@@ -99,6 +103,8 @@ def _config_of(
         return _folder_config(trained_folder(name), opts, last_words, plugins)
     if os.path.isdir(name):
         return _folder_config(name, ["OUTPUT_DIR", name, *opts], last_words, plugins)
+    if name.endswith(SAFETENSORS) and os.path.isfile(name):
+        return _file_config(name, ["MODEL.WEIGHTS", name, *opts, *last_words], plugins)
     if release := release_config(name):
         return load_cfg(get_config_file(release), ["MODEL.WEIGHTS", name, *opts, *last_words], plugins)
     if os.path.isfile(name) or name.endswith((".yaml", ".yml")):
@@ -113,6 +119,22 @@ def _recipe(name: str) -> str:
         # If a model with weights has a similar name, the list of configs would hide it.
         hint = "" if "/" in name else did_you_mean(name, [*list_trained(), *RELEASES])
         raise (LookupFailed(f"unknown model {name!r}: {hint}") if hint else error) from None
+
+
+def _file_config(path: str, words: Sequence[str], plugins: Sequence[str]) -> CfgNode:
+    """The config in the metadata of a file of safetensors, or in a file beside it."""
+    if isinstance(text := read_file(path).get("config"), str):
+        with tempfile.TemporaryDirectory() as folder:
+            # Under the name of a run's config: it imports no plugin that comes with it.
+            own = os.path.join(folder, "config.yaml")
+            write_text(own, text)
+            return load_cfg(own, words, plugins)
+    beside = (f"{path.removesuffix(SAFETENSORS)}.yaml", os.path.join(os.path.dirname(path), "config.yaml"))
+    found = next(filter(os.path.isfile, beside), None)
+    if found is None:
+        what = f"{path} has no config in its metadata, and beside it is no {' or '.join(map(os.path.basename, beside))}"
+        raise FileNotFoundError(f"{what}; --config-file names a config, and --weights the file")
+    return load_cfg(found, words, plugins)
 
 
 def _folder_config(folder: str, opts: Sequence[str], last_words: Sequence[str], plugins: Sequence[str]) -> CfgNode:

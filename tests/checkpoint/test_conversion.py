@@ -240,3 +240,21 @@ def test_a_report_without_drops_does_not_speak_of_any():
     lines = conversion.report().split("\n")
     assert lines[:2] == ["a.pth: weights of x: 1 tensors taken over, 0 dropped", "a note"]
     assert "dropped because" not in conversion.report()
+
+
+def test_the_ending_asks_for_safetensors(tool, msra, tmp_path):
+    pytest.importorskip("safetensors")
+    files = [tmp_path / f"r50.{ending}" for ending in ("pth", "safetensors")]
+    for out in files:
+        assert tool(msra, str(out), "--from", "detectron", "--overwrite")[0] == 0
+    torch_file, safetensors = (read_file(str(out)) for out in files)
+    assert torch_file.keys() == safetensors.keys() and torch_file["converted_from"] == safetensors["converted_from"]
+    assert torch_file["model"].keys() == safetensors["model"].keys()
+    assert all(torch.equal(tensor, safetensors["model"][name]) for name, tensor in torch_file["model"].items())
+
+
+def test_other_frameworks_get_no_safetensors(tool, msra, tmp_path):
+    out = tmp_path / "w.safetensors"
+    status, _, errors = tool(msra, str(out), "--from", "detectron", "--to", "pyslowfast")
+    assert status == 2 and f"{out}: files of pyslowfast are PyTorch's; give it another ending, such as .pth" in errors
+    assert not out.exists()

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from nlvideo.checkpoint import Checkpointer
+from nlvideo.checkpoint.plain import save_weights
 from nlvideo.config import load_cfg
 from nlvideo.model_zoo import Predictor, get_config_file
 from nlvideo.model_zoo.pack import pack_model
@@ -72,3 +73,44 @@ def test_without_weights_there_is_nothing_to_pack(call_tool: Callable, tmp_path:
     config = get_config_file("quickstart/c2d")
     status, _, err = call_tool("pack_model", "--config-file", config, "--output", str(tmp_path / "out"))
     assert status == 2 and "MODEL.WEIGHTS: got ''" in err and not (tmp_path / "out").exists()
+
+
+def test_a_file_of_safetensors_has_all_of_it(call_tool: Callable, run: Path, tmp_path: Path) -> None:
+    pytest.importorskip("safetensors")
+    packed = tmp_path / "new" / "mine.safetensors"
+    status, out, err = call_tool("pack_model", "--model", str(run), "--output", str(packed))
+    assert status == 0 and out.startswith(f"{packed}: 3 classes, weights of "), err
+    assert list(packed.parent.iterdir()) == [packed]
+    before, after = (Predictor(model, device="cpu") for model in (run, packed))
+    clip = np.random.default_rng(0).integers(0, 256, (9, 70, 80, 3), np.uint8)
+    assert torch.equal(before.scores(clip), after.scores(clip)) and after.classes == ["a b", "c", "d"]
+    # Weights for another config, and not only a model.
+    cfg = before.cfg.with_overrides(["MODEL.WEIGHTS", str(packed)])
+    assert torch.equal(Predictor(cfg).scores(clip), after.scores(clip))
+
+
+def test_the_config_of_safetensors_may_lie_beside_them(run: Path, tmp_path: Path) -> None:
+    """The file is of another program: it has neither config nor classes."""
+    safetensors = pytest.importorskip("safetensors.torch")
+    weights = tmp_path / "w.safetensors"
+    averaged = torch.load(run / "model_final.pth", weights_only=True)["ema"]
+    safetensors.save_file({name: tensor.contiguous() for name, tensor in averaged.items()}, weights)
+    with pytest.raises(
+        FileNotFoundError, match="w.safetensors has no config in its metadata, .* w.yaml or config.yaml"
+    ):
+        Predictor(weights)
+    (tmp_path / "config.yaml").write_text((run / "config.yaml").read_text())
+    (tmp_path / "classes.txt").write_text("x\ny\nz\n")
+    clip = np.random.default_rng(0).integers(0, 256, (9, 70, 80, 3), np.uint8)
+    predictor = Predictor(weights)
+    assert torch.equal(predictor.scores(clip), Predictor(run).scores(clip)) and predictor.classes == ["x", "y", "z"]
+
+
+def test_a_config_in_a_file_imports_no_plugin(tmp_path: Path) -> None:
+    pytest.importorskip("safetensors")
+    (tmp_path / "evil").mkdir()
+    (tmp_path / "evil" / "__init__.py").write_text("raise SystemExit('imported')")
+    for spec in ("../evil", "./evil"):
+        save_weights(str(tmp_path / "w.safetensors"), {"a": torch.ones(1)}, config=f"PLUGINS: [{spec}]\n")
+        with pytest.raises(ValueError, match="asks for the plugin .* which comes with its folder"):
+            Predictor(tmp_path / "w.safetensors")

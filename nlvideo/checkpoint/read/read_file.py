@@ -27,6 +27,9 @@ from nlvideo.utils.messages import some
 
 logger = logging.getLogger(__name__)
 
+SAFETENSORS = ".safetensors"
+#: where our files of safetensors keep what a checkpoint has beside the weights: its classes, its config
+METADATA = "nlvideo"
 # torch.save writes a zip archive. Before PyTorch 1.6 it wrote a row of pickles, the first of which is this number.
 _MAGIC = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
 # A pickle begins with the first of these since protocol 2; an older one of a dict begins with one of the others.
@@ -88,10 +91,10 @@ def read_file(path: str) -> dict[str, Any]:
 
 def _form_of(file: io.BufferedIOBase) -> str:
     """Return a name in `_FORMS` by the first bytes; "" for another file."""
-    start, size = file.read(max(9, len(_MAGIC))), file.seek(0, 2)
+    start = file.read(max(9, len(_MAGIC)))
     file.seek(0)
-    # The length of the header, which must fit into the file, and then a JSON object.
-    if start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= size - 8:
+    # The length of the header, far below 2**40, and then a JSON object.
+    if start[5:9] == b"\0\0\0{":
         return "safetensors"
     starts = {b"PK": "archive", _MAGIC: "row", **dict.fromkeys(_PICKLE_STARTS, "pickle")}
     return next((form for first, form in starts.items() if start.startswith(first)), "")
@@ -135,20 +138,33 @@ def _read_safetensors(file: io.BufferedIOBase) -> _Content:
     num_bytes = file.seek(0, 2)
     file.seek(0)
     length = int.from_bytes(file.read(8), "little")
+    if length > num_bytes - 8:
+        raise EOFError
     header = json.loads(file.read(length))
-    header.pop("__metadata__", None)
+    metadata = header.pop("__metadata__", {})
     tensors: dict[str, Tensor] = {}
     for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
         begin, left = file.tell() - 8 - length, num_bytes - file.tell()
-        dtype, shape, place = _SAFETENSORS_TYPES[entry["dtype"]], entry["shape"], entry["data_offsets"]
-        is_shape = all(type(size) is int and size >= 0 for size in shape)
-        count = math.prod(shape) * dtype.itemsize if is_shape else left + 1
-        if place != [begin, begin + count] or count > left:
-            raise ValueError(f"{count} bytes of a tensor at {str(place)[:80]}, expected from {begin}, with {left} left")
+        dtype, shape, place = _SAFETENSORS_TYPES.get(entry["dtype"]), entry["shape"], entry["data_offsets"]
+        if dtype is None:
+            what = f"{name[:80]!r} holds numbers of the type {entry['dtype'][:20]!r}"
+            raise pickle.UnpicklingError(f"{what}, allowed: {', '.join(_SAFETENSORS_TYPES)}")
+        if not all(type(size) is int and size >= 0 for size in shape):
+            raise pickle.UnpicklingError(f"{name[:80]!r} has the shape {str(shape)[:80]}")
+        count = math.prod(shape) * dtype.itemsize
+        if place != [begin, begin + count]:
+            what = f"the {count} bytes of {name[:80]!r} are to be at {str(place)[:80]}"
+            raise pickle.UnpicklingError(f"{what}, and begin at {begin}")
+        if count > left:
+            raise EOFError
         tensors[name] = torch.empty(shape, dtype=dtype)
         file.readinto(_bytes_of(tensors[name].view(-1)))
     if file.tell() != num_bytes:
-        raise ValueError(f"{num_bytes - file.tell()} bytes too many")
+        raise pickle.UnpicklingError(f"{num_bytes - file.tell()} bytes too many")
+    # Of several names of one tensor safetensors keeps one, and says in the metadata which: {other: kept}.
+    tensors |= {name: tensors[kept] for name, kept in metadata.items() if kept in tensors and name not in tensors}
+    if METADATA in metadata:
+        return {**json.loads(metadata[METADATA]), "model": tensors}, ()
     return tensors, ()
 
 
