@@ -1,10 +1,10 @@
 """The "shapes" dataset: small images whose objects have a class that something far away decides.
 
 A lamp in one corner is yellow or cyan, and this is the class of every object in the image: a disc, a square or a
-triangle of any colour with a white rim. Every object is at least `FAR` pixels from the lamp, which is as far as the
-small backbone of the configs sees. So a network must relate distant places to tell the classes apart, while a rim
-alone says where an object is. Images are wide or tall in turn. The files are made on first use, in COCO's format, with
-masks and three keypoints of each object.
+triangle of any dim colour with a white rim. Every object is at least `FAR` pixels from the middle of the lamp, which is
+about as far as the small backbone of the configs sees. So a network must relate distant places to tell the classes
+apart, while a rim alone says where an object is. Images are wide or tall in turn. The files are made on first use, in
+COCO's format, with masks and three keypoints of each object.
 """
 
 import json
@@ -22,16 +22,17 @@ from nlvideo.utils.files.file_io import write_text
 _logger = logging.getLogger(__name__)
 
 # Raised whenever the same numbers would give other images, so that an old folder is noticed.
-_VERSION = 2
+_VERSION = 3
 #: Images of each split: of the dataset to measure on, and of one that is made in a moment to try things on.
 PRESETS = {"shapes": {"train": 800, "val": 200}, "shapes_tiny": {"train": 8, "val": 6}}
 #: Sides of an image, and the least distance of an object from the lamp, pixels.
-SIDES, FAR = (128, 192), 100.0
+SIDES, FAR = (128, 192), 116.0
 CLASSES, KINDS = ("yellow", "cyan"), ("disc", "square", "triangle")
 KEYPOINTS = ("top", "left_foot", "right_foot")
 _COLOURS = np.array([(255, 225, 40), (40, 220, 255)], np.uint8)
-_LAMP_RADIUS, _RADII, _RIM = 9, (10, 16), 3
-_WHITE, _MOST_OBJECTS, _TRIES = 255, 3, 60
+_LAMP_RADIUS, _RADII, _RIM = 16, (10, 16), 3
+# The lamp alone is bright and coloured, so that its colour is there to be found.
+_WHITE, _DIM, _MOST_OBJECTS, _TRIES = 255, 160, 3, 60
 
 
 class Shape(NamedTuple):
@@ -110,7 +111,7 @@ def draw_scene(rng: np.random.Generator, is_tall: bool) -> tuple[np.ndarray, int
         if len(shapes) < wanted and apart and np.hypot(x - lamp_x, y - lamp_y) >= FAR + radius:
             shapes.append(Shape(str(rng.choice(KINDS)), x, y, radius))
             pixels[shape_mask(shapes[-1], (height, width))] = _WHITE
-            pixels[shape_mask(shapes[-1]._replace(radius=radius - _RIM), (height, width))] = rng.integers(0, 256, 3)
+            pixels[shape_mask(shapes[-1]._replace(radius=radius - _RIM), (height, width))] = rng.integers(0, _DIM, 3)
     return pixels.astype(np.uint8), lamp, shapes
 
 

@@ -217,7 +217,7 @@ def test_the_class_of_a_shape_is_decided_far_away() -> None:
     for index in range(20):
         pixels, lamp, found = shapes.draw_scene(np.random.default_rng(index), index % 2 == 1)
         height, width = pixels.shape[:2]
-        margin = 11
+        margin = shapes._LAMP_RADIUS + 2
         places = [(y, x) for y in (margin, height - margin) for x in (margin, width - margin)]
         corners = [p for p in places if (pixels[p] == shapes._COLOURS[lamp]).all()]
         for shape in found:
