@@ -73,7 +73,7 @@ def do_train(cfg, model, resume: bool) -> None:
     batches = iter(build_train_loader(cfg, start_iter))
     wrapped = distribute(model.train())
 
-    with EventStorage(start_iter) as storage:
+    with EventStorage(start_iter, cfg.SOLVER.MAX_ITER) as storage:
         for iteration in range(start_iter, solver.MAX_ITER):
             start = time.perf_counter()
             batch = next(batches)

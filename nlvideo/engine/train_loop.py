@@ -116,7 +116,7 @@ class TrainerBase(ABC):
             TrainingInterrupted: a hook set ``stop_reason`` before the last iteration.
         """
         self.iter = self.start_iter = start_iter
-        self.max_iter = max_iter
+        self.max_iter = self.storage.max_iter = max_iter
         if start_iter < max_iter:
             logger.info("Training iterations %d to %d", start_iter, max_iter)
         with self.storage:

@@ -20,7 +20,7 @@ def build_writers(cfg: CfgNode) -> list[EventWriter]:
 
 @WRITER.register(name="ConsoleWriter")
 def _console(cfg: CfgNode) -> EventWriter:
-    return ConsoleWriter(cfg.SOLVER.MAX_ITER, cfg.SOLVER.LOG_PERIOD)
+    return ConsoleWriter(cfg.SOLVER.LOG_PERIOD)
 
 
 @WRITER.register(name="JSONWriter")

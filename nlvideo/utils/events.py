@@ -95,14 +95,19 @@ class History:
 class EventStorage:
     """The scalars of a run, current inside its ``with`` block.
 
+    Args:
+        start_iter: the first iteration of this process.
+        max_iter: the iteration before which the run ends, for the time left.
+
     Example:
         >>> with EventStorage(start_iter=0) as storage:
         ...     get_event_storage().put_scalar("loss", 0.5)
         ...     storage.step()
     """
 
-    def __init__(self, start_iter: int = 0):
+    def __init__(self, start_iter: int = 0, max_iter: int = 0):
         self.start_iter = self.iter = start_iter
+        self.max_iter = max_iter
         self._histories: dict[str, History] = {}
 
     def put_scalar(self, name: str, value: float | torch.Tensor, smoothing_hint: bool = True) -> None:
@@ -257,12 +262,11 @@ class ConsoleWriter(EventWriter):
     """Logs one line: time left, iteration, losses and metrics, seconds per iteration, learning rate, memory.
 
     Args:
-        max_iter: the number of iterations of the run, for the time left.
         period: iterations between lines, which is also the window of smoothing.
     """
 
-    def __init__(self, max_iter: int, period: int = 20):
-        self._max_iter, self._period = max_iter, period
+    def __init__(self, period: int = 20):
+        self._period = period
         self._logger = logging.getLogger(__name__)
 
     def write(self) -> None:
@@ -271,7 +275,7 @@ class ConsoleWriter(EventWriter):
         scalars = storage.smoothed(self._period)
         parts = [f"iter: {storage.iter}"]
         if "time" in scalars:
-            left = storage.history("time").median(HISTORY_LENGTH) * (self._max_iter - storage.iter - 1)
+            left = storage.history("time").median(HISTORY_LENGTH) * (storage.max_iter - storage.iter - 1)
             parts.insert(0, f"eta: {datetime.timedelta(seconds=max(0, int(left)))}")
         # Losses first; results of an evaluation (with a slash) have a table of their own.
         metrics = [name for name in scalars if name not in _TIMES and "/" not in name]

@@ -170,14 +170,14 @@ def test_tensorboard_gets_the_same_values(tmp_path):
 
 
 def test_the_console_line(caplog):
-    with EventStorage(start_iter=19) as storage, caplog.at_level(logging.INFO, "nlvideo"):
+    with EventStorage(start_iter=19, max_iter=100) as storage, caplog.at_level(logging.INFO, "nlvideo"):
         storage.put_scalar("top1", 25.0)
         storage.put_scalar("loss_cls", 0.123456)
         storage.put_scalar("time", 2.0)
         storage.put_scalar("data_time", 0.5)
         storage.put_scalar("lr", 0.01, smoothing_hint=False)
         storage.put_scalar("classification/top1", 99.0, smoothing_hint=False)
-        ConsoleWriter(max_iter=100).write()
+        ConsoleWriter().write()
     line = caplog.messages[-1]
     assert line.startswith(
         "eta: 0:02:40  iter: 19  loss_cls: 0.1235  top1: 25  time: 2.0000  data_time: 0.5000  lr: 0.01"
@@ -187,7 +187,7 @@ def test_the_console_line(caplog):
 
 def test_the_console_line_before_anything_was_timed(caplog):
     with EventStorage(), caplog.at_level(logging.INFO, "nlvideo"):
-        ConsoleWriter(max_iter=10).write()
+        ConsoleWriter().write()
     assert caplog.messages[-1].startswith("iter: 0")
 
 
