@@ -96,6 +96,10 @@ setup(
         "parquet": ["pyarrow>=15.0"],
         "plot": ["matplotlib>=3.8"],
         "peers": ["mmcv-lite>=2.1", "pytorchvideo>=0.1.5", "timm>=1.0"],
+        # Object storage: Amazon S3 and what speaks its protocol. docs/remote.md has the packages of other stores.
+        "remote": ["fsspec>=2024.6", "s3fs>=2024.6"],
+        # Tests of object storage run against a server of their own.
+        "services": ["moto[server]>=5.0"],
         "torchcodec": ["torchcodec>=0.7"],
     },
 )

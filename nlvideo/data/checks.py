@@ -24,7 +24,7 @@ from nlvideo.data.records.records import id_hashes, labels_of, span_labels_of
 from nlvideo.data.video.paths import split_member_path
 from nlvideo.errors import LookupFailed
 from nlvideo.utils.console import log_once
-from nlvideo.utils.files.file_io import absolute_path, file_exists
+from nlvideo.utils.files.file_io import absolute_path, file_exists, is_remote, missing_files
 from nlvideo.utils.messages import some
 
 _logger = logging.getLogger(__name__)
@@ -112,14 +112,14 @@ def check_files(name: str, records: Sequence[Record], by_time: bool = False) -> 
     if step > 1:
         _logger.info("%s: looking for %d of the %d videos, every %d.", name, len(indices), len(records), step)
     look = functools.partial(_missing_file, name, records, by_time)
-    missing = [path for path in look_at_files(look, indices, f"{name}: files") if path is not None]
+    missing = missing_files([path for path in look_at_files(look, indices, f"{name}: files") if path is not None])
     if missing:
         of = f"{len(indices)} videos" if step == 1 else f"{len(indices)} videos looked for (there are {len(records)})"
         raise ValueError(f"{name}: {len(missing)} of {of} do not exist: {some(missing)}")
 
 
 def _missing_file(name: str, records: Sequence[Record], by_time: bool, index: int) -> str | None:
-    """The path of a record's file if it does not exist."""
+    """The path of a record's file if it does not exist, or is remote."""
     record = records[index]
     member = split_member_path(record["file_name"])
     path = record["file_name"] if member is None else member[0]
@@ -129,7 +129,7 @@ def _missing_file(name: str, records: Sequence[Record], by_time: bool, index: in
             f"{name}: {record['video_id']} is a folder of frames with {min(timed)} but without fps, allowed:"
             " frames per second above 0"
         )
-    return None if file_exists(path) else path
+    return path if is_remote(path) or not file_exists(path) else None
 
 
 def check_pair(

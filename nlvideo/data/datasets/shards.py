@@ -11,7 +11,7 @@ from nlvideo.data.records.records import ChainedRecords, CompactRecords, Labels,
 from nlvideo.data.records.shard_files import expand_pattern, read_index, scan_shard
 from nlvideo.data.video.paths import member_path
 from nlvideo.utils.console import progress_bar
-from nlvideo.utils.files.file_io import absolute_path, fetch_file, file_exists, is_remote
+from nlvideo.utils.files.file_io import absolute_path, fetch_file, is_remote, missing_files
 from nlvideo.utils.messages import some
 
 _logger = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ def load_shards(name: str) -> ShardRecords:
         ValueError: shards are missing or not in order; one line that names the shard and the sample.
     """
     shards = [absolute_path(path) for path in expand_pattern(name.removeprefix("wds:"))]
-    if missing := [path for path in shards if not (file_exists(path) if is_remote(path) else fetch_file(path))]:
+    if missing := missing_files([path for path in shards if is_remote(path) or not fetch_file(path)]):
         raise ValueError(f"{name}: {len(missing)} of {len(shards)} shards do not exist: {some(missing)}")
     ids, places, labels, extras, num_scanned = [], [], [], [], 0
     for shard in progress_bar(shards, desc="shards", delay=5, leave=False):

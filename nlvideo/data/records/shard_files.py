@@ -23,8 +23,9 @@ from typing import Any, BinaryIO
 
 from nlvideo.data.catalog import Record
 from nlvideo.data.video.paths import VIDEO_EXTENSIONS
-from nlvideo.utils.files.file_io import atomic_write, fetch_file, is_remote, local_path, write_text
+from nlvideo.utils.files.file_io import atomic_write, fetch_file, has_own_handler, is_remote, local_path, write_text
 from nlvideo.utils.files.file_kind import kind_of_file
+from nlvideo.utils.files.remote import open_in_place, shard_info
 
 INDEX_SUFFIX = ".index"
 _INDEX_FORMAT = "nlvideo-shard-1"
@@ -132,22 +133,27 @@ def read_index(path: str) -> list[Entry] | None:
             raise ValueError(f"{name}: not the index of a shard; remove it, or make it again") from None
     if given != _INDEX_FORMAT:
         raise ValueError(f"{name}: got the format {given!r}, allowed: {_INDEX_FORMAT}")
-    if not is_remote(path) and os.path.getsize(path) != size:
-        raise ValueError(f"{name}: it is of a shard of {size} bytes, {path} has {os.path.getsize(path)}")
+    found = size if has_own_handler(path) else shard_info(path)["size"] if is_remote(path) else os.path.getsize(path)
+    if found != size:
+        raise ValueError(f"{name}: it is of a shard of {size} bytes, {path} has {found}")
     return [_checked(name, sample, size) for sample in samples]
 
 
 def scan_shard(path: str) -> list[Entry]:
-    """Return the samples of a shard by reading the headers in it.
+    """Return the samples of a shard by reading the headers in it; of a remote one, little else is fetched.
 
     Raises:
         ValueError: it is not a tar file, or a sample lacks its video or its label; shard and sample are named.
         OSError: it cannot be read.
     """
     samples: dict[str, dict[str, Any]] = {}
-    local = local_path(path)
+    in_place = is_remote(path) and not has_own_handler(path)
+    local = "" if in_place else local_path(path)
     try:
-        with tarfile.open(local, "r:") as shard:
+        with (
+            open_in_place(path) if in_place else open(local, "rb") as file,
+            tarfile.open(fileobj=file, mode="r:") as shard,
+        ):
             for member in shard:
                 folder, name = os.path.split(member.name)
                 if not member.isfile() or name.startswith("."):  # ._a.mp4 is what macOS adds to a.mp4
@@ -167,7 +173,7 @@ def scan_shard(path: str) -> list[Entry]:
         kind = kind_of_file(local)
         found = f"{kind}; videos are read in place, from .tar" if kind and kind != "a tar archive" else error
         raise ValueError(f"{path}: not a whole tar file ({found})") from None
-    num_bytes = os.path.getsize(local)
+    num_bytes = shard_info(path)["size"] if in_place else os.path.getsize(local)
     return [_checked(path, _to_entry(path, key, sample), num_bytes) for key, sample in samples.items()]
 
 

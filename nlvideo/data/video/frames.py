@@ -1,5 +1,6 @@
 """``FrameFolder`` and ``FrameArray``: videos stored as one image for each frame, and videos in memory."""
 
+import contextlib
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -13,6 +14,7 @@ from nlvideo.data.video.base import Video, read_errors
 from nlvideo.data.video.paths import IMAGE_EXTENSIONS
 from nlvideo.data.video.pixels import DEFAULT_LIMITS, Geometry, PixelLimits
 from nlvideo.errors import VideoDecodeError
+from nlvideo.utils.files.file_io import PathManager, is_remote, local_path
 
 # EXIF orientations that swap height and width.
 _SIDEWAYS = (5, 6, 7, 8)
@@ -56,7 +58,7 @@ class FrameFolder(Video):
     the images asked for are opened. They are returned upright, as the EXIF orientation of a JPEG says.
 
     Args:
-        path: the folder.
+        path: the folder, perhaps a remote one: then the images asked for are fetched.
         fps: frames per second; images carry none. None: seconds cannot be turned into frames.
         pixels: how large frames may be, and all frames of one call together.
 
@@ -69,8 +71,9 @@ class FrameFolder(Video):
     def __init__(self, path: str | os.PathLike, fps: float | None = None, pixels: PixelLimits = DEFAULT_LIMITS):
         super().__init__(path, pixels)
         self.fps = float(fps or 0)
-        with read_errors(self.path):
-            names = [name for name in os.listdir(self.path) if name.lower().endswith(IMAGE_EXTENSIONS)]
+        # A store has errors of its own.
+        with contextlib.nullcontext() if is_remote(self.path) else read_errors(self.path):
+            names = [name for name in PathManager.ls(self.path) if name.lower().endswith(IMAGE_EXTENSIONS)]
         self._names = sorted((name for name in names if not name.startswith(".")), key=_natural_key)
         self.num_frames = len(self._names)
         if not self._names:
@@ -96,7 +99,8 @@ class FrameFolder(Video):
     @contextmanager
     def _open_image(self, index: int) -> Iterator[Image.Image]:
         name = self._names[index]
-        with read_errors(self.path, name), Image.open(os.path.join(self.path, name)) as image:
+        local = local_path(os.path.join(self.path, name))
+        with read_errors(self.path, name), Image.open(local) as image:
             yield image
 
 

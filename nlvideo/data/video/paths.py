@@ -5,7 +5,8 @@ import re
 from collections import defaultdict, deque
 from dataclasses import dataclass, field
 
-from nlvideo.utils.files.file_io import local_path
+from nlvideo.utils.files.file_io import has_own_handler, is_remote, local_path
+from nlvideo.utils.files.remote import fetch
 from nlvideo.utils.messages import some
 
 IMAGE_EXTENSIONS = (".jpeg", ".jpg", ".png")
@@ -33,13 +34,20 @@ def split_member_path(path: str) -> tuple[str, int, int] | None:
 
 
 def local_video_path(path: str) -> str:
-    """Fetch a remote video, or the remote shard that holds it, and return the path that FFmpeg opens.
+    """Fetch a remote video and return the path that FFmpeg opens. A folder of frames stays where it is.
+
+    Of a remote shard only the video is fetched, or all of it where its handler cannot fetch a part.
 
     Raises:
-        OSError: it cannot be fetched.
+        OSError, ImportError: it cannot be fetched.
     """
     member = split_member_path(path)
-    return local_path(path) if member is None else member_path(local_path(member[0]), *member[1:])
+    if member is None:
+        return local_path(path)
+    shard, offset, size = member
+    if is_remote(shard) and not has_own_handler(shard):
+        return fetch(shard, (offset, size))
+    return member_path(local_path(shard), offset, size)
 
 
 @dataclass

@@ -1,6 +1,7 @@
 """``open_video``: one call for every kind of video; ``VideoReader`` and ``TorchCodecReader``: exact frames of files."""
 
 import contextlib
+import errno
 import logging
 import math
 import os
@@ -21,6 +22,7 @@ from nlvideo.data.video.pixels import DEFAULT_LIMITS, Geometry, PixelLimits, Rgb
 from nlvideo.data.video.video_index import IndexCache, VideoIndex
 from nlvideo.errors import TimeLimitExceeded, VideoDecodeError
 from nlvideo.utils.console import log_once
+from nlvideo.utils.files.file_io import is_remote
 from nlvideo.utils.messages import one_of
 from nlvideo.utils.system.time_limit import TimeLimit
 
@@ -269,8 +271,8 @@ def open_video(
     """Open a video file, a folder of frames, or frames in memory; all are read alike.
 
     Args:
-        path: a file or a folder (a remote file is fetched by its path handler); uint8 (T, H, W, 3), RGB; or a video
-            that is open already, such as a window of a stream, which is returned.
+        path: a file or a folder (a remote one is fetched, of a folder the frames that are read); uint8 (T, H, W, 3),
+            RGB; or a video that is open already, such as a window of a stream, which is returned.
         fps: frames per second of a folder or an array; the others know their own.
         reader: of files, a name in ``READERS``.
         timeout_sec, index_dir: of files, see ``VideoReader``.
@@ -280,6 +282,7 @@ def open_video(
         ValueError: an unknown reader, or an array that is not frames.
         ImportError: torchcodec is asked for and missing.
         VideoDecodeError: the video cannot be read, see ``Video``.
+        ConnectionError, PermissionError: its store does not answer, or refuses access.
     """
     if isinstance(path, np.ndarray):
         return FrameArray(path, fps)
@@ -291,7 +294,10 @@ def open_video(
     try:
         local = local_video_path(path)
     except OSError as error:
+        # Another video must not take the place of one that is there: the stream of clips would change.
+        if isinstance(error, (ConnectionError, PermissionError)) or error.errno == errno.ENOSPC:
+            raise
         raise VideoDecodeError(path, f"not fetched: {error}") from None
-    if os.path.isdir(local):
+    if is_remote(local) or os.path.isdir(local):
         return FrameFolder(local, fps, pixels)
     return READERS[reader](local, timeout_sec, index_dir, pixels)

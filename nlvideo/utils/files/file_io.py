@@ -8,7 +8,8 @@ import logging
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TextIO
 from urllib.parse import urlparse
@@ -29,7 +30,7 @@ class _HTTPHandler(HTTPURLHandler):
             return super()._get_local_path(path, force=force, cache_dir=folder, **kwargs)
 
 
-# Opens local paths, and http(s) URLs through a local cache. Projects may register more handlers.
+# Opens local paths, http(s) URLs through a local cache, and other schemes as `remote` does. Projects may register more.
 PathManager = _PathManager()
 PathManager.register_handler(_HTTPHandler())
 # It logs the error that it raises.
@@ -40,6 +41,8 @@ _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 _TEMPORARY = re.compile(r"\..+\.\d+\.tmp", re.DOTALL)
 # The answers of an HTTP server that does not have a file; storage in the cloud says "forbidden".
 _NOT_THERE = (403, 404, 410)
+# Of so many files in a remote folder, one listing is cheaper than questions: a request lists 1000.
+_MANY = 20
 _SCHEME = re.compile(r"[A-Za-z][\w+.-]*://")
 
 
@@ -71,13 +74,13 @@ def absolute_path(path: str) -> str:
 def local_path(path: str) -> str:
     """Return the local path of a file; its handler fetches a remote one, usually into a cache.
 
+    A folder in a store of fsspec stays where it is: its path is returned.
+
     Raises:
         OSError: it cannot be fetched, or no handler is registered for its scheme.
+        ImportError: the package for its scheme is missing.
     """
-    if not is_remote(path):
-        return path
-    _check_handler(path)
-    return PathManager.get_local_path(path)
+    return PathManager.get_local_path(path) if is_remote(path) else path
 
 
 def file_exists(path: str) -> bool:
@@ -86,15 +89,32 @@ def file_exists(path: str) -> bool:
     A pipe or a device is neither: reading one waits for ever.
 
     Raises:
-        OSError: no handler is registered for the scheme of a remote path.
+        OSError: no handler is registered for the scheme of a remote path, or its store cannot be asked.
     """
     if not is_remote(path):
         return os.path.isfile(path) or os.path.isdir(path)
-    _check_handler(path)
     try:
         return PathManager.exists(path)
     except NotImplementedError:
         return True
+
+
+def missing_files(paths: Sequence[str]) -> list[str]:
+    """Return the paths that do not exist, as `file_exists` says. A remote folder of many of them is listed once."""
+    folders = Counter(path.rpartition("/")[0] for path in paths if is_remote(path))
+    listed: dict[str, set[str]] = {}
+    for folder in [folder for folder, count in folders.items() if count >= _MANY]:
+        with contextlib.suppress(NotImplementedError, FileNotFoundError):
+            listed[folder] = set(PathManager.ls(folder))
+    split = ((path, *path.rpartition("/")[::2]) for path in paths)
+    return [
+        path for path, folder, name in split if not (name in listed[folder] if folder in listed else file_exists(path))
+    ]
+
+
+def has_own_handler(path: str) -> bool:
+    """Return whether a handler is registered for the scheme of a remote path; fsspec has the others."""
+    return any(path.startswith(prefix) for prefix in PathManager._path_handlers)
 
 
 def fetch_file(path: str) -> str | None:
@@ -105,7 +125,6 @@ def fetch_file(path: str) -> str | None:
         OSError: it cannot be fetched, or no handler is registered for its scheme.
     """
     if is_remote(path):
-        _check_handler(path)
         try:
             return local_path(path) if PathManager.isfile(path) else None
         except NotImplementedError:  # http: try to fetch it
@@ -122,15 +141,6 @@ def fetch_file(path: str) -> str | None:
         found = "a folder" if os.path.isdir(path) else "a pipe or a device"
         raise ValueError(f"{path}: expected a file, found {found}")
     return path
-
-
-def _check_handler(path: str) -> None:
-    # Without a handler, iopath takes a remote path for a local one.
-    if not any(path.startswith(prefix) for prefix in PathManager._path_handlers):
-        raise FileNotFoundError(
-            f"{path}: no path handler is registered for {path.partition('://')[0]}://; a plugin can register one of"
-            " iopath with nlvideo.utils.files.file_io.PathManager.register_handler"
-        )
 
 
 class WholeFile(contextlib.AbstractContextManager["WholeFile"]):

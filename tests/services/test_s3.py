@@ -1,0 +1,226 @@
+"""Lists, videos, shards, weights and results in S3, by its real protocol: moto's server behind a bad network."""
+
+import http.client
+import http.server
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from nlvideo.checkpoint import read_file
+from nlvideo.config import get_cfg
+from nlvideo.data import get_dataset, open_video
+from nlvideo.utils.files import remote
+from nlvideo.utils.files.file_io import missing_files
+
+s3fs = pytest.importorskip("s3fs")
+moto_server = pytest.importorskip("moto.server")
+moto_core = pytest.importorskip("moto.core")
+moto_s3 = pytest.importorskip("moto.s3.models")
+
+ROOT = Path(__file__).resolve().parents[2]
+# What the proxy does with a request.
+PASS, BUSY, RESET, CUT, SLOW = "pass", "503", "reset", "cut", "slow"
+SLOW_DOWN = (
+    b"<?xml version='1.0'?><Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
+)
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: "Proxy"
+
+    def handle_request(self) -> None:
+        """Pass a request on, with the fault that the server chooses for it."""
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        fault = self.server.choose(self.command, self.path)
+        if fault == RESET:
+            return self._reset()
+        if fault == BUSY:
+            return self._answer(503, [], b"" if self.command == "HEAD" else SLOW_DOWN, len(SLOW_DOWN))
+        if fault == SLOW:
+            time.sleep(0.5)
+        connection = http.client.HTTPConnection(*self.server.behind)
+        connection.request(self.command, self.path, body, dict(self.headers))
+        answer = connection.getresponse()
+        content, size = answer.read(), int(answer.headers.get("Content-Length", 0))
+        connection.close()
+        self.server.requests.append((self.command, self.path, len(content), len(body)))
+        headers = [item for item in answer.getheaders() if item[0].lower() not in ("content-length", "connection")]
+        # The store has done the work, and the answer is lost on its way.
+        self._answer(answer.status, headers, content[: len(content) // 2] if fault == CUT else content, size)
+        if fault == CUT:
+            self._reset()
+
+    do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = handle_request
+
+    def _answer(self, status: int, headers: list[tuple[str, str]], content: bytes, size: int) -> None:
+        self.send_response_only(status)
+        for name, value in [*headers, ("Content-Length", str(size))]:
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(content)
+        self.wfile.flush()
+
+    def _reset(self) -> None:
+        # Closing with this option sends RST.
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.connection.close()
+        self.close_connection = True
+
+
+class Proxy(http.server.ThreadingHTTPServer):
+    """A bad network: ``choose`` names the fault of each request, and ``requests`` notes those that the server got."""
+
+    daemon_threads = True
+
+    def __init__(self, behind: tuple[str, int]):
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.behind, self.requests = behind, []
+        self.choose: Callable[[str, str], str] = lambda method, path: PASS
+        self.url = f"http://127.0.0.1:{self.server_port}"
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Say nothing: connections break here."""
+
+    def of(self, *methods: str, containing: str = "") -> list[tuple[str, str, int, int]]:
+        """The requests of these methods."""
+        return [request for request in self.requests if request[0] in methods and containing in request[1]]
+
+
+@pytest.fixture(scope="module")
+def store() -> Iterator[tuple[str, int]]:
+    server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    yield server.get_host_and_port()
+    server.stop()
+
+
+@pytest.fixture()
+def network(store: tuple[str, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+    """An empty bucket ``set`` behind a network, which the environment names."""
+    with Proxy(store) as proxy:
+        threading.Thread(target=proxy.serve_forever, daemon=True).start()
+        for name, value in {
+            "AWS_ENDPOINT_URL": proxy.url,
+            "AWS_ACCESS_KEY_ID": "key",
+            "AWS_SECRET_ACCESS_KEY": "secret",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "FVCORE_CACHE": str(tmp_path / "cache"),
+        }.items():
+            monkeypatch.setenv(name, value)
+        bucket().reset()
+        s3fs.S3FileSystem.clear_instance_cache()
+        remote.shard_info.cache_clear()
+        monkeypatch.setattr(remote, "_WAITS", (0.1,) * 6)
+        bucket().create_bucket("set", "us-east-1")
+        proxy.requests.clear()
+        yield proxy
+        proxy.shutdown()
+
+
+def bucket():
+    """What the server has, without a network."""
+    return moto_s3.s3_backends[moto_core.DEFAULT_ACCOUNT_ID]["aws"]
+
+
+def put(folder: Path, prefix: str = "") -> None:
+    """Put the files below a folder into the bucket."""
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            bucket().put_object("set", prefix + str(path.relative_to(folder)), path.read_bytes())
+
+
+@pytest.fixture()
+def videos(network: Proxy, tmp_path: Path, make_video: Callable) -> Path:
+    """A folder of six videos of two classes and their list, in the bucket, too."""
+    folder = tmp_path / "set"
+    for i in range(6):
+        make_video(folder / f"videos/{i}.mp4", num_frames=8 + i)
+    (folder / "train.csv").write_text("".join(f"videos/{i}.mp4 {i % 2}\n" for i in range(6)))
+    put(folder)
+    network.requests.clear()
+    return folder
+
+
+def config(name: str, **changes: object):
+    cfg = get_cfg()
+    words: dict[str, object] = {
+        "DATASETS.TRAIN": [name], "MODEL.HEAD.NUM_CLASSES": 2, "SOLVER.CLIPS_PER_BATCH": 3, "INPUT.NUM_FRAMES": 4,
+        "INPUT.FRAME_STRIDE": 1, "INPUT.SHORT_SIDE_RANGE": [24, 32], "INPUT.CROP_SIZE": 24, "DATALOADER.NUM_WORKERS": 0,
+        "SEED": 1, **changes,
+    }  # fmt: skip
+    cfg.merge_from_list([word for item in words.items() for word in item])
+    return cfg
+
+
+def test_lists_videos_and_weights(videos, network, tmp_path):
+    records = get_dataset("list:s3://set/train.csv")
+    assert [record["file_name"] for record in records] == [f"s3://set/videos/{i}.mp4" for i in range(6)]
+    network.requests.clear()
+    with open_video("s3://set/videos/5.mp4") as video, open_video(videos / "videos/5.mp4") as local:
+        assert np.array_equal(video.get_frames([12, 3, 7]), local.get_frames([12, 3, 7]))
+    # A question and a read, of no more bytes than the video has; the second time the question alone.
+    size = (videos / "videos/5.mp4").stat().st_size
+    assert [request[2] for request in network.of("GET")] == [size] and len(network.of("HEAD")) == 1
+    open_video("s3://set/videos/5.mp4").close()
+    assert len(network.of("GET")) == 1 and len(network.of("HEAD")) == 2
+    # A list that is written again is another list.
+    bucket().put_object("set", "train.csv", b"videos/0.mp4 0\n")
+    assert len(get_dataset("list:s3://set/train.csv")) == 1
+    torch.save({"model": {"a": torch.ones(3)}}, tmp_path / "w.pth")
+    put(tmp_path, "weights/")
+    assert read_file("s3://set/weights/w.pth")["model"]["a"].sum() == 3
+
+
+def test_folders_of_frames(network, tmp_path):
+    for i in range(20):
+        (tmp_path / "frames/a").mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (24, 24), (i, i, i)).save(tmp_path / f"frames/a/{i}.png")
+    put(tmp_path / "frames")
+    network.requests.clear()
+    with open_video("s3://set/a", fps=5) as video:
+        assert video.num_frames == 20 and video.get_frames([11, 2])[:, 0, 0, 0].tolist() == [11, 2]
+    # The listing, and the two images: the header of the first is not needed.
+    assert len(network.of("GET", containing=".png")) == 2
+
+
+def test_mistakes_are_one_line(network):
+    for name, message in (
+        ("list:s3://set/none.csv", "there is no file s3://set/none.csv"),
+        ("list:s3://nowhere/a.csv", r"s3://nowhere/a.csv: not found \(The specified bucket does not exist\)"),
+    ):
+        with pytest.raises((ValueError, FileNotFoundError), match=message) as caught:
+            get_dataset(name)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(FileNotFoundError, match=r"s3://set/none.pth: not found$"):
+        read_file("s3://set/none.pth")
+    # Nothing of this was tried again.
+    assert len(network.requests) < 20
+
+
+def test_faults_while_reading(videos, network):
+    expected = (videos / "videos/5.mp4").read_bytes()
+    faults = iter([BUSY, RESET, CUT, CUT, BUSY, RESET, CUT, SLOW])
+    network.choose = lambda method, path: next(faults, PASS) if method == "GET" else PASS
+    assert Path(remote.fetch("s3://set/videos/5.mp4")).read_bytes() == expected
+    assert next(faults, None) is None
+    network.choose = lambda method, path: RESET
+    with pytest.raises(ConnectionError, match="s3://set/videos/4.mp4: no success in 7 tries: .*"):
+        open_video("s3://set/videos/4.mp4")
+
+
+def test_a_bucket_of_ten_thousand_objects(network):
+    for i in range(10_000):
+        bucket().put_object("set", f"many/{i}.mp4", b"")
+    network.requests.clear()
+    names = [f"s3://set/many/{i}.mp4" for i in range(10_000)]
+    assert missing_files([*names, "s3://set/many/x.mp4"]) == ["s3://set/many/x.mp4"]
+    assert len(network.requests) <= 12
