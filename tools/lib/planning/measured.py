@@ -1,10 +1,23 @@
-"""The peak of memory of real training steps, to compare with what was counted."""
+"""What plans measure on this machine: the peak of memory of real steps, its arithmetic, the reading of videos."""
+
+import contextlib
+import os
+import tempfile
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 
 from nlvideo.config import CfgNode
+from nlvideo.data import get_dataset
+from nlvideo.errors import LookupFailed, VideoDecodeError
+from nlvideo.tools.lib.benchmarking import data
+from nlvideo.tools.lib.benchmarking.timing import PRODUCT_FLOPS, alternate, matrix_product
 from nlvideo.tools.lib.benchmarking.train import WARMUP_STEPS, Trial
+
+from .machines import Gpu
+
+# Videos of the training data whose reading is measured, and clips of each.
+_VIDEOS, _CLIPS = 2, 4
 
 
 def measure_peak(cfg: CfgNode) -> int:
@@ -34,3 +47,30 @@ def _step(cfg: CfgNode) -> None:
     trial = Trial(cfg, "synthetic", None)
     for _ in range(WARMUP_STEPS):
         trial.step()
+
+
+def measure_machine() -> Gpu:
+    """This machine in place of a GPU: the rate of its products, its memory, and how fast that is."""
+    source, copy = torch.zeros(2, 2**26)
+    found = alternate({"product": matrix_product(), "copy": lambda: copy.copy_(source)}, rounds=5)
+    rate = PRODUCT_FLOPS / found["product"].median / 1e12
+    bandwidth = 2 * source.nbytes / found["copy"].median / 1e9
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+    return Gpu("machine like this", rate, rate, round(memory, 1), bandwidth, 0, 0, 0)
+
+
+def measure_reading(cfg: CfgNode) -> float | None:
+    """Seconds of one core for a training clip, the median of some videos; None where the data is not here."""
+    with (
+        contextlib.suppress(LookupFailed, OSError, ValueError, VideoDecodeError),
+        tempfile.TemporaryDirectory() as folder,
+    ):
+        records = get_dataset(cfg.DATASETS.TRAIN[0])
+        paths = [records[number * len(records) // _VIDEOS]["file_name"] for number in range(_VIDEOS)]
+        options = {"num_frames": cfg.INPUT.NUM_FRAMES, "frame_stride": cfg.INPUT.FRAME_STRIDE, "num_clips": _CLIPS}
+        found = [
+            data.measure(path, os.path.join(folder, str(i)), **options, rounds=2, step_seconds=0, clips_per_step=1)
+            for i, path in enumerate(paths)
+        ]
+        return sum(1 / video["clips_per_second"] for video in found) / len(found)
+    return None

@@ -43,6 +43,7 @@ class StepMemory:
         batch: the clips and labels, on the device.
         kept: what the forward pass leaves for the backward pass beside all of these.
         peak: the most that lives at one time, of everything.
+        traffic: bytes that all operations of the model read and write, each by itself; not a size but an amount.
     """
 
     parameters: int
@@ -51,28 +52,34 @@ class StepMemory:
     batch: int
     kept: int
     peak: int
+    traffic: int
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts the storages of one device that live; views of one storage count once."""
+    """Counts the storages of one device that live, views of one storage once, and what operations read and write."""
 
     def __init__(self, device: str):
         super().__init__()
-        self.device, self.live, self.peak = device, 0, 0
+        self.device, self.live, self.peak, self.traffic = device, 0, 0, 0
         self._known: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run an operation, and take note of what it gives."""
         out = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(out):
-            if isinstance(leaf, torch.Tensor) and leaf.device.type == self.device:
-                storage = leaf.untyped_storage()
-                if storage not in self._known:
-                    self._known.add(storage)
-                    self.live += storage.nbytes()
-                    weakref.finalize(storage, self._drop, storage.nbytes())
+        made, given = self._here(out), self._here((args, kwargs))
+        for tensor in made:
+            storage = tensor.untyped_storage()
+            if storage not in self._known:
+                self._known.add(storage)
+                self.live += storage.nbytes()
+                weakref.finalize(storage, self._drop, storage.nbytes())
         self.peak = max(self.peak, self.live)
+        if not func.is_view and given:  # what makes empty memory is given no tensor
+            self.traffic += sum(tensor.nbytes for tensor in (*made, *given))
         return out
+
+    def _here(self, values: Any) -> list[torch.Tensor]:
+        return [x for x in tree_leaves(values) if isinstance(x, torch.Tensor) and x.device.type == self.device]
 
     def _drop(self, size: int) -> None:
         self.live -= size
@@ -248,10 +255,11 @@ def count_step(cfg: CfgNode, device: str, clips: int, passes: int = 1) -> StepMe
         after: list[int] = []
         model.register_forward_pre_hook(lambda *_: before.append(live.live))
         model.register_forward_hook(lambda *_: after.append(live.live))
+        live.traffic = 0
         with graph.recorded():
             trainer.train(0, 1)
         gradients = sum(parameter.grad.nbytes for parameter in model.parameters() if parameter.grad is not None)
-    return StepMemory(parameters, gradients, states, batch, after[-1] - before[-1], live.peak)
+    return StepMemory(parameters, gradients, states, batch, after[-1] - before[-1], live.peak, live.traffic)
 
 
 def _place(model: nn.Module, device: str) -> None:
