@@ -69,6 +69,10 @@ class TooManyFailedVideos(RuntimeError):
     """More training videos than the run allows could not be read."""
 
 
+class UploadFailed(RuntimeError):
+    """The run is done, but not all of its results are in the object storage of ``OUTPUT_DIR``."""
+
+
 class UnexpectedResults(Exception):
     """The results are not those of ``TEST.EXPECTED_RESULTS``."""
 
@@ -93,7 +97,7 @@ class RankFailed(RuntimeError):
 #: Mistakes in what the user gave, whose text says all; subclasses count.
 FORESEEN = (ValueError, KeyError, OSError, ImportError)
 #: Runs that failed, whose text says all; subclasses count.
-RUN_ERRORS = (FloatingPointError, TooManyFailedVideos, UnexpectedResults, WorkerDied)
+RUN_ERRORS = (FloatingPointError, TooManyFailedVideos, UnexpectedResults, UploadFailed, WorkerDied)
 # Errors that can be made from a text alone. Their subclasses often cannot, such as UnicodeDecodeError.
 _FROM_TEXT = (LookupFailed, ValueError, OSError, ImportError, FloatingPointError, MemoryError, RuntimeError)
 

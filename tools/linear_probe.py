@@ -8,7 +8,7 @@ Examples:
 
 import argparse
 
-from nlvideo.engine.script import ScriptParser, add_config_arguments, run_script
+from nlvideo.engine.script import ScriptParser, add_config_arguments, results_uploaded, run_script
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -21,6 +21,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@results_uploaded()
 def main(args: argparse.Namespace) -> None:
     """Fit and test on one rank."""
     from nlvideo.config import load_cfg

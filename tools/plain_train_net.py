@@ -11,7 +11,7 @@ Example:
 
 import argparse
 
-from nlvideo.engine.script import default_argument_parser, launch_options, run_script
+from nlvideo.engine.script import default_argument_parser, launch_options, results_uploaded, run_script
 from nlvideo.errors import UnexpectedResults
 
 
@@ -112,6 +112,7 @@ def do_train(cfg, model, resume: bool) -> None:
         writer.close()
 
 
+@results_uploaded()
 def main(args: argparse.Namespace) -> None:
     """Train and test on one rank."""
     from nlvideo.checkpoint import load_model_for_test

@@ -8,10 +8,11 @@ Examples:
 
 import argparse
 
-from nlvideo.engine.script import default_argument_parser, launch_options, run_script
+from nlvideo.engine.script import default_argument_parser, launch_options, results_uploaded, run_script
 from nlvideo.errors import UnexpectedResults
 
 
+@results_uploaded()
 def main(args: argparse.Namespace) -> None:
     """Test on one rank."""
     from nlvideo.config import load_cfg

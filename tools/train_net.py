@@ -11,7 +11,7 @@ Examples:
 import argparse
 from typing import TYPE_CHECKING
 
-from nlvideo.engine.script import default_argument_parser, launch_options, run_script
+from nlvideo.engine.script import default_argument_parser, launch_options, results_uploaded, run_script
 from nlvideo.errors import UnexpectedResults
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ def read_config(args: argparse.Namespace) -> "CfgNode":
     return reduced(cfg, args.opts) if args.reduced else cfg
 
 
+@results_uploaded()
 def main(args: argparse.Namespace) -> None:
     """Train or test on one rank."""
     from nlvideo.engine import DefaultTrainer, default_setup

@@ -11,7 +11,7 @@ _C = CN()
 
 # The version of these keys. A config of another version is refused.
 _C.VERSION = 1
-# Folder for checkpoints, logs, metrics and the dumped config. Created if missing.
+# Folder for checkpoints, logs, metrics and the dumped config, here or in object storage. Created if missing.
 _C.OUTPUT_DIR = "./output"
 # Seed of everything random. -1: drawn from the clock and logged. Two runs with one seed see the same clips in order.
 _C.SEED = 0

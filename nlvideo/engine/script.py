@@ -5,15 +5,24 @@ Nothing here imports torch, so that ``--help`` answers at once.
 
 import argparse
 import contextlib
+import logging
 import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from nlvideo.errors import FORESEEN, RUN_ERRORS, RankFailed, TrainingInterrupted, VideoDecodeError, is_out_of_memory
+from nlvideo.errors import (
+    FORESEEN,
+    RUN_ERRORS,
+    RankFailed,
+    TrainingInterrupted,
+    UploadFailed,
+    VideoDecodeError,
+    is_out_of_memory,
+)
 from nlvideo.utils.console import Printable, end_if_unread, never_fail_to_encode, printable
 from nlvideo.utils.system.processes import keep_freed_memory
 
@@ -147,6 +156,27 @@ def run_script(
         sys.exit(exit_code_of(error))
     finally:
         end_if_unread()
+
+
+@contextlib.contextmanager
+def results_uploaded() -> Iterator[None]:
+    """Wait, after the work of a rank, until results are uploaded where OUTPUT_DIR is remote; decorates ``main``.
+
+    Raises:
+        UploadFailed: one line. After an error of the work itself, the log says it instead.
+    """
+    from nlvideo.checkpoint.remote_run import finish_uploads
+
+    try:
+        yield
+    except BaseException:
+        # A run that was stopped has saved a checkpoint.
+        try:
+            finish_uploads()
+        except UploadFailed as error:
+            logging.getLogger(__name__).error("%s", error)
+        raise
+    finish_uploads()
 
 
 def one_line(error: BaseException) -> str:

@@ -7,12 +7,14 @@ import shlex
 import sys
 
 from nlvideo.checkpoint.earlier_run import config_path, is_own
+from nlvideo.checkpoint.remote_run import RemoteRun
 from nlvideo.checkpoint.trained import weights_for_test, with_classes_of
 from nlvideo.config import CfgNode
 from nlvideo.engine.resolve import resolve_from_data, resolve_split
+from nlvideo.errors import FORESEEN, portable
 from nlvideo.utils import comm
 from nlvideo.utils.console import setup_logger
-from nlvideo.utils.files.file_io import make_writable, write_text
+from nlvideo.utils.files.file_io import is_remote, make_writable, write_text
 from nlvideo.utils.files.locks import lock_folder
 from nlvideo.utils.files.safe_yaml import parse_yaml
 from nlvideo.utils.plugins import load_plugin
@@ -31,27 +33,27 @@ def default_setup(cfg: CfgNode, args: argparse.Namespace) -> CfgNode:
             again.
 
     Returns:
-        The config of the run, with a seed and what its training data decides (see `resolve_from_data`). It is also
-        written to ``OUTPUT_DIR/config.yaml``. A test in the folder of a training writes ``inference/config.yaml``
-        instead, and a training in the folder of an earlier one ``config.next.yaml`` until it saves something.
+        The config of the run, with a seed, a local ``OUTPUT_DIR``, and what its training data decides (see
+        `resolve_from_data`). It is also written to ``OUTPUT_DIR/config.yaml``. A test in the folder of a training
+        writes ``inference/config.yaml`` instead, and a training in the folder of an earlier one ``config.next.yaml``
+        until it saves something.
 
     Raises:
         ValueError: ``OUTPUT_DIR`` cannot be written, another training is writing there, or the training data is faulty.
+        OSError, ImportError: ``OUTPUT_DIR`` is in object storage that cannot be used.
         LookupFailed: an unknown dataset.
     """
-    make_writable(cfg.OUTPUT_DIR, "OUTPUT_DIR")
     eval_only = bool(getattr(args, "eval_only", False))
+    cfg, remote = _with_local_folder(cfg, args.resume, eval_only)
+    make_writable(cfg.OUTPUT_DIR, "OUTPUT_DIR")
     if started_again := not (eval_only or args.resume) and comm.all_gather_object(is_own(cfg.OUTPUT_DIR))[0]:
         args.resume = True
     if not eval_only:
         _lock(cfg.OUTPUT_DIR)
-    given_seed = seed = cfg.SEED
-    dump = os.path.join(cfg.OUTPUT_DIR, "config.yaml")
-    if seed < 0 and args.resume and os.path.isfile(dump):
-        # The run that is resumed drew one already.
-        with open(dump, encoding="utf8") as file:
-            seed = parse_yaml(file.read())["SEED"]
-    cfg = cfg.with_overrides(["SEED", seed_everything(seed)])
+    given_seed, dump = cfg.SEED, os.path.join(cfg.OUTPUT_DIR, "config.yaml")
+    cfg = cfg.with_overrides(
+        ["SEED", seed_everything(_seed_in(dump) if given_seed < 0 and args.resume else given_seed)]
+    )
     _start_log(cfg)
     if started_again:
         logger.warning("The ranks of this run started again: going on from its last checkpoint, if there is one")
@@ -77,9 +79,35 @@ def default_setup(cfg: CfgNode, args: argparse.Namespace) -> CfgNode:
             drawn_seed=cfg.SEED if given_seed < 0 else None,
             job=job(),
         )
+        if remote:
+            remote.start()
     # Every rank waits until the config is written.
     comm.synchronize()
     return cfg
+
+
+def _with_local_folder(cfg: CfgNode, resume: bool, eval_only: bool) -> tuple[CfgNode, RemoteRun | None]:
+    """Where ``OUTPUT_DIR`` is remote, put a local folder there; one rank of each machine downloads what this lacks."""
+    if not is_remote(cfg.OUTPUT_DIR):
+        return cfg, None
+    failed, run = None, RemoteRun(cfg.OUTPUT_DIR)
+    try:
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            run.fetch(resume, eval_only, cfg.SOLVER.CHECKPOINT_KEEP)
+    except FORESEEN as error:
+        failed = portable(error)
+    # Every rank ends, or none; and all wait for the download.
+    if errors := [error for error in comm.all_gather_object(failed) if error]:
+        raise errors[0]
+    return cfg.with_overrides(["OUTPUT_DIR", run.folder]), run
+
+
+def _seed_in(dump: str) -> int:
+    """The seed that the run that is resumed has drawn, or -1."""
+    if not os.path.isfile(dump):
+        return -1
+    with open(dump, encoding="utf8") as file:
+        return parse_yaml(file.read())["SEED"]
 
 
 def _start_log(cfg: CfgNode) -> None:

@@ -1,9 +1,13 @@
-"""Lists, videos, shards, weights and results in S3, by its real protocol: moto's server behind a bad network."""
+"""Lists, videos, shards, weights and results in S3, by its real protocol: moto's server and a bad network."""
 
 import http.client
 import http.server
+import json
+import os
 import socket
 import struct
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -224,3 +228,57 @@ def test_a_bucket_of_ten_thousand_objects(network):
     names = [f"s3://set/many/{i}.mp4" for i in range(10_000)]
     assert missing_files([*names, "s3://set/many/x.mp4"]) == ["s3://set/many/x.mp4"]
     assert len(network.requests) <= 12
+
+
+TINY = [
+    "MODEL.HEAD.NUM_CLASSES", "2", "MODEL.BACKBONE.DEPTH", "18", "MODEL.BACKBONE.WIDTH", "0.125",
+    "INPUT.NUM_FRAMES", "4", "INPUT.FRAME_STRIDE", "1", "INPUT.SHORT_SIDE_RANGE", "[24, 32]", "INPUT.CROP_SIZE", "24",
+    "DATALOADER.NUM_WORKERS", "1", "SOLVER.CLIPS_PER_BATCH", "3", "SOLVER.LOG_PERIOD", "1", "SOLVER.STEPS", "[2]",
+    "DATASETS.TEST", "[]", "SEED", "1",
+]  # fmt: skip
+CONFIG = str(ROOT / "configs" / "quickstart" / "instant_test.yaml")
+
+
+def train(folder: Path, *words: object, resume: bool = False, **variables: str) -> subprocess.CompletedProcess:
+    """Run tools/train_net.py in a folder, which stands for a machine."""
+    folder.mkdir(exist_ok=True)
+    command = [sys.executable, str(ROOT / "tools" / "train_net.py"), "--config-file", CONFIG, *["--resume"] * resume]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **variables}
+    words = (*TINY, *map(str, words))
+    return subprocess.run([*command, *words], cwd=folder, env=environment, capture_output=True, text=True)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """The files of a run, without those that a process writes for itself and the log, which goes on after an upload."""
+    paths = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths if path.name != "log.txt"}
+
+
+def in_store(prefix: str) -> dict[str, bytes]:
+    keys = {name: key.value for name, key in bucket().buckets["set"].keys.items() if name.startswith(prefix)}
+    return {name.removeprefix(prefix): value for name, value in keys.items() if not name.endswith("log.txt")}
+
+
+def losses(metrics: bytes) -> list[tuple[int, float]]:
+    return [(line["iteration"], line["total_loss"]) for line in map(json.loads, metrics.splitlines())]
+
+
+def test_a_run_on_two_machines(videos, network, tmp_path):
+    words = ["DATASETS.TRAIN", "['list:s3://set/train.csv']", "SOLVER.MAX_ITER", 6, "SOLVER.CHECKPOINT_PERIOD", 2]
+    words += ["OUTPUT_DIR", "s3://set/runs/a", "SOLVER.CHECKPOINT_KEEP", 1]
+    whole = train(tmp_path / "alone", *words, "OUTPUT_DIR", "here", FVCORE_CACHE=str(tmp_path / "other"))
+    assert whole.returncode == 0, whole.stderr
+    first = train(tmp_path / "one", *words, "SOLVER.MAX_ITER", 5)
+    assert first.returncode == 0, first.stderr
+    folder = tmp_path / "one/output/s3/set/runs/a"
+    assert in_store("runs/a/") == contents(folder)
+    assert {name for name in contents(folder) if name.endswith(".pth")} == {"model_0000004.pth", "model_final.pth"}
+    # As if it had been stopped after four.
+    bucket().put_object("set", "runs/a/last_checkpoint", b"model_0000004.pth\n")
+    refused = train(tmp_path / "two", *words)
+    assert refused.returncode == 2 and "which holds a run that this machine does not have" in refused.stderr
+    second = train(tmp_path / "two", *words, resume=True)
+    assert second.returncode == 0, second.stderr
+    folder = tmp_path / "two/output/s3/set/runs/a"
+    assert in_store("runs/a/") == contents(folder)
+    assert losses(in_store("runs/a/")["metrics.json"]) == losses((tmp_path / "alone/here/metrics.json").read_bytes())

@@ -161,12 +161,21 @@ def fetch(path: str, part: tuple[int, int] | None = None) -> str:
         return local
     os.makedirs(folder, exist_ok=True)
     _make_room(os.path.dirname(folder), size)
+    download(path, local, start, size, None if part else identity)
+    return local
+
+
+def download(path: str, local: str, start: int, size: int, identity: str | None = None) -> None:
+    """Write a part of an object to a file, whole or not at all, in the memory of a block.
+
+    Raises:
+        OSError, ImportError: as `with_store`; or the object is no longer the one of ``identity``.
+    """
     with WholeFile(local) as whole, open(whole.temporary, "wb") as file:
         for begin in range(start, start + size, _BLOCK):
             file.write(read_range(path, begin, min(begin + _BLOCK, start + size)))
-        if size > _BLOCK and not part and _identity(info_of(path)) != identity:
+        if size > _BLOCK and identity is not None and _identity(info_of(path)) != identity:
             raise ConnectionError(f"{path}: it changed while it was read")
-    return local
 
 
 def _identity(info: dict[str, Any]) -> str:

@@ -23,7 +23,8 @@ from nlvideo.utils.console import create_table
 from nlvideo.utils.files.file_io import naming
 from nlvideo.utils.system.processes import command_line, usable_cpus
 
-_INVOCATIONS = "invocations.json"
+#: The file of a run's folder that says what was started there.
+INVOCATIONS = "invocations.json"
 
 
 def environment() -> dict[str, str]:
@@ -64,7 +65,7 @@ def append_invocation(folder: str, environment: Mapping[str, str], **facts: Any)
         **facts,
         "environment": dict(environment),
     }
-    path = os.path.join(folder, _INVOCATIONS)
+    path = os.path.join(folder, INVOCATIONS)
     with naming(path), open(path, "a", encoding="utf8") as file:
         file.write(json.dumps(row) + "\n")
 
@@ -74,7 +75,7 @@ def read_invocations(folder: str) -> list[dict[str, Any]]:
 
     Without the file the list is empty.
     """
-    path = os.path.join(folder, _INVOCATIONS)
+    path = os.path.join(folder, INVOCATIONS)
     if not os.path.isfile(path):
         return []
     rows = []
