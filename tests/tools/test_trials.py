@@ -129,7 +129,7 @@ def test_costs_of_all_rows_are_measured_in_turn(load_tool, monkeypatch):
     rows = [row for row in trials.variant_rows() if row[0] in ("I3D", "NonLocalBlock, gaussian", "CrissCross")]
     tiny = ["INPUT.NUM_FRAMES", "4", "INPUT.CROP_SIZE", "32", "SOLVER.CLIPS_PER_BATCH", "2"]
     monkeypatch.setitem(trials.TRIALS["variants"], "overrides", lambda: tiny)
-    found = costs.measure(rows, ("res3-8x56",), rounds=2, max_seconds=60)
+    found = costs.measure(rows, ("res3-8x56",), rounds=2, max_seconds=3600)
     assert list(found["maps"]) == ["beacon", "res3-8x56"] and set(found["maps"]["beacon"]) == {row[0] for row in rows}
     assert set(found["maps"]["res3-8x56"]) == set(found["blocks"]) == {"NonLocalBlock, gaussian", "CrissCross"}
     assert all(row["seconds"] > 0 and len(row["runs"]) == 2 for part in found["maps"].values() for row in part.values())
