@@ -152,6 +152,16 @@ class PeriodicWriter(HookBase):
         for writer in self._writers:
             writer.close()
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return the states of the writers that have one, by the names of their classes."""
+        return {type(writer).__name__: state for writer in self._writers if (state := writer.state_dict())}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take them back."""
+        for writer in self._writers:
+            if state := state_dict.get(type(writer).__name__):
+                writer.load_state_dict(state)
+
 
 class RandomStates(HookBase):
     """Carries the random generators of all ranks through checkpoints.

@@ -178,7 +178,7 @@ WRITER = Registry(
     Called as ``make(cfg)`` on rank 0, before training. It returns an `EventWriter`: ``write()`` is called every
     ``SOLVER.LOG_PERIOD`` iterations, after each evaluation and at the end, and reads ``get_event_storage()``;
     ``close()`` is called once at the end, also after an error. `IncrementalWriter` is a base class that gives each
-    value once.
+    value once. A resumed run gives it back what ``state_dict()`` returned.
     """,
 )
 
@@ -192,6 +192,13 @@ class EventWriter:
 
     def close(self) -> None:
         """Release files; nothing is written afterwards."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run needs: plain types."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take back what ``state_dict`` returned, unless it was empty."""
 
 
 class IncrementalWriter(EventWriter):
