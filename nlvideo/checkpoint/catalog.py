@@ -1,7 +1,10 @@
-"""Addresses of weights: ``torchvision://resnet50``, and the authors' released networks by name."""
+"""Addresses of weights: ``torchvision://resnet50``, ``hf://user/name``, and the authors' released networks by name."""
 
+import contextlib
+import functools
 import os
 import re
+from collections.abc import Iterator
 from typing import Any
 from urllib.error import URLError
 
@@ -15,6 +18,9 @@ from nlvideo.utils.files.file_io import PathManager
 from nlvideo.utils.messages import did_you_mean
 
 _TORCHVISION = "torchvision://"
+_HUB = "hf://"
+# What is downloaded of a model on the Hugging Face hub.
+_HUB_WEIGHTS, _HUB_FILES = "model.safetensors", ("model.safetensors", "config.yaml", "classes.txt")
 # The older of torchvision's recipes for ImageNet, as in the years of the paper. Video networks have others.
 _DEFAULT_ENTRY = "IMAGENET1K_V1"
 
@@ -23,11 +29,19 @@ def resolve_weights(name: str) -> str:
     """Return the path or address that a value of MODEL.WEIGHTS stands for.
 
     Args:
-        name: a path, a URL, ``torchvision://NAME``, or a name in `RELEASES`. An existing file goes before a name.
+        name: a path, a URL, ``torchvision://NAME``, ``hf://USER/NAME`` (which is downloaded here), or a name in
+            `RELEASES`. An existing file goes before a name.
 
     Raises:
-        FileNotFoundError: a bare name that is neither a file nor in `RELEASES`. The message lists near matches.
+        FileNotFoundError: a bare name that is neither a file nor in `RELEASES`, with near matches; or a model on the
+            hub without weights.
+        OSError, ImportError: as for `hub_folder`.
     """
+    if is_hub_name(name):
+        path = os.path.join(hub_folder(name), _HUB_WEIGHTS)
+        if not os.path.isfile(path):
+            raise FileNotFoundError(f"{name} has no {_HUB_WEIGHTS}")
+        return path
     if not name or "://" in name or PathManager.exists(name):
         return name
     url = release_url(os.path.splitext(name)[0] if name.endswith(".pkl") else name)
@@ -35,6 +49,44 @@ def resolve_weights(name: str) -> str:
         hint = did_you_mean(name, RELEASES)
         raise FileNotFoundError(f"no checkpoint {name}{f'; {hint}' if hint else ''}")
     return url or name
+
+
+def is_hub_name(name: str) -> bool:
+    """Return whether this is ``hf://USER/NAME`` or ``hf://USER/NAME@REVISION``, and no file in there."""
+    return re.fullmatch(rf"{_HUB}[^/@]+/[^/@]+(@.+)?", name) is not None
+
+
+@functools.cache
+def hub_folder(name: str) -> str:
+    """Return the local folder of a model on the Hugging Face hub; see `is_hub_name`.
+
+    Weights, config and names of classes are downloaded to the cache of huggingface_hub, and again if they change. If
+    there is no network, what is there is taken.
+
+    Raises:
+        ImportError: huggingface_hub is not installed; the message has the command.
+        OSError: there is no such model or revision, or it cannot be downloaded; one line without the user's token.
+    """
+    with hub_errors(name):
+        from huggingface_hub import snapshot_download
+
+        repo, _, revision = name.removeprefix(_HUB).partition("@")
+        return snapshot_download(repo, revision=revision or None, allow_patterns=list(_HUB_FILES))
+
+
+@contextlib.contextmanager
+def hub_errors(name: str) -> Iterator[None]:
+    """Turn what huggingface_hub raises in this block into one line that begins with a name; errors: `hub_folder`."""
+    try:
+        yield
+    except ImportError as error:
+        raise ImportError(f"{name} needs huggingface_hub ({error}): pip install 'nlvideo[hub]'") from None
+    except Exception as error:
+        from huggingface_hub import get_token
+
+        # A server may repeat what it was sent.
+        text = " ".join(str(error).replace(get_token() or "\0", "***").split())
+        raise OSError(f"{name}: {type(error).__name__}: {text[:400]}") from None
 
 
 def torchvision_url(name: str) -> str:

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from nlvideo.checkpoint.catalog import is_hub_name, resolve_weights
 from nlvideo.checkpoint.convert import convert, recognise
 from nlvideo.checkpoint.convert.common import CONFIG_TEXT, STEM, Converted, has_effect, same_value
 from nlvideo.checkpoint.convert.release import dataset_of, licence_of, release_overrides, settle
@@ -220,6 +221,7 @@ def find_weights(
 
 def _stored_classes(content: Mapping[str, Any], path: str) -> list[str]:
     """The names of classes in a file, or in ``NAME.classes.txt`` or ``classes.txt`` beside it."""
+    path = resolve_weights(path) if is_hub_name(path) else path
     stored = content.get("classes")
     if stored and isinstance(stored, list) and all(isinstance(name, str) for name in stored):
         return stored

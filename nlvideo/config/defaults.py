@@ -27,8 +27,9 @@ _C.MODEL = CN()
 _C.MODEL.META_ARCHITECTURE = "VideoClassifier"
 # "auto" (CUDA where there is one), "cpu", "cuda" or "cuda:N".
 _C.MODEL.DEVICE = "auto"
-# Weights to start from: a path or URL, "torchvision://resnet50", or a network of the authors' release such as
-# "i3d_nonlocal_32x2_IN_pretrain_400k"; other frameworks' files are converted (docs/weights.md). "": random.
+# Weights to start from: a path or URL, "torchvision://resnet50", "hf://user/name" of the Hugging Face hub, or a network
+# of the authors' release such as "i3d_nonlocal_32x2_IN_pretrain_400k"; other frameworks' files are converted
+# (docs/weights.md). "": random.
 _C.MODEL.WEIGHTS = ""
 # Per-channel RGB statistics on the 0..255 scale, one or three values (authors: 114.75 and 57.375 for every channel).
 _C.MODEL.PIXEL_MEAN = [114.75, 114.75, 114.75]

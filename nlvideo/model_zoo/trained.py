@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from nlvideo.checkpoint import last_checkpoint_in, read_file
+from nlvideo.checkpoint.catalog import hub_folder, is_hub_name
 from nlvideo.checkpoint.convert.release import RELEASES, release_config
 from nlvideo.checkpoint.read.read_file import SAFETENSORS
 from nlvideo.checkpoint.trained import class_names, load_trained_model, with_classes_of
@@ -42,8 +43,8 @@ def get(
 
     Args:
         cfg_or_name: a trained model of `list_trained`, the folder of a run, a file ``*.safetensors`` with a config in
-            it or beside it, a YAML file, a config of `list_configs`, a config itself, or a network of the authors'
-            release (its name or its file), which is downloaded once.
+            it or beside it, a YAML file, a config of `list_configs`, a config itself, a network of the authors' release
+            (its name or its file), which is downloaded once, or ``hf://USER/NAME``, a model on the Hugging Face hub.
         weights: as MODEL.WEIGHTS; they must fit exactly. None: the weights of the trained model, the last ones of the
             run, or MODEL.WEIGHTS of a file or config. For the name of a config, MODEL.WEIGHTS is not used, because
             training starts from it. Without weights the model is random, and the log says so.
@@ -101,6 +102,11 @@ def _config_of(
     name = os.fspath(cfg_or_name)
     if name in list_trained():
         return _folder_config(trained_folder(name), opts, last_words, plugins)
+    if is_hub_name(name):
+        config_file = os.path.join(hub_folder(name), "config.yaml")
+        if not os.path.isfile(config_file):
+            raise FileNotFoundError(f"{name} has no config.yaml; --config-file names a config, and --weights {name}")
+        return load_cfg(config_file, ["MODEL.WEIGHTS", name, *opts, *last_words], plugins)
     if os.path.isdir(name):
         return _folder_config(name, ["OUTPUT_DIR", name, *opts], last_words, plugins)
     if name.endswith(SAFETENSORS) and os.path.isfile(name):
