@@ -7,6 +7,7 @@ from nlvideo.config import CfgNode
 from nlvideo.modeling import build_model
 from nlvideo.tools.lib.benchmarking.nonlocal_block import saved_for_backward
 from nlvideo.tools.lib.benchmarking.train import load_variant, make_batch
+from nlvideo.tools.lib.planning import memory
 from nlvideo.tools.lib.planning.measured import measure_peak
 from nlvideo.tools.lib.planning.memory import StepMemory, count_step
 
@@ -92,5 +93,15 @@ def test_settings_change_what_they_should() -> None:
     assert frozen.gradients < plain.gradients and frozen.kept < plain.kept
     assert gpu("SOLVER.EMA.ENABLED", True).parameters > 1.9 * plain.parameters
     assert gpu("SOLVER.OPTIMIZER", "AdamW").optimizer > 1.9 * plain.optimizer
+    # Clips are mixed on the device, where they stay.
+    assert gpu("SOLVER.MIX.MIXUP_ALPHA", 0.8, "MODEL.HEAD.NUM_CLASSES", 0).batch == CLIPS * (3 * 8 * 224**2 + 4 * 400)
     # The gradients of the first pass are there in the second.
     assert gpu(passes=2).peak > plain.peak
+
+
+def test_a_model_of_something_else_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = torch.nn.Linear(2, 2)
+    model.example_input = torch.zeros(1, 3, 32, 32)
+    monkeypatch.setattr(memory, "meta_model", lambda cfg: (model, model.example_input))
+    with pytest.raises(ValueError, match="MODEL.META_ARCHITECTURE: got 'VideoClassifier', allowed for a plan: a model"):
+        gpu()

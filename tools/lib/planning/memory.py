@@ -25,6 +25,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from nlvideo.config import CfgNode
+from nlvideo.config.defaults import _C
 from nlvideo.engine import rng
 from nlvideo.engine.fine_tuning import FineTuning
 from nlvideo.engine.train_loop import SimpleTrainer
@@ -225,10 +226,15 @@ def count_step(cfg: CfgNode, device: str, clips: int, passes: int = 1) -> StepMe
         passes: forward and backward passes of a step (SOLVER.ACCUMULATE).
 
     Raises:
-        KeyError, ValueError: as for `meta_model`.
+        KeyError, ValueError: as for `meta_model`; or the model takes something else than clips.
     """
     graph, live = Graph(), LiveBytes(device)
     model, example = meta_model(cfg)
+    if hasattr(model, "example_input"):
+        name = cfg.MODEL.META_ARCHITECTURE
+        raise ValueError(
+            f"MODEL.META_ARCHITECTURE: got {name!r}, allowed for a plan: a model of clips and their labels"
+        )
     del model.forward  # a training calls the model with a batch
     with fake_device(graph), live:
         _place(model.train(), device)
@@ -244,7 +250,7 @@ def count_step(cfg: CfgNode, device: str, clips: int, passes: int = 1) -> StepMe
             optimizer.zero_grad()
         states = live.live - parameters
         trainer = SimpleTrainer(
-            model, itertools.repeat(_batch(cfg, example, clips)), optimizer, clip=build_gradient_clipper(cfg),
+            model, itertools.repeat(_batch(cfg, example, clips, device)), optimizer, clip=build_gradient_clipper(cfg),
             amp_dtype=getattr(torch, cfg.SOLVER.AMP.DTYPE) if cfg.SOLVER.AMP.ENABLED else None,
             accumulate=min(2, passes),
         )  # fmt: skip
@@ -274,12 +280,12 @@ def _place(model: nn.Module, device: str) -> None:
                     tensors[name] = nn.Parameter(empty, tensor.requires_grad) if own else empty
 
 
-def _batch(cfg: CfgNode, example: torch.Tensor, clips: int) -> dict[str, Any]:
-    """A batch as a loader leaves it."""
-    head = cfg.MODEL.HEAD
-    label = torch.zeros(clips, head.NUM_CLASSES) if head.LOSS == "sigmoid" else torch.zeros(clips, dtype=torch.int64)
-    return {
-        "video": torch.zeros(clips, *example.shape[1:], dtype=torch.uint8),
-        "label": label,
-        "video_id": [""] * clips,
-    }
+def _batch(cfg: CfgNode, example: torch.Tensor, clips: int, device: str) -> dict[str, Any]:
+    """A batch as a loader leaves it: on the device only where clips are mixed there."""
+    mix, sigmoid = cfg.SOLVER.MIX, cfg.MODEL.HEAD.LOSS == "sigmoid"
+    mixed = bool(mix.PROB and (mix.MIXUP_ALPHA or mix.CUTMIX_ALPHA))
+    place = device if mixed else "cpu"
+    classes = cfg.MODEL.HEAD.NUM_CLASSES or _C.MODEL.HEAD.NUM_CLASSES
+    label = torch.zeros(clips, classes) if sigmoid or mixed else torch.zeros(clips, dtype=torch.int64)
+    video = torch.zeros(clips, *example.shape[1:], dtype=torch.uint8)
+    return {"video": video.to(place), "label": label.to(place), "video_id": [""] * clips}
