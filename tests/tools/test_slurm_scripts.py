@@ -1,5 +1,6 @@
 """The batch scripts of tools/slurm, with programs in place of Slurm's that write down how they are called."""
 
+import contextlib
 import os
 import re
 import signal
@@ -11,6 +12,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+# How Slurm writes it.
+TIME = "%Y-%m-%dT%H:%M:%S"
 PROGRAMS = {
     "srun": """
         while [ "${1#--}" != "$1" ]; do shift; done
@@ -119,21 +122,28 @@ def test_only_a_run_that_was_preempted_goes_back_to_the_queue(
     assert ("job 123: back to the queue" in out) == requeued
 
 
-@pytest.mark.parametrize("array", [True, False])
-def test_before_the_limit_the_ranks_stop_and_the_job_goes_back(array: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("array", "end"), [(True, "NONE"), (False, ""), (False, "in an hour")])
+def test_before_the_limit_the_ranks_stop_and_the_job_goes_back(array: bool, end: str, tmp_path: Path) -> None:
     """The last task of an array has the number of the array: alone, that would mean all tasks."""
     variables = {"SLURM_ARRAY_JOB_ID": "123", "SLURM_ARRAY_TASK_ID": "4"} if array else {}
-    job = Job(tmp_path, RUN="long", **variables)
+    if end == "in an hour":
+        end = (datetime.now() + timedelta(hours=1)).strftime(TIME)
+    job = Job(tmp_path, RUN="long", END=end, **variables)
     job.signal()
     code, out, calls = job.end()
     name = "123_4" if array else "123"
     assert code == 130 and calls == [f"scancel --signal=TERM {name}", f"scontrol requeue {name}"]
     assert f"job {name}: USR1: the limit of time is near" in out and f"in output/slurm/{name}" in out
+    # Nothing waits to put the next start of the job back.
+    left = subprocess.run(["ps", "-o", "args=", "-s", str(job.process.pid)], capture_output=True, text=True).stdout
+    assert "train.sbatch" not in left
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(job.process.pid, signal.SIGKILL)
 
 
 def test_a_run_that_does_not_stop_goes_back_before_the_limit(tmp_path: Path) -> None:
     end = datetime.now() + timedelta(seconds=33)
-    job = Job(tmp_path, RUN="deaf", END=end.strftime("%Y-%m-%dT%H:%M:%S"))
+    job = Job(tmp_path, RUN="deaf", END=end.strftime(TIME))
     job.signal()
     calls, until = tmp_path / "calls", time.monotonic() + 60
     try:
