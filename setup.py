@@ -92,7 +92,7 @@ setup(
         ],
         "docs": ["mkdocs>=1.6", "mkdocs-material>=9.5", "mkdocstrings-python>=1.13", "ruff~=0.17.6"],
         "export": ["torch>=2.6", "onnx>=1.17", "onnxscript>=0.5", "onnxruntime>=1.20"],
-        "hub": ["huggingface_hub>=0.23", "safetensors>=0.4"],
+        "hub": ["huggingface-hub>=0.23", "safetensors>=0.4"],
         # The smallest MLflow, and what it needs to write into a local file.
         "mlflow": ["mlflow-skinny>=2.10", "sqlalchemy>=2.0", "alembic>=1.13"],
         "parquet": ["pyarrow>=15.0"],
