@@ -137,6 +137,8 @@ def hub() -> Iterator[Hub]:
 def run(hub: Hub, tmp_path: Path) -> Callable[..., subprocess.CompletedProcess]:
     """``run(script or code, *arguments, **environment)``: as a user whose token is set, in a process of its own."""
 
+    (tmp_path / "clip.mp4").write_bytes(b"never opened")
+
     def call(what: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
         script = [str(ROOT / what)] if what.endswith(".py") else ["-c", what]
         environment = {
