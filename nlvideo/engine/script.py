@@ -102,9 +102,8 @@ def add_model_arguments(parser: ScriptParser, default: str = "", device: bool = 
     """
     which = parser.add_mutually_exclusive_group(required=not default)
     note = f" (default: {default})" if default else ", such as quickstart"
-    which.add_argument(
-        "--model", metavar="NAME", help=f"a trained model or a network of the release{note}, or the folder of a run"
-    )
+    what = f"a trained model or a network of the release{note}, the folder of a run, *.safetensors, or hf://USER/NAME"
+    which.add_argument("--model", metavar="NAME", help=what)
     which.add_argument("--config-file", metavar="FILE", help="YAML of the model, instead of --model")
     parser.add_argument("--weights", metavar="W", help="checkpoint (default: the model's own, or MODEL.WEIGHTS)")
     parser.add_argument("--entry", default="", metavar="NAME", help="entry of the checkpoint (default: the usual one)")

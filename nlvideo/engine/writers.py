@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 _RETRY_SECONDS = 300
 # Settings of the packages, unless the environment has them: a service that does not answer must not stop a training.
 _ENVIRONMENT = {
-    "WANDB_CONSOLE": "off", "WANDB_INIT_TIMEOUT": "30", "WANDB_FINISH_TIMEOUT": "60",
+    "WANDB_CONSOLE": "off", "WANDB_LOGIN_TIMEOUT": "60", "WANDB_INIT_TIMEOUT": "30", "WANDB_FINISH_TIMEOUT": "60",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
 }  # fmt: skip
 
