@@ -3,7 +3,8 @@
 
 What it refuses: averaging of weights, precise BN, gradient accumulation, mixed precision, a protocol for validation,
 early stopping, removal of checkpoints. What it has not: the best checkpoint, the failure budget, stopping on Ctrl-C,
-hooks of projects, and a resumed run that equals an uninterrupted one to the bit.
+hooks of projects, a resumed run that equals an uninterrupted one to the bit, and one that goes on in its run of W&B or
+MLflow.
 
 Example:
     python tools/plain_train_net.py --config-file configs/quickstart/instant_test.yaml
