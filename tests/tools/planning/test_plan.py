@@ -11,6 +11,7 @@ import pytest
 from nlvideo.config import CfgNode, load_cfg
 from nlvideo.tools.lib.planning import plan
 from nlvideo.tools.lib.planning.machines import GPUS, SET_ASIDE
+from nlvideo.tools.lib.planning.measured import measure_reading
 from nlvideo.tools.lib.planning.memory import count_step
 from nlvideo.tools.lib.planning.plan import Figure, Planner, format_sections
 
@@ -86,6 +87,13 @@ def test_videos_that_are_here_are_measured(data_opts: list[str], monkeypatch: py
     assert (
         rows["reading a clip, one core"].how == "measured here" and 0 < rows["reading a clip, one core"].values[0] < 1
     )
+
+
+def test_data_that_is_not_here_is_not_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NLVIDEO_DATASETS", str(tmp_path))
+    for names in ([], ["beacon_train"], ["kinetics400_train"], ["list:none.txt"]):
+        assert measure_reading(small("DATASETS.TRAIN", names)) is None
+    assert not list(tmp_path.iterdir())
 
 
 def test_this_machine_in_place_of_a_gpu() -> None:

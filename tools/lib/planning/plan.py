@@ -191,7 +191,7 @@ class Planner:
             self.row("peak of a step", [self.peak(run) for run in self.runs]),
             self.row("set aside for libraries", [SET_ASIDE for _ in steps], how=ASSUMED),
         ] + [
-            self.row(f"largest pass in {gib} GiB", [self.largest(run, gib) for run in self.runs], "clips")
+            self.row(f"largest pass in {gib} GiB", [self.largest(run, gib) for run in self.runs], "clips", ASSUMED)
             for gib in SIZES
         ]
 
