@@ -4,6 +4,7 @@ import http.client
 import http.server
 import json
 import os
+import random
 import socket
 import struct
 import subprocess
@@ -20,7 +21,9 @@ from PIL import Image
 
 from nlvideo.checkpoint import read_file
 from nlvideo.config import get_cfg
-from nlvideo.data import get_dataset, open_video
+from nlvideo.data import build_train_loader, get_dataset, open_video
+from nlvideo.data.records.shard_files import expand_pattern
+from nlvideo.dataset_tools.shard_writing import write_shards
 from nlvideo.utils.files import remote
 from nlvideo.utils.files.file_io import missing_files
 
@@ -31,7 +34,8 @@ moto_s3 = pytest.importorskip("moto.s3.models")
 
 ROOT = Path(__file__).resolve().parents[2]
 # What the proxy does with a request.
-PASS, BUSY, RESET, CUT, SLOW = "pass", "503", "reset", "cut", "slow"
+PASS, BUSY, RESET, CUT, SLOW, DENY = "pass", "503", "reset", "cut", "slow", "403"
+DENIED = b"<?xml version='1.0'?><Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
 SLOW_DOWN = (
     b"<?xml version='1.0'?><Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
 )
@@ -47,8 +51,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         fault = self.server.choose(self.command, self.path)
         if fault == RESET:
             return self._reset()
-        if fault == BUSY:
-            return self._answer(503, [], b"" if self.command == "HEAD" else SLOW_DOWN, len(SLOW_DOWN))
+        if fault in (BUSY, DENY):
+            text = SLOW_DOWN if fault == BUSY else DENIED
+            return self._answer(int(fault), [], b"" if self.command == "HEAD" else text, len(text))
         if fault == SLOW:
             time.sleep(0.5)
         connection = http.client.HTTPConnection(*self.server.behind)
@@ -221,6 +226,34 @@ def test_faults_while_reading(videos, network):
         open_video("s3://set/videos/4.mp4")
 
 
+def test_wrong_credentials(network, store, tmp_path, monkeypatch):
+    """The server checks keys from here on, and knows none."""
+
+    def check_after(requests: str) -> None:
+        connection = http.client.HTTPConnection(*store)
+        connection.request("POST", "/moto-api/reset-auth", requests)
+        connection.getresponse().read()
+
+    bucket().put_object("set", "a.csv", b"a.mp4 0\n")
+    check_after("0")
+    try:
+        with pytest.raises(PermissionError, match=r"s3://set/a.csv: access denied \(Forbidden\): check the cred"):
+            get_dataset("list:s3://set/a.csv")
+        assert len(network.requests) <= 2
+        run = train(tmp_path / "one", "OUTPUT_DIR", "s3://set/runs/a")
+        assert run.returncode == 2 and len(run.stderr.splitlines()) == 1, run.stderr
+        assert run.stderr.startswith("train_net.py: s3://set/runs/a: access denied ("), run.stderr
+    finally:
+        check_after("inf")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    for name, value in {"AWS_EC2_METADATA_DISABLED": "true", "HOME": str(tmp_path)}.items():
+        monkeypatch.setenv(name, value)
+    s3fs.S3FileSystem.clear_instance_cache()
+    with pytest.raises(PermissionError, match=r"s3://set/a.csv: access denied \(Unable to locate credentials\)"):
+        get_dataset("list:s3://set/a.csv")
+
+
 def test_a_bucket_of_ten_thousand_objects(network):
     for i in range(10_000):
         bucket().put_object("set", f"many/{i}.mp4", b"")
@@ -282,3 +315,85 @@ def test_a_run_on_two_machines(videos, network, tmp_path):
     folder = tmp_path / "two/output/s3/set/runs/a"
     assert in_store("runs/a/") == contents(folder)
     assert losses(in_store("runs/a/")["metrics.json"]) == losses((tmp_path / "alone/here/metrics.json").read_bytes())
+
+
+def test_faults_while_training(videos, network, tmp_path):
+    """Resets and 503s at random moments: nothing is missing, and the stream is the same."""
+    write_shards(get_dataset(f"list:{videos}/train.csv"), expand_pattern(f"{videos}/{{0..1}}.tar"))
+    for path in videos.glob("*.tar*"):
+        bucket().put_object("set", path.name, path.read_bytes())
+    words = ["SOLVER.MAX_ITER", 200, "SOLVER.CHECKPOINT_PERIOD", 20, "SOLVER.CHECKPOINT_KEEP", 2]
+    local = [f"list:{videos}/train.csv", f"wds:{videos}/{{0..1}}.tar"]
+    alone = train(tmp_path / "alone", *words, "DATASETS.TRAIN", local, "OUTPUT_DIR", "here")
+    assert alone.returncode == 0, alone.stderr
+    chance, faults = random.Random(0), []
+
+    def choose(method: str, path: str) -> str:
+        """A fault for one in some requests, until there were twenty, and for as many answers that come late."""
+        if chance.random() < 0.05:
+            return SLOW
+        if len(faults) == 20 or chance.random() > (0.03 if method == "HEAD" else 0.25):
+            return PASS
+        faults.append((method, chance.choice([BUSY, RESET] if method == "HEAD" else [BUSY, RESET, CUT])))
+        return faults[-1][1]
+
+    network.choose = choose
+    far = ["list:s3://set/train.csv", "wds:s3://set/{0..1}.tar"]
+    run = train(tmp_path / "far", *words, "DATASETS.TRAIN", far, "OUTPUT_DIR", "s3://set/runs/a")
+    assert run.returncode == 0, run.stderr
+    assert len(faults) == 20 and {method for method, _ in faults} >= {"GET", "HEAD", "PUT"}, faults
+    folder = tmp_path / "far/output/s3/set/runs/a"
+    assert in_store("runs/a/") == contents(folder)
+    assert {"model_0000180.pth", "model_0000160.pth", "model_final.pth"} < in_store("runs/a/").keys()
+    assert losses(in_store("runs/a/")["metrics.json"]) == losses((tmp_path / "alone/here/metrics.json").read_bytes())
+    one, other = (torch.load(f / "model_final.pth")["model"] for f in (folder, tmp_path / "alone/here"))
+    assert all(torch.equal(one[name], other[name]) for name in other)
+
+
+def test_uploads_that_are_refused(videos, network, tmp_path):
+    network.choose = lambda method, path: DENY if method == "PUT" and "model_final" in path else PASS
+    words = ["DATASETS.TRAIN", "['list:s3://set/train.csv']", "SOLVER.MAX_ITER", 3, "OUTPUT_DIR", "s3://set/runs/a"]
+    run = train(tmp_path / "one", *words)
+    lines = run.stderr.splitlines()
+    assert run.returncode == 1 and len(lines) == 1, run.stderr
+    assert "OUTPUT_DIR: " in lines[0] and "files are not uploaded: s3://set/runs/a/model_final.pth: access" in lines[0]
+    network.choose = lambda method, path: PASS
+    run = train(tmp_path / "one", *words, resume=True)
+    assert run.returncode == 0, run.stderr
+    assert in_store("runs/a/") == contents(tmp_path / "one/output/s3/set/runs/a")
+
+
+# Prints the peak of the memory in MiB after the first batches and after many.
+MEASURE = """
+import resource, sys
+from tests.services.test_s3 import config
+from nlvideo.data import build_train_loader
+loader = build_train_loader(config(sys.argv[1]))
+for i in range(30):
+    next(loader)
+    if i in (2, 29):
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+
+
+def test_shards_are_streams(network, tmp_path, make_video):
+    """A shard of 60 MiB: the first batch needs little of it, and the memory does not grow with it."""
+    for i in range(30):
+        path = tmp_path / f"set/{i}.mp4"
+        make_video(path, num_frames=8)
+        with open(path, "ab") as file:  # an atom of MP4 that is free to hold anything
+            file.write(struct.pack(">I4s", 2 << 20, b"free") + bytes((2 << 20) - 8))
+    (tmp_path / "set/train.csv").write_text("".join(f"{i}.mp4 {i % 2}\n" for i in range(30)))
+    write_shards(get_dataset(f"list:{tmp_path}/set/train.csv"), [f"{tmp_path}/set/a.tar"])
+    for name in ("a.tar", "a.tar.index"):
+        bucket().put_object("set", name, (tmp_path / "set" / name).read_bytes())
+    size = (tmp_path / "set/a.tar").stat().st_size
+    loader = build_train_loader(config("wds:s3://set/a.tar"))
+    assert next(loader)["num_failed"] == 0
+    read = [num_bytes for method, path, num_bytes, _ in network.of("GET") if path.endswith("a.tar")]
+    assert len(read) == 3 and sum(read) < 7 << 20 < size // 8
+    command = [sys.executable, "-c", MEASURE, "wds:s3://set/a.tar"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "FVCORE_CACHE": str(tmp_path / "other")}
+    run = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=True)
+    begin, end = map(float, run.stdout.split())
+    assert end - begin < 15, "MiB, of 60 that were read"

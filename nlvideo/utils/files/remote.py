@@ -46,6 +46,8 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 }
 # The cache leaves so much of its disk free, or a twentieth of a small one. What was just used stays.
 _FREE_BYTES, _FREE_SHARE, _JUST_USED_SEC = 20 << 30, 20, 600.0
+# All file systems of this process. A forked process, which makes its own, would close the connections of others.
+_stores: dict[int, Any] = {}
 # The next look at the disk, by time.monotonic().
 _look_again = 0.0
 
@@ -91,8 +93,14 @@ def _connector(path: str) -> Callable[[], tuple[Any, str]]:
             f"{path}: no path handler is registered for {scheme}://; a plugin can register one of"
             " iopath with nlvideo.utils.files.file_io.PathManager.register_handler"
         ) from None
-    # Listings are not kept: another process may have written since.
-    return lambda: fsspec.core.url_to_fs(path, use_listings_cache=False, **_OPTIONS.get(scheme, {}))
+
+    def connect() -> tuple[Any, str]:
+        """Listings are not kept: another process may have written since."""
+        store, inner = fsspec.core.url_to_fs(path, use_listings_cache=False, **_OPTIONS.get(scheme, {}))
+        _stores[id(store)] = store
+        return store, inner
+
+    return connect
 
 
 def _final(path: str, error: Exception, line: str) -> Exception | None:

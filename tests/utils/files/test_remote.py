@@ -89,6 +89,16 @@ def test_a_store_of_fsspec(monkeypatch, tmp_path):
         local_path("nowhere://a")
 
 
+def test_a_forked_process_leaves_the_connections_of_its_parent_alone(monkeypatch, tmp_path):
+    fsspec = pytest.importorskip("fsspec")
+    monkeypatch.setattr(remote, "_stores", {})
+    remote.with_store("memory://bucket", lambda store, inner: None)
+    (store,) = remote._stores.values()
+    # What fsspec does first in a forked process.
+    fsspec.get_filesystem_class("memory").clear_instance_cache()
+    assert list(remote._stores.values()) == [store]
+
+
 def test_copies(store, monkeypatch):
     monkeypatch.setattr(remote, "_BLOCK", 3)
     store.objects["b/x.csv"] = b"0123456789"
