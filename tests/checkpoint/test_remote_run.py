@@ -58,6 +58,15 @@ def test_the_address():
             RemoteRun(url)
 
 
+def test_a_disk_by_its_address(tmp_path):
+    run = RemoteRun(f"file://{tmp_path}/far/run")
+    run.fetch(False, False, 0)
+    write(run.folder, **{INVOCATIONS: "{}", "inference__a.txt": "a"})
+    run.start()
+    finish_uploads()
+    assert (tmp_path / "far/run/inference/a.txt").read_text() == "a"
+
+
 def test_what_is_uploaded_and_removed(store):
     run = started()
     assert there(store) == {INVOCATIONS: "{}"}

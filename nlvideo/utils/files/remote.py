@@ -42,7 +42,9 @@ _IDENTITY = (
 )
 # Options of stores. One part of an upload is in memory at once, and no layer below multiplies the tries.
 _OPTIONS: dict[str, dict[str, Any]] = {
-    "s3": {"max_concurrency": 1, "config_kwargs": {"retries": {"total_max_attempts": 1}}}
+    "s3": {"max_concurrency": 1, "config_kwargs": {"retries": {"total_max_attempts": 1}}},
+    # Of a disk, such as one of a network: folders are made, as in the other stores.
+    "file": {"auto_mkdir": True},
 }
 # The cache leaves so much of its disk free, or a twentieth of a small one. What was just used stays.
 _FREE_BYTES, _FREE_SHARE, _JUST_USED_SEC = 20 << 30, 20, 600.0
