@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Gpu:
-    """One kind of GPU, by its maker's data sheet; dense rates, not those with sparsity.
+    """One kind of GPU, by its published figures; dense rates, not those with sparsity.
 
     Attributes:
         name: as its maker calls it.
