@@ -88,6 +88,8 @@ class Cluster:
             probe.close()
         facts = {"host": socket.gethostname(), "user": getpass.getuser(), "folder": self.folder, "ports": ports}
         (self.folder / "slurm.conf").write_text(CONF.format(**facts))
+        # Else slurmd asks for cgroups, which small containers lack. Nothing here uses them.
+        (self.folder / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n")
         for name in ("state", "node1", "node2"):
             (self.folder / name).mkdir()
         (self.folder / "munge.key").write_bytes(os.urandom(1024))
@@ -141,7 +143,7 @@ class Cluster:
         """Wait, at most so long that a slow machine is not a failure."""
         until = time.monotonic() + 400
         while not condition():
-            if time.monotonic() > until:
+            if time.monotonic() > until or any(daemon.poll() is not None for daemon in self.daemons):
                 files = [*logs, *sorted(self.folder.glob("*.log")), self.folder / "daemons.txt"]
                 told = [f"{path}\n{path.read_text()[-3000:]}" for path in files if path.exists()]
                 pytest.fail("\n".join([f"waited in vain for: {what}", self.run("squeue", check=False), *told]))
