@@ -22,6 +22,7 @@ from torch.distributed.launcher import LaunchConfig, elastic_launch
 
 from nlvideo.engine.script import INTERRUPTED, exit_code_of, one_line, traceback_to_show
 from nlvideo.errors import RankFailed
+from nlvideo.utils import comm
 from nlvideo.utils.system import processes
 from nlvideo.utils.system.env import uses_cuda
 
@@ -125,12 +126,8 @@ def _be_rank(main: Callable[..., Any], args: tuple, device: str, timeout: dateti
         if cuda and not alone:
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
         if not alone:
-            store, rank, world_size = next(dist.rendezvous("env://", timeout=timeout))
-            store.set_timeout(timeout)
-            store = dist.PrefixStore(_name_of_start(store, rank, world_size, timeout), store)
             # The CPU side carries objects and small agreements between ranks, which would make NCCL wait for the GPU.
-            backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
-            dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
+            comm.start("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout)
         main(*args)
         if not alone:
             # Only after success: after an error, waiting for other ranks would hang.
@@ -143,30 +140,6 @@ def _be_rank(main: Callable[..., Any], args: tuple, device: str, timeout: dateti
             with open(path, "w", encoding="utf8") as file:
                 json.dump({"message": message}, file)
         raise
-
-
-def _name_of_start(store: dist.Store, rank: int, world_size: int, timeout: datetime.timedelta) -> str:
-    """Return a name that the ranks of this start agree on, and that no earlier start has.
-
-    Torch's agents keep one store over all starts, and the addresses of earlier ranks stay in it. A rank that reads
-    such an address waits for one that has died (pytorch issue 135712; still so in torch 2.14). The number of restarts
-    is no such name: each agent has its own. So each rank asks rank 0 under a name that nobody has used.
-    """
-    name = uuid.uuid4().hex
-    if rank > 0:
-        store.set(f"ask/{rank}", name)
-        start = store.get(f"answer/{name}").decode()
-        store.set(f"heard/{start}/{rank}", "")
-        return start
-    until = time.monotonic() + timeout.total_seconds()
-    for other in range(1, world_size):
-        while not store.check([f"heard/{name}/{other}"]):
-            if time.monotonic() > until:
-                raise RuntimeError(f"rank {other} did not start within {timeout.total_seconds() / 60:g} minutes")
-            # The question may be that of an earlier start.
-            store.set(f"answer/{store.get(f'ask/{other}').decode()}", name)
-            time.sleep(0.01)
-    return name
 
 
 def _rank_main(start_method: str, *work: Any) -> str:
@@ -222,11 +195,8 @@ def _run_engine(config: LaunchConfig, *work: Any) -> None:
         thread.start()
         while thread.is_alive():
             thread.join(0.2)
-            if (
-                asked
-                and asked[-1] > asked[0] + processes.ONE_KEYPRESS_SEC
-                and time.monotonic() > asked[-1] + _GRACE_SEC
-            ):
+            twice = asked and asked[-1] > asked[0] + processes.ONE_KEYPRESS_SEC
+            if twice and time.monotonic() > asked[-1] + _GRACE_SEC:
                 raise RankFailed("ranks were killed: they did not end after two signals", INTERRUPTED)
     finally:
         for process in multiprocessing.active_children():

@@ -1,5 +1,8 @@
 """Communication between the ranks of a run, over torch.distributed. All of it also works without a process group."""
 
+import datetime
+import time
+import uuid
 from collections.abc import Iterable
 from typing import Any
 
@@ -76,3 +79,42 @@ def shared_random_seed() -> int:
     """Return a seed drawn from the operating system by rank 0, the same on every rank."""
     seed = int(np.random.SeedSequence().generate_state(1)[0]) & 0x7FFFFFFF
     return all_gather_object(seed)[0]
+
+
+def start(backend: str, timeout: datetime.timedelta) -> None:
+    """Make the process group that the environment says, as torchrun and others set it (RANK, WORLD_SIZE, MASTER_ADDR).
+
+    Torch's agents keep one store over all starts of a job, and the addresses of earlier ranks stay in it. A rank that
+    reads such an address waits for one that has died (pytorch issue 135712; still so in torch 2.14). So the ranks of
+    this start first agree on a name that no earlier start has used.
+
+    Args:
+        backend: of torch.distributed.
+        timeout: how long a rank waits for another, now and later.
+
+    Raises:
+        RuntimeError, torch.distributed.DistError: the ranks did not meet in time.
+    """
+    store, rank, world_size = next(dist.rendezvous("env://", timeout=timeout))
+    store.set_timeout(timeout)
+    store = dist.PrefixStore(_name_of_start(store, rank, world_size, timeout), store)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
+
+
+def _name_of_start(store: dist.Store, rank: int, world_size: int, timeout: datetime.timedelta) -> str:
+    # The number of restarts is no such name: each agent has its own. So each rank asks rank 0 under a name of its own.
+    name = uuid.uuid4().hex
+    if rank > 0:
+        store.set(f"ask/{rank}", name)
+        agreed = store.get(f"answer/{name}").decode()
+        store.set(f"heard/{agreed}/{rank}", "")
+        return agreed
+    until = time.monotonic() + timeout.total_seconds()
+    for other in range(1, world_size):
+        while not store.check([f"heard/{name}/{other}"]):
+            if time.monotonic() > until:
+                raise RuntimeError(f"rank {other} did not start within {timeout.total_seconds() / 60:g} minutes")
+            # The question may be that of an earlier start.
+            store.set(f"answer/{store.get(f'ask/{other}').decode()}", name)
+            time.sleep(0.01)
+    return name
