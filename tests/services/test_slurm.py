@@ -2,6 +2,7 @@
 
 import getpass
 import os
+import random
 import re
 import shutil
 import signal
@@ -75,6 +76,8 @@ class Cluster:
             # The nodes have no names that the system knows.
             "MASTER_ADDR": "127.0.0.1",
             "GLOO_SOCKET_IFNAME": "lo",
+            # Jobs of another cluster on this machine may have the same number.
+            "MASTER_PORT": str(random.randrange(10000, 30000)),
         }
         self.daemons: list[subprocess.Popen] = []
 
@@ -144,10 +147,14 @@ class Cluster:
         until = time.monotonic() + 400
         while not condition():
             if time.monotonic() > until or any(daemon.poll() is not None for daemon in self.daemons):
-                files = [*logs, *sorted(self.folder.glob("*.log")), self.folder / "daemons.txt"]
-                told = [f"{path}\n{path.read_text()[-3000:]}" for path in files if path.exists()]
-                pytest.fail("\n".join([f"waited in vain for: {what}", self.run("squeue", check=False), *told]))
+                self.fail(f"waited in vain for {what}", *logs)
             time.sleep(0.1)
+
+    def fail(self, what: str, *logs: Path) -> None:
+        """Fail with the ends of all logs."""
+        files = [*logs, *sorted(self.folder.glob("*.log")), self.folder / "daemons.txt"]
+        told = [f"{path}\n{path.read_text()[-3000:]}" for path in files if path.exists()]
+        pytest.fail("\n".join([what, self.run("scontrol", "show", "job", check=False), *told]))
 
     def wait_for_file(self, job: str, path: Path) -> None:
         """Wait until a running job has written a file."""
@@ -167,11 +174,12 @@ class Cluster:
         self.wait_for(lambda: self.fact(job, "JobState") == "PENDING", "a job that waits", out)
         self.run("scontrol", "update", f"JobId={job}", "StartTime=now")
 
-    def end_of(self, job: str, out: Path) -> str:
-        """The state in which a job ends."""
+    def wait_for_end(self, job: str, out: Path, expected: str = "COMPLETED") -> None:
+        """Wait until a job has ended in a state."""
         running = ("PENDING", "RUNNING", "COMPLETING", "SIGNALING", "CONFIGURING")
         self.wait_for(lambda: self.fact(job, "JobState") not in running, "the end of a job", out)
-        return self.fact(job, "JobState")
+        if (state := self.fact(job, "JobState")) != expected:
+            self.fail(f"job {job} ended as {state}", out)
 
 
 @pytest.fixture(scope="module")
@@ -224,7 +232,7 @@ def test_a_job_that_is_preempted_ends_as_if_nothing_had_happened(
     cluster.wait_for_file(job, tmp_path / "model_0000004.pth")
     disturb(cluster, job)
     cluster.wait_for_restart(job, out)
-    assert cluster.end_of(job, out) == "COMPLETED", out.read_text()[-4000:]
+    cluster.wait_for_end(job, out)
     text = out.read_text()
     assert "back to the queue" in text and f"2 nodes, 1 ranks on each, start 2, in {tmp_path}" in text
     log = (tmp_path / "log.txt").read_text()
@@ -253,7 +261,7 @@ def test_a_task_of_a_grid_goes_back_to_the_queue_alone(cluster: Cluster, tmp_pat
     cluster.wait_for_restart(tasks[1], tmp_path / "1.txt")
     for number, run in enumerate(runs):
         out = tmp_path / f"{number}.txt"
-        assert cluster.end_of(tasks[number], out) == "COMPLETED", out.read_text()[-4000:]
+        cluster.wait_for_end(tasks[number], out)
         assert (run / "model_final.pth").exists() and f"SEED: {(3, 5)[number]}\n" in (run / "config.yaml").read_text()
     assert [cluster.fact(task, "Restarts") for task in tasks] == ["0", "1"]
 
@@ -264,8 +272,8 @@ def test_a_job_that_is_cancelled_or_fails_does_not_go_back_to_the_queue(cluster:
     cluster.wait_for_file(job, tmp_path / "model_0000004.pth")
     cluster.run("scancel", job)
     wrong = cluster.submit(tmp_path / "wrong", "tools/slurm/train.sbatch", *words, "SOLVER.MAX_ITER", "x", options=SIZE)
-    assert cluster.end_of(job, tmp_path / "out.txt") == "CANCELLED"
-    assert cluster.end_of(wrong, tmp_path / "wrong/out.txt") == "FAILED"
+    cluster.wait_for_end(job, tmp_path / "out.txt", "CANCELLED")
+    cluster.wait_for_end(wrong, tmp_path / "wrong/out.txt", "FAILED")
     assert re.search("^train_net.py: .*SOLVER.MAX_ITER", (tmp_path / "wrong/out.txt").read_text(), re.MULTILINE)
     for name, folder in ((job, tmp_path), (wrong, tmp_path / "wrong")):
         assert cluster.fact(name, "Restarts") == "0" and "back to the queue" not in (folder / "out.txt").read_text()
