@@ -52,9 +52,9 @@ def place_in_cache(url: str) -> str:
     return os.path.join(get_cache_dir(), parts.netloc, parts.path.lstrip("/"))
 
 
-def is_remote(path: str) -> bool:
+def is_remote(path: str | os.PathLike) -> bool:
     """Return whether a path starts with a scheme such as ``s3://``, so that a path handler opens it."""
-    return _SCHEME.match(path) is not None
+    return _SCHEME.match(os.fspath(path)) is not None
 
 
 def join_path(folder: str, path: str) -> str:

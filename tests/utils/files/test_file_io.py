@@ -11,7 +11,7 @@ import pytest
 from iopath.common.file_io import HTTPURLHandler
 
 from nlvideo.utils.files import file_io
-from nlvideo.utils.files.file_io import PathManager, WholeFile, atomic_write, naming, write_json, write_text
+from nlvideo.utils.files.file_io import PathManager, WholeFile, atomic_write, is_remote, naming, write_json, write_text
 
 
 def test_creates_and_replaces(tmp_path):
@@ -211,3 +211,11 @@ def test_two_threads_that_write_one_file_write_it_whole(tmp_path):
         thread.join(60)
     content = (tmp_path / "a").read_bytes()
     assert content == content[:1] * 10**6 and os.listdir(tmp_path) == ["a"]
+
+
+def test_a_path_may_be_an_object(tmp_path):
+    (tmp_path / "a.txt").write_text("a")
+    with PathManager.open(tmp_path / "a.txt") as file:
+        assert file.read() == "a"
+    assert PathManager.exists(tmp_path / "a.txt") and PathManager.ls(tmp_path) == ["a.txt"]
+    assert not is_remote(tmp_path)

@@ -1,6 +1,7 @@
 """The page: whole, escaped, with nothing to fetch, whatever is missing."""
 
 import base64
+import io
 import json
 import logging
 import re
@@ -8,6 +9,8 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import av
+import numpy as np
 import pytest
 import torch
 
@@ -262,8 +265,18 @@ def test_each_mistake_has_what_spoke_for_its_class(heated):
     labels = [video.attributes["aria-label"] for video in clips[0].all("video")]
     assert labels == ["Video v5", "Video v5, what spoke for sit"]
     sources = [video.attributes["src"] for clip in clips for video in clip.all("video")]
-    assert sources[0] == sources[2] and sources[0] not in (sources[1], sources[3])
+    # x264 now and then gives other bits for the same frames.
+    plain, heat, plain_again, other_heat = (frames_in(source) for source in sources)
+    assert np.abs(plain - plain_again).max() < 8
+    # The heat lies on the clip that the network was given.
+    assert heat.shape == other_heat.shape == (4, 32, 32, 3) != plain.shape
     assert "the more it spoke for the predicted class" in page.text and "no heat" not in page.text.lower()
+
+
+def frames_in(source):
+    """The frames of a video in a page."""
+    with av.open(io.BytesIO(base64.b64decode(source.partition("base64,")[2]))) as container:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]).astype(int)
 
 
 def test_heat_that_cannot_be_had_says_why(heated):
@@ -273,7 +286,7 @@ def test_heat_that_cannot_be_had_says_why(heated):
 
 
 def test_heat_takes_from_the_budget(heated):
-    page = heated(num_bytes=heated_bytes(heated()) - 1)
+    page = heated(num_bytes=heated_bytes(heated()) - 200)
     assert [len(clip.all("video")) for clip in page.all("figure", class_="clip")] == [2, 1]
     assert page.text.count("no heat: the clip would be too large for this page") == 1
 
