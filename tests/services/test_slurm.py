@@ -169,10 +169,13 @@ class Cluster:
         self.wait_for(there, str(path), out)
 
     def wait_for_restart(self, job: str, out: Path) -> None:
-        """Wait until a job is back in the queue, and let it start at once: Slurm would let it wait for two minutes."""
+        """Wait until a job is back in the queue, and let it start soon: Slurm would let it wait for two minutes.
+
+        A node refuses a job that starts within the second in which its last start was ended.
+        """
         self.wait_for(lambda: self.fact(job, "Restarts") == "1", "a job that is put back", out)
         self.wait_for(lambda: self.fact(job, "JobState") == "PENDING", "a job that waits", out)
-        self.run("scontrol", "update", f"JobId={job}", "StartTime=now")
+        self.run("scontrol", "update", f"JobId={job}", "StartTime=now+3")
 
     def wait_for_end(self, job: str, out: Path, expected: str = "COMPLETED") -> None:
         """Wait until a job has ended in a state."""
