@@ -321,8 +321,8 @@ def last_metrics(path: Path) -> dict:
 
 def report(trial: str, results: dict[tuple[str, int], dict], seeds: list[int]) -> str:
     """The table in Markdown: mean and standard deviation over the seeds, every single result beside it."""
-    titles, costs = cost_columns() if trial == "variants" else ([], {})
-    titles = ["model", "top-1 (mean ± std)", *(f"seed {s}" for s in seeds), "minutes a run", *titles]
+    added, costs = cost_columns() if trial == "variants" else ([], {})
+    titles = ["model", "top-1 (mean ± std)", *(f"seed {s}" for s in seeds), "minutes a run", *added]
     lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
     for name, _, _ in TRIALS[trial]["rows"]():
         runs = [results[name, s] for s in seeds if (name, s) in results]
@@ -333,7 +333,7 @@ def report(trial: str, results: dict[tuple[str, int], dict], seeds: list[int]) -
         spread += f" ± {statistics.stdev(top1):.1f}" if len(top1) > 1 else " (one seed)"
         cells = [f"{results[name, s]['top1']:.1f}" if (name, s) in results else "" for s in seeds]
         minutes = statistics.median(r["minutes"] for r in runs)
-        lines.append(f"| {' | '.join([name, spread, *cells, f'{minutes:.1f}', *costs.get(name, [])])} |")
+        lines.append(f"| {' | '.join([name, spread, *cells, f'{minutes:.1f}', *costs.get(name, [''] * len(added))])} |")
     return "\n".join(lines)
 
 
