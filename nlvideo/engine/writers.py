@@ -97,10 +97,7 @@ class Tracker(IncrementalWriter):
 
     def write(self) -> None:
         """Send the new values, and those that waited."""
-        rows: dict[int, dict[str, float]] = {}
-        for name, (value, iteration) in self.new_scalars().items():
-            rows.setdefault(iteration, {})[name] = value
-        self._rows += sorted(rows.items())
+        self._rows += self.new_rows()
         self._send()
 
     def close(self) -> None:

@@ -220,6 +220,13 @@ class IncrementalWriter(EventWriter):
         self._next.update({name: iteration + 1 for name, (_, iteration) in new.items()})
         return new
 
+    def new_rows(self) -> list[tuple[int, dict[str, float]]]:
+        """Return the same values by iteration, in order: [(iteration, {name: value})]."""
+        rows: dict[int, dict[str, float]] = {}
+        for name, (value, iteration) in sorted(self.new_scalars().items()):
+            rows.setdefault(iteration, {})[name] = value
+        return sorted(rows.items())
+
 
 class JSONWriter(IncrementalWriter):
     """Appends to a file, usually ``metrics.json``, lines of ``{"iteration": 19, "total_loss": 0.5, "lr": 0.01}``.
@@ -234,10 +241,7 @@ class JSONWriter(IncrementalWriter):
 
     def write(self) -> None:
         """Append a line for each iteration that has new values."""
-        by_iteration: dict[int, dict[str, float]] = {}
-        for name, (value, iteration) in self.new_scalars().items():
-            by_iteration.setdefault(iteration, {})[name] = value
-        rows = [{"iteration": key, **dict(sorted(by_iteration[key].items()))} for key in sorted(by_iteration)]
+        rows = [{"iteration": iteration, **scalars} for iteration, scalars in self.new_rows()]
         # Opened each time: the lines of an earlier run may have been moved to another file since.
         with naming(self._path), open(self._path, "a", encoding="utf8") as file:
             file.writelines(json.dumps(row) + "\n" for row in rows)
