@@ -66,7 +66,7 @@ def launch(
         raise ValueError(f"--dist-timeout: got {timeout_minutes}, allowed: minutes above 0")
     work = (main, args, device, datetime.timedelta(minutes=timeout_minutes))
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
-        _check_device("torchrun's --nproc-per-node", int(os.environ.get("LOCAL_WORLD_SIZE", 1)), device)
+        _check_device("LOCAL_WORLD_SIZE (--nproc-per-node)", int(os.environ.get("LOCAL_WORLD_SIZE", 1)), device)
         _be_rank(*work)
         return
     if num_gpus < 1 or max_restarts < 0:

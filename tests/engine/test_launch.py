@@ -246,7 +246,7 @@ def test_wrong_arguments(arguments: dict, message: str) -> None:
     ("device", "message"),
     [
         ("cuda:1", "MODEL.DEVICE: got 'cuda:1', allowed with several ranks"),
-        ("cuda", "torchrun's --nproc-per-node: got 999, allowed: 1 to"),
+        ("cuda", r"LOCAL_WORLD_SIZE \(--nproc-per-node\): got 999, allowed: 1 to"),
     ],
 )
 def test_wrong_devices_under_torchrun(device: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
