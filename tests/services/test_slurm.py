@@ -53,6 +53,7 @@ AccountingStorageType=accounting_storage/none
 MpiDefault=none
 SelectType=select/linear
 SchedulerType=sched/builtin
+SchedulerParameters=sched_interval=2
 ReturnToService=2
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
