@@ -29,17 +29,8 @@ _BLOCK = 8 << 20
 _HEADER_BLOCK = 1 << 15
 # What tells an object from a later one of its name, in the words of several stores.
 _IDENTITY = (
-    "size",
-    "ETag",
-    "etag",
-    "md5Hash",
-    "blob_id",
-    "mtime",
-    "LastModified",
-    "last_modified",
-    "updated",
-    "created",
-)
+    "size", "ETag", "etag", "md5Hash", "blob_id", "mtime", "LastModified", "last_modified", "updated", "created",
+)  # fmt: skip
 # Options of stores. One part of an upload is in memory at once, and no layer below multiplies the tries.
 _OPTIONS: dict[str, dict[str, Any]] = {
     "s3": {"max_concurrency": 1, "config_kwargs": {"retries": {"total_max_attempts": 1}}},
@@ -222,7 +213,10 @@ def _make_room(cache: str, size: int) -> None:
 
 
 class RemoteFile(io.RawIOBase):
-    """An object as a file that can be read anywhere, without a copy; each read is a request of its own."""
+    """An object as a file that can be read anywhere, without a copy.
+
+    Each read is a request of its own that is tried again if it fails. fsspec's own files do not try again.
+    """
 
     def __init__(self, path: str):
         self._path, self._size, self._place = path, int(shard_info(path)["size"]), 0
