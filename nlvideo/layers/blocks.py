@@ -28,36 +28,43 @@ class ShapeSpec:
     temporal_stride: int = 1
 
 
-# PyTorch gives an unstrided convolution of at most 3x3 to its own slow kernel, and not to oneDNN's, where the batch is
-# below 16 and clips x channels x frames x height are at most this. Time frame by frame / in 3D, forward and with
-# backward (benchmarks/inference.md; benchmarks/frame_conv.py measures it again):
-#   one clip, at most 20480: 64 x 4x56x56 0.18, 0.18; 128 x 4x28x28 0.29, 0.32; 256 x 4x14x14 0.42, 0.43
-#   above: one clip of 64 x 8x56x56 1.20, 0.90; one of 64 x 4x84x84 1.11, 0.96; two of 64 x 4x56x56 0.95, 0.92
+# PyTorch gives an unstrided convolution of one clip, of at most 3x3, to its own slow kernel, and not to oneDNN's, where
+# channels x frames x height are at most this. On one thread it does so with all kernels of one position in height and
+# width, where the batch is below 16. Time in 2D / in 3D, forward (benchmarks/frame_conv.py measures it again):
+#   two threads: 1x3x3 0.2 to 0.4, 3x1x1 0.2 to 0.4, 1x1x1 0.4 to 0.6. Where the rule does not hold, 1.0.
+#   one thread: 1x3x3 0.2 to 0.5, 3x1x1 0.2 to 0.5, 1x1x1 0.4 to 1.1.
 _SLOW_KERNEL_LIMIT = 20480
 
 
 class Conv3d(nn.Conv3d):
     """``nn.Conv3d``, exact to rounding, that is fast for one clip on a CPU, too.
 
-    A kernel of 1x3x3 on a small map that is channels-last runs as a 2D convolution of the frames: views, no copies.
-    Kernels of one position and of several frames are better left alone. Compiled and exported graphs have the 3D one.
+    Where PyTorch would take a slow kernel for a map that is channels-last, a convolution that is over time alone or
+    over space alone runs in 2D: views, no copies. Compiled and exported graphs have the 3D one.
     """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(N, C, T, H, W) -> (N, out_channels, T', H', W')."""
-        if not self._runs_by_frames(x):
+        if not self._runs_in_2d(x):
             return super().forward(x)
-        frames = x.transpose(1, 2).flatten(0, 1)
-        y = F.conv2d(frames, self.weight.squeeze(2), self.bias, padding=self.padding[1:], groups=self.groups)
-        return y.unflatten(0, (len(x), -1)).transpose(1, 2)
+        if self.kernel_size[0] == 1:  # over (N x T, C, H, W)
+            y = F.conv2d(x.transpose(1, 2).flatten(0, 1), self.weight.squeeze(2), self.bias, padding=self.padding[1:])
+            return y.unflatten(0, (len(x), -1)).transpose(1, 2)
+        # over (N, C, T, H x W)
+        y = F.conv2d(x.flatten(3), self.weight.flatten(3), self.bias, padding=(self.padding[0], 0))
+        return y.unflatten(3, x.shape[3:])
 
-    def _runs_by_frames(self, x: torch.Tensor) -> bool:
-        if self.kernel_size != (1, 3, 3) or torch.compiler.is_compiling() or x.device.type != "cpu" or x.dim() != 5:
+    def _runs_in_2d(self, x: torch.Tensor) -> bool:
+        if torch.compiler.is_compiling() or x.device.type != "cpu" or x.dim() != 5:
             return False
-        is_plain = self.stride == self.dilation == (1, 1, 1) and self.padding[0] == 0 and self.padding_mode == "zeros"
-        is_small = len(x) < 16 and x.shape[:4].numel() <= _SLOW_KERNEL_LIMIT
+        is_over_time = self.kernel_size[1:] == (1, 1) and self.padding[1:] == (0, 0)
+        is_over_space = self.kernel_size[0] == 1 and self.padding[0] == 0
+        is_plain = self.stride == self.dilation == (1, 1, 1) and self.groups == 1 and self.padding_mode == "zeros"
+        is_one = len(x) == 1 and max(self.kernel_size[1:]) <= 3 and x.shape[:4].numel() <= _SLOW_KERNEL_LIMIT
+        is_few = len(x) < 16 and is_over_time and torch.get_num_threads() == 1
         is_float = x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-        return is_plain and is_small and is_float and x.is_contiguous(memory_format=torch.channels_last_3d)
+        is_fit = is_plain and is_float and (is_over_time or is_over_space) and (is_one or is_few)
+        return is_fit and x.is_contiguous(memory_format=torch.channels_last_3d)
 
 
 def conv3d(in_channels: int, out_channels: int, kernel_size: Triple, stride: Triple = (1, 1, 1)) -> nn.Conv3d:
@@ -127,7 +134,8 @@ class BasicBlock3d(nn.Module):
         """(N, C, T, H, W) -> (N, out_channels, T, ceil(H / stride), ceil(W / stride))."""
         branch = F.relu(self.bn1(self.conv1(x)), inplace=True)
         branch = self.bn2(self.conv2(branch))
-        return F.relu(branch + self.shortcut(x), inplace=True)
+        branch += self.shortcut(x)
+        return F.relu(branch, inplace=True)
 
 
 class Bottleneck3d(nn.Module):
@@ -172,4 +180,5 @@ class Bottleneck3d(nn.Module):
         branch = F.relu(self.bn1(self.conv1(x)), inplace=True)
         branch = F.relu(self.bn2(self.conv2(branch)), inplace=True)
         branch = self.bn3(self.conv3(branch))
-        return F.relu(branch + self.shortcut(x), inplace=True)
+        branch += self.shortcut(x)
+        return F.relu(branch, inplace=True)

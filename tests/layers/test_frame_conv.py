@@ -1,4 +1,4 @@
-"""Convolutions of 1x3x3 frame by frame: where they run, the same results and gradients, compiled and exported."""
+"""Convolutions in 2D: where they run, the same results and gradients, compiled and exported."""
 
 import pytest
 import torch
@@ -36,10 +36,11 @@ def roads(conv, x, monkeypatch):
     return count[0]
 
 
-@pytest.mark.parametrize("size", [(1, 6, 4, 9, 7), (2, 6, 1, 5, 5), (1, 6, 3, 1, 1)])
-@pytest.mark.parametrize("options", [{}, {"groups": 2, "bias": True}], ids=str)
-def test_results_gradients_and_layout_are_those_of_the_3d_convolution(size, options, monkeypatch):
-    ours, theirs = make(**options)
+@pytest.mark.parametrize("size", [(1, 6, 4, 9, 7), (1, 6, 1, 5, 5), (1, 6, 3, 1, 1)])
+@pytest.mark.parametrize("kernel", [(1, 3, 3), (1, 1, 1), (3, 1, 1), (5, 1, 1), (1, 3, 1)], ids=str)
+@pytest.mark.parametrize("bias", [False, True])
+def test_results_gradients_and_layout_are_those_of_the_3d_convolution(size, kernel, bias, monkeypatch):
+    ours, theirs = make(kernel, bias)
     x = clip(*size)
     assert roads(ours, x, monkeypatch) == 1 and roads(theirs, x, monkeypatch) == 0
     results = []
@@ -53,10 +54,46 @@ def test_results_gradients_and_layout_are_those_of_the_3d_convolution(size, opti
     assert results[0][0].is_contiguous(memory_format=torch.channels_last_3d)
 
 
+@pytest.fixture
+def threads():
+    """Sets the number of threads until the end of the test."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("kernel", [(1, 1, 1), (3, 1, 1)], ids=str)
+def test_one_thread_takes_several_clips_in_2d_where_the_kernel_is_over_time_alone(kernel, monkeypatch, threads):
+    ours, theirs = make(kernel)
+    space, _ = make((1, 3, 3))
+    x = clip(3, 6, 4, 9, 7)
+    for count in (1, 2):
+        threads(count)
+        assert roads(ours, x, monkeypatch) == (count == 1) and roads(space, x, monkeypatch) == 0
+        torch.testing.assert_close(ours(x), theirs(x), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize(
+    ("kernel", "size"),
+    [((1, 3, 3), (1, 64, 4, 56, 4)), ((3, 1, 1), (1, 64, 4, 56, 4)), ((1, 1, 1), (1, 512, 8, 5, 4)),
+     ((1, 3, 3), (2, 6, 4, 9, 7)), ((3, 1, 1), (15, 6, 4, 9, 7)), ((1, 1, 1), (16, 6, 4, 9, 7)),
+     ((1, 3, 3), (1, 512, 8, 6, 4)), ((3, 1, 1), (1, 512, 8, 6, 4))],
+    ids=str,
+)  # fmt: skip
+def test_the_rule_is_where_pytorch_takes_its_slow_kernel(kernel, size, count, threads):
+    threads(count)
+    x = clip(*size)
+    ours, theirs = (kind(size[1], 4, kernel, padding=tuple(k // 2 for k in kernel)) for kind in (Conv3d, nn.Conv3d))
+    with torch.no_grad(), torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        theirs(x)
+    assert ours._runs_in_2d(x) == any("slow_conv3d" in event.key for event in profile.key_averages())
+
+
 @pytest.mark.parametrize(
     "case",
     [
-        {"kernel": (3, 3, 3)}, {"kernel": (3, 1, 1)}, {"kernel": (1, 1, 1)}, {"kernel": (1, 5, 5)},
+        {"kernel": (3, 3, 3)}, {"kernel": (3, 1, 3)}, {"kernel": (1, 5, 5)}, {"groups": 2},
         {"stride": (1, 2, 2)}, {"stride": (2, 1, 1)}, {"dilation": (1, 2, 2)}, {"padding_mode": "circular"},
         {"x": clip(16, 6, 2, 3, 3)}, {"x": clip(1, 6, 20, 171, 1)}, {"x": torch.randn(1, 6, 4, 9, 7)},
         {"x": clip(1, 6, 4, 9, 7).double()}, {"x": torch.randn(6, 4, 9, 7)},

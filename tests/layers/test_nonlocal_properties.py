@@ -157,4 +157,4 @@ def test_precision_is_no_worse_than_that_of_the_matrix(form, offset, dtype):
     ours = error(lambda *t: function(*t, exact_algorithm), low, exact)
     rounding = torch.finfo(dtype).eps
     for what, a, b in zip(("value", "query", "key", "values"), ours, dense):
-        assert a <= max(2 * b, 8 * rounding), f"{what}: {a:.1e}, dense {b:.1e}"
+        assert a <= max(3 * b, 8 * rounding), f"{what}: {a:.1e}, dense {b:.1e}"
