@@ -51,7 +51,7 @@ class Conv3d(nn.Conv3d):
             y = F.conv2d(x.transpose(1, 2).flatten(0, 1), self.weight.squeeze(2), self.bias, padding=self.padding[1:])
             return y.unflatten(0, (len(x), -1)).transpose(1, 2)
         # over (N, C, T, H x W)
-        y = F.conv2d(x.flatten(3), self.weight.flatten(3), self.bias, padding=(self.padding[0], 0))
+        y = F.conv2d(x.flatten(3), self.weight.flatten(3), self.bias, padding=(int(self.padding[0]), 0))
         return y.unflatten(3, x.shape[3:])
 
     def _runs_in_2d(self, x: torch.Tensor) -> bool:
