@@ -1,5 +1,6 @@
 # `make quickstart` trains and tests a small network on the embedded dataset. `make lint` checks layout, rules and types,
-# `make test` runs the tests, and `make docs` builds a site in site/. All run in a virtual environment in .venv.
+# `make test` runs the tests, `make test-slow` those that train whole networks or wait, and `make docs` builds a site in
+# site/. All run in a virtual environment in .venv.
 # `make test-services` runs the tests that need a scheduler, object storage or a tracker, and installs these on Debian.
 
 PYTHON ?= python3
@@ -8,7 +9,7 @@ RUN := $(VENV)/bin/python
 CONFIG := configs/quickstart/i3d_nl.yaml
 OUTPUT := output/quickstart/i3d_nl
 
-.PHONY: quickstart lint test test-services debian-packages docs
+.PHONY: quickstart lint test test-slow test-services debian-packages docs
 
 quickstart: $(VENV)/.installed
 	$(RUN) tools/prepare_beacon.py
@@ -31,7 +32,10 @@ lint: $(VENV)/.installed-dev
 
 # Two files of tests at a time, each on one thread: most of a test is not a product of large matrices.
 test: $(VENV)/.installed-dev
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile -m "not slow"
+
+test-slow: $(VENV)/.installed-dev
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile -m slow
 
 test-services: debian-packages $(VENV)/.installed-services
 	OMP_NUM_THREADS=1 $(RUN) -m pytest tests/services

@@ -67,6 +67,7 @@ def test_python_block_runs(text, workplace, make_video):
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_getting_started_commands_run_in_order(workplace):
     """Everything in its ``bash`` blocks."""
     environment = {**os.environ, "NLVIDEO_DATASETS": str(workplace / "datasets"), "OMP_NUM_THREADS": "1"}
@@ -92,6 +93,7 @@ SMALL = """
 SECTIONS = [("README.md", "Train on your own videos"), ("docs/finetune.md", "Three commands")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("document, title", SECTIONS)
 def test_a_newcomers_commands_lead_from_a_folder_of_videos_to_a_label(document, title, workplace, make_video):
     """Every command of the section runs as it stands, on videos where the section puts them; training is made small."""
@@ -131,6 +133,7 @@ def test_every_registry_has_an_example():
     assert sorted(name for name, _, _ in EXAMPLES) == sorted(registries) and len(registries) == 9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code, command", [pytest.param(*rest, id=name) for name, *rest in EXAMPLES])
 def test_an_example_of_a_registry_trains_and_tests(code, command, workplace):
     """The code is saved where the page says, and the command below it runs as it stands."""

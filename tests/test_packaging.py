@@ -110,9 +110,10 @@ def test_quickstart_prepares_trains_and_tests(tmp_path):
 
 
 @needs_make
-def test_test_installs_the_test_tools_and_runs_them(tmp_path):
-    text = make(tmp_path, "-n", "test").stdout
-    assert text.index('pip install -e ".[dev]"') < text.index("-m pytest")
+@pytest.mark.parametrize(("target", "which"), [("test", '-m "not slow"'), ("test-slow", "-m slow")])
+def test_test_installs_the_test_tools_and_runs_them(tmp_path, target, which):
+    text = make(tmp_path, "-n", target).stdout
+    assert text.index('pip install -e ".[dev]"') < text.index("-m pytest") < text.index(which)
 
 
 @needs_make
@@ -202,7 +203,7 @@ def test_a_python_that_will_not_do_is_said_in_one_line(tmp_path, python, text):
 def test_ci_checks_and_then_tests_with_real_videos_where_there_are_some(tmp_path, has_data):
     (tmp_path / "main" / ".ci").mkdir(parents=True)
     shutil.copy(ROOT / ".ci" / "run", tmp_path / "main" / ".ci")
-    makefile = 'lint:\n\t@echo lint\n\ntest:\n\t@echo "data: [$$NLVIDEO_TEST_DATA] in $$PWD"\n'
+    makefile = 'lint:\n\t@echo lint\n\ntest:\n\t@echo "data: [$$NLVIDEO_TEST_DATA] in $$PWD"\n\ntest-slow: test\n'
     (tmp_path / "main" / "Makefile").write_text(makefile)
     data = tmp_path / "shared" / "data"
     if has_data:
@@ -219,10 +220,10 @@ def test_ci_checks_and_then_tests_with_real_videos_where_there_are_some(tmp_path
     assert f"data: [{data.resolve() if has_data else ''}] in {tmp_path.resolve() / 'main'}" in done.stdout
 
 
-@pytest.mark.parametrize("failing", ["lint", "test"])
+@pytest.mark.parametrize("failing", ["lint", "test", "test-slow"])
 def test_ci_fails_when_the_checks_or_the_tests_fail(tmp_path, failing):
     (tmp_path / ".ci").mkdir()
     shutil.copy(ROOT / ".ci" / "run", tmp_path / ".ci")
-    (tmp_path / "Makefile").write_text(f"lint test:\n\t@test $@ != {failing}\n")
+    (tmp_path / "Makefile").write_text(f"lint test test-slow:\n\t@test $@ != {failing}\n")
     done = subprocess.run(["bash", str(tmp_path / ".ci" / "run")], capture_output=True, text=True)
     assert done.returncode != 0

@@ -16,6 +16,8 @@ import torch
 
 from nlvideo.engine.launch import _rank_main, launch, uses_cuda
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 
 SCRIPT = """

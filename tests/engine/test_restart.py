@@ -20,6 +20,8 @@ from nlvideo.data.build import read_training_data
 from nlvideo.data.samplers import TrainingSampler
 from nlvideo.utils.system.env import read_invocations
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 CONFIG = str(ROOT / "configs" / "quickstart" / "instant_test.yaml")

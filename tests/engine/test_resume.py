@@ -22,6 +22,8 @@ from nlvideo.errors import TrainingInterrupted
 from nlvideo.utils.events import JSONWriter
 from nlvideo.utils.system.env import seed_everything
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 MAX_ITER, STOP_AFTER = 12, 7
 # What two equal runs measure differently.

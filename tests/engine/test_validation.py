@@ -186,6 +186,7 @@ def test_the_test_of_the_best_is_that_of_its_file(tiny_cfg: Callable[..., CfgNod
         load_model_for_test(named)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("validates", [False, True])
 @pytest.mark.parametrize("moment", ["before", "at", "after"])
 def test_a_kill_around_the_end_changes_nothing(
@@ -325,6 +326,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_two_ranks_end_together_and_see_the_videos_that_one_sees(tiny_opts: list[str], tmp_path: Path) -> None:
     # The number of videos is never better than at first. The best of one rank is another than the last.
     opts = [*tiny_opts, *OPTS, *VALIDATION, "SOLVER.EARLY_STOPPING.METRIC", "classification/num_videos", "OUTPUT_DIR"]

@@ -23,6 +23,8 @@ from nlvideo.config import load_cfg
 from nlvideo.model_zoo import Predictor, get_config_file
 from nlvideo.modeling import build_model
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 TOKEN = "hf_" + "S" * 34
 

@@ -27,6 +27,8 @@ from nlvideo.dataset_tools.shard_writing import write_shards
 from nlvideo.utils.files import remote
 from nlvideo.utils.files.file_io import missing_files
 
+pytestmark = pytest.mark.slow
+
 s3fs = pytest.importorskip("s3fs")
 moto_server = pytest.importorskip("moto.server")
 moto_core = pytest.importorskip("moto.core")

@@ -20,9 +20,8 @@ ROOT = Path(__file__).resolve().parents[2]
 # Debian's daemons are not in the path of every user.
 PATH = f"{os.environ['PATH']}:/usr/sbin"
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "munged")
-pytestmark = pytest.mark.skipif(
-    not all(shutil.which(name, path=PATH) for name in PROGRAMS), reason="Slurm or munge is not installed"
-)
+NO_SLURM = not all(shutil.which(name, path=PATH) for name in PROGRAMS)
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(NO_SLURM, reason="Slurm or munge is not installed")]
 CONFIG = "configs/quickstart/instant_test.yaml"
 OPTS = [
     "SOLVER.MAX_ITER", "40", "SOLVER.STEPS", "[20]", "SOLVER.CHECKPOINT_PERIOD", "4", "SOLVER.LOG_PERIOD", "2",

@@ -9,6 +9,8 @@ import yaml
 
 from nlvideo.engine.trainer import DefaultTrainer
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def train(tiny_cfg, tmp_path):

@@ -146,6 +146,7 @@ def test_a_sample_and_the_size_that_is_trained(folder, call_tool):
     assert "tools/transcode_dataset.py --short-side 16: 4.0 times by a short side of 16 pixels (now 32)" in shown
 
 
+@pytest.mark.slow  # the first line of progress comes after 30 s
 def test_ctrl_c_leaves_what_was_found(tmp_path, make_video):
     # More videos than any machine checks before the signal arrives.
     video, count = make_video(tmp_path / "a.mp4", num_frames=100, height=240, width=320), 3000

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 INSTANT = str(ROOT / "configs" / "quickstart" / "instant_test.yaml")
 NUM_VIDEOS = 40

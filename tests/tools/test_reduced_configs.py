@@ -10,6 +10,8 @@ import pytest
 from nlvideo.config import load_cfg
 from nlvideo.model_zoo import get_config_file, list_networks
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def train_net(load_tool: Callable[[str], ModuleType]) -> ModuleType:

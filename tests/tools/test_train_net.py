@@ -12,6 +12,8 @@ import pytest
 
 from nlvideo.config import load_cfg
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 INSTANT = str(ROOT / "configs" / "quickstart" / "instant_test.yaml")
 PROJECT_CONFIGS = sorted(ROOT.glob("projects/*/configs/*_instant_test.yaml"))
