@@ -77,6 +77,7 @@ def _run(call_tool: Callable, *arguments: object) -> str:
     return out + err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_stock_tools(name: str, tmp_path: Path, make_video: Callable[..., str], call_tool: Callable) -> None:
     case = CASES[name]

@@ -13,6 +13,7 @@ SCRIPT = ROOT / "benchmarks/records.py"
 COUNT = 200_000
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="memory is read from Linux's /proc")
 def test_records_take_little_memory_and_workers_none(tmp_path, load_tool):
     path = load_tool("records", "benchmarks").write_list(tmp_path, COUNT, "csv")

@@ -175,6 +175,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_two_ranks_exchange_the_gradients_of_stages_that_were_frozen(tiny_opts: list[str], tmp_path: Path) -> None:
     script = tmp_path / "two_ranks.py"
     changes = ["MODEL.BACKBONE.FREEZE_AT", "2", "MODEL.BACKBONE.FREEZE_UNTIL", "2", "SOLVER.BN_MODE", "frozen_after"]

@@ -9,6 +9,7 @@ from nlvideo.modeling import HEAD, LinearHead
 SIZES = (32, 48)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in HEAD if issubclass(HEAD.get(name), LinearHead)])
 def test_a_head_by_the_stock_tools(name, tiny_opts, video_lists, tmp_path, call_tool):
     """Also on larger frames than in training, and with the mean of logits."""

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from nlvideo.evaluation.results_file import read_results
 
@@ -12,6 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 INSTANT = str(ROOT / "configs" / "quickstart" / "instant_test.yaml")
 
 
+@pytest.mark.slow
 def test_two_ranks_fit_what_one_fits_and_the_folder_predicts(
     run_tool: Callable, data_opts: list[str], tmp_path: Path
 ) -> None:

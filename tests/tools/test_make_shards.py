@@ -13,6 +13,7 @@ def folder(tmp_path, make_video):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_shards_train_and_test_end_to_end(folder, run_tool, call_tool):
     pattern = f"{folder}/shards/s-{{0..2}}.tar"
     status, out, _ = call_tool("make_shards", f"folder:{folder}/videos", pattern)

@@ -25,6 +25,7 @@ def lists(tmp_path_factory: pytest.TempPathFactory, make_video: Callable[..., st
     return ["DATASETS.TRAIN", name, "DATASETS.TEST", name, "MODEL.HEAD.LOSS", "sigmoid"]
 
 
+@pytest.mark.slow
 def test_train_test_and_score_again(run_tool: Callable, call_tool: Callable, lists: list[str], tmp_path: Path) -> None:
     train, test = tmp_path / "train", tmp_path / "test"
     trained = run_tool("train_net.py", "--config-file", INSTANT, *lists, "OUTPUT_DIR", str(train))

@@ -5,6 +5,8 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from nlvideo.config import load_cfg
 from nlvideo.export import load_features
 
@@ -16,6 +18,7 @@ TEST: {{EVAL_FRACTION: 0.5}}
 """
 
 
+@pytest.mark.slow
 def test_names_travel_from_a_folder_of_videos_to_every_tool(
     run_tool: Callable, make_video: Callable, tmp_path: Path
 ) -> None:

@@ -41,6 +41,7 @@ def saved(tiny_cfg: Callable[..., CfgNode], write_coco: Callable[..., str], tmp_
     return cfg
 
 
+@pytest.mark.slow
 def test_two_ranks_find_what_one_finds(saved: CfgNode, tmp_path: Path) -> None:
     wanted = DefaultTrainer.test_checkpoint(saved)
     command = [sys.executable, str(ROOT / "tools" / "test_net.py"), "--config-file", str(tmp_path / "config.yaml")]
