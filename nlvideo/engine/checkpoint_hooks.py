@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import math
+import numbers
 import os
 import secrets
 from collections.abc import Callable
@@ -350,6 +351,6 @@ def flatten_results(results: dict[str, Any]) -> dict[str, float]:
     for name, value in results.items():
         if isinstance(value, dict):
             flat.update({f"{name}/{inner}": number for inner, number in flatten_results(value).items()})
-        elif isinstance(value, (int, float)):
+        elif isinstance(value, numbers.Real):  # also NumPy's
             flat[name] = float(value)
     return flat

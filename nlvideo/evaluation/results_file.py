@@ -73,7 +73,7 @@ def write_results(path: str, results: Results) -> None:
     """
     own = {name: getattr(results, name) for name in _FIELDS[:-1]}
     metrics = {
-        task: {name: value if np.isfinite(value) else None for name, value in of.items()}
+        task: {name: np.asarray(value).item() if np.isfinite(value) else None for name, value in of.items()}
         for task, of in results.metrics.items()
     }
     header = {**_FORMAT.header(), **own, **metrics, "per_class": results.per_class}

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -179,6 +180,8 @@ def test_another_number_of_ranks_is_said(caplog: pytest.LogCaptureFixture) -> No
 def test_flatten_results() -> None:
     results = {"a": {"top1": 1, "text": "x"}, "b": {"c": {"top1": 2.5}}}
     assert flatten_results(results) == {"a/top1": 1.0, "b/c/top1": 2.5}
+    numbers = flatten_results({"a": {"top1": np.float32(2.5), "num_videos": np.int64(3)}})
+    assert numbers == {"a/top1": 2.5, "a/num_videos": 3.0} and {type(n) for n in numbers.values()} == {float}
 
 
 def test_what_is_not_finite_is_not_put_into_the_storage() -> None:

@@ -61,6 +61,13 @@ def test_plain_json_with_one_line_per_video(tmp_path):
                                                              ["video_id", "label", "scores"]]  # fmt: skip
 
 
+def test_metrics_may_be_numpys_numbers(tmp_path):
+    metrics = {"classification": {"top1": np.float32(20.5), "num_videos": np.int64(5)}}
+    write_results(str(tmp_path / "a.json"), _results(metrics=metrics))
+    read = read_results(str(tmp_path / "a.json")).metrics["classification"]
+    assert read == {"top1": 20.5, "num_videos": 5} and isinstance(read["num_videos"], int)
+
+
 def test_no_videos(tmp_path):
     write_results(str(tmp_path / "a.json"), _results(videos=[]))
     assert read_results(str(tmp_path / "a.json")).videos == []
