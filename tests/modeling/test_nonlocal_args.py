@@ -4,6 +4,7 @@ import pytest
 from torch import nn
 
 from nlvideo.config import load_cfg
+from nlvideo.config.configurable import constructor_arguments
 from nlvideo.modeling import NONLOCAL, NonLocalBlock, build_nonlocal_block
 from nlvideo.modeling.nonlocal_block.summary import nonlocal_modules
 
@@ -40,6 +41,21 @@ def test_arguments_of_a_config_that_do_not_fit(name, args, message):
         build(name, *args)
     assert str(error.value).startswith("MODEL.NONLOCAL.ARGS: ") and message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+NUMBERS = [
+    (name, argument)
+    for name in sorted(NONLOCAL)
+    for argument in ("inner_channels", "nodes", "descriptors", "num_bases", "ratio", "num_heads")
+    if argument in constructor_arguments(NONLOCAL.get(name))
+]
+
+
+@pytest.mark.parametrize("count", [0, -4])
+@pytest.mark.parametrize("name, argument", NUMBERS)
+def test_no_block_has_less_than_one_channel_inside(name, argument, count):
+    with pytest.raises(ValueError, match=rf"MODEL.NONLOCAL.ARGS: {argument}.*: got {count}, allowed: (1|divisors)"):
+        build(name, (argument, count))
 
 
 @pytest.mark.parametrize("key", ["MODEL.BACKBONE.ARGS", "MODEL.NONLOCAL.ARGS", "MODEL.HEAD.ARGS"])

@@ -114,7 +114,7 @@ class NonLocalBlock(NonLocalBase):
         relative_position: int = 0,
     ):
         super().__init__(in_channels, dim=dim, attend=attend, temporal_groups=temporal_groups, checkpoint=checkpoint)
-        self.inner_channels = inner_channels or max(1, in_channels // 2)
+        self.inner_channels = self.count_inside(inner_channels, in_channels // 2)
         _check_arguments(pairwise, algorithm, self.inner_channels, num_heads, relative_position)
         self.pairwise, self.subsample, self.pool_first = pairwise, subsample and attend != "time", pool_first
         self.num_heads, self.algorithm = num_heads, algorithm

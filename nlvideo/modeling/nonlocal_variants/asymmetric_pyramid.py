@@ -55,7 +55,7 @@ class AsymmetricPyramid(SoftmaxBase):
         super().__init__(in_channels, **common)
         if not bins or min(bins) < 1:
             raise ValueError(f"bins: got {list(bins)}, allowed: one number or more, each 1 or more")
-        self.inner_channels = inner_channels = inner_channels or max(1, in_channels // 2)
+        self.inner_channels = inner_channels = self.count_inside(inner_channels, in_channels // 2)
         self.bins, self.scale = tuple(bins), inner_channels**-0.5 if scale else 1.0
         self.key = self.conv(in_channels, inner_channels)
         self.key_norm = get_norm(norm, inner_channels, dim=self.dim)

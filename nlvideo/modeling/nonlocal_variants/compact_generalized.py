@@ -59,7 +59,7 @@ class CompactGeneralizedNonLocal(NonLocalBase):
         **common: Any,
     ):
         super().__init__(in_channels, **common)
-        inner_channels = inner_channels or max(1, in_channels // 2)
+        inner_channels = self.count_inside(inner_channels, in_channels // 2)
         if groups < 1 or in_channels % groups or inner_channels % groups:
             channels = f"{in_channels} channels and {inner_channels} inner channels"
             raise ValueError(f"groups: got {groups}, allowed: divisors of {channels}")

@@ -47,7 +47,7 @@ class CrissCross(NonLocalBase):
         if recurrence < 1:
             raise ValueError(f"recurrence: got {recurrence}, allowed: 1 or more")
         self.recurrence = recurrence
-        inner_channels = inner_channels or max(1, in_channels // 8)
+        inner_channels = self.count_inside(inner_channels, in_channels // 8)
         self.query = self.conv(in_channels, inner_channels)
         self.key = self.conv(in_channels, inner_channels)
         self.value = self.conv(in_channels, in_channels)

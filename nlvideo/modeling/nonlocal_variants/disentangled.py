@@ -53,7 +53,7 @@ class DisentangledNonLocal(SoftmaxBase):
         super().__init__(in_channels, **common)
         if temperature <= 0:
             raise ValueError(f"temperature: got {temperature}, allowed: more than 0")
-        self.inner_channels = inner_channels or max(1, in_channels // 2)
+        self.inner_channels = self.count_inside(inner_channels, in_channels // 2)
         self.subsample = subsample and self.attend != "time"
         self.scale = (self.inner_channels**-0.5 if scale else 1.0) / temperature
         self.query, self.key, self.value = (self.conv(in_channels, self.inner_channels) for _ in range(3))

@@ -42,10 +42,11 @@ class DoubleAttention(NonLocalBase):
         **common: Any,
     ):
         super().__init__(in_channels, **common)
-        inner_channels = inner_channels or max(1, in_channels // 4)
+        inner_channels = self.count_inside(inner_channels, in_channels // 4)
         self.phi = self.conv(in_channels, inner_channels)
-        self.theta = self.conv(in_channels, descriptors or inner_channels)
-        self.rho = self.conv(in_channels, descriptors or inner_channels)
+        descriptors = self.count_inside(descriptors, inner_channels, "descriptors")
+        self.theta = self.conv(in_channels, descriptors)
+        self.rho = self.conv(in_channels, descriptors)
         self.out = self.conv(inner_channels, in_channels)
         self.bn = get_norm(norm, in_channels, dim=self.dim)
         self.initialise(zero_init, init_std)

@@ -48,7 +48,7 @@ class EfficientAttention(NonLocalBase):
         **common: Any,
     ):
         super().__init__(in_channels, **common)
-        inner_channels = inner_channels or max(1, in_channels // 2)
+        inner_channels = self.count_inside(inner_channels, in_channels // 2)
         if num_heads < 1 or inner_channels % num_heads:
             raise ValueError(f"num_heads: got {num_heads}, allowed: divisors of {inner_channels} inner channels")
         check_one_of("normalisation", normalisation, NORMALISATIONS)

@@ -60,7 +60,7 @@ class ExpectationMaximization(NonLocalBase):
         **common: Any,
     ):
         super().__init__(in_channels, **common)
-        inner_channels = inner_channels or max(1, in_channels // 2)
+        inner_channels = self.count_inside(inner_channels, in_channels // 2)
         for name, value in (("num_bases", num_bases), ("iterations", iterations)):
             if value < 1:
                 raise ValueError(f"{name}: got {value}, allowed: 1 or more")

@@ -47,7 +47,7 @@ class GlobalReasoning(NonLocalBase):
         **common: Any,
     ):
         super().__init__(in_channels, **common)
-        nodes = nodes or max(1, in_channels // 4)
+        nodes = self.count_inside(nodes, in_channels // 4, "nodes")
         self.scale = scale
         self.state = self.conv(in_channels, 2 * nodes)
         self.assign = self.conv(in_channels, nodes)

@@ -61,7 +61,7 @@ class RegionNonLocal(SoftmaxBase):
         super().__init__(in_channels, **common)
         if len(kernel) != 3 or any(length < 1 or length % 2 == 0 for length in kernel):
             raise ValueError(f"kernel: got {list(kernel)}, allowed: three odd lengths")
-        self.inner_channels = d = inner_channels or max(1, in_channels // 2)
+        self.inner_channels = d = self.count_inside(inner_channels, in_channels // 2)
         self.subsample = subsample and self.attend != "time"
         self.scale = d**-0.5 if scale else 1.0
         self.gate: nn.Module = nn.Identity()

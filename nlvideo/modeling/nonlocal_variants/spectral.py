@@ -39,7 +39,7 @@ class SpectralNonLocal(NonLocalBase):
         **common: Any,
     ):
         super().__init__(in_channels, **common)
-        inner_channels = inner_channels or max(1, in_channels // 2)
+        inner_channels = self.count_inside(inner_channels, in_channels // 2)
         self.theta, self.phi, self.g = (self.conv(in_channels, inner_channels, bias=False) for _ in range(3))
         # W_1 and W_2 side by side, for G and A G as one map.
         self.out = self.conv(2 * inner_channels, in_channels, bias=False)
