@@ -196,7 +196,7 @@ def mosaic_overrides() -> list[str]:
         *("DATASETS.TRAIN", f"['list:{root}/train.csv', 'list:{root}/train_easy.csv']"),
         *SCHEDULE,
         *("INPUT.NUM_FRAMES", "28", "INPUT.SHORT_SIDE_RANGE", "[48, 48]", "INPUT.FLIP_PROB", "0.5"),
-        *("MODEL.HEAD.NUM_CLASSES", "4", "SOLVER.MAX_ITER", "4000"),
+        *("MODEL.HEAD.NUM_CLASSES", "4", "SOLVER.MAX_ITER", "5000", "SOLVER.BASE_LR", "0.002"),
     ]
 
 
