@@ -20,8 +20,8 @@ from nlvideo.tools.lib.benchmarking.timing import alternate, environment
 from nlvideo.utils.console import create_table
 
 ROOT = Path(__file__).resolve().parent.parent
-# (clips, channels, channels out, frames, height and width, kernel): the convolutions of each stage of one clip
-# of 8x224, and those that PyTorch gives to oneDNN itself (two clips, more frames, larger frames), on two threads.
+# (clips, channels, channels out, frames, height and width, kernel): the convolutions of each stage of one clip of
+# 8x224; and those that PyTorch gives to oneDNN itself, at least on two threads (more clips, more or larger frames).
 MAPS = (
     (1, 64, 64, 4, 56, (1, 3, 3)), (1, 128, 128, 4, 28, (1, 3, 3)), (1, 256, 256, 4, 14, (1, 3, 3)),
     (1, 512, 512, 4, 7, (1, 3, 3)), (1, 64, 64, 4, 56, (3, 1, 1)), (1, 128, 128, 4, 28, (3, 1, 1)),
@@ -71,9 +71,8 @@ def main() -> None:
     """Measure all maps, print a table and write the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=15, metavar="N", help="(%(default)s)")
-    parser.add_argument(
-        "--json", type=Path, metavar="OUT", default=ROOT / "benchmarks/results/inference/frame_conv.json"
-    )
+    name = f"frame_conv_{torch.get_num_threads()}threads.json"
+    parser.add_argument("--json", type=Path, metavar="OUT", default=ROOT / "benchmarks/results/inference" / name)
     args = parser.parse_args()
     rows = []
     for clips, channels, out_channels, frames, side, kernel in MAPS:
