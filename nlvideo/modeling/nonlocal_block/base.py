@@ -194,14 +194,17 @@ class NonLocalBase(nn.Module):
         raise ValueError(f"{type(self).__name__} cannot show where a position looks: {self.no_weights}")
 
     def count_inside(self, count: int | None, default: int, name: str = "inner_channels") -> int:
-        """How many channels are inside: ``count``, or the default, at least 1, where it is None.
+        """``count`` channels inside a block, or where it is None the default, at least 1.
 
         Raises:
             ValueError: ``count`` is below 1.
         """
-        if count is not None and count < 1:
-            raise ValueError(f"{name}: got {count}, allowed: 1 or more, or None for {max(1, default)}")
-        return max(1, default) if count is None else count
+        default = max(1, default)
+        if count is None:
+            return default
+        if count < 1:
+            raise ValueError(f"{name}: got {count}, allowed: 1 or more, or None for {default}")
+        return count
 
     def conv(self, in_channels: int, out_channels: int, kernel: int = 1, **options: Any) -> Conv:
         """A convolution over ``dim`` axes that keeps their lengths; ``options`` are those of ``nn.Conv3d``."""
