@@ -134,6 +134,10 @@ def _be_rank(main: Callable[..., Any], args: tuple, device: str, timeout: dateti
             dist.barrier()
             dist.destroy_process_group()
     except BaseException as error:
+        if exit_code_of(error) == INTERRUPTED and not alone:
+            # All ranks stop.
+            with contextlib.suppress(RuntimeError, ValueError, AssertionError):
+                dist.destroy_process_group()
         if path := os.environ.get("TORCHELASTIC_ERROR_FILE"):
             facts = {"py_callstack": traceback_to_show(error), "timestamp": str(int(time.time()))}
             message = {"message": one_line(error), "errorCode": exit_code_of(error), "extraInfo": facts}
@@ -151,9 +155,7 @@ def _rank_main(start_method: str, *work: Any) -> str:
         _be_rank(*work)
     except BaseException as error:
         if exit_code_of(error) == INTERRUPTED:
-            # All ranks stop. For the engine that is a success, after which it starts nothing again.
-            with contextlib.suppress(RuntimeError, ValueError):
-                dist.destroy_process_group()
+            # For the engine that is a success, after which it starts nothing again.
             return one_line(error)
         time.sleep(_LATER_SEC if isinstance(error, RuntimeError) else 0)
         print(end="", flush=True)

@@ -152,9 +152,18 @@ def run_script(
         end_if_unread(error)
         sys.stderr.write(traceback_to_show(error))
         print(f"{Path(sys.argv[0]).name}: {printable(one_line(error))}", file=sys.stderr, flush=True)
-        sys.exit(exit_code_of(error))
+        _exit(exit_code_of(error))
     finally:
         end_if_unread()
+
+
+def _exit(code: int) -> NoReturn:
+    """Exit. A process group that an error has left is not waited for: its threads may hang or abort Python's end."""
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        sys.stdout.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 @contextlib.contextmanager

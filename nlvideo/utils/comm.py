@@ -1,6 +1,7 @@
 """Communication between the ranks of a run, over torch.distributed. All of it also works without a process group."""
 
 import datetime
+import importlib
 import time
 import uuid
 from collections.abc import Iterable
@@ -95,6 +96,9 @@ def start(backend: str, timeout: datetime.timedelta) -> None:
     Raises:
         RuntimeError, torch.distributed.DistError: the ranks did not meet in time.
     """
+    # Functions of this module have the group of its import as a default. Imported later, by the first optimizer, it
+    # would keep the group and its threads to the end of Python, which they may abort (pytorch pull request 179291).
+    importlib.import_module("torch.distributed.nn")
     store, rank, world_size = next(dist.rendezvous("env://", timeout=timeout))
     store.set_timeout(timeout)
     store = dist.PrefixStore(_name_of_start(store, rank, world_size, timeout), store)

@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 SCRIPT = """
 import json, os, signal, sys, time
+from pathlib import Path
 import torch
 from nlvideo.errors import RankFailed, TooManyFailedVideos, TrainingInterrupted
 from nlvideo.engine.failures import FailedVideos
@@ -112,8 +113,13 @@ def start(args):
         launch(train, **options | machine | {"timeout_minutes": 0.2})
     elif sys.argv[1] == "hang":
         launch(hang, **options | {"timeout_minutes": 0.05})
+    elif sys.argv[1] == "error":
+        launch(fail, args=("error",), **options)
     else:
         launch(agree, **options)
+    if "RANK" in os.environ:
+        names = [task.joinpath("comm").read_text() for task in Path("/proc/self/task").iterdir()]
+        say(f"rank {os.environ['RANK']} has {sum('gloo' in name for name in names)} threads of its group")
     if sys.argv[1] == "all":
         for how in ("error", "kill"):
             try:
@@ -176,8 +182,25 @@ def test_a_rank_that_hangs_ends_the_run_after_the_timeout(script: str) -> None:
     assert "in hang" in done.stderr and "Timed out waiting 3000ms" in done.stderr.splitlines()[-1], done.stderr
 
 
-def test_under_torchrun_nothing_is_spawned(script: str) -> None:
-    _assert_agreement(_run("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", script, "agree"))
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+
+
+def test_under_torchrun_nothing_is_spawned_and_no_thread_of_the_group_is_left(script: str) -> None:
+    lines = _run(*TORCHRUN, script, "agree")
+    _assert_agreement([line for line in lines if " has " not in line])
+    # A thread that is left may abort Python's end.
+    assert sorted(line for line in lines if " has " in line) == [
+        f"rank {rank} has 0 threads of its group" for rank in (0, 1)
+    ]
+
+
+def test_under_torchrun_an_error_ends_a_rank_with_its_exit_code(script: str) -> None:
+    done = subprocess.run(
+        [sys.executable, *TORCHRUN, script, "error"],
+        env=ENVIRONMENT, capture_output=True, text=True, timeout=240, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "work.py: MODEL.X: got 1, allowed: 2\n" in done.stderr and "exitcode  : 2 " in done.stderr, done.stderr
 
 
 @pytest.mark.parametrize("whom", ["parent", "everyone"])
