@@ -30,10 +30,9 @@ def source_of(record: Mapping[str, Any]) -> Record:
 
 
 def label_target(label: int | list[int], num_classes: int | None) -> int | list[int] | torch.Tensor:
-    """Return the label of a record as models and evaluators take it.
+    """Return a label as models take it: float32 (num_classes,) with ones at the labels.
 
-    This is float32 (num_classes,) with ones at the labels; or the label itself if ``num_classes`` is None, because
-    each video has one label (MODEL.HEAD.LOSS "softmax").
+    ``num_classes`` is None if each video has one label (MODEL.HEAD.LOSS "softmax"): then it is the label itself.
     """
     if num_classes is None:
         return label
@@ -69,21 +68,13 @@ class _DatasetCatalog:
         self.kinds: dict[str, Callable[[str], Sequence[Record]]] = {}
 
     def register(self, name: str, func: Callable[[], Sequence[Record]]) -> None:
-        """Add a dataset. ``func`` is called without arguments, at every ``get``.
-
-        Raises:
-            LookupFailed: the name is taken.
-        """
+        """Add a dataset, unless the name is taken (``LookupFailed``). ``func`` is called at every ``get``."""
         if name in self._functions:
             raise LookupFailed(f"dataset {name!r} is already registered")
         self._functions[name] = func
 
     def get(self, name: str) -> Sequence[Record]:
-        """Return the records of a dataset.
-
-        Raises:
-            LookupFailed: no dataset has this name; the message lists what is close and what there is.
-        """
+        """Return the records of a dataset; ``LookupFailed``, with what is close and what there is: it does not exist."""
         if name not in self._functions:
             hint = did_you_mean(name, self._functions) or "no name is close."
             raise LookupFailed(

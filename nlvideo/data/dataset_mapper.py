@@ -53,21 +53,21 @@ class VideoMapper:
     further augmentations, and repeated clips do so one after the other.
 
     Args:
-        is_train: for training; False: for test.
-        clip_sampler: chooses the frames; see ``CLIP_SAMPLER``.
+        is_train: False: for test.
+        clip_sampler: see ``CLIP_SAMPLER``.
         short_side_range: [smallest, largest] short side, pixels; the first is used at test.
         crop_size: pixels; 0 at test for whole frames.
         flip_prob: probability of a mirrored clip, in training.
-        num_crops: 1, 3 or 10, at test; see ``augmentation.uniform_crops``.
+        num_crops: at test, see ``augmentation.uniform_crops``.
         flip_views: at test every view also mirrored.
-        num_classes: for samples with any number of labels the length of the label vector; None for one label.
-        reading: how video files are read, the keyword arguments of ``open_video``.
+        num_classes: see ``label_target``.
+        reading: the keyword arguments of ``open_video``.
         crop_area_range: [smallest, largest] share of the frame, for a random resized crop in training instead of short
             side and crop; None: off.
         crop_aspect_range: [smallest, largest] width / height of that crop.
         augmentations: applied to training clips after the flip, in this order.
-        fps: frames per second that the sampler counts, see ``nominal_frames``; 0: the frames of the video. A sampler
-            whose ``uses_stride`` is False always counts those.
+        fps: frames per second that the sampler counts, see ``nominal_frames``; 0: the frames of the video, as always
+            for a sampler whose ``uses_stride`` is False.
 
     Raises:
         ValueError: at test, a clip sampler that needs a random generator.
@@ -149,9 +149,7 @@ class VideoMapper:
     def choose_clips(self, record: Record, video: Video, rng: np.random.Generator | None) -> list[list[int]]:
         """Return the frames of each clip of a record, as indices in its file.
 
-        Raises:
-            VideoDecodeError: see ``nominal_frames``.
-            VideoTooShort: see ``CLIP_SAMPLER``.
+        ``VideoDecodeError``: see ``nominal_frames``. ``VideoTooShort``: see ``CLIP_SAMPLER``.
         """
         frames = nominal_frames(record, video, self.fps)
         try:
@@ -247,8 +245,7 @@ def nominal_frames(record: Record, video: Video, fps: float = 0.0) -> Sequence[i
 def frame_interval(record: Record, video: Video) -> tuple[int, int]:
     """Return the frames [first, end) of a record: the whole video, or from its start_sec to before its end_sec.
 
-    Raises:
-        VideoDecodeError: there is no frame between them.
+    ``VideoDecodeError``: there is no frame between them.
     """
     first = video.index_at(record["start_sec"]) if "start_sec" in record else 0
     end = video.index_at(record["end_sec"]) if "end_sec" in record else video.num_frames

@@ -27,10 +27,9 @@ _NUM_THREADS, _SLOW_SEC = 16, 3e-4
 
 
 def look_at_files(look: Callable[[Item], Result], items: Sequence[Item], desc: str) -> Iterator[Result]:
-    """Yield what a function returns of each item, in order.
+    """Yield what ``look``, which opens a file or asks for its status, returns of each item, in order.
 
-    ``look`` opens a file or asks for its status, and what it raises is raised here. ``desc`` is that of the progress
-    bar, which is shown if this takes long.
+    What it raises is raised here. If this takes long, a progress bar shows ``desc``.
     """
     chunks = [items[i : i + _CHUNK] for i in range(_CHUNK, len(items), _CHUNK)]
     begin = time.perf_counter()
@@ -49,13 +48,9 @@ def map_in_processes(
 ) -> Generator[tuple[int, Result | ProcessDied], None, None]:
     """Yield (index of an item, result) as results come in; a ``ProcessDied`` stands for a result that never came.
 
-    Workers ignore Ctrl-C, so that they finish what they have begun while this process stops. They end with it.
-
-    Args:
-        function: pickles, and so do items and results. What it raises is raised here.
-        items: taken as they are needed.
-        num_workers: processes.
-        start_method: "spawn" where this process may run threads of torch; None: Python's default.
+    Workers ignore Ctrl-C, so that they finish what they have begun while this process stops. They end with it. What
+    ``function`` raises is raised here. It pickles, and so do items and results. Items are taken as they are needed.
+    ``start_method`` is "spawn" where this process may run threads of torch; None: Python's default.
     """
     queue, work = enumerate(items), partial(_answer, function)
     context = multiprocessing.get_context(start_method)

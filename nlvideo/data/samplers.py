@@ -40,10 +40,9 @@ SAMPLER = Registry(
 
 
 class StreamSampler(ABC):
-    """Base class: subclasses say which record is at a position of the endless stream. ``SAMPLER`` has the arguments.
+    """Base class: subclasses say which record is at a position of the endless stream.
 
-    Raises:
-        ValueError: the dataset is empty.
+    ``SAMPLER`` has the arguments. ``ValueError``: the dataset is empty.
     """
 
     def __init__(self, records: Sequence[Record], *, seed: int = 0, rank: int = 0, world_size: int = 1, start: int = 0):
@@ -66,7 +65,7 @@ class StreamSampler(ABC):
     def permutation(self, size: int, epoch: int, purpose: int) -> np.ndarray:
         """Return a permutation that depends on the seed, the epoch and the purpose; the last of each purpose is kept.
 
-        The purpose makes them differ from each other, and from the random numbers of clips, whose seeds are similar.
+        Purposes differ from each other, and from those of the random numbers of clips, whose seeds are similar.
         """
         if purpose not in self._permutations or self._permutations[purpose][0] != epoch:
             rng = np.random.default_rng([self.seed, epoch, purpose])
@@ -183,11 +182,9 @@ class ClassBalancedSampler(StreamSampler):
 def class_balanced_subset(records: Sequence[Record], count: int) -> list[int]:
     """Choose records that stand for a whole dataset: as many of each class as there are, evenly spread over its order.
 
-    The choice depends on nothing but the labels. A class with too few leaves its share to the others. A record with
-    several labels counts in its first class; records without a label are a class of their own.
-
-    Returns:
-        The increasing positions of ``count`` records, which are fewer than there are.
+    Returns the increasing positions of ``count`` records, which are fewer than there are. The choice depends on nothing
+    but the labels. A class with too few leaves its share to the others. A record with several labels counts in its
+    first class; records without a label are a class of their own.
     """
     labels, first = labels_of(records), np.full(len(records), -1)
     owners, places = np.unique(labels.owners, return_index=True)

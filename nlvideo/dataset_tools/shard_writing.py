@@ -46,7 +46,7 @@ def write_shards(
     Args:
         records: of video files.
         shards: paths of the tar files, all in one folder, which is made.
-        classes: names of the classes, if they have any.
+        classes: their names, if they have any.
         shuffle_seed: records are shuffled once before they are spread, because a list sorted by class would make
             shards of one class; None keeps their order.
         num_workers: shards written at once.

@@ -95,9 +95,7 @@ class Evaluator:
 def build_evaluator(cfg: CfgNode, dataset_name: str) -> Evaluator:
     """Build ``TEST.EVALUATOR`` for one dataset; by default the one that suits ``MODEL.HEAD.LOSS``.
 
-    Raises:
-        LookupFailed: the name is not registered.
-        ValueError: no name is given and the loss has no evaluator of its own.
+    ``LookupFailed``: the name is not registered. ``ValueError``: there is no name, and the loss has no evaluator.
     """
     loss = cfg.MODEL.HEAD.LOSS
     name = cfg.TEST.EVALUATOR or _BY_LOSS.get(loss)
@@ -128,11 +126,9 @@ class PerVideoEvaluator(Evaluator):
         """Start empty.
 
         Args:
-            dataset_name: names the results file.
-            num_classes: length of each score vector.
+            dataset_name, num_classes: see the base class.
             output_dir: scores go to ``<output_dir>/inference/<dataset_name>.json``. None: no file.
-            average: see ``Results``.
-            activation: see ``Results``.
+            average, activation: see ``Results``.
         """
         super().__init__(dataset_name, num_classes)
         self.output_dir = output_dir
@@ -163,11 +159,7 @@ class PerVideoEvaluator(Evaluator):
         self._videos = []
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
-        """Keep label and scores of each video; see the base class.
-
-        Raises:
-            ValueError: outputs do not belong to these inputs, or a label or score vector does not suit the classes.
-        """
+        """Keep label and scores of each video; ``ValueError``: outputs do not fit the inputs, or either the classes."""
         readable = [video["video_id"] for video in inputs if not video.get("failed")]
         answered = [output["video_id"] for output in outputs]
         if readable != answered:
@@ -197,11 +189,7 @@ class PerVideoEvaluator(Evaluator):
         return plain
 
     def evaluate(self) -> dict[str, dict[str, float]]:
-        """Gather the videos of all ranks and compute the metrics on rank 0; ``{}`` elsewhere.
-
-        Raises:
-            ValueError: there was no video.
-        """
+        """Compute the metrics of the videos of all ranks; see the base class. ``ValueError``: there was no video."""
         gathered = comm.gather_object(self._videos)
         if not comm.is_main_process():
             return {}
@@ -215,7 +203,7 @@ class PerVideoEvaluator(Evaluator):
         if rows:
             logger.info("%s of each class of %s:\n%s", self.per_class_metric, self.dataset_name, format_per_class(rows))
         if self.output_dir is not None:
-            # Its name in the registry, by which saved results are scored again. The class may have another name.
+            # Saved results are scored again by the name in the registry. The class may have another name.
             own = next((name for name in EVALUATOR if EVALUATOR.get(name) is type(self)), type(self).__name__)
             results = Results(
                 self.dataset_name, own, self.num_classes, videos, self.average, self.activation,
@@ -270,9 +258,9 @@ def mean_loss(videos: Sequence[VideoScores], activation: str) -> float:
 
     With "softmax" it is the cross entropy: minus the logarithm of the label's probability, or the mean of several
     labels. With "sigmoid" it is the binary cross entropy, averaged over the classes as in training. Neither has label
-    smoothing. A float32 probability of 0 or 1 counts as the nearest one that float32 can tell from it, so that every
-    video has a finite loss. Left out are videos without finite scores and, with "softmax", those without a label; NaN
-    if every video is.
+    smoothing. A float32 probability of 0 or 1 counts as the nearest one that float32 can tell from it, so that the loss
+    is finite. Videos without finite scores are left out, and with "softmax" those without a label. It is NaN if all are
+    left out.
     """
     losses = []
     for video in videos:
@@ -313,11 +301,7 @@ class ClassificationEvaluator(PerVideoEvaluator):
     per_class_metric = "accuracy"
 
     def metrics(self, videos: Sequence[VideoScores]) -> dict[str, float]:
-        """Return ``{"top1", "top5", "mean_class", "loss", "num_videos", "num_failed"}``.
-
-        Raises:
-            ValueError: a video has another number of labels than one.
-        """
+        """Return the metrics, with "num_videos" and "num_failed"; ``ValueError``: a video has a list of labels."""
         _, ranks = self._labels_and_ranks(videos)
         return {
             "top1": 100.0 * float((ranks < 1).mean()),

@@ -25,21 +25,19 @@ def inference_on_dataset(
 ) -> dict[str, dict[str, float]]:
     """Run ``model`` in evaluation mode over ``loader`` and return what ``evaluator`` makes of it.
 
-    Call it on every rank, each with its own part of the dataset. The evaluator also gets the videos that could not be
-    decoded; the model does not. Progress is logged every few seconds.
+    Call it on every rank, each with its own part of the dataset. The evaluator, which is reset first, also gets the
+    videos that could not be decoded; the model does not. Progress is logged every few seconds.
 
     Args:
         model: takes a list of inputs and returns a list of outputs; each of its modules gets its mode back. If it has
             ``views_per_forward``, it gets several videos at once, with no more views than that. What runs may be a
             copy, see `fuse_for_inference`.
-        loader: gives lists of inputs. If it has ``dataset_size``, the videos of all ranks are checked against it.
-        evaluator: is reset first.
+        loader: gives lists of inputs. If it has ``dataset_size``, the ranks together must see so many videos
+            (``ValueError``).
+        evaluator: see `EVALUATOR`.
 
     Returns:
         ``{task: {metric: value}}`` on rank 0 and ``{}`` elsewhere.
-
-    Raises:
-        ValueError: the ranks together did not see each video once.
     """
     # The wrapper exchanges buffers in each forward. It would hang, because ranks have different numbers of videos.
     model = model.module if isinstance(model, DistributedDataParallel) else model
@@ -100,7 +98,7 @@ class _Progress:
     """Seconds spent per part of the loop on this rank, logged now and then."""
 
     def __init__(self, dataset_size: int | None):
-        self._share = -(-(dataset_size or 0) // comm.get_world_size())
+        self._share = -(-(dataset_size or 0) // comm.get_world_size())  # of this rank, about
         self.num_videos = 0
         self._seconds = {"data": 0.0, "compute": 0.0, "eval": 0.0}
         self._started = self._logged = time.perf_counter()

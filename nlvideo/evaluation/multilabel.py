@@ -49,12 +49,9 @@ class MultiLabelEvaluator(PerVideoEvaluator):
     per_class_metric = "AP"
 
     def metrics(self, videos: Sequence[VideoScores]) -> dict[str, float]:
-        """Return ``{"mAP", "loss", "num_classes", "num_videos", "num_failed"}``.
+        """Return ``{"mAP", "loss", "num_classes", "num_videos", "num_failed"}``; ``ValueError``: there is no label.
 
         ``num_classes`` are those in the mAP. ``loss`` is `mean_loss` of the videos whose scores count.
-
-        Raises:
-            ValueError: no video has a label.
         """
         precisions = self.per_class(videos)
         valid = ~np.isnan(precisions)

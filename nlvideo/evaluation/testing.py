@@ -31,13 +31,9 @@ def unit_of(metric: str) -> str:
 
 
 def wilson_interval(percent: float, num_videos: int) -> tuple[float, float]:
-    """Return the lower and upper end of Wilson's 95 % interval of a share of videos, in percent.
+    """Return the ends of Wilson's 95 % interval, in percent, of a share that was measured on ``num_videos``, 1 or more.
 
     It also holds for few videos and near 0 and 100 % (Wilson, JASA 1927; Brown et al., Statistical Science 2001).
-
-    Args:
-        percent: the share that was measured, 0 to 100.
-        num_videos: how many videos it was measured on, 1 or more.
     """
     share, part = percent / 100, _Z**2 / num_videos
     centre = (share + part / 2) / (1 + part)
@@ -110,17 +106,13 @@ def print_results(results: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def verify_results(cfg: CfgNode, results: Mapping[str, Mapping[str, Any]]) -> bool:
-    """Compare results with ``TEST.EXPECTED_RESULTS`` and log each line.
+    """Compare results, as for :func:`print_results`, with ``TEST.EXPECTED_RESULTS`` and log each line.
 
-    Args:
-        cfg: rows ``[task, metric, expected, tolerance]``; with several datasets the task reads ``"dataset/task"``.
-        results: as for :func:`print_results`.
+    That key has rows ``[task, metric, expected, tolerance]``; with several datasets the task is ``"dataset/task"``.
+    ``ValueError``: a row has another form.
 
     Returns:
         Whether every expected metric is there and within its tolerance. True on ranks other than 0: they hold none.
-
-    Raises:
-        ValueError: a row of another form.
     """
     check_expected_results(cfg)
     if not comm.is_main_process():

@@ -37,12 +37,7 @@ class Features:
 
 
 def check_format(format: str) -> None:
-    """Make sure that a format can be written here.
-
-    Raises:
-        ValueError: an unknown format.
-        ImportError: pyarrow is missing.
-    """
+    """Check a format; ``ValueError``: it is unknown, ``ImportError``: it needs pyarrow, which is missing."""
     check_one_of("format", format, FORMATS)
     if format == "parquet":
         _pyarrow()
@@ -80,11 +75,7 @@ def write_shard(path: str, rows: Sequence[dict[str, Any]], features: np.ndarray)
 
 
 def read_shard(path: str) -> tuple[list[dict[str, Any]], np.ndarray]:
-    """Return what `write_shard` was given.
-
-    Raises:
-        ValueError: not a shard; one line.
-    """
+    """Return what `write_shard` was given; ``ValueError``: the file is no shard, one line."""
     try:
         if path.endswith(".npz"):
             with np.load(path) as arrays:
@@ -107,11 +98,7 @@ def write_settings(folder: str, settings: dict[str, Any], classes: Sequence[str]
 
 
 def read_settings(folder: str) -> dict[str, Any] | None:
-    """Return what the features of a folder are of, or None if it has none.
-
-    Raises:
-        ValueError: the file is of another kind or version.
-    """
+    """Return what the features of a folder are of, None if it has none; ``ValueError``: another kind or version."""
     path = os.path.join(folder, _SETTINGS)
     if not os.path.isfile(path):
         return None
@@ -129,18 +116,12 @@ def write_index(folder: str, settings: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def iterate_shards(folder: str) -> Iterator[tuple[list[dict[str, Any]], np.ndarray]]:
-    """Yield the rows and the features of each shard, one shard in memory at a time.
-
-    Raises:
-        ValueError: the folder holds no features, or not all of them yet.
-    """
+    """Yield rows and features of each shard, one shard in memory at a time; ``ValueError``: the folder is not whole."""
     yield from map(read_shard, shard_paths(folder, _complete_settings(folder)))
 
 
 def load_features(folder: str) -> Features:
     """Read the features of a dataset, the ``--output`` of tools/extract_features.py, into memory.
-
-    `iterate_shards` holds one shard at a time.
 
     Example:
         >>> found = load_features("output/features")

@@ -3,14 +3,7 @@
 from collections.abc import Sequence
 
 from nlvideo.data.catalog import DatasetCatalog, Record
-from nlvideo.data.datasets import (  # noqa: F401  (each registers its splits)
-    beacon,
-    charades,
-    diving48,
-    kinetics,
-    something,
-    ucf_hmdb,
-)
+from nlvideo.data.datasets import beacon, charades, diving48, kinetics, something, ucf_hmdb  # noqa: F401  (they register)
 from nlvideo.data.datasets.folder import load_folder
 from nlvideo.data.datasets.listed import load_list
 from nlvideo.data.datasets.shards import load_shards

@@ -23,8 +23,7 @@ class BatchMixer:
 
     Args:
         num_classes: length of the label vectors.
-        mixup_alpha: 0: no mixup.
-        cutmix_alpha: 0: no cutmix.
+        mixup_alpha, cutmix_alpha: 0: off.
         prob: probability that a batch is mixed.
         seed: at least 0.
         rank: this process.
@@ -49,15 +48,10 @@ class BatchMixer:
         self.prob, self.seed, self.rank = prob, seed, rank
 
     def __call__(self, batch: dict[str, Any], number: int) -> dict[str, Any]:
-        """Return a batch with soft labels and, with probability ``prob``, with mixed clips.
+        """Return batch ``number`` of this rank's stream with soft labels and, with probability ``prob``, mixed clips.
 
-        Args:
-            batch: see ``collate_train``; mixed on the device of its video.
-            number: of the batch in this rank's stream.
-
-        Returns:
-            The batch with "video" uint8 (N, C, T, H, W) and "label" float32 (N, num_classes), whose rows are those of a
-            label vector or, for one label per clip, sum to 1.
+        "video" stays uint8 (N, C, T, H, W), on its device. "label" becomes float32 (N, num_classes), whose rows are
+        those of a label vector or, for one label per clip, sum to 1.
         """
         rng = np.random.default_rng([self.seed, number, self.rank, _PURPOSE])
         video = batch["video"]

@@ -51,10 +51,7 @@ class Video(contextlib.AbstractContextManager, ABC):
     @property
     @abstractmethod
     def geometry(self) -> Geometry:
-        """Size of the frames that ``get_frames`` returns, and how stored frames become these.
-
-        ``VideoDecodeError``: the first frame cannot be read.
-        """
+        """Size of upright frames, and how stored ones become these; ``VideoDecodeError``: the first is not readable."""
 
     @property
     def frame_seconds(self) -> np.ndarray:
@@ -71,17 +68,13 @@ class Video(contextlib.AbstractContextManager, ABC):
     def get_frames(self, indices: Sequence[int]) -> np.ndarray:
         """Return frames by index, in the order given; an index may occur several times and is decoded once.
 
-        Args:
-            indices: of the frames, at least one.
-
         Returns:
             uint8 (T, H, W, 3), RGB, upright, contiguous; a copy.
 
         Raises:
-            ValueError: there are no indices.
-            IndexError: an index is outside ``[0, num_frames)``.
-            VideoDecodeError: a wanted frame cannot be decoded, or its size differs from that of the others, or the
-                frames have more pixels than ``pixels`` allows.
+            ValueError, IndexError: there are no indices; one is outside ``[0, num_frames)``.
+            VideoDecodeError: a wanted frame cannot be decoded, its size differs from that of the others, or the frames
+                have more pixels than ``pixels`` allows.
         """
         if len(indices) == 0:
             raise ValueError(f"{self.path}: get_frames needs at least one index")
@@ -106,10 +99,7 @@ class Video(contextlib.AbstractContextManager, ABC):
         return frames
 
     def index_at(self, seconds: float) -> int:
-        """Return the index of the first frame that is shown at or after ``seconds``; see ``frame_seconds``.
-
-        Before the start it is 0, past the end ``num_frames``.
-        """
+        """Return the index of the first frame that is shown at or after ``seconds``; ``num_frames`` past the end."""
         # Seconds are rounded to some decimals: half a millionth decides no frame.
         return int(np.searchsorted(self.frame_seconds, seconds - 5e-7))
 
@@ -126,22 +116,22 @@ class Video(contextlib.AbstractContextManager, ABC):
 
     @property
     def height(self) -> int:
-        """Height of the frames, pixels; see ``geometry``."""
+        """Height of the frames, pixels."""
         return self.geometry.height
 
     @property
     def width(self) -> int:
-        """Width of the frames, pixels; see ``geometry``."""
+        """Width of the frames, pixels."""
         return self.geometry.width
 
     @property
     def rotation(self) -> int:
-        """Counter-clockwise degrees by which stored frames are turned: 0, 90, 180 or 270; see ``geometry``."""
+        """See ``Geometry``."""
         return self.geometry.rotation
 
     @property
     def mirrored(self) -> bool:
-        """Whether left and right of stored frames change places after the rotation; see ``geometry``."""
+        """See ``Geometry``."""
         return self.geometry.mirrored
 
     @property
@@ -171,7 +161,7 @@ class Video(contextlib.AbstractContextManager, ABC):
 def read_errors(path: str, part: str = "") -> Iterator[None]:
     """Turn what FFmpeg, Pillow or the system raises into a ``VideoDecodeError``, which says what a wrong file holds.
 
-    ``part`` of the video is for example the name of an image in a folder; "": the video itself.
+    ``part`` of the video is for example the name of an image in a folder.
     """
     prefix = f"{part}: " if part else ""
     try:

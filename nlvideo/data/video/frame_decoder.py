@@ -281,10 +281,7 @@ class FrameDecoder:
         return False
 
     def _step(self, wanted: set[int], last: int) -> list[av.VideoFrame]:
-        """Decode the next packet and return the frames that come out.
-
-        After the packet ``last`` nothing is left out, so that the next call can go on from there.
-        """
+        """Return the frames that come out of the next packet; after the packet ``last`` nothing is left out."""
         self._limit.check()
         packet, position, index = next(self._packets, None), self._next, self.index
         if packet is None:

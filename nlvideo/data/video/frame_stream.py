@@ -44,7 +44,7 @@ class StreamFrame:
 class FrameStream(contextlib.AbstractContextManager):
     """The frames of a file or of a camera in the order they are shown; a context manager, to be iterated once.
 
-    A video of any length, and one without end, takes the memory of a few frames. Frames and times are those of
+    A video of any length, also one without end, takes the memory of a few frames. Frames and times are those of
     ``VideoReader``.
 
     Args:
@@ -104,10 +104,7 @@ class FrameStream(contextlib.AbstractContextManager):
 
 
 def open_camera(index: int) -> FrameStream:
-    """Open a camera of this machine through Video4Linux.
-
-    Args:
-        index: N of ``/dev/videoN``.
+    """Open a camera of this machine, ``/dev/video{index}``, through Video4Linux.
 
     Raises:
         ValueError: there is no such camera; the message lists those there are.
@@ -123,15 +120,12 @@ def open_camera(index: int) -> FrameStream:
 class Window(Video):
     """A part of a stream; see ``Video``. Only frames that are asked for are converted to RGB.
 
-    Args:
+    Args, which are also attributes, but for the stream:
         stream: that it is a part of.
         start_sec: its first moment, in seconds from the first frame of the stream.
         end_sec: the moment after its last; the end of the stream for the last window.
         frames: all its frames.
         own: the frames that count as its own; each frame of the stream belongs to one window.
-
-    Attributes:
-        start_sec, end_sec, frames, own: as given.
     """
 
     def __init__(
@@ -176,21 +170,14 @@ def slide(stream: FrameStream, window_sec: float, stride_sec: float) -> Iterator
     last window is as long as the others, because a rest of few frames says little: it begins earlier, and ends with the
     video. A window without frames, in a gap of the timestamps, is left out.
 
-    Args:
-        stream: read once, from where it is.
-        window_sec: length of a window.
-        stride_sec: from the start of a window to that of the next.
-
-    Raises:
-        ValueError: the window is not above 0, or the stride not above 0 and up to the window.
-        VideoDecodeError: as ``FrameStream``.
+    The stream is read once, from where it is. Errors are those of ``FrameStream`` and of ``check_windows``.
     """
     check_windows(window_sec, stride_sec)
     return _slide(stream, *(Fraction(value).limit_denominator(10**6) for value in (window_sec, stride_sec)))
 
 
 def check_windows(window_sec: float, stride_sec: float) -> None:
-    """Raise ``ValueError`` where ``slide`` cannot use these lengths."""
+    """Raise ``ValueError`` unless the window is above 0, and the stride above 0 and up to the window."""
     if not window_sec > 0 or not math.isfinite(window_sec):
         raise ValueError(f"window_sec: got {window_sec}, allowed: more than 0")
     if not 0 < stride_sec <= window_sec:

@@ -26,10 +26,10 @@ def open_stream(
     format: str | None = None,
     timeout_sec: float | None = None,
 ) -> tuple[av.container.InputContainer, av.VideoStream]:
-    """Open a file and FFmpeg's "best" video stream in it; no other stream is read.
+    """Open a file or device, and FFmpeg's "best" video stream in it; no other stream is read.
 
     Args:
-        path: the file, or the device.
+        path: of the file or device.
         pixels: how large a frame may be.
         format: FFmpeg's name of the input format where the file does not show it.
         timeout_sec: for FFmpeg to open it, and for each read.
@@ -67,11 +67,7 @@ def has_new_parameters(packet: av.Packet) -> bool:
 def decode_in_order(
     container: av.container.InputContainer, stream: av.VideoStream
 ) -> Iterator[tuple[av.VideoFrame, int | None]]:
-    """Yield the frames as they are shown, each with its timestamp, None where the file gives none.
-
-    Raises:
-        FFmpegError: a packet cannot be decoded.
-    """
+    """Yield the frames as they are shown, each with its timestamp, None without one; ``FFmpegError``: damage."""
     by_dts = container.format.name in DTS_CONTAINERS
     stamps: deque[int | None] = deque()
     for packet in chain(read_packets(container, stream), [None]):
@@ -111,10 +107,7 @@ class ShowTimes:
         self._is_second = False  # the last frame had the time of the one before
 
     def next(self, stamp: int | None) -> int:
-        """Return when the next frame is shown, in units of the time base from the first frame.
-
-        ``stamp`` is its timestamp; None where the file gives none.
-        """
+        """Return when the next frame, with this timestamp, is shown: in units of the time base from the first frame."""
         last = self._last
         time = Fraction(0) if last is None else last + self._step
         if stamp is not None:
