@@ -9,7 +9,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
 
 from nlvideo.errors import LookupFailed
@@ -26,26 +27,19 @@ def parameter_count(module: nn.Module) -> int:
 
 
 def count_gmacs(module: nn.Module, inputs: Any) -> float:
-    """Return the multiply-adds of one evaluation forward, in units of 1e9.
+    """Return the multiply-adds of one evaluation forward, in units of 1e9; ``inputs`` is its argument, or a tuple.
 
     A copy of the module runs on the meta device, which takes no time. A module that reads values, which meta tensors
     do not have, runs on the CPU instead. Non-local blocks count as dense: how much their other algorithms save
     depends on shape and device.
-
-    Args:
-        module: left as it is.
-        inputs: the argument of forward, or a tuple of arguments; tensors may be on any device.
     """
-    return sum(_count_macs(module, inputs)[""].values()) / 1e9
+    return _count_macs(module, inputs)[""] / 1e9
 
 
 def cost_table(module: nn.Module, inputs: Any, depth: int = 1) -> str:
-    """Return a table of the parameters and multiply-adds of a module and its sub-modules.
+    """Return a table of the parameters and multiply-adds of a module and its sub-modules; see ``count_gmacs``.
 
-    Args:
-        module: left as it is.
-        inputs: as in ``count_gmacs``.
-        depth: 0 lists the module alone, 1 its children as well, and so on.
+    With depth 0 it lists the module alone, with 1 its children as well, and so on.
 
     Raises:
         ValueError: a negative depth.
@@ -57,7 +51,7 @@ def cost_table(module: nn.Module, inputs: Any, depth: int = 1) -> str:
         {
             "module": name or type(module).__name__,
             "parameters": f"{parameter_count(child):,}",
-            "GMACs": f"{sum(macs.get(name, {}).values()) / 1e9:.4g}",
+            "GMACs": f"{macs.get(name, 0) / 1e9:.4g}",
         }
         for name, child in module.named_modules()
         if not name or name.count(".") < depth
@@ -65,8 +59,8 @@ def cost_table(module: nn.Module, inputs: Any, depth: int = 1) -> str:
     return create_table(rows)
 
 
-def _count_macs(module: nn.Module, inputs: Any) -> dict[str, dict[str, int]]:
-    """Return multiply-adds by module name ("" for the whole) and operator."""
+def _count_macs(module: nn.Module, inputs: Any) -> dict[str, int]:
+    """Return multiply-adds by the name of the module; "" is the whole."""
     arguments = inputs if isinstance(inputs, tuple) else (inputs,)
     try:
         return _run(module, arguments, torch.device("meta"))
@@ -74,19 +68,17 @@ def _count_macs(module: nn.Module, inputs: Any) -> dict[str, dict[str, int]]:
         return _run(module, arguments, torch.device("cpu"))
 
 
-def _run(module: nn.Module, arguments: tuple, device: torch.device) -> dict[str, dict[str, int]]:
+def _run(module: nn.Module, arguments: tuple, device: torch.device) -> dict[str, int]:
     clone = without_norms(copy.deepcopy(module).to(device).eval())
     for child in clone.modules():
         if getattr(child, "algorithm", None) in _ALGORITHMS:
             vars(child)["algorithm"] = "dense"
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        clone(*_move(arguments, device))
-    counts = counter.get_flop_counts()
-    root = type(module).__name__
-    # The counter calls the whole "Global", puts the class before names, and counts 2 per multiply-add.
-    named = {name.removeprefix(root).removeprefix("."): ops for name, ops in counts.items() if name != "Global"}
-    named[""] = counts.get("Global", {})
-    return {name: {str(op): flops // 2 for op, flops in ops.items()} for name, ops in named.items()}
+        clone(*tree_map_only(Tensor, lambda tensor: tensor.to(device), arguments))
+    # The counter counts 2 for a multiply-add, calls the whole "Global", and puts its class before all other names.
+    counts = {name: sum(operators.values()) // 2 for name, operators in counter.get_flop_counts().items()}
+    total, root = counts.pop("Global", 0), type(module).__name__
+    return {name.removeprefix(root).removeprefix("."): count for name, count in counts.items()} | {"": total}
 
 
 def without_norms(module: nn.Module) -> nn.Module:
@@ -97,18 +89,8 @@ def without_norms(module: nn.Module) -> nn.Module:
     return module
 
 
-def _move(value: Any, device: torch.device) -> Any:
-    if isinstance(value, torch.Tensor):
-        return value.to(device)
-    if isinstance(value, (list, tuple)):
-        return type(value)(_move(element, device) for element in value)
-    if isinstance(value, dict):
-        return {key: _move(element, device) for key, element in value.items()}
-    return value
-
-
 def find_layer(model: nn.Module, layer: str) -> tuple[str, nn.Module]:
-    """A module of a network and its full name, by a name in ``model.named_modules()``, also without "backbone.".
+    """Return the full name of a module of a network, and the module. The name may be without "backbone.".
 
     Raises:
         LookupFailed: there is none; the message lists what is close.
@@ -128,10 +110,10 @@ class _Reached(Exception):
 
 
 def run_until(module: nn.Module, run: Callable[[], object], before: bool = False) -> tuple[bool, Any]:
-    """Call a network with ``run`` until one of its modules has run, or is about to with ``before``.
+    """Call a network with ``run`` until one of its modules has run; with ``before``, until it is about to run.
 
     Returns:
-        Whether the module was reached; and what it gave, or with ``before`` its first argument, or None if it was not.
+        Whether the module was reached, and its output, or with ``before`` its first argument. None if it was not.
     """
     seen: list[object] = []
 

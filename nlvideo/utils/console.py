@@ -186,8 +186,7 @@ def _bar_stream() -> Any:
 
 def progress_bar(*args: Any, **options: Any) -> tqdm:
     """Return ``tqdm(*args, **options)`` on the errors of the console: a bar on a terminal, few lines elsewhere."""
-    options["file"] = _bar_stream()
-    return tqdm(*args, **options)
+    return tqdm(*args, **options, file=_bar_stream())
 
 
 @contextlib.contextmanager

@@ -95,9 +95,7 @@ class History:
 class EventStorage:
     """The scalars of a run, current inside its ``with`` block.
 
-    Args:
-        start_iter: the first iteration of this process.
-        max_iter: the iteration before which the run ends, for the time left.
+    This process begins at ``start_iter``. The run ends before ``max_iter``, which gives the time left.
 
     Example:
         >>> with EventStorage(start_iter=0) as storage:
@@ -204,8 +202,7 @@ class EventWriter:
 class IncrementalWriter(EventWriter):
     """Base of writers to files: each value is written once, and none of an earlier process.
 
-    Args:
-        window: the number of values whose median stands for a smoothed scalar.
+    The median of ``window`` values stands for a smoothed scalar.
     """
 
     def __init__(self, window: int = 20):
@@ -272,8 +269,7 @@ class TensorBoardWriter(IncrementalWriter):
 class ConsoleWriter(EventWriter):
     """Logs one line: time left, iteration, losses and metrics, seconds per iteration, learning rate, memory.
 
-    Args:
-        period: iterations between lines, which is also the window of smoothing.
+    ``period`` is the number of iterations between lines, and the window of smoothing.
     """
 
     def __init__(self, period: int = 20):

@@ -72,12 +72,9 @@ def resolve_spec(spec: str, base_dir: str | None = None) -> str:
 
 
 def comes_with(spec: str, base_dir: str, folder: str) -> bool:
-    """Return whether a plugin comes with a folder: it lies there, or a file there names it by a relative path.
+    """Return whether a plugin comes with the folder of a run or of a packed model.
 
-    Args:
-        spec: an entry of ``PLUGINS``.
-        base_dir: the folder of the file that holds the entry.
-        folder: of a run or of a packed model.
+    It lies there, or a file there names it by a relative path. The file that names ``spec`` is in ``base_dir``.
     """
     root, plugin = Path(folder).resolve(), Path(resolve_spec(spec, base_dir))
     if plugin.is_absolute():
@@ -94,9 +91,7 @@ def load_plugin(spec: str, base_dir: str | None = None) -> Plugin:
     A folder is either a package or contains exactly one. The package is imported under its own name, with its parent
     folder on ``sys.path``, so that its classes pickle into workers and ranks.
 
-    Args:
-        spec: a path (relative to ``base_dir``), an entry point of the group ``nlvideo.plugins``, or a module.
-        base_dir: the folder that relative paths start from. None: the current one.
+    ``spec`` is a path, an entry point of the group ``nlvideo.plugins``, or a module; see `resolve_spec`.
 
     Raises:
         LookupFailed: there is no such folder, module or entry point.

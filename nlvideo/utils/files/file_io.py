@@ -72,9 +72,7 @@ def absolute_path(path: str) -> str:
 
 
 def local_path(path: str) -> str:
-    """Return the local path of a file; its handler fetches a remote one, usually into a cache.
-
-    A folder in a store of fsspec stays where it is: its path is returned.
+    """Return the local path of a file. A remote one is fetched, usually into a cache; a remote folder stays there.
 
     Raises:
         OSError: it cannot be fetched, or no handler is registered for its scheme.
@@ -149,11 +147,8 @@ class WholeFile(contextlib.AbstractContextManager["WholeFile"]):
     Other processes see it either whole or not at all, even if this one is killed. The writer holds a lock on the
     temporary file. When a process first writes into a folder, it removes temporary files that no one holds a lock on.
 
-    Args:
-        path: the local file to create or replace; its folder must exist.
-
     Attributes:
-        path: absolute.
+        path: the local file to create or replace, absolute; its folder must exist.
         temporary: the path to write to.
 
     Raises:

@@ -3,6 +3,7 @@
 fsspec and the package of a store are imported when a path of that store is first used.
 """
 
+import contextlib
 import errno
 import functools
 import hashlib
@@ -140,9 +141,7 @@ def fetch(path: str, part: tuple[int, int] | None = None) -> str:
     Copies are in ``remote`` of iopath's cache, under names that depend on the version of the object. When the disk is
     nearly full, those that were used longest ago are removed.
 
-    Args:
-        path: with a scheme.
-        part: offset and size, of a part that is fetched alone: of a shard, which counts as unchanging.
+    With ``part``, its offset and size, a part of a shard is fetched alone. A shard counts as unchanging.
 
     Raises:
         OSError, ImportError: as `with_store`; or the disk is full.
@@ -191,24 +190,19 @@ def _make_room(cache: str, size: int) -> None:
     if usage.free - size > spare or time.monotonic() < _look_again:
         return
     _look_again = time.monotonic() + 60
-    paths = [os.path.join(folder, name) for folder, _, names in os.walk(cache) for name in names]
     used: list[tuple[float, int, str]] = []
-    for path in paths:
-        try:
+    for path in (os.path.join(folder, name) for folder, _, names in os.walk(cache) for name in names):
+        with contextlib.suppress(OSError):  # another process removes copies, too
             status = os.stat(path)
             used.append((status.st_atime, status.st_size, path))
-        except OSError:  # another process removes copies, too
-            continue
     freed, now = 0, time.time()
     for when, num_bytes, path in sorted(used):
         # Twice as much as needed, so that it is not done for every copy.
         if usage.free + freed - size > 2 * spare or now - when < _JUST_USED_SEC:
             break
-        try:
+        with contextlib.suppress(OSError):
             os.unlink(path)
             freed += num_bytes
-        except OSError:
-            continue
     logger.info("%s: removed copies of %.1f GiB that were used longest ago", cache, freed / 2**30)
 
 

@@ -71,18 +71,11 @@ def append_invocation(folder: str, environment: Mapping[str, str], **facts: Any)
 
 
 def read_invocations(folder: str) -> list[dict[str, Any]]:
-    """Return the lines of ``<folder>/invocations.json``, oldest first, without those that are damaged.
-
-    Without the file the list is empty.
-    """
-    path = os.path.join(folder, INVOCATIONS)
-    if not os.path.isfile(path):
-        return []
-    rows = []
-    with open(path, encoding="utf8", errors="replace") as file:
-        for line in file:
-            with contextlib.suppress(ValueError):
-                rows.append(json.loads(line))
+    """Return the lines of ``<folder>/invocations.json``, oldest first, without damaged ones; [] without the file."""
+    path, rows = Path(folder, INVOCATIONS), []
+    for line in path.read_text(encoding="utf8", errors="replace").splitlines() if path.is_file() else ():
+        with contextlib.suppress(ValueError):
+            rows.append(json.loads(line))
     return [row for row in rows if isinstance(row, dict)]
 
 
@@ -92,13 +85,9 @@ def uses_cuda(device: str) -> bool:
 
 
 def seed_everything(seed: int) -> int:
-    """Seed Python, numpy and torch with ``seed`` + rank.
+    """Seed Python, NumPy and torch with ``seed`` + rank, and return ``seed``, with which a run can be repeated.
 
-    Args:
-        seed: negative draws one at random.
-
-    Returns:
-        The seed that all ranks share: ``seed``, or the one drawn. With it, a run can be repeated.
+    Where it is negative, all ranks share one that is drawn at random.
     """
     if seed < 0:
         seed = comm.shared_random_seed()

@@ -84,11 +84,9 @@ class TimeLimit:
             raise TimeLimitExceeded
 
     def run(self, work: Callable[[], Result], cleanup: Callable[[], None]) -> Result:
-        """Return what ``work`` returns, or raise what it raises.
+        """Return what ``work`` returns, or raise what it raises. It calls ``progress`` and ``check`` as it goes.
 
-        Args:
-            work: calls ``progress`` and ``check`` as it goes.
-            cleanup: closes what the work uses. It is called on the work's thread, and only if that was left alone.
+        ``cleanup`` closes what the work uses. It is called on the work's thread, and only if that was left alone.
 
         Raises:
             TimeLimitExceeded: no progress for ``seconds``, now or in an earlier try.
