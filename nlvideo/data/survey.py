@@ -26,18 +26,12 @@ _MAX_PROCESSES, _FILES_PER_PROCESS = 8, 25
 
 
 class Header(NamedTuple):
-    """What is known about a video without decoding it.
+    """What is known about a video without decoding it."""
 
-    Attributes:
-        num_frames: of the video, or of the part of it that a record is, about.
-        fps: frames per second; 0.0 where it is not known.
-        height, width: pixels.
-    """
-
-    num_frames: float
-    fps: float
-    height: int
-    width: int
+    num_frames: float  #: of the video, or of the part of it that a record is, about
+    fps: float  #: frames per second; 0.0 where it is not known
+    height: int  #: pixels
+    width: int  #: pixels
 
 
 def read_header(record: Record) -> Header | None:

@@ -14,19 +14,12 @@ from nlvideo.utils.console import progress_bar
 
 @dataclass
 class IndexingResult:
-    """What became of the videos of a dataset.
+    """What became of the videos of a dataset."""
 
-    Attributes:
-        num_indexed: indices made.
-        num_known: indices that were there.
-        num_slow: of both, videos that are always decoded from their beginning.
-        failed: (path, reason) of videos that do not open, in their order.
-    """
-
-    num_indexed: int = 0
-    num_known: int = 0
-    num_slow: int = 0
-    failed: list[tuple[str, str]] = field(default_factory=list)
+    num_indexed: int = 0  #: indices made
+    num_known: int = 0  #: indices that were there
+    num_slow: int = 0  #: of both, videos that are always decoded from their beginning
+    failed: list[tuple[str, str]] = field(default_factory=list)  #: (path, reason) of videos that do not open, in order
 
 
 def index_videos(paths: Sequence[str], index_dir: str | os.PathLike, num_workers: int = 1) -> IndexingResult:

@@ -19,19 +19,12 @@ _LISTS = ("train", "val")
 
 @dataclass
 class Prepared:
-    """What ``prepare_dataset`` found.
+    """What ``prepare_dataset`` found."""
 
-    Attributes:
-        splits: of those whose annotation file was given, by the name of the list: "train", "val".
-        files: that were written.
-        too_many_missing: names of the lists that lack more than the allowed fraction; no list was then written.
-        shared: ids of videos that are in both splits.
-    """
-
-    splits: dict[str, Split]
-    files: list[Path]
-    too_many_missing: list[str]
-    shared: list[str]
+    splits: dict[str, Split]  #: by the name of the list, "train" or "val", where the annotation file was given
+    files: list[Path]  #: that were written
+    too_many_missing: list[str]  #: lists that lack more than the allowed fraction; then no list was written
+    shared: list[str]  #: ids of videos that are in both splits
 
 
 def prepare_dataset(

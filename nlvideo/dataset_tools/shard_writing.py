@@ -18,16 +18,11 @@ from nlvideo.utils.messages import some
 
 @dataclass
 class WrittenShards:
-    """What ``write_shards`` did.
+    """What ``write_shards`` did."""
 
-    Attributes:
-        written, kept: paths of the shards that were written, and of those that were there already.
-        num_bytes: size of all of them.
-    """
-
-    written: list[str]
-    kept: list[str]
-    num_bytes: int
+    written: list[str]  #: paths of shards
+    kept: list[str]  #: paths of shards that were there already
+    num_bytes: int  #: of all of them
 
 
 def write_shards(

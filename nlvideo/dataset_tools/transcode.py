@@ -28,36 +28,22 @@ _COMMENT = "made by tools/transcode_dataset.py, which may replace it"
 
 @dataclass(frozen=True)
 class TranscodeOptions:
-    """How videos are encoded.
+    """How videos are encoded."""
 
-    Attributes:
-        short_side: pixels; smaller videos keep their size.
-        key_frame_distance: frames.
-        crf: constant rate factor of x264, 0 (lossless) to 51; 20 is hard to tell from the original.
-        preset: speed of x264, one of ``PRESETS``.
-    """
-
-    short_side: int = 256
-    key_frame_distance: int = 30
-    crf: int = 20
-    preset: str = "medium"
+    short_side: int = 256  #: pixels; smaller videos keep their size
+    key_frame_distance: int = 30  #: frames
+    crf: int = 20  #: constant rate factor of x264, 0 (lossless) to 51; 20 is hard to tell from the original
+    preset: str = "medium"  #: speed of x264, one of ``PRESETS``
 
 
 @dataclass
 class Transcoded:
-    """What became of one file.
+    """What became of one file."""
 
-    Attributes:
-        source, out: paths.
-        error: why there is no new file; None: there is.
-        kept: the file was there already, made from this source with these options.
-        bytes_before, bytes_after: sizes.
-    """
-
-    source: str
-    out: str
-    error: str | None = None
-    kept: bool = False
+    source: str  #: path
+    out: str  #: path of the new file
+    error: str | None = None  #: why there is no new file; None: there is
+    kept: bool = False  #: the file was there already, made from this source with these options
     bytes_before: int = 0
     bytes_after: int = 0
 

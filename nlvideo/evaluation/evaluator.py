@@ -159,7 +159,7 @@ class PerVideoEvaluator(Evaluator):
         self._videos = []
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
-        """Keep label and scores of each video; ``ValueError``: outputs do not fit the inputs, or either the classes."""
+        """Keep label and scores of each video; ``ValueError``: inputs, outputs and classes do not fit each other."""
         readable = [video["video_id"] for video in inputs if not video.get("failed")]
         answered = [output["video_id"] for output in outputs]
         if readable != answered:

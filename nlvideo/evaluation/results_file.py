@@ -20,14 +20,10 @@ class VideoScores:
     """The outcome for one video."""
 
     video_id: str
-    #: a class index, or the indices of all classes that apply
-    label: int | list[int]
-    #: (num_classes,) float32 probabilities; None if the video could not be decoded
-    scores: np.ndarray | None
-    #: (num_views, num_classes) float32, what was averaged (see ``Results.average``); None if it was not kept
-    views: np.ndarray | None = None
-    #: where the video is, see ``source_of``; empty if it was not kept
-    source: dict[str, Any] = field(default_factory=dict)
+    label: int | list[int]  #: a class index, or the indices of all classes that apply
+    scores: np.ndarray | None  #: (num_classes,) float32 probabilities; None if the video could not be decoded
+    views: np.ndarray | None = None  #: (num_views, num_classes) float32, what was averaged; None if it was not kept
+    source: dict[str, Any] = field(default_factory=dict)  #: see ``source_of``; empty if it was not kept
 
 
 @dataclass(frozen=True)
@@ -35,16 +31,12 @@ class Results:
     """A test of one dataset."""
 
     dataset: str
-    #: a name in ``EVALUATOR``
-    evaluator: str
+    evaluator: str  #: a name in ``EVALUATOR``
     num_classes: int
     videos: Sequence[VideoScores]
-    #: what the scores are the mean of: "softmax" (probabilities) or "logits"
-    average: str = "softmax"
-    #: what makes probabilities of logits: "softmax" or "sigmoid"
-    activation: str = "softmax"
-    #: ``{task: {metric: value}}``
-    metrics: dict[str, dict[str, float]] = field(default_factory=dict)
+    average: str = "softmax"  #: what the scores are the mean of: "softmax" (probabilities) or "logits"
+    activation: str = "softmax"  #: what makes probabilities of logits: "softmax" or "sigmoid"
+    metrics: dict[str, dict[str, float]] = field(default_factory=dict)  #: ``{task: {metric: value}}``
     #: one row per class: "class", "name", "num_videos" and the metric, which is None without a video
     per_class: list[dict[str, Any]] = field(default_factory=list)
 

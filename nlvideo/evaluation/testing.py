@@ -106,13 +106,10 @@ def print_results(results: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def verify_results(cfg: CfgNode, results: Mapping[str, Mapping[str, Any]]) -> bool:
-    """Compare results, as for :func:`print_results`, with ``TEST.EXPECTED_RESULTS`` and log each line.
+    """Return whether results have every metric of ``TEST.EXPECTED_RESULTS`` within its tolerance, and log each line.
 
     That key has rows ``[task, metric, expected, tolerance]``; with several datasets the task is ``"dataset/task"``.
-    ``ValueError``: a row has another form.
-
-    Returns:
-        Whether every expected metric is there and within its tolerance. True on ranks other than 0: they hold none.
+    ``ValueError``: a row has another form. Ranks other than 0 hold no results: there it is True.
     """
     check_expected_results(cfg)
     if not comm.is_main_process():

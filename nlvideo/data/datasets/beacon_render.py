@@ -31,30 +31,16 @@ _MAX_LAYOUTS = 400
 
 @dataclass(frozen=True)
 class BeaconSpec:
-    """What to generate; two equal specs give the same files.
+    """What to generate; two equal specs give the same files. ``ValueError``: a value is out of range."""
 
-    Attributes:
-        num_agents: agents in each clip; guessing among the actions shown is right once in ``num_agents``.
-        num_colours: colours that lamp and agents are drawn from, at least ``num_agents``.
-        num_frames: frames of a clip.
-        size: height and width in pixels.
-        overlap: agents enter while the lamp still glows, instead of after it went out.
-        num_train: clips of the training split.
-        num_val: clips of the validation split.
-        seed: of everything random.
-
-    Raises:
-        ValueError: a value is out of range.
-    """
-
-    num_agents: int = 3
-    num_colours: int = 3
-    num_frames: int = 8
-    size: int = 64
-    overlap: bool = False
-    num_train: int = 4000
-    num_val: int = 800
-    seed: int = 0
+    num_agents: int = 3  #: in each clip; guessing among the actions shown is right once in ``num_agents``
+    num_colours: int = 3  #: that lamp and agents are drawn from, at least ``num_agents``
+    num_frames: int = 8  #: of a clip
+    size: int = 64  #: height and width in pixels
+    overlap: bool = False  #: agents enter while the lamp still glows, instead of after it went out
+    num_train: int = 4000  #: clips of the training split
+    num_val: int = 800  #: clips of the validation split
+    seed: int = 0  #: of everything random
 
     def __post_init__(self) -> None:
         for name, low, high in (

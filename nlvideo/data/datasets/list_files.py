@@ -40,7 +40,7 @@ def format_list(records: Sequence[Record], folder: Path, comment: str = "") -> s
 def prepare_to_write_list(name: str, records: Sequence[Record], path: str) -> None:
     """Raise ``ValueError``, before long work, where ``write_list`` cannot write a list of a dataset.
 
-    The file exists, its folder does not or holds other classes, or a list cannot hold the records.
+    It cannot if the file exists, its folder does not or holds other classes, or a list cannot hold a record.
     """
     out = Path(absolute_path(path))
     if name.startswith("wds:"):
@@ -65,7 +65,8 @@ def check_classes(name: str, path: str) -> None:
 def write_list(name: str, records: Sequence[Record], path: str, comment: str = "") -> None:
     """Write records of a dataset as ``format_list`` says, and ``NAME.classes.txt`` beside it if the classes have names.
 
-    The file of names is left out where a ``classes.txt`` that is there says the same. ``OSError``: it fails.
+    The file of names is left out where a ``classes.txt`` that is there says the same. ``OSError``: a file cannot be
+    written.
     """
     out, classes = absolute_path(path), MetadataCatalog.get(name).classes
     write_text(out, format_list(records, Path(out).parent, comment))

@@ -1,18 +1,12 @@
-"""``list:FILE``: videos and labels in a text file, with the names of the classes in a file beside it.
+"""``list:FILE``: videos and labels in a text file, with the names of the classes in a file beside it; see docs/data.md.
 
-There are two layouts. The first line tells which one a file has. Plain lines are ``path label``; the label is the last
-word, so a path may hold spaces. A csv file starts with a header that names at least the columns ``path`` and ``label``;
-quoted values may hold commas and spaces. ``3,7`` is a video with two labels. Paths are relative to the file. Blank
-lines and lines that start with ``#`` are skipped. A path may name a video file or a folder of frames.
+The first line tells which of two layouts a file has. Plain lines are ``path label``; the label is the last word, so a
+path may hold spaces. A csv file starts with a header that names at least the columns ``path`` and ``label``. Blank
+lines and lines that start with ``#`` are skipped.
 
-``train.classes.txt`` names the classes of ``train.csv``, one per line in the order of the labels. Without it,
-``classes.txt`` does this for every list in its folder. Labels may be names, in all lines or in none. They are names of
-that file. Without a file, the classes are the names in the list, in alphabetical order.
-
-A csv file may have more columns. ``start_sec`` and ``end_sec`` cut a sample out of a longer video. ``fps`` is the frame
-rate of a folder of frames. ``label_spans`` says when the labels of a training video are active, as ``class start end``
-in seconds: ``3 0.0 4.5;7 2.1 9.8``. A list with ``label_spans`` may hold videos without any label. Other columns are
-for DATASETS.SPLIT.GROUP.
+Other columns of a csv file are the optional keys of a record, see nlvideo/data/catalog.py. ``label_spans`` are like
+``3 0.0 4.5;7 2.1 9.8``, and a list that has them may hold videos without any label. Any column may be the one that
+DATASETS.SPLIT.GROUP names.
 
 Lines are read one by one, with Python's ``csv``. benchmarks/records.md says why Arrow, which is faster, is not used.
 """

@@ -1,9 +1,8 @@
-"""Shards: tar files that hold the videos of a dataset and their labels, in the layout of WebDataset.
+"""Shards: tar files that hold the videos of a dataset and their labels, in the layout of WebDataset; see docs/data.md.
 
 The files of a sample share a name up to the first dot: ``000017.mp4`` with ``000017.cls`` (a label, or several as
-``3,7``) or ``000017.json`` (an object with "label", and with what else a record may hold). Files of other kinds and
-hidden files are passed over. A shard that ``write_shard`` made has an index beside it, ``train-000000.tar.index``.
-It says where each video lies. A shard without an index is read through, header by header.
+``3,7``) or ``000017.json`` (an object with "label", and with what else a record may hold). A shard that ``write_shard``
+made has an index beside it, which says where each video lies. Others are read through, header by header.
 
 Headers are read with Python's ``tarfile``. The package webdataset reads a shard as a stream: it gets to a sample only
 through all before it. Here a record is a place in a file, so a run resumes at any clip, and the order of clips does not

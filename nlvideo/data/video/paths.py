@@ -50,14 +50,11 @@ def local_video_path(path: str) -> str:
 
 @dataclass
 class FoundVideos:
-    """What is below a folder.
+    """What is below a folder."""
 
-    Attributes:
-        videos: video files and folders of frames, relative to the folder; a folder comes before what is in it.
-        left_out: the other files and links, by the reason.
-    """
-
+    #: video files and folders of frames, relative to the folder; a folder comes before what is in it
     videos: list[str] = field(default_factory=list)
+    #: the other files and links, by the reason
     left_out: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
 
     def describe(self) -> str:

@@ -22,14 +22,12 @@ class PixelLimits:
     """The most pixels that are held at once, so that one giant video does not take all memory.
 
     A larger video counts as one that cannot be read.
-
-    Attributes:
-        frame: of one frame. It is checked before the frame is decoded. Default: 8192 x 8192, above 8K.
-        clip: of all frames of a clip together, decoded or resized. Default: no limit, as a caller without a config
-            says how many frames it wants.
     """
 
+    #: of one frame; checked before the frame is decoded. Default: 8192 x 8192, above 8K.
     frame: int = 2**26
+    #: of all frames of a clip together, decoded or resized. Default: no limit, as a caller without a config says how
+    #: many frames it wants.
     clip: float = math.inf
 
     def check_frame(self, path: str, height: int, width: int) -> None:
@@ -70,18 +68,12 @@ DEFAULT_LIMITS = PixelLimits()
 
 
 class Geometry(NamedTuple):
-    """The size of upright frames, and how stored frames become upright.
+    """The size of upright frames, and how stored frames become upright."""
 
-    Attributes:
-        height, width: of the upright frames, pixels.
-        rotation: counter-clockwise degrees by which stored frames are turned: 0, 90, 180 or 270.
-        mirrored: whether left and right change places after that.
-    """
-
-    height: int
-    width: int
-    rotation: int = 0
-    mirrored: bool = False
+    height: int  #: of the upright frames, pixels
+    width: int  #: of the upright frames, pixels
+    rotation: int = 0  #: counter-clockwise degrees by which stored frames are turned: 0, 90, 180 or 270
+    mirrored: bool = False  #: whether left and right change places after that
 
     def upright(self, image: np.ndarray) -> np.ndarray:
         """Return a stored image (H, W, 3) upright, as a view."""

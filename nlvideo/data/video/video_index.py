@@ -43,33 +43,19 @@ _MAX_REORDERED = 16
 
 @dataclass(frozen=True, eq=False)
 class VideoIndex:
-    """The packets of the video stream of one file, in the order of the file, and the frames they hold.
+    """The packets of the video stream of one file, in the order of the file, and the frames they hold."""
 
-    Attributes:
-        stamps: int64 (P,), what tells packets apart, in units of ``time_base``; ``NO_STAMP`` where there is none.
-        stamp_kind: "pts", presentation timestamps, or "dts", decoding ones, in AVI, which has no others.
-        sizes: int32 (P,), bytes.
-        keys: bool (P,), where decoding can start.
-        position: int64 (num_frames,), the packet of each frame that is shown, in the order of showing.
-        times: int64 (num_frames,), when each frame is shown, counted from the first one, see ``ShowTimes``.
-        time_base: of ``stamps`` and ``times``, seconds.
-        fps: average frames per second, see ``average_fps``.
-        counted: frames cannot be found by packets; frame k is the k-th that decoding from the start gives.
-        checked: the index is what a decode in order gave, and frames by random access were compared with that.
-        geometry: of the frames; None: not looked at.
-    """
-
-    stamps: np.ndarray
-    stamp_kind: str
-    sizes: np.ndarray
-    keys: np.ndarray
-    position: np.ndarray
-    times: np.ndarray
-    time_base: Fraction
-    fps: float
-    counted: bool = False
-    checked: bool = False
-    geometry: Geometry | None = None
+    stamps: np.ndarray  #: int64 (P,), tells packets apart, in units of ``time_base``; ``NO_STAMP`` where there is none
+    stamp_kind: str  #: "pts", presentation timestamps, or "dts", decoding ones, in AVI, which has no others
+    sizes: np.ndarray  #: int32 (P,), bytes
+    keys: np.ndarray  #: bool (P,), where decoding can start
+    position: np.ndarray  #: int64 (num_frames,), the packet of each frame that is shown, in the order of showing
+    times: np.ndarray  #: int64 (num_frames,), when each frame is shown, counted from the first one, see ``ShowTimes``
+    time_base: Fraction  #: of ``stamps`` and ``times``, seconds
+    fps: float  #: average frames per second, see ``average_fps``
+    counted: bool = False  #: frames cannot be found by packets; frame k is the k-th that decoding from the start gives
+    checked: bool = False  #: it is what a decode in order gave, and frames by random access were compared with that
+    geometry: Geometry | None = None  #: of the frames; None: not looked at
 
     @property
     def num_frames(self) -> int:

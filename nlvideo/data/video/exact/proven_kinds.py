@@ -9,21 +9,13 @@ _FIELD_ORDERS = ("", "progressive", "top first", "bottom first", "top coded firs
 
 
 class Kind(NamedTuple):
-    """What decides how a file behaves when decoding starts in its middle.
+    """What decides how a file behaves when decoding starts in its middle, by FFmpeg's names."""
 
-    Attributes:
-        container: FFmpeg's first name of it.
-        codec: FFmpeg's name.
-        profile: of the codec; "" where it has none.
-        pixels: FFmpeg's name of the pixel format.
-        fields: order of the fields; "progressive", or "" where it is not known.
-    """
-
-    container: str
+    container: str  #: the first of its names
     codec: str
-    profile: str
-    pixels: str
-    fields: str
+    profile: str  #: of the codec; "" where it has none
+    pixels: str  #: the pixel format
+    fields: str  #: order of the fields; "progressive", or "" where it is not known
 
     def __str__(self) -> str:
         return " ".join(filter(None, self))
