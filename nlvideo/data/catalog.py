@@ -43,17 +43,11 @@ def label_target(label: int | list[int], num_classes: int | None) -> int | list[
 
 @dataclass
 class Metadata:
-    """What is known about a dataset beyond its records.
+    """What is known about a dataset beyond its records."""
 
-    Attributes:
-        classes: names of the classes, in the order of the labels; empty where they have no names.
-        classes_from: what names the classes, such as a file; empty: the data set itself.
-        evaluator_type: "classification" (one label) or "multilabel" (any number).
-    """
-
-    classes: list[str] = field(default_factory=list)
-    classes_from: str = ""
-    evaluator_type: str = "classification"
+    classes: list[str] = field(default_factory=list)  #: names in the order of the labels; empty if they have none
+    classes_from: str = ""  #: what names the classes, such as a file; empty: the dataset itself
+    evaluator_type: str = "classification"  #: for one label; "multilabel": for any number
 
 
 class _DatasetCatalog:
@@ -77,10 +71,9 @@ class _DatasetCatalog:
         """Return the records of a dataset; ``LookupFailed``, with what is close and what there is: it does not exist."""
         if name not in self._functions:
             hint = did_you_mean(name, self._functions) or "no name is close."
-            raise LookupFailed(
-                f"unknown dataset {name!r}: {hint} Registered: {', '.join(sorted(self)) or 'none'}."
-                " Your own videos need no registration: 'list:FILE' or 'folder:DIR'"
-            )
+            own = "Your own videos need no registration: 'list:FILE' or 'folder:DIR'"
+            there = ", ".join(sorted(self)) or "none"
+            raise LookupFailed(f"unknown dataset {name!r}: {hint} Registered: {there}. {own}")
         return self._functions[name]()
 
     def __contains__(self, name: str) -> bool:

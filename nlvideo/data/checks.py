@@ -48,7 +48,7 @@ def check_records(
         records: all of it.
         num_classes: of the model; 0: as many as the dataset has.
         multi_label: videos may have several labels.
-        by_time: clips are sampled by time, so that folders of frames need a rate.
+        by_time: see ``check_files``.
 
     Returns:
         The number of classes of the dataset: those it names, or more where a label is above.
@@ -78,10 +78,8 @@ def check_records(
         if wrong.any():
             place = int(np.argmax(wrong))
             video = records[int(column.owners[place])]["video_id"]
-            raise ValueError(
-                f"{name}: {video} has {what} {column.values[place]}, allowed: "
-                + (f"0 to {num_classes - 1} (MODEL.HEAD.NUM_CLASSES = {num_classes})" if num_classes else "0 or more")
-            )
+            most = f"to {num_classes - 1} (MODEL.HEAD.NUM_CLASSES = {num_classes})" if num_classes else "or more"
+            raise ValueError(f"{name}: {video} has {what} {column.values[place]}, allowed: 0 {most}")
     if len(metadata.classes) > (num_classes or found):
         named = "named" + (f" by {metadata.classes_from}" if metadata.classes_from else "")
         total = len(metadata.classes)
@@ -102,10 +100,9 @@ def key_named(key: str) -> Iterator[None]:
 
 
 def check_files(name: str, records: Sequence[Record], by_time: bool = False) -> None:
-    """Check that the video of each record exists; in a very large dataset, of every n-th record.
+    """Raise ``ValueError`` where videos do not exist, or a folder of frames lacks the rate that it needs.
 
-    Raises:
-        ValueError: how many do not, and the first few of them; or a folder of frames lacks the rate it needs.
+    In a very large dataset every n-th record is looked at. ``by_time``: clips are sampled by time, which needs a rate.
     """
     step = 1 if len(records) <= MAX_ALL_CHECKED else -(-len(records) // NUM_CHECKED)
     indices = range(0, len(records), step)
@@ -125,22 +122,17 @@ def _missing_file(name: str, records: Sequence[Record], by_time: bool, index: in
     path = record["file_name"] if member is None else member[0]
     timed = (record.keys() & {"start_sec", "end_sec", "label_spans"}) or ({"INPUT.FPS"} if by_time else set())
     if timed and not record.get("fps") and os.path.isdir(path):
-        raise ValueError(
-            f"{name}: {record['video_id']} is a folder of frames with {min(timed)} but without fps, allowed:"
-            " frames per second above 0"
-        )
+        what = f"{record['video_id']} is a folder of frames with {min(timed)} but without fps"
+        raise ValueError(f"{name}: {what}, allowed: frames per second above 0")
     return path if is_remote(path) or not file_exists(path) else None
 
 
 def check_pair(
     train: Sequence[str], train_records: Sequence[Record], test: str, test_records: Sequence[Record], multi_label: bool
 ) -> None:
-    """Check that training can teach what the test asks for: the same classes, in the same order.
+    """Raise ``ValueError``, one line, unless training and test have the same classes in the same order.
 
     If videos may have several labels, rare classes may be in the test alone.
-
-    Raises:
-        ValueError: the names of the classes differ, or the test has a class that training lacks; one line.
     """
     tested = MetadataCatalog.get(test).classes
     for name in train:
@@ -151,38 +143,34 @@ def check_pair(
         labels = labels_of(test_records)
     lacking = ~np.isin(labels.values, labels_of(train_records).values)
     if lacking.any():
-        index = int(labels.owners[np.argmax(lacking)])
-        label = int(labels.values[np.argmax(lacking)])
+        place = int(np.argmax(lacking))
+        label, video = int(labels.values[place]), test_records[int(labels.owners[place])]["video_id"]
         of = f" ({tested[label]})" if label in range(len(tested)) else ""
-        video = test_records[index]["video_id"]
         raise ValueError(f"{test}: {video} has the label {label}{of}, which no video of {', '.join(train)} has")
 
 
 def dataset_classes(names: Sequence[str]) -> list[str]:
     """Return the class names of the first dataset that names its classes; an empty list if none does.
 
-    This reads no video and no list of videos. The names are those in the ``MetadataCatalog``. For a dataset that has
-    not been read yet they are in the file of names beside ``list:FILE``, or are the folders in ``folder:DIR``. Those of
-    Kinetics-400 are known.
+    This reads no video and no list of videos. Of a dataset that has not been read yet, the names are in the file
+    beside ``list:FILE``, are the folders in ``folder:DIR``, or are known, as those of Kinetics-400.
     """
-    return next((found for found in map(_classes_of, names) if found), [])
+    return next(filter(None, map(_classes_of, names)), [])
 
 
 def _classes_of(name: str) -> list[str]:
-    noted = MetadataCatalog.get(name).classes
     kind, _, place = name.partition(":")
-    if noted or kind not in ("list", "folder"):
-        return noted or (list(kinetics400_classes()) if name in ("kinetics400_train", "kinetics400_val") else [])
-    path = absolute_path(place)
-    return classes_beside(path)[0] if kind == "list" else folder_classes(Path(path))
+    if noted := MetadataCatalog.get(name).classes:
+        return noted
+    if kind == "list":
+        return classes_beside(absolute_path(place))[0]
+    if kind == "folder":
+        return folder_classes(Path(absolute_path(place)))
+    return list(kinetics400_classes()) if name in ("kinetics400_train", "kinetics400_val") else []
 
 
 def common_classes(names: Sequence[str]) -> list[str]:
-    """Return the class names of datasets that have been read, which must be the same where a dataset has any.
-
-    Raises:
-        ValueError: see ``check_same_classes``.
-    """
+    """Return the class names of datasets that have been read; ``ValueError``: see ``check_same_classes``."""
     named = [(name, classes) for name in names if (classes := MetadataCatalog.get(name).classes)]
     for name, _ in named[1:]:
         check_same_classes(*named[0], name)
@@ -190,17 +178,10 @@ def common_classes(names: Sequence[str]) -> list[str]:
 
 
 def check_same_classes(one: str, classes: Sequence[str], other: str) -> None:
-    """Check that a dataset has the same class names as another dataset or a model. Either may have no names.
+    """Raise ``ValueError``, one line, where a dataset that has been read names another class than ``one`` does.
 
+    ``one`` is another dataset or a model, whose ``classes`` are in the order of the labels. Either may have no names.
     "air drumming", ``"Air drumming"`` in quotes and "air_drumming", the name of a folder, are the same.
-
-    Args:
-        one: who names the ``classes``, for the message.
-        classes: names, in the order of the labels.
-        other: a dataset that has been read.
-
-    Raises:
-        ValueError: the first class that differs, and what names it; one line.
     """
     metadata = MetadataCatalog.get(other)
     for label, (first, second) in enumerate(zip_longest(classes, metadata.classes)):
@@ -248,13 +229,11 @@ def warn_of_shared_videos(
 
 
 def find_shared_videos(one: Sequence[Record], other: Sequence[Record]) -> tuple[list[tuple[str, str]], int]:
-    """Return the videos that are in both datasets: the same file, perhaps under two names, or a copy of it.
+    """Return (file of one, file of the other) for each video in both, and how many of the other were looked at.
 
-    Two parts of one file count as shared. Remote files are left out. Copies have the same size and the same hash of
-    their start, middle and end. Of folders of frames, only the same folder counts.
-
-    Returns:
-        (file of one, file of the other) for each shared video, and how many videos of the other were looked at.
+    It is the same file, perhaps under two names, or a copy, with the same size and the same hash of start, middle and
+    end. Two parts of one file count as shared. Of folders of frames, only the same folder counts. Remote files are
+    left out.
     """
     if not len(one) or not len(other):
         return [], 0

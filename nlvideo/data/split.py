@@ -29,8 +29,7 @@ def split_datasets(names: Sequence[str], fraction: float, seed: int, group: str,
 
     Args:
         names: of the datasets; all of them together are split.
-        fraction: share of the videos of each class that goes to validation.
-        seed: chooses the videos.
+        fraction, seed: see ``choose_validation``.
         group: a column of csv lists, or a key of the records of other datasets; one group stays on one side. "": none.
         root: absolute path of the folder of the run.
 
@@ -85,7 +84,7 @@ def choose_validation(
 
     Args:
         records: the videos, with one label or several.
-        fraction: share of the videos of a class, in (0, 1).
+        fraction: in (0, 1).
         seed: any.
         groups: a text for each record, or none at all; "": it is in no group.
         classes: names, for the notes.
@@ -105,11 +104,10 @@ def choose_validation(
 
     def gain(unit: int) -> float:
         """How much closer to the target the classes come with a unit; -inf where one would lose all its videos."""
-        if any(have[c] + k >= counts[c] for c, k in inside[unit].items()):
+        own = inside[unit].items()
+        if any(have[c] + k >= counts[c] for c, k in own):
             return -np.inf
-        return sum(
-            (abs(have[c] - target[c]) - abs(have[c] + k - target[c])) / counts[c] for c, k in inside[unit].items()
-        )
+        return sum((abs(have[c] - target[c]) - abs(have[c] + k - target[c])) / counts[c] for c, k in own)
 
     # What is still missing after the first pass comes with too much of another class.
     for is_first in (True, False):

@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -25,15 +26,13 @@ def average_scores(
         rows: (R, K).
         average: "softmax", the mean of the probabilities, or "logits", the probabilities of the mean logits. Of
             probabilities, "logits" is the normalised geometric mean: a softmax loses only a constant of its logits.
+            ``ValueError``: another value.
         given: what the rows are: "softmax" (probabilities) or "logits".
         activation: what makes probabilities of logits: "softmax" or "sigmoid".
         weights: one per row, with a sum above 0; None: equal.
 
     Returns:
         (K,) float32 probabilities.
-
-    Raises:
-        ValueError: an unknown average.
     """
     check_one_of("average", average, AVERAGES)
     check_one_of("given", given, AVERAGES)
@@ -45,12 +44,8 @@ def average_scores(
 
 
 def _probabilities(logits: np.ndarray, activation: str) -> np.ndarray:
-    if activation == "sigmoid":
-        # exp never overflows here.
-        small = np.exp(-np.abs(logits))
-        return np.where(logits >= 0, 1 / (1 + small), small / (1 + small))
-    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return powers / powers.sum(axis=-1, keepdims=True)
+    given = torch.from_numpy(logits)
+    return (given.sigmoid() if activation == "sigmoid" else given.softmax(dim=-1)).numpy()
 
 
 def _logits(probabilities: np.ndarray, activation: str) -> np.ndarray:
@@ -59,20 +54,14 @@ def _logits(probabilities: np.ndarray, activation: str) -> np.ndarray:
 
 
 def rescore(results: Results, average: str) -> Results:
-    """Average the views of every video again; a video without saved views keeps its scores.
-
-    Raises:
-        ValueError: an unknown average.
-    """
+    """Average the views of every video again, see ``average_scores``; one without saved views keeps its scores."""
     check_one_of("average", average, AVERAGES)
-    kept = all(video.views is not None for video in results.videos if is_usable(video))
-    videos = []
-    for video in results.videos:
-        if video.views is not None:
-            scores = average_scores(video.views, average, given=results.average, activation=results.activation)
-            video = replace(video, scores=scores)
-        videos.append(video)
-    return replace(results, videos=videos, average=average if kept else results.average)
+    has_all = all(video.views is not None for video in results.videos if is_usable(video))
+    average_again = partial(average_scores, average=average, given=results.average, activation=results.activation)
+    videos = [
+        video if video.views is None else replace(video, scores=average_again(video.views)) for video in results.videos
+    ]
+    return replace(results, videos=videos, average=average if has_all else results.average)
 
 
 def ensemble(
@@ -100,8 +89,8 @@ def ensemble(
     by_id = [{video.video_id: video for video in part.videos} for part in parts]
     videos = []
     for video in first.videos:
-        own = [(table[video.video_id], w) for table, w in zip(by_id, weights, strict=True) if w > 0]
-        usable = [(other.scores, w) for other, w in own if is_usable(other)]
+        own = [(table[video.video_id], weight) for table, weight in zip(by_id, weights, strict=True) if weight > 0]
+        usable = [(other.scores, weight) for other, weight in own if is_usable(other)]
         scores = None
         if usable:
             rows, kept = zip(*usable, strict=True)
@@ -113,9 +102,7 @@ def ensemble(
 def evaluate_results(results: Results, evaluator: str = "") -> dict[str, float]:
     """Return the metrics of saved or averaged scores. The evaluator gets them as in a test.
 
-    Args:
-        results: what to score.
-        evaluator: a name in ``EVALUATOR``; "": the one that the results name.
+    ``evaluator`` is a name in ``EVALUATOR``; "": the one that the results name.
 
     Returns:
         ``{metric: value}``; of an evaluator with several tasks ``{"task/metric": value}``.
@@ -129,10 +116,8 @@ def evaluate_results(results: Results, evaluator: str = "") -> dict[str, float]:
     try:
         inspect.signature(cls).bind(results.dataset, results.num_classes)
     except TypeError as error:
-        raise ValueError(
-            f"evaluator: got {name!r}, allowed for saved results: one that is also called as cls(dataset_name,"
-            f" num_classes) ({error})"
-        ) from None
+        allowed = "one that is also called as cls(dataset_name, num_classes)"
+        raise ValueError(f"evaluator: got {name!r}, allowed for saved results: {allowed} ({error})") from None
     own: Evaluator = cls(results.dataset, results.num_classes)
     if isinstance(own, PerVideoEvaluator):
         own.average, own.activation = results.average, results.activation

@@ -12,28 +12,18 @@ from nlvideo.errors import AnnotationError
 
 @dataclass(frozen=True)
 class Sample:
-    """One annotated video, before its file is looked for.
+    """One annotated video, before its file is looked for."""
 
-    Attributes:
-        video_id: name of the video's file without extension or of its folder of frames; ``class/name`` where the name
-            alone may occur in several classes.
-        label: index of the class, or of all classes that occur.
-        where: file and line, or number of the entry, for messages.
-        label_spans: (class, start, end) in seconds where it is known when labels are active.
-    """
-
+    #: name of the video's file without extension, or of its folder of frames; ``class/name`` where the name alone may
+    #: occur in several classes
     video_id: str
-    label: int | list[int]
-    where: str
-    label_spans: list[tuple[int, float, float]] | None = None
+    label: int | list[int]  #: index of the class, or of all classes that occur
+    where: str  #: file and line, or number of the entry, for messages
+    label_spans: list[tuple[int, float, float]] | None = None  #: (class, start, end) in seconds, where that is known
 
 
 def read_lines(path: Path) -> list[tuple[str, str]]:
-    """Return (where, line) of the lines of a text file that are not blank.
-
-    Raises:
-        AnnotationError: the file is not text.
-    """
+    """Return (where, line) of the lines of a text file that are not blank; ``AnnotationError``: it is not text."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
@@ -45,8 +35,7 @@ def read_lines(path: Path) -> list[tuple[str, str]]:
 def read_table(path: Path, columns: Sequence[str], of: str) -> Iterator[tuple[str, dict[str, str]]]:
     """Yield (where, row) of a csv file of the dataset ``of``, whose header has ``columns`` and maybe others.
 
-    Raises:
-        AnnotationError: a column is missing, or a row has too few or too many values.
+    ``AnnotationError``: a column is missing, or a row has too few or too many values.
     """
     with open(path, newline="", encoding="utf-8-sig") as file:
         reader = csv.reader(file)
@@ -68,11 +57,7 @@ def read_table(path: Path, columns: Sequence[str], of: str) -> Iterator[tuple[st
 
 
 def read_json(path: Path, kind: type, of: str) -> Any:
-    """Return the content of a JSON file, a list or a dict as ``kind`` says.
-
-    Raises:
-        AnnotationError: the file is not JSON, or holds another kind of value.
-    """
+    """Return the content of a JSON file, a list or a dict as ``kind`` says; ``AnnotationError``: it is something else."""
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except json.JSONDecodeError as error:
@@ -80,16 +65,13 @@ def read_json(path: Path, kind: type, of: str) -> Any:
     except UnicodeDecodeError:
         raise AnnotationError(f"{path}: expected JSON of {of}: not text") from None
     if not isinstance(content, kind):
-        raise AnnotationError(f"{path}: expected {_describe(kind())} of {of}, found {_describe(content)}")
+        expected = "a list" if kind is list else "an object"
+        raise AnnotationError(f"{path}: expected {expected} of {of}, found {content!r:.80}")
     return content
 
 
 def read_entries(path: Path, keys: Sequence[str], of: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield (where, entry) of a JSON list of objects.
-
-    Raises:
-        AnnotationError: the file is something else, or an entry lacks one of ``keys``.
-    """
+    """Yield (where, entry) of a JSON list of objects; ``AnnotationError``: it is none, or an entry lacks a key."""
     for number, entry in enumerate(read_json(path, list, of), start=1):
         where = f"{path}: entry {number}"
         if not isinstance(entry, dict) or not set(keys) <= entry.keys():
@@ -99,22 +81,14 @@ def read_entries(path: Path, keys: Sequence[str], of: str) -> Iterator[tuple[str
 
 
 def class_index(name: str, classes: dict[str, int], where: str, source: str) -> int:
-    """Return the label of a class of a video.
-
-    Raises:
-        AnnotationError: the class is not among the ``classes``, which ``source`` names.
-    """
+    """Return the label of a class; ``AnnotationError``: it is not among ``classes``, which the file ``source`` names."""
     if name not in classes:
         raise AnnotationError(f"{where}: the class {name!r} is not among the {len(classes)} of {source}")
     return classes[name]
 
 
 def check_label(label: object, num_classes: int, where: str, first: int = 0) -> int:
-    """Return a label given as a number or as text, counted from 0; the file counts from ``first``.
-
-    Raises:
-        AnnotationError: it is not an integer or out of range.
-    """
+    """Return a label, a number or its text, counted from 0; the file counts from ``first``. ``AnnotationError``: none."""
     allowed = f"allowed: {first} to {first + num_classes - 1}"
     try:
         number = int(str(label))
@@ -126,26 +100,13 @@ def check_label(label: object, num_classes: int, where: str, first: int = 0) -> 
 
 
 def check_unique(samples: Iterable[Sample]) -> tuple[list[Sample], int]:
-    """Return the samples without repetitions, and how many of those there were.
-
-    Raises:
-        AnnotationError: a video occurs twice with different labels.
-    """
+    """Return each video once, and how many samples repeat one; ``AnnotationError``: one does with another label."""
     seen: dict[str, Sample] = {}
     repeated = 0
     for sample in samples:
         first = seen.setdefault(sample.video_id, sample)
         repeated += first is not sample
         if (first.label, first.label_spans) != (sample.label, sample.label_spans):
-            raise AnnotationError(
-                f"{sample.where}: the video {sample.video_id!r} has the label {sample.label},"
-                f" but {first.label} in {first.where}"
-            )
+            labels = f"the label {sample.label}, but {first.label} in {first.where}"
+            raise AnnotationError(f"{sample.where}: the video {sample.video_id!r} has {labels}")
     return list(seen.values()), repeated
-
-
-def _describe(content: object) -> str:
-    if not isinstance(content, dict):
-        return "a list" if isinstance(content, list) else type(content).__name__
-    keys = f"{','.join(map(str, list(content)[:5]))[:100]}{',...' if len(content) > 5 else ''}"
-    return f"an object with the keys {keys}" if keys else "an object"

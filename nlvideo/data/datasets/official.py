@@ -22,34 +22,21 @@ Files = dict[str, list[Path]]
 
 @dataclass(frozen=True)
 class OfficialFormat:
-    """What is known about a dataset and the files its authors publish.
+    """What is known about a dataset and the files its authors publish."""
 
-    Attributes:
-        name: the prefix of its names in the catalog.
-        title: its name in print.
-        num_classes: how many classes its files must name.
-        splits: the split for training and the one for testing; keys of ``files``.
-        files: for each role patterns of file names, in lower case: ``{"train": ("*train*.csv",), ...}``.
-        read: ``read(format, split, files)`` returns the samples and the classes. It raises ``AnnotationError`` for a
-            file that is missing, damaged or of another dataset.
-        folder: of ``$NLVIDEO_DATASETS``; default: the name.
-        video_folders: names that the folder of videos may have in it.
-        fps: frame rate of the published folders of frames; None where only videos are published.
-        max_missing: fraction of a split's videos that may be missing.
-        multi_label: whether a video has any number of labels.
-    """
-
-    name: str
-    title: str
-    num_classes: int
-    splits: tuple[str, str]
-    files: dict[str, tuple[str, ...]]
+    name: str  #: the prefix of its names in the catalog
+    title: str  #: its name in print
+    num_classes: int  #: how many classes its files must name
+    splits: tuple[str, str]  #: for training and for testing; keys of ``files``
+    files: dict[str, tuple[str, ...]]  #: patterns of file names, in lower case: ``{"train": ("*train*.csv",), ...}``
+    #: ``read(format, split, files)`` returns the samples and the classes. It raises ``AnnotationError`` for a file that
+    #: is missing, damaged or of another dataset.
     read: Callable[["OfficialFormat", str, Files], tuple[list[Sample], list[str]]]
-    folder: str = ""
-    video_folders: tuple[str, ...] = ("videos",)
-    fps: float | None = None
-    max_missing: float = 0.0
-    multi_label: bool = False
+    folder: str = ""  #: of ``$NLVIDEO_DATASETS``; default: the name
+    video_folders: tuple[str, ...] = ("videos",)  #: names that the folder of videos may have in it
+    fps: float | None = None  #: of the published folders of frames; None where only videos are published
+    max_missing: float = 0.0  #: fraction of a split's videos that may be missing
+    multi_label: bool = False  #: whether a video has any number of labels
 
     def register(self) -> None:
         """Add the format to ``FORMATS`` and its splits to the catalog, as ``<name>_<split>``."""
@@ -62,19 +49,12 @@ class OfficialFormat:
 
 @dataclass
 class Split:
-    """What was found of a split.
+    """What was found of a split."""
 
-    Attributes:
-        records: of the videos that exist.
-        classes: their names, in the order of the labels.
-        missing: ids of the videos that do not.
-        repeated: entries of the annotation file that say again what another one says.
-    """
-
-    records: list[Record]
-    classes: list[str]
-    missing: list[str] = field(default_factory=list)
-    repeated: int = 0
+    records: list[Record]  #: of the videos that exist
+    classes: list[str]  #: their names, in the order of the labels
+    missing: list[str] = field(default_factory=list)  #: ids of the videos that do not exist
+    repeated: int = 0  #: entries of the annotation file that say again what another one says
 
     @property
     def missing_fraction(self) -> float:
@@ -101,11 +81,8 @@ def datasets_root() -> Path:
 def load_official(spec: OfficialFormat, split: str) -> list[Record]:
     """Return the records of a split under ``$NLVIDEO_DATASETS`` and note its classes in the ``MetadataCatalog``.
 
-    Videos that are missing are left out and reported in the log.
-
-    Raises:
-        ValueError: a folder is missing, or more videos than ``spec.max_missing`` allows.
-        AnnotationError: see ``read_split``.
+    Videos that are missing are left out and reported in the log. ``ValueError``: a folder is missing, or more videos
+    than ``spec.max_missing`` allows. ``AnnotationError``: see ``read_split``.
     """
     name = f"{spec.name}_{split}"
     root = datasets_root() / (spec.folder or spec.name)
@@ -119,9 +96,8 @@ def load_official(spec: OfficialFormat, split: str) -> list[Record]:
         )
     found = read_split(spec, split, find_annotations(spec, [root / "annotations"]), videos)
     if found.missing:
-        count = f"{len(found.missing)} of {len(found.records) + len(found.missing)} videos"
-        count += f" ({found.missing_fraction:.1%})"
-        message = f"{name}: {count} are not in {videos}: {some(found.missing)}"
+        of = f"{len(found.records) + len(found.missing)} videos ({found.missing_fraction:.1%})"
+        message = f"{name}: {len(found.missing)} of {of} are not in {videos}: {some(found.missing)}"
         if found.missing_fraction > spec.max_missing:
             raise ValueError(f"{message}; allowed: {spec.max_missing:.0%}")
         _logger.warning("%s; tools/prepare_dataset.py lists them all", message)
@@ -132,9 +108,7 @@ def load_official(spec: OfficialFormat, split: str) -> list[Record]:
 def find_annotations(spec: OfficialFormat, paths: Sequence[Path]) -> Files:
     """Sort annotation files, given as files or folders that hold them, by their role, which their names tell.
 
-    Raises:
-        ValueError: a path does not exist.
-        AnnotationError: the name of a file that was given tells no role.
+    ``ValueError``: a path does not exist. ``AnnotationError``: the name of a file that was given tells no role.
     """
     roles: Files = {role: [] for role in spec.files}
     for path in paths:
@@ -153,11 +127,7 @@ def find_annotations(spec: OfficialFormat, paths: Sequence[Path]) -> Files:
 
 
 def single_file(spec: OfficialFormat, files: Files, role: str) -> Path:
-    """Return the one file of a role.
-
-    Raises:
-        AnnotationError: there is none, or there are several.
-    """
+    """Return the one file of a role; ``AnnotationError``: there is none, or there are several."""
     found = files.get(role, [])
     if len(found) != 1:
         others = some([path.name for path in chain(*files.values())])
@@ -168,33 +138,25 @@ def single_file(spec: OfficialFormat, files: Files, role: str) -> Path:
 
 
 def read_split(spec: OfficialFormat, split: str, files: Files, videos: Path) -> Split:
-    """Read a split and look for its videos.
+    """Read a split, one of ``spec.splits``, from ``files`` by their roles, and look for its videos in a folder.
 
-    Args:
-        spec: the format.
-        split: one of ``spec.splits``.
-        files: see ``find_annotations``.
-        videos: where the videos are, see ``find_named_videos``.
-
-    Raises:
-        ValueError: the folder of videos does not exist.
-        AnnotationError: an annotation file is missing, damaged or of another dataset.
+    ``find_annotations`` gives the files, and ``find_named_videos`` says where in the folder videos may be.
+    ``AnnotationError``: an annotation file is missing, damaged or of another dataset.
     """
     if not videos.is_dir():
         raise ValueError(f"{spec.name}: there is no folder {videos}")
     samples, classes = spec.read(spec, split, files)
     if len(classes) != spec.num_classes:
-        named = some(sorted(set(map(str, chain(*files.values())))))
-        raise AnnotationError(
-            f"{spec.name}: {spec.title} has {spec.num_classes} classes, {len(classes)} are named in {named};"
-            " a part of it, or another dataset, is read with 'list:FILE'"
-        )
+        found = f"{len(classes)} are named in {some(sorted(set(map(str, chain(*files.values())))))}"
+        advice = "a part of it, or another dataset, is read with 'list:FILE'"
+        raise AnnotationError(f"{spec.name}: {spec.title} has {spec.num_classes} classes, {found}; {advice}")
     samples, repeated = check_unique(samples)
     paths = find_named_videos(videos.absolute(), {sample.video_id for sample in samples})
-    missing = [sample.video_id for sample in samples if sample.video_id not in paths]
     records: list[Record] = []
+    missing = []
     for sample in samples:
         if (path := paths.get(sample.video_id)) is None:
+            missing.append(sample.video_id)
             continue
         records.append({"file_name": str(path), "label": sample.label, "video_id": sample.video_id})
         if sample.label_spans is not None:

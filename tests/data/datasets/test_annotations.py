@@ -72,7 +72,7 @@ CHARADES = "Charades_v1_{}".format
          f"{SSV1('validation')}:2: the class 'Doing [x], 24 of something' is not among the 2 of"),
         ("ssv2", "train", SSV2("train"), "[1, 2", f"{SSV2('train')}:1: expected JSON of Something-Something v2: "),
         ("ssv2", "train", SSV2("train"), '{"database": {}}',
-         f"{SSV2('train')}: expected a list of Something-Something v2, found an object with the keys database"),
+         f"{SSV2('train')}: expected a list of Something-Something v2, found {{'database'"),
         ("ssv2", "train", SSV2("train"), '[{"vid_name": "a", "label": 3}]',
          f"{SSV2('train')}: entry 1: expected the keys id,template of Something-Something v2, found the keys vid"),
         ("ssv2", "val", SSV2("validation"), '[{"id": "1", "template": "Juggling [fire]"}]',
@@ -82,7 +82,7 @@ CHARADES = "Charades_v1_{}".format
         ("ssv2", "val", SSV2("labels"), '{"A": "0", "B": "x"}',
          f"{SSV2('labels')}: 'B': the label 'x' is not an integer"),
         ("ssv2", "val", SSV2("labels"), "[]",
-         f"{SSV2('labels')}: expected an object of Something-Something v2, found a list"),
+         f"{SSV2('labels')}: expected an object of Something-Something v2, found ["),
         # UCF101
         ("ucf101_split1", "train", "trainlist01.txt", "Class000/v_a.avi 1\nClass001/v_b.avi\n",
          "trainlist01.txt:2: expected 'Class/video.avi label' of UCF101, found 'Class001/v_b.avi'"),
