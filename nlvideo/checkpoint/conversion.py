@@ -34,8 +34,7 @@ class Conversion:
 
     path: str
     converted: Converted
-    #: the network of the weights, frozen
-    cfg: CfgNode
+    cfg: CfgNode  #: the network of the weights, frozen
 
     def report(self) -> str:
         """Return what was taken over, noted and dropped, as text."""
@@ -61,11 +60,10 @@ def convert_checkpoint(
     """Read weights, make the config of their network, and check that the two fit each other.
 
     Args:
-        path: as MODEL.WEIGHTS.
+        path, entry: as for `find_weights`.
         source: a name in `SOURCES`, or "auto".
         opts: overrides ``[KEY, VALUE, ...]``: what the file does not say, and settings of the data.
         config_file: the config of a checkpoint of ours that does not carry one.
-        entry: the entry of the file with the weights; "": the usual one.
 
     Raises:
         ValueError: unreadable, not recognised, a network that ours cannot express, or a setting left open.
@@ -97,13 +95,9 @@ def convert_checkpoint(
 
 
 def write_conversion(conversion: Conversion, out: str, overwrite: bool = False) -> str:
-    """Write ``out``, a checkpoint of ours, and beside it the config with the ending ``.yaml``.
+    """Write ``out``, a checkpoint of ours, and beside it the config, whose path ends in ``.yaml`` and is returned.
 
-    Returns:
-        The path of the config.
-
-    Raises:
-        ValueError: a file exists already, or ``out`` ends in ``.yaml``.
+    ValueError where a file exists already, or ``out`` ends in ``.yaml``.
     """
     config_file = os.path.splitext(out)[0] + ".yaml"
     if out == config_file:
@@ -121,17 +115,10 @@ def write_conversion(conversion: Conversion, out: str, overwrite: bool = False) 
 
 
 def write_export(conversion: Conversion, out: str, to: str, overwrite: bool = False) -> None:
-    """Write the weights in the form of another framework.
+    """Write the weights to a file in the form of another framework; for ``to`` see `export_weights`.
 
-    Args:
-        conversion: what to write.
-        out: the file.
-        to: "pyslowfast", "pytorchvideo", "mmaction2" or "temporal-shift-module".
-        overwrite: replace a file that exists.
-
-    Raises:
-        ValueError: the file exists already or is to be of safetensors, or that framework has no network that computes
-            the same.
+    ValueError where the file exists already or is to be of safetensors, or that framework has no network that computes
+    the same.
     """
     from nlvideo.checkpoint.convert.export import export_weights
 

@@ -28,16 +28,16 @@ def config_path(folder: str, resume: bool) -> str:
 
 
 def is_own(folder: str) -> bool:
-    """Return whether the run in ``folder`` is this one, of an earlier rank of the same launcher: it started again.
+    """Return whether an earlier rank of this launcher began the run in ``folder``: it is this run, started again.
 
-    A run that has saved nothing yet beside an earlier one is not there.
+    False for a run that has saved nothing yet beside an earlier one.
     """
     trainings = [row for row in read_invocations(folder) if not row.get("eval_only")]
     mine, its = job(), trainings[-1].get("job") if trainings else None
     if not mine or not its or Path(folder, _NEXT_CONFIG).exists():
         return False
-    # Another agent of an elastic job may have started it. Some give all their jobs one name: a run that is done is not
-    # of this one.
+    # In an elastic job, another agent may have started it. Where all jobs have one name, a run that is done is of an
+    # earlier job.
     same_name = mine["id"] == its["id"] != "none" and not Path(folder, "model_final.pth").exists()
     return mine == its or same_name
 

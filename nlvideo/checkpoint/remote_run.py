@@ -31,16 +31,10 @@ _running: list["RemoteRun"] = []
 
 
 class RemoteRun:
-    """The folder of a run in object storage, and the local folder that stands for it.
+    """The folder ``url`` of a run in object storage, and the local ``folder`` that stands for it.
 
-    Args:
-        url: OUTPUT_DIR, with a scheme.
-
-    Attributes:
-        folder: ``output/SCHEME/BUCKET/...``, below the current folder.
-
-    Raises:
-        ValueError: the address has no folder, or one that leads out of it.
+    That is ``output/SCHEME/BUCKET/...``, below the current folder. ValueError where the address has no folder, or one
+    that leads out of it.
     """
 
     def __init__(self, url: str):
@@ -60,10 +54,8 @@ class RemoteRun:
     def fetch(self, resume: bool, eval_only: bool, keep: int) -> None:
         """Download a run that is further on than the local one, or whose local folder is gone; else do nothing.
 
-        Args:
-            resume: the run goes on.
-            eval_only: a test is in its folder.
-            keep: SOLVER.CHECKPOINT_KEEP: the older checkpoints, which will have to go, are fetched, too.
+        The run goes on (``resume``), is tested (``eval_only``), or begins. With ``keep``, SOLVER.CHECKPOINT_KEEP, all
+        its checkpoints are fetched: the older ones will have to go.
 
         Raises:
             ValueError: a new run would replace one that is not on this machine.
@@ -71,7 +63,7 @@ class RemoteRun:
         """
         os.makedirs(self.folder, exist_ok=True)
         self._found = with_store(self.url, _find)
-        # So that a later run takes no name that is taken there.
+        # So that a later run is not set aside under a name that is taken in the store.
         for name in {name.partition("/")[0] for name in self._found if name.startswith(_EARLIER)}:
             os.makedirs(os.path.join(self.folder, name), exist_ok=True)
         if INVOCATIONS in self._found and not os.path.exists(os.path.join(self.folder, INVOCATIONS)):
@@ -93,21 +85,13 @@ class RemoteRun:
                 self._download(name)
 
     def start(self) -> None:
-        """Begin to upload; one file is uploaded before this returns.
-
-        Raises:
-            OSError: the store cannot be written.
-        """
+        """Begin to upload. One file is uploaded before this returns; OSError where the store cannot be written."""
         self._put(INVOCATIONS, _stat(os.path.join(self.folder, INVOCATIONS)))
         _running.append(self)
         self._thread.start()
 
     def finish(self) -> None:
-        """Upload what is left, and end the thread.
-
-        Raises:
-            UploadFailed: something could not be uploaded; one line.
-        """
+        """Upload what is left, and end the thread; UploadFailed, one line, where something could not be uploaded."""
         self._ending.set()
         self._thread.join()
         try:
@@ -186,7 +170,7 @@ class RemoteRun:
         own = hashlib.md5(b"".join(digests)).digest() if found[2] else digests[0]
         if own.hex() == found[1] or sure:
             return own.hex() == found[1]
-        # Of encrypted objects, the checksum may be another. Then sizes have to do from here on.
+        # An encrypted object may have another checksum. If its bytes are the same, only sizes are compared from now on.
         path = f"{self.url}/{os.path.relpath(local, self.folder)}"
         with open(local, "rb") as file:
             blocks = range(0, size, _BLOCK)
@@ -217,11 +201,7 @@ class RemoteRun:
 
 
 def finish_uploads() -> None:
-    """Wait until everything is uploaded, where OUTPUT_DIR of this process is in object storage.
-
-    Raises:
-        UploadFailed: something could not be uploaded; one line.
-    """
+    """Wait until everything is uploaded, where OUTPUT_DIR of this process is remote; see `RemoteRun.finish`."""
     while _running:
         _running.pop().finish()
 

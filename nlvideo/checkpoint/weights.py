@@ -5,7 +5,6 @@ them with a model and refuses what a policy does not allow. `load_weights` does 
 """
 
 import logging
-import math
 import os
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 
 from nlvideo.checkpoint.catalog import is_hub_name, resolve_weights
 from nlvideo.checkpoint.convert import convert, recognise
-from nlvideo.checkpoint.convert.common import CONFIG_TEXT, STEM, Converted, has_effect, same_value
+from nlvideo.checkpoint.convert.common import CONFIG_TEXT, STEM, Converted, has_effect, plain, same_value
 from nlvideo.checkpoint.convert.release import dataset_of, licence_of, release_overrides, settle
 from nlvideo.config import CfgNode
 from nlvideo.data.datasets.listed import classes_beside
@@ -51,7 +50,7 @@ _FREE = (
     "MODEL.NONLOCAL.STAGES", "MODEL.NONLOCAL.EVERY", "MODEL.NONLOCAL.BLOCKS", "MODEL.NONLOCAL.ZERO_INIT",
     "MODEL.NONLOCAL.INIT_STD", "MODEL.NONLOCAL.ALGORITHM",
 )  # fmt: skip
-_NAME, _ENABLED, _NORM = "MODEL.BACKBONE.NAME", "MODEL.NONLOCAL.ENABLED", "MODEL.NONLOCAL.NORM"
+_NAME, _ENABLED = "MODEL.BACKBONE.NAME", "MODEL.NONLOCAL.ENABLED"
 
 # (shape in the file, shape in the model)
 Shapes = tuple[tuple[int, ...], tuple[int, ...]]
@@ -66,17 +65,13 @@ class LoadReport:
     path: str
     num_model_tensors: int
     loaded: list[str] = field(default_factory=list)
-    #: of new non-local blocks: a baseline is loaded into a network with blocks
-    new_nonlocal: list[str] = field(default_factory=list)
+    new_nonlocal: list[str] = field(default_factory=list)  #: of blocks that the file of a baseline does not have
     missing: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
-    #: name -> the shapes in file and model; those in the first dict differ in the number of classes
-    classifier: dict[str, Shapes] = field(default_factory=dict)
-    mismatched: dict[str, Shapes] = field(default_factory=dict)
-    #: loaded tensors whose shape was adapted, e.g. inflated from 2D
-    num_reshaped: int = 0
-    #: names of the classes of a classifier that was loaded, as in `Converted`
-    classes: list[str] = field(default_factory=list)
+    classifier: dict[str, Shapes] = field(default_factory=dict)  #: what differs in the number of classes
+    mismatched: dict[str, Shapes] = field(default_factory=dict)  #: other shapes
+    num_reshaped: int = 0  #: loaded tensors whose shape was adapted, e.g. inflated from 2D
+    classes: list[str] = field(default_factory=list)  #: of a classifier that was loaded, as in `Converted`
 
     @property
     def is_complete(self) -> bool:
@@ -182,13 +177,11 @@ def find_weights(
 ) -> Converted:
     """Find the weights in what a file holds, identify their source, and give them our names.
 
-    The source is "nlvideo" for our own names, and for names that no source claims.
-
     Args:
-        content: from `read_file`.
-        path: as for `load_weights`.
+        content, path: as for `load_weights`.
         names: of the tensors of the model. A file that has one of them is ours.
-        source: a name in `SOURCES`; "auto": decided by the names in the file; "": the file is ours.
+        source: a name in `SOURCES`; "auto": decided by the names in the file; "": the file is ours. The result has
+            "nlvideo" for our own names, and for names that no source claims.
         entry: as for `flatten`.
         rename: what the model itself knows of files of others, see `META_ARCH`; it comes first.
 
@@ -231,17 +224,12 @@ def _stored_classes(content: Mapping[str, Any], path: str) -> list[str]:
 def flatten(content: Mapping[str, Any], path: str, entry: str = "") -> dict[str, Any]:
     """Find the weights in what a file holds, without what PyTorch's wrappers (DDP, FSDP, compile) add to their names.
 
-    Args:
-        content: from `read_file`.
-        path: for messages.
-        entry: the entry of the file with the weights; "": the first of `WRAPPERS`, or else the file itself.
+    ``entry`` is the entry of the file with the weights, e.g. "ema" of our checkpoints; "" is the first of `WRAPPERS`,
+    or else the file itself. ValueError where there are no weights; the message lists the entries that hold some.
 
     Returns:
         Name -> tensor on the CPU. Plain numbers beside them, such as Caffe2's ``model_iter``, are left out. The text of
         the config that PySlowFast or OpenMMLab put into the file is under the name `CONFIG_TEXT`.
-
-    Raises:
-        ValueError: there are no weights. The message lists the entries that hold some.
     """
     entries = {name: _numeric(value) for name, value in content.items() if isinstance(value, Mapping)}
     entries = {name: weights for name, weights in entries.items() if any(value.dim() for value in weights.values())}
@@ -279,12 +267,8 @@ def weights_of(content: Mapping[str, Any], path: str, entry: str = "") -> dict[s
 def identify(flat: Mapping[str, Any], ours: Collection[str]) -> tuple[str, Mapping[str, Any]]:
     """Find the source of weights by their names, which may have the prefix of a trainer; ``ours`` are our model's.
 
-    Returns:
-        A name in `SOURCES`, or "" for our own and for unknown names; and the weights. If a prefix was removed, these
-        are the weights that had it.
-
-    Raises:
-        ValueError: several sources claim the names.
+    Returns a name in `SOURCES`, or "" for our own and for unknown names, and the weights without the prefix. ValueError
+    where several sources claim the names.
     """
     candidates = [flat]
     for candidate in candidates:
@@ -315,8 +299,7 @@ def check_config(
 ) -> None:
     """Refuse weights that belong to another config than ``cfg``; ``current`` is the state dict of its model.
 
-    Raises:
-        ValueError: some keys differ. The message has each with its value in the file and in the config.
+    The message of the ValueError has each key that differs, with its value in the file and in the config.
     """
     found = []
     has_blocks = converted.overrides.get(_ENABLED, False)
@@ -328,18 +311,21 @@ def check_config(
         return not key.startswith(_FREE) and has_effect(key, cfg)
 
     for key, wanted in converted.overrides.items():
-        if not _matters(key) or _same(key, wanted, given := _plain(cfg.value_at(key))):
+        if not _matters(key) or same_value(key, wanted, given := plain(cfg.value_at(key))):
             continue
-        difference = f"{key}: file {_plain(wanted)!r}, config {given!r}"
-        if any(value is None or _same(key, value, given) for value in converted.tolerated.get(key, [])):
+        difference = f"{key}: file {plain(wanted)!r}, config {given!r}"
+        if any(value is None or same_value(key, value, given) for value in converted.tolerated.get(key, [])):
             logger.warning("%s: %s; training may start with it", path, difference)
         else:
             found.append(difference)
     for key, allowed in converted.undecided.items():
-        if _matters(key) and not any(_same(key, value, cfg.value_at(key)) for value in allowed):
-            found.append(f"{key}: file {' or '.join(map(repr, allowed))}, config {cfg.value_at(key)!r}")
-        elif _matters(key):
-            logger.warning("%s does not say which %s it is for; it loads as %r", path, key, cfg.value_at(key))
+        if not _matters(key):
+            continue
+        given = cfg.value_at(key)
+        if any(same_value(key, value, given) for value in allowed):
+            logger.warning("%s does not say which %s it is for; it loads as %r", path, key, given)
+        else:
+            found.append(f"{key}: file {' or '.join(map(repr, allowed))}, config {given!r}")
     stems = [weights[STEM] for weights in (converted.weights, current) if STEM in weights]
     if cfg.MODEL.BACKBONE.NAME == "TSM" and _NAME not in converted.overrides and stems and stems[0].dim() == 5:
         # Names and shapes are those of C2D.
@@ -352,24 +338,8 @@ def check_config(
         raise ValueError(f"{path} is of another network than the config's: {'; '.join(found)}")
 
 
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, (list, tuple)) else value
-
-
-def _same(key: str, wanted: Any, given: Any) -> bool:
-    wanted = _plain(wanted)
-    if key == _NORM:
-        return (wanted == "none") == (given == "none")
-    if not key.startswith("MODEL.PIXEL_") or not isinstance(wanted, list):
-        return same_value(key, wanted, given)
-    # One value stands for every channel.
-    a, b = (values * (3 if len(values) == 1 else 1) for values in (wanted, given))
-    close = (isinstance(x, float) and math.isclose(x, y, rel_tol=1e-5) for x, y in zip(a, b, strict=False))
-    return len(a) == len(b) and all(close)
-
-
 def fit(current: Mapping[str, Tensor], weights: Mapping[str, Tensor], path: str, policy: Policy) -> LoadReport:
-    """Compare weights with a model, and refuse what a policy does not allow. Nothing is loaded.
+    """Compare weights with the state dict of a model, and refuse what a policy does not allow. Nothing is loaded.
 
     Args:
         current: state dict of the model.
@@ -377,10 +347,7 @@ def fit(current: Mapping[str, Tensor], weights: Mapping[str, Tensor], path: str,
         path: of the file, for messages.
         policy: "half": at least half of the backbone's tensors must fit; new non-local blocks do not count. "backbone":
             the whole backbone and every tensor of the file must fit, except what fine-tuning changes; see
-            `LoadReport.differences`. "all": file and model must have the same tensors.
-
-    Raises:
-        ValueError: the policy does not allow it. The message names some tensors.
+            `LoadReport.differences`. "all": file and model must have the same tensors. Else a ValueError names some.
     """
     report = compare_weights(current, weights, path)
     text = "" if policy == "half" else report.differences(fine_tuning=policy == "backbone", count=3)

@@ -33,14 +33,9 @@ VALIDATION, BEST = "validation/", "best/"
 class PeriodicCheckpointer(HookBase):
     """Saves every ``period`` iterations, at the end and when training is stopped early.
 
-    With ``keep`` it removes its older checkpoints, once the newer ones are complete: those that it knows to have
-    written and whose content says so, never ``model_best``, ``model_final`` or what ``last_checkpoint`` names.
-
-    Args:
-        save: see `SaveFunction`.
-        period: iterations between checkpoints.
-        keep: how many stay; 0: all.
-        folder: where they are.
+    With ``keep`` above 0, only so many of its checkpoints stay in ``folder``. Older ones are removed once the newer
+    ones are complete: those that it knows to have written and whose content says so, never ``model_best``,
+    ``model_final`` or what ``last_checkpoint`` names.
 
     Attributes:
         saved: the iteration and the name of the last checkpoint; None before the first.
@@ -110,7 +105,7 @@ class EvalHook(HookBase):
 
     Args:
         evaluate: returns ``{task: {metric: value}}`` on rank 0; what it returns elsewhere does not matter.
-        period: iterations between evaluations. 0: only at the end.
+        period: 0: only at the end.
         prefix: of the names in the storage and in the log, e.g. "validation/".
 
     Attributes:
@@ -135,18 +130,13 @@ class EvalHook(HookBase):
 class BestCheckpointer(HookBase):
     """Saves ``model_best`` whenever an evaluation beats the best one so far. Must come after the evaluation.
 
-    With ``patience`` it ends the run, as if it had come to its last iteration, after so many evaluations without a
-    better one. The schedule of the learning rate does not change: such a run has not come to the low rates of the end.
-
-    Args:
-        evaluation: its metric decides.
-        save: called with ``("model_best", False)``.
-        metric: e.g. ``classification/loss``; "": the first of the evaluation. Higher is better, but for a loss.
-        patience: 0: never end.
-        checkpoints: saves ``model_final`` of a run that ends early.
+    With ``patience`` above 0, it ends the run after so many evaluations without a better one, as if the run had come to
+    its last iteration; ``checkpoints`` then saves ``model_final``. The schedule of the learning rate does not change:
+    such a run has not come to the low rates of the end.
 
     Attributes:
-        metric: the one in use; "" before the first evaluation if none was given.
+        metric: what decides, e.g. ``classification/loss``. Higher is better, but for a loss. "" as an argument is the
+            first metric of the evaluation.
         best: its best value; None before the first.
         iteration: how many iterations the best checkpoint had; None if an older version of this hook saved it.
         results: of its evaluation.
@@ -181,8 +171,7 @@ class BestCheckpointer(HookBase):
     def after_step(self) -> None:
         """Save if this iteration was evaluated and is the best; end the run if patience is over.
 
-        Raises:
-            ValueError: the evaluation has no such metric.
+        ValueError where the evaluation has no such metric.
         """
         results, trainer, done = self.evaluation.results, self.trainer, self.trainer.iter + 1
         if self.evaluation.evaluated_iter != trainer.iter or not results:
@@ -238,8 +227,7 @@ class FinalTest(HookBase):
     far. Otherwise a run that is resumed there would take a worse one for the best.
 
     Args:
-        checkpoints: which checkpoint was the last.
-        best: and its evaluation.
+        checkpoints, best: the hooks that have saved the two.
         save: see `SaveFunction`.
         evaluate: tests the last weights by the full protocol; returns as for `EvalHook`.
         evaluate_best: tests ``model_best``; returns how many iterations it had, None if it is missing, and its results.
@@ -273,7 +261,7 @@ class FinalTest(HookBase):
     def run(self) -> Results:
         """Test now, on every rank, and return the results of both."""
         best, storage, done = self._best, self.trainer.storage, self.trainer.iter + 1
-        # An evaluation by the protocol of TEST.VALIDATION says nothing here.
+        # An evaluation by the protocol of TEST.VALIDATION is no full test.
         tested = best.evaluation.evaluated_iter == self.trainer.iter and not best.evaluation.prefix
         last = best.evaluation.results if tested else comm.all_gather_object(self._evaluate())[0]
         if not tested:

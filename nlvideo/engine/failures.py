@@ -31,7 +31,7 @@ class FailedVideos(HookBase):
         checkpoints: saves the state before the run ends; None: it is lost.
 
     Attributes:
-        reasons: why each file failed, by path, in the order in which they were drawn; the same on every rank.
+        reasons: why each file failed, by path; in the order in which they were drawn, and the same on every rank.
         num_videos: training videos in all; 0 where the loader does not say.
     """
 
@@ -52,8 +52,7 @@ class FailedVideos(HookBase):
     def after_step(self) -> None:
         """Take the step's failures from the trainer.
 
-        Raises:
-            TooManyFailedVideos: more than ``max_fraction``, on every rank at the same iteration.
+        Where more than ``max_fraction`` have failed, TooManyFailedVideos on every rank at the same iteration.
         """
         new = {path: reason for path, reason in self.trainer.failed_files if path not in self.reasons}
         self.trainer.failed_files.clear()

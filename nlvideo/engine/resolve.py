@@ -98,11 +98,9 @@ def resolve_from_data(cfg: CfgNode, resume: bool = False) -> CfgNode:
 
 
 def resolve_split(cfg: CfgNode, resume: bool = False) -> CfgNode:
-    """Put the lists of DATASETS.SPLIT into a config that asks for them; call it on every rank. Rank 0 writes them.
+    """Put the lists of DATASETS.SPLIT into a copy of a config that asks for them; call it on every rank.
 
-    Args:
-        cfg: left as it is.
-        resume: take the lists that the run in OUTPUT_DIR has; they are made only where there are none.
+    Rank 0 writes them. On a resume, the lists that the run in OUTPUT_DIR has are taken, if there are any.
 
     Raises:
         ValueError: a dataset is faulty or cannot be split; one line.
@@ -122,7 +120,7 @@ def resolve_split(cfg: CfgNode, resume: bool = False) -> CfgNode:
             made = [[name] for name in names]
         except FORESEEN as error:
             made = portable(error)
-    # Every rank ends, or none.
+    # All ranks end together.
     made = comm.all_gather_object(made)[0]
     if isinstance(made, Exception):
         raise made
@@ -200,11 +198,13 @@ def _listed(cfg: CfgNode, labels: Sequence[int]) -> str:
 
 def _earlier_config(folder: str) -> dict[str, Any]:
     """The values of the run that is resumed by full key; empty where there is none."""
-    path = os.path.join(folder, "config.yaml")
-    if last_checkpoint_in(folder) is None or not os.path.isfile(path):
-        return {}
-    with open(path, encoding="utf8") as file:
-        config = CfgNode(parse_yaml(file.read()))
+    return {} if last_checkpoint_in(folder) is None else config_in(folder)
+
+
+def config_in(folder: str) -> dict[str, Any]:
+    """Return the values of the ``config.yaml`` of a run by full key; {} without the file."""
+    path = Path(folder, "config.yaml")
+    config = CfgNode(parse_yaml(path.read_text(encoding="utf8"))) if path.is_file() else CfgNode()
     return {key: config.value_at(key) for key in config.keys_with_path()}
 
 

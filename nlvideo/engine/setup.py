@@ -10,13 +10,12 @@ from nlvideo.checkpoint.earlier_run import config_path, is_own
 from nlvideo.checkpoint.remote_run import RemoteRun
 from nlvideo.checkpoint.trained import weights_for_test, with_classes_of
 from nlvideo.config import CfgNode
-from nlvideo.engine.resolve import resolve_from_data, resolve_split
+from nlvideo.engine.resolve import config_in, resolve_from_data, resolve_split
 from nlvideo.errors import FORESEEN, portable
 from nlvideo.utils import comm
 from nlvideo.utils.console import setup_logger
 from nlvideo.utils.files.file_io import is_remote, make_writable, write_text
 from nlvideo.utils.files.locks import lock_folder
-from nlvideo.utils.files.safe_yaml import parse_yaml
 from nlvideo.utils.plugins import load_plugin
 from nlvideo.utils.system.env import append_invocation, collect_env, environment, seed_everything
 from nlvideo.utils.system.processes import job
@@ -51,14 +50,14 @@ def default_setup(cfg: CfgNode, args: argparse.Namespace) -> CfgNode:
     if not eval_only:
         _lock(cfg.OUTPUT_DIR)
     given_seed, dump = cfg.SEED, os.path.join(cfg.OUTPUT_DIR, "config.yaml")
-    cfg = cfg.with_overrides(
-        ["SEED", seed_everything(_seed_in(dump) if given_seed < 0 and args.resume else given_seed)]
-    )
+    # A resumed run goes on with the seed that it has drawn.
+    seed = config_in(cfg.OUTPUT_DIR).get("SEED", -1) if given_seed < 0 and args.resume else given_seed
+    cfg = cfg.with_overrides(["SEED", seed_everything(seed)])
     _start_log(cfg)
     if started_again:
         logger.warning("The ranks of this run started again: going on from its last checkpoint, if there is one")
     if eval_only:
-        # The weights know the classes that a test has, and the run the videos that it kept for one.
+        # A test has the classes of the weights, and the videos that the run has kept for a test.
         cfg = with_classes_of(resolve_split(cfg, resume=True), weights_for_test(cfg, args.resume))
     else:
         cfg = resolve_from_data(cfg, args.resume)
@@ -96,18 +95,10 @@ def _with_local_folder(cfg: CfgNode, resume: bool, eval_only: bool) -> tuple[Cfg
             run.fetch(resume, eval_only, cfg.SOLVER.CHECKPOINT_KEEP)
     except FORESEEN as error:
         failed = portable(error)
-    # Every rank ends, or none; and all wait for the download.
+    # All ranks end together, and all wait for the download.
     if errors := [error for error in comm.all_gather_object(failed) if error]:
         raise errors[0]
     return cfg.with_overrides(["OUTPUT_DIR", run.folder]), run
-
-
-def _seed_in(dump: str) -> int:
-    """The seed that the run that is resumed has drawn, or -1."""
-    if not os.path.isfile(dump):
-        return -1
-    with open(dump, encoding="utf8") as file:
-        return parse_yaml(file.read())["SEED"]
 
 
 def _start_log(cfg: CfgNode) -> None:
@@ -121,7 +112,7 @@ def _start_log(cfg: CfgNode) -> None:
 
 def _lock(folder: str) -> None:
     holder = lock_folder(folder) if comm.is_main_process() else None
-    # Every rank ends, or none: a rank would wait for one that has ended.
+    # All ranks end together: a rank would wait for one that has ended.
     holder = comm.all_gather_object(holder)[0]
     if holder:
         raise ValueError(

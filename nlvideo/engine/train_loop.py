@@ -86,10 +86,9 @@ class TrainerBase(ABC):
         self._current_hook = self._saving_hook = ""
 
     def register_hooks(self, hooks: Iterable[HookBase | None]) -> None:
-        """Append hooks; they run in this order. None is skipped.
+        """Append hooks, which run in this order; None is skipped.
 
-        Raises:
-            ValueError: two hooks of one name, whose states could not be told apart in a checkpoint.
+        ValueError for two hooks of one name, whose states could not be told apart in a checkpoint.
         """
         for hook in hooks:
             if hook is None:
@@ -109,11 +108,8 @@ class TrainerBase(ABC):
     def train(self, start_iter: int, max_iter: int) -> dict[str, Any]:
         """Run iterations ``start_iter`` to ``max_iter - 1``. Before them, finish that of the loaded checkpoint.
 
-        Returns:
-            The results of tests. This loop tests nothing, and returns an empty dict.
-
-        Raises:
-            TrainingInterrupted: a hook set ``stop_reason`` before the last iteration.
+        The results of tests, which are returned, are empty here. TrainingInterrupted where a hook set ``stop_reason``
+        before the last iteration.
         """
         self.iter = self.start_iter = start_iter
         self.max_iter = self.storage.max_iter = max_iter
@@ -173,7 +169,7 @@ class TrainerBase(ABC):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take back what ``state_dict`` returned; hooks that are new or gone are named in the log."""
         self.start_iter = self.storage.start_iter = state_dict["iteration"]
-        # Checkpoints from before this was saved have nothing left to do.
+        # Older checkpoints do not name this hook. Then no hook is called.
         self._saving_hook = state_dict.get("saved_by", "")
         self.storage.load_state_dict(state_dict["storage"])
         saved = dict(state_dict["hooks"])
@@ -195,8 +191,8 @@ class SimpleTrainer(TrainerBase):
 
     Args:
         model: called with a batch, returns a dict of scalar losses; wrapped for distributed training or not.
-        data_loader: endless. It may say how many videos it has (``dataset_size``). A batch may be a dict that lists
-            the videos that could not be read: ``"failed": [(file, reason), ...]``, which the model does not get.
+        data_loader: endless. It may say how many videos it has (``dataset_size``). A batch may be a dict that lists the
+            videos that could not be read: ``"failed": [(file, reason), ...]``, which the model does not get.
         optimizer: of the model's parameters.
         amp_dtype: ``torch.bfloat16`` or ``torch.float16`` for mixed precision, the latter with a gradient scaler.
         accumulate: batches per step. Losses are averaged over them, so that k batches of n equal one of k * n.
@@ -234,8 +230,7 @@ class SimpleTrainer(TrainerBase):
     def run_step(self) -> None:
         """Train on ``accumulate`` batches.
 
-        Raises:
-            FloatingPointError: the loss is not finite; the weights are those from before the step.
+        FloatingPointError where the loss is not finite; the weights are those from before the step.
         """
         self.optimizer.zero_grad()
         data_time = 0.0

@@ -140,11 +140,8 @@ class DefaultTrainer(SimpleTrainer):
     def train(self, start_iter: int | None = None, max_iter: int | None = None) -> Results:
         """Train to ``SOLVER.MAX_ITER`` and return the results of the last evaluation, the same on every rank.
 
-        If the best checkpoint is another than the last, its results are there, too, as ``{"best/task": ...}``.
-
-        Args:
-            start_iter: None: where the loaded run stopped, or 0.
-            max_iter: None: ``SOLVER.MAX_ITER``.
+        Training begins where the loaded run stopped. If the best checkpoint is another than the last, its results are
+        there, too, as ``{"best/task": ...}``. ``start_iter`` and ``max_iter`` are for other places.
 
         Raises:
             TrainingInterrupted: stopped by a signal; the message is the command that goes on.
@@ -159,7 +156,7 @@ class DefaultTrainer(SimpleTrainer):
             max_iter = start_iter
         elif start_iter >= max_iter:
             logger.info("All %d iterations are done already: testing only", max_iter)
-        # A loader of a project needs to know of it only where it differs.
+        # A loader of a project may not know this argument. So it is given only where it differs.
         first_clip = start_iter * self.cfg.SOLVER.CLIPS_PER_BATCH + self.clip_offset
         other = {"first_clip": first_clip} if self.clip_offset else {}
         self.data_loader = self.build_train_loader(self.cfg, start_iter, **other)
@@ -257,7 +254,7 @@ class DefaultTrainer(SimpleTrainer):
         # With the names of the classes: the data may be far from where the model is used.
         names = dataset_classes(self.cfg.DATASETS.TRAIN)
         self.checkpointer.save(name, tag_last=tag_last, **({"classes": names} if names else {}))
-        # A rank that ends now must not take the one that writes with it.
+        # A rank that ended now would end all ranks, also the one that still writes.
         comm.synchronize()
 
     def evaluate(self) -> Results:
@@ -270,14 +267,13 @@ class DefaultTrainer(SimpleTrainer):
         own = self.cfg.TEST.VALIDATION
         changes = ("TEST.NUM_CLIPS", own.NUM_CLIPS, "TEST.NUM_CROPS", own.NUM_CROPS, "TEST.FLIP", False)
         with self._ready_to_test():
-            return self.test(self._config_in(VALIDATION, *changes), self.bare_model, VALIDATION, own.MAX_VIDEOS)
+            return self.test(_config_in(VALIDATION, self.cfg, *changes), self.bare_model, VALIDATION, own.MAX_VIDEOS)
 
     def evaluate_best(self) -> tuple[int | None, Results]:
         """Test ``model_best``; files of results go to ``OUTPUT_DIR/best``. Then the model has its weights again.
 
-        Returns:
-            How many iterations it was trained for, on every rank, None if the file is missing; and the results, the
-            same on every rank.
+        Returns, the same on every rank, how many iterations it was trained for, None if the file is missing; and the
+        results.
         """
         path = os.path.join(self.cfg.OUTPUT_DIR, "model_best.pth")
         content = read_file(path) if comm.is_main_process() and os.path.exists(path) else {}
@@ -293,7 +289,7 @@ class DefaultTrainer(SimpleTrainer):
                 load_weights(self.bare_model, content, path, cfg=self.cfg, entry=entry, complete=True)
             comm.share_tensors(model.values())
             with preserved_rng():
-                results = self.test(self._config_in(BEST), self.bare_model, BEST)
+                results = self.test(_config_in(BEST, self.cfg), self.bare_model, BEST)
         finally:
             self.bare_model.load_state_dict(own)
         return iteration, comm.all_gather_object(results)[0]
@@ -304,10 +300,6 @@ class DefaultTrainer(SimpleTrainer):
         self.checkpointer.set_earlier_run_aside()
         with preserved_rng(), contextlib.nullcontext() if self.ema is None else self.ema.apply():
             yield
-
-    def _config_in(self, folder: str, *changes: Any) -> CfgNode:
-        """Return the config of a test whose files go to a folder inside ``OUTPUT_DIR``."""
-        return self.cfg.with_overrides(["OUTPUT_DIR", os.path.join(self.cfg.OUTPUT_DIR, folder.rstrip("/")), *changes])
 
     def _check_early_stopping(self) -> None:
         """Say now what would otherwise be an error after hours, or never."""
@@ -320,7 +312,7 @@ class DefaultTrainer(SimpleTrainer):
         if own.METRIC and names:
             found = [metric_names(self.build_evaluator(self.cfg, name)) for name in names]
             known = [f"{name}/{metric}" for name, metrics in zip(names, found, strict=True) for metric in metrics]
-            # Of other evaluators the first evaluation will tell.
+            # Where an evaluator does not name its metrics, the first evaluation checks them.
             if all(found):
                 check_one_of("SOLVER.EARLY_STOPPING.METRIC", own.METRIC, known if len(names) > 1 else found[0])
 
@@ -328,19 +320,13 @@ class DefaultTrainer(SimpleTrainer):
     def test(cls, cfg: CfgNode, model: nn.Module, prefix: str = "", max_videos: int = 0) -> Results:
         """Evaluate a model on every dataset of ``DATASETS.TEST`` and log the results; call it on every rank.
 
-        Args:
-            cfg: the config.
-            model: what to test.
-            prefix: of the tasks in the log, e.g. "validation/".
-            max_videos: of each dataset; see `build_test_loader`.
-
-        Returns:
-            On rank 0 ``{task: {metric: value}}`` of a single dataset, ``{dataset: {task: {metric: value}}}`` of
-            several; empty elsewhere, and without datasets.
+        ``prefix`` comes before the tasks in the log, e.g. "validation/". For ``max_videos`` see `build_test_loader`.
+        Returns on rank 0 ``{task: {metric: value}}`` of a single dataset, ``{dataset: {task: {metric: value}}}`` of
+        several. Elsewhere, and without datasets, the result is empty.
         """
         results: Results = {}
         for name in cfg.DATASETS.TEST:
-            # A loader of a project needs to know of a limit only where there is one.
+            # A loader of a project may not know a limit. So it is given only where there is one.
             loader = cls.build_test_loader(cfg, name, *([max_videos] if max_videos else []))
             with explained(loader):
                 results[name] = inference_on_dataset(model, loader, cls.build_evaluator(cfg, name))
@@ -358,8 +344,7 @@ class DefaultTrainer(SimpleTrainer):
         Files of results of ``best`` go to ``OUTPUT_DIR/best``: those in ``OUTPUT_DIR`` are of the last checkpoint.
         """
         model, is_best = load_model_for_test(cfg, resume), cfg.MODEL.WEIGHTS == "best" and not resume
-        folder = os.path.join(cfg.OUTPUT_DIR, "best") if is_best else cfg.OUTPUT_DIR
-        return cls.test(cfg.with_overrides(["OUTPUT_DIR", folder]), model)
+        return cls.test(_config_in("best", cfg) if is_best else cfg, model)
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
@@ -397,6 +382,11 @@ class DefaultTrainer(SimpleTrainer):
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> Evaluator:
         """Build the evaluator of one test set."""
         return build_evaluator(cfg, dataset_name)
+
+
+def _config_in(folder: str, cfg: CfgNode, *changes: Any) -> CfgNode:
+    """The config of a test whose files go to a folder inside ``OUTPUT_DIR``."""
+    return cfg.with_overrides(["OUTPUT_DIR", os.path.join(cfg.OUTPUT_DIR, folder.rstrip("/")), *changes])
 
 
 def distribute(model: nn.Module) -> nn.Module:

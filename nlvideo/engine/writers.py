@@ -30,9 +30,8 @@ _ENVIRONMENT = {
 def build_writers(cfg: CfgNode) -> list[EventWriter]:
     """Return the writers that ``WRITERS`` names; only rank 0 has any.
 
-    Raises:
-        LookupFailed: a name that is not registered, on every rank.
-        ImportError: a package is missing; the message has the command that installs it.
+    LookupFailed, on every rank, for an unknown name; ImportError, with the command to install it, for a missing
+    package.
     """
     makers = [WRITER.get(name, "WRITERS") for name in cfg.WRITERS]
     return [make(cfg) for make in makers] if comm.is_main_process() else []
@@ -59,8 +58,7 @@ class Tracker(IncrementalWriter):
     The run begins with the first values. A resumed run goes on in the one that its checkpoint names.
     """
 
-    #: what is imported, and the extra that installs it
-    package = ""
+    package = ""  #: what is imported, and the extra that installs it
 
     def __init__(self, cfg: CfgNode):
         """Import the package; ImportError, with the command that installs it, where it is missing."""

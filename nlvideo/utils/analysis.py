@@ -39,10 +39,7 @@ def count_gmacs(module: nn.Module, inputs: Any) -> float:
 def cost_table(module: nn.Module, inputs: Any, depth: int = 1) -> str:
     """Return a table of the parameters and multiply-adds of a module and its sub-modules; see ``count_gmacs``.
 
-    With depth 0 it lists the module alone, with 1 its children as well, and so on.
-
-    Raises:
-        ValueError: a negative depth.
+    With depth 0 it lists the module alone, with 1 its children as well, and so on. ValueError for a negative depth.
     """
     if depth < 0:
         raise ValueError(f"depth: got {depth}, allowed: 0 or more")
@@ -92,8 +89,7 @@ def without_norms(module: nn.Module) -> nn.Module:
 def find_layer(model: nn.Module, layer: str) -> tuple[str, nn.Module]:
     """Return the full name of a module of a network, and the module. The name may be without "backbone.".
 
-    Raises:
-        LookupFailed: there is none; the message lists what is close.
+    LookupFailed where there is none; the message lists what is close.
     """
     modules = {name: module for name, module in model.named_modules() if name}
     name = layer if layer in modules else f"backbone.{layer}"
@@ -112,8 +108,7 @@ class _Reached(Exception):
 def run_until(module: nn.Module, run: Callable[[], object], before: bool = False) -> tuple[bool, Any]:
     """Call a network with ``run`` until one of its modules has run; with ``before``, until it is about to run.
 
-    Returns:
-        Whether the module was reached, and its output, or with ``before`` its first argument. None if it was not.
+    Returns whether the module was reached, and its output, or with ``before`` its first argument. None if it was not.
     """
     seen: list[object] = []
 

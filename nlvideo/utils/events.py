@@ -48,8 +48,7 @@ class History:
     def put(self, value: float | torch.Tensor, iteration: int) -> None:
         """Append a value. A tensor stays on its device until it is read, so that nothing waits for it before.
 
-        Raises:
-            ValueError: a tensor of several elements.
+        ValueError for a tensor of several elements.
         """
         if not isinstance(value, torch.Tensor):
             self._flush()

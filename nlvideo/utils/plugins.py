@@ -55,10 +55,7 @@ def resolve_spec(spec: str, base_dir: str | None = None) -> str:
 
     A spec is a path if it contains a separator or starts with ``.`` or ``~``. Another name is a path only if there is
     such a folder and nothing of that name is installed: a stray folder never hides a module. Relative paths start from
-    ``base_dir``, by default the current folder.
-
-    Raises:
-        ValueError: not a text, or an empty one.
+    ``base_dir``, by default the current folder. ValueError for what is no text, or an empty one.
     """
     if not isinstance(spec, str) or not spec:
         raise ValueError(f"PLUGINS: expected a path, a module or an entry point, got {spec!r}")

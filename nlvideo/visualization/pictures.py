@@ -5,19 +5,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
+from nlvideo.visualization import drawing
 from nlvideo.visualization.attention import NUM_ARROWS, AttentionMaps, TopKeys, top_keys
-from nlvideo.visualization.drawing import (
-    ARROW_COLOUR,
-    DARK,
-    QUERY_COLOUR,
-    Box,
-    FrameRows,
-    LineLayer,
-    add_heat,
-    enlarge,
-    enlargement,
-    font,
-)
 from nlvideo.visualization.gradcam import ClassMaps
 from nlvideo.visualization.grid import Grid, Size, Window
 
@@ -29,7 +18,7 @@ _SHOW_ALL = 10
 _HEAT_SIDE, _TEXT, _CAPTION, _BAR_HEIGHT = 320, 15, 52, 10
 
 
-class _Layout(FrameRows):
+class _Layout(drawing.FrameRows):
     """The frames of a film strip: which of the clip, and where."""
 
     def __init__(self, grid: Grid, cell: int = 0, frame: int | None = None):
@@ -41,7 +30,7 @@ class _Layout(FrameRows):
             # The query's own frame need not be the middle one of its window. It is shown.
             self.shown[cell] = self.shown[cell] if frame is None else frame
         self.query = 0 if frame is None else self.shown.index(frame)
-        factor = enlargement(H, W, _STRIP_SIDE)
+        factor = drawing.enlargement(H, W, _STRIP_SIDE)
         most = max(1, (_MAX_WIDTH - 2 * _MARGIN + self.GAP) // (W * factor + self.GAP))
         super().__init__(len(self.shown), H, W, factor, most, (_MARGIN, _MARGIN + round(1.6 * self.TEXT)))
         self.bottom = _MARGIN + round(1.6 * self.TEXT) + self.size[1]
@@ -52,7 +41,7 @@ class _Layout(FrameRows):
         inside = [place for place, frame in enumerate(self.shown) if int(first) <= frame < end]
         return inside or [min(range(len(self.shown)), key=lambda place: abs(self.shown[place] - first))]
 
-    def box(self, place: int, window: Window) -> Box:
+    def box(self, place: int, window: Window) -> drawing.Box:
         """(x0, y0, x1, y1) of a cell's window in a frame shown."""
         (_, y0, x0), (_, y1, x1) = window
         return (*self.point(place, y0, x0), *self.point(place, y1, x1))
@@ -65,10 +54,7 @@ def draw_film_strip(maps: AttentionMaps, index: int, k: int = NUM_ARROWS) -> Ima
     white box, its cell, with a dot. Every key is a yellow box, the window of its cell, in all its frames that are
     shown. Its arrow ends in the frame whose place in the key's window is that of the query's frame in the query's
     window. The higher the weight, the wider and the more opaque the arrow. There are at most ``k``; keys of weight 0 or
-    less have none.
-
-    Raises:
-        ValueError: there is no such query, or ``k`` is below 1.
+    less have none. ValueError where there is no such query, or ``k`` is below 1.
     """
     _check_index(maps, index)
     keys = top_keys(maps, k)[index]
@@ -83,18 +69,18 @@ def draw_film_strip(maps: AttentionMaps, index: int, k: int = NUM_ARROWS) -> Ima
 
 def _strip(
     layout: _Layout, frames: np.ndarray, labels: Sequence[str], texts: Sequence[str],
-    lines: Callable[[LineLayer], None] = lambda layer: None,
+    lines: Callable[[drawing.LineLayer], None] = lambda layer: None,
 ) -> Image.Image:  # fmt: skip
     """The frames, lines over them, and one text above them and one below."""
-    letters = font(layout.TEXT)
+    letters = drawing.font(layout.TEXT)
     width = max(layout.size[0], *(int(letters.getlength(text)) for text in texts)) + 2 * _MARGIN
     strip = Image.new("RGB", (width, layout.bottom + (len(texts) > 1) * layout.TEXT + 2 * _MARGIN), (255, 255, 255))
     layout.paste(strip, frames, labels)
-    lines(layer := LineLayer(strip.size))
+    lines(layer := drawing.LineLayer(strip.size))
     strip = layer.over(strip)
     draw = ImageDraw.Draw(strip)
     for text, y in zip(texts, (_MARGIN - 4, layout.bottom), strict=False):
-        draw.text((_MARGIN, y), text, fill=DARK, font=letters)
+        draw.text((_MARGIN, y), text, fill=drawing.DARK, font=letters)
     return strip
 
 
@@ -128,7 +114,7 @@ def _labels(grid: Grid, layout: _Layout) -> list[str]:
 
 
 def _draw_arrows(
-    layer: LineLayer, maps: AttentionMaps, layout: _Layout, position: list[float], query: Size, keys: TopKeys
+    layer: drawing.LineLayer, maps: AttentionMaps, layout: _Layout, position: list[float], query: Size, keys: TopKeys
 ) -> None:
     # The middle of the pixel that was named.
     start = layout.point(layout.query, position[1] + 0.5, position[2] + 0.5)
@@ -142,12 +128,12 @@ def _draw_arrows(
     for cell, _, share in found:
         window = maps.keys.window(cell)
         for place in layout.places(window):
-            layer.box(layout.box(place, window), ARROW_COLOUR, 1, 0.3 + 0.7 * share)
+            layer.box(layout.box(place, window), drawing.ARROW_COLOUR, 1, 0.3 + 0.7 * share)
     for cell, (_, y, x), share in found:
         places = layout.places(maps.keys.window(cell))
         layer.arrow(start, layout.point(places[min(phase, len(places) - 1)], y, x), 1 + 2.5 * share, 0.3 + 0.7 * share)
-    layer.box(layout.box(layout.query, maps.queries.window(query)), QUERY_COLOUR, 2)
-    layer.dot(*start, 3.5, QUERY_COLOUR)
+    layer.box(layout.box(layout.query, maps.queries.window(query)), drawing.QUERY_COLOUR, 2)
+    layer.dot(*start, 3.5, drawing.QUERY_COLOUR)
 
 
 def heated_frames(maps: AttentionMaps | ClassMaps, index: int) -> np.ndarray:
@@ -158,7 +144,7 @@ def heated_frames(maps: AttentionMaps | ClassMaps, index: int) -> np.ndarray:
     row, largest = maps.weights[index], _largest(maps, index)
     keys, frames = (maps.grid, maps.frames[index]) if isinstance(maps, ClassMaps) else (maps.keys, maps.frames)
     shares = (keys.upsample(row) / (largest or 1.0)).numpy()
-    return np.stack([add_heat(frame, share) for frame, share in zip(frames, shares, strict=True)])
+    return np.stack([drawing.add_heat(frame, share) for frame, share in zip(frames, shares, strict=True)])
 
 
 def overlay_frames(maps: AttentionMaps | ClassMaps, index: int) -> np.ndarray:
@@ -166,23 +152,21 @@ def overlay_frames(maps: AttentionMaps | ClassMaps, index: int) -> np.ndarray:
 
     Colours run from nothing at weight 0 over red to pale yellow at the largest weight, see `heated_frames`; the caption
     gives that weight. Negative weights (dot product) run over blue, on the same scale. Every pixel has the weight of
-    its cell, without smoothing. The query's cell is a white box in the frames that it stands for.
+    its cell, without smoothing. The query's cell is a white box in the frames that it stands for. ValueError where
+    there is no such query or view.
 
     Returns:
         uint8 (T, H', W', 3), enlarged by a whole factor to a short side of about 320 pixels; both sides are even.
-
-    Raises:
-        ValueError: there is no such query or view.
     """
     _check_index(maps, index)
     T, H, W = maps.frames.shape[-4:-1]
-    factor = enlargement(H, W, _HEAT_SIDE)
+    factor = drawing.enlargement(H, W, _HEAT_SIDE)
     largest, negative = _largest(maps, index), bool((maps.weights[index] < 0).any())
     pictures = []
     for t, heated in enumerate(heated_frames(maps, index)):
         # H.264 needs even sides.
-        image = Image.new("RGB", ((W * factor + 1) // 2 * 2, (H * factor + _CAPTION + 1) // 2 * 2), DARK)
-        image.paste(Image.fromarray(enlarge(heated, factor)))
+        image = Image.new("RGB", ((W * factor + 1) // 2 * 2, (H * factor + _CAPTION + 1) // 2 * 2), drawing.DARK)
+        image.paste(Image.fromarray(drawing.enlarge(heated, factor)))
         text = f"{_name(maps)}: frame {t} of {T}"
         if isinstance(maps, AttentionMaps):
             text += f", query in frame {maps.positions[index][0]:g}"
@@ -195,10 +179,7 @@ def overlay_frames(maps: AttentionMaps | ClassMaps, index: int) -> np.ndarray:
 def draw_heat_strip(maps: ClassMaps, index: int, title: str = "") -> Image.Image:
     """Draw the frames of one view with heat: all of a clip of up to 10, else one for each frame of the map.
 
-    The first line is the title, or the layer and the number of the class.
-
-    Raises:
-        ValueError: there is no such view.
+    The first line is the title, or the layer and the number of the class. ValueError where there is no such view.
     """
     _check_index(maps, index)
     layout = _Layout(maps.grid)
@@ -220,24 +201,24 @@ def _with_query(image: Image.Image, maps: AttentionMaps, index: int, t: int, fac
     (t0, y0, x0), (t1, y1, x1) = maps.queries.window(maps.queries.cell(position))
     if not t0 <= t < t1:
         return image
-    layer = LineLayer(image.size)
-    layer.box((x0 * factor, y0 * factor, x1 * factor, y1 * factor), QUERY_COLOUR, 2)
+    layer = drawing.LineLayer(image.size)
+    layer.box((x0 * factor, y0 * factor, x1 * factor, y1 * factor), drawing.QUERY_COLOUR, 2)
     if t == int(position[0]):
-        layer.dot((position[2] + 0.5) * factor, (position[1] + 0.5) * factor, 4, QUERY_COLOUR)
+        layer.dot((position[2] + 0.5) * factor, (position[1] + 0.5) * factor, 4, drawing.QUERY_COLOUR)
     return layer.over(image)
 
 
 def _caption(image: Image.Image, top: int, text: str, largest: float, negative: bool) -> None:
     """Draw a line of text, and below it the bar of colours between the weights at its ends."""
-    draw, letters = ImageDraw.Draw(image), font(_TEXT)
-    draw.text((8, top + 4), text, fill=QUERY_COLOUR, font=letters)
+    draw, letters = ImageDraw.Draw(image), drawing.font(_TEXT)
+    draw.text((8, top + 4), text, fill=drawing.QUERY_COLOUR, font=letters)
     low, high = f"{-largest:.2g}" if negative else "0", f"{largest:.2g}"
     y, left = top + 8 + _TEXT + 4, 8 + round(letters.getlength(low)) + 6
     right = image.width - 8 - round(letters.getlength(high)) - 6
-    draw.text((8, y), low, fill=QUERY_COLOUR, font=letters)
-    draw.text((right + 6, y), high, fill=QUERY_COLOUR, font=letters)
+    draw.text((8, y), low, fill=drawing.QUERY_COLOUR, font=letters)
+    draw.text((right + 6, y), high, fill=drawing.QUERY_COLOUR, font=letters)
     if right > left:
         share = np.linspace(-1.0 if negative else 0.0, 1.0, right - left)
         grey = np.full((_BAR_HEIGHT, right - left, 3), 96, np.uint8)
-        bar = add_heat(grey, np.broadcast_to(share, grey.shape[:2]))
+        bar = drawing.add_heat(grey, np.broadcast_to(share, grey.shape[:2]))
         image.paste(Image.fromarray(bar), (left, y + (_TEXT - _BAR_HEIGHT) // 2 + 3))

@@ -13,10 +13,8 @@ __all__ = ["SOURCES", "Converted", "Source", "convert", "recognise", "unknown_so
 class Source(NamedTuple):
     """A format of weights. Both functions take the flat name -> tensor dict that `weights.flatten` gives."""
 
-    #: whether a file is of this format
-    recognise: Callable[[Mapping[str, Any]], bool]
-    #: raises ValueError, in one line, for a network that ours cannot express
-    convert: Callable[[Mapping[str, Any]], Converted]
+    recognise: Callable[[Mapping[str, Any]], bool]  #: whether a file is of this format
+    convert: Callable[[Mapping[str, Any]], Converted]  #: ValueError, one line, for a network that ours cannot express
 
 
 #: name -> source
@@ -52,8 +50,7 @@ def _named(content: Mapping[str, Any]) -> str:
 def convert(content: Mapping[str, Any], source: str = "auto") -> Converted:
     """Bring foreign weights under our names; ``source`` is a name in `SOURCES`, or "auto".
 
-    Raises:
-        ValueError: not recognised, an unknown source, or a network that ours cannot express.
+    ValueError where they are not recognised, the source is unknown, or our network cannot express theirs.
     """
     name = recognise(content) if source == "auto" else source
     if not name:

@@ -119,7 +119,7 @@ def convert(content: Mapping[str, Any]) -> common.Converted:
     return converted
 
 
-# Detectron's PIXEL_MEANS are 102.9801, 115.9465, 122.7717 for blue, green, red; nothing is divided by.
+# Detectron's PIXEL_MEANS are 102.9801, 115.9465, 122.7717 for blue, green, red. It does not divide by a deviation.
 PIXEL_MEAN = [122.7717, 115.9465, 102.9801]
 PIXEL_STD = [1.0, 1.0, 1.0]
 

@@ -1,5 +1,6 @@
 """What the converters of foreign weights share: what they give, tables of names, foreign configs, architectures."""
 
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -33,26 +34,18 @@ class Converted:
     Kernels of image networks stay 4-D; loading inflates them.
     """
 
-    #: name in our model's state dict -> tensor
-    weights: dict[str, Tensor]
-    #: config key -> the value with which our network computes what the source computed
-    overrides: dict[str, Any] = field(default_factory=dict)
-    #: (their name, our name)
-    mapped: list[tuple[str, str]] = field(default_factory=list)
-    #: (their name, why it has no place here)
-    dropped: list[tuple[str, str]] = field(default_factory=list)
-    #: what a reader of the log should know
-    notes: list[str] = field(default_factory=list)
-    #: config key -> the values that the file could mean; it does not say which
-    undecided: dict[str, list[Any]] = field(default_factory=dict)
-    #: config key -> values besides that of `overrides` that training may start with; None stands for any
-    tolerated: dict[str, list[Any]] = field(default_factory=dict)
-    #: whose names the file has: a name in `SOURCES`, or "nlvideo"
-    source: str = "nlvideo"
-    #: what the network was trained on: "kinetics400", or "" where that is another dataset or not known
-    dataset: str = ""
-    #: names of the classes, in the order of the scores; empty where they are not known
-    classes: list[str] = field(default_factory=list)
+    weights: dict[str, Tensor]  #: name in our model's state dict -> tensor
+    overrides: dict[str, Any] = field(
+        default_factory=dict
+    )  #: config key -> value of our network that computes the same
+    mapped: list[tuple[str, str]] = field(default_factory=list)  #: (their name, our name)
+    dropped: list[tuple[str, str]] = field(default_factory=list)  #: (their name, why it has no place here)
+    notes: list[str] = field(default_factory=list)  #: what a reader of the log should know
+    undecided: dict[str, list[Any]] = field(default_factory=dict)  #: config key -> values that the file could mean
+    tolerated: dict[str, list[Any]] = field(default_factory=dict)  #: config key -> others to train from; None: any
+    source: str = "nlvideo"  #: whose names the file has: a name in `SOURCES`, or "nlvideo"
+    dataset: str = ""  #: what the network was trained on: "kinetics400", or "" for another dataset or an unknown one
+    classes: list[str] = field(default_factory=list)  #: their names in the order of the scores; empty if not known
 
     def name_classes(self, given: list[str]) -> None:
         """Set the names of the classes: those given, or those of Kinetics-400 for its 400 classes."""
@@ -153,7 +146,7 @@ def rename(
     reasons: Mapping[str, str] = MappingProxyType({}),
     drop: Callable[[str], str] = lambda name: "",
 ) -> Converted:
-    """Give the tensors of a file our names.
+    """Give the tensors of a file our names. ValueError where one has no place in our network, or two have the same.
 
     Args:
         source: name of the source, for the error.
@@ -161,9 +154,6 @@ def rename(
         to_ours: their name -> ours; None for a name without a place.
         reasons: part of a name, as a pattern -> why such a name has no place.
         drop: why a name without a place is dropped; it returns "" where that is an error.
-
-    Raises:
-        ValueError: a tensor has no place in our network, or two have the same.
     """
     converted = Converted({}, source=source)
     for theirs, value in content.items():
@@ -200,14 +190,12 @@ def check_recipe(where: str, given: object, table: Mapping[str, Any]) -> None:
     """Refuse a setting that our network cannot express, and one that is not in the table.
 
     A setting that is not in the table but off (False, None, 0 or empty) is taken to be of another version, and unused.
+    The ValueError names the setting, what it is, and what is allowed.
 
     Args:
         where: name of the section, for the error.
         given: the section as the file has it.
         table: from `known`.
-
-    Raises:
-        ValueError: naming the setting, what it is, and what is allowed.
     """
     if not isinstance(given, Mapping):
         raise ValueError(f"{where}: got {given!r}, expected a section of settings")
@@ -254,14 +242,10 @@ def architecture_of(
     """Return the config keys that names and shapes of weights decide: depth, width, temporal kernels, blocks, classes.
 
     Strides, pools and pixel statistics leave no trace in weights; the source of a file knows them. For weights of an
-    image network nothing is said about temporal kernels. `weights.fit` shows whether every tensor fits.
+    image network nothing is said about temporal kernels. `weights.fit` shows whether every tensor fits. The weights are
+    under our names, and kernels may be 4-D. Their source has networks of these ``depths``.
 
-    Args:
-        weights: under our names; kernels may be 4-D.
-        depths: those that the source of the weights has.
-
-    Raises:
-        ValueError: no network of ours has these shapes.
+    ValueError where no network of ours has these shapes.
     """
     if STEM not in weights:
         raise ValueError("the first convolution is missing")
@@ -321,8 +305,7 @@ def with_shifts(names: Collection[str], nonlocal_block: str, depth: int, in_plac
 def shift_settings(names: Iterable[str], depth: int) -> dict[str, Any]:
     """Return the config keys of TSM that names show; none where nothing shifts.
 
-    Raises:
-        ValueError: other residual blocks shift than in our TSM.
+    ValueError where other residual blocks shift than in our TSM.
     """
     kernels = [m for name in names if (m := _SHIFTED.search(name)) and m[5] and name[m.end() :] == "weight"]
     in_place = any(found[4] for found in kernels)
@@ -358,13 +341,28 @@ def leave_alpha_open(converted: Converted, settings: dict[str, Any]) -> None:
         converted.notes.append(f"{_ARGS}: alpha is 4 in their networks 8x8 and 16x8, 8 in 4x16")
 
 
+def plain(value: Any) -> Any:
+    """Return a value of a config with a list in place of a tuple."""
+    return list(value) if isinstance(value, tuple) else value
+
+
 def same_value(key: str, one: Any, other: Any) -> bool:
-    """Whether two values of a key mean the same; an argument of a backbone may be missing where it is the default."""
-    if key != _ARGS:
-        return one == other
-    arguments = constructor_arguments(SlowFast) | constructor_arguments(TSM)
-    defaults = {name: argument.default for name, argument in arguments.items()}
-    return defaults | dict(one) == defaults | dict(other)
+    """Whether two values of a key mean the same to a network with weights from a file."""
+    one, other = plain(one), plain(other)
+    if key == _ARGS:
+        # An argument may be missing where it is the default.
+        arguments = constructor_arguments(SlowFast) | constructor_arguments(TSM)
+        defaults = {name: argument.default for name, argument in arguments.items()}
+        return defaults | dict(one) == defaults | dict(other)
+    if key == "MODEL.NONLOCAL.NORM":
+        # Which kind of norm holds the numbers does not matter.
+        return (one == "none") == (other == "none")
+    if key.startswith("MODEL.PIXEL_") and isinstance(one, list):
+        # One value stands for every channel.
+        one, other = (values * (3 if len(values) == 1 else 1) for values in (one, other))
+        close = (isinstance(a, float) and math.isclose(a, b, rel_tol=1e-5) for a, b in zip(one, other, strict=False))
+        return len(one) == len(other) and all(close)
+    return one == other
 
 
 def nonlocal_places(weights: Mapping[str, Tensor]) -> list[str]:

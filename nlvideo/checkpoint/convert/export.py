@@ -4,16 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from nlvideo.checkpoint.convert import mmaction2, pyslowfast, pytorchvideo, tsm
-from nlvideo.checkpoint.convert.common import (
-    BOTTLENECK_DEPTHS,
-    ModuleNames,
-    architecture_of,
-    has_effect,
-    nonlocal_places,
-    with_shifts,
-)
-from nlvideo.checkpoint.convert.pyslowfast import ARCHITECTURES, INSTANTIATIONS
+from nlvideo.checkpoint.convert import common, mmaction2, pyslowfast, pytorchvideo, tsm
 from nlvideo.config import CfgNode
 from nlvideo.utils.messages import check_one_of, some
 
@@ -21,9 +12,9 @@ _NETWORK = {
     "MODEL.META_ARCHITECTURE": ("VideoClassifier",),
     "MODEL.BACKBONE.NAME": ("ResNet3d", "SlowFast"),
     "MODEL.HEAD.NAME": ("PoolLinearHead",),
-    "MODEL.BACKBONE.DEPTH": BOTTLENECK_DEPTHS,
+    "MODEL.BACKBONE.DEPTH": common.BOTTLENECK_DEPTHS,
 }
-# The logits of both heads are those of the average of the last map.
+# Both heads give the logits of the average of the last map.
 _SEGMENTS = _NETWORK | {
     "MODEL.HEAD.NAME": ("PoolLinearHead", "ConsensusHead"),
     "MODEL.HEAD.ARGS": ([], [["consensus", "logits"]]),
@@ -33,11 +24,11 @@ _NETWORKS = {
     tsm.NAME: _SEGMENTS | {"MODEL.BACKBONE.NAME": ("TSM",), "MODEL.BACKBONE.STRIDE_IN_1X1": (False,)},
 }
 
-# What a block must be for both, for PySlowFast's, and for mmaction2's (mmcv's).
+# What a non-local block must be: for both frameworks, for PySlowFast, and for mmaction2 (mmcv).
 _BLOCK = {"NAME": ("NonLocalBlock",), "ARGS": ([],), "ATTEND": ("spacetime",)}
 _PYSLOWFAST_BLOCK = {
     **_BLOCK,
-    "PAIRWISE": tuple(INSTANTIATIONS.values()),
+    "PAIRWISE": tuple(pyslowfast.INSTANTIATIONS.values()),
     "SCALE": (True,),
     "POOL_FIRST": (True,),
     "NORM": ("same", "BN", "SyncBN", "FrozenBN"),
@@ -51,10 +42,8 @@ def export_weights(weights: Mapping[str, Tensor], cfg: CfgNode, to: str) -> dict
     Tensors do not change, with one exception: mmaction2's output convolution has no bias before its norm. A bias moves
     into the norm's running mean. The result is the same in eval mode; while a norm trains, the bias has no effect.
 
-    Args:
-        weights: state dict of the model that `cfg` describes.
-        cfg: the config of the model.
-        to: "pyslowfast", "pytorchvideo", "mmaction2" or "temporal-shift-module".
+    ``to`` is "pyslowfast", "pytorchvideo", "mmaction2" or "temporal-shift-module". The weights are the state dict of
+    the model that ``cfg`` describes.
 
     Raises:
         ValueError: an unknown framework, weights of another network than `cfg`, or a network that the framework cannot
@@ -65,9 +54,10 @@ def export_weights(weights: Mapping[str, Tensor], cfg: CfgNode, to: str) -> dict
         _check(to, key, cfg.value_at(key), allowed)
     # Weights do not show that TSM shifts.
     name = "TSM" if cfg.MODEL.BACKBONE.NAME == "TSM" else "ResNet3d"
-    settings = {"MODEL.BACKBONE.NAME": name} | architecture_of(weights)
+    settings = {"MODEL.BACKBONE.NAME": name} | common.architecture_of(weights)
     keys = ["MODEL.BACKBONE.NAME", "MODEL.BACKBONE.DEPTH", "MODEL.NONLOCAL.ENABLED", "MODEL.HEAD.NUM_CLASSES"]
-    for key in [*keys, "MODEL.BACKBONE.TEMPORAL"][: 4 if cfg.MODEL.BACKBONE.NAME == "SlowFast" else 5]:
+    keys += [] if cfg.MODEL.BACKBONE.NAME == "SlowFast" else ["MODEL.BACKBONE.TEMPORAL"]
+    for key in keys:
         if settings.get(key) != cfg.value_at(key):
             raise ValueError(f"{key}: the config says {cfg.value_at(key)!r}, the weights are of {settings.get(key)!r}")
     return _EXPORTERS[to](weights, cfg)
@@ -80,7 +70,7 @@ def _check(to: str, key: str, value: object, allowed: Sequence | Mapping) -> Non
 def _check_block(to: str, cfg: CfgNode, allowed: Mapping[str, tuple]) -> None:
     for key, values in allowed.items():
         name = f"MODEL.NONLOCAL.{key}"
-        if has_effect(name, cfg):
+        if common.has_effect(name, cfg):
             _check(to, name, cfg.value_at(name), values)
 
 
@@ -97,7 +87,7 @@ def _check_architecture(to: str, cfg: CfgNode) -> None:
     if node.NAME == "SlowFast":
         _check(to, "sampling of MODEL.BACKBONE.ARGS", dict(node.ARGS).get("sampling", "linspace"), ("linspace",))
         return
-    architectures = dict.fromkeys(ARCHITECTURES.values())
+    architectures = dict.fromkeys(pyslowfast.ARCHITECTURES.values())
     _check(to, "(MODEL.BACKBONE.TEMPORAL, MODEL.BACKBONE.STEM)", (node.TEMPORAL, node.STEM), architectures)
 
 
@@ -133,7 +123,7 @@ def _to_tsm(weights: Mapping[str, Tensor], cfg: CfgNode) -> dict[str, Tensor]:
     if cfg.MODEL.NONLOCAL.ENABLED:
         # The only places of their code.
         _check(tsm.NAME, "MODEL.BACKBONE.DEPTH with non-local blocks", cfg.MODEL.BACKBONE.DEPTH, (50,))
-        _check(tsm.NAME, "places of non-local blocks", nonlocal_places(weights), (tsm.PLACES,))
+        _check(tsm.NAME, "places of non-local blocks", common.nonlocal_places(weights), (tsm.PLACES,))
         allowed = {key.rpartition(".")[2]: (value,) for key, value in tsm.BLOCKS.items()}
         _check_block(tsm.NAME, cfg, {**_BLOCK, **allowed, "NORM": _PYSLOWFAST_BLOCK["NORM"]})
     renamed = _with_shifts(tsm.NAME, _rename(tsm.NAME, _of_frames(weights), tsm.NAMES), "nl.", cfg)
@@ -150,7 +140,7 @@ def _with_shifts(to: str, weights: Mapping[str, Tensor], nonlocal_block: str, cf
     in_place = dict(cfg.MODEL.BACKBONE.ARGS).get("in_place", False)
     if in_place:
         _check(to, "MODEL.NONLOCAL.ENABLED with shifts in place", cfg.MODEL.NONLOCAL.ENABLED, (False,))
-    names = with_shifts(weights, nonlocal_block, cfg.MODEL.BACKBONE.DEPTH, in_place)
+    names = common.with_shifts(weights, nonlocal_block, cfg.MODEL.BACKBONE.DEPTH, in_place)
     return {names[name]: tensor for name, tensor in weights.items()}
 
 
@@ -164,7 +154,7 @@ def _without_output_bias(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return kept
 
 
-def _rename(to: str, weights: Mapping[str, Tensor], names: ModuleNames) -> dict[str, Tensor]:
+def _rename(to: str, weights: Mapping[str, Tensor], names: common.ModuleNames) -> dict[str, Tensor]:
     theirs = {name: names.to_theirs(name) for name in weights}
     lost = [f"{name} {tuple(weights[name].shape)}" for name, other in theirs.items() if other is None]
     if lost:

@@ -187,8 +187,7 @@ _PIXELS = common.known("type _scope_ mean std blending format_shape to_float32",
 def read_recipe(text: object) -> dict[str, Any]:
     """What the config in a file says that weights do not show: our keys -> values; none where ``text`` is no text.
 
-    Raises:
-        ValueError: it is not a config, or of a network that ours cannot express.
+    ValueError where it is not a config, or of a network that ours cannot express.
     """
     if not isinstance(text, str):
         return {}
@@ -258,15 +257,16 @@ def _backbone(backbone: Mapping[str, Any]) -> dict[str, Any]:
 
 def _clip(config: Mapping[str, Any]) -> dict[str, Any]:
     for step in config.get("train_pipeline") or []:
-        if isinstance(step, dict) and step.get("type") in ("SampleFrames", "DenseSampleFrames") and "clip_len" in step:
-            if step["clip_len"] == 1 and (segments := step.get("num_clips", 1)) > 1:
-                if step["type"] == "DenseSampleFrames":
-                    # Each of so many frames is at the start of an equal part of this range.
-                    samplers = {"INPUT.CLIP_SAMPLER": "RandomClip", "TEST.CLIP_SAMPLER": "MMActionClips"}
-                    stride = step.get("sample_range", 64) // segments
-                    return {"INPUT.NUM_FRAMES": segments, "INPUT.FRAME_STRIDE": stride, **samplers}
-                # TSN and TSM: one frame from each of so many segments.
-                samplers = dict.fromkeys(("INPUT.CLIP_SAMPLER", "TEST.CLIP_SAMPLER"), "SegmentClip")
-                return {"INPUT.NUM_FRAMES": segments, "INPUT.FRAME_STRIDE": 1, **samplers}
+        kind = step.get("type") if isinstance(step, dict) and "clip_len" in step else None
+        if kind not in ("SampleFrames", "DenseSampleFrames"):
+            continue
+        segments = step.get("num_clips", 1)
+        if step["clip_len"] != 1 or segments <= 1:
             return {"INPUT.NUM_FRAMES": step["clip_len"], "INPUT.FRAME_STRIDE": step.get("frame_interval", 1)}
+        if kind == "SampleFrames":  # TSN and TSM
+            return common.SEGMENTS | {"INPUT.NUM_FRAMES": segments}
+        # Each of so many frames is at the start of an equal part of this range.
+        samplers = {"INPUT.CLIP_SAMPLER": "RandomClip", "TEST.CLIP_SAMPLER": "MMActionClips"}
+        stride = step.get("sample_range", 64) // segments
+        return {"INPUT.NUM_FRAMES": segments, "INPUT.FRAME_STRIDE": stride, **samplers}
     return {}

@@ -46,7 +46,7 @@ _PYSLOWFAST = {
     "SLOWONLY_8x8_R50": ("slow", 8, 8),
 }
 
-# Files of SlowFast of PySlowFast and PyTorchVideo for Kinetics: arguments of the backbone, and frames of 2 apart.
+# Kinetics files of SlowFast, by PySlowFast and PyTorchVideo -> arguments of the backbone, frames of a clip of stride 2.
 _SLOWFAST: dict[str, tuple[list[list], int]] = {
     "SLOWFAST_4x16_R50": ([["alpha", 8], ["lateral_kernel", 5]], 32),
     "SLOWFAST_8x8_R50": ([["alpha", 4], ["lateral_kernel", 7]], 32),
@@ -124,8 +124,7 @@ def release_overrides(path: str) -> dict[str, Any]:
 def settle(converted: Converted, overrides: dict[str, Any]) -> None:
     """Decide, in place, what a file left open. If the stem is known then, the usual clip of the stem is added.
 
-    Raises:
-        ValueError: the file does not allow a value.
+    ValueError where the file does not allow a value.
     """
     for key, allowed in converted.undecided.items():
         if key in overrides and not any(same_value(key, overrides[key], value) for value in allowed):

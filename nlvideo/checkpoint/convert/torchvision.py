@@ -36,7 +36,7 @@ IMAGENET_NETWORK = {
 _CLASSIFIER = re.compile(r"(?:fc|classifier\.1|head|head\.1)\.(weight|bias)")
 # Names of its ResNets; with a time axis they are those of resnet3d.py.
 _RESNET_NAMES = {"conv1.weight", "bn1.weight", "layer1.0.conv1.weight"}
-# Frames of a clip, and their distance in videos of 30 frames a second, of the figures that torchvision reports.
+# Start of a name -> frames and stride (in videos of 30 frames a second) of the clips that torchvision tested it with.
 _CLIPS = {"s3d": (128, 2), "swin3d": (32, 2), "mvit": (16, 4), "": (16, 2)}
 
 
@@ -75,8 +75,7 @@ def _convert_video(content: Mapping[str, Any], arch: str) -> common.Converted:
 def video_settings(arch: str) -> dict[str, Any]:
     """Return the config keys of a video network of torchvision, as the transforms of its Kinetics weights say.
 
-    Args:
-        arch: a name in ``nlvideo.modeling.backbone.torchvision_layout.ARCHITECTURES``.
+    ``arch`` is a name in ``nlvideo.modeling.backbone.torchvision_layout.ARCHITECTURES``.
     """
     # Imported here, because torchvision takes long to import and most runs do not need it.
     from torchvision.models import get_model_weights

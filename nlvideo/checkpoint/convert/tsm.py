@@ -20,15 +20,7 @@ NAMES = common.ModuleNames(
 )
 PLACES = ["res3.0", "res3.2", "res4.0", "res4.2", "res4.4"]
 # Their blocks are those of AlexHex7/Non-local_pytorch.
-BLOCKS = {
-    "MODEL.NONLOCAL.PAIRWISE": "embedded_gaussian",
-    "MODEL.NONLOCAL.ATTEND": "spacetime",
-    "MODEL.NONLOCAL.SUBSAMPLE": True,
-    "MODEL.NONLOCAL.POOL_FIRST": False,
-    "MODEL.NONLOCAL.SCALE": False,
-    "MODEL.NONLOCAL.TEMPORAL_GROUPS": 1,
-    "MODEL.NONLOCAL.ARGS": [],
-}
+BLOCKS = common.AUTHORS_BLOCKS | {"MODEL.NONLOCAL.POOL_FIRST": False, "MODEL.NONLOCAL.SCALE": False}
 
 _REASONS = {r"layer2\.net\.": common.POOLED_TSM}
 

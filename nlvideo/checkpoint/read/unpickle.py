@@ -99,7 +99,7 @@ class Unpickler(pickle._Unpickler):
     def _known_calls(self) -> dict[tuple[str, str], Callable[..., Any]]:
         calls: dict[tuple[str, str], Callable[..., Any]] = {
             ("collections", "OrderedDict"): self._dict,
-            # So protocol 2 writes bytes. Python always writes this encoding.
+            # This is how protocol 2 writes bytes. Python always writes this encoding.
             ("_codecs", "encode"): lambda text, encoding: text.encode("latin1"),
             ("builtins", "bytes"): bytes,
             ("__builtin__", "bytes"): bytes,

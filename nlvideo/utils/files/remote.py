@@ -100,7 +100,7 @@ def _connector(path: str) -> Callable[[], tuple[Any, str]]:
 def _final(path: str, error: Exception, line: str) -> Exception | None:
     """The error to raise for one that another try would repeat; None for others."""
     if isinstance(error, FileNotFoundError):
-        # Stores say much of a bucket that is missing, and only repeat the path of an object.
+        # For a missing object stores only repeat its path. For a missing bucket they say more.
         return FileNotFoundError(f"{path}: not found" + ("" if line in path else f" ({line})"))
     name = type(error).__name__
     if isinstance(error, PermissionError) or "Credential" in name or "Authentication" in name or "Forbidden" in line:
@@ -139,12 +139,8 @@ def fetch(path: str, part: tuple[int, int] | None = None) -> str:
     """Return the path of a local copy of an object, which is made unless it is there; of a folder the path itself.
 
     Copies are in ``remote`` of iopath's cache, under names that depend on the version of the object. When the disk is
-    nearly full, those that were used longest ago are removed.
-
-    With ``part``, its offset and size, a part of a shard is fetched alone. A shard counts as unchanging.
-
-    Raises:
-        OSError, ImportError: as `with_store`; or the disk is full.
+    nearly full, those that were used longest ago are removed. With ``part``, its offset and size, a part of a shard is
+    fetched alone. A shard counts as unchanging. Errors are as of `with_store`, or an OSError where the disk is full.
     """
     info = shard_info(path) if part else info_of(path)
     if info["type"] == "directory":
@@ -168,8 +164,7 @@ def fetch(path: str, part: tuple[int, int] | None = None) -> str:
 def download(path: str, local: str, start: int, size: int, identity: str | None = None) -> None:
     """Write a part of an object to a file, whole or not at all, in the memory of a block.
 
-    Raises:
-        OSError, ImportError: as `with_store`; or the object is no longer the one of ``identity``.
+    Errors are as of `with_store`, or an OSError where the object is no longer the one of ``identity``.
     """
     with WholeFile(local) as whole, open(whole.temporary, "wb") as file:
         for begin in range(start, start + size, _BLOCK):

@@ -161,7 +161,7 @@ def tick_texts(values: Sequence[float]) -> list[tuple[float, str]]:
     """Return increasing numbers, each with its text on an axis: thousands as k, and no more digits than needed."""
     reach = max(map(abs, values))
     size, letter = next(((size, letter) for size, letter in ((1e6, "M"), (1e3, "k")) if reach >= 10 * size), (1.0, ""))
-    # Additions of steps leave a little of 0.
+    # A sum of steps may miss 0 by a little.
     scaled = [0.0 if abs(value) < 1e-9 * reach else value / size for value in values]
     step = min((after - before for before, after in pairwise(scaled)), default=reach / size)
     # Four digits keep 1000 from becoming 1e+03.
