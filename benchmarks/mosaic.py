@@ -17,15 +17,17 @@ What makes it a fair test:
 - Scenes of the validation set are made of THERMAL's validation videos alone, so of people never seen in training. Each
   of these videos is used once at most.
 
-``train_easy.csv`` and ``val_easy.csv`` list as many videos of the clip that counts alone. In one half it plays in all
-quadrants, which teaches the actions soon. In the other half its own quadrant is the only one that is not dark, which
-teaches them one by one.
+A scene makes four easier videos, too. In two, the clip that counts plays in all quadrants (``alone.csv``): they teach
+the actions. In two, it plays beside one other, and the mark changes between the two (``pair.csv``): here the mark
+begins to pay. ``start/`` lists the videos of the first kind with 16 classes, an action in a colour each. A network that
+learns them keeps the colours, which the names of the actions alone do not ask for.
 
 An output of quickstart's I3D sees 16 frames. The mark is 17 frames before the first frame of the clips, so without a
 block no output depends on both. The average of all outputs cannot relate them either: each adds its part alone.
 """
 
 import argparse
+import itertools
 import json
 import shutil
 from collections.abc import Iterator
@@ -50,8 +52,10 @@ SIDE = 32  # of a clip and of the mark, pixels. With frames of 48 pixels, x264 s
 NUM_FRAMES, MARK_FRAMES, FIRST_FRAME = 28, 4, 20  # of the video and of the mark; where the clips begin
 # Four videos each. Multiples of 4 classes x 4 corners.
 SCENES = {"train": 1008, "val": 112}
+# The quadrants of the two clips of an easier video, in turns.
+PAIRS = list(itertools.combinations(range(4), 2))
 # Raised whenever the same folder would give other videos.
-VERSION = 2
+VERSION = 3
 
 
 def read_clip(path: str) -> np.ndarray:
@@ -146,24 +150,32 @@ def make(thermal: Path, root: Path, scenes: dict[str, int] | None = None, seed: 
     truths = []
     for number, (split, count) in enumerate(scenes.items()):
         dealt = list(deal_scenes(read_sources(thermal, split), count, np.random.default_rng([seed, number])))
-        (partial / split).mkdir(parents=True)
-        rows, rows_easy, clip_of = [], [], cache(read_clip)
+        for folder in (partial / split, partial / "start"):
+            folder.mkdir(parents=True, exist_ok=True)
+        lists: dict[str, list[str]] = {f"{split}.csv": [], f"{split}_alone.csv": [], f"{split}_pair.csv": []}
+        starts, clip_of = [], cache(read_clip)
         for index, scene in enumerate(progress_bar(dealt, desc=f"mosaic {split}", unit="scene", leave=False)):
             clips = [clip_of(path) for path in scene["sources"]]
             names = [str(Path(path).relative_to(thermal)) for path in scene["sources"]]
+            pair = PAIRS[index % len(PAIRS)]
             for target, label in enumerate(scene["labels"]):
+                kind = "_pair" if target in pair else "_alone"
+                easier = [clips[q] if q in pair else None for q in range(4)] if target in pair else [clips[target]] * 4
                 name = f"{split}/{index:05d}_{target}"
-                everywhere = (index + target) % 2 == 0
-                easy = [clips[target] if everywhere or target == quadrant else None for quadrant in range(4)]
-                for ending, shown, lines in (("", clips, rows), ("_easy", easy, rows_easy)):
+                for ending, shown in (("", clips), (kind, easier)):
                     frames = render(shown, scene["colours"], scene["corner"], target)
                     write_h264(str(partial / f"{name}{ending}.mp4"), frames)
-                    lines.append(f"{name}{ending}.mp4 {label}\n")
+                    lists[f"{split}{ending}.csv"].append(f"{name}{ending}.mp4 {label}\n")
+                if target not in pair:
+                    colour = list(TINTS).index(scene["colours"][target])
+                    starts.append(f"../{name}_alone.mp4 {len(CLASSES) * colour + label}\n")
                 truths.append({"video": f"{name}.mp4", "label": label, "target": target, **scene, "sources": names})
-        (partial / f"{split}.csv").write_text("".join(rows))
-        (partial / f"{split}_easy.csv").write_text("".join(rows_easy))
+        for name, lines in {**lists, f"start/{split}.csv": starts}.items():
+            (partial / name).write_text("".join(lines))
     (partial / "truth.jsonl").write_text("".join(json.dumps(truth) + "\n" for truth in truths))
     (partial / CLASSES_FILE).write_text("".join(f"{name}\n" for name in CLASSES))
+    coloured = [f"{colour}_{name}\n" for colour in TINTS for name in CLASSES]
+    (partial / "start" / CLASSES_FILE).write_text("".join(coloured))
     (partial / "spec.json").write_text(spec)
     partial.rename(root)
     return root

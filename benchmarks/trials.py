@@ -182,7 +182,29 @@ def beacon_alone() -> list[str]:
 def mosaic_overrides() -> list[str]:
     """What turns a quickstart config into one for mosaic, which is made on first use.
 
-    Training takes the easy videos, too: they keep the actions known while the block learns whose action counts.
+    Training takes the easier videos, too: without them a network forgets the actions before it knows which one counts.
+    """
+    root = mosaic()
+    lists = ", ".join(f"'list:{root}/train{kind}.csv'" for kind in ("", "_alone", "_pair"))
+    return [
+        *list_overrides(root),
+        *("DATASETS.TRAIN", f"[{lists}]", *SCHEDULE),
+        *("INPUT.NUM_FRAMES", "28", "INPUT.SHORT_SIDE_RANGE", "[48, 48]", "INPUT.FLIP_PROB", "0.5"),
+        *("MODEL.HEAD.NUM_CLASSES", "4", "SOLVER.MAX_ITER", "1500", "SOLVER.BASE_LR", "0.002"),
+    ]
+
+
+def mosaic_start() -> list[str]:
+    """The start of "mosaic": one clip in all quadrants, to be named with its colour."""
+    return [*list_overrides(mosaic() / "start"), "MODEL.HEAD.NUM_CLASSES", "16", "SOLVER.BASE_LR", "0.003"]
+
+
+@functools.cache
+def mosaic() -> Path:
+    """The folder of the dataset mosaic.
+
+    Raises:
+        SystemExit: NLVIDEO_TEST_DATA has no thermal clips, which it is made of.
     """
     from mosaic import make  # a script beside this one: only there when this one is run
 
@@ -190,14 +212,7 @@ def mosaic_overrides() -> list[str]:
 
     data_overrides("thermal")  # says what is missing
     thermal = Path(os.environ["NLVIDEO_TEST_DATA"]).resolve() / "thermal"
-    root = make(thermal, datasets_root().resolve() / "mosaic")
-    return [
-        *list_overrides(root),
-        *("DATASETS.TRAIN", f"['list:{root}/train.csv', 'list:{root}/train_easy.csv']"),
-        *SCHEDULE,
-        *("INPUT.NUM_FRAMES", "28", "INPUT.SHORT_SIDE_RANGE", "[48, 48]", "INPUT.FLIP_PROB", "0.5"),
-        *("MODEL.HEAD.NUM_CLASSES", "4", "SOLVER.MAX_ITER", "5000", "SOLVER.BASE_LR", "0.002"),
-    ]
+    return make(thermal, datasets_root().resolve() / "mosaic")
 
 
 # Functions are called when they are needed. "seeded" rows have all the seeds, the others the first alone. "start": what
@@ -210,7 +225,7 @@ TRIALS: dict[str, dict[str, Any]] = {
         "start": lambda: [*beacon_alone(), "SOLVER.MAX_ITER", "1000"],
         "seeded": 0,
     },
-    "mosaic": {"rows": lambda: variant_rows()[len(STARTS) :], "overrides": mosaic_overrides, "seeded": 6},
+    "mosaic": {"rows": variant_rows, "overrides": mosaic_overrides, "start": mosaic_start, "seeded": len(STARTS) + 6},
     "beacon": {"rows": lambda: FOUR_MODELS + ATTENDING, "overrides": lambda: ["SOLVER.MAX_ITER", "2000"]},
     "forms": {"rows": lambda: FORMS, "overrides": lambda: ["SOLVER.MAX_ITER", "2000"]},
     "thermal": {"rows": lambda: FOUR_MODELS, "overrides": thermal_overrides},

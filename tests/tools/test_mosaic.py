@@ -118,28 +118,45 @@ def test_the_videos_of_a_scene_differ_in_the_mark_alone(made):
         assert np.abs(frames[20:] - first[20:]).max() < 30  # what compression leaves
 
 
-def test_easy_videos_show_the_clip_that_counts_in_all_quadrants_or_in_its_own(made):
+def test_easier_videos_show_the_clip_that_counts_in_all_quadrants_or_beside_one_other(made, mosaic):
     _, root = made
-    whole, easy = ((root / f"train{ending}.csv").read_text().split() for ending in ("", "_easy"))
-    assert whole[1::2] == easy[1::2] and len(easy) == 64
+    lists = {kind: get_dataset(f"list:{root}/train_{kind}.csv") for kind in ("alone", "pair")}
+    label_of = {r["file_name"]: r["label"] for r in get_dataset(f"list:{root}/train.csv")}
+    for kind, records in lists.items():
+        assert len(records) == 2 * SCENES["train"]
+        assert all(label_of[r["file_name"].replace(f"_{kind}", "")] == r["label"] for r in records)
     for number, truth in enumerate(truths(root)[:8]):
-        frames = [read(root / truth["video"].replace(".mp4", ending))[24] for ending in (".mp4", "_easy.mp4")]
+        pair = mosaic.PAIRS[number // 4]
+        kind = "_pair" if truth["target"] in pair else "_alone"
+        frames = [read(root / truth["video"].replace(".mp4", f"{ending}.mp4"))[24] for ending in ("", kind)]
         # By brightness: the quadrants keep their colours.
         found = [[frame[32 * y :, 32 * x :][:32, :32].max(axis=2) for y in (0, 1) for x in (0, 1)] for frame in frames]
-        everywhere = (number // 4 + truth["target"]) % 2 == 0
         for quadrant, picture in enumerate(found[1]):
-            if everywhere or quadrant == truth["target"]:
+            if kind == "_alone" or quadrant in pair:
                 alike = [np.corrcoef(picture.ravel(), other.ravel())[0, 1] for other in found[0]]
-                assert np.argmax(alike) == truth["target"]
+                assert np.argmax(alike) == (quadrant if kind == "_pair" else truth["target"])
             else:
                 assert picture.mean() < 15
+
+
+def test_the_start_names_the_colour_and_the_action_of_a_clip_that_plays_alone(made, mosaic):
+    _, root = made
+    names = (root / "start/classes.txt").read_text().split()
+    assert len(names) == 16 and names[:2] == ["red_lie", "red_sitdown"]
+    for split in SCENES:
+        truth_of = {f"../{t['video'].replace('.mp4', '_alone.mp4')}": t for t in truths(root)}
+        lines = [line.split() for line in (root / f"start/{split}.csv").read_text().splitlines()]
+        assert len(lines) == 2 * SCENES[split] == len(get_dataset(f"list:{root}/start/{split}.csv"))
+        for name, label in lines:
+            truth = truth_of[name]
+            assert names[int(label)] == f"{truth['colours'][truth['target']]}_{mosaic.CLASSES[truth['label']]}"
 
 
 def test_the_same_arguments_give_the_same_files_and_another_folder_is_refused(made, mosaic, tmp_path):
     source, root = made
     again = mosaic.make(source, tmp_path / "mosaic", SCENES)
     files = sorted(path.relative_to(root) for path in root.rglob("*") if path.is_file())
-    assert len(files) == 3 + 4 + 2 * 48  # and four lists
+    assert len(files) == 4 + 8 + 2 * 48  # and eight lists
     assert all((root / path).read_bytes() == (again / path).read_bytes() for path in files)
     other = mosaic.make(source, tmp_path / "other", SCENES, seed=1)
     assert (other / "train.csv").read_text() != (root / "train.csv").read_text()
