@@ -186,7 +186,8 @@ def _bar_stream() -> Any:
 
 def progress_bar(*args: Any, **options: Any) -> tqdm:
     """Return ``tqdm(*args, **options)`` on the errors of the console: a bar on a terminal, few lines elsewhere."""
-    return tqdm(*args, **options, file=_bar_stream())
+    options["file"] = _bar_stream()
+    return tqdm(*args, **options)
 
 
 @contextlib.contextmanager
