@@ -51,14 +51,11 @@ class Metadata:
 
 
 class _DatasetCatalog:
-    """A table of names and functions that return sequences of records, such as lists.
-
-    Attributes:
-        kinds: the word before the colon of a name such as ``list:FILE`` -> a function of the whole name.
-    """
+    """A table of names and functions that return sequences of records, such as lists."""
 
     def __init__(self) -> None:
         self._functions: dict[str, Callable[[], Sequence[Record]]] = {}
+        #: the word before the colon of a name such as ``list:FILE`` -> a function of the whole name
         self.kinds: dict[str, Callable[[str], Sequence[Record]]] = {}
 
     def register(self, name: str, func: Callable[[], Sequence[Record]]) -> None:

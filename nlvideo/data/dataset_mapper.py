@@ -228,10 +228,8 @@ def nominal_frames(record: Record, video: Video, fps: float = 0.0) -> Sequence[i
 
     These are all its frames, or, with ``fps``, the frame that is shown at each 1 / fps of a second from its first frame
     on. Where the video has fewer frames per second than that, frames repeat. The frame is one that began at most a
-    millisecond later: many files round their timestamps to milliseconds.
-
-    Raises:
-        VideoDecodeError: the record has no frames, or ``fps`` is asked of a video whose frame rate is not known.
+    millisecond later: many files round their timestamps to milliseconds. ``VideoDecodeError``: the record has no
+    frames, or ``fps`` is asked of a video whose frame rate is not known.
     """
     first, end = frame_interval(record, video)
     if not fps:

@@ -91,12 +91,10 @@ class RepeatFactorSampler(TrainingSampler):
     """Shuffled epochs in which videos of rare classes repeat (LVIS, Gupta et al., CVPR 2019, Appendix B).
 
     A class that the share f of the videos has gets the factor r = max(1, sqrt(threshold / f)), and a video the largest
-    factor of its classes. An epoch has each video floor(r) or ceil(r) times, r on average. The draws are spread evenly
-    over the sum of all factors, from a random start and in random order: so all epochs have the same length, and the
-    stream can be entered anywhere. That length is rounded up, which makes r larger by less than one video in an epoch.
-
-    Args:
-        threshold: a class that fewer videos have is repeated (LVIS: 0.001).
+    factor of its classes. So a class with f below the threshold repeats (LVIS: 0.001). An epoch has each video floor(r)
+    or ceil(r) times, r on average. The draws are spread evenly over the sum of all factors, from a random start and in
+    random order: so all epochs have the same length, and the stream can be entered anywhere. That length is rounded up,
+    which makes r larger by less than one video in an epoch.
     """
 
     def __init__(self, records: Sequence[Record], *, threshold: float = 0.001, **kwargs: int):
@@ -116,7 +114,7 @@ class RepeatFactorSampler(TrainingSampler):
 
     def _shuffle(self, size: int, rng: np.random.Generator) -> np.ndarray:
         order = rng.permutation(len(self.factors))
-        # Away from the ends of the interval, where the rounding of sums would decide.
+        # Draws stay away from the ends of the interval, where the rounding of sums would choose the video.
         draws = np.arange(size) + rng.uniform(1e-6, 1 - 1e-6)
         drawn = order[np.searchsorted(self.factors[order].cumsum(), draws)]
         return rng.permutation(drawn)
@@ -127,12 +125,9 @@ class ShardSampler(TrainingSampler):
     """Shuffled epochs that read shards one after the other: every record once per epoch.
 
     The shards come in shuffled order. Records are shuffled over a distance of about ``buffer`` records, as in a buffer
-    that a reader of the stream fills. So what is read at a time lies in few shards, which the file system caches. The
-    order is computed from numbers before anything is read, and depends neither on workers nor on ranks. Records that
-    are in no shard count as one shard.
-
-    Args:
-        buffer: in records; 1 keeps the order within a shard.
+    that a reader of the stream fills; 1 keeps the order within a shard. So what is read at a time lies in few shards,
+    which the file system caches. The order is computed from numbers before anything is read, and depends neither on
+    workers nor on ranks. Records that are in no shard count as one shard.
     """
 
     def __init__(self, records: Sequence[Record], *, buffer: int = 4096, **kwargs: int):

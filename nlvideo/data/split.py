@@ -109,7 +109,7 @@ def choose_validation(
             return -np.inf
         return sum((abs(have[c] - target[c]) - abs(have[c] + k - target[c])) / counts[c] for c, k in own)
 
-    # What is still missing after the first pass comes with too much of another class.
+    # The second pass also takes what brings too much of another class.
     for is_first in (True, False):
         for unit, of_unit in enumerate(inside):
             fits = not is_first or all(have[c] + k <= target[c] for c, k in of_unit.items())
@@ -117,7 +117,7 @@ def choose_validation(
                 chosen.add(unit)
                 have.update(of_unit)
     for label in sorted(counts):
-        # A class of large groups: the one that does least harm.
+        # A class that has only large groups gets the one that does least harm.
         free = [] if have[label] else [unit for unit in range(len(units)) if label in inside[unit]]
         if free and gain(best := max(free, key=gain)) > -np.inf:
             chosen.add(best)

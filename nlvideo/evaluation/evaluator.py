@@ -278,12 +278,7 @@ def mean_loss(videos: Sequence[VideoScores], activation: str) -> float:
 
 
 def rank_of_label(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Return how many classes come before the right one, (N,); of equal scores the lower class index comes first.
-
-    Args:
-        scores: (N, K), finite.
-        labels: (N,) class indices.
-    """
+    """Return how many classes come before the label, (N,), by finite scores (N, K); of equal ones the lower index."""
     own = scores[np.arange(len(labels)), labels][:, None]
     earlier = np.arange(scores.shape[1]) < labels[:, None]
     return ((scores > own) | ((scores == own) & earlier)).sum(axis=1)

@@ -14,14 +14,12 @@ logger = logging.getLogger(__name__)
 def average_precision(scores: np.ndarray, positive: np.ndarray) -> float:
     """Return the area under the precision-recall curve, without interpolation: the sum of precision x gain in recall.
 
-    Videos with equal scores enter together, so that their order does not matter.
+    Videos with equal scores enter together, so that their order does not matter. The area is in [0, 1], and NaN without
+    a positive.
 
     Args:
         scores: (N,), higher is more confident; ``-inf`` for a video that is never retrieved.
         positive: (N,) bool.
-
-    Returns:
-        A value in [0, 1]; NaN without a positive.
     """
     num_positive = positive.sum()
     if num_positive == 0:

@@ -91,8 +91,7 @@ def _by_task(results: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str,
 def print_results(results: Mapping[str, Mapping[str, Any]]) -> None:
     """Log a table of the metrics, and lines marked ``copypaste:`` for spreadsheets and scripts.
 
-    Args:
-        results: ``{task: {metric: value}}``, or ``{dataset: {task: {metric: value}}}``.
+    Results are ``{task: {metric: value}}``, or ``{dataset: {task: {metric: value}}}``.
     """
     for task, metrics in _by_task(results).items():
         texts = {name: with_interval(name, value, None) for name, value in metrics.items()}

@@ -52,9 +52,8 @@ def shard_paths(folder: str, settings: dict[str, Any]) -> list[str]:
 def write_shard(path: str, rows: Sequence[dict[str, Any]], features: np.ndarray) -> None:
     """Write a shard, whole or not at all, to a path that ends in .npz or .parquet.
 
-    Args:
-        rows: one per video: "video_id", "label", "row" (None if it failed), "failed" and, if it failed, "error".
-        features: (rows that did not fail, ...).
+    Rows are one per video: "video_id", "label", "row" (None if it failed), "failed" and, if it failed, "error". The
+    features, (N, ...), are those of the N videos that did not fail.
     """
     index = json.dumps(rows, ensure_ascii=False)
     buffer = io.BytesIO()

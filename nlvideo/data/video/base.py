@@ -100,7 +100,7 @@ class Video(contextlib.AbstractContextManager, ABC):
 
     def index_at(self, seconds: float) -> int:
         """Return the index of the first frame that is shown at or after ``seconds``; ``num_frames`` past the end."""
-        # Seconds are rounded to some decimals: half a millionth decides no frame.
+        # Seconds are rounded to some decimals. So half a millionth is no difference.
         return int(np.searchsorted(self.frame_seconds, seconds - 5e-7))
 
     def check(self) -> None:

@@ -53,10 +53,10 @@ class FrameDecoder:
         pixels: how large a frame may be.
 
     Attributes:
-        index: after ``open``.
-        kind: of the file, after ``open``; ``is_proven``: whether it is one of ``PROVEN``.
-        frame_bytes: of a frame as RGB, after ``open``, by what the header says; 0 where it does not.
         num_decoded: frames that came out of the decoder so far.
+        index: after ``open``, as the others.
+        kind: of the file; ``is_proven``: whether it is one of ``PROVEN``.
+        frame_bytes: of a frame as RGB, by what the header says; 0 where it does not.
     """
 
     def __init__(self, path: str, limit: TimeLimit, pixels: PixelLimits):
@@ -193,7 +193,7 @@ class FrameDecoder:
     def _gives(self, index: VideoIndex, images: dict[int, tuple]) -> bool:
         """Whether random access by an index gives frames with these fingerprints."""
         self.index = index
-        # The state in which an index is made without decoding: nothing decoded yet, and all packets read.
+        # Begin as ``scan_packets`` leaves a file: all packets are read, and none is decoded.
         self._open()
         for _ in self._packets:
             self._limit.check()
@@ -285,7 +285,7 @@ class FrameDecoder:
         self._limit.check()
         packet, position, index = next(self._packets, None), self._next, self.index
         if packet is None:
-            # The end: it empties the decoder, which can then not go on.
+            # At the end the decoder gives what it still holds. It cannot go on after that.
             if position < 0:
                 raise _Mismatch
             self._next = -1

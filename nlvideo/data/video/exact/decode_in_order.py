@@ -94,13 +94,10 @@ class ShowTimes:
     A timestamp holds unless it is before that of the last frame. Two frames may have the same one, not three. A frame
     without a timestamp is shown after the last one at the stated rate. So is a frame whose timestamp is more than a
     second before the last: a joined recording begins there, and later timestamps count from there.
-
-    Attributes:
-        time_base: of the times, seconds.
     """
 
     def __init__(self, stream: av.VideoStream):
-        self.time_base = time_base_of(stream)
+        self.time_base = time_base_of(stream)  #: of the times, seconds
         self._step = 1 / (stated_rates(stream)[0] * self.time_base)
         self._origin: int | None = None
         self._last: Fraction | None = None
