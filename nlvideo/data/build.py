@@ -15,15 +15,7 @@ from nlvideo.data.catalog import Record
 from nlvideo.data.checks import common_classes, key_named
 from nlvideo.data.dataset_mapper import MAPPER
 from nlvideo.data.datasets import get_dataset
-from nlvideo.data.loaders import (
-    TestDataset,
-    TestLoader,
-    TrainDataset,
-    TrainLoader,
-    collate_test,
-    collate_train,
-    stack_clips,
-)
+from nlvideo.data.loaders import TestDataset, TestLoader, TrainDataset, TrainLoader, collate_train, stack_clips
 from nlvideo.data.records.records import chain_records, compact_records
 from nlvideo.data.samplers import SAMPLER, class_balanced_subset
 from nlvideo.data.transforms.batch_mixing import BatchMixer
@@ -88,12 +80,8 @@ def build_train_loader(cfg: CfgNode, start_iter: int = 0, first_clip: int | None
 def read_training_data(cfg: CfgNode) -> tuple[Sequence[Record], int]:
     """Return the records of DATASETS.TRAIN and how many classes they have, checked, and compared with the test sets.
 
-    MODEL.HEAD.NUM_CLASSES may be 0. The next ``build_train_loader`` of this data takes the records from here: there may
-    be ten million of them.
-
-    Raises:
-        ValueError: a dataset is faulty; one line.
-        LookupFailed: an unknown dataset.
+    MODEL.HEAD.NUM_CLASSES may be 0. The next ``build_train_loader`` of this data, whose errors are the same, takes the
+    records from here: there may be ten million of them.
     """
     train, head = cfg.DATASETS.TRAIN, cfg.MODEL.HEAD
     if not train:
@@ -119,11 +107,8 @@ def read_training_data(cfg: CfgNode) -> tuple[Sequence[Record], int]:
 def build_test_loader(cfg: CfgNode, name: str, max_videos: int = 0) -> TestLoader:
     """Build the loader of this rank's share of a test dataset, one video at a time.
 
-    It takes at most ``max_videos`` of them, see `class_balanced_subset`; 0: all.
-
-    Raises:
-        ValueError: the dataset is faulty or a value does not fit; one line.
-        LookupFailed: an unknown dataset or mapper.
+    It takes at most ``max_videos`` of them, see `class_balanced_subset`; 0: all. Errors are those of
+    ``build_train_loader``.
     """
     check_resolved(cfg, "MODEL.HEAD.NUM_CLASSES")
     records, _ = _load_dataset(cfg, name, "DATASETS.TEST")
@@ -145,20 +130,23 @@ def loader_of_records(
     """Build a test loader of chosen records. The log says ``failed_as`` of each video that cannot be read."""
     watch = WorkerWatch(records, cfg.DATALOADER.NUM_WORKERS)
     num_classes = cfg.MODEL.HEAD.NUM_CLASSES if cfg.MODEL.HEAD.LOSS == "sigmoid" else None
-    dataset = TestDataset(
-        records, MAPPER.get(cfg.DATALOADER.MAPPER, "DATALOADER.MAPPER")(cfg, False), watch, num_classes
-    )
+    mapper = MAPPER.get(cfg.DATALOADER.MAPPER, "DATALOADER.MAPPER")(cfg, False)
     # All views of a video are some 200 MB: one video per worker waits, not two. They are not pinned, because only
-    # TEST.VIEWS_PER_FORWARD of them go to the GPU at once, from a copy.
-    loader = DataLoader(dataset, batch_size=1, sampler=indices, collate_fn=collate_test, **_worker_options(cfg, 1))
+    # TEST.VIEWS_PER_FORWARD of them go to the GPU at once, from a copy. Lists stay lists: videos may differ in size.
+    loader = DataLoader(
+        TestDataset(records, mapper, watch, num_classes),
+        batch_size=1,
+        sampler=indices,
+        collate_fn=list,
+        **_worker_options(cfg, 1),
+    )
     return TestLoader(loader, len(records), watch, failed_as)
 
 
 def build_batch_mixer(cfg: CfgNode, batch_size: int, seed: int) -> BatchMixer | None:
     """Build what SOLVER.MIX asks for, for batches of ``batch_size`` clips of one rank; None where it is off.
 
-    Raises:
-        ValueError: there is nothing to mix a clip with.
+    ``ValueError``: there is nothing to mix a clip with.
     """
     mix = cfg.SOLVER.MIX
     if not (mix.MIXUP_ALPHA or mix.CUTMIX_ALPHA) or not mix.PROB:

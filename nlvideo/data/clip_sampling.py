@@ -15,8 +15,10 @@ What a clip does past the end of a video is its ``short_video`` policy, here for
 """
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from fractions import Fraction
 from math import floor
+from typing import ClassVar
 
 import numpy as np
 
@@ -40,35 +42,27 @@ CLIP_SAMPLER = Registry(
     """,
 )
 
-POLICIES = ALLOWED["INPUT.SHORT_VIDEO"]
 
-
+@dataclass(eq=False)
 class ClipSampler(ABC):
     """Base of the samplers: holds the arguments and applies the policy for short videos.
 
-    Attributes:
-        uses_stride: False for a sampler that spreads frames over the video; it counts the frames of the file, whatever
-            INPUT.FPS says.
-
-    Args:
-        num_frames: frames of a clip.
-        frame_stride: distance between them, in frames.
-        short_video: "wrap", "clamp" or "error"; see the top of this file.
-        num_clips: clips per video.
-
-    Raises:
-        ValueError: a number is below 1 or the policy is unknown.
+    ``ValueError``: a number is below 1 or the policy is unknown.
     """
 
-    uses_stride = True
+    num_frames: int  #: of a clip
+    frame_stride: int = 1  #: distance between them, in frames
+    short_video: str = "wrap"  #: "wrap", "clamp" or "error"; see the top of this file
+    num_clips: int = 1  #: clips per video
 
-    def __init__(self, num_frames: int, frame_stride: int = 1, short_video: str = "wrap", num_clips: int = 1):
-        for name, value in (("num_frames", num_frames), ("frame_stride", frame_stride), ("num_clips", num_clips)):
-            if value < 1:
+    #: False for a sampler that spreads frames over the video; it counts those of the file, whatever INPUT.FPS says.
+    uses_stride: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        for name in ("num_frames", "frame_stride", "num_clips"):
+            if (value := getattr(self, name)) < 1:
                 raise ValueError(f"{name}: got {value}, allowed: 1 or more")
-        check_one_of("short_video", short_video, POLICIES)
-        self.num_frames, self.frame_stride, self.num_clips = num_frames, frame_stride, num_clips
-        self.short_video = short_video
+        check_one_of("short_video", self.short_video, ALLOWED["INPUT.SHORT_VIDEO"])
 
     @abstractmethod
     def __call__(self, num_video_frames: int, rng: np.random.Generator | None) -> list[list[int]]:
@@ -80,11 +74,7 @@ class ClipSampler(ABC):
         return (self.num_frames - 1) * self.frame_stride + 1
 
     def expand(self, start: int, num_video_frames: int) -> list[int]:
-        """Return the indices of the clip that begins at ``start``.
-
-        Raises:
-            VideoTooShort: the policy is "error" and the video has fewer frames than the span of a clip.
-        """
+        """Return the indices of the clip that begins at ``start``; ``VideoTooShort``: see ``check_length``."""
         self.check_length(num_video_frames, self.span)
         indices = range(start, start + self.span, self.frame_stride)
         if self.short_video == "clamp":
@@ -102,18 +92,13 @@ class RandomClip(ClipSampler):
     """Clips from random places, for training (authors' code).
 
     With S = L * s: the start is uniform among the integers 0 to n - S, both included, where the video has n > S
-    frames, and 0 otherwise.
-
-    Raises:
-        ValueError: called without a random generator.
-        VideoTooShort: see ``ClipSampler.expand``.
+    frames, and 0 otherwise. ``ValueError``: called without a random generator.
     """
 
     def __call__(self, num_video_frames: int, rng: np.random.Generator | None) -> list[list[int]]:
         if rng is None:
-            raise ValueError(
-                "RandomClip needs a random generator and is for training; for test: 'UniformClips', 'AuthorsClips'"
-            )
+            needs = "RandomClip needs a random generator and is for training"
+            raise ValueError(f"{needs}; for test: 'UniformClips', 'AuthorsClips'")
         last_start = max(0, num_video_frames - self.num_frames * self.frame_stride)
         starts = rng.integers(0, last_start, size=self.num_clips, endpoint=True)
         return [self.expand(int(start), num_video_frames) for start in starts]
@@ -176,9 +161,8 @@ class SegmentClip(ClipSampler):
         n, length = num_video_frames, self.num_frames
         if rng is None:
             parts = 2 * self.num_clips
-            return [
-                [(parts * i + 2 * j + 1) * n // (parts * length) for i in range(length)] for j in range(self.num_clips)
-            ]
+            middles = [2 * j + 1 for j in range(self.num_clips)]
+            return [[(parts * i + middle) * n // (parts * length) for i in range(length)] for middle in middles]
         first = np.arange(length) * n // length
         end = np.maximum(first + 1, (np.arange(length) + 1) * n // length)
         return [rng.integers(first, end).tolist() for _ in range(self.num_clips)]

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -22,30 +23,19 @@ MAX_ATTEMPTS = 20
 Sample = dict[str, Any]
 
 
+@dataclass(eq=False)
 class TrainDataset(Dataset):
     """Samples for training, by (index of a record, position in the stream).
 
-    The random numbers of a sample depend on the seed and the position alone. They also choose another record if one
+    The random numbers of a sample depend on the seed and the position alone. They also choose another record where one
     cannot be decoded or is too short. ``"failed"`` of the sample lists (path, reason) of the records that failed.
-
-    Args:
-        records: the dataset.
-        mapper: see ``MAPPER``.
-        seed: the run's, at least 0.
-        watch: is told which record is being read.
-        repeated_clips: how many samples the mapper returns for a record; several come as a list.
     """
 
-    def __init__(
-        self,
-        records: Sequence[Record],
-        mapper: Callable[..., Any],
-        seed: int,
-        watch: WorkerWatch | None = None,
-        repeated_clips: int = 1,
-    ):
-        self.records, self.mapper, self.seed = records, mapper, seed
-        self.watch, self.repeated_clips = watch, repeated_clips
+    records: Sequence[Record]
+    mapper: Callable[..., Any]  #: see ``MAPPER``
+    seed: int  #: the run's, at least 0
+    watch: WorkerWatch | None = None  #: is told which record is being read
+    repeated_clips: int = 1  #: INPUT.REPEATED_CLIPS
 
     def __len__(self) -> int:
         return len(self.records)
@@ -81,22 +71,16 @@ class TrainDataset(Dataset):
         return [{**sample, "failed": [] if i else reasons} for i, sample in enumerate(samples)]
 
 
+@dataclass(eq=False)
 class TestDataset(Dataset):
-    """Test samples by index, with where each video is. One that fails keeps its place, with ``"video": None``.
-
-    Arguments are as for ``TrainDataset``; ``num_classes`` is that of ``label_target``, for videos that fail.
-    """
+    """Test samples by index, with where each video is. One that fails keeps its place, with ``"video": None``."""
 
     __test__ = False  # pytest takes it for a test by its name
 
-    def __init__(
-        self,
-        records: Sequence[Record],
-        mapper: Callable[..., Any],
-        watch: WorkerWatch | None = None,
-        num_classes: int | None = None,
-    ):
-        self.records, self.mapper, self.watch, self.num_classes = records, mapper, watch, num_classes
+    records: Sequence[Record]
+    mapper: Callable[..., Any]  #: see ``MAPPER``
+    watch: WorkerWatch | None = None  #: is told which record is being read
+    num_classes: int | None = None  #: that of ``label_target``, for videos that fail
 
     def __len__(self) -> int:
         return len(self.records)
@@ -149,9 +133,8 @@ def collate_train(
 ) -> dict[str, Any] | Exception:
     """Make a training batch of the samples of its videos; if one of them is an error, it is the batch.
 
-    Returns:
-        What ``collate`` makes of the samples, and {"video_id": list of str, "num_failed": int, "failed": list of
-        (path, reason)}. Clips of one video are neighbours.
+    It is what ``collate`` makes of the samples, and {"video_id": list of str, "num_failed": int, "failed": list of
+    (path, reason)}. Clips of one video are neighbours.
     """
     samples: list[Sample] = []
     for group in groups:
@@ -159,44 +142,22 @@ def collate_train(
             return group
         samples += group
     failed = [failure for sample in samples for failure in sample["failed"]]
-    return {
-        **collate(samples),
-        "video_id": [sample["video_id"] for sample in samples],
-        "num_failed": len(failed),
-        "failed": failed,
-    }
+    ids = [sample["video_id"] for sample in samples]
+    return {**collate(samples), "video_id": ids, "num_failed": len(failed), "failed": failed}
 
 
-def collate_test(samples: list[Sample]) -> list[Sample]:
-    """Leave the samples as they are: videos at test may differ in size."""
-    return samples
-
-
+@dataclass(eq=False)
 class TrainLoader:
-    """An endless iterator of training batches; see ``collate_train`` for what a batch holds.
+    """An endless iterator of training batches; see ``collate_train`` for what a batch holds."""
 
-    Args:
-        loader: of batches, or of errors to raise.
-        dataset_size: number of records, over all ranks.
-        watch: of the loader's workers.
-        mixer: mixes the clips of each batch on ``device``, where they stay.
-        first_batch: number of the first batch in this rank's stream.
-        fingerprint: of the records, see ``checks.fingerprint``.
-    """
-
-    def __init__(
-        self,
-        loader: DataLoader,
-        dataset_size: int,
-        watch: WorkerWatch,
-        mixer: BatchMixer | None = None,
-        device: torch.device | str = "cpu",
-        first_batch: int = 0,
-        fingerprint: str = "",
-    ):
-        self.loader, self.dataset_size, self.watch, self.fingerprint = loader, dataset_size, watch, fingerprint
-        self._mixer, self._device, self._number = mixer, device, first_batch
-        self._batches: Iterator | None = None
+    loader: DataLoader  #: of batches, or of errors to raise
+    dataset_size: int  #: number of records, over all ranks
+    watch: WorkerWatch  #: of the loader's workers
+    mixer: BatchMixer | None = None  #: mixes the clips of each batch on ``device``, where they stay
+    device: torch.device | str = "cpu"
+    next_batch: int = 0  #: number of the next batch in this rank's stream
+    fingerprint: str = ""  #: of the records, see ``checks.fingerprint``
+    _batches: Iterator | None = field(default=None, init=False)
 
     def __iter__(self) -> "TrainLoader":
         return self
@@ -210,24 +171,26 @@ class TrainLoader:
         except Exception:
             self._batches = None
             raise
-        if self._mixer is not None:
-            batch["video"] = batch["video"].to(self._device, non_blocking=True)
-            batch = self._mixer(batch, self._number)
-        self._number += 1
+        if self.mixer is not None:
+            batch["video"] = batch["video"].to(self.device, non_blocking=True)
+            batch = self.mixer(batch, self.next_batch)
+        self.next_batch += 1
         return batch
 
 
+@dataclass(eq=False)
 class TestLoader:
     """The test videos of this rank, each as a list of one sample; it can be iterated again.
 
-    A sample is the mapper's, with "failed": bool. A failed one has "video": None, and "error" says why. The log says
-    ``failed_as`` of it. The other arguments are as for ``TrainLoader``.
+    A sample is the mapper's, with "failed": bool. A failed one has "video": None, and "error" says why.
     """
 
     __test__ = False  # pytest takes it for a test by its name
 
-    def __init__(self, loader: DataLoader, dataset_size: int, watch: WorkerWatch, failed_as: str = ""):
-        self.loader, self.dataset_size, self.watch, self._failed_as = loader, dataset_size, watch, failed_as
+    loader: DataLoader
+    dataset_size: int  #: number of records, over all ranks
+    watch: WorkerWatch  #: of the loader's workers
+    failed_as: str = ""  #: what the log says of a video that failed
 
     def __iter__(self) -> Iterator[list[Sample]]:
         failed: list[tuple[str, Exception]] = []
@@ -240,7 +203,7 @@ class TestLoader:
                 path, error = batch[0]["file_name"], batch[0]["error"]
                 given_up.update(batch[0].pop("given_up"))
                 failed.append((path, error))
-                _logger.warning("%s: %s; %s", path, _reason(error), self._failed_as)
+                _logger.warning("%s: %s; %s", path, _reason(error), self.failed_as)
             yield batch
         if num_samples and sum(isinstance(error, VideoTooShort) for _, error in failed) == num_samples:
             raise _unusable_dataset(failed)

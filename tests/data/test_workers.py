@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from nlvideo.config import get_cfg
 from nlvideo.data import build_test_loader, build_train_loader, workers
-from nlvideo.data.loaders import TestDataset, TestLoader, TrainDataset, TrainLoader, collate_test, collate_train
+from nlvideo.data.loaders import TestDataset, TestLoader, TrainDataset, TrainLoader, collate_train
 from nlvideo.data.samplers import TrainingSampler
 from nlvideo.data.workers import WorkerWatch, begin_worker, explained, signals_blocked
 from nlvideo.errors import WorkerDied
@@ -135,7 +135,7 @@ def test_a_batch_that_cannot_be_handed_over_is_an_error(text, message, training)
     loader = iter(loader_of(Sends(Unsendable(text)), 1))
     if not training:
         loader = DataLoader(
-            TestDataset(RECORDS, Sends(Unsendable(text))), 1, collate_fn=collate_test, num_workers=1,
+            TestDataset(RECORDS, Sends(Unsendable(text))), 1, collate_fn=list, num_workers=1,
             worker_init_fn=partial(begin_worker, os.getpid()),
         )  # fmt: skip
         loader = iter(TestLoader(loader, len(RECORDS), WorkerWatch(RECORDS, 1)))

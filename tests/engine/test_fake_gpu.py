@@ -207,7 +207,7 @@ def test_training(optimizer: str, mix: str, amp: str, model_cfg: Callable[..., C
         "SOLVER.CLIP_GRADIENTS.ENABLED", True,
     )  # fmt: skip
     model, loader = build_model(cfg), build_train_loader(cfg)
-    loader._mixer = None
+    loader.mixer = None
     batches = [next(loader) for _ in range(2)]
     with fake_gpu():
         _on_gpu(model)

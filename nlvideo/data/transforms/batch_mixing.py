@@ -1,5 +1,6 @@
 """Mixup and cutmix: they mix each clip of a batch with another clip of the batch, and the labels in the same shares."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ _UNITS = 128
 _PURPOSE = 1001
 
 
+@dataclass(frozen=True)
 class BatchMixer:
     """Mixes each clip of a batch with another clip of the batch.
 
@@ -20,32 +22,19 @@ class BatchMixer:
     and one box. Where both are on, each batch takes one of them, with equal chance.
 
     The random numbers of a batch depend on the seed, its number and the rank alone: a resumed run needs no state.
-
-    Args:
-        num_classes: length of the label vectors.
-        mixup_alpha, cutmix_alpha: 0: off.
-        prob: probability that a batch is mixed.
-        seed: at least 0.
-        rank: this process.
-
-    Raises:
-        ValueError: both alphas are 0.
+    ``ValueError``: both alphas are 0.
     """
 
-    def __init__(
-        self,
-        num_classes: int,
-        mixup_alpha: float = 0.0,
-        cutmix_alpha: float = 0.0,
-        prob: float = 1.0,
-        seed: int = 0,
-        rank: int = 0,
-    ):
-        if not (mixup_alpha or cutmix_alpha):
+    num_classes: int  #: length of the label vectors
+    mixup_alpha: float = 0.0  #: 0: no mixup
+    cutmix_alpha: float = 0.0  #: 0: no cutmix
+    prob: float = 1.0  #: probability that a batch is mixed
+    seed: int = 0  #: at least 0
+    rank: int = 0  #: of this process
+
+    def __post_init__(self) -> None:
+        if not (self.mixup_alpha or self.cutmix_alpha):
             raise ValueError("mixup_alpha and cutmix_alpha: got 0 twice, allowed: one of them above 0")
-        self.num_classes = num_classes
-        self.kinds = [(mix, alpha) for mix, alpha in ((_mixup, mixup_alpha), (_cutmix, cutmix_alpha)) if alpha]
-        self.prob, self.seed, self.rank = prob, seed, rank
 
     def __call__(self, batch: dict[str, Any], number: int) -> dict[str, Any]:
         """Return batch ``number`` of this rank's stream with soft labels and, with probability ``prob``, mixed clips.
@@ -59,7 +48,8 @@ class BatchMixer:
         if label.dim() == 1:
             label = F.one_hot(label, self.num_classes).float()
         if rng.random() < self.prob:
-            mix, alpha = self.kinds[rng.integers(len(self.kinds))]
+            kinds = [kind for kind in ((_mixup, self.mixup_alpha), (_cutmix, self.cutmix_alpha)) if kind[1]]
+            mix, alpha = kinds[rng.integers(len(kinds))]
             order = torch.from_numpy(rng.permutation(len(video))).to(video.device)
             video, share = mix(video, video[order], rng.beta(alpha, alpha), rng)
             label = share * label + (1 - share) * label[order]

@@ -1,6 +1,7 @@
 """The augmentations after scale, crop and flip that a config asks for, in their fixed order."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -55,27 +56,17 @@ def augment_clip(
     return frames
 
 
+@dataclass(frozen=True)
 class RandomErasing:
     """Covers a random box of a clip with noise (Zhong et al., AAAI 2020), which hides what is there in every frame.
 
     Box and noise are the same in all frames that are covered: a consecutive run of them, by default the whole clip.
-
-    Args:
-        prob: probability that a clip is covered at all.
-        area_range: [smallest, largest] share of a frame's area (torchvision's defaults, as the next).
-        aspect_range: [smallest, largest] width / height.
-        length_range: [smallest, largest] share of the clip's frames; below 1 the box becomes a cuboid.
     """
 
-    def __init__(
-        self,
-        prob: float = 0.5,
-        area_range: Sequence[float] = (0.02, 1 / 3),
-        aspect_range: Sequence[float] = (0.3, 3.3),
-        length_range: Sequence[float] = (1.0, 1.0),
-    ):
-        self.prob = prob
-        self.area_range, self.aspect_range, self.length_range = area_range, aspect_range, length_range
+    prob: float = 0.5  #: probability that a clip is covered at all
+    area_range: Sequence[float] = (0.02, 1 / 3)  #: share of a frame's area (torchvision's defaults, as the next)
+    aspect_range: Sequence[float] = (0.3, 3.3)  #: width / height
+    length_range: Sequence[float] = (1.0, 1.0)  #: share of the clip's frames; below 1 the box becomes a cuboid
 
     def __call__(self, frames: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
         """Return uint8 (T, H, W, 3): a copy if a box is covered, otherwise the input itself."""

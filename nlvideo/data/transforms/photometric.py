@@ -7,6 +7,7 @@ and returned.
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -67,30 +68,25 @@ class ColorJitter:
         return frames
 
 
+@dataclass(frozen=True)
 class RandAugment:
     """Applies operations drawn at random, each with the same magnitude and, where it has two directions, a random one.
 
     RandAugment is by Cubuk et al., NeurIPS 2020; operations and scales are torchvision's. An operation may be drawn
     more than once.
-
-    Args:
-        num_ops: operations per clip (torchvision's default, as the next).
-        magnitude: 0 (only AutoContrast and Equalize change pixels) to 30.
-        fill: one or three values 0..255 of the pixels that come in from outside of the frame.
     """
 
-    def __init__(self, num_ops: int = 2, magnitude: float = 9, fill: Sequence[float] = (0,)):
-        self.num_ops = num_ops
-        self.strength = magnitude / MAX_MAGNITUDE
-        self.fill = [float(value) for value in fill]
+    num_ops: int = 2  #: operations per clip (torchvision's default, as the next)
+    magnitude: float = 9  #: 0 (only AutoContrast and Equalize change pixels) to 30
+    fill: Sequence[float] = (0,)  #: one or three values 0..255 of the pixels that come in from outside of the frame
 
     def __call__(self, frames: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
         """Return the changed frames."""
-        names = list(OPERATIONS)
+        names, fill = list(OPERATIONS), [float(value) for value in self.fill]
         for _ in range(self.num_ops):
             # Both are drawn whatever the operation is, so that one operation does not shift the chance of the next.
             name, sign = names[rng.integers(len(names))], 1 if rng.random() < 0.5 else -1
-            frames = OPERATIONS[name](frames, sign * self.strength, self.fill)
+            frames = OPERATIONS[name](frames, sign * (self.magnitude / MAX_MAGNITUDE), fill)
         return frames
 
 
