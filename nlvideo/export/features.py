@@ -68,21 +68,18 @@ class LayerOutput:
         reached, output = run_until(self._module, lambda: self.model([{"video": clips, "video_id": ""}]))
         if not reached:
             raise ValueError(f"layer: {self.layer} does not run at test, allowed: one that does, e.g. 'res5'")
-        return self._pooled(output, len(clips)).float().cpu()
-
-    def _pooled(self, output: Any, num_clips: int) -> torch.Tensor:
         if isinstance(output, dict) and output:
             # The stages of a backbone: the head reads the last one.
             output = list(output.values())[-1]
-        if not isinstance(output, torch.Tensor) or output.dim() < 2 or len(output) != num_clips:
+        if not isinstance(output, torch.Tensor) or output.dim() < 2 or len(output) != len(clips):
             given = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
             raise ValueError(f"layer: {self.layer} gives {given}, allowed: a tensor with a row per clip, e.g. 'res5'")
-        if self.pool == "none" or output.dim() == 2:
-            return output.contiguous()
-        if output.dim() != 5:
-            shape = tuple(output.shape)
-            raise ValueError(f"pool: got 'avg', allowed for {self.layer}, which gives {shape} and no map: 'none'")
-        return output.float().mean(dim=(2, 3, 4))
+        if self.pool == "avg" and output.dim() > 2:
+            if output.dim() != 5:
+                shape = tuple(output.shape)
+                raise ValueError(f"pool: got 'avg', allowed for {self.layer}, which gives {shape} and no map: 'none'")
+            output = output.float().mean(dim=(2, 3, 4))
+        return output.contiguous().float().cpu()
 
 
 @dataclass(frozen=True)
@@ -118,7 +115,7 @@ def extract_features(
     Args:
         model: with its weights, in eval mode.
         cfg: of the model; its test views, TEST.VIEWS_PER_FORWARD of them at a time.
-        dataset: a name in the catalog, ``list:FILE`` or ``folder:DIR``; its labels need not be those of the model.
+        dataset: see ``get_dataset``; its labels need not be those of the model.
         layer: see :class:`LayerOutput`.
         output: the folder.
         pool: "avg" for (C,), "none" for the positions of the map, (C, T, H, W).
@@ -133,8 +130,8 @@ def extract_features(
             differ in size from video to video.
         ImportError: pyarrow is missing.
     """
-    for name, value, allowed in (("views", views, VIEWS), ("dtype", dtype, DTYPES)):
-        check_one_of(name, value, allowed)
+    check_one_of("views", views, VIEWS)
+    check_one_of("dtype", dtype, DTYPES)
     feature_files.check_format(format)
     records = get_dataset(dataset)
     if not records:
@@ -154,13 +151,15 @@ def extract_features(
     return _Shards(network, cfg, records, output, settings).make()
 
 
+@dataclass(frozen=True)
 class _Shards:
     """Makes the shards of a folder of features. What they hold depends on the settings alone."""
 
-    def __init__(
-        self, network: LayerOutput, cfg: CfgNode, records: Sequence[Record], folder: str, settings: dict[str, Any]
-    ):
-        self.network, self.cfg, self.records, self.folder, self.settings = network, cfg, records, folder, settings
+    network: LayerOutput
+    cfg: CfgNode
+    records: Sequence[Record]
+    folder: str
+    settings: dict[str, Any]
 
     def make(self) -> Extraction:
         """Make this rank's part of what is missing; then, on rank 0, the index."""
@@ -196,10 +195,8 @@ class _Shards:
         shape = tuple(self.settings["shape"])
         for row, own in zip((row for row in rows if not row["failed"]), features, strict=True):
             if own.shape != shape:
-                raise ValueError(
-                    f"{row['video_id']}: the features are {own.shape}, others {shape}, allowed with TEST.CROP_SIZE 0:"
-                    " pool 'avg'"
-                )
+                given = f"{row['video_id']}: the features are {own.shape}, others {shape}"
+                raise ValueError(f"{given}, allowed with TEST.CROP_SIZE 0: pool 'avg'")
         array = np.stack(features) if features else np.zeros((0, *shape), self.settings["dtype"])
         feature_files.write_shard(path, rows, array)
 
