@@ -17,10 +17,11 @@ What makes it a fair test:
 - Scenes of the validation set are made of THERMAL's validation videos alone, so of people never seen in training. Each
   of these videos is used once at most.
 
-A scene makes four easier videos, too. In two, the clip that counts plays in all quadrants (``alone.csv``): they teach
-the actions. In two, it plays beside one other, and the mark changes between the two (``pair.csv``): here the mark
-begins to pay. ``start/`` lists the videos of the first kind with 16 classes, an action in a colour each. A network that
-learns them keeps the colours, which the names of the actions alone do not ask for.
+A scene makes easier videos, too. In two, two of the clips play, and the mark changes between them (``pair.csv``): here
+the mark begins to pay. In two, one of the other clips plays in all quadrants (``everywhere.csv``), which teaches the
+actions soon. In one, one of these plays in its own quadrant alone. ``start/`` lists the last two kinds with 16 classes,
+an action in a colour each. A network that learns them keeps the colours, which the names of the actions alone do not
+ask for.
 
 An output of quickstart's I3D sees 16 frames. The mark is 17 frames before the first frame of the clips, so without a
 block no output depends on both. The average of all outputs cannot relate them either: each adds its part alone.
@@ -55,7 +56,7 @@ SCENES = {"train": 1008, "val": 112}
 # The quadrants of the two clips of an easier video, in turns.
 PAIRS = list(itertools.combinations(range(4), 2))
 # Raised whenever the same folder would give other videos.
-VERSION = 3
+VERSION = 4
 
 
 def read_clip(path: str) -> np.ndarray:
@@ -152,26 +153,32 @@ def make(thermal: Path, root: Path, scenes: dict[str, int] | None = None, seed: 
         dealt = list(deal_scenes(read_sources(thermal, split), count, np.random.default_rng([seed, number])))
         for folder in (partial / split, partial / "start"):
             folder.mkdir(parents=True, exist_ok=True)
-        lists: dict[str, list[str]] = {f"{split}.csv": [], f"{split}_alone.csv": [], f"{split}_pair.csv": []}
+        lists: dict[str, list[str]] = {name: [] for name in (split, f"{split}_pair", f"{split}_everywhere")}
         starts, clip_of = [], cache(read_clip)
         for index, scene in enumerate(progress_bar(dealt, desc=f"mosaic {split}", unit="scene", leave=False)):
             clips = [clip_of(path) for path in scene["sources"]]
             names = [str(Path(path).relative_to(thermal)) for path in scene["sources"]]
             pair = PAIRS[index % len(PAIRS)]
+            alone = [quadrant for quadrant in range(4) if quadrant not in pair][index % 2]
             for target, label in enumerate(scene["labels"]):
-                kind = "_pair" if target in pair else "_alone"
-                easier = [clips[q] if q in pair else None for q in range(4)] if target in pair else [clips[target]] * 4
-                name = f"{split}/{index:05d}_{target}"
-                for ending, shown in (("", clips), (kind, easier)):
+                videos = {"": clips}
+                if target in pair:
+                    videos["_pair"] = [clips[quadrant] if quadrant in pair else None for quadrant in range(4)]
+                else:
+                    videos["_everywhere"] = [clips[target]] * 4
+                if target == alone:
+                    videos["_alone"] = [clips[target] if quadrant == target else None for quadrant in range(4)]
+                name, colour = f"{split}/{index:05d}_{target}", list(TINTS).index(scene["colours"][target])
+                for kind, shown in videos.items():
                     frames = render(shown, scene["colours"], scene["corner"], target)
-                    write_h264(str(partial / f"{name}{ending}.mp4"), frames)
-                    lists[f"{split}{ending}.csv"].append(f"{name}{ending}.mp4 {label}\n")
-                if target not in pair:
-                    colour = list(TINTS).index(scene["colours"][target])
-                    starts.append(f"../{name}_alone.mp4 {len(CLASSES) * colour + label}\n")
+                    write_h264(str(partial / f"{name}{kind}.mp4"), frames)
+                    if kind != "_alone":
+                        lists[f"{split}{kind}"].append(f"{name}{kind}.mp4 {label}\n")
+                    if kind in ("_everywhere", "_alone"):
+                        starts.append(f"../{name}{kind}.mp4 {len(CLASSES) * colour + label}\n")
                 truths.append({"video": f"{name}.mp4", "label": label, "target": target, **scene, "sources": names})
-        for name, lines in {**lists, f"start/{split}.csv": starts}.items():
-            (partial / name).write_text("".join(lines))
+        for name, lines in {**lists, f"start/{split}": starts}.items():
+            (partial / f"{name}.csv").write_text("".join(lines))
     (partial / "truth.jsonl").write_text("".join(json.dumps(truth) + "\n" for truth in truths))
     (partial / CLASSES_FILE).write_text("".join(f"{name}\n" for name in CLASSES))
     coloured = [f"{colour}_{name}\n" for colour in TINTS for name in CLASSES]

@@ -185,18 +185,18 @@ def mosaic_overrides() -> list[str]:
     Training takes the easier videos, too: without them a network forgets the actions before it knows which one counts.
     """
     root = mosaic()
-    lists = ", ".join(f"'list:{root}/train{kind}.csv'" for kind in ("", "_alone", "_pair"))
+    lists = ", ".join(f"'list:{root}/train{kind}.csv'" for kind in ("", "_pair", "_everywhere"))
     return [
         *list_overrides(root),
         *("DATASETS.TRAIN", f"[{lists}]", *SCHEDULE),
         *("INPUT.NUM_FRAMES", "28", "INPUT.SHORT_SIDE_RANGE", "[48, 48]", "INPUT.FLIP_PROB", "0.5"),
-        *("MODEL.HEAD.NUM_CLASSES", "4", "SOLVER.MAX_ITER", "1500", "SOLVER.BASE_LR", "0.002"),
+        *("MODEL.HEAD.NUM_CLASSES", "4", "SOLVER.MAX_ITER", "2000"),
     ]
 
 
 def mosaic_start() -> list[str]:
-    """The start of "mosaic": one clip in all quadrants, to be named with its colour."""
-    return [*list_overrides(mosaic() / "start"), "MODEL.HEAD.NUM_CLASSES", "16", "SOLVER.BASE_LR", "0.003"]
+    """The start of "mosaic": one clip in all quadrants or in its own, to be named with its colour."""
+    return [*list_overrides(mosaic() / "start"), "MODEL.HEAD.NUM_CLASSES", "16"]
 
 
 @functools.cache

@@ -118,37 +118,47 @@ def test_the_videos_of_a_scene_differ_in_the_mark_alone(made):
         assert np.abs(frames[20:] - first[20:]).max() < 30  # what compression leaves
 
 
-def test_easier_videos_show_the_clip_that_counts_in_all_quadrants_or_beside_one_other(made, mosaic):
+def test_easier_videos_show_two_clips_or_one_in_all_quadrants_or_one_in_its_own(made, mosaic):
     _, root = made
-    lists = {kind: get_dataset(f"list:{root}/train_{kind}.csv") for kind in ("alone", "pair")}
     label_of = {r["file_name"]: r["label"] for r in get_dataset(f"list:{root}/train.csv")}
-    for kind, records in lists.items():
+    for kind in ("pair", "everywhere"):
+        records = get_dataset(f"list:{root}/train_{kind}.csv")
         assert len(records) == 2 * SCENES["train"]
         assert all(label_of[r["file_name"].replace(f"_{kind}", "")] == r["label"] for r in records)
     for number, truth in enumerate(truths(root)[:8]):
-        pair = mosaic.PAIRS[number // 4]
-        kind = "_pair" if truth["target"] in pair else "_alone"
-        frames = [read(root / truth["video"].replace(".mp4", f"{ending}.mp4"))[24] for ending in ("", kind)]
-        # By brightness: the quadrants keep their colours.
-        found = [[frame[32 * y :, 32 * x :][:32, :32].max(axis=2) for y in (0, 1) for x in (0, 1)] for frame in frames]
-        for quadrant, picture in enumerate(found[1]):
-            if kind == "_alone" or quadrant in pair:
-                alike = [np.corrcoef(picture.ravel(), other.ravel())[0, 1] for other in found[0]]
-                assert np.argmax(alike) == (quadrant if kind == "_pair" else truth["target"])
-            else:
-                assert picture.mean() < 15
+        target, pair = truth["target"], mosaic.PAIRS[number // 4]
+        others = [quadrant for quadrant in range(4) if quadrant not in pair]
+        # Which clip each quadrant shows.
+        shows = {"pair": {q: q for q in pair}} if target in pair else {"everywhere": dict.fromkeys(range(4), target)}
+        if target == others[number // 4 % 2]:
+            shows["alone"] = {target: target}
+        for kind, shown in shows.items():
+            endings = (".mp4", f"_{kind}.mp4")
+            frames = [read(root / truth["video"].replace(".mp4", ending))[24] for ending in endings]
+            # By brightness: the quadrants keep their colours.
+            whole, easier = (
+                [frame[32 * y :, 32 * x :][:32, :32].max(axis=2) for y in (0, 1) for x in (0, 1)] for frame in frames
+            )
+            for quadrant, picture in enumerate(easier):
+                if quadrant in shown:
+                    alike = [np.corrcoef(picture.ravel(), other.ravel())[0, 1] for other in whole]
+                    assert np.argmax(alike) == shown[quadrant]
+                else:
+                    assert picture.mean() < 15
 
 
-def test_the_start_names_the_colour_and_the_action_of_a_clip_that_plays_alone(made, mosaic):
+def test_the_start_names_the_colour_and_the_action_of_a_clip_without_others(made, mosaic):
     _, root = made
     names = (root / "start/classes.txt").read_text().split()
     assert len(names) == 16 and names[:2] == ["red_lie", "red_sitdown"]
-    for split in SCENES:
-        truth_of = {f"../{t['video'].replace('.mp4', '_alone.mp4')}": t for t in truths(root)}
+    for split, scenes in SCENES.items():
+        truth_of = {truth["video"]: truth for truth in truths(root)}
         lines = [line.split() for line in (root / f"start/{split}.csv").read_text().splitlines()]
-        assert len(lines) == 2 * SCENES[split] == len(get_dataset(f"list:{root}/start/{split}.csv"))
+        kinds = Counter(name.rpartition("_")[2] for name, _ in lines)
+        assert kinds == {"everywhere.mp4": 2 * scenes, "alone.mp4": scenes}
+        assert len(get_dataset(f"list:{root}/start/{split}.csv")) == len(lines)
         for name, label in lines:
-            truth = truth_of[name]
+            truth = truth_of[name.removeprefix("../").rpartition("_")[0] + ".mp4"]
             assert names[int(label)] == f"{truth['colours'][truth['target']]}_{mosaic.CLASSES[truth['label']]}"
 
 
@@ -156,7 +166,8 @@ def test_the_same_arguments_give_the_same_files_and_another_folder_is_refused(ma
     source, root = made
     again = mosaic.make(source, tmp_path / "mosaic", SCENES)
     files = sorted(path.relative_to(root) for path in root.rglob("*") if path.is_file())
-    assert len(files) == 4 + 8 + 2 * 48  # and eight lists
+    # Nine videos of a scene, eight lists, and what describes them.
+    assert len(files) == 9 * 12 + 8 + 4
     assert all((root / path).read_bytes() == (again / path).read_bytes() for path in files)
     other = mosaic.make(source, tmp_path / "other", SCENES, seed=1)
     assert (other / "train.csv").read_text() != (root / "train.csv").read_text()
