@@ -28,8 +28,9 @@ _DEFAULT_ENTRY = "IMAGENET1K_V1"
 def resolve_weights(name: str) -> str:
     """Return the path or address that a value of MODEL.WEIGHTS stands for.
 
-    That is a path, a URL, ``torchvision://NAME``, ``hf://USER/NAME`` (which is downloaded here), or a name in
-    `RELEASES`. An existing file goes before a name.
+    Args:
+        name: a path, a URL, ``torchvision://NAME``, ``hf://USER/NAME`` (which is downloaded here), or a name in
+            `RELEASES`. An existing file goes before a name.
 
     Raises:
         FileNotFoundError: a bare name that is neither a file nor in `RELEASES`, with near matches; or a model on the
@@ -91,8 +92,11 @@ def hub_errors(name: str) -> Iterator[None]:
 def torchvision_url(name: str) -> str:
     """Return the address of weights that torchvision knows.
 
-    Names are like ``resnet50`` (its IMAGENET1K_V1), ``resnet50/IMAGENET1K_V2``, or ``r2plus1d_18`` (its DEFAULT).
-    LookupFailed where torchvision has no such model or weights; the message lists what it has.
+    Args:
+        name: ``resnet50`` (its IMAGENET1K_V1), ``resnet50/IMAGENET1K_V2``, or ``r2plus1d_18`` (its DEFAULT).
+
+    Raises:
+        LookupFailed: torchvision has no such model or weights; the message lists what it has.
     """
     from torchvision.models import get_model_weights, list_models
 

@@ -56,8 +56,11 @@ class Checkpointer:
             adapt_weights: called with the weights of a file and the model before :meth:`load_weights` compares them, to
                 change names or shapes, e.g. ``nlvideo.modeling.backbone.inflate_2d_weights``. A resume never calls it.
             cfg: what the model was built from; weights of other frameworks are compared with it.
-            **checkpointables: anything with ``state_dict()`` and ``load_state_dict()``; else a ValueError. They are
-                loaded in this order: a scheduler goes after its optimizer.
+            **checkpointables: anything with ``state_dict()`` and ``load_state_dict()``, loaded in this order; a
+                scheduler goes after its optimizer.
+
+        Raises:
+            ValueError: a checkpointable without these methods.
         """
         self.model = model.module if isinstance(model, DistributedDataParallel) else model
         self.save_dir = save_dir
@@ -70,14 +73,15 @@ class Checkpointer:
         self._earlier: EarlierRun | None = None
 
     def save(self, name: str, *, tag_last: bool = True, **extra: Any) -> str:
-        """Write ``<name>.pth`` on rank 0, and return its path. Call it on every rank: states may be gathered.
-
-        The file is complete when rank 0 returns; other ranks return earlier.
+        """Write ``<name>.pth`` on rank 0. Call it on every rank, because states may be gathered from all of them.
 
         Args:
             name: without folder and ending.
             tag_last: make this the checkpoint to resume from. If False, it is that only where there is no other.
             **extra: plain values; :meth:`resume_or_load` returns them.
+
+        Returns:
+            Path of the file. It is complete when rank 0 returns; other ranks return earlier.
 
         Raises:
             ValueError: something is neither a tensor nor a plain type, or an extra has the name of a checkpointable.
@@ -121,10 +125,14 @@ class Checkpointer:
         return last_checkpoint_in(self.save_dir)
 
     def resume_or_load(self, path: str, resume: bool) -> dict[str, Any]:
-        """Continue the run in ``save_dir``, or start from the weights at ``path`` (``MODEL.WEIGHTS``; "" for none).
+        """Continue the run in ``save_dir``, or start from the weights at ``path``.
 
-        With ``resume`` it continues from the last checkpoint, if there is one. Returns what was saved as extra; empty
-        for a fresh start.
+        Args:
+            path: weights of a fresh start (``MODEL.WEIGHTS``); "" for none.
+            resume: continue from the last checkpoint. Where there is none, this is a fresh start.
+
+        Returns:
+            What was saved as extra; empty for a fresh start.
 
         Raises:
             ValueError: as :meth:`resume` and :meth:`load_weights`; or there are checkpoints, but no file says which of
@@ -148,9 +156,15 @@ class Checkpointer:
         return {}
 
     def load_weights(self, path: str, *, entry: str = "", complete: bool = False) -> LoadReport:
-        """Load the weights that fit from what ``path``, a value of MODEL.WEIGHTS, stands for.
+        """Load the weights that fit from a checkpoint, a plain state dict or a file of another framework.
 
-        For ``entry``, ``complete`` and errors see ``nlvideo.checkpoint.load_weights`` and ``read_file``.
+        Args:
+            path: as MODEL.WEIGHTS: a file, a URL, ``torchvision://NAME`` or a network of the authors' release.
+            entry: the entry of the file with the weights, e.g. ``"ema"`` of our own checkpoints; "": the usual one.
+            complete: refuse a file that does not have exactly the tensors of the model.
+
+        Raises:
+            ValueError, FileNotFoundError, LookupFailed: as ``nlvideo.checkpoint.read_file`` and ``load_weights``.
         """
         content = read_file(path)
         return load_weights(

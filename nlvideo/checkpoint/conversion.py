@@ -95,9 +95,13 @@ def convert_checkpoint(
 
 
 def write_conversion(conversion: Conversion, out: str, overwrite: bool = False) -> str:
-    """Write ``out``, a checkpoint of ours, and beside it the config, whose path ends in ``.yaml`` and is returned.
+    """Write ``out``, a checkpoint of ours, and beside it the config with the ending ``.yaml``.
 
-    ValueError where a file exists already, or ``out`` ends in ``.yaml``.
+    Returns:
+        The path of the config.
+
+    Raises:
+        ValueError: a file exists already, or ``out`` ends in ``.yaml``.
     """
     config_file = os.path.splitext(out)[0] + ".yaml"
     if out == config_file:
@@ -115,10 +119,17 @@ def write_conversion(conversion: Conversion, out: str, overwrite: bool = False) 
 
 
 def write_export(conversion: Conversion, out: str, to: str, overwrite: bool = False) -> None:
-    """Write the weights to a file in the form of another framework; for ``to`` see `export_weights`.
+    """Write the weights in the form of another framework.
 
-    ValueError where the file exists already or is to be of safetensors, or that framework has no network that computes
-    the same.
+    Args:
+        conversion: what to write.
+        out: the file.
+        to: "pyslowfast", "pytorchvideo", "mmaction2" or "temporal-shift-module".
+        overwrite: replace a file that exists.
+
+    Raises:
+        ValueError: the file exists already or is to be of safetensors, or that framework has no network that computes
+            the same.
     """
     from nlvideo.checkpoint.convert.export import export_weights
 

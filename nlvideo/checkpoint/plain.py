@@ -17,8 +17,10 @@ _PLAIN = (type(None), bool, int, float, str)
 def save_weights(path: str, weights: Mapping[str, Tensor], **extra: Any) -> None:
     """Write a file of weights, whole or not at all: safetensors if ``path`` ends so, or else PyTorch's format.
 
-    Two names of one tensor become two tensors, and of a view only its part is written. The folder exists. ``extra`` are
-    plain values such as ``classes``, which safetensors has in its metadata; `read_file` gives them back.
+    Args:
+        path: the file; its folder exists.
+        weights: name -> tensor. Two names of one tensor become two tensors, and of a view only its part is written.
+        **extra: plain values such as ``classes``. `read_file` gives them back. Safetensors has them in its metadata.
 
     Raises:
         ImportError: safetensors is not installed; the message has the command.
@@ -40,7 +42,10 @@ def to_plain(value: Any, where: str) -> Any:
     """Return ``value`` with tensors detached on the CPU, mappings as dicts and NumPy scalars as Python numbers.
 
     ``torch.load(weights_only=True)`` refuses a whole file for one foreign object. That may show years after the run. So
-    they are refused here, when the file is written: ValueError with the place of the object, below ``where``.
+    foreign objects are refused here, when the file is written.
+
+    Raises:
+        ValueError: an object of another type; names its place, below ``where``.
     """
     if isinstance(value, Tensor):
         return value.detach().cpu()

@@ -31,10 +31,16 @@ _running: list["RemoteRun"] = []
 
 
 class RemoteRun:
-    """The folder ``url`` of a run in object storage, and the local ``folder`` that stands for it.
+    """The folder of a run in object storage, and the local folder that stands for it.
 
-    That is ``output/SCHEME/BUCKET/...``, below the current folder. ValueError where the address has no folder, or one
-    that leads out of it.
+    Args:
+        url: OUTPUT_DIR, with a scheme.
+
+    Attributes:
+        folder: ``output/SCHEME/BUCKET/...``, below the current folder.
+
+    Raises:
+        ValueError: the address has no folder, or one that leads out of it.
     """
 
     def __init__(self, url: str):
@@ -54,8 +60,10 @@ class RemoteRun:
     def fetch(self, resume: bool, eval_only: bool, keep: int) -> None:
         """Download a run that is further on than the local one, or whose local folder is gone; else do nothing.
 
-        The run goes on (``resume``), is tested (``eval_only``), or begins. With ``keep``, SOLVER.CHECKPOINT_KEEP, all
-        its checkpoints are fetched: the older ones will have to go.
+        Args:
+            resume: the run goes on.
+            eval_only: a test is in its folder.
+            keep: SOLVER.CHECKPOINT_KEEP: the older checkpoints, which will have to go, are fetched, too.
 
         Raises:
             ValueError: a new run would replace one that is not on this machine.
@@ -85,13 +93,21 @@ class RemoteRun:
                 self._download(name)
 
     def start(self) -> None:
-        """Begin to upload. One file is uploaded before this returns; OSError where the store cannot be written."""
+        """Begin to upload; one file is uploaded before this returns.
+
+        Raises:
+            OSError: the store cannot be written.
+        """
         self._put(INVOCATIONS, _stat(os.path.join(self.folder, INVOCATIONS)))
         _running.append(self)
         self._thread.start()
 
     def finish(self) -> None:
-        """Upload what is left, and end the thread; UploadFailed, one line, where something could not be uploaded."""
+        """Upload what is left, and end the thread.
+
+        Raises:
+            UploadFailed: something could not be uploaded; one line.
+        """
         self._ending.set()
         self._thread.join()
         try:
@@ -201,7 +217,11 @@ class RemoteRun:
 
 
 def finish_uploads() -> None:
-    """Wait until everything is uploaded, where OUTPUT_DIR of this process is remote; see `RemoteRun.finish`."""
+    """Wait until everything is uploaded, where OUTPUT_DIR of this process is in object storage.
+
+    Raises:
+        UploadFailed: something could not be uploaded; one line.
+    """
     while _running:
         _running.pop().finish()
 

@@ -25,8 +25,9 @@ BEST = "best"
 def load_model_for_test(cfg: CfgNode, resume: bool = False) -> nn.Module:
     """Build ``MODEL`` with trained weights: the moving average where there is one and ``SOLVER.EMA`` is on.
 
-    ``MODEL.WEIGHTS`` names the checkpoint; "best" is ``model_best.pth`` in ``OUTPUT_DIR``. With ``resume``, the last
-    checkpoint there comes first.
+    Args:
+        cfg: ``MODEL.WEIGHTS`` names the checkpoint; "best" is ``model_best.pth`` in ``OUTPUT_DIR``.
+        resume: prefer the last checkpoint in ``OUTPUT_DIR``.
 
     Raises:
         ValueError: no checkpoint is named, less than half of the backbone fits, or a dataset of ``DATASETS.TEST`` has
@@ -57,8 +58,9 @@ def weights_for_test(cfg: CfgNode, resume: bool = False) -> str:
 def with_classes_of(cfg: CfgNode, path: str) -> CfgNode:
     """Return a config whose MODEL.HEAD.NUM_CLASSES is that of the weights at ``path``, where it is 0.
 
-    ValueError where the file does not say how many classes it has, or is unreadable; FileNotFoundError where it is
-    missing.
+    Raises:
+        ValueError: the file does not say how many classes it has, or is unreadable.
+        FileNotFoundError: the file is missing.
     """
     if cfg.MODEL.HEAD.NUM_CLASSES or not path:
         return cfg

@@ -224,12 +224,17 @@ def _stored_classes(content: Mapping[str, Any], path: str) -> list[str]:
 def flatten(content: Mapping[str, Any], path: str, entry: str = "") -> dict[str, Any]:
     """Find the weights in what a file holds, without what PyTorch's wrappers (DDP, FSDP, compile) add to their names.
 
-    ``entry`` is the entry of the file with the weights, e.g. "ema" of our checkpoints; "" is the first of `WRAPPERS`,
-    or else the file itself. ValueError where there are no weights; the message lists the entries that hold some.
+    Args:
+        content: from `read_file`.
+        path: for messages.
+        entry: the entry of the file with the weights; "": the first of `WRAPPERS`, or else the file itself.
 
     Returns:
         Name -> tensor on the CPU. Plain numbers beside them, such as Caffe2's ``model_iter``, are left out. The text of
         the config that PySlowFast or OpenMMLab put into the file is under the name `CONFIG_TEXT`.
+
+    Raises:
+        ValueError: there are no weights. The message lists the entries that hold some.
     """
     entries = {name: _numeric(value) for name, value in content.items() if isinstance(value, Mapping)}
     entries = {name: weights for name, weights in entries.items() if any(value.dim() for value in weights.values())}
@@ -267,8 +272,12 @@ def weights_of(content: Mapping[str, Any], path: str, entry: str = "") -> dict[s
 def identify(flat: Mapping[str, Any], ours: Collection[str]) -> tuple[str, Mapping[str, Any]]:
     """Find the source of weights by their names, which may have the prefix of a trainer; ``ours`` are our model's.
 
-    Returns a name in `SOURCES`, or "" for our own and for unknown names, and the weights without the prefix. ValueError
-    where several sources claim the names.
+    Returns:
+        A name in `SOURCES`, or "" for our own and for unknown names; and the weights. If a prefix was removed, these
+        are the weights that had it.
+
+    Raises:
+        ValueError: several sources claim the names.
     """
     candidates = [flat]
     for candidate in candidates:
@@ -299,7 +308,8 @@ def check_config(
 ) -> None:
     """Refuse weights that belong to another config than ``cfg``; ``current`` is the state dict of its model.
 
-    The message of the ValueError has each key that differs, with its value in the file and in the config.
+    Raises:
+        ValueError: some keys differ. The message has each with its value in the file and in the config.
     """
     found = []
     has_blocks = converted.overrides.get(_ENABLED, False)
@@ -339,7 +349,7 @@ def check_config(
 
 
 def fit(current: Mapping[str, Tensor], weights: Mapping[str, Tensor], path: str, policy: Policy) -> LoadReport:
-    """Compare weights with the state dict of a model, and refuse what a policy does not allow. Nothing is loaded.
+    """Compare weights with a model, and refuse what a policy does not allow. Nothing is loaded.
 
     Args:
         current: state dict of the model.
@@ -347,7 +357,10 @@ def fit(current: Mapping[str, Tensor], weights: Mapping[str, Tensor], path: str,
         path: of the file, for messages.
         policy: "half": at least half of the backbone's tensors must fit; new non-local blocks do not count. "backbone":
             the whole backbone and every tensor of the file must fit, except what fine-tuning changes; see
-            `LoadReport.differences`. "all": file and model must have the same tensors. Else a ValueError names some.
+            `LoadReport.differences`. "all": file and model must have the same tensors.
+
+    Raises:
+        ValueError: the policy does not allow it. The message names some tensors.
     """
     report = compare_weights(current, weights, path)
     text = "" if policy == "half" else report.differences(fine_tuning=policy == "backbone", count=3)

@@ -80,8 +80,12 @@ def build_train_loader(cfg: CfgNode, start_iter: int = 0, first_clip: int | None
 def read_training_data(cfg: CfgNode) -> tuple[Sequence[Record], int]:
     """Return the records of DATASETS.TRAIN and how many classes they have, checked, and compared with the test sets.
 
-    MODEL.HEAD.NUM_CLASSES may be 0. The next ``build_train_loader`` of this data, whose errors are the same, takes the
-    records from here: there may be ten million of them.
+    MODEL.HEAD.NUM_CLASSES may be 0. The next ``build_train_loader`` of this data takes the records from here: there may
+    be ten million of them.
+
+    Raises:
+        ValueError: a dataset is faulty; one line.
+        LookupFailed: an unknown dataset.
     """
     train, head = cfg.DATASETS.TRAIN, cfg.MODEL.HEAD
     if not train:
@@ -107,8 +111,11 @@ def read_training_data(cfg: CfgNode) -> tuple[Sequence[Record], int]:
 def build_test_loader(cfg: CfgNode, name: str, max_videos: int = 0) -> TestLoader:
     """Build the loader of this rank's share of a test dataset, one video at a time.
 
-    It takes at most ``max_videos`` of them, see `class_balanced_subset`; 0: all. Errors are those of
-    ``build_train_loader``.
+    It takes at most ``max_videos`` of them, see `class_balanced_subset`; 0: all.
+
+    Raises:
+        ValueError: the dataset is faulty or a value does not fit; one line.
+        LookupFailed: an unknown dataset or mapper.
     """
     check_resolved(cfg, "MODEL.HEAD.NUM_CLASSES")
     records, _ = _load_dataset(cfg, name, "DATASETS.TEST")
@@ -146,7 +153,8 @@ def loader_of_records(
 def build_batch_mixer(cfg: CfgNode, batch_size: int, seed: int) -> BatchMixer | None:
     """Build what SOLVER.MIX asks for, for batches of ``batch_size`` clips of one rank; None where it is off.
 
-    ``ValueError``: there is nothing to mix a clip with.
+    Raises:
+        ValueError: there is nothing to mix a clip with.
     """
     mix = cfg.SOLVER.MIX
     if not (mix.MIXUP_ALPHA or mix.CUTMIX_ALPHA) or not mix.PROB:

@@ -59,13 +59,21 @@ class _DatasetCatalog:
         self.kinds: dict[str, Callable[[str], Sequence[Record]]] = {}
 
     def register(self, name: str, func: Callable[[], Sequence[Record]]) -> None:
-        """Add a dataset, unless the name is taken (``LookupFailed``). ``func`` is called at every ``get``."""
+        """Add a dataset. ``func`` is called without arguments, at every ``get``.
+
+        Raises:
+            LookupFailed: the name is taken.
+        """
         if name in self._functions:
             raise LookupFailed(f"dataset {name!r} is already registered")
         self._functions[name] = func
 
     def get(self, name: str) -> Sequence[Record]:
-        """Return the records of a dataset; ``LookupFailed``, with what is close and what there is: it does not exist."""
+        """Return the records of a dataset.
+
+        Raises:
+            LookupFailed: no dataset has this name; the message lists what is close and what there is.
+        """
         if name not in self._functions:
             hint = did_you_mean(name, self._functions) or "no name is close."
             own = "Your own videos need no registration: 'list:FILE' or 'folder:DIR'"

@@ -100,9 +100,10 @@ def key_named(key: str) -> Iterator[None]:
 
 
 def check_files(name: str, records: Sequence[Record], by_time: bool = False) -> None:
-    """Raise ``ValueError`` where videos do not exist, or a folder of frames lacks the rate that it needs.
+    """Check that the video of each record exists; in a very large dataset, of every n-th record.
 
-    In a very large dataset every n-th record is looked at. ``by_time``: clips are sampled by time, which needs a rate.
+    Raises:
+        ValueError: how many do not, and the first few of them; or a folder of frames lacks the rate it needs.
     """
     step = 1 if len(records) <= MAX_ALL_CHECKED else -(-len(records) // NUM_CHECKED)
     indices = range(0, len(records), step)
@@ -130,9 +131,12 @@ def _missing_file(name: str, records: Sequence[Record], by_time: bool, index: in
 def check_pair(
     train: Sequence[str], train_records: Sequence[Record], test: str, test_records: Sequence[Record], multi_label: bool
 ) -> None:
-    """Raise ``ValueError``, one line, unless training and test have the same classes in the same order.
+    """Check that training can teach what the test asks for: the same classes, in the same order.
 
     If videos may have several labels, rare classes may be in the test alone.
+
+    Raises:
+        ValueError: the names of the classes differ, or the test has a class that training lacks; one line.
     """
     tested = MetadataCatalog.get(test).classes
     for name in train:
@@ -170,7 +174,11 @@ def _classes_of(name: str) -> list[str]:
 
 
 def common_classes(names: Sequence[str]) -> list[str]:
-    """Return the class names of datasets that have been read; ``ValueError``: see ``check_same_classes``."""
+    """Return the class names of datasets that have been read, which must be the same where a dataset has any.
+
+    Raises:
+        ValueError: see ``check_same_classes``.
+    """
     named = [(name, classes) for name in names if (classes := MetadataCatalog.get(name).classes)]
     for name, _ in named[1:]:
         check_same_classes(*named[0], name)
@@ -178,10 +186,17 @@ def common_classes(names: Sequence[str]) -> list[str]:
 
 
 def check_same_classes(one: str, classes: Sequence[str], other: str) -> None:
-    """Raise ``ValueError``, one line, where a dataset that has been read names another class than ``one`` does.
+    """Check that a dataset has the same class names as another dataset or a model. Either may have no names.
 
-    ``one`` is another dataset or a model, whose ``classes`` are in the order of the labels. Either may have no names.
     "air drumming", ``"Air drumming"`` in quotes and "air_drumming", the name of a folder, are the same.
+
+    Args:
+        one: who names the ``classes``, for the message.
+        classes: names, in the order of the labels.
+        other: a dataset that has been read.
+
+    Raises:
+        ValueError: the first class that differs, and what names it; one line.
     """
     metadata = MetadataCatalog.get(other)
     for label, (first, second) in enumerate(zip_longest(classes, metadata.classes)):
@@ -229,11 +244,13 @@ def warn_of_shared_videos(
 
 
 def find_shared_videos(one: Sequence[Record], other: Sequence[Record]) -> tuple[list[tuple[str, str]], int]:
-    """Return (file of one, file of the other) for each video in both, and how many of the other were looked at.
+    """Return the videos that are in both datasets: the same file, perhaps under two names, or a copy of it.
 
-    It is the same file, perhaps under two names, or a copy, with the same size and the same hash of start, middle and
-    end. Two parts of one file count as shared. Of folders of frames, only the same folder counts. Remote files are
-    left out.
+    Two parts of one file count as shared. Remote files are left out. Copies have the same size and the same hash of
+    their start, middle and end. Of folders of frames, only the same folder counts.
+
+    Returns:
+        (file of one, file of the other) for each shared video, and how many videos of the other were looked at.
     """
     if not len(one) or not len(other):
         return [], 0

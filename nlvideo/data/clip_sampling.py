@@ -74,7 +74,11 @@ class ClipSampler(ABC):
         return (self.num_frames - 1) * self.frame_stride + 1
 
     def expand(self, start: int, num_video_frames: int) -> list[int]:
-        """Return the indices of the clip that begins at ``start``; ``VideoTooShort``: see ``check_length``."""
+        """Return the indices of the clip that begins at ``start``.
+
+        Raises:
+            VideoTooShort: the policy is "error" and the video has fewer frames than the span of a clip.
+        """
         self.check_length(num_video_frames, self.span)
         indices = range(start, start + self.span, self.frame_stride)
         if self.short_video == "clamp":
@@ -92,7 +96,11 @@ class RandomClip(ClipSampler):
     """Clips from random places, for training (authors' code).
 
     With S = L * s: the start is uniform among the integers 0 to n - S, both included, where the video has n > S
-    frames, and 0 otherwise. ``ValueError``: called without a random generator.
+    frames, and 0 otherwise.
+
+    Raises:
+        ValueError: called without a random generator.
+        VideoTooShort: see ``ClipSampler.expand``.
     """
 
     def __call__(self, num_video_frames: int, rng: np.random.Generator | None) -> list[list[int]]:

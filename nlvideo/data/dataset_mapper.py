@@ -149,7 +149,9 @@ class VideoMapper:
     def choose_clips(self, record: Record, video: Video, rng: np.random.Generator | None) -> list[list[int]]:
         """Return the frames of each clip of a record, as indices in its file.
 
-        ``VideoDecodeError``: see ``nominal_frames``. ``VideoTooShort``: see ``CLIP_SAMPLER``.
+        Raises:
+            VideoDecodeError: see ``nominal_frames``.
+            VideoTooShort: see ``CLIP_SAMPLER``.
         """
         frames = nominal_frames(record, video, self.fps)
         try:
@@ -228,8 +230,10 @@ def nominal_frames(record: Record, video: Video, fps: float = 0.0) -> Sequence[i
 
     These are all its frames, or, with ``fps``, the frame that is shown at each 1 / fps of a second from its first frame
     on. Where the video has fewer frames per second than that, frames repeat. The frame is one that began at most a
-    millisecond later: many files round their timestamps to milliseconds. ``VideoDecodeError``: the record has no
-    frames, or ``fps`` is asked of a video whose frame rate is not known.
+    millisecond later: many files round their timestamps to milliseconds.
+
+    Raises:
+        VideoDecodeError: the record has no frames, or ``fps`` is asked of a video whose frame rate is not known.
     """
     first, end = frame_interval(record, video)
     if not fps:
@@ -243,7 +247,8 @@ def nominal_frames(record: Record, video: Video, fps: float = 0.0) -> Sequence[i
 def frame_interval(record: Record, video: Video) -> tuple[int, int]:
     """Return the frames [first, end) of a record: the whole video, or from its start_sec to before its end_sec.
 
-    ``VideoDecodeError``: there is no frame between them.
+    Raises:
+        VideoDecodeError: there is no frame between them.
     """
     first = video.index_at(record["start_sec"]) if "start_sec" in record else 0
     end = video.index_at(record["end_sec"]) if "end_sec" in record else video.num_frames

@@ -133,8 +133,9 @@ def collate_train(
 ) -> dict[str, Any] | Exception:
     """Make a training batch of the samples of its videos; if one of them is an error, it is the batch.
 
-    It is what ``collate`` makes of the samples, and {"video_id": list of str, "num_failed": int, "failed": list of
-    (path, reason)}. Clips of one video are neighbours.
+    Returns:
+        What ``collate`` makes of the samples, and {"video_id": list of str, "num_failed": int, "failed": list of
+        (path, reason)}. Clips of one video are neighbours.
     """
     samples: list[Sample] = []
     for group in groups:

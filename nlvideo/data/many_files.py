@@ -48,9 +48,13 @@ def map_in_processes(
 ) -> Generator[tuple[int, Result | ProcessDied], None, None]:
     """Yield (index of an item, result) as results come in; a ``ProcessDied`` stands for a result that never came.
 
-    Workers ignore Ctrl-C, so that they finish what they have begun while this process stops. They end with it. What
-    ``function`` raises is raised here. It pickles, and so do items and results. Items are taken as they are needed.
-    ``start_method`` is "spawn" where this process may run threads of torch; None: Python's default.
+    Workers ignore Ctrl-C, so that they finish what they have begun while this process stops. They end with it.
+
+    Args:
+        function: pickles, and so do items and results. What it raises is raised here.
+        items: taken as they are needed.
+        num_workers: processes.
+        start_method: "spawn" where this process may run threads of torch; None: Python's default.
     """
     queue, work = enumerate(items), partial(_answer, function)
     context = multiprocessing.get_context(start_method)

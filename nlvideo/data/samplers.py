@@ -40,9 +40,10 @@ SAMPLER = Registry(
 
 
 class StreamSampler(ABC):
-    """Base class: subclasses say which record is at a position of the endless stream.
+    """Base class: subclasses say which record is at a position of the endless stream. ``SAMPLER`` has the arguments.
 
-    ``SAMPLER`` has the arguments. ``ValueError``: the dataset is empty.
+    Raises:
+        ValueError: the dataset is empty.
     """
 
     def __init__(self, records: Sequence[Record], *, seed: int = 0, rank: int = 0, world_size: int = 1, start: int = 0):
@@ -91,10 +92,12 @@ class RepeatFactorSampler(TrainingSampler):
     """Shuffled epochs in which videos of rare classes repeat (LVIS, Gupta et al., CVPR 2019, Appendix B).
 
     A class that the share f of the videos has gets the factor r = max(1, sqrt(threshold / f)), and a video the largest
-    factor of its classes. So a class with f below the threshold repeats (LVIS: 0.001). An epoch has each video floor(r)
-    or ceil(r) times, r on average. The draws are spread evenly over the sum of all factors, from a random start and in
-    random order: so all epochs have the same length, and the stream can be entered anywhere. That length is rounded up,
-    which makes r larger by less than one video in an epoch.
+    factor of its classes. An epoch has each video floor(r) or ceil(r) times, r on average. The draws are spread evenly
+    over the sum of all factors, from a random start and in random order: so all epochs have the same length, and the
+    stream can be entered anywhere. That length is rounded up, which makes r larger by less than one video in an epoch.
+
+    Args:
+        threshold: a class that fewer videos have is repeated (LVIS: 0.001).
     """
 
     def __init__(self, records: Sequence[Record], *, threshold: float = 0.001, **kwargs: int):
@@ -125,9 +128,12 @@ class ShardSampler(TrainingSampler):
     """Shuffled epochs that read shards one after the other: every record once per epoch.
 
     The shards come in shuffled order. Records are shuffled over a distance of about ``buffer`` records, as in a buffer
-    that a reader of the stream fills; 1 keeps the order within a shard. So what is read at a time lies in few shards,
-    which the file system caches. The order is computed from numbers before anything is read, and depends neither on
-    workers nor on ranks. Records that are in no shard count as one shard.
+    that a reader of the stream fills. So what is read at a time lies in few shards, which the file system caches. The
+    order is computed from numbers before anything is read, and depends neither on workers nor on ranks. Records that
+    are in no shard count as one shard.
+
+    Args:
+        buffer: in records; 1 keeps the order within a shard.
     """
 
     def __init__(self, records: Sequence[Record], *, buffer: int = 4096, **kwargs: int):
@@ -177,9 +183,11 @@ class ClassBalancedSampler(StreamSampler):
 def class_balanced_subset(records: Sequence[Record], count: int) -> list[int]:
     """Choose records that stand for a whole dataset: as many of each class as there are, evenly spread over its order.
 
-    Returns the increasing positions of ``count`` records, which are fewer than there are. The choice depends on nothing
-    but the labels. A class with too few leaves its share to the others. A record with several labels counts in its
-    first class; records without a label are a class of their own.
+    The choice depends on nothing but the labels. A class with too few leaves its share to the others. A record with
+    several labels counts in its first class; records without a label are a class of their own.
+
+    Returns:
+        The increasing positions of ``count`` records, which are fewer than there are.
     """
     labels, first = labels_of(records), np.full(len(records), -1)
     owners, places = np.unique(labels.owners, return_index=True)

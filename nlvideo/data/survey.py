@@ -87,7 +87,12 @@ def log_survey(cfg: CfgNode, records: Sequence[Record]) -> None:
 
 
 def describe(cfg: CfgNode, videos: Sequence[Header]) -> tuple[str, list[str]]:
-    """Return what a clip, see ``cfg.INPUT``, covers of the videos, and a line for each value that should be another."""
+    """Return what a clip covers of the videos, in a line, and a line for each thing that another value makes better.
+
+    Args:
+        cfg: its INPUT keys say what a clip is.
+        videos: at least one.
+    """
     clip, (frames, rates, heights, widths) = cfg.INPUT, (np.array(column) for column in zip(*videos, strict=True))
     uses_stride = getattr(CLIP_SAMPLER.get(clip.CLIP_SAMPLER, "INPUT.CLIP_SAMPLER"), "uses_stride", True)
     is_timed = rates > 0

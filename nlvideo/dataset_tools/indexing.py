@@ -23,10 +23,17 @@ class IndexingResult:
 
 
 def index_videos(paths: Sequence[str], index_dir: str | os.PathLike, num_workers: int = 1) -> IndexingResult:
-    """Make the index, in the folder ``index_dir``, of every video file that has none, or has changed since.
+    """Make the index of every video file that has none, or has changed since.
 
-    Each file is decoded once, and frames by random access are compared with what comes out. Folders of frames need no
-    index and are passed over. ``num_workers`` files are read at once. ``OSError``: an index cannot be written.
+    Each file is decoded once, and frames by random access are compared with what comes out.
+
+    Args:
+        paths: files, each indexed once; folders of frames need no index and are passed over.
+        index_dir: folder of the indices, see ``IndexCache``.
+        num_workers: files read at once.
+
+    Raises:
+        OSError: an index cannot be written.
     """
     os.makedirs(index_dir, exist_ok=True)
     cache, result = IndexCache(index_dir), IndexingResult()

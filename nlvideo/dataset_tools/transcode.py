@@ -51,8 +51,13 @@ class Transcoded:
 def transcode_video(task: tuple[str, str, TranscodeOptions, bool]) -> Transcoded:
     """Encode a video as H.264 in MP4, without sound and upright; the new file is whole and checked, or not there.
 
-    Every frame is kept and shown when it was, from 0 seconds on, also where the rate varies. The task is: path of the
-    video, path of the new file, options, and whether a file that is there may be replaced. Failures are returned.
+    Every frame is kept and shown when it was, from 0 seconds on, also where the rate varies.
+
+    Args:
+        task: path of the video, path of the new file, options, and whether a file that is there may be replaced.
+
+    Returns:
+        The outcome; failures are part of it.
     """
     source, out, options, overwrite = task
     result = Transcoded(source, out)
@@ -178,9 +183,16 @@ def transcode_dataset(
 ) -> tuple[list[Transcoded], str]:
     """Transcode every video of a dataset and write a list of the new files; see ``transcode_video``.
 
-    The folders of the videos come back below the folder ``out``, which is made. Files that an earlier call made of the
-    same videos with the same options are kept, so that an interrupted run goes on where it was. ``overwrite`` replaces
-    other files that are in the way.
+    The folders of the videos come back below the new folder. Files that an earlier call made of the same videos with
+    the same options are kept, so that an interrupted run goes on where it was.
+
+    Args:
+        name: the dataset.
+        records: of it.
+        out: folder, which is made.
+        options: how to encode.
+        num_workers: processes.
+        overwrite: replace other files that are in the way.
 
     Returns:
         What became of each file, in the order of the records, and the path of the list of those that are well.

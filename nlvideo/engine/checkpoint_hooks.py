@@ -33,9 +33,14 @@ VALIDATION, BEST = "validation/", "best/"
 class PeriodicCheckpointer(HookBase):
     """Saves every ``period`` iterations, at the end and when training is stopped early.
 
-    With ``keep`` above 0, only so many of its checkpoints stay in ``folder``. Older ones are removed once the newer
-    ones are complete: those that it knows to have written and whose content says so, never ``model_best``,
-    ``model_final`` or what ``last_checkpoint`` names.
+    With ``keep`` it removes its older checkpoints, once the newer ones are complete: those that it knows to have
+    written and whose content says so, never ``model_best``, ``model_final`` or what ``last_checkpoint`` names.
+
+    Args:
+        save: see `SaveFunction`.
+        period: iterations between checkpoints.
+        keep: how many stay; 0: all.
+        folder: where they are.
 
     Attributes:
         saved: the iteration and the name of the last checkpoint; None before the first.
@@ -130,13 +135,18 @@ class EvalHook(HookBase):
 class BestCheckpointer(HookBase):
     """Saves ``model_best`` whenever an evaluation beats the best one so far. Must come after the evaluation.
 
-    With ``patience`` above 0, it ends the run after so many evaluations without a better one, as if the run had come to
-    its last iteration; ``checkpoints`` then saves ``model_final``. The schedule of the learning rate does not change:
-    such a run has not come to the low rates of the end.
+    With ``patience`` it ends the run, as if it had come to its last iteration, after so many evaluations without a
+    better one. The schedule of the learning rate does not change: such a run has not come to the low rates of the end.
+
+    Args:
+        evaluation: its metric decides.
+        save: called with ``("model_best", False)``.
+        metric: e.g. ``classification/loss``; "": the first of the evaluation. Higher is better, but for a loss.
+        patience: 0: never end.
+        checkpoints: saves ``model_final`` of a run that ends early.
 
     Attributes:
-        metric: what decides, e.g. ``classification/loss``. Higher is better, but for a loss. "" as an argument is the
-            first metric of the evaluation.
+        metric: the one in use; "" before the first evaluation if none was given.
         best: its best value; None before the first.
         iteration: how many iterations the best checkpoint had; None if an older version of this hook saved it.
         results: of its evaluation.
@@ -171,7 +181,8 @@ class BestCheckpointer(HookBase):
     def after_step(self) -> None:
         """Save if this iteration was evaluated and is the best; end the run if patience is over.
 
-        ValueError where the evaluation has no such metric.
+        Raises:
+            ValueError: the evaluation has no such metric.
         """
         results, trainer, done = self.evaluation.results, self.trainer, self.trainer.iter + 1
         if self.evaluation.evaluated_iter != trainer.iter or not results:

@@ -52,7 +52,8 @@ class FailedVideos(HookBase):
     def after_step(self) -> None:
         """Take the step's failures from the trainer.
 
-        Where more than ``max_fraction`` have failed, TooManyFailedVideos on every rank at the same iteration.
+        Raises:
+            TooManyFailedVideos: more than ``max_fraction``, on every rank at the same iteration.
         """
         new = {path: reason for path, reason in self.trainer.failed_files if path not in self.reasons}
         self.trainer.failed_files.clear()

@@ -17,18 +17,20 @@ logger = logging.getLogger(__name__)
 class FineTuning(HookBase):
     """Keeps the first stages of the backbone as they are, and sets the modes of all modules before each step.
 
-    A frozen stage and a frozen BN are in evaluation mode: BN normalises with its stored statistics and does not change
-    them. Outside of frozen stages its weight and bias train. ValueError where the backbone has no stages, or fewer, and
-    for an unknown mode.
+    Stages are frozen for good or until an iteration. A frozen stage and a frozen BN are in evaluation mode: BN
+    normalises with its stored statistics and does not change them. Outside of frozen stages its weight and bias train.
 
     Args:
         model: not wrapped; its optimizer has all parameters that are to train at some time.
-        wrap: makes the model ready for several ranks. The wrapper exchanges the gradients of those parameters that need
-            one when it is made, so each change needs another wrapper.
+        wrap: makes the model ready for several ranks. The wrapper exchanges the gradients of those parameters that
+            need one when it is made, so each change needs another wrapper.
         freeze_at: how many stages are frozen (``MODEL.BACKBONE.FREEZE_AT``).
         freeze_until: the iteration at which they begin to train; 0: never, and the model has been built so.
         bn_mode: a value of ``SOLVER.BN_MODE``.
         change_at: iteration from which the norms are frozen ("frozen_after") or no longer frozen ("unfrozen_after").
+
+    Raises:
+        ValueError: the backbone has no stages, or fewer; an unknown mode.
     """
 
     trainer: SimpleTrainer

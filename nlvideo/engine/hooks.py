@@ -131,7 +131,10 @@ class WeightAverage(HookBase):
 class PeriodicWriter(HookBase):
     """Lets the writers write every ``period`` iterations, at evaluations and at the end. Must be the last hook.
 
-    Only rank 0 has writers. Evaluations are every ``eval_period`` iterations; 0: never.
+    Args:
+        writers: none on ranks other than 0.
+        period: iterations between lines.
+        eval_period: iterations between evaluations, whose results a run that stops would lose. 0: no evaluations.
     """
 
     def __init__(self, writers: Sequence[EventWriter], period: int, eval_period: int = 0):

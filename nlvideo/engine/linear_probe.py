@@ -23,9 +23,14 @@ logger = logging.getLogger(__name__)
 def linear_probe(cfg: CfgNode) -> dict[str, Any]:
     """Fit the classifier of ``MODEL.WEIGHTS`` to the training data, save the model and test it; call it on every rank.
 
-    The features of a video are the mean over its test views and over their positions, so nothing in them is random. The
-    folder is then that of a run, with ``model_final.pth``. Returns what `DefaultTrainer.test` returns. ValueError for a
-    model without a linear classifier, and for weights or data that do not fit.
+    The features of a video are the mean over its test views and over their positions, so nothing in them is random.
+    The folder is then that of a run, with ``model_final.pth``.
+
+    Returns:
+        What `DefaultTrainer.test` returns.
+
+    Raises:
+        ValueError: a model without a linear classifier; weights or data that do not fit.
     """
     model = DefaultTrainer.build_model(cfg)
     if not isinstance(model, VideoClassifier) or not isinstance(model.head, (PoolLinearHead, ConsensusHead)):
@@ -68,7 +73,12 @@ def fit_classifier(head: LinearHead, features: Tensor, labels: Tensor) -> float:
     """Set the classifier of a head to the best one for its own loss, and return that loss.
 
     It is fitted to standardised features with the penalty ``|weight|^2 / (2 N)``, which is scikit-learn's default for
-    logistic regression (C = 1). Features are float (N, C). Labels are as ``head.losses`` takes them, which decides.
+    logistic regression (C = 1).
+
+    Args:
+        head: its ``losses`` decide, with label smoothing.
+        features: float (N, C).
+        labels: as the head takes them.
     """
     spread, mean = torch.std_mean(features, dim=0, correction=0)
     # Below this a feature is constant, and what differs is rounding.

@@ -45,8 +45,12 @@ class _Moments:
 def recompute_bn_stats(model: nn.Module, batches: Iterable[Any], num_iters: int) -> None:
     """Set the statistics of each BN that trains to those of its inputs in ``num_iters`` batches of every rank.
 
-    The model is in training mode and not wrapped, and is called with each batch. Weights, random states and scalars of
-    the run stay as they are. The authors use 200 batches before a test.
+    Weights, random states and scalars of the run stay as they are. The authors use 200 batches before a test.
+
+    Args:
+        model: in training mode, not wrapped; called with each batch.
+        batches: at least ``num_iters`` of them.
+        num_iters: batches per rank.
     """
     moments = {layer: _Moments(layer) for layer in model.modules() if isinstance(layer, BatchNorm) and layer.training}
     handles = [layer.register_forward_pre_hook(hook) for layer, hook in moments.items()]

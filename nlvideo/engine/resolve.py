@@ -98,9 +98,11 @@ def resolve_from_data(cfg: CfgNode, resume: bool = False) -> CfgNode:
 
 
 def resolve_split(cfg: CfgNode, resume: bool = False) -> CfgNode:
-    """Put the lists of DATASETS.SPLIT into a copy of a config that asks for them; call it on every rank.
+    """Put the lists of DATASETS.SPLIT into a config that asks for them; call it on every rank. Rank 0 writes them.
 
-    Rank 0 writes them. On a resume, the lists that the run in OUTPUT_DIR has are taken, if there are any.
+    Args:
+        cfg: left as it is.
+        resume: take the lists that the run in OUTPUT_DIR has; they are made only where there are none.
 
     Raises:
         ValueError: a dataset is faulty or cannot be split; one line.

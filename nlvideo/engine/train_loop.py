@@ -86,9 +86,10 @@ class TrainerBase(ABC):
         self._current_hook = self._saving_hook = ""
 
     def register_hooks(self, hooks: Iterable[HookBase | None]) -> None:
-        """Append hooks, which run in this order; None is skipped.
+        """Append hooks; they run in this order. None is skipped.
 
-        ValueError for two hooks of one name, whose states could not be told apart in a checkpoint.
+        Raises:
+            ValueError: two hooks of one name, whose states could not be told apart in a checkpoint.
         """
         for hook in hooks:
             if hook is None:
@@ -108,8 +109,11 @@ class TrainerBase(ABC):
     def train(self, start_iter: int, max_iter: int) -> dict[str, Any]:
         """Run iterations ``start_iter`` to ``max_iter - 1``. Before them, finish that of the loaded checkpoint.
 
-        The results of tests, which are returned, are empty here. TrainingInterrupted where a hook set ``stop_reason``
-        before the last iteration.
+        Returns:
+            The results of tests. This loop tests nothing, and returns an empty dict.
+
+        Raises:
+            TrainingInterrupted: a hook set ``stop_reason`` before the last iteration.
         """
         self.iter = self.start_iter = start_iter
         self.max_iter = self.storage.max_iter = max_iter
@@ -230,7 +234,8 @@ class SimpleTrainer(TrainerBase):
     def run_step(self) -> None:
         """Train on ``accumulate`` batches.
 
-        FloatingPointError where the loss is not finite; the weights are those from before the step.
+        Raises:
+            FloatingPointError: the loss is not finite; the weights are those from before the step.
         """
         self.optimizer.zero_grad()
         data_time = 0.0

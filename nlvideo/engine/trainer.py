@@ -140,8 +140,11 @@ class DefaultTrainer(SimpleTrainer):
     def train(self, start_iter: int | None = None, max_iter: int | None = None) -> Results:
         """Train to ``SOLVER.MAX_ITER`` and return the results of the last evaluation, the same on every rank.
 
-        Training begins where the loaded run stopped. If the best checkpoint is another than the last, its results are
-        there, too, as ``{"best/task": ...}``. ``start_iter`` and ``max_iter`` are for other places.
+        If the best checkpoint is another than the last, its results are there, too, as ``{"best/task": ...}``.
+
+        Args:
+            start_iter: None: where the loaded run stopped, or 0.
+            max_iter: None: ``SOLVER.MAX_ITER``.
 
         Raises:
             TrainingInterrupted: stopped by a signal; the message is the command that goes on.
@@ -272,8 +275,9 @@ class DefaultTrainer(SimpleTrainer):
     def evaluate_best(self) -> tuple[int | None, Results]:
         """Test ``model_best``; files of results go to ``OUTPUT_DIR/best``. Then the model has its weights again.
 
-        Returns, the same on every rank, how many iterations it was trained for, None if the file is missing; and the
-        results.
+        Returns:
+            How many iterations it was trained for, on every rank, None if the file is missing; and the results, the
+            same on every rank.
         """
         path = os.path.join(self.cfg.OUTPUT_DIR, "model_best.pth")
         content = read_file(path) if comm.is_main_process() and os.path.exists(path) else {}
@@ -320,9 +324,15 @@ class DefaultTrainer(SimpleTrainer):
     def test(cls, cfg: CfgNode, model: nn.Module, prefix: str = "", max_videos: int = 0) -> Results:
         """Evaluate a model on every dataset of ``DATASETS.TEST`` and log the results; call it on every rank.
 
-        ``prefix`` comes before the tasks in the log, e.g. "validation/". For ``max_videos`` see `build_test_loader`.
-        Returns on rank 0 ``{task: {metric: value}}`` of a single dataset, ``{dataset: {task: {metric: value}}}`` of
-        several. Elsewhere, and without datasets, the result is empty.
+        Args:
+            cfg: the config.
+            model: what to test.
+            prefix: of the tasks in the log, e.g. "validation/".
+            max_videos: of each dataset; see `build_test_loader`.
+
+        Returns:
+            On rank 0 ``{task: {metric: value}}`` of a single dataset, ``{dataset: {task: {metric: value}}}`` of
+            several; empty elsewhere, and without datasets.
         """
         results: Results = {}
         for name in cfg.DATASETS.TEST:

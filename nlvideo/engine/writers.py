@@ -30,8 +30,9 @@ _ENVIRONMENT = {
 def build_writers(cfg: CfgNode) -> list[EventWriter]:
     """Return the writers that ``WRITERS`` names; only rank 0 has any.
 
-    LookupFailed, on every rank, for an unknown name; ImportError, with the command to install it, for a missing
-    package.
+    Raises:
+        LookupFailed: a name that is not registered, on every rank.
+        ImportError: a package is missing; the message has the command that installs it.
     """
     makers = [WRITER.get(name, "WRITERS") for name in cfg.WRITERS]
     return [make(cfg) for make in makers] if comm.is_main_process() else []

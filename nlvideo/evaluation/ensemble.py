@@ -26,13 +26,15 @@ def average_scores(
         rows: (R, K).
         average: "softmax", the mean of the probabilities, or "logits", the probabilities of the mean logits. Of
             probabilities, "logits" is the normalised geometric mean: a softmax loses only a constant of its logits.
-            ``ValueError``: another value.
         given: what the rows are: "softmax" (probabilities) or "logits".
         activation: what makes probabilities of logits: "softmax" or "sigmoid".
         weights: one per row, with a sum above 0; None: equal.
 
     Returns:
         (K,) float32 probabilities.
+
+    Raises:
+        ValueError: an unknown average.
     """
     check_one_of("average", average, AVERAGES)
     check_one_of("given", given, AVERAGES)
@@ -54,7 +56,11 @@ def _logits(probabilities: np.ndarray, activation: str) -> np.ndarray:
 
 
 def rescore(results: Results, average: str) -> Results:
-    """Average the views of every video again, see ``average_scores``; one without saved views keeps its scores."""
+    """Average the views of every video again; a video without saved views keeps its scores.
+
+    Raises:
+        ValueError: an unknown average.
+    """
     check_one_of("average", average, AVERAGES)
     has_all = all(video.views is not None for video in results.videos if is_usable(video))
     average_again = partial(average_scores, average=average, given=results.average, activation=results.activation)
@@ -102,7 +108,9 @@ def ensemble(
 def evaluate_results(results: Results, evaluator: str = "") -> dict[str, float]:
     """Return the metrics of saved or averaged scores. The evaluator gets them as in a test.
 
-    ``evaluator`` is a name in ``EVALUATOR``; "": the one that the results name.
+    Args:
+        results: what to score.
+        evaluator: a name in ``EVALUATOR``; "": the one that the results name.
 
     Returns:
         ``{metric: value}``; of an evaluator with several tasks ``{"task/metric": value}``.

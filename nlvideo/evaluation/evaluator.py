@@ -95,7 +95,9 @@ class Evaluator:
 def build_evaluator(cfg: CfgNode, dataset_name: str) -> Evaluator:
     """Build ``TEST.EVALUATOR`` for one dataset; by default the one that suits ``MODEL.HEAD.LOSS``.
 
-    ``LookupFailed``: the name is not registered. ``ValueError``: there is no name, and the loss has no evaluator.
+    Raises:
+        LookupFailed: the name is not registered.
+        ValueError: no name is given and the loss has no evaluator of its own.
     """
     loss = cfg.MODEL.HEAD.LOSS
     name = cfg.TEST.EVALUATOR or _BY_LOSS.get(loss)
@@ -159,7 +161,11 @@ class PerVideoEvaluator(Evaluator):
         self._videos = []
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
-        """Keep label and scores of each video; ``ValueError``: inputs, outputs and classes do not fit each other."""
+        """Keep label and scores of each video; see the base class.
+
+        Raises:
+            ValueError: outputs do not belong to these inputs, or a label or score vector does not suit the classes.
+        """
         readable = [video["video_id"] for video in inputs if not video.get("failed")]
         answered = [output["video_id"] for output in outputs]
         if readable != answered:
@@ -189,7 +195,11 @@ class PerVideoEvaluator(Evaluator):
         return plain
 
     def evaluate(self) -> dict[str, dict[str, float]]:
-        """Compute the metrics of the videos of all ranks; see the base class. ``ValueError``: there was no video."""
+        """Gather the videos of all ranks and compute the metrics on rank 0; ``{}`` elsewhere.
+
+        Raises:
+            ValueError: there was no video.
+        """
         gathered = comm.gather_object(self._videos)
         if not comm.is_main_process():
             return {}
@@ -278,7 +288,12 @@ def mean_loss(videos: Sequence[VideoScores], activation: str) -> float:
 
 
 def rank_of_label(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Return how many classes come before the label, (N,), by finite scores (N, K); of equal ones the lower index."""
+    """Return how many classes come before the right one, (N,); of equal scores the lower class index comes first.
+
+    Args:
+        scores: (N, K), finite.
+        labels: (N,) class indices.
+    """
     own = scores[np.arange(len(labels)), labels][:, None]
     earlier = np.arange(scores.shape[1]) < labels[:, None]
     return ((scores > own) | ((scores == own) & earlier)).sum(axis=1)
@@ -296,7 +311,11 @@ class ClassificationEvaluator(PerVideoEvaluator):
     per_class_metric = "accuracy"
 
     def metrics(self, videos: Sequence[VideoScores]) -> dict[str, float]:
-        """Return the metrics, with "num_videos" and "num_failed"; ``ValueError``: a video has a list of labels."""
+        """Return ``{"top1", "top5", "mean_class", "loss", "num_videos", "num_failed"}``.
+
+        Raises:
+            ValueError: a video has another number of labels than one.
+        """
         _, ranks = self._labels_and_ranks(videos)
         return {
             "top1": 100.0 * float((ranks < 1).mean()),

@@ -25,19 +25,21 @@ def inference_on_dataset(
 ) -> dict[str, dict[str, float]]:
     """Run ``model`` in evaluation mode over ``loader`` and return what ``evaluator`` makes of it.
 
-    Call it on every rank, each with its own part of the dataset. The evaluator, which is reset first, also gets the
-    videos that could not be decoded; the model does not. Progress is logged every few seconds.
+    Call it on every rank, each with its own part of the dataset. The evaluator also gets the videos that could not be
+    decoded; the model does not. Progress is logged every few seconds.
 
     Args:
         model: takes a list of inputs and returns a list of outputs; each of its modules gets its mode back. If it has
             ``views_per_forward``, it gets several videos at once, with no more views than that. What runs may be a
             copy, see `fuse_for_inference`.
-        loader: gives lists of inputs. If it has ``dataset_size``, the ranks together must see so many videos
-            (``ValueError``).
-        evaluator: see `EVALUATOR`.
+        loader: gives lists of inputs. If it has ``dataset_size``, the videos of all ranks are checked against it.
+        evaluator: is reset first.
 
     Returns:
         ``{task: {metric: value}}`` on rank 0 and ``{}`` elsewhere.
+
+    Raises:
+        ValueError: the ranks together did not see each video once.
     """
     # The wrapper exchanges buffers in each forward. It would hang, because ranks have different numbers of videos.
     model = model.module if isinstance(model, DistributedDataParallel) else model

@@ -14,12 +14,14 @@ logger = logging.getLogger(__name__)
 def average_precision(scores: np.ndarray, positive: np.ndarray) -> float:
     """Return the area under the precision-recall curve, without interpolation: the sum of precision x gain in recall.
 
-    Videos with equal scores enter together, so that their order does not matter. The area is in [0, 1], and NaN without
-    a positive.
+    Videos with equal scores enter together, so that their order does not matter.
 
     Args:
         scores: (N,), higher is more confident; ``-inf`` for a video that is never retrieved.
         positive: (N,) bool.
+
+    Returns:
+        A value in [0, 1]; NaN without a positive.
     """
     num_positive = positive.sum()
     if num_positive == 0:
@@ -47,9 +49,12 @@ class MultiLabelEvaluator(PerVideoEvaluator):
     per_class_metric = "AP"
 
     def metrics(self, videos: Sequence[VideoScores]) -> dict[str, float]:
-        """Return ``{"mAP", "loss", "num_classes", "num_videos", "num_failed"}``; ``ValueError``: there is no label.
+        """Return ``{"mAP", "loss", "num_classes", "num_videos", "num_failed"}``.
 
         ``num_classes`` are those in the mAP. ``loss`` is `mean_loss` of the videos whose scores count.
+
+        Raises:
+            ValueError: no video has a label.
         """
         precisions = self.per_class(videos)
         valid = ~np.isnan(precisions)

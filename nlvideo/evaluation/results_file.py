@@ -57,9 +57,11 @@ def log_complements(probabilities: np.ndarray) -> np.ndarray:
 
 
 def write_results(path: str, results: Results) -> None:
-    """Write a results file, whole or not at all: JSON, with one line per video. Its folder must exist.
+    """Write a results file: JSON, with one line per video.
 
-    Scores and metrics that are not finite become ``null``, since JSON knows no NaN.
+    Args:
+        path: a local file, replaced as a whole; its folder must exist.
+        results: scores and metrics that are not finite become ``null``, since JSON knows no NaN.
     """
     own = {name: getattr(results, name) for name in _FIELDS[:-1]}
     metrics = {
@@ -79,7 +81,12 @@ def write_results(path: str, results: Results) -> None:
 
 
 def read_results(path: str) -> Results:
-    """Read a results file; ``ValueError`` (one line): it is none, or of another version; ``OSError``: not readable."""
+    """Read a results file.
+
+    Raises:
+        ValueError: the file is not one, or is of another version; one line.
+        OSError: it cannot be read.
+    """
     with PathManager.open(path, "r") as file:
         content = _FORMAT.read(path, file, _compact)
     try:

@@ -31,9 +31,13 @@ def unit_of(metric: str) -> str:
 
 
 def wilson_interval(percent: float, num_videos: int) -> tuple[float, float]:
-    """Return the ends of Wilson's 95 % interval, in percent, of a share that was measured on ``num_videos``, 1 or more.
+    """Return the lower and upper end of Wilson's 95 % interval of a share of videos, in percent.
 
     It also holds for few videos and near 0 and 100 % (Wilson, JASA 1927; Brown et al., Statistical Science 2001).
+
+    Args:
+        percent: the share that was measured, 0 to 100.
+        num_videos: how many videos it was measured on, 1 or more.
     """
     share, part = percent / 100, _Z**2 / num_videos
     centre = (share + part / 2) / (1 + part)
@@ -91,7 +95,8 @@ def _by_task(results: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str,
 def print_results(results: Mapping[str, Mapping[str, Any]]) -> None:
     """Log a table of the metrics, and lines marked ``copypaste:`` for spreadsheets and scripts.
 
-    Results are ``{task: {metric: value}}``, or ``{dataset: {task: {metric: value}}}``.
+    Args:
+        results: ``{task: {metric: value}}``, or ``{dataset: {task: {metric: value}}}``.
     """
     for task, metrics in _by_task(results).items():
         texts = {name: with_interval(name, value, None) for name, value in metrics.items()}
@@ -105,10 +110,17 @@ def print_results(results: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def verify_results(cfg: CfgNode, results: Mapping[str, Mapping[str, Any]]) -> bool:
-    """Return whether results have every metric of ``TEST.EXPECTED_RESULTS`` within its tolerance, and log each line.
+    """Compare results with ``TEST.EXPECTED_RESULTS`` and log each line.
 
-    That key has rows ``[task, metric, expected, tolerance]``; with several datasets the task is ``"dataset/task"``.
-    ``ValueError``: a row has another form. Ranks other than 0 hold no results: there it is True.
+    Args:
+        cfg: rows ``[task, metric, expected, tolerance]``; with several datasets the task reads ``"dataset/task"``.
+        results: as for :func:`print_results`.
+
+    Returns:
+        Whether every expected metric is there and within its tolerance. True on ranks other than 0: they hold none.
+
+    Raises:
+        ValueError: a row of another form.
     """
     check_expected_results(cfg)
     if not comm.is_main_process():

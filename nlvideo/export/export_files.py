@@ -57,9 +57,11 @@ class ClipScorer(nn.Module):
     pixel_std: torch.Tensor
 
     def __init__(self, model: nn.Module) -> None:
-        """Copy a `VideoClassifier` to the CPU, in eval mode; ``ValueError``: it is another kind of model.
+        """Copy the parts of a model to the CPU, in eval mode, with norms folded as `fuse_for_inference` does and with
+        algorithms that can be exported; see `ALGORITHMS`.
 
-        Norms are folded, see `fuse_for_inference`, and blocks get algorithms that can be exported, see `ALGORITHMS`.
+        Raises:
+            ValueError: not a `VideoClassifier`.
         """
         super().__init__()
         if not isinstance(model, VideoClassifier):
@@ -90,9 +92,12 @@ class ClipScorer(nn.Module):
 
 
 def trace(model: nn.Module, clips: torch.Tensor) -> torch.export.ExportedProgram:
-    """Return the graph of a model, see `ClipScorer`, for clips of one size, in batches of any size.
+    """Return the graph of a `VideoClassifier` for clips of one size, in batches of any size.
 
     The clips, uint8 (N, 3, T, H, W) with N above 1, give the size of the graph. Their pixels do not matter.
+
+    Raises:
+        ValueError: another kind of model.
     """
     batch = torch.export.Dim("batch", min=1)
     with torch.no_grad():
@@ -107,7 +112,12 @@ def trace(model: nn.Module, clips: torch.Tensor) -> torch.export.ExportedProgram
 
 
 def check_packages(format: str) -> None:
-    """Check a format; ``ValueError``: it is unknown, ``ImportError``: a package that it needs is missing."""
+    """Make sure that a format can be written and read here.
+
+    Raises:
+        ImportError: a package is missing.
+        ValueError: an unknown format.
+    """
     check_one_of("format", format, FORMATS)
     if format == "onnx":
         try:

@@ -37,7 +37,12 @@ class Features:
 
 
 def check_format(format: str) -> None:
-    """Check a format; ``ValueError``: it is unknown, ``ImportError``: it needs pyarrow, which is missing."""
+    """Make sure that a format can be written here.
+
+    Raises:
+        ValueError: an unknown format.
+        ImportError: pyarrow is missing.
+    """
     check_one_of("format", format, FORMATS)
     if format == "parquet":
         _pyarrow()
@@ -52,8 +57,9 @@ def shard_paths(folder: str, settings: dict[str, Any]) -> list[str]:
 def write_shard(path: str, rows: Sequence[dict[str, Any]], features: np.ndarray) -> None:
     """Write a shard, whole or not at all, to a path that ends in .npz or .parquet.
 
-    Rows are one per video: "video_id", "label", "row" (None if it failed), "failed" and, if it failed, "error". The
-    features, (N, ...), are those of the N videos that did not fail.
+    Args:
+        rows: one per video: "video_id", "label", "row" (None if it failed), "failed" and, if it failed, "error".
+        features: (rows that did not fail, ...).
     """
     index = json.dumps(rows, ensure_ascii=False)
     buffer = io.BytesIO()
@@ -74,7 +80,11 @@ def write_shard(path: str, rows: Sequence[dict[str, Any]], features: np.ndarray)
 
 
 def read_shard(path: str) -> tuple[list[dict[str, Any]], np.ndarray]:
-    """Return what `write_shard` was given; ``ValueError``: the file is no shard, one line."""
+    """Return what `write_shard` was given.
+
+    Raises:
+        ValueError: not a shard; one line.
+    """
     try:
         if path.endswith(".npz"):
             with np.load(path) as arrays:
@@ -97,7 +107,11 @@ def write_settings(folder: str, settings: dict[str, Any], classes: Sequence[str]
 
 
 def read_settings(folder: str) -> dict[str, Any] | None:
-    """Return what the features of a folder are of, None if it has none; ``ValueError``: another kind or version."""
+    """Return what the features of a folder are of, or None if it has none.
+
+    Raises:
+        ValueError: the file is of another kind or version.
+    """
     path = os.path.join(folder, _SETTINGS)
     if not os.path.isfile(path):
         return None
@@ -115,7 +129,11 @@ def write_index(folder: str, settings: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def iterate_shards(folder: str) -> Iterator[tuple[list[dict[str, Any]], np.ndarray]]:
-    """Yield rows and features of each shard, one shard in memory at a time; ``ValueError``: the folder is not whole."""
+    """Yield the rows and the features of each shard, one shard in memory at a time.
+
+    Raises:
+        ValueError: the folder holds no features, or not all of them yet.
+    """
     yield from map(read_shard, shard_paths(folder, _complete_settings(folder)))
 
 

@@ -27,19 +27,29 @@ def parameter_count(module: nn.Module) -> int:
 
 
 def count_gmacs(module: nn.Module, inputs: Any) -> float:
-    """Return the multiply-adds of one evaluation forward, in units of 1e9; ``inputs`` is its argument, or a tuple.
+    """Return the multiply-adds of one evaluation forward, in units of 1e9.
 
     A copy of the module runs on the meta device, which takes no time. A module that reads values, which meta tensors
     do not have, runs on the CPU instead. Non-local blocks count as dense: how much their other algorithms save
     depends on shape and device.
+
+    Args:
+        module: left as it is.
+        inputs: the argument of forward, or a tuple of arguments; tensors may be on any device.
     """
     return _count_macs(module, inputs)[""] / 1e9
 
 
 def cost_table(module: nn.Module, inputs: Any, depth: int = 1) -> str:
-    """Return a table of the parameters and multiply-adds of a module and its sub-modules; see ``count_gmacs``.
+    """Return a table of the parameters and multiply-adds of a module and its sub-modules.
 
-    With depth 0 it lists the module alone, with 1 its children as well, and so on. ValueError for a negative depth.
+    Args:
+        module: left as it is.
+        inputs: as in ``count_gmacs``.
+        depth: 0 lists the module alone, 1 its children as well, and so on.
+
+    Raises:
+        ValueError: a negative depth.
     """
     if depth < 0:
         raise ValueError(f"depth: got {depth}, allowed: 0 or more")
@@ -87,9 +97,10 @@ def without_norms(module: nn.Module) -> nn.Module:
 
 
 def find_layer(model: nn.Module, layer: str) -> tuple[str, nn.Module]:
-    """Return the full name of a module of a network, and the module. The name may be without "backbone.".
+    """A module of a network and its full name, by a name in ``model.named_modules()``, also without "backbone.".
 
-    LookupFailed where there is none; the message lists what is close.
+    Raises:
+        LookupFailed: there is none; the message lists what is close.
     """
     modules = {name: module for name, module in model.named_modules() if name}
     name = layer if layer in modules else f"backbone.{layer}"
@@ -106,9 +117,10 @@ class _Reached(Exception):
 
 
 def run_until(module: nn.Module, run: Callable[[], object], before: bool = False) -> tuple[bool, Any]:
-    """Call a network with ``run`` until one of its modules has run; with ``before``, until it is about to run.
+    """Call a network with ``run`` until one of its modules has run, or is about to with ``before``.
 
-    Returns whether the module was reached, and its output, or with ``before`` its first argument. None if it was not.
+    Returns:
+        Whether the module was reached; and what it gave, or with ``before`` its first argument, or None if it was not.
     """
     seen: list[object] = []
 

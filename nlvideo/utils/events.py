@@ -48,7 +48,8 @@ class History:
     def put(self, value: float | torch.Tensor, iteration: int) -> None:
         """Append a value. A tensor stays on its device until it is read, so that nothing waits for it before.
 
-        ValueError for a tensor of several elements.
+        Raises:
+            ValueError: a tensor of several elements.
         """
         if not isinstance(value, torch.Tensor):
             self._flush()
@@ -94,7 +95,9 @@ class History:
 class EventStorage:
     """The scalars of a run, current inside its ``with`` block.
 
-    This process begins at ``start_iter``. The run ends before ``max_iter``, which gives the time left.
+    Args:
+        start_iter: the first iteration of this process.
+        max_iter: the iteration before which the run ends, for the time left.
 
     Example:
         >>> with EventStorage(start_iter=0) as storage:
@@ -201,7 +204,8 @@ class EventWriter:
 class IncrementalWriter(EventWriter):
     """Base of writers to files: each value is written once, and none of an earlier process.
 
-    The median of ``window`` values stands for a smoothed scalar.
+    Args:
+        window: the number of values whose median stands for a smoothed scalar.
     """
 
     def __init__(self, window: int = 20):
@@ -268,7 +272,8 @@ class TensorBoardWriter(IncrementalWriter):
 class ConsoleWriter(EventWriter):
     """Logs one line: time left, iteration, losses and metrics, seconds per iteration, learning rate, memory.
 
-    ``period`` is the number of iterations between lines, and the window of smoothing.
+    Args:
+        period: iterations between lines, which is also the window of smoothing.
     """
 
     def __init__(self, period: int = 20):

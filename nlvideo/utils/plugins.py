@@ -55,7 +55,10 @@ def resolve_spec(spec: str, base_dir: str | None = None) -> str:
 
     A spec is a path if it contains a separator or starts with ``.`` or ``~``. Another name is a path only if there is
     such a folder and nothing of that name is installed: a stray folder never hides a module. Relative paths start from
-    ``base_dir``, by default the current folder. ValueError for what is no text, or an empty one.
+    ``base_dir``, by default the current folder.
+
+    Raises:
+        ValueError: not a text, or an empty one.
     """
     if not isinstance(spec, str) or not spec:
         raise ValueError(f"PLUGINS: expected a path, a module or an entry point, got {spec!r}")
@@ -69,9 +72,12 @@ def resolve_spec(spec: str, base_dir: str | None = None) -> str:
 
 
 def comes_with(spec: str, base_dir: str, folder: str) -> bool:
-    """Return whether a plugin comes with the folder of a run or of a packed model.
+    """Return whether a plugin comes with a folder: it lies there, or a file there names it by a relative path.
 
-    It lies there, or a file there names it by a relative path. The file that names ``spec`` is in ``base_dir``.
+    Args:
+        spec: an entry of ``PLUGINS``.
+        base_dir: the folder of the file that holds the entry.
+        folder: of a run or of a packed model.
     """
     root, plugin = Path(folder).resolve(), Path(resolve_spec(spec, base_dir))
     if plugin.is_absolute():
@@ -88,7 +94,9 @@ def load_plugin(spec: str, base_dir: str | None = None) -> Plugin:
     A folder is either a package or contains exactly one. The package is imported under its own name, with its parent
     folder on ``sys.path``, so that its classes pickle into workers and ranks.
 
-    ``spec`` is a path, an entry point of the group ``nlvideo.plugins``, or a module; see `resolve_spec`.
+    Args:
+        spec: a path (relative to ``base_dir``), an entry point of the group ``nlvideo.plugins``, or a module.
+        base_dir: the folder that relative paths start from. None: the current one.
 
     Raises:
         LookupFailed: there is no such folder, module or entry point.

@@ -27,10 +27,13 @@ class Registry:
         self._objects: dict[str, Any] = {}
 
     def register(self, obj: Any = None, *, name: str | None = None) -> Any:
-        """Add an object under ``name``, by default its ``__name__``, and return it; usable as a call and as a
-        decorator.
+        """Add an object under ``name``, by default its ``__name__``; usable as a call and as a decorator.
 
-        LookupFailed where the name is taken.
+        Returns:
+            The object itself, or the decorator if no object was given.
+
+        Raises:
+            LookupFailed: the name is taken.
         """
         if obj is None:
             return functools.partial(self.register, name=name)
@@ -43,7 +46,8 @@ class Registry:
     def get(self, name: str, key: str = "") -> Any:
         """Return the object registered under ``name``. Errors begin with ``key``, the key of the config that has it.
 
-        LookupFailed where there is none; the message lists the close matches, the names and the plugins loaded.
+        Raises:
+            LookupFailed: there is none; the message lists the close matches, the names and the plugins loaded.
         """
         if name in self._objects:
             return self._objects[name]

@@ -88,8 +88,10 @@ def top_keys(maps: AttentionMaps, k: int = NUM_ARROWS, share: float = SHARE) -> 
     """The keys of every query with the highest weights (Fig. 3), wherever they are in space and time.
 
     As few are taken as have ``share`` of the weight, and at most ``k``. Only weights above 0 count: a key of weight 0
-    adds nothing to the response, and one of negative weight (dot product) is subtracted from it. ValueError where ``k``
-    is below 1, or ``share`` not above 0 and up to 1.
+    adds nothing to the response, and one of negative weight (dot product) is subtracted from it.
+
+    Raises:
+        ValueError: ``k`` below 1, or ``share`` not above 0 and up to 1.
     """
     if k < 1:
         raise ValueError(f"k: got {k}, allowed: 1 or more")
@@ -114,13 +116,17 @@ def top_cells(row: torch.Tensor, grid: Grid, k: int = NUM_ARROWS, share: float =
 def chosen_positions(
     model: nn.Module, video: torch.Tensor, block: str | None, count: int, *, preprocess: Preprocess | None = None
 ) -> list[Point]:
-    """Choose ``count`` positions where what a block adds to its input, z_i - x_i (Eq. 6), changes the decision most.
+    """Choose the positions where what a block adds to its input, z_i - x_i (Eq. 6), changes the decision most.
 
     The decision is how far the best class is ahead of the second: the difference of their logits, or of the logarithms
     of their probabilities. The change at a position is the absolute product of z_i - x_i with the decision's gradient
     at z_i: to first order, what is lost where the block leaves x_i as it is. All positions together cost one pass
     forward and one backward. Equal changes, and all where the network returns no scores, are ordered by the length of
-    z_i - x_i. Arguments are as in `attend`; the model runs to its end, and returns scores (N, K).
+    z_i - x_i.
+
+    Args:
+        model, video, block, preprocess: as in `attend`; the model runs to its end, and returns scores (N, K).
+        count: how many.
 
     Returns:
         (t, y, x) in the clip, whole frames and pixels: the middles of cells. The largest change comes first. Positions
@@ -170,7 +176,8 @@ def _rows(block: nn.Module, x: torch.Tensor, cells: list[Size]) -> torch.Tensor:
 def as_frames(video: torch.Tensor) -> np.ndarray:
     """(C, T, H, W) -> uint8 (T, H, W, 3); floats from their least to their largest value.
 
-    ValueError for other shapes.
+    Raises:
+        ValueError: another shape.
     """
     if video.dim() != 4 or video.shape[0] not in (1, 3):
         raise ValueError(f"sample_video: got {tuple(video.shape)}, allowed: (C, T, H, W) with C = 3 or 1")

@@ -34,7 +34,10 @@ def find_block(model: nn.Module, name: str | None = None) -> tuple[str, nn.Modul
     """The short name of a non-local block of any network, and the block.
 
     Its name is as in ``model.named_modules()``, or short (``res3.1``). None: the first block, whose map is the finest.
-    LookupFailed where there is no such block; ValueError where the network has no block at all.
+
+    Raises:
+        LookupFailed: there is no such block.
+        ValueError: the network has no block at all.
     """
     blocks = nonlocal_modules(model)
     if not blocks:
@@ -51,7 +54,10 @@ def block_input(model: nn.Module, block: nn.Module, video: torch.Tensor, preproc
     """Return the input of a block for a clip: (1, C', T', H', W'), or (T, C', H', W') in a network of images.
 
     The model runs in eval mode as far as the block; its modules keep the mode that they have. For arguments see
-    `attend`. ValueError where the block looks at sequences, or does not run in the network's forward pass.
+    `attend`.
+
+    Raises:
+        ValueError: the block looks at sequences, or does not run in the network's forward pass.
     """
     seen = run_to(model, block, network_input(model, _clips(block, video), preprocess), before=True)
     if seen is None:
@@ -107,8 +113,10 @@ def measured_grid(
     network on the meta device (no memory, no arithmetic) tells how much the map grows where the clip grows. A network
     that only takes clips of one size gets clip / map as its stride.
 
-    ``run`` is ``(network, module, clip) -> size`` of the map for another clip, or None where it has none. In a network
-    of images, ``frames_are_batch``.
+    Args:
+        model, module, video, size: as above.
+        run: ``(network, module, clip) -> size`` of the map for another clip; None where it has none.
+        frames_are_batch: as in a network of images.
     """
     clip = tuple(video.shape[1:])
     name = next(name for name, child in model.named_modules() if child is module)

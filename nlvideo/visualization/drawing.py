@@ -24,7 +24,11 @@ _MOST_OPAQUE = 0.8
 
 
 def font(size: int) -> ImageFont.FreeTypeFont:
-    """Pillow's own scalable font, in pixels; OSError where this Pillow is built without FreeType."""
+    """Pillow's own scalable font, in pixels.
+
+    Raises:
+        OSError: this Pillow is built without FreeType.
+    """
     letters = ImageFont.load_default(size)
     if not isinstance(letters, ImageFont.FreeTypeFont):
         raise OSError("this Pillow is built without FreeType, and cannot write text: install another build")

@@ -85,9 +85,11 @@ def grad_cam(
 def as_map(found: torch.Tensor | None, output: Any, clip: Size) -> torch.Tensor | None:
     """The tensor in a module's output, or its gradient, as a map of a clip (T, H, W); None where it is none.
 
-    A map is (1, C', T', H', W'), with no more cells than the clip. A tuple tells the size of cells in a row; before
-    them may be one more, that of the class. Channels are first or last. If both are possible, the cells are those that
-    are closest to squares.
+    No map has more cells than the clip. A tuple tells the size of cells in a row; before them may be one more, that of
+    the class. Channels are first or last. If both are possible, the cells are those that are closest to squares.
+
+    Returns:
+        (1, C', T', H', W').
     """
     if found is None or len(found) != 1:
         return None

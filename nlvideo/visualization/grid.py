@@ -23,19 +23,17 @@ Window = tuple[Point, Point]
 
 @dataclass(frozen=True)
 class Grid:
-    """The cells of a map over a clip (T, H, W).
+    """The cells of a map over a clip."""
 
-    There are ``size`` (T', H', W') cells, and ``stride`` is that of a cell in frames, pixels and pixels.
-    """
-
-    size: Size
-    stride: Point
-    clip: Size
+    size: Size  #: (T', H', W') cells
+    stride: Point  #: (frames, pixels, pixels) of a cell
+    clip: Size  #: (T, H, W) frames and pixels
 
     def cell(self, position: Sequence[float]) -> Size:
         """The cell whose window holds a position (t, y, x). A position after the last window belongs to the last cell.
 
-        ValueError where the position is outside the clip.
+        Raises:
+            ValueError: the position is outside the clip.
         """
         if len(position) != 3 or not all(0 <= p < n for p, n in zip(position, self.clip, strict=True)):
             T, H, W = self.clip

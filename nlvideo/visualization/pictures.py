@@ -54,7 +54,10 @@ def draw_film_strip(maps: AttentionMaps, index: int, k: int = NUM_ARROWS) -> Ima
     white box, its cell, with a dot. Every key is a yellow box, the window of its cell, in all its frames that are
     shown. Its arrow ends in the frame whose place in the key's window is that of the query's frame in the query's
     window. The higher the weight, the wider and the more opaque the arrow. There are at most ``k``; keys of weight 0 or
-    less have none. ValueError where there is no such query, or ``k`` is below 1.
+    less have none.
+
+    Raises:
+        ValueError: there is no such query, or ``k`` is below 1.
     """
     _check_index(maps, index)
     keys = top_keys(maps, k)[index]
@@ -152,11 +155,13 @@ def overlay_frames(maps: AttentionMaps | ClassMaps, index: int) -> np.ndarray:
 
     Colours run from nothing at weight 0 over red to pale yellow at the largest weight, see `heated_frames`; the caption
     gives that weight. Negative weights (dot product) run over blue, on the same scale. Every pixel has the weight of
-    its cell, without smoothing. The query's cell is a white box in the frames that it stands for. ValueError where
-    there is no such query or view.
+    its cell, without smoothing. The query's cell is a white box in the frames that it stands for.
 
     Returns:
         uint8 (T, H', W', 3), enlarged by a whole factor to a short side of about 320 pixels; both sides are even.
+
+    Raises:
+        ValueError: there is no such query or view.
     """
     _check_index(maps, index)
     T, H, W = maps.frames.shape[-4:-1]
@@ -179,7 +184,10 @@ def overlay_frames(maps: AttentionMaps | ClassMaps, index: int) -> np.ndarray:
 def draw_heat_strip(maps: ClassMaps, index: int, title: str = "") -> Image.Image:
     """Draw the frames of one view with heat: all of a clip of up to 10, else one for each frame of the map.
 
-    The first line is the title, or the layer and the number of the class. ValueError where there is no such view.
+    The first line is the title, or the layer and the number of the class.
+
+    Raises:
+        ValueError: there is no such view.
     """
     _check_index(maps, index)
     layout = _Layout(maps.grid)

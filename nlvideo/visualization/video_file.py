@@ -28,7 +28,10 @@ _MAX_BARS = 3
 def write_video(path: str | os.PathLike, frames: np.ndarray, fps: float) -> None:
     """Write an MP4 with H.264 in yuv420p, whole or not at all; a file that is there is replaced.
 
-    Frames are uint8 (T, H, W, 3), RGB. An odd height or width loses its last row or column, as yuv420p halves them.
+    Args:
+        path: the file; its folder must exist.
+        frames: uint8 (T, H, W, 3), RGB. An odd height or width loses its last row or column, as yuv420p halves them.
+        fps: frames per second.
 
     Raises:
         ValueError: no frames, frames of another shape or type, or ``fps`` not above 0.
@@ -46,7 +49,8 @@ def write_video(path: str | os.PathLike, frames: np.ndarray, fps: float) -> None
 def encode_video(file: BinaryIO, frames: Iterable[np.ndarray], fps: float, crf: int, preset: str = "medium") -> None:
     """Encode one frame or more into an open file; see `write_video`. ``crf`` and ``preset`` are options of x264.
 
-    av.FFmpegError or ValueError where this FFmpeg has no encoder of H.264.
+    Raises:
+        av.FFmpegError, ValueError: this FFmpeg has no encoder of H.264.
     """
     with _open_mp4(file) as container:
         stream = None
@@ -163,7 +167,11 @@ class LabelledVideo:
         return stream
 
     def close(self) -> None:
-        """Finish the file and give it its name. If no frame was written, there is no file, and a ValueError."""
+        """Finish the file and give it its name.
+
+        Raises:
+            ValueError: no frame was written; there is no file then.
+        """
         if self._stream is None:
             self.discard()
             raise ValueError(f"{self.path}: no frame was written")

@@ -40,8 +40,12 @@ def load_view(
     """The clip of a test with one clip and one crop: the middle of the video, the centre of the frame.
 
     Frames, resizing and crop are those of `VideoMapper` with the config's ``TEST`` keys. Only the frames of the clip
-    are decoded, however long the video is. ``path`` is a video, or a folder of frames. ``start_sec`` and ``end_sec``
-    are the part of it to look at; None: from its begin, and to its end.
+    are decoded, however long the video is.
+
+    Args:
+        cfg: the model's config.
+        path: a video, or a folder of frames.
+        start_sec, end_sec: the part to look at; None: from its begin, and to its end.
 
     Raises:
         VideoDecodeError: the file cannot be read, or has no frames between ``start_sec`` and ``end_sec``.
@@ -94,8 +98,9 @@ def describe(maps: AttentionMaps, view: View, k: int = NUM_ARROWS) -> dict[str, 
 def describe_class(maps: ClassMaps, view: View) -> dict[str, Any]:
     """The cells that speak most for a class, in numbers. The maps are of the clip of the view.
 
-    ``{"layer", "class", "num_cells", "share", "cells": [{"weight", **place}]}``: the number of the class, and as few
-    cells as have 90 % of the weight, at most 20. See `describe`.
+    Returns:
+        ``{"layer", "class", "num_cells", "share", "cells": [{"weight", **place}]}``: the number of the class, and as
+        few cells as have 90 % of the weight, at most 20. See `describe`.
     """
     found = top_cells(maps.weights[0], maps.grid)
     numbers = {"num_cells": maps.weights[0].numel(), "share": round(found.share, 4)}

@@ -50,7 +50,8 @@ def _named(content: Mapping[str, Any]) -> str:
 def convert(content: Mapping[str, Any], source: str = "auto") -> Converted:
     """Bring foreign weights under our names; ``source`` is a name in `SOURCES`, or "auto".
 
-    ValueError where they are not recognised, the source is unknown, or our network cannot express theirs.
+    Raises:
+        ValueError: not recognised, an unknown source, or a network that ours cannot express.
     """
     name = recognise(content) if source == "auto" else source
     if not name:

@@ -35,9 +35,8 @@ class Converted:
     """
 
     weights: dict[str, Tensor]  #: name in our model's state dict -> tensor
-    overrides: dict[str, Any] = field(
-        default_factory=dict
-    )  #: config key -> value of our network that computes the same
+    #: config key -> the value with which our network computes what the source computed
+    overrides: dict[str, Any] = field(default_factory=dict)
     mapped: list[tuple[str, str]] = field(default_factory=list)  #: (their name, our name)
     dropped: list[tuple[str, str]] = field(default_factory=list)  #: (their name, why it has no place here)
     notes: list[str] = field(default_factory=list)  #: what a reader of the log should know
@@ -146,7 +145,7 @@ def rename(
     reasons: Mapping[str, str] = MappingProxyType({}),
     drop: Callable[[str], str] = lambda name: "",
 ) -> Converted:
-    """Give the tensors of a file our names. ValueError where one has no place in our network, or two have the same.
+    """Give the tensors of a file our names.
 
     Args:
         source: name of the source, for the error.
@@ -154,6 +153,9 @@ def rename(
         to_ours: their name -> ours; None for a name without a place.
         reasons: part of a name, as a pattern -> why such a name has no place.
         drop: why a name without a place is dropped; it returns "" where that is an error.
+
+    Raises:
+        ValueError: a tensor has no place in our network, or two have the same.
     """
     converted = Converted({}, source=source)
     for theirs, value in content.items():
@@ -190,12 +192,14 @@ def check_recipe(where: str, given: object, table: Mapping[str, Any]) -> None:
     """Refuse a setting that our network cannot express, and one that is not in the table.
 
     A setting that is not in the table but off (False, None, 0 or empty) is taken to be of another version, and unused.
-    The ValueError names the setting, what it is, and what is allowed.
 
     Args:
         where: name of the section, for the error.
         given: the section as the file has it.
         table: from `known`.
+
+    Raises:
+        ValueError: naming the setting, what it is, and what is allowed.
     """
     if not isinstance(given, Mapping):
         raise ValueError(f"{where}: got {given!r}, expected a section of settings")
@@ -242,10 +246,14 @@ def architecture_of(
     """Return the config keys that names and shapes of weights decide: depth, width, temporal kernels, blocks, classes.
 
     Strides, pools and pixel statistics leave no trace in weights; the source of a file knows them. For weights of an
-    image network nothing is said about temporal kernels. `weights.fit` shows whether every tensor fits. The weights are
-    under our names, and kernels may be 4-D. Their source has networks of these ``depths``.
+    image network nothing is said about temporal kernels. `weights.fit` shows whether every tensor fits.
 
-    ValueError where no network of ours has these shapes.
+    Args:
+        weights: under our names; kernels may be 4-D.
+        depths: those that the source of the weights has.
+
+    Raises:
+        ValueError: no network of ours has these shapes.
     """
     if STEM not in weights:
         raise ValueError("the first convolution is missing")
@@ -305,7 +313,8 @@ def with_shifts(names: Collection[str], nonlocal_block: str, depth: int, in_plac
 def shift_settings(names: Iterable[str], depth: int) -> dict[str, Any]:
     """Return the config keys of TSM that names show; none where nothing shifts.
 
-    ValueError where other residual blocks shift than in our TSM.
+    Raises:
+        ValueError: other residual blocks shift than in our TSM.
     """
     kernels = [m for name in names if (m := _SHIFTED.search(name)) and m[5] and name[m.end() :] == "weight"]
     in_place = any(found[4] for found in kernels)

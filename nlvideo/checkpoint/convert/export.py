@@ -42,8 +42,10 @@ def export_weights(weights: Mapping[str, Tensor], cfg: CfgNode, to: str) -> dict
     Tensors do not change, with one exception: mmaction2's output convolution has no bias before its norm. A bias moves
     into the norm's running mean. The result is the same in eval mode; while a norm trains, the bias has no effect.
 
-    ``to`` is "pyslowfast", "pytorchvideo", "mmaction2" or "temporal-shift-module". The weights are the state dict of
-    the model that ``cfg`` describes.
+    Args:
+        weights: state dict of the model that `cfg` describes.
+        cfg: the config of the model.
+        to: "pyslowfast", "pytorchvideo", "mmaction2" or "temporal-shift-module".
 
     Raises:
         ValueError: an unknown framework, weights of another network than `cfg`, or a network that the framework cannot

@@ -187,7 +187,8 @@ _PIXELS = common.known("type _scope_ mean std blending format_shape to_float32",
 def read_recipe(text: object) -> dict[str, Any]:
     """What the config in a file says that weights do not show: our keys -> values; none where ``text`` is no text.
 
-    ValueError where it is not a config, or of a network that ours cannot express.
+    Raises:
+        ValueError: it is not a config, or of a network that ours cannot express.
     """
     if not isinstance(text, str):
         return {}

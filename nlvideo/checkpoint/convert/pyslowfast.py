@@ -135,9 +135,13 @@ _OFF = ("DETECTION.ENABLE", "DATA.REVERSE_INPUT_CHANNEL")
 def read_recipe(text: str, settings: Mapping[str, Any], places: Collection[str]) -> tuple[dict[str, Any], list[str]]:
     """What a config says that weights do not show: our keys -> values, and notes for the log.
 
-    ``settings`` is what names and shapes show, in our keys, and ``places`` the residual blocks with a non-local block
-    after them, e.g. "res3.1". ValueError where ``text`` is not YAML, or of another network than ``settings`` or than
-    ours can express.
+    Args:
+        text: the config.
+        settings: what names and shapes show, in our keys.
+        places: the residual blocks with a non-local block after them, e.g. "res3.1".
+
+    Raises:
+        ValueError: it is not YAML, or of another network than `settings` or than ours can express.
     """
     try:
         recipe = parse_yaml(text)

@@ -124,7 +124,8 @@ def release_overrides(path: str) -> dict[str, Any]:
 def settle(converted: Converted, overrides: dict[str, Any]) -> None:
     """Decide, in place, what a file left open. If the stem is known then, the usual clip of the stem is added.
 
-    ValueError where the file does not allow a value.
+    Raises:
+        ValueError: the file does not allow a value.
     """
     for key, allowed in converted.undecided.items():
         if key in overrides and not any(same_value(key, overrides[key], value) for value in allowed):

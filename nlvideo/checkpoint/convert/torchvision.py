@@ -75,7 +75,8 @@ def _convert_video(content: Mapping[str, Any], arch: str) -> common.Converted:
 def video_settings(arch: str) -> dict[str, Any]:
     """Return the config keys of a video network of torchvision, as the transforms of its Kinetics weights say.
 
-    ``arch`` is a name in ``nlvideo.modeling.backbone.torchvision_layout.ARCHITECTURES``.
+    Args:
+        arch: a name in ``nlvideo.modeling.backbone.torchvision_layout.ARCHITECTURES``.
     """
     # Imported here, because torchvision takes long to import and most runs do not need it.
     from torchvision.models import get_model_weights

@@ -57,8 +57,10 @@ class _NoWeights(Exception):
 def read_file(path: str) -> dict[str, Any]:
     """Read what MODEL.WEIGHTS names: a PyTorch file, safetensors, or a pickle of arrays. The content shows which it is.
 
-    Nothing in it is executed. What is neither a tensor, an array nor a plain type is left out, and the log says so. For
-    paths, addresses and names see `resolve_weights`.
+    Nothing in it is executed. What is neither a tensor, an array nor a plain type is left out, and the log says so.
+
+    Args:
+        path: a file, an address that iopath reads, or a name; see `resolve_weights`.
 
     Raises:
         FileNotFoundError: the file is missing.
@@ -101,7 +103,8 @@ def _form_of(file: io.BufferedIOBase) -> str:
 def read_form(form: str, file: io.BufferedIOBase, path: str) -> Any:
     """Read an open file onto the CPU. ``form`` is a name in `_FORMS`; ``path`` is for messages.
 
-    ValueError, in one line, where the file is of another form, a program, cut short, or asks for more than its size.
+    Raises:
+        ValueError: the file is of another form, a program, cut short, or asks for more than its size; in one line.
     """
     kind, read = _FORMS[form]
     try:

@@ -14,9 +14,10 @@ DatasetCatalog.kinds.update(list=load_list, folder=load_folder, wds=load_shards)
 def get_dataset(name: str) -> Sequence[Record]:
     """Return the records of a dataset; its metadata is in the ``MetadataCatalog`` afterwards.
 
-    The name is in the ``DatasetCatalog``, or it is ``list:FILE`` (a list of videos and labels), ``folder:DIR`` (one
-    folder per class), ``wds:PATTERN`` (tar files in the layout of WebDataset), or ``KIND:...`` of a kind that a project
-    has added to ``DatasetCatalog.kinds``.
+    Args:
+        name: a name of the ``DatasetCatalog``, ``list:FILE`` (a list of videos and labels), ``folder:DIR`` (one folder
+            per class), ``wds:PATTERN`` (tar files in the layout of WebDataset), or ``KIND:...`` of a kind that a
+            project has added to ``DatasetCatalog.kinds``.
 
     Raises:
         LookupFailed: there is no such dataset.

@@ -23,7 +23,11 @@ class Sample:
 
 
 def read_lines(path: Path) -> list[tuple[str, str]]:
-    """Return (where, line) of the lines of a text file that are not blank; ``AnnotationError``: it is not text."""
+    """Return (where, line) of the lines of a text file that are not blank.
+
+    Raises:
+        AnnotationError: the file is not text.
+    """
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
@@ -35,7 +39,8 @@ def read_lines(path: Path) -> list[tuple[str, str]]:
 def read_table(path: Path, columns: Sequence[str], of: str) -> Iterator[tuple[str, dict[str, str]]]:
     """Yield (where, row) of a csv file of the dataset ``of``, whose header has ``columns`` and maybe others.
 
-    ``AnnotationError``: a column is missing, or a row has too few or too many values.
+    Raises:
+        AnnotationError: a column is missing, or a row has too few or too many values.
     """
     with open(path, newline="", encoding="utf-8-sig") as file:
         reader = csv.reader(file)
@@ -57,7 +62,11 @@ def read_table(path: Path, columns: Sequence[str], of: str) -> Iterator[tuple[st
 
 
 def read_json(path: Path, kind: type, of: str) -> Any:
-    """Return the content of a JSON file, a list or a dict as ``kind`` says; ``AnnotationError``: it is something else."""
+    """Return the content of a JSON file, a list or a dict as ``kind`` says.
+
+    Raises:
+        AnnotationError: the file is not JSON, or holds another kind of value.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except json.JSONDecodeError as error:
@@ -71,7 +80,11 @@ def read_json(path: Path, kind: type, of: str) -> Any:
 
 
 def read_entries(path: Path, keys: Sequence[str], of: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield (where, entry) of a JSON list of objects; ``AnnotationError``: it is none, or an entry lacks a key."""
+    """Yield (where, entry) of a JSON list of objects.
+
+    Raises:
+        AnnotationError: the file is something else, or an entry lacks one of ``keys``.
+    """
     for number, entry in enumerate(read_json(path, list, of), start=1):
         where = f"{path}: entry {number}"
         if not isinstance(entry, dict) or not set(keys) <= entry.keys():
@@ -81,14 +94,22 @@ def read_entries(path: Path, keys: Sequence[str], of: str) -> Iterator[tuple[str
 
 
 def class_index(name: str, classes: dict[str, int], where: str, source: str) -> int:
-    """Return the label of a class; ``AnnotationError``: it is not among ``classes``, which the file ``source`` names."""
+    """Return the label of a class of a video.
+
+    Raises:
+        AnnotationError: the class is not among the ``classes``, which ``source`` names.
+    """
     if name not in classes:
         raise AnnotationError(f"{where}: the class {name!r} is not among the {len(classes)} of {source}")
     return classes[name]
 
 
 def check_label(label: object, num_classes: int, where: str, first: int = 0) -> int:
-    """Return a label, a number or its text, counted from 0; the file counts from ``first``. ``AnnotationError``: none."""
+    """Return a label given as a number or as text, counted from 0; the file counts from ``first``.
+
+    Raises:
+        AnnotationError: it is not an integer or out of range.
+    """
     allowed = f"allowed: {first} to {first + num_classes - 1}"
     try:
         number = int(str(label))
@@ -100,7 +121,11 @@ def check_label(label: object, num_classes: int, where: str, first: int = 0) -> 
 
 
 def check_unique(samples: Iterable[Sample]) -> tuple[list[Sample], int]:
-    """Return each video once, and how many samples repeat one; ``AnnotationError``: one does with another label."""
+    """Return the samples without repetitions, and how many of those there were.
+
+    Raises:
+        AnnotationError: a video occurs twice with different labels.
+    """
     seen: dict[str, Sample] = {}
     repeated = 0
     for sample in samples:

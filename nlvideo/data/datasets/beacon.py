@@ -39,9 +39,12 @@ logger = logging.getLogger(__name__)
 
 
 def beacon_clip(spec: BeaconSpec, split: str, index: int) -> tuple[Scene, np.ndarray]:
-    """Return the scene and the frames, uint8 (T, H, W, 3), of one clip of "train" or "val" (else ``ValueError``).
+    """Return the scene and the frames, uint8 (T, H, W, 3), of one clip.
 
     Labels take turns: a split is balanced.
+
+    Raises:
+        ValueError: ``split`` is neither "train" nor "val".
     """
     check_one_of("split", split, _SPLITS)
     rng = np.random.default_rng([spec.seed, _SPLITS.index(split), index])
@@ -53,10 +56,12 @@ def generate_beacon(root: str | os.PathLike, spec: BeaconSpec, num_processes: in
     """Make the dataset in the folder ``root``, unless it is there already; returns the folder.
 
     The work is done in a temporary folder that is renamed at the end: an interrupted run leaves nothing, and of
-    several processes that start together one generates while the others wait. ``num_processes`` is one for each core by
-    default. The files do not depend on it.
+    several processes that start together one generates while the others wait.
 
-    ``ValueError``: ``root`` holds another dataset, or one of another spec; it is never overwritten.
+    ``num_processes`` is one for each core by default. The files do not depend on it.
+
+    Raises:
+        ValueError: ``root`` holds another dataset, or one of another spec; it is never overwritten.
     """
     root, content = Path(root).absolute(), {"generator_version": _GENERATOR_VERSION, **asdict(spec)}
     if _is_complete(root, content):
@@ -152,9 +157,12 @@ PRESETS = {"beacon": BeaconSpec(), "beacon_tiny": BeaconSpec(num_train=32, num_v
 
 
 def load_beacon(split: str, name: str = "beacon") -> list[Record]:
-    """Return the records of a split, "train" or "val" (else ``ValueError``). The dataset is generated on first use.
+    """Return the records of a split, generating the dataset on first use.
 
-    ``name`` is a key of ``PRESETS``, and the folder in ``datasets_root()``; see ``generate_beacon``.
+    ``name`` is a key of ``PRESETS``, and the folder in ``datasets_root()``.
+
+    Raises:
+        ValueError: ``split`` is neither "train" nor "val", or the folder holds something else.
     """
     check_one_of("split", split, _SPLITS)
     root = generate_beacon(datasets_root() / name, PRESETS[name])

@@ -108,9 +108,11 @@ class Scene:
 def sample_scene(rng: np.random.Generator, label: str, spec: BeaconSpec) -> Scene:
     """Draw a clip whose answer is ``label``.
 
-    The other actions are drawn uniformly from the remaining ones. Colours, entering order and places do not depend on
-    which agent is the target: given everything but the lamp's colour, each shown action is equally likely.
-    ``ValueError``: the agents do not fit into the frame side by side.
+    The other actions are drawn uniformly from the remaining ones, and colours, entering order and places without regard
+    to which agent is the target: given everything but the lamp's colour, each shown action is equally likely.
+
+    Raises:
+        ValueError: the agents do not fit into the frame side by side.
     """
     others = rng.choice([a for a in ACTIONS if a != label], spec.num_agents - 1, replace=False)
     actions = [label, *(str(a) for a in others)]

@@ -17,8 +17,11 @@ _PARTS = {"train", "training", "val", "valid", "validation", "test", "testing"}
 def load_folder(name: str) -> TableRecords:
     """Return the records of ``folder:DIR`` and note its classes in the ``MetadataCatalog``.
 
-    Videos are found at any depth below a class folder, and so are folders of frames, see ``find_videos``. The log
-    counts what is left out. ``ValueError``: there are no such folders, or a class has no video.
+    Videos are found at any depth below a class folder, and so are folders of frames, see ``find_videos``. What is left
+    out is counted in the log.
+
+    Raises:
+        ValueError: the folder does not exist, has no folders for classes in it, or a class has no video.
     """
     root = Path(name.removeprefix("folder:")).expanduser().absolute()
     if not root.is_dir():

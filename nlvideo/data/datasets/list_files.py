@@ -13,7 +13,10 @@ from nlvideo.utils.files.file_io import absolute_path, is_remote, write_text
 def format_list(records: Sequence[Record], folder: Path, comment: str = "") -> str:
     """Return the csv text of records, with a line of ``comment``, as ``list:FILE`` reads it from a file in ``folder``.
 
-    Paths are relative where the videos lie in this folder. ``ValueError``: a list cannot hold a record.
+    Paths are relative where the videos lie in this folder.
+
+    Raises:
+        ValueError: a list cannot hold a record.
     """
     optional = [key for key in ("start_sec", "end_sec", "fps", "label_spans") if any(key in r for r in records)]
     text = io.StringIO()
@@ -38,9 +41,10 @@ def format_list(records: Sequence[Record], folder: Path, comment: str = "") -> s
 
 
 def prepare_to_write_list(name: str, records: Sequence[Record], path: str) -> None:
-    """Raise ``ValueError``, before long work, where ``write_list`` cannot write a list of a dataset.
+    """Check, before long work, that ``write_list`` can write a list of the records of a dataset.
 
-    It cannot if the file exists, its folder does not or holds other classes, or a list cannot hold a record.
+    Raises:
+        ValueError: the file exists, its folder does not or holds other classes, or a list cannot hold the dataset.
     """
     out = Path(absolute_path(path))
     if name.startswith("wds:"):
@@ -54,7 +58,11 @@ def prepare_to_write_list(name: str, records: Sequence[Record], path: str) -> No
 
 
 def check_classes(name: str, path: str) -> None:
-    """Raise ``ValueError`` where a new list at ``path`` would be read with other classes than those of the dataset."""
+    """Check that a list which ``write_list`` writes would be read with the classes of the dataset.
+
+    Raises:
+        ValueError: a file beside it names other classes, and would count.
+    """
     # Names are read without the spaces around them.
     (there, file), classes = classes_beside(path), [label.strip() for label in MetadataCatalog.get(name).classes]
     # A file for all lists of the folder does not matter where the new list gets one of its own.
@@ -65,8 +73,11 @@ def check_classes(name: str, path: str) -> None:
 def write_list(name: str, records: Sequence[Record], path: str, comment: str = "") -> None:
     """Write records of a dataset as ``format_list`` says, and ``NAME.classes.txt`` beside it if the classes have names.
 
-    The file of names is left out where a ``classes.txt`` that is there says the same. ``OSError``: a file cannot be
-    written.
+    The file of names is left out where a ``classes.txt`` that is there says the same.
+
+    Raises:
+        ValueError: a list cannot hold a record.
+        OSError: a file cannot be written.
     """
     out, classes = absolute_path(path), MetadataCatalog.get(name).classes
     write_text(out, format_list(records, Path(out).parent, comment))

@@ -32,9 +32,12 @@ _COLUMNS = ("path", "label", *_NUMBERS, "label_spans")
 
 
 def load_list(name: str) -> TableRecords:
-    """Return the records of ``list:FILE``, see ``TableRecords``, and note its classes in the ``MetadataCatalog``.
+    """Return the records of ``list:FILE`` and note its classes in the ``MetadataCatalog``.
 
-    ``ValueError``: the file does not exist or has a line that cannot be understood (file, line number, line).
+    ``video_id`` is the path as the list gives it. Repeats get ``#2``, ``#3``, ... appended, so that ids are unique.
+
+    Raises:
+        ValueError: the file does not exist or has a line that cannot be understood (file, line number, line).
     """
     path = absolute_path(name.removeprefix("list:"))
     local = fetch_file(path)
@@ -52,7 +55,8 @@ def load_list(name: str) -> TableRecords:
 def list_column(name: str, column: str) -> list[str]:
     """Return any column of the csv file of ``list:FILE`` as text, such as one that says who is in each video.
 
-    ``ValueError``: there is no such column, or the file is faulty; see ``load_list``.
+    Raises:
+        ValueError: there is no such column, or the file is faulty; see ``load_list``.
     """
     path = absolute_path(name.removeprefix("list:"))
     reader = _ListReader(path, column)
@@ -63,7 +67,8 @@ def list_column(name: str, column: str) -> list[str]:
 def read_classes(path: str) -> list[str]:
     """Return the class names in a file, one per line in the order of the labels; none where it does not exist.
 
-    ``ValueError``: it is no file, or a name is there twice.
+    Raises:
+        ValueError: it is no file, or a name is there twice.
     """
     local = fetch_file(path)
     if local is None:
@@ -121,7 +126,11 @@ class _ListReader:
         self._spans: list[str] | None = None
 
     def read(self, local: str) -> TableRecords:
-        """Read the file; put classes that no file names into the order of names. ``ValueError``: a line is faulty."""
+        """Read the file; classes that no file names are put into the order of their names.
+
+        Raises:
+            ValueError: a line cannot be understood.
+        """
         with open(local, encoding="utf-8-sig", errors="surrogateescape") as file:
             if "\0" in file.read(4096):
                 raise ValueError(f"{self.path}: expected text in UTF-8, found bytes 0")

@@ -81,8 +81,11 @@ def datasets_root() -> Path:
 def load_official(spec: OfficialFormat, split: str) -> list[Record]:
     """Return the records of a split under ``$NLVIDEO_DATASETS`` and note its classes in the ``MetadataCatalog``.
 
-    Videos that are missing are left out and reported in the log. ``ValueError``: a folder is missing, or more videos
-    than ``spec.max_missing`` allows. ``AnnotationError``: see ``read_split``.
+    Videos that are missing are left out and reported in the log.
+
+    Raises:
+        ValueError: a folder is missing, or more videos than ``spec.max_missing`` allows.
+        AnnotationError: see ``read_split``.
     """
     name = f"{spec.name}_{split}"
     root = datasets_root() / (spec.folder or spec.name)
@@ -108,7 +111,9 @@ def load_official(spec: OfficialFormat, split: str) -> list[Record]:
 def find_annotations(spec: OfficialFormat, paths: Sequence[Path]) -> Files:
     """Sort annotation files, given as files or folders that hold them, by their role, which their names tell.
 
-    ``ValueError``: a path does not exist. ``AnnotationError``: the name of a file that was given tells no role.
+    Raises:
+        ValueError: a path does not exist.
+        AnnotationError: the name of a file that was given tells no role.
     """
     roles: Files = {role: [] for role in spec.files}
     for path in paths:
@@ -127,7 +132,11 @@ def find_annotations(spec: OfficialFormat, paths: Sequence[Path]) -> Files:
 
 
 def single_file(spec: OfficialFormat, files: Files, role: str) -> Path:
-    """Return the one file of a role; ``AnnotationError``: there is none, or there are several."""
+    """Return the one file of a role.
+
+    Raises:
+        AnnotationError: there is none, or there are several.
+    """
     found = files.get(role, [])
     if len(found) != 1:
         others = some([path.name for path in chain(*files.values())])
@@ -138,10 +147,17 @@ def single_file(spec: OfficialFormat, files: Files, role: str) -> Path:
 
 
 def read_split(spec: OfficialFormat, split: str, files: Files, videos: Path) -> Split:
-    """Read a split, one of ``spec.splits``, from ``files`` by their roles, and look for its videos in a folder.
+    """Read a split and look for its videos.
 
-    ``find_annotations`` gives the files, and ``find_named_videos`` says where in the folder videos may be.
-    ``AnnotationError``: an annotation file is missing, damaged or of another dataset.
+    Args:
+        spec: the format.
+        split: one of ``spec.splits``.
+        files: see ``find_annotations``.
+        videos: where the videos are, see ``find_named_videos``.
+
+    Raises:
+        ValueError: the folder of videos does not exist.
+        AnnotationError: an annotation file is missing, damaged or of another dataset.
     """
     if not videos.is_dir():
         raise ValueError(f"{spec.name}: there is no folder {videos}")

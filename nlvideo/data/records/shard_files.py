@@ -43,7 +43,8 @@ Entry = tuple[str, int, int, int | list[int], dict[str, Any]]
 def expand_pattern(pattern: str) -> list[str]:
     """Return the paths in a pattern such as ``train-{000000..000099}.tar``, ``{a,b}.tar`` or, locally, ``*.tar``.
 
-    ``ValueError``: a range ends before it begins, there are more than ``MAX_SHARDS`` paths, or ``*`` matches nothing.
+    Raises:
+        ValueError: a range ends before it begins, there are more than ``MAX_SHARDS`` paths, or ``*`` matches nothing.
     """
     parts = re.split(r"\{([^{}]*)\}", pattern)
     choices = [_expand_braces(part, pattern) if place % 2 else [part] for place, part in enumerate(parts)]
@@ -75,8 +76,11 @@ def _expand_braces(text: str, pattern: str) -> Sequence[str]:
 def write_shard(path: str, records: Sequence[Record], first: int) -> None:
     """Write records of video files as a shard, and its index; both are whole or not there.
 
-    The samples are named by their numbers, from ``first`` on. ``ValueError``: the video of a record is a folder.
-    ``OSError``: a video cannot be read or the shard not be written.
+    The samples are named by their numbers, from ``first`` on.
+
+    Raises:
+        ValueError: the video of a record is a folder.
+        OSError: a video cannot be read or the shard not be written.
     """
     entries: list[Entry] = []
     # The index of a file that is replaced goes first.
@@ -111,7 +115,11 @@ def _write_members(file: BinaryIO, records: Sequence[Record], first: int) -> lis
 
 
 def read_index(path: str) -> list[Entry] | None:
-    """Return the samples of a shard by its index, None without one; ``ValueError``: it is damaged, or does not fit."""
+    """Return the samples of a shard by its index; None where it has none.
+
+    Raises:
+        ValueError: the index is not of this shard as it is now, or damaged.
+    """
     name = path + INDEX_SUFFIX
     if (local := fetch_file(name)) is None:
         return None

@@ -38,7 +38,11 @@ def resize(frames: torch.Tensor, height: int, width: int) -> torch.Tensor:
 
 
 def resize_short_side(frames: torch.Tensor, short_side: int) -> torch.Tensor:
-    """Resize so that the short side is exactly ``short_side``; the long side keeps the aspect ratio, rounded down."""
+    """Resize so that the short side is exactly ``short_side``; the long side keeps the aspect ratio, rounded down.
+
+    Returns:
+        uint8 (T, H', W', 3); the input itself where its short side is right already.
+    """
     return resize(frames, *resized_size(frames.shape[1], frames.shape[2], short_side))
 
 
@@ -54,7 +58,17 @@ def read_resized(
 ) -> torch.Tensor:
     """Read frames and resize each by ``resize_short_side``; many or large frames are read in parts, to save memory.
 
-    ``VideoDecodeError``: a frame cannot be decoded, the size changes, or the resized frames have more ``pixels``.
+    Args:
+        video: from ``open_video``.
+        indices: of the frames.
+        short_side: of the frames that are returned.
+        pixels: how large all frames together may be, resized.
+
+    Returns:
+        uint8 (T, H, W, 3), RGB.
+
+    Raises:
+        VideoDecodeError: a frame cannot be decoded, the size changes, or the frames are too large.
     """
     held = max(1, MAX_HELD_BYTES // max(1, video.frame_bytes))
     parts: list[torch.Tensor] = []
@@ -75,7 +89,11 @@ def jitter_short_side(frames: torch.Tensor, short_side_range: Sequence[int], rng
 
 
 def random_crop(frames: torch.Tensor, size: int, rng: np.random.Generator) -> torch.Tensor:
-    """Cut a square of ``size`` out of a uniformly random place, a view; ``ValueError``: the frames are smaller."""
+    """Cut a square of ``size`` out of a uniformly random place; return a view.
+
+    Raises:
+        ValueError: the frames are smaller than the crop.
+    """
     top, left = (int(rng.integers(0, slack, endpoint=True)) for slack in _slack(frames, size))
     return frames[:, top : top + size, left : left + size]
 
@@ -113,9 +131,12 @@ def random_resized_crop(
     aspect_range: Sequence[float],
     rng: np.random.Generator,
 ) -> torch.Tensor:
-    """Cut the box of ``draw_box`` out and resize it to a square of ``size`` (Szegedy et al., CVPR 2015).
+    """Cut the box of ``draw_box`` out and resize it to a square (Szegedy et al., CVPR 2015).
 
     If no drawn box fits, the largest one of an allowed aspect ratio is cut out of the middle.
+
+    Returns:
+        uint8 (T, size, size, 3).
     """
     height, width = frames.shape[1:3]
     box = draw_box(height, width, area_range, aspect_range, rng)
@@ -141,9 +162,16 @@ def uniform_crops(frames: torch.Tensor, size: int, num_crops: int) -> list[torch
                               |     8     |
                               4 --------- 6
 
-    Returns views, uint8 (T, size, size, 3), in the order left to right and top to bottom, the centre of ten-crop last.
-    Of ``size`` 0, the whole frame is the one crop. ``ValueError``: the frames are smaller than the crop, or another
-    number of crops is asked for.
+    Args:
+        frames: uint8 (T, H, W, 3).
+        size: 0 for the whole frame, which is one crop.
+        num_crops: 1, 3 or 10.
+
+    Returns:
+        Views, uint8 (T, size, size, 3), in the order left to right and top to bottom, the centre of ten-crop last.
+
+    Raises:
+        ValueError: the frames are smaller than the crop, or another number of crops is asked for.
     """
     check_one_of(f"num_crops for crop size {size}", num_crops, NUM_CROPS if size else (1,))
     if size == 0:

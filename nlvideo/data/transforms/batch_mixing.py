@@ -37,10 +37,15 @@ class BatchMixer:
             raise ValueError("mixup_alpha and cutmix_alpha: got 0 twice, allowed: one of them above 0")
 
     def __call__(self, batch: dict[str, Any], number: int) -> dict[str, Any]:
-        """Return batch ``number`` of this rank's stream with soft labels and, with probability ``prob``, mixed clips.
+        """Return a batch with soft labels and, with probability ``prob``, with mixed clips.
 
-        "video" stays uint8 (N, C, T, H, W), on its device. "label" becomes float32 (N, num_classes), whose rows are
-        those of a label vector or, for one label per clip, sum to 1.
+        Args:
+            batch: see ``collate_train``; mixed on the device of its video.
+            number: of the batch in this rank's stream.
+
+        Returns:
+            The batch with "video" uint8 (N, C, T, H, W) and "label" float32 (N, num_classes), whose rows are those of a
+            label vector or, for one label per clip, sum to 1.
         """
         rng = np.random.default_rng([self.seed, number, self.rank, _PURPOSE])
         video = batch["video"]

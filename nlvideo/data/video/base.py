@@ -68,13 +68,17 @@ class Video(contextlib.AbstractContextManager, ABC):
     def get_frames(self, indices: Sequence[int]) -> np.ndarray:
         """Return frames by index, in the order given; an index may occur several times and is decoded once.
 
+        Args:
+            indices: of the frames, at least one.
+
         Returns:
             uint8 (T, H, W, 3), RGB, upright, contiguous; a copy.
 
         Raises:
-            ValueError, IndexError: there are no indices; one is outside ``[0, num_frames)``.
-            VideoDecodeError: a wanted frame cannot be decoded, its size differs from that of the others, or the frames
-                have more pixels than ``pixels`` allows.
+            ValueError: there are no indices.
+            IndexError: an index is outside ``[0, num_frames)``.
+            VideoDecodeError: a wanted frame cannot be decoded, or its size differs from that of the others, or the
+                frames have more pixels than ``pixels`` allows.
         """
         if len(indices) == 0:
             raise ValueError(f"{self.path}: get_frames needs at least one index")
@@ -126,12 +130,12 @@ class Video(contextlib.AbstractContextManager, ABC):
 
     @property
     def rotation(self) -> int:
-        """See ``Geometry``."""
+        """Counter-clockwise degrees by which stored frames are turned: 0, 90, 180 or 270; see ``geometry``."""
         return self.geometry.rotation
 
     @property
     def mirrored(self) -> bool:
-        """See ``Geometry``."""
+        """Whether left and right of stored frames change places after the rotation; see ``geometry``."""
         return self.geometry.mirrored
 
     @property

@@ -104,7 +104,10 @@ class FrameStream(contextlib.AbstractContextManager):
 
 
 def open_camera(index: int) -> FrameStream:
-    """Open a camera of this machine, ``/dev/video{index}``, through Video4Linux.
+    """Open a camera of this machine through Video4Linux.
+
+    Args:
+        index: N of ``/dev/videoN``.
 
     Raises:
         ValueError: there is no such camera; the message lists those there are.
@@ -120,7 +123,9 @@ def open_camera(index: int) -> FrameStream:
 class Window(Video):
     """A part of a stream; see ``Video``. Only frames that are asked for are converted to RGB.
 
-    Args, which are also attributes, but for the stream:
+    All arguments but the stream are attributes, too.
+
+    Args:
         stream: that it is a part of.
         start_sec: its first moment, in seconds from the first frame of the stream.
         end_sec: the moment after its last; the end of the stream for the last window.
@@ -170,7 +175,14 @@ def slide(stream: FrameStream, window_sec: float, stride_sec: float) -> Iterator
     last window is as long as the others, because a rest of few frames says little: it begins earlier, and ends with the
     video. A window without frames, in a gap of the timestamps, is left out.
 
-    The stream is read once, from where it is. Errors are those of ``FrameStream`` and of ``check_windows``.
+    Args:
+        stream: read once, from where it is.
+        window_sec: length of a window.
+        stride_sec: from the start of a window to that of the next.
+
+    Raises:
+        ValueError: the window is not above 0, or the stride not above 0 and up to the window.
+        VideoDecodeError: as ``FrameStream``.
     """
     check_windows(window_sec, stride_sec)
     return _slide(stream, *(Fraction(value).limit_denominator(10**6) for value in (window_sec, stride_sec)))

@@ -36,8 +36,10 @@ def split_member_path(path: str) -> tuple[str, int, int] | None:
 def local_video_path(path: str) -> str:
     """Fetch a remote video and return the path that FFmpeg opens. A folder of frames stays where it is.
 
-    Of a remote shard only the video is fetched, or all of it where its handler cannot fetch a part. ``OSError`` or
-    ``ImportError``: it cannot be fetched.
+    Of a remote shard only the video is fetched, or all of it where its handler cannot fetch a part.
+
+    Raises:
+        OSError, ImportError: it cannot be fetched.
     """
     member = split_member_path(path)
     if member is None:

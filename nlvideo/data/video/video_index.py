@@ -215,7 +215,11 @@ class IndexCache:
         return [_full(path), status.st_size, status.st_mtime_ns]
 
     def save(self, path: str, index: VideoIndex, key: list) -> None:
-        """Write an index, whole or not at all (``OSError``); ``key`` is from ``key_of``, before the video was read."""
+        """Write the index of a video, whole or not at all; ``key`` is from ``key_of``, before the video was read.
+
+        Raises:
+            OSError: it cannot be written.
+        """
         target = self.file_of(path)
         os.makedirs(os.path.dirname(target), exist_ok=True)
         header = {"format": _FORMAT, "key": key, "packets": len(index.stamps), "frames": index.num_frames}

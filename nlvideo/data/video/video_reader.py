@@ -173,7 +173,11 @@ class TorchCodecReader(VideoReader):
     torchcodec counts otherwise is refused.
 
     Arguments are those of ``VideoReader``. ``timeout_sec`` is for all frames of one call, and the size of a frame is
-    the one that the header says. ``ImportError``: see ``load_video_decoder``.
+    the one that the header says.
+
+    Raises:
+        ImportError: torchcodec is missing or finds no FFmpeg.
+        VideoDecodeError: see ``VideoReader``.
     """
 
     _torchcodec: Any

@@ -84,8 +84,10 @@ def local_path(path: str) -> str:
 def file_exists(path: str) -> bool:
     """Return whether a file or folder exists. A remote one whose handler cannot tell counts as there.
 
-    A pipe or a device is neither: reading one waits for ever. OSError where no handler is registered for the scheme of
-    a remote path, or its store cannot be asked.
+    A pipe or a device is neither: reading one waits for ever.
+
+    Raises:
+        OSError: no handler is registered for the scheme of a remote path, or its store cannot be asked.
     """
     if not is_remote(path):
         return os.path.isfile(path) or os.path.isdir(path)
@@ -145,11 +147,15 @@ class WholeFile(contextlib.AbstractContextManager["WholeFile"]):
     Other processes see it either whole or not at all, even if this one is killed. The writer holds a lock on the
     temporary file. When a process first writes into a folder, it removes temporary files that no one holds a lock on.
 
-    OSError, which names the file, where its folder is missing or full. An earlier file of that name is then untouched.
+    Args:
+        path: the local file to create or replace; its folder must exist.
 
     Attributes:
-        path: the local file to create or replace, absolute.
+        path: absolute.
         temporary: the path to write to.
+
+    Raises:
+        OSError: the folder is missing or full; it names ``path``. An earlier file of that name is then untouched.
     """
 
     def __init__(self, path: str):
@@ -219,8 +225,10 @@ def _sweep(folder: str) -> None:
 def naming(path: str | os.PathLike, temporary: str | None = None) -> Iterator[None]:
     """Name the file that is written in this block in errors of the system that do not name it.
 
-    ``temporary`` is the name under which it is written. The OSError has the path even if the library that writes hides
-    a full disk in an error of its own.
+    ``temporary`` is the name under which it is written.
+
+    Raises:
+        OSError: with the path, even if the library that writes hides a full disk in an error of its own.
     """
     try:
         yield
@@ -238,7 +246,8 @@ def naming(path: str | os.PathLike, temporary: str | None = None) -> Iterator[No
 def atomic_write(path: str, write: Callable[[BinaryIO], object]) -> None:
     """Write a local file, whole or not at all, see `WholeFile`; ``write`` is called with an open binary file.
 
-    OSError where the folder is missing or full. An earlier file of that name is then untouched.
+    Raises:
+        OSError: the folder is missing or full. An earlier file of that name is then untouched.
     """
     with WholeFile(path) as whole, open(whole.temporary, "wb") as file:
         write(file)
@@ -262,7 +271,8 @@ def write_text(path: str | os.PathLike, text: str) -> None:
 def write_json(path: str, content: Any) -> None:
     """Write plain data as indented JSON, whole or not at all; folders are made.
 
-    OSError where the file cannot be written; TypeError where the content is no plain data.
+    Raises:
+        OSError, TypeError: the file cannot be written; the content is no plain data.
     """
     text = json.dumps(content, indent=1) + "\n"
     os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
@@ -283,8 +293,10 @@ class FileFormat(NamedTuple):
     def read(self, path: str, file: TextIO, hook: Callable[[dict[str, Any]], Any] | None = None) -> dict[str, Any]:
         """Return the content of an open file, without the header; ``path`` is for errors.
 
-        A ``hook`` gets each JSON object as a dict as soon as it is read, and returns what takes its place. ValueError,
-        one line, where the file is of another format or version.
+        A ``hook`` gets each JSON object as a dict as soon as it is read, and returns what takes its place.
+
+        Raises:
+            ValueError: the file is of another format or version; one line.
         """
         wrong = f"{path}: not a {self.name.removeprefix('nlvideo ')} file"
         try:

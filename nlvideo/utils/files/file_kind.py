@@ -28,7 +28,11 @@ _MP4_HEADER_BYTES = 2**20
 
 
 def kind_of_file(path: str) -> str:
-    """Return what a local file is: ``"an HTML page"``; an empty string if its bytes do not tell or cannot be read."""
+    """Return what a file is, by its bytes: ``"an HTML page"``; an empty string if its bytes do not tell.
+
+    Args:
+        path: a local file; one that cannot be read has no kind.
+    """
     try:
         # A pipe would wait.
         with open(path if os.path.isfile(path) else os.devnull, "rb") as file:

@@ -20,9 +20,12 @@ _held: dict[str, TextIO] = {}
 
 
 def lock_file(file: int | IO, wait: bool = False, inherited: bool = True) -> None:
-    """Lock an open file, or its descriptor, for this process alone, or with ``inherited`` also for those that it forks.
+    """Lock an open file for this process alone.
 
-    With ``wait`` it waits until another process gives up its lock.
+    Args:
+        file: the file, or its descriptor.
+        wait: wait until another process gives up its lock.
+        inherited: forked processes keep the lock, too.
 
     Raises:
         BlockingIOError, PermissionError: another process holds the lock.

@@ -139,8 +139,14 @@ def fetch(path: str, part: tuple[int, int] | None = None) -> str:
     """Return the path of a local copy of an object, which is made unless it is there; of a folder the path itself.
 
     Copies are in ``remote`` of iopath's cache, under names that depend on the version of the object. When the disk is
-    nearly full, those that were used longest ago are removed. With ``part``, its offset and size, a part of a shard is
-    fetched alone. A shard counts as unchanging. Errors are as of `with_store`, or an OSError where the disk is full.
+    nearly full, those that were used longest ago are removed.
+
+    Args:
+        path: with a scheme.
+        part: offset and size, of a part that is fetched alone: of a shard, which counts as unchanging.
+
+    Raises:
+        OSError, ImportError: as `with_store`; or the disk is full.
     """
     info = shard_info(path) if part else info_of(path)
     if info["type"] == "directory":
@@ -164,7 +170,8 @@ def fetch(path: str, part: tuple[int, int] | None = None) -> str:
 def download(path: str, local: str, start: int, size: int, identity: str | None = None) -> None:
     """Write a part of an object to a file, whole or not at all, in the memory of a block.
 
-    Errors are as of `with_store`, or an OSError where the object is no longer the one of ``identity``.
+    Raises:
+        OSError, ImportError: as `with_store`; or the object is no longer the one of ``identity``.
     """
     with WholeFile(local) as whole, open(whole.temporary, "wb") as file:
         for begin in range(start, start + size, _BLOCK):

@@ -37,8 +37,9 @@ class _Loader(yaml.SafeLoader):
 def parse_yaml(text: str) -> Any:
     """Return the plain values of a YAML text; aliases become copies.
 
-    ValueError, one line: not YAML, or tags that build objects; a key that stands twice; aliases that contain
-    themselves, or make too many values.
+    Raises:
+        ValueError: not YAML, or tags that build objects; a key that stands twice; aliases that contain themselves, or
+            make too many values. One line.
     """
     try:
         return _written_out(yaml.load(text, _Loader), itertools.count(1))

@@ -85,9 +85,13 @@ def uses_cuda(device: str) -> bool:
 
 
 def seed_everything(seed: int) -> int:
-    """Seed Python, NumPy and torch with ``seed`` + rank, and return ``seed``, with which a run can be repeated.
+    """Seed Python, numpy and torch with ``seed`` + rank.
 
-    Where it is negative, all ranks share one that is drawn at random.
+    Args:
+        seed: negative draws one at random.
+
+    Returns:
+        The seed that all ranks share: ``seed``, or the one drawn. With it, a run can be repeated.
     """
     if seed < 0:
         seed = comm.shared_random_seed()

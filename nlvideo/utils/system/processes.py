@@ -81,12 +81,15 @@ def stop_signals() -> list[signal.Signals]:
 
 
 def keep_freed_memory() -> bool:
-    """Make the C library keep freed memory for what is allocated next, if it is glibc; return whether it does so.
+    """Make the C library keep freed memory for what is allocated next, if it is glibc.
 
     A step on a CPU frees what the next one allocates again. By default glibc gives much of it back to the system, which
     then clears every page: thousands of page faults a step, a quarter of the time of a small network. With this, a
     process stays as large as it was at its peak. It is for scripts, which own their process. What the user set about it
     in the environment stays.
+
+    Returns:
+        Whether freed memory is kept now.
     """
     mallopt = _mallopt()
     if mallopt is None or any(name in os.environ for name in _USER_VARIABLES):

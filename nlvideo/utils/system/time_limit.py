@@ -38,7 +38,7 @@ def _waiting_thread() -> _Tasks:
 
 
 class TimeLimit:
-    """The longest time that some work may take without progress; ValueError where it is negative.
+    """The longest time that some work may take without progress.
 
     A signal handler runs only when C code returns to Python. So the work runs on another thread, which is left alone
     when its time is up: it stops at its next ``check``, or never, and does not keep the process from ending. A thread
@@ -52,6 +52,9 @@ class TimeLimit:
 
     Attributes:
         abandoned: some work was left alone. No one else may use its objects from then on.
+
+    Raises:
+        ValueError: the limit is negative.
     """
 
     def __init__(self, seconds: float, subject: str = ""):
@@ -74,16 +77,21 @@ class TimeLimit:
     def check(self) -> None:
         """Stop the work here if no one waits for it any more; the work calls this between its steps.
 
-        TimeLimitExceeded where its time is up, or it was left alone.
+        Raises:
+            TimeLimitExceeded: its time is up, or it was left alone.
         """
         if self.abandoned or (self.seconds and time.monotonic() >= self._deadline):
             raise TimeLimitExceeded
 
     def run(self, work: Callable[[], Result], cleanup: Callable[[], None]) -> Result:
-        """Return what ``work`` returns, or raise what it raises. It calls ``progress`` and ``check`` as it goes.
+        """Return what ``work`` returns, or raise what it raises.
 
-        ``cleanup`` closes what the work uses. It is called on the work's thread, and only if that was left alone.
-        TimeLimitExceeded where there was no progress for ``seconds``, now or in an earlier try.
+        Args:
+            work: calls ``progress`` and ``check`` as it goes.
+            cleanup: closes what the work uses. It is called on the work's thread, and only if that was left alone.
+
+        Raises:
+            TimeLimitExceeded: no progress for ``seconds``, now or in an earlier try.
         """
         if not self.seconds:
             return work()

@@ -60,8 +60,9 @@ class Inspector:
     def moments(self, path: Path, facts: VideoFacts) -> Iterator[Moment]:
         """Yield the moments of a video file, each when it is scored.
 
-        VideoDecodeError where the file cannot be read; ValueError for a short video where ``INPUT.SHORT_VIDEO`` is
-        "error".
+        Raises:
+            VideoDecodeError: the file cannot be read.
+            ValueError: the video is too short and ``INPUT.SHORT_VIDEO`` is "error".
         """
         windows = self.windows(facts)
         parts = windows if len(windows) > 1 else [(None, None)]

@@ -46,7 +46,11 @@ CSS = """
 
 
 def import_gradio(folder: str | os.PathLike) -> ModuleType:
-    """Import Gradio so that it keeps its files in ``folder`` and makes no calls; ImportError where it is missing."""
+    """Import Gradio so that it keeps its files in ``folder`` and makes no calls.
+
+    Raises:
+        ImportError: Gradio is not installed.
+    """
     # It reads all of these when it is imported.
     os.environ["GRADIO_TEMP_DIR"] = os.fspath(folder)
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
@@ -59,7 +63,11 @@ def import_gradio(folder: str | os.PathLike) -> ModuleType:
 
 
 def build_page(demo: Demo, name: str) -> "gradio.Blocks":
-    """Lay out the page of a model, whose name is in the heading; ImportError where Gradio is not installed."""
+    """Lay out the page of a model, whose name is in the heading.
+
+    Raises:
+        ImportError: Gradio is not installed.
+    """
     gr = import_gradio(demo.uploads.path)
     # The examples are served from where they are: copies would be swept away with old uploads.
     gr.set_static_paths(list(demo.examples))
@@ -211,8 +219,13 @@ def _connect(gr: ModuleType, demo: Demo, outputs: list, examples: Any, block: An
 def start(demo: Demo, name: str, host: str = "127.0.0.1", port: int = 0) -> tuple["gradio.Blocks", str]:
     """Start the server of the page in the background; return the page, which has ``close()``, and its address.
 
-    Nothing is shared through other servers, and visits are not counted. The ``name`` is that of the model. The default
-    ``host`` is reached from this machine alone. The ``port`` 0 is any free one.
+    Nothing is shared through other servers, and visits are not counted.
+
+    Args:
+        demo: what the page does.
+        name: of the model.
+        host: address to listen on; the default is reached from this machine alone.
+        port: 0 for any free one.
 
     Raises:
         ImportError: Gradio is not installed.
@@ -234,7 +247,11 @@ def start(demo: Demo, name: str, host: str = "127.0.0.1", port: int = 0) -> tupl
 
 
 def free_port(host: str, port: int) -> int:
-    """Return ``port``, or any free one for 0; ValueError where it cannot be listened on."""
+    """Return ``port`` if it can be listened on, or any free one for 0.
+
+    Raises:
+        ValueError: it cannot.
+    """
     if not 0 <= port < 2**16:
         raise ValueError(f"port: got {port}, allowed: 0 to 65535")
     try:

@@ -30,10 +30,13 @@ _MAX_FPS = 1000
 
 @dataclass(frozen=True)
 class Limits:
-    """The largest upload that the page takes; ValueError where a limit is not above 0.
+    """The largest upload that the page takes.
 
     Frames may be as large as 4096 x 2304 by default, which holds every kind of 4K. The pixels of all frames together
     are how long a video takes: by default 2 minutes of 1920 x 1080 at 30 frames a second, or 30 seconds of 4K.
+
+    Raises:
+        ValueError: a limit is not above 0.
     """
 
     max_megabytes: float = 100.0  #: size of the file, in 2**20 bytes, as browsers and Gradio count
@@ -71,7 +74,8 @@ class VideoFacts:
 def check_upload(path: str | os.PathLike, limits: Limits) -> VideoFacts:
     """Return the facts of a video within the limits; one frame of it is decoded.
 
-    ValueError where it is too large or too long, or not a video; the message is for the visitor.
+    Raises:
+        ValueError: it is too large or too long, or not a video; the message is for the visitor who uploaded it.
     """
     name, size = Path(path).name, os.path.getsize(path)
     if size == 0:
@@ -154,8 +158,10 @@ class UploadFolder(contextlib.AbstractContextManager):
     def deleted_afterwards(self, path: str | os.PathLike) -> Iterator[Path]:
         """Lend a file of the folder and delete it at the end, also after an error.
 
-        It stays while another request holds it, or if it was uploaded again in the meantime. ValueError where it is not
-        in the folder (then it is left alone), or no longer.
+        It stays while another request holds it, or if it was uploaded again in the meantime.
+
+        Raises:
+            ValueError: the file is not in the folder (then it is left alone), or no longer.
         """
         # A request could name any file of this machine, and must neither read nor delete it.
         path = Path(path).resolve()

@@ -53,7 +53,10 @@ def make_clip(source: dict[str, Any], budget: Budget) -> Clip | None:
     """Decode a video, shrink it and encode it again; None where it does not fit into what is left of the budget.
 
     Up to MAX_FRAMES frames are shown, evenly spread. The source has "file_name", and "start_sec", "end_sec" and "fps"
-    as in a dataset's record. VideoDecodeError where the video cannot be read any more.
+    as in a dataset's record.
+
+    Raises:
+        VideoDecodeError: the video cannot be read any more.
     """
     with open_video(os.fspath(source["file_name"]), source.get("fps")) as video:
         first = video.index_at(source["start_sec"]) if "start_sec" in source else 0
@@ -70,7 +73,10 @@ def make_clip(source: dict[str, Any], budget: Budget) -> Clip | None:
 def make_heat(predictor: Predictor, source: dict[str, Any], predicted: int, budget: Budget) -> Clip | None:
     """The clip in the middle of a video as the network sees it, with what speaks for a class as heat (Grad-CAM).
 
-    The class is a number. For the rest see `make_clip`; for errors also `load_view` and `grad_cam`.
+    The class is a number. For the rest see `make_clip`.
+
+    Raises:
+        VideoDecodeError, ValueError, LookupError: as `load_view` and `grad_cam`.
     """
     view = load_view(predictor.cfg, source["file_name"], source.get("start_sec"), source.get("end_sec"))
     heated = heated_frames(grad_cam(predictor.model, view.video, predicted), 0)

@@ -30,10 +30,14 @@ def write_report(folders: Sequence[str], output: str, budget: Budget | None = No
     """Write the page of one run, or of several beside each other, to a file.
 
     Args:
-        folders: output folders of runs; ValueError for another folder.
+        folders: output folders of runs.
         output: the HTML file, replaced as a whole; its folder must exist.
         budget: what the clips of mistakes may take.
         heat: also show what spoke for the class of each mistake (Grad-CAM), with the run's last checkpoint.
+
+    Raises:
+        ValueError: one is not the folder of a run; one line.
+        OSError: the file cannot be written.
     """
     write_text(output, render_report(read_runs(folders), budget, heat))
 

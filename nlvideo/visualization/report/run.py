@@ -68,7 +68,8 @@ class Run:
 def read_runs(folders: Sequence[str]) -> list[Run]:
     """Read the folders of runs, and name the runs by what their paths do not share.
 
-    ValueError where one is not the folder of a run, or there is none.
+    Raises:
+        ValueError: one is not the folder of a run, or there is none.
     """
     if not folders:
         raise ValueError("runs: got none, allowed: one output folder or more")

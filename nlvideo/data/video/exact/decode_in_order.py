@@ -67,7 +67,11 @@ def has_new_parameters(packet: av.Packet) -> bool:
 def decode_in_order(
     container: av.container.InputContainer, stream: av.VideoStream
 ) -> Iterator[tuple[av.VideoFrame, int | None]]:
-    """Yield the frames as they are shown, with their timestamps, None without one; ``FFmpegError``: they are damaged."""
+    """Yield the frames as they are shown, each with its timestamp, None where the file gives none.
+
+    Raises:
+        FFmpegError: a packet cannot be decoded.
+    """
     by_dts = container.format.name in DTS_CONTAINERS
     stamps: deque[int | None] = deque()
     for packet in chain(read_packets(container, stream), [None]):
