@@ -23,9 +23,11 @@ PROGRAMS = ("slurmctld", "slurmd", "sbatch", "munged")
 NO_SLURM = not all(shutil.which(name, path=PATH) for name in PROGRAMS)
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(NO_SLURM, reason="Slurm or munge is not installed")]
 CONFIG = "configs/quickstart/instant_test.yaml"
+# So many iterations that even on a fast machine a run does not end before what a test does to it: six seconds.
+NUM_ITERS = 400
 OPTS = [
-    "SOLVER.MAX_ITER", "40", "SOLVER.STEPS", "[20]", "SOLVER.CHECKPOINT_PERIOD", "4", "SOLVER.LOG_PERIOD", "2",
-    "MODEL.HEAD.DROPOUT", "0.5",
+    "SOLVER.MAX_ITER", f"{NUM_ITERS}", "SOLVER.STEPS", "[200]", "SOLVER.CHECKPOINT_PERIOD", "10",
+    "SOLVER.LOG_PERIOD", "10", "MODEL.HEAD.DROPOUT", "0.5",
 ]  # fmt: skip
 # What the script asks for, at the size of the test.
 SIZE = ["--nodes=2", "--ntasks-per-node=1", "--gpus-per-node=0", "--cpus-per-task=1", "--time=30"]
@@ -232,7 +234,7 @@ def test_a_job_that_is_preempted_ends_as_if_nothing_had_happened(
     words = ["--config-file", CONFIG, *OPTS, "OUTPUT_DIR", str(tmp_path)]
     job = cluster.submit(tmp_path, "tools/slurm/train.sbatch", *words, options=SIZE, LAUNCH=launch)
     out = tmp_path / "out.txt"
-    cluster.wait_for_file(job, tmp_path / "model_0000004.pth")
+    cluster.wait_for_file(job, tmp_path / "model_0000010.pth")
     disturb(cluster, job)
     cluster.wait_for_restart(job, out)
     cluster.wait_for_end(job, out)
@@ -241,8 +243,8 @@ def test_a_job_that_is_preempted_ends_as_if_nothing_had_happened(
     log = (tmp_path / "log.txt").read_text()
     assert log.count("Ranks: 2") == 2 and log.count("Resumed from") == 1
     # The run itself has saved the checkpoint: it goes on after the iteration in which the signal came.
-    stopped = re.search(r"stopped after (\d+) of 40 iterations", text)[1]
-    assert f"Training iterations {stopped} to 40" in log
+    stopped = re.search(rf"stopped after (\d+) of {NUM_ITERS} iterations", text)[1]
+    assert f"Training iterations {stopped} to {NUM_ITERS}" in log
     weights = _weights(tmp_path)
     assert weights and all(torch.equal(value, undisturbed[name]) for name, value in weights.items())
 
@@ -259,7 +261,7 @@ def test_a_task_of_a_grid_goes_back_to_the_queue_alone(cluster: Cluster, tmp_pat
     array = cluster.submit(tmp_path, str(script), *OPTS, options=options)
     tasks = [f"{array}_{number}" for number in range(2)]
     runs = [tmp_path / "grid" / "instant_test" / f"seed_{seed}" for seed in (3, 5)]
-    cluster.wait_for_file(tasks[1], runs[1] / "model_0000004.pth")
+    cluster.wait_for_file(tasks[1], runs[1] / "model_0000010.pth")
     _near_limit(cluster, tasks[1])
     cluster.wait_for_restart(tasks[1], tmp_path / "1.txt")
     for number, run in enumerate(runs):
@@ -272,7 +274,7 @@ def test_a_task_of_a_grid_goes_back_to_the_queue_alone(cluster: Cluster, tmp_pat
 def test_a_job_that_is_cancelled_or_fails_does_not_go_back_to_the_queue(cluster: Cluster, tmp_path: Path) -> None:
     words = ["--config-file", CONFIG, *OPTS, "OUTPUT_DIR", str(tmp_path)]
     job = cluster.submit(tmp_path, "tools/slurm/train.sbatch", *words, options=SIZE)
-    cluster.wait_for_file(job, tmp_path / "model_0000004.pth")
+    cluster.wait_for_file(job, tmp_path / "model_0000010.pth")
     cluster.run("scancel", job)
     wrong = cluster.submit(tmp_path / "wrong", "tools/slurm/train.sbatch", *words, "SOLVER.MAX_ITER", "x", options=SIZE)
     cluster.wait_for_end(job, tmp_path / "out.txt", "CANCELLED")
