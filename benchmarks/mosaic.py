@@ -128,6 +128,26 @@ def render(clips: list[np.ndarray | None], colours: list[str], corner: int, targ
     return frames.round().astype(np.uint8)
 
 
+def videos_of(index: int, clips: list[np.ndarray], target: int) -> dict[str, list[np.ndarray | None]]:
+    """The clips that each video of a scene shows, by the end of its name: "" and the kinds of easier videos.
+
+    Args:
+        index: of the scene; it says which two quadrants are its pair.
+        clips: of the quadrants.
+        target: the quadrant that counts.
+    """
+    pair = PAIRS[index % len(PAIRS)]
+    others = [quadrant for quadrant in range(4) if quadrant not in pair]
+    videos: dict[str, list[np.ndarray | None]] = {"": [*clips]}
+    if target in pair:
+        videos["_pair"] = [clips[quadrant] if quadrant in pair else None for quadrant in range(4)]
+    else:
+        videos["_everywhere"] = [clips[target]] * 4
+    if target == others[index % 2]:
+        videos["_alone"] = [clips[target] if quadrant == target else None for quadrant in range(4)]
+    return videos
+
+
 def make(thermal: Path, root: Path, scenes: dict[str, int] | None = None, seed: int = 0) -> Path:
     """Make the dataset in the folder ``root``, unless it is there already; return the folder.
 
@@ -158,18 +178,9 @@ def make(thermal: Path, root: Path, scenes: dict[str, int] | None = None, seed: 
         for index, scene in enumerate(progress_bar(dealt, desc=f"mosaic {split}", unit="scene", leave=False)):
             clips = [clip_of(path) for path in scene["sources"]]
             names = [str(Path(path).relative_to(thermal)) for path in scene["sources"]]
-            pair = PAIRS[index % len(PAIRS)]
-            alone = [quadrant for quadrant in range(4) if quadrant not in pair][index % 2]
             for target, label in enumerate(scene["labels"]):
-                videos = {"": clips}
-                if target in pair:
-                    videos["_pair"] = [clips[quadrant] if quadrant in pair else None for quadrant in range(4)]
-                else:
-                    videos["_everywhere"] = [clips[target]] * 4
-                if target == alone:
-                    videos["_alone"] = [clips[target] if quadrant == target else None for quadrant in range(4)]
                 name, colour = f"{split}/{index:05d}_{target}", list(TINTS).index(scene["colours"][target])
-                for kind, shown in videos.items():
+                for kind, shown in videos_of(index, clips, target).items():
                     frames = render(shown, scene["colours"], scene["corner"], target)
                     write_h264(str(partial / f"{name}{kind}.mp4"), frames)
                     if kind != "_alone":

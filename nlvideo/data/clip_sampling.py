@@ -47,7 +47,8 @@ CLIP_SAMPLER = Registry(
 class ClipSampler(ABC):
     """Base of the samplers: holds the arguments and applies the policy for short videos.
 
-    ``ValueError``: a number is below 1 or the policy is unknown.
+    Raises:
+        ValueError: a number is below 1 or the policy is unknown.
     """
 
     num_frames: int  #: of a clip

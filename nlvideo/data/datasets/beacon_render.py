@@ -31,7 +31,11 @@ _MAX_LAYOUTS = 400
 
 @dataclass(frozen=True)
 class BeaconSpec:
-    """What to generate; two equal specs give the same files. ``ValueError``: a value is out of range."""
+    """What to generate; two equal specs give the same files.
+
+    Raises:
+        ValueError: a value is out of range.
+    """
 
     num_agents: int = 3  #: in each clip; guessing among the actions shown is right once in ``num_agents``
     num_colours: int = 3  #: that lamp and agents are drawn from, at least ``num_agents``

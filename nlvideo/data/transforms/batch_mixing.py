@@ -22,7 +22,8 @@ class BatchMixer:
     and one box. Where both are on, each batch takes one of them, with equal chance.
 
     The random numbers of a batch depend on the seed, its number and the rank alone: a resumed run needs no state.
-    ``ValueError``: both alphas are 0.
+    Raises:
+        ValueError: both alphas are 0.
     """
 
     num_classes: int  #: length of the label vectors
