@@ -35,7 +35,7 @@ class TrainDataset(Dataset):
     mapper: Callable[..., Any]  #: see ``MAPPER``
     seed: int  #: the run's, at least 0
     watch: WorkerWatch | None = None  #: is told which record is being read
-    repeated_clips: int = 1  #: INPUT.REPEATED_CLIPS
+    repeated_clips: int = 1  #: samples that the mapper returns for a record; several come as a list
 
     def __len__(self) -> int:
         return len(self.records)

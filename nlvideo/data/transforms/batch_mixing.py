@@ -22,6 +22,7 @@ class BatchMixer:
     and one box. Where both are on, each batch takes one of them, with equal chance.
 
     The random numbers of a batch depend on the seed, its number and the rank alone: a resumed run needs no state.
+
     Raises:
         ValueError: both alphas are 0.
     """
