@@ -15,6 +15,7 @@ from nlvideo.checkpoint import last_checkpoint_in
 from nlvideo.config import CfgNode
 from nlvideo.engine.hooks import is_due
 from nlvideo.engine.train_loop import HookBase, SimpleTrainer
+from nlvideo.errors import TrainingInterrupted
 from nlvideo.evaluation.testing import lower_is_better
 from nlvideo.utils import comm
 from nlvideo.utils.events import EventStorage
@@ -112,22 +113,41 @@ class EvalHook(HookBase):
         evaluate: returns ``{task: {metric: value}}`` on rank 0; what it returns elsewhere does not matter.
         period: 0: only at the end.
         prefix: of the names in the storage and in the log, e.g. "validation/".
+        checkpoints: saves a run that is stopped in an evaluation.
 
     Attributes:
         results: of the last evaluation, on every rank.
         evaluated_iter: the iteration of that evaluation; -1 before the first.
     """
 
-    def __init__(self, evaluate: Callable[[], Results], period: int, prefix: str = ""):
-        self._evaluate, self._period, self.prefix = evaluate, period, prefix
+    def __init__(
+        self,
+        evaluate: Callable[[], Results],
+        period: int,
+        prefix: str = "",
+        checkpoints: PeriodicCheckpointer | None = None,
+    ):
+        self._evaluate, self._period, self.prefix, self._checkpoints = evaluate, period, prefix, checkpoints
         self.results: Results = {}
         self.evaluated_iter = -1
 
     def after_step(self) -> None:
-        """Evaluate if it is time. A run that is being stopped evaluates after it is resumed, at its usual time."""
-        if not (self.trainer.is_last_step or is_due(self.trainer.iter + 1, self._period)):
+        """Evaluate if it is time. A run that is being stopped leaves it to the run that goes on.
+
+        Raises:
+            TrainingInterrupted: the evaluation was stopped; what is trained is saved, and a resumed run repeats it.
+        """
+        trainer = self.trainer
+        if not (trainer.is_last_step or (is_due(trainer.iter + 1, self._period) and not trainer.stop_reason)):
             return
-        self.results = comm.all_gather_object(self._evaluate())[0]
+        try:
+            self.results = comm.all_gather_object(self._evaluate())[0]
+        except TrainingInterrupted:
+            if self._checkpoints:
+                # As if it had saved when it was called: this hook comes after it, and is called again.
+                self.trainer.current_hook = self._checkpoints.name
+                self._checkpoints.save_now()
+            raise
         self.evaluated_iter = self.trainer.iter
         put_results(self.trainer.storage, self.results, self.prefix)
 

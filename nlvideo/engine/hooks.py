@@ -141,9 +141,9 @@ class PeriodicWriter(HookBase):
         self._writers, self._period, self._eval_period = writers, period, eval_period
 
     def after_step(self) -> None:
-        """Write if it is time."""
-        done = self.trainer.iter + 1
-        if self.trainer.is_last_step or is_due(done, self._period) or is_due(done, self._eval_period):
+        """Write if it is time. A run that is being stopped leaves an evaluation, and its line, to the resumed run."""
+        done, evaluates = self.trainer.iter + 1, is_due(self.trainer.iter + 1, self._eval_period)
+        if self.trainer.is_last_step or (not self.trainer.stop_reason if evaluates else is_due(done, self._period)):
             for writer in self._writers:
                 writer.write()
 

@@ -1,4 +1,4 @@
-"""Stop a run between two iterations: at Ctrl-C, a scheduler's SIGTERM, or the SIGHUP of a terminal that closes."""
+"""Stop a run between two iterations or in a test: at Ctrl-C, a scheduler's SIGTERM, or a closed terminal's SIGHUP."""
 
 import contextlib
 import os
@@ -12,24 +12,26 @@ from typing import Any
 from nlvideo.engine.hooks import total_over_ranks
 from nlvideo.engine.script import INTERRUPTED
 from nlvideo.engine.train_loop import HookBase
+from nlvideo.evaluation.inference import STOP_REASON
 from nlvideo.utils.system.processes import ONE_KEYPRESS_SEC, command_line, stop_signals
 
 
 class StopOnSignal(HookBase):
-    """Stops training after the current iteration when a signal asks for it.
+    """Stops training after the current iteration when a signal asks for it, and a test between two videos.
 
     The next signal ends the process at once, with exit code 130, wherever it waits. Any rank may get the signal: all
     ranks stop after the same iteration. Must come before the hook that saves checkpoints, which then saves one.
     """
 
     def __init__(self) -> None:
-        self._received: str | None = None
+        self._received = ""
         self._previous: dict[int, Any] = {}
 
     def before_train(self) -> None:
         """Install the handlers; outside the main thread Python allows none, and nothing changes."""
         if threading.current_thread() is not threading.main_thread():
             return
+        self._asked = STOP_REASON.set(lambda: self._received)
         self._previous = {number: signal.signal(number, self._note) for number in stop_signals()}
         # A handler runs when the main thread is back in Python. A main thread that waits in C code may never be. But
         # Python writes the number of each signal into this pipe at once, and another thread reads it.
@@ -41,6 +43,7 @@ class StopOnSignal(HookBase):
     def after_train(self) -> None:
         """Put the previous handlers back."""
         if self._previous:
+            STOP_REASON.reset(self._asked)
             signal.set_wakeup_fd(self._previous_writer)
             os.write(self._writer, bytes(1))
             os.close(self._writer)
@@ -49,7 +52,7 @@ class StopOnSignal(HookBase):
 
     def after_step(self) -> None:
         """Ask every rank whether to stop."""
-        if total_over_ranks(self._received is not None):
+        if total_over_ranks(bool(self._received)):
             self.trainer.stop_reason = self._received or "a signal to another rank"
 
     def _note(self, number: int, frame: FrameType | None = None) -> None:
@@ -64,7 +67,7 @@ class StopOnSignal(HookBase):
                 self._note(number)
                 if first is None:
                     first = time.monotonic()
-                    _say("Stopping after this iteration. Once more: stop at once, without saving.")
+                    _say("Stopping after this iteration or video. Once more: stop at once, without saving.")
                 elif time.monotonic() > first + ONE_KEYPRESS_SEC:
                     _say("Stopped at once, without saving.")
                     os._exit(INTERRUPTED)

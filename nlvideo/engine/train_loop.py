@@ -75,6 +75,7 @@ class TrainerBase(ABC):
             another number of ranks, for which the schedule is longer or shorter.
         storage: scalars of the run.
         stop_reason: set by a hook in ``after_step``, on every rank alike, to end training after this iteration.
+        current_hook: the hook that is called now. A run that goes on at a checkpoint calls those after it first.
     """
 
     def __init__(self) -> None:
@@ -82,8 +83,7 @@ class TrainerBase(ABC):
         self.iter = self.start_iter = self.max_iter = self.schedule_offset = 0
         self.storage = EventStorage(0)
         self.stop_reason: str | None = None
-        # The hook that is called now, and the one that was saving the loaded checkpoint.
-        self._current_hook = self._saving_hook = ""
+        self.current_hook = self._saving_hook = ""
 
     def register_hooks(self, hooks: Iterable[HookBase | None]) -> None:
         """Append hooks; they run in this order. None is skipped.
@@ -145,9 +145,9 @@ class TrainerBase(ABC):
     def _call_hooks(self, method: str, after: str = "") -> None:
         names = [hook.name for hook in self.hooks]
         for hook in self.hooks[names.index(after) + 1 if after else 0 :]:
-            self._current_hook = hook.name
+            self.current_hook = hook.name
             getattr(hook, method)()
-        self._current_hook = ""
+        self.current_hook = ""
 
     def _finish_saved_iteration(self) -> None:
         """Call the hooks that come after the one that saved the loaded checkpoint.
@@ -165,7 +165,7 @@ class TrainerBase(ABC):
         hooks = {hook.name: hook.state_dict() for hook in self.hooks}
         return {
             "iteration": self.iter + 1,
-            "saved_by": self._current_hook,
+            "saved_by": self.current_hook,
             "storage": self.storage.state_dict(),
             "hooks": {name: state for name, state in hooks.items() if state},
         }

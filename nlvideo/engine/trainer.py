@@ -115,10 +115,10 @@ class DefaultTrainer(SimpleTrainer):
         validates = cfg.TEST.VALIDATION.ENABLED
         evaluate, prefix = (self.validate, VALIDATION) if validates else (self.evaluate, "")
         solver, early = cfg.SOLVER, cfg.SOLVER.EARLY_STOPPING
-        self.evaluation = EvalHook(evaluate, cfg.TEST.EVAL_PERIOD, prefix)
         self.checkpoints = PeriodicCheckpointer(
             self.save, solver.CHECKPOINT_PERIOD, solver.CHECKPOINT_KEEP, cfg.OUTPUT_DIR
         )
+        self.evaluation = EvalHook(evaluate, cfg.TEST.EVAL_PERIOD, prefix, self.checkpoints)
         self.best = BestCheckpointer(self.evaluation, self.save, early.METRIC, early.PATIENCE, self.checkpoints)
         self.final = FinalTest(self.checkpoints, self.best, self.save, self.evaluate, self.evaluate_best)
         self.register_hooks(self.build_hooks())

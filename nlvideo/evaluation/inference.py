@@ -2,8 +2,9 @@
 
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import timedelta
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from nlvideo.errors import TrainingInterrupted
 from nlvideo.evaluation.evaluator import Evaluator
 from nlvideo.layers import fuse_for_inference
 from nlvideo.utils import comm
@@ -18,6 +20,9 @@ from nlvideo.utils import comm
 logger = logging.getLogger(__name__)
 
 _LOG_EVERY_SEC = 5.0
+
+# Why this process should stop; "" while it should not. A training that a signal can stop sets it.
+STOP_REASON: ContextVar[Callable[[], str]] = ContextVar("STOP_REASON", default=str)
 
 
 def inference_on_dataset(
@@ -39,12 +44,13 @@ def inference_on_dataset(
         ``{task: {metric: value}}`` on rank 0 and ``{}`` elsewhere.
 
     Raises:
+        TrainingInterrupted: ``STOP_REASON`` gave a reason on one rank or more before all videos were seen.
         ValueError: the ranks together did not see each video once.
     """
     # The wrapper exchanges buffers in each forward. It would hang, because ranks have different numbers of videos.
     model = model.module if isinstance(model, DistributedDataParallel) else model
     evaluator.reset()
-    dataset_size = getattr(loader, "dataset_size", None)
+    dataset_size, stop_reason = getattr(loader, "dataset_size", None), STOP_REASON.get()
     progress = _Progress(dataset_size)
     with _eval_mode(model), torch.no_grad():
         # The batch norms of each rank have seen other clips. All ranks evaluate with what a checkpoint holds.
@@ -59,7 +65,13 @@ def inference_on_dataset(
             evaluator.process(inputs, outputs)
             progress.add(len(inputs), fetched - start, computed - fetched, time.perf_counter() - computed)
             start = time.perf_counter()
-    num_videos = sum(comm.all_gather_object(progress.num_videos))
+            if stop_reason():
+                break
+    counts, reasons = zip(*comm.all_gather_object((progress.num_videos, stop_reason())), strict=True)
+    num_videos = sum(counts)
+    # A test that is complete is not lost.
+    if (reason := next(filter(None, reasons), "")) and num_videos != dataset_size:
+        raise TrainingInterrupted(f"{reason}: stopped in a test, after {num_videos} videos. A resumed run repeats it")
     if dataset_size is not None and num_videos != dataset_size:
         raise ValueError(f"the ranks evaluated {num_videos} videos of a dataset of {dataset_size}")
     results = evaluator.evaluate()

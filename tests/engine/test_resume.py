@@ -19,6 +19,7 @@ from nlvideo.engine.setup import default_setup
 from nlvideo.engine.train_loop import HookBase
 from nlvideo.engine.trainer import DefaultTrainer
 from nlvideo.errors import TrainingInterrupted
+from nlvideo.evaluation import ClassificationEvaluator
 from nlvideo.utils.events import JSONWriter
 from nlvideo.utils.system.env import seed_everything
 
@@ -189,7 +190,7 @@ def test_across_changes_of_freezing_and_norms(
 def test_stopped_where_it_is_evaluated(
     tiny_cfg: Callable[..., CfgNode], tmp_path: Path, period: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The results are in the checkpoint, and the best of them: here the first, which the last one does not beat."""
+    """A run that is being stopped does not evaluate first. The best is the first, which the last one does not beat."""
     scores = {"whole": iter([90.0, 50.0]), "stopped": iter([90.0, 50.0])}
 
     def evaluate(trainer: DefaultTrainer) -> dict:
@@ -204,11 +205,38 @@ def test_stopped_where_it_is_evaluated(
     with pytest.raises(TrainingInterrupted):
         _run(stopped, stop=signal.SIGTERM)
     state = torch.load(tmp_path / "stopped" / "model_0000007.pth", weights_only=True)["trainer"]
-    assert (state["hooks"]["BestCheckpointer"]["best"], state["hooks"]["BestCheckpointer"]["iteration"]) == (90.0, 7)
+    assert "BestCheckpointer" not in state["hooks"]
     _run(stopped, resume=True)
     _assert_equal_runs(tmp_path / "whole", tmp_path / "stopped", (3, 6, 7, 11))
     for name in scores:
         assert torch.load(tmp_path / name / "model_best.pth", weights_only=True)["trainer"]["iteration"] == 7
+
+
+@pytest.mark.parametrize(("period", "validates"), [("7", False), ("5", True)])
+def test_stopped_in_a_test(
+    tiny_cfg: Callable[..., CfgNode], tmp_path: Path, period: str, validates: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was trained before the test is saved, also where no checkpoint was due; the test is repeated."""
+    process, signals = ClassificationEvaluator.process, [signal.SIGTERM]
+
+    def process_and_stop(evaluator: ClassificationEvaluator, *videos: list) -> None:
+        process(evaluator, *videos)
+        if signals and "stopped" in Path(str(evaluator.output_dir)).parts:
+            os.kill(os.getpid(), signals.pop())
+
+    monkeypatch.setattr(ClassificationEvaluator, "process", process_and_stop)
+    opts = [*OPTS, "TEST.EVAL_PERIOD", "7", "TEST.VIEWS_PER_FORWARD", "1", "TEST.VALIDATION.ENABLED", str(validates)]
+    whole, stopped = (
+        tiny_cfg(*opts, "SOLVER.CHECKPOINT_PERIOD", period, "OUTPUT_DIR", str(tmp_path / name))
+        for name in ("whole", "stopped")
+    )
+    _run(whole)
+    with pytest.raises(TrainingInterrupted, match="SIGTERM: stopped in a test, after 1 videos.* To go on: .*--resume"):
+        _run(stopped)
+    assert (tmp_path / "stopped" / "last_checkpoint").read_text().strip() == "model_0000007.pth"
+    assert not (tmp_path / "stopped" / "model_best.pth").exists()
+    _run(stopped, resume=True)
+    _assert_equal_runs(tmp_path / "whole", tmp_path / "stopped", (3, 6, 7, 11))
 
 
 def test_a_longer_run_knows_the_best_of_the_shorter_one(

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+from contextvars import ContextVar
 from datetime import timedelta
 
 import pytest
@@ -11,6 +12,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import nn
 
+from nlvideo.errors import TrainingInterrupted
 from nlvideo.evaluation import ClassificationEvaluator, Evaluator, inference, inference_on_dataset
 
 _NUM_CLASSES = 3
@@ -147,6 +149,19 @@ def test_a_wrong_number_of_videos_is_an_error(dataset_size):
         inference_on_dataset(_Model(), _Loader([_video(0), _video(1)], dataset_size), _evaluator())
 
 
+def test_a_reason_to_stop_ends_it_after_the_current_video(monkeypatch):
+    model, reasons = _Model(), iter(["", "SIGTERM", "SIGTERM"])
+    monkeypatch.setattr(inference, "STOP_REASON", ContextVar("", default=lambda: next(reasons)))
+    with pytest.raises(TrainingInterrupted, match="^SIGTERM: stopped in a test, after 2 videos. A resumed run"):
+        inference_on_dataset(model, _Loader(_videos(), 7), _evaluator())
+    assert model.seen == ["v00", "v01"]
+
+
+def test_a_reason_to_stop_after_the_last_video_changes_nothing(monkeypatch):
+    monkeypatch.setattr(inference, "STOP_REASON", ContextVar("", default=lambda: "SIGTERM"))
+    assert inference_on_dataset(_Model(), _Loader(_videos()[:1], 1), _evaluator())["classification"]["top1"] == 100
+
+
 def test_progress_is_logged_with_parts_and_eta(monkeypatch, caplog):
     # A clock that moves by one second at each look, and loaders, models and evaluators that take no other time.
     ticks = iter(range(1000))
@@ -184,6 +199,12 @@ def _rank(rank, folder):
         results = inference_on_dataset(model, _Loader(share, 7), _evaluator(str(folder)))
         with open(f"{folder}/rank{rank}.json", "w") as file:
             json.dump(results, file)
+        if rank == 1:
+            token = inference.STOP_REASON.set(lambda: "SIGTERM")
+        with pytest.raises(TrainingInterrupted, match="^SIGTERM: stopped in a test, after 6 videos"):
+            inference_on_dataset(model, _Loader(share, 7), _evaluator())
+        if rank == 1:
+            inference.STOP_REASON.reset(token)
         with pytest.raises(ValueError, match="the ranks evaluated 7 videos of a dataset of 8"):
             inference_on_dataset(model, _Loader(share, 8), _evaluator())
     finally:
