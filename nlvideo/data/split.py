@@ -1,4 +1,4 @@
-"""A part of the training data for validation: a share of each class, chosen by a seed, in lists beside the run."""
+"""Splits training data into training and validation: a share of each class, in lists in the folder of the run."""
 
 import hashlib
 import logging
@@ -24,11 +24,12 @@ _logger = logging.getLogger(__name__)
 def split_datasets(names: Sequence[str], fraction: float, seed: int, group: str, root: Path) -> tuple[str, str]:
     """Split datasets into training and validation, and write both as lists with the names of the classes.
 
-    The lists are ``split/train.csv`` and ``split/val.csv`` in ``root``. Where another split lies there, which an
-    earlier run may need, the folder is ``split_2`` and so on. The log says what was reached.
+    The lists are ``split/train.csv`` and ``split/val.csv`` in ``root``. If ``split`` has another split, which an
+    earlier run may need, the folder is ``split_2``, and so on. The log says how many videos each list has, and which
+    classes missed the fraction.
 
     Args:
-        names: of the datasets; all of them together are split.
+        names: of the datasets. They are split as one.
         fraction, seed: see ``choose_validation``.
         group: a column of csv lists, or a key of the records of other datasets; one group stays on one side. "": none.
         root: absolute path of the folder of the run.
@@ -77,16 +78,17 @@ def choose_validation(
     groups: Sequence[str] = (),
     classes: Sequence[str] = (),
 ) -> tuple[np.ndarray, list[str]]:
-    """Choose the videos for validation: ``fraction`` of each class, and at least one video of it on each side.
+    """Choose about ``fraction`` of each class for validation.
 
-    Records of one file stay together, and so do those of one group. What is chosen depends on the seed, the ids and the
-    groups, not on the order of the records. Every class keeps a video for training.
+    Every class keeps a video for training. It also gets one for validation, if its files and groups allow it. Records
+    of one file stay together, and so do those of one group. Videos without a label are for training. What is chosen
+    depends on the seed, the ids and the groups, not on the order of the records.
 
     Args:
         records: the videos, with one label or several.
         fraction: in (0, 1).
         seed: any.
-        groups: a text for each record, or none at all; "": it is in no group.
+        groups: the name of each record's group, "" for none. Empty: there are no groups.
         classes: names, for the notes.
 
     Returns:
@@ -97,19 +99,20 @@ def choose_validation(
     """
     labels, units = labels_of(records), _units(records, seed, groups)
     counts = Counter(labels.values.tolist())
+    # At least one for validation, and one is left for training.
     target = {c: min(max(round(fraction * n), 1), n - 1) for c, n in counts.items()}
     inside = [Counter(label for i in unit for label in np.atleast_1d(labels[i]).tolist()) for unit in units]
     have: Counter[int] = Counter()
     chosen: set[int] = set()
 
     def gain(unit: int) -> float:
-        """How much closer to the target the classes come with a unit; -inf where one would lose all its videos."""
+        """How much closer the classes come to their targets with a unit; -inf if a class would keep no video."""
         own = inside[unit].items()
         if any(have[c] + k >= counts[c] for c, k in own):
             return -np.inf
         return sum((abs(have[c] - target[c]) - abs(have[c] + k - target[c])) / counts[c] for c, k in own)
 
-    # The second pass also takes what brings too much of another class.
+    # The first pass takes only units that leave no class above its target. The second takes others that help in sum.
     for is_first in (True, False):
         for unit, of_unit in enumerate(inside):
             fits = not is_first or all(have[c] + k <= target[c] for c, k in of_unit.items())
@@ -117,29 +120,44 @@ def choose_validation(
                 chosen.add(unit)
                 have.update(of_unit)
     for label in sorted(counts):
-        # A class that has only large groups gets the one that does least harm.
+        # A class without a video for validation has only large units. It gets the one that does least harm.
         free = [] if have[label] else [unit for unit in range(len(units)) if label in inside[unit]]
         if free and gain(best := max(free, key=gain)) > -np.inf:
             chosen.add(best)
             have.update(inside[best])
     if not chosen:
         what = "groups" if groups else "videos"
-        raise ValueError(f"DATASETS.SPLIT: got {len(units)} {what} that no class can spare, allowed: two of each class")
+        given = f"got {len(units)} {what}, none of which can leave training"
+        raise ValueError(f"DATASETS.SPLIT: {given}, allowed: two or more with videos of each class")
     is_val = np.zeros(len(records), bool)
     is_val[[i for unit in chosen for i in units[unit]]] = True
     return is_val, _notes(counts, target, have, classes, fraction)
 
 
 def _units(records: Sequence[Record], seed: int, groups: Sequence[str]) -> list[list[int]]:
-    """What stays together: the indices of the records of each group, or of each file, in an order by the seed."""
+    """The indices of the records that stay together, in an order that the seed decides.
+
+    Records stay together that share a file or a group, directly or by way of others.
+    """
+    above: dict[tuple[str, str], tuple[str, str]] = {}
+
+    def top(key: tuple[str, str]) -> tuple[str, str]:
+        """The file or group that stands for all that are joined with this one."""
+        while (up := above.setdefault(key, key)) != key:
+            above[key], key = above[up], up
+        return key
+
+    for record, group in zip(records, groups, strict=False):
+        if group:
+            above[top(("file", record["file_name"]))] = top(("group", group))
     units: dict[tuple[str, str], list[int]] = {}
     for i, record in enumerate(records):
-        key = ("group", groups[i]) if groups and groups[i] else ("file", record["file_name"])
-        units.setdefault(key, []).append(i)
+        units.setdefault(top(("file", record["file_name"])), []).append(i)
     hashed = []
-    for (kind, name), indices in units.items():
-        # The id, and not the path, so that the split stays when the folder moves.
-        name = name if kind == "group" else min(records[i]["video_id"] for i in indices)
+    for indices in units.values():
+        # Use the id, not the path: the split then stays the same when the folder moves.
+        names = [groups[i] for i in indices if groups and groups[i]] or [records[i]["video_id"] for i in indices]
+        name = min(names)
         hashed.append((hashlib.blake2b(f"{seed}/{name}".encode(errors="surrogateescape")).digest(), indices))
     return [indices for _, indices in sorted(hashed)]
 
@@ -170,5 +188,5 @@ def _groups_of(name: str, records: Sequence[Record], group: str) -> list[str]:
         return list_column(name, group)
     values = [record.get(group) for record in records]
     if None in values:
-        raise ValueError(f"got {group!r}, allowed for {name}, which has no such column: ''")
+        raise ValueError(f"got {group!r}, but the records of {name} have no such key; allowed: ''")
     return [str(value) for value in values]

@@ -72,6 +72,16 @@ def test_the_parts_of_a_file_stay_together():
     assert sides[0].isdisjoint(sides[1]) and is_val.sum() == 18 and notes == []
 
 
+def test_a_file_with_parts_of_several_groups_joins_them():
+    parts = [
+        {"file_name": "/v/a.mp4", "label": i % 2, "video_id": f"a#{i}"} for i in range(3)
+    ] + records_of(a=10, b=10)  # fmt: skip
+    groups = ["ann", "bob", "", "ann", "bob", *[f"p{i}" for i in range(18)]]
+    for seed in range(20):
+        is_val, _ = choose_validation(parts, 0.3, seed, groups)
+        assert len(set(is_val[:5].tolist())) == 1 and is_val.any()
+
+
 def test_groups_that_make_the_fraction_impossible():
     records = records_of(walk=10, run=12, sit=6, rare=1)
     groups = ["p"] * 5 + ["q"] * 5 + [f"r{i}" for i in range(12)] + ["s"] * 6 + [""]
@@ -83,7 +93,7 @@ def test_groups_that_make_the_fraction_impossible():
         "1 of 4 classes have another share in validation than 0.2, because groups, files and several"
         " labels stay together: walk (5 of 10)",
     ]
-    with pytest.raises(ValueError, match="DATASETS.SPLIT: got 1 groups that no class can spare, allowed: two of each"):
+    with pytest.raises(ValueError, match="DATASETS.SPLIT: got 1 groups, none of which can leave training"):
         choose_validation(records_of(a=4, b=4), 0.2, 0, ["p"] * 8)
 
 
@@ -163,7 +173,7 @@ def test_two_datasets_and_one_of_a_catalog(tmp_path):
 @pytest.mark.parametrize("name, group, message", [
     ("wds:shards/a.tar", "", "DATASETS.SPLIT.FRACTION: got 0.2 for wds:shards/a.tar, allowed for shards: 0"),
     ("folder:{}/no", "", "DATASETS.TRAIN: folder:{}/no: there is no folder {}/no"),
-    ("folder:{}/videos", "who", "DATASETS.SPLIT.GROUP: got 'who', allowed for folder:{}/videos, which has no"),
+    ("folder:{}/videos", "who", "DATASETS.SPLIT.GROUP: got 'who', but the records of folder:{}/videos"),
     ("list:{}/a.csv", "who", "DATASETS.SPLIT.GROUP: got 'who', allowed are the columns of {}/a.csv: path, label, per"),
 ])  # fmt: skip
 def test_errors_are_one_line(tmp_path, name, group, message):
