@@ -21,17 +21,18 @@ logger = logging.getLogger(__name__)
 
 # How often the thread looks whether there is a new checkpoint, and how often it uploads other files.
 _LOOK_SEC, _FULL_SEC = 2.0, 60.0
-# s3fs sends larger files in parts of this size.
+# s3fs uploads large files in parts of this size.
 _PART = 50 << 20
+# Bytes that are read at once.
 _BLOCK = 8 << 20
 _EARLIER = "earlier_"
 _NUMBERED = re.compile(r"model_(\d+)\.pth")
-# What `finish_uploads` waits for.
+# The runs whose uploads `finish_uploads` waits for.
 _running: list["RemoteRun"] = []
 
 
 class RemoteRun:
-    """The folder of a run in object storage, and the local folder that stands for it.
+    """The folder of a run in object storage, and the local folder that holds the same files.
 
     Args:
         url: OUTPUT_DIR, with a scheme.
@@ -40,7 +41,7 @@ class RemoteRun:
         folder: ``output/SCHEME/BUCKET/...``, below the current folder.
 
     Raises:
-        ValueError: the address has no folder, or one that leads out of it.
+        ValueError: the address names no bucket, or contains . or ..
     """
 
     def __init__(self, url: str):
@@ -50,7 +51,7 @@ class RemoteRun:
             raise ValueError(f"OUTPUT_DIR: got {url!r}, allowed: {scheme}://BUCKET/FOLDER, without . and ..")
         self.folder = os.path.join("output", scheme, *parts)
         self._found: dict[str, dict[str, Any]] = {}
-        # Size and time of each local file as it is in the store.
+        # Size and time that each local file had when it was last uploaded or downloaded.
         self._sent: dict[str, tuple[int, int]] = {}
         self._sent_tag = b""
         self._checksums = True
@@ -58,12 +59,13 @@ class RemoteRun:
         self._thread = threading.Thread(target=self._upload_on, name="uploads", daemon=True)
 
     def fetch(self, resume: bool, eval_only: bool, keep: int) -> None:
-        """Download a run that is further on than the local one, or whose local folder is gone; else do nothing.
+        """Download the run if the store has a later checkpoint than the local folder.
 
         Args:
-            resume: the run goes on.
-            eval_only: a test is in its folder.
-            keep: SOLVER.CHECKPOINT_KEEP: the older checkpoints, which will have to go, are fetched, too.
+            resume: a training continues the run.
+            eval_only: a test of the run, and no training.
+            keep: SOLVER.CHECKPOINT_KEEP. If it is not 0, older checkpoints are downloaded, too, so that this run can
+                remove them.
 
         Raises:
             ValueError: a new run would replace one that is not on this machine.
@@ -71,7 +73,7 @@ class RemoteRun:
         """
         os.makedirs(self.folder, exist_ok=True)
         self._found = with_store(self.url, _find)
-        # So that a later run is not set aside under a name that is taken in the store.
+        # Make the folders earlier_N of the store here. A run that is set aside later then gets a free name.
         for name in {name.partition("/")[0] for name in self._found if name.startswith(_EARLIER)}:
             os.makedirs(os.path.join(self.folder, name), exist_ok=True)
         if INVOCATIONS in self._found and not os.path.exists(os.path.join(self.folder, INVOCATIONS)):
@@ -86,14 +88,14 @@ class RemoteRun:
         if checkpoints_in(Path(self.folder)):
             EarlierRun(self.folder).set_aside()
         logger.info("Downloading the run in %s to %s", self.url, self.folder)
-        # The file that names the last checkpoint comes last: until then the folder holds no run.
+        # TAG is downloaded after all other files: without it, half of a run does not count as a run.
         for name in sorted(self._found, key=lambda name: name == TAG):
-            is_old = _NUMBERED.fullmatch(name) and name != named and not keep
-            if not name.startswith(_EARLIER) and not is_old:
+            is_skipped = _NUMBERED.fullmatch(name) and name != named and not keep
+            if not name.startswith(_EARLIER) and not is_skipped:
                 self._download(name)
 
     def start(self) -> None:
-        """Begin to upload; one file is uploaded before this returns.
+        """Start the thread that uploads. First upload one file here: a store that cannot be written is an error now.
 
         Raises:
             OSError: the store cannot be written.
@@ -106,7 +108,7 @@ class RemoteRun:
         """Upload what is left, and end the thread.
 
         Raises:
-            UploadFailed: something could not be uploaded; one line.
+            UploadFailed: something could not be uploaded. The message is one line.
         """
         self._ending.set()
         self._thread.join()
@@ -116,34 +118,38 @@ class RemoteRun:
         except OSError as error:
             files = self._local_files()
             left = sum(self._sent.get(name) != status for name, status in files.items() if name != TAG)
+            left += self._tag() != self._sent_tag
+            what = f"{left} of {len(files)} files are not uploaded" if left else "removed files are still in the store"
             raise UploadFailed(
-                f"OUTPUT_DIR: {left} of {len(files)} files are not uploaded: {error}. They are in {self.folder}; a run"
-                " with --resume there uploads them"
+                f"OUTPUT_DIR: {what}: {error}. The files are in {self.folder}. To upload them, run again from the same"
+                " working folder with --resume and the same OUTPUT_DIR"
             ) from None
 
     def _upload_on(self) -> None:
-        due = failures = 0.0
+        due, failures = 0.0, 0
         while not self._ending.wait(_LOOK_SEC):
-            if time.monotonic() < due and (failures or self._tag() == self._sent_tag):
-                continue
             try:
+                has_new_checkpoint = self._tag() != self._sent_tag
+                if time.monotonic() < due and (failures or not has_new_checkpoint):
+                    continue
                 self._upload()
                 failures = 0
             except Exception as error:
                 failures += 1
                 if failures == 1:
-                    logger.error("Uploads to %s fail: %s. The run goes on, and they are tried again", self.url, error)
+                    logger.error("Uploads to %s fail: %s. The run goes on, and tries to upload again", self.url, error)
             due = time.monotonic() + _FULL_SEC
 
     def _upload(self) -> None:
-        """Upload what has changed, the name of the last checkpoint after its file, and remove what is gone here."""
+        """Upload the files that have changed, then TAG. Then remove from the store what the local folder has lost."""
         tag, files = self._tag(), self._local_files()
-        # A run that was moved aside first: files of a new one take the names of its files.
+        # Upload earlier_N first. After that, files of the new run may replace the old files of the same names.
         for name in sorted(files, key=lambda name: (not name.startswith(_EARLIER), name)):
             if name != TAG and self._sent.get(name) != files[name]:
                 self._put(name, files[name])
         last = tag.decode().strip()
         if last not in self._sent:
+            # The local folder may be gone. Nothing is removed for that.
             return
         if tag != self._sent_tag:
             with_store(f"{self.url}/{TAG}", lambda store, inner: store.pipe_file(inner, tag))
@@ -157,7 +163,7 @@ class RemoteRun:
         local = os.path.join(self.folder, name)
 
         def put(store: Any, inner: str) -> None:
-            """Upload the file, and compare what the store says of it, unless it has changed meanwhile."""
+            """Upload the file. Compare it with what the store reports, unless the local file has changed meanwhile."""
             store.put_file(local, inner)
             if not self._is_same(local, store.info(inner)) and _stat(local) == before:
                 raise ConnectionError("the store has other bytes than were sent")
@@ -173,7 +179,7 @@ class RemoteRun:
         self._sent[name] = before
 
     def _is_same(self, local: str, info: dict[str, Any], sure: bool = False) -> bool:
-        """Whether an object has the bytes of a file, by its size and its checksum; ``sure``: not by its size alone."""
+        """Whether an object has the bytes of a file, by size and checksum; ``sure``: False if it has no checksum."""
         size = os.path.getsize(local)
         if size != info["size"]:
             return False
@@ -217,25 +223,26 @@ class RemoteRun:
 
 
 def finish_uploads() -> None:
-    """Wait until everything is uploaded, where OUTPUT_DIR of this process is in object storage.
+    """Wait until everything is uploaded, if OUTPUT_DIR of this process is in object storage.
 
     Raises:
-        UploadFailed: something could not be uploaded; one line.
+        UploadFailed: something could not be uploaded. The message is one line.
     """
     while _running:
         _running.pop().finish()
 
 
 def _find(store: Any, inner: str) -> dict[str, dict[str, Any]]:
-    """What the store says of each object below a folder, by its path in it."""
+    """What the store reports of each object in a folder, by its path relative to the folder."""
     found = store.find(inner, detail=True)
     start = len(inner.strip("/")) + 1
     return {name.strip("/")[start:]: info for name, info in found.items() if len(name.strip("/")) > start}
 
 
 def _progress(checkpoint: str) -> float:
-    numbered = _NUMBERED.fullmatch(checkpoint)
-    return float(numbered[1]) if numbered else math.inf if checkpoint == "model_final.pth" else -1.0
+    if numbered := _NUMBERED.fullmatch(checkpoint):
+        return float(numbered[1])
+    return math.inf if checkpoint == "model_final.pth" else -1.0
 
 
 def _stat(path: str) -> tuple[int, int]:
@@ -244,7 +251,7 @@ def _stat(path: str) -> tuple[int, int]:
 
 
 def _checksum(info: dict[str, Any]) -> str:
-    """The MD5 of an object in hex, as S3 and Google have it; of parts it ends with their number."""
+    """The MD5 of an object in hex, as S3 and Google give it; after an upload in parts, "-" and their number follow."""
     if encoded := info.get("md5Hash"):
         return base64.b64decode(encoded).hex()
     return str(info.get("ETag", "")).strip('"')

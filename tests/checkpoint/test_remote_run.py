@@ -106,7 +106,7 @@ def test_the_last_checkpoint_is_named_after_it_is_there(store, monkeypatch):
     write(run.folder, model_0000002="2", last_checkpoint="model_0000002.pth\n")
     Path(run.folder, "model_0000001.pth").unlink()
     with pytest.raises(
-        UploadFailed, match="OUTPUT_DIR: 1 of 3 files are not uploaded: reset. They are in output/memory"
+        UploadFailed, match="OUTPUT_DIR: 2 of 3 files are not uploaded: reset. The files are in output/memory"
     ):
         finish_uploads()
     # What a fresh machine would go on from is still there.
@@ -257,3 +257,37 @@ def test_the_end_of_a_script(store, caplog):
     with pytest.raises(ValueError, match="own"):
         results_uploaded()(main)()
     assert "OUTPUT_DIR: 1 of" in caplog.text or "OUTPUT_DIR: 2 of" in caplog.text
+
+
+@pytest.mark.parametrize("broken, message", [
+    ("pipe_file", "OUTPUT_DIR: 1 of 4 files are not uploaded: down. "),
+    ("rm_file", "OUTPUT_DIR: removed files are still in the store: down. "),
+])  # fmt: skip
+def test_the_end_says_what_is_missing(store, monkeypatch, broken, message):
+    def fail(*arguments, **options):
+        """The store is gone."""
+        raise ConnectionError("down")
+
+    run = started()
+    write(run.folder, model_0000001="1", a="1", last_checkpoint="model_0000001.pth\n")
+    if broken == "rm_file":
+        run._upload()
+        os.remove(os.path.join(run.folder, "a.pth"))
+    monkeypatch.setattr(remote_run, "with_store", lambda url, work: work(store, url.partition("://")[2]))
+    monkeypatch.setattr(store, broken, fail)
+    with pytest.raises(UploadFailed) as caught:
+        finish_uploads()
+    assert str(caught.value).startswith(message)
+
+
+def test_a_look_that_fails_does_not_end_the_thread(store, monkeypatch, caplog):
+    monkeypatch.setattr(remote_run, "_LOOK_SEC", 0.01)
+    run = started()
+    errors, look = [OSError("stale handle")], run._tag
+    monkeypatch.setattr(run, "_tag", lambda: look() if not errors else (_ for _ in ()).throw(errors.pop()))
+    for _ in range(500):
+        if "stale handle" in caplog.text:
+            break
+        run._ending.wait(0.01)
+    assert run._thread.is_alive()
+    finish_uploads()
