@@ -1,8 +1,9 @@
-"""What a config leaves to its training data: a split, the number of classes, and a schedule in epochs."""
+"""Fills in what a config takes from its training data: a split, the number of classes, and a schedule in epochs."""
 
 import logging
 import math
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from nlvideo.data.dataset_mapper import MAPPER
 from nlvideo.data.records.records import labels_of
 from nlvideo.data.split import split_datasets
 from nlvideo.data.survey import log_survey
-from nlvideo.errors import FORESEEN, LookupFailed, portable
+from nlvideo.errors import LookupFailed
 from nlvideo.utils import comm
 from nlvideo.utils.files.file_io import absolute_path
 from nlvideo.utils.files.safe_yaml import parse_yaml
@@ -29,26 +30,26 @@ from nlvideo.utils.messages import some
 
 logger = logging.getLogger(__name__)
 
-# Beyond this, the labels of a multi-label list are taken for something else, such as ids.
+# A larger label in a multi-label list is no class, but something else, such as an id.
 _MOST_CLASSES = 100_000
 _CLASSES, _EPOCHS = "MODEL.HEAD.NUM_CLASSES", "SOLVER.MAX_EPOCHS"
 _WEIGHTS = "MODEL.HEAD.CLASS_WEIGHTS"
 
 
 def resolve_from_data(cfg: CfgNode, resume: bool = False) -> CfgNode:
-    """Read the training data of a config and put in what it decides; call it on every rank.
+    """Read the training data of a config, and set the keys that depend on it; call it on every rank.
 
     DATASETS.SPLIT takes videos for DATASETS.TEST from DATASETS.TRAIN. MODEL.HEAD.NUM_CLASSES 0 becomes the number of
     classes of the data, and CLASS_WEIGHTS "balanced" a number for each. SOLVER.MAX_EPOCHS becomes SOLVER.MAX_ITER, with
-    STEPS, WARMUP_ITERS and the periods of tests and checkpoints, in the units of the config: scaling to the number of
-    ranks comes later. The loader of the training data takes the records from here.
+    STEPS, WARMUP_ITERS and the periods of tests and checkpoints. These numbers are not yet scaled to the number of
+    ranks. The records are kept for the loader, which does not read them again.
 
     Args:
         cfg: left as it is.
-        resume: the run in OUTPUT_DIR goes on. What its own ``config.yaml`` says holds where the data has changed since.
+        resume: the run in OUTPUT_DIR goes on. If the data has changed since, the values of its ``config.yaml`` stay.
 
     Returns:
-        The config with its values, frozen where ``cfg`` is. Resolving it again changes nothing.
+        The config with these keys set, frozen where ``cfg`` is. Resolving it again changes nothing.
 
     Raises:
         ValueError: a dataset is faulty, or its classes do not fit the config; one line.
@@ -60,30 +61,32 @@ def resolve_from_data(cfg: CfgNode, resume: bool = False) -> CfgNode:
         if cfg.value_at(key) in (0, "balanced") and (value := earlier.get(key)):
             cfg = cfg.with_overrides([key, value])
     head = cfg.MODEL.HEAD
-    asks = head.NUM_CLASSES == 0, cfg.SOLVER.MAX_EPOCHS > 0, head.CLASS_WEIGHTS == "balanced"
-    if not cfg.DATASETS.TRAIN and not any(asks):
-        # A script with a loader of its own.
+    in_epochs, is_balanced = cfg.SOLVER.MAX_EPOCHS > 0, head.CLASS_WEIGHTS == "balanced"
+    needs_data = head.NUM_CLASSES == 0 or in_epochs or is_balanced
+    if not cfg.DATASETS.TRAIN and not needs_data:
+        # The script has its own loader.
         return cfg
     try:
         records, num_classes = read_training_data(cfg)
     except LookupFailed:
         # The script may register its datasets later.
-        if any(asks):
+        if needs_data:
             raise
         return cfg
     _check_classes(cfg, records, num_classes)
     changes: dict[str, Any] = {} if head.NUM_CLASSES else {_CLASSES: num_classes}
-    if asks[1]:
+    if in_epochs:
         changes |= _schedule(cfg, len(records))
         own = {key: earlier.get(key) for key in changes}
         if None not in own.values() and own != changes and _has_changed(cfg.OUTPUT_DIR, records):
             now, then = changes["SOLVER.MAX_ITER"], own["SOLVER.MAX_ITER"]
             logger.warning(
-                "The training data has changed since this run began: its schedule of %d iterations goes on, %s would be"
-                " %d now. For another one set SOLVER.MAX_EPOCHS 0 and SOLVER.MAX_ITER", then, _EPOCHS, now
+                "The training data has changed since this run began. The run keeps its schedule of %d iterations; with"
+                " the data of now, %s gives %d. To choose the number, set %s 0 and SOLVER.MAX_ITER",
+                then, _EPOCHS, now, _EPOCHS,
             )  # fmt: skip
             changes = own
-    if asks[2]:
+    if is_balanced:
         changes[_WEIGHTS] = _balanced_weights(cfg, records, head.NUM_CLASSES or num_classes)
     if changes:
         shown = {key: f"{min(new)} to {max(new)}" if key == _WEIGHTS else new for key, new in changes.items()}
@@ -91,8 +94,9 @@ def resolve_from_data(cfg: CfgNode, resume: bool = False) -> CfgNode:
         logger.info("From the %d videos of the training data: %s", len(records), text)
     cfg = cfg.with_overrides([word for item in changes.items() for word in item])
     validate(cfg)
-    clips = not hasattr(MAPPER.get(cfg.DATALOADER.MAPPER, "DATALOADER.MAPPER"), "collate")
-    if clips and not resume and comm.is_main_process():
+    # A mapper with `collate` makes other samples.
+    makes_clips = not hasattr(MAPPER.get(cfg.DATALOADER.MAPPER, "DATALOADER.MAPPER"), "collate")
+    if makes_clips and not resume and comm.is_main_process():
         log_survey(cfg, records)
     return cfg
 
@@ -112,32 +116,32 @@ def resolve_split(cfg: CfgNode, resume: bool = False) -> CfgNode:
     if not split.FRACTION or cfg.DATASETS.TEST:
         return cfg
     earlier = _earlier_config(cfg.OUTPUT_DIR) if resume else {}
-    made: Any = [earlier.get(key) for key in ("DATASETS.TRAIN", "DATASETS.TEST")]
-    if not all(made) or not all(os.path.isfile(name.removeprefix("list:")) for name in (*made[0], *made[1])):
-        made = [[f"list:{root}/split/{side}.csv"] for side in ("train", "val")]
-        resume = resume and all(os.path.isfile(name.removeprefix("list:")) for (name,) in made)
-    if not resume and comm.is_main_process():
-        try:
-            names = split_datasets(cfg.DATASETS.TRAIN, split.FRACTION, split.SEED, split.GROUP, root)
-            made = [[name] for name in names]
-        except FORESEEN as error:
-            made = portable(error)
-    # All ranks end together.
-    made = comm.all_gather_object(made)[0]
-    if isinstance(made, Exception):
-        raise made
-    return cfg.with_overrides(["DATASETS.TRAIN", made[0], "DATASETS.TEST", made[1], "DATASETS.SPLIT.FRACTION", 0.0])
+    named = [earlier.get(key, []) for key in ("DATASETS.TRAIN", "DATASETS.TEST")]
+    # The folder of the run may have been moved. Then its lists are in the folder of the same name.
+    folder = Path(named[0][0]).parent.name if named[0] else ""
+    folder = folder if re.fullmatch(r"split_\d+", folder) else "split"
+    moved = [[f"list:{root}/{folder}/{side}.csv"] for side in ("train", "val")]
+
+    def lists() -> list[list[str]]:
+        """The lists of the run that goes on, or new ones."""
+        for lists in (named, moved) if resume else ():
+            if all(lists) and all(os.path.isfile(name.removeprefix("list:")) for name in (*lists[0], *lists[1])):
+                return lists
+        return [[name] for name in split_datasets(cfg.DATASETS.TRAIN, split.FRACTION, split.SEED, split.GROUP, root)]
+
+    train, test = comm.on_main_process(lists)
+    return cfg.with_overrides(["DATASETS.TRAIN", train, "DATASETS.TEST", test, "DATASETS.SPLIT.FRACTION", 0.0])
 
 
 def _schedule(cfg: CfgNode, num_videos: int) -> dict[str, Any]:
-    """The keys of a schedule of SOLVER.MAX_EPOCHS."""
+    """The keys and values of the schedule that SOLVER.MAX_EPOCHS gives."""
     solver, part_tested = cfg.SOLVER, cfg.TEST.EVAL_FRACTION
-    # Rounded first: 1.1 x 10 / 11 is a little more than 1.
+    # Round first: for a computer, 1.1 x 10 / 11 is a little more than 1.
     needed = math.ceil(round(solver.MAX_EPOCHS * num_videos / solver.CLIPS_PER_BATCH, 6))
     end = max(needed, solver.MIN_ITER, 1)
     if solver.MAX_ITER not in (end, _C.SOLVER.MAX_ITER):
         logger.warning(
-            "SOLVER.MAX_ITER %d does not count beside %s; set %s 0 for it", solver.MAX_ITER, _EPOCHS, _EPOCHS
+            "SOLVER.MAX_ITER %d is ignored, because %s is set; to use it, set %s 0", solver.MAX_ITER, _EPOCHS, _EPOCHS
         )
     period = max(1, round(part_tested * end))
     scale = comm.get_world_size() / (solver.REFERENCE_WORLD_SIZE or comm.get_world_size())
@@ -167,12 +171,12 @@ def _check_classes(cfg: CfgNode, records: Sequence[Record], num_classes: int) ->
         one = f"one class, {names[0]!r}" if names else "one class"
         hint = " (in folder:DIR each class has a folder of its own, directly below DIR)"
         raise ValueError(f"DATASETS.TRAIN: got {one}, in {some(cfg.DATASETS.TRAIN)}, allowed: two or more{hint}")
-    # A video with several labels needs more classes than videos.
+    # If videos have several labels, there may be more classes than videos.
     most = max(len(names), len(records), 0 if is_one_label else _MOST_CLASSES)
     if not head.NUM_CLASSES and num_classes > most:
         raise ValueError(
             f"{_CLASSES}: got 0, but the largest label of the {len(records)} videos is {num_classes - 1}, allowed:"
-            " labels that count the classes from 0 on, or the number of classes"
+            " labels that number the classes from 0, or another MODEL.HEAD.NUM_CLASSES"
         )
     if head.NUM_CLASSES > num_classes:
         logger.warning("%s is %d, but the training data has %d classes", _CLASSES, head.NUM_CLASSES, num_classes)
@@ -184,7 +188,7 @@ def _check_classes(cfg: CfgNode, records: Sequence[Record], num_classes: int) ->
 
 
 def _balanced_weights(cfg: CfgNode, records: Sequence[Record], num_classes: int) -> list[float]:
-    """The mean number of videos of a class over the number of each: the sum over all videos is that without weights."""
+    """A weight for each class: the mean number of videos of a class, divided by the number in this one."""
     counts = np.bincount(labels_of(records).values, minlength=num_classes)
     if empty := np.flatnonzero(counts == 0).tolist():
         few = f"{len(empty)} of the {num_classes} classes have no video in the training data: {_listed(cfg, empty)}"
@@ -193,25 +197,25 @@ def _balanced_weights(cfg: CfgNode, records: Sequence[Record], num_classes: int)
 
 
 def _listed(cfg: CfgNode, labels: Sequence[int]) -> str:
-    """The names of the first classes."""
+    """The names of the first few of these labels, for a message."""
     names = dataset_classes(cfg.DATASETS.TRAIN)
     return some([names[label] if label < len(names) else str(label) for label in labels])
 
 
 def _earlier_config(folder: str) -> dict[str, Any]:
-    """The values of the run that is resumed by full key; empty where there is none."""
+    """The config of the run that is resumed, {full key: value}; empty if there is none."""
     return {} if last_checkpoint_in(folder) is None else config_in(folder)
 
 
 def config_in(folder: str) -> dict[str, Any]:
-    """Return the values of the ``config.yaml`` of a run by full key; {} without the file."""
+    """Return the ``config.yaml`` of a run as {full key: value}; {} without the file."""
     path = Path(folder, "config.yaml")
     config = CfgNode(parse_yaml(path.read_text(encoding="utf8"))) if path.is_file() else CfgNode()
     return {key: config.value_at(key) for key in config.keys_with_path()}
 
 
 def _has_changed(folder: str, records: Sequence[Record]) -> bool:
-    """Whether the last checkpoint of a run is of other training data, or does not say of which."""
+    """Whether the training data differs from that of the last checkpoint; True also if the checkpoint does not say."""
     content = read_file(last_checkpoint_in(folder) or "")
     try:
         said = content["trainer"]["hooks"]["Settings"]["settings"]["training data"]

@@ -111,10 +111,7 @@ def _start_log(cfg: CfgNode) -> None:
 
 
 def _lock(folder: str) -> None:
-    holder = lock_folder(folder) if comm.is_main_process() else None
-    # All ranks end together: a rank would wait for one that has ended.
-    holder = comm.all_gather_object(holder)[0]
-    if holder:
+    if holder := comm.on_main_process(lambda: lock_folder(folder)):
         raise ValueError(
             f"OUTPUT_DIR: got {folder!r}, in which another run is writing ({holder}), allowed: another folder, or this"
             " one once that run has ended"

@@ -29,7 +29,7 @@ from nlvideo.utils.messages import check_one_of
 POOLS = ("avg", "none")
 VIEWS = ("mean", "keep")
 DTYPES = ("float32", "float16")
-# A shard is what is in memory at once, and what a run that is killed loses.
+# One shard is in memory at a time. A rank that is killed loses at most one shard.
 _SHARD_BYTES, _MAX_VIDEOS_PER_SHARD = 64 * 2**20, 1000
 
 
@@ -60,10 +60,10 @@ class LayerOutput:
 
     @torch.no_grad()
     def __call__(self, clips: torch.Tensor) -> torch.Tensor:
-        """uint8 (N, 3, T, H, W) -> float32 (N, C), or (N, C, T', H', W') of a map without pooling, on the CPU.
+        """uint8 (N, 3, T, H, W) -> float32 (N, C), or (N, C, T', H', W') for a map with pool "none", on the CPU.
 
         Raises:
-            ValueError: the layer does not run at test, or gives anything but a tensor with a row for each clip.
+            ValueError: the layer does not run at test, or its output is not a tensor with a row for each clip.
         """
         reached, output = run_until(self._module, lambda: self.model([{"video": clips, "video_id": ""}]))
         if not reached:
@@ -77,7 +77,8 @@ class LayerOutput:
         if self.pool == "avg" and output.dim() > 2:
             if output.dim() != 5:
                 shape = tuple(output.shape)
-                raise ValueError(f"pool: got 'avg', allowed for {self.layer}, which gives {shape} and no map: 'none'")
+                given = f"pool: got 'avg', but {self.layer} gives {shape}, which is no map of five axes"
+                raise ValueError(f"{given}; allowed: 'none'")
             output = output.float().mean(dim=(2, 3, 4))
         return output.contiguous().float().cpu()
 
@@ -108,18 +109,18 @@ def extract_features(
 ) -> Extraction:
     """Write the features of a layer for the test views of every video of a dataset.
 
-    Call it on every rank. A shard appears once it is complete. So a run that was killed continues with the shards that
-    are missing, with any number of ranks, and ends with the files of an uninterrupted run. Read them with
+    Call it on every rank. A shard is written only when it is complete. After a run was killed, the same call makes the
+    missing shards, with any number of ranks. The files are then the same as without the interruption. Read them with
     :func:`nlvideo.export.load_features`.
 
     Args:
         model: with its weights, in eval mode.
-        cfg: of the model; its test views, TEST.VIEWS_PER_FORWARD of them at a time.
+        cfg: of the model. It decides the test views; TEST.VIEWS_PER_FORWARD of them go through the network at a time.
         dataset: see ``get_dataset``; its labels need not be those of the model.
         layer: see :class:`LayerOutput`.
         output: the folder.
         pool: "avg" for (C,), "none" for the positions of the map, (C, T, H, W).
-        views: "mean" averages over the views, "keep" has an axis of them in front.
+        views: "mean" averages over the views, "keep" keeps all views, as the first axis.
         dtype: of the files; averages are made in float32.
         format: "npz" or "parquet".
         videos_per_shard: None: as many as make 64 MiB, at most 1000.
@@ -138,7 +139,7 @@ def extract_features(
         raise ValueError(f"{dataset}: the dataset is empty")
     check_files(dataset, records)
     network = LayerOutput(fuse_for_inference(model, keep=[find_layer(model, layer)[1]]), layer, pool)
-    shape = _row_shape(network, cfg, views)
+    shape = _shape_of_video(network, cfg, views)
     size = _videos_per_shard(shape) if videos_per_shard is None else videos_per_shard
     if size < 1:
         raise ValueError(f"videos_per_shard: got {size}, allowed: 1 or more")
@@ -167,18 +168,17 @@ class _Shards:
         # Rank 0 decides for all: when a slow rank looks, another one may have finished a shard already.
         missing = comm.all_gather_object([k for k, path in enumerate(paths) if not os.path.exists(path)])[0]
         mine = missing[comm.get_rank() :: comm.get_world_size()]
-        # Labels need not be those of the model. The mapper would make vectors of them, or fail.
+        # The labels may not fit the model, and the mapper may fail on them. So it gets 0. The index has the labels.
         records = SerializedRecords([{**record, "label": 0} for record in self.records])
         indices = [index for number in mine for index in self._videos(number)]
-        loader = loader_of_records(self.cfg, records, indices, "it has no features")
+        loader = loader_of_records(self.cfg, records, indices, failed_as="it has no features")
         progress = progress_bar(loader, desc="features", unit="video", disable=not comm.is_main_process())
         samples = (batch[0] for batch in progress)
         with explained(loader):
             for number in mine:
                 self._make_shard(paths[number], self._videos(number), samples)
         comm.synchronize()
-        rows = feature_files.write_index(self.folder, self.settings) if comm.is_main_process() else []
-        comm.synchronize()
+        rows = comm.on_main_process(lambda: feature_files.write_index(self.folder, self.settings))
         failed = {row["video_id"]: row["error"] for row in rows if row["failed"]}
         shape = tuple(self.settings["shape"])
         return Extraction(len(self.records), shape, failed, len(missing), len(paths) - len(missing))
@@ -189,14 +189,15 @@ class _Shards:
 
     def _make_shard(self, path: str, indices: range, samples: Iterator[dict[str, Any]]) -> None:
         rows: list[dict[str, Any]] = []
-        # Batches end with the shard. So the clips that share a batch do not depend on the ranks or on an interruption.
+        # No batch crosses the end of a shard. So which clips share a batch depends on no rank and no interruption.
         videos = self._readable(indices, samples, rows)
-        features = [self._row(views) for views in _features_of(self.network, videos, self.cfg.TEST.VIEWS_PER_FORWARD)]
+        found = _features_of(self.network, videos, self.cfg.TEST.VIEWS_PER_FORWARD)
+        features = [self._array_of(views) for views in found]
         shape = tuple(self.settings["shape"])
         for row, own in zip((row for row in rows if not row["failed"]), features, strict=True):
             if own.shape != shape:
-                given = f"{row['video_id']}: the features are {own.shape}, others {shape}"
-                raise ValueError(f"{given}, allowed with TEST.CROP_SIZE 0: pool 'avg'")
+                given = f"{row['video_id']}: the features have the shape {own.shape}, allowed: {shape}"
+                raise ValueError(f"{given}; with TEST.CROP_SIZE 0, use pool 'avg'")
         array = np.stack(features) if features else np.zeros((0, *shape), self.settings["dtype"])
         feature_files.write_shard(path, rows, array)
 
@@ -216,7 +217,7 @@ class _Shards:
             count += 1
             yield sample["video"]
 
-    def _row(self, views: torch.Tensor) -> np.ndarray:
+    def _array_of(self, views: torch.Tensor) -> np.ndarray:
         views = views.mean(dim=0) if self.settings["views"] == "mean" else views
         return views.numpy().astype(self.settings["dtype"])
 
@@ -243,8 +244,8 @@ def _features_of(
     yield from _flush()
 
 
-def _row_shape(network: LayerOutput, cfg: CfgNode, views: str) -> tuple[int, ...]:
-    """The shape of one video's features, from a black clip."""
+def _shape_of_video(network: LayerOutput, cfg: CfgNode, views: str) -> tuple[int, ...]:
+    """The shape of one video's features, found by running a black clip."""
     side = cfg.TEST.CROP_SIZE or cfg.TEST.SHORT_SIDE
     own = network(torch.zeros(1, 3, cfg.INPUT.NUM_FRAMES, side, side, dtype=torch.uint8)).shape[1:]
     num_views = cfg.TEST.NUM_CLIPS * cfg.TEST.NUM_CROPS * (2 if cfg.TEST.FLIP else 1)
@@ -252,7 +253,7 @@ def _row_shape(network: LayerOutput, cfg: CfgNode, views: str) -> tuple[int, ...
 
 
 def _videos_per_shard(shape: tuple[int, ...]) -> int:
-    # In memory they are float32.
+    # In memory features are float32, whatever the dtype of the files.
     return max(1, min(_MAX_VIDEOS_PER_SHARD, _SHARD_BYTES // (int(np.prod(shape)) * 4)))
 
 
@@ -269,14 +270,18 @@ def _model_digest(model: nn.Module, cfg: CfgNode) -> str:
 
 
 def _prepare(folder: str, settings: dict[str, Any]) -> None:
-    """Note the settings, or compare them with those of the features that are there."""
-    if comm.is_main_process():
+    """Write the settings if the folder has none. Then check that they are the same."""
+
+    def settings_there() -> dict[str, Any] | None:
+        """Those in the folder."""
         make_writable(folder, "output")
         if feature_files.read_settings(folder) is None:
             feature_files.write_settings(folder, settings, dataset_classes([settings["dataset"]]))
-    comm.synchronize()
-    found = feature_files.read_settings(folder) or {"recipe": {}}
+        return feature_files.read_settings(folder)
+
+    found = comm.on_main_process(settings_there) or {"recipe": {}}
     there, now = ({**content, **content["recipe"]} for content in (found, settings))
     for key, value in now.items():
         if there.get(key) != value and key != "recipe":
-            raise ValueError(f"output: {folder} holds features of another {key}: {there.get(key)!r}, now {value!r}")
+            given = f"output: {folder} holds features of another {key}: {there.get(key)!r}, now {value!r}"
+            raise ValueError(f"{given}; allowed: another folder")

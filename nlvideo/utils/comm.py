@@ -4,12 +4,16 @@ import datetime
 import importlib
 import time
 import uuid
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 import torch.distributed as dist
+
+from nlvideo.errors import FORESEEN, portable
+
+_T = TypeVar("_T")
 
 
 def _active() -> bool:
@@ -44,6 +48,24 @@ def all_gather_object(obj: Any) -> list[Any]:
     gathered: list[Any] = [None] * get_world_size()
     dist.all_gather_object(gathered, obj)
     return gathered
+
+
+def on_main_process(work: Callable[[], _T]) -> _T:
+    """Call ``work`` on rank 0, and return on every rank what it returns. It must pickle.
+
+    Raises:
+        ValueError, KeyError, OSError, ImportError: that of ``work``, on every rank, so that all ranks end together.
+    """
+    result: Any = None
+    if is_main_process():
+        try:
+            result = work()
+        except FORESEEN as error:
+            result = portable(error)
+    result = all_gather_object(result)[0]
+    if isinstance(result, Exception):
+        raise result
+    return result
 
 
 def gather_object(obj: Any) -> list[Any]:

@@ -151,9 +151,12 @@ def test_iterations_beside_epochs_are_not_passed_over_in_silence(
     tiny_cfg: Callable[..., CfgNode], caplog: pytest.LogCaptureFixture
 ) -> None:
     resolve_from_data(in_epochs(tiny_cfg, "SOLVER.MAX_EPOCHS", "10"))
-    assert "does not count" not in caplog.text
+    assert "is ignored" not in caplog.text
     resolve_from_data(tiny_cfg("SOLVER.MAX_EPOCHS", "10"))
-    assert "SOLVER.MAX_ITER 3 does not count beside SOLVER.MAX_EPOCHS; set SOLVER.MAX_EPOCHS 0 for it" in caplog.text
+    assert (
+        "SOLVER.MAX_ITER 3 is ignored, because SOLVER.MAX_EPOCHS is set; to use it, set SOLVER.MAX_EPOCHS 0"
+        in caplog.text
+    )
 
 
 def test_epochs_are_the_same_on_another_number_of_ranks(tiny_cfg: Callable[..., CfgNode]) -> None:
@@ -229,7 +232,7 @@ def test_the_schedule_of_a_run_holds_where_its_data_has_changed(
     assert resolve_from_data(longer, resume=True).SOLVER.MAX_ITER == 4 and "has changed" not in caplog.text
     data.write_text("".join(rows))
     assert resolve_from_data(longer, resume=True).SOLVER.MAX_ITER == 2
-    text = "its schedule of 2 iterations goes on, SOLVER.MAX_EPOCHS would be 6 now. For another one set SOLVER.MAX_EPO"
+    text = "schedule of 2 iterations; with the data of now, SOLVER.MAX_EPOCHS gives 6. To choose the number, set SO"
     assert text in caplog.text
     # A fresh start in the folder takes the data as it is.
     assert resolve_from_data(longer).SOLVER.MAX_ITER == 6
@@ -292,7 +295,7 @@ def test_labels_that_do_not_count_classes(tiny_cfg: Callable[..., CfgNode], tmp_
         tiny_cfg, make_list(tmp_path / "m.csv", "1,2000000000"), opts=(*CLASSES, "MODEL.HEAD.LOSS", "sigmoid")
     )
     with pytest.raises(
-        ValueError, match="but the largest label of the 1 videos is 2000000000, allowed: labels that co"
+        ValueError, match="but the largest label of the 1 videos is 2000000000, allowed: labels that nu"
     ):
         resolve_from_data(cfg)
 
@@ -398,6 +401,10 @@ def test_a_resumed_run_keeps_its_split(tiny_cfg: Callable[..., CfgNode], tmp_pat
     (output / "model_0000001.pth").write_bytes(b"x")
     (output / "last_checkpoint").write_text("model_0000001.pth")
     assert list(resolve_from_data(changed, resume=True).DATASETS.TEST) == list(other.DATASETS.TEST)
+    # Also when the folder moves: split/val.csv has videos that this run has trained on.
+    moved = output.rename(tmp_path / "moved")
+    resumed = resolve_from_data(changed.with_overrides(["OUTPUT_DIR", str(moved)]), resume=True)
+    assert list(resumed.DATASETS.TEST) == [f"list:{moved}/split_2/val.csv"]
 
 
 TWO_RANKS = """

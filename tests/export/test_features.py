@@ -174,7 +174,7 @@ def test_maps_of_whole_frames_must_have_one_size(model, tiny_cfg, make_video, tm
     cfg = tiny_cfg("TEST.CROP_SIZE", "0")
     name = f"folder:{tmp_path / 'videos'}"
     assert extract_features(model, cfg, name, "res5", str(tmp_path / "pooled")).shape == (64,)
-    with pytest.raises(ValueError, match="allowed with TEST.CROP_SIZE 0: pool 'avg'"):
+    with pytest.raises(ValueError, match="with TEST.CROP_SIZE 0, use pool 'avg'"):
         extract_features(model, cfg, name, "res5", str(tmp_path / "maps"), pool="none")
 
 

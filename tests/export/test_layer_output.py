@@ -79,7 +79,7 @@ def test_the_backbone_gives_what_the_head_reads(model: nn.Module) -> None:
 def test_layers_without_features(model: nn.Module) -> None:
     with pytest.raises(ValueError, match="layer: head.dropout does not run at test"):
         LayerOutput(model, "head.dropout")(CLIPS)
-    with pytest.raises(ValueError, match=r"pool: got 'avg', allowed for head.classifier, which gives \(3, 1, 4\)"):
+    with pytest.raises(ValueError, match=r"pool: got 'avg', but head.classifier gives \(3, 1, 4\)"):
         LayerOutput(model, "head.classifier")(CLIPS)
     assert LayerOutput(model, "head.classifier", "none")(CLIPS).shape == (3, 1, 4)
     assert not model.backbone._forward_hooks

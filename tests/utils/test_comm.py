@@ -1,6 +1,8 @@
 """Communication between ranks: without a process group, and between two Gloo ranks."""
 
 import os
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -32,6 +34,18 @@ def test_seeds_differ_from_call_to_call():
     assert 0 <= comm.shared_random_seed() < 2**31
 
 
+def _fail() -> None:
+    raise OSError("no space left")
+
+
+def _error(call: Callable[[], Any]) -> str:
+    try:
+        call()
+    except OSError as error:
+        return str(error)
+    return ""
+
+
 def _rank(rank: int, folder: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     values = {"b": torch.tensor(10.0 * rank), "a": torch.tensor(1.0 + rank)}
@@ -45,6 +59,8 @@ def _rank(rank: int, folder: str) -> None:
         "sum": {name: float(value) for name, value in comm.reduce_dict(values, average=False).items()},
         "none": comm.reduce_dict({}),
         "seed": comm.shared_random_seed(),
+        "main": comm.on_main_process(lambda: comm.get_rank() + 7),
+        "error": _error(lambda: comm.on_main_process(_fail)),
     }
     comm.synchronize()
     torch.save(result, os.path.join(folder, f"rank{rank}.pt"))
@@ -72,6 +88,10 @@ def test_two_ranks_reduce_by_name(two_ranks):
         assert result["mean"] == {"a": 1.5, "b": 5.0}
         assert result["sum"] == {"a": 3.0, "b": 10.0}
         assert result["none"] == {}
+
+
+def test_the_result_or_error_of_rank_0_is_on_both(two_ranks):
+    assert [(result["main"], result["error"]) for result in two_ranks] == [(7, "no space left")] * 2
 
 
 def test_two_ranks_share_the_seed(two_ranks):
