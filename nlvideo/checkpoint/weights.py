@@ -1,4 +1,4 @@
-"""The one road from a file of weights to the parameters of a model: read, identify, convert, fit.
+"""How weights get from a file into a model: read, identify, convert, fit.
 
 `read_file` reads. `find_weights` identifies the source of a file once, and gives the weights our names. `fit` compares
 them with a model and refuses what a policy does not allow. `load_weights` does all of this.
@@ -27,24 +27,25 @@ from nlvideo.utils.messages import some
 
 logger = logging.getLogger(__name__)
 
-#: entry of a file of ours that was converted: its source, overrides and tolerated values
+#: entry of a converted file: its source, the name of the original file, the overrides and the tolerated values
 ORIGIN = "converted_from"
 # Where frameworks keep the weights in a file: Caffe2, PySlowFast and PyTorchVideo, OpenMMLab and Lightning, detectron2.
 WRAPPERS = ("blobs", "model_state", "state_dict", "model")
-# What trainers put before the names of the network inside them.
+# Prefixes that trainers add to the names of tensors.
 _PREFIXES = ("model.", "backbone.", "module.")
-# What wrappers of parts of a network put into names. The last one is that of `insert_nonlocal`.
+# What wrappers (torch.compile, FSDP, activation checkpoints) add inside names. `insert_nonlocal` adds the last one.
 _WRAPPED = re.compile(r"(?:(?<=\.)|^)(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.|(?<=\.)module\.")
 
 # "backbone.res4.nl5.theta.weight": a tensor of the non-local block after residual block 5 of res4. And
 # "backbone.layer3.1.nonlocal_block.theta.weight": one of a block that `insert_nonlocal` put after layer3.1.
 _NONLOCAL = re.compile(r"^((?:.*\.)?(?:nl\d+|nonlocal_block))\.(.+)$")
 _HEAD, _BACKBONE = "head.", "backbone."
-# Frozen norms and files older than PyTorch 0.4.1 lack it. It changes no output.
+# The counter of batches of a norm. Frozen norms do not have it, and neither do files older than PyTorch 0.4.1. It
+# changes no output.
 _COUNTER = "num_batches_tracked"
 
-# Keys that a file and a config may differ in: how blocks start and are evaluated, where they are (names and shapes show
-# it), which kind of norm holds the numbers, how clips are cut.
+# Keys whose values may differ between the file and the config. They say how clips are cut, how blocks start, which
+# algorithm computes them, where they are (names and shapes show this anyway), and which class of norm is used.
 _FREE = (
     "INPUT.", "TEST.", "MODEL.HEAD.", "MODEL.NORM", "MODEL.BACKBONE.FREEZE_", "MODEL.BACKBONE.ZERO_INIT_RESIDUAL",
     "MODEL.NONLOCAL.STAGES", "MODEL.NONLOCAL.EVERY", "MODEL.NONLOCAL.BLOCKS", "MODEL.NONLOCAL.ZERO_INIT",
@@ -65,13 +66,13 @@ class LoadReport:
     path: str
     num_model_tensors: int
     loaded: list[str] = field(default_factory=list)
-    new_nonlocal: list[str] = field(default_factory=list)  #: of blocks that the file of a baseline does not have
+    new_nonlocal: list[str] = field(default_factory=list)  #: of non-local blocks that the file does not have
     missing: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
-    classifier: dict[str, Shapes] = field(default_factory=dict)  #: what differs in the number of classes
+    classifier: dict[str, Shapes] = field(default_factory=dict)  #: of the head, with another number of classes
     mismatched: dict[str, Shapes] = field(default_factory=dict)  #: other shapes
     num_reshaped: int = 0  #: loaded tensors whose shape was adapted, e.g. inflated from 2D
-    classes: list[str] = field(default_factory=list)  #: of a classifier that was loaded, as in `Converted`
+    classes: list[str] = field(default_factory=list)  #: names, if the classifier was loaded; see `Converted`
 
     @property
     def is_complete(self) -> bool:
@@ -81,8 +82,8 @@ class LoadReport:
     def differences(self, fine_tuning: bool = False, count: int = 4) -> str:
         """Return in one line what does not fit, with the names of ``count`` tensors of each kind; "" where all does.
 
-        With ``fine_tuning``, what fine-tuning changes is left out: new non-local blocks, a classifier of other classes,
-        and a head of which the file has nothing.
+        With ``fine_tuning``, what fine-tuning changes is left out: new non-local blocks, a classifier with another
+        number of classes, and the whole head if the file has no tensor of it.
         """
         shapes = self.mismatched if fine_tuning else {**self.classifier, **self.mismatched}
         missing = self.missing if fine_tuning else [*self.new_nonlocal, *self.missing]
@@ -134,7 +135,7 @@ def load_weights(
     entry: str = "",
     complete: bool = False,
 ) -> LoadReport:
-    """Load the weights that fit from what a file holds, and log what did not.
+    """Load those weights of a file that fit the model, and log the others.
 
     Args:
         model: what to load into.
@@ -180,13 +181,13 @@ def find_weights(
     Args:
         content, path: as for `load_weights`.
         names: of the tensors of the model. A file that has one of them is ours.
-        source: a name in `SOURCES`; "auto": decided by the names in the file; "": the file is ours. The result has
-            "nlvideo" for our own names, and for names that no source claims.
+        source: a name in `SOURCES`; "auto": decided by the names in the file; "": the file is ours. In the result,
+            ``source`` is "nlvideo" for our own names, and for names that no source claims.
         entry: as for `flatten`.
-        rename: what the model itself knows of files of others, see `META_ARCH`; it comes first.
+        rename: the model's own function that renames the tensors of foreign files, see `META_ARCH`. It is called first.
 
     Raises:
-        ValueError: there are no weights, several sources claim them, or our network cannot express theirs; one line.
+        ValueError: there are no weights, several sources claim them, or our network computes something else; one line.
     """
     ours = {_WRAPPED.sub("", name): name for name in names}
     flat: Mapping[str, Any] = flatten(content, path, entry)
@@ -195,16 +196,18 @@ def find_weights(
         if source == "auto":
             source, flat = identify(flat, ours.keys())
         found = convert(flat, source) if source else Converted({n: v for n, v in flat.items() if n != CONFIG_TEXT})
-        # No tensor shows the alpha of SlowFast.
+        # Weights do not show the alpha of SlowFast, but the name of a released file does.
         if source == "caffe2" or "MODEL.BACKBONE.ARGS" in found.undecided:
             settle(found, release_overrides(path))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     found.weights = {ours.get(name, name): value for name, value in found.weights.items()}
-    file, config = path, flat.get(CONFIG_TEXT, "")
-    if not source:
+    if source:
+        file, config = path, flat.get(CONFIG_TEXT, "")
+    else:
         found.mapped = [(name, name) for name in found.weights]
-        found.overrides, found.tolerated, file, config = *_origin_of(content, path), ""
+        found.overrides, found.tolerated, file = _origin_of(content, path)
+        config = ""
     found.dataset = found.dataset or dataset_of(file, config)
     found.name_classes(_stored_classes(content, path))
     if licence := licence_of(file):
@@ -222,7 +225,7 @@ def _stored_classes(content: Mapping[str, Any], path: str) -> list[str]:
 
 
 def flatten(content: Mapping[str, Any], path: str, entry: str = "") -> dict[str, Any]:
-    """Find the weights in what a file holds, without what PyTorch's wrappers (DDP, FSDP, compile) add to their names.
+    """Find the weights in the content of a file. Remove what PyTorch's wrappers (DDP, FSDP, compile) add to names.
 
     Args:
         content: from `read_file`.
@@ -241,16 +244,16 @@ def flatten(content: Mapping[str, Any], path: str, entry: str = "") -> dict[str,
     chosen = entry or next((name for name in WRAPPERS if name in entries), "")
     weights = entries.get(chosen, {}) if chosen else _numeric(content)
     if not any(tensor.dim() for tensor in weights.values()):
-        where = f" under {entry!r}" if entry else ""
-        raise ValueError(f"{path}: found no weights{where}; the file holds {some(list(map(str, entries or content)))}")
-    # Averages have as many tensors as the weights; the state of an optimizer has fewer.
-    passed = [name for name, other in entries.items() if name != chosen and len(other) >= len(weights) > 1]
-    if chosen and passed and not entry:
-        logger.warning("%s: weights are read from %r; others are in %s (see --entry)", path, chosen, some(passed))
+        where, held = f" under {entry!r}" if entry else "", some(list(map(str, entries or content))) or "nothing"
+        raise ValueError(f"{path}: found no weights{where}; the file holds {held}")
+    # Other entries with as many tensors, such as averaged weights. The state of an optimizer has fewer.
+    others = [name for name, other in entries.items() if name != chosen and len(other) >= len(weights) > 1]
+    if chosen and others and not entry:
+        logger.warning("%s: weights are read from %r; others are in %s (see --entry)", path, chosen, some(others))
     flat: dict[str, Any] = {_WRAPPED.sub("", name): tensor for name, tensor in weights.items()}
     if all(name.startswith("module.") for name, tensor in flat.items() if tensor.dim()):
         flat = {name.removeprefix("module."): value for name, value in flat.items() if name.startswith("module.")}
-    # The config of PySlowFast, or of OpenMMLab's MMEngine or, before it, mmcv.
+    # The config as text: `cfg` from PySlowFast; in `meta`, `cfg` from MMEngine, or `config` from the older mmcv.
     meta = content["meta"] if isinstance(content.get("meta"), Mapping) else {}
     for text in (content.get("cfg"), meta.get("cfg"), meta.get("config")):
         if isinstance(text, str) and text:
@@ -259,7 +262,7 @@ def flatten(content: Mapping[str, Any], path: str, entry: str = "") -> dict[str,
 
 
 def _numeric(values: Mapping[str, Any]) -> dict[str, Tensor]:
-    # `from_numpy` copies nothing, because a file may name one array many times.
+    # `from_numpy` does not copy. A file may name one array many times, and copies could fill the memory.
     values = {name: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for name, v in values.items()}
     return {str(name): value for name, value in values.items() if isinstance(value, Tensor)}
 
@@ -270,15 +273,16 @@ def weights_of(content: Mapping[str, Any], path: str, entry: str = "") -> dict[s
 
 
 def identify(flat: Mapping[str, Any], ours: Collection[str]) -> tuple[str, Mapping[str, Any]]:
-    """Find the source of weights by their names, which may have the prefix of a trainer; ``ours`` are our model's.
+    """Find the source of weights by their names, which may have the prefix of a trainer; ``ours``: names in our model.
 
     Returns:
-        A name in `SOURCES`, or "" for our own and for unknown names; and the weights. If a prefix was removed, these
-        are the weights that had it.
+        A name in `SOURCES`, or "" for our own and for unknown names; and the weights. If a prefix was removed, only the
+        weights that had it are returned.
 
     Raises:
         ValueError: several sources claim the names.
     """
+    # The list grows: every prefix that can be removed gives one more candidate.
     candidates = [flat]
     for candidate in candidates:
         if any(name in ours for name in candidate):
@@ -293,7 +297,7 @@ def identify(flat: Mapping[str, Any], ours: Collection[str]) -> tuple[str, Mappi
 
 
 def _origin_of(content: Mapping[str, Any], path: str) -> tuple[dict[str, Any], dict[str, Any], str]:
-    """The overrides, tolerated values and file that a file of ours remembers of its conversion; empty for others."""
+    """The overrides, the tolerated values and the name of the original file of a converted file; empty for others."""
     if ORIGIN not in content:
         return {}, {}, ""
     try:
@@ -315,7 +319,7 @@ def check_config(
     has_blocks = converted.overrides.get(_ENABLED, False)
 
     def _matters(key: str) -> bool:
-        # A baseline may start a network with blocks; they are new then.
+        # Weights without blocks may start a network with blocks. The blocks are new then.
         if key.startswith("MODEL.NONLOCAL.") and not (has_blocks and (key == _ENABLED or cfg.MODEL.NONLOCAL.ENABLED)):
             return False
         return not key.startswith(_FREE) and has_effect(key, cfg)
@@ -325,7 +329,7 @@ def check_config(
             continue
         difference = f"{key}: file {plain(wanted)!r}, config {given!r}"
         if any(value is None or same_value(key, value, given) for value in converted.tolerated.get(key, [])):
-            logger.warning("%s: %s; training may start with it", path, difference)
+            logger.warning("%s: %s; training may start from these weights", path, difference)
         else:
             found.append(difference)
     for key, allowed in converted.undecided.items():
@@ -333,17 +337,17 @@ def check_config(
             continue
         given = cfg.value_at(key)
         if any(same_value(key, value, given) for value in allowed):
-            logger.warning("%s does not say which %s it is for; it loads as %r", path, key, given)
+            logger.warning("%s does not show its %s; it is loaded as %r", path, key, given)
         else:
             found.append(f"{key}: file {' or '.join(map(repr, allowed))}, config {given!r}")
     stems = [weights[STEM] for weights in (converted.weights, current) if STEM in weights]
     if cfg.MODEL.BACKBONE.NAME == "TSM" and _NAME not in converted.overrides and stems and stems[0].dim() == 5:
-        # Names and shapes are those of C2D.
-        logger.warning("%s: %s: file 'ResNet3d', config 'TSM'; training may start with it", path, _NAME)
+        # C2D and TSM have the same names and shapes, so the file may be of either.
+        logger.warning("%s: %s: file 'ResNet3d', config 'TSM'; training may start from these weights", path, _NAME)
     kernels = ["{} x {}".format(*stem.shape[-2:]) for stem in stems]
     if len(set(kernels)) == 2:
-        config = f"config {cfg.MODEL.BACKBONE.STEM!r}, which is of {kernels[1]}"
-        found.append(f"MODEL.BACKBONE.STEM: file one of {kernels[0]}, {config}")
+        config = f"config {cfg.MODEL.BACKBONE.STEM!r} with one of {kernels[1]}"
+        found.append(f"MODEL.BACKBONE.STEM: file with a kernel of {kernels[0]}, {config}")
     if found:
         raise ValueError(f"{path} is of another network than the config's: {'; '.join(found)}")
 
@@ -393,6 +397,8 @@ def compare_weights(
                 report.new_nonlocal.append(name)
             elif counters or not name.endswith(_COUNTER):
                 report.missing.append(name)
+            else:
+                report.num_model_tensors -= 1
         elif weights[name].shape == tensor.shape:
             report.loaded.append(name)
         else:
@@ -405,14 +411,14 @@ def compare_weights(
 
 
 def _check_half(current: Mapping[str, Tensor], weights: Mapping[str, Tensor], report: LoadReport) -> None:
-    names = [name for name in current if name.startswith(_BACKBONE)]
-    names = names or [name for name in current if not name.startswith(_HEAD)]
+    backbone = [name for name in current if name.startswith(_BACKBONE)]
+    backbone = backbone or [name for name in current if not name.startswith(_HEAD)]
     new, loaded = set(report.new_nonlocal), set(report.loaded)
-    names = [name for name in names if name not in new and not name.endswith(_COUNTER)]
+    names = [name for name in backbone if name not in new and not name.endswith(_COUNTER)]
     absent = [f"{name} {tuple(current[name].shape)}" for name in names if name not in loaded]
     if len(absent) * 2 > len(names):
         unused = [f"{name} {tuple(weights[name].shape)}" for name in weights if name not in loaded]
         raise ValueError(
             f"{report.path}: only {len(names) - len(absent)} of the backbone's {len(names)} tensors fit. "
-            f"The file has {some(unused)}; the model wants {some(absent)}"
+            f"The file has {some(unused) or 'no others'}; the model wants {some(absent)}"
         )

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from nlvideo.checkpoint import Checkpointer, read_file, weights_of
-from nlvideo.checkpoint.weights import load_weights_into
+from nlvideo.checkpoint.weights import flatten, load_weights_into
 from nlvideo.modeling.backbone.inflate import inflate_2d_weights
 
 
@@ -122,9 +122,15 @@ def test_the_table_groups_by_module():
     assert row.split("  ")[-1].strip() == "weight, bias" and "backbone.res4.0.1" in row
 
 
+def test_an_empty_file_says_so():
+    with pytest.raises(ValueError, match="found no weights; the file holds nothing$"):
+        flatten({}, "w.pth")
+
+
 def test_batch_counters_are_nobodys_business():
     state = {name: tensor for name, tensor in _model().state_dict().items() if "num_batches" not in name}
-    assert load_weights_into(_model(), state, "w.pth").is_complete
+    report = load_weights_into(_model(), state, "w.pth")
+    assert report.is_complete and f"Loaded {len(state)} of the model's {len(state)} tensors" in report.format()
     state["backbone.old.num_batches_tracked"] = torch.zeros(())
     assert load_weights_into(_model(), state, "w.pth").is_complete
 

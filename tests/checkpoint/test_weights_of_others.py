@@ -56,7 +56,7 @@ def test_a_foreign_file_is_converted_and_reported(folder, caplog):
     loaded = model.backbone.res4.nl5.theta.weight
     assert torch.equal(loaded, torch.from_numpy(weights["nonlocal_conv4_5_theta_w"]))
     assert "blocks.pkl: weights of caffe2: 327 tensors taken over, 0 dropped" in caplog.text
-    assert "does not say which MODEL.BACKBONE.STEM it is for; it loads as 'authors_8x8'" in caplog.text
+    assert "does not show its MODEL.BACKBONE.STEM; it is loaded as 'authors_8x8'" in caplog.text
 
 
 def test_a_baseline_starts_a_network_with_blocks(folder):
@@ -274,7 +274,7 @@ def test_a_small_stem_is_named(tmp_path):
     torch.save(torchvision.models.resnet18(weights=None).state_dict(), tmp_path / "r18.pth")
     message = (
         "MODEL.BACKBONE.DEPTH: file 18, config 10; MODEL.BACKBONE.WIDTH: file 1.0, config 0.125; "
-        "MODEL.BACKBONE.STEM: file one of 7 x 7, config 'small', which is of 3 x 3"
+        "MODEL.BACKBONE.STEM: file with a kernel of 7 x 7, config 'small' with one of 3 x 3"
     )
     with pytest.raises(ValueError, match=re.escape(message)):
         load(tmp_path / "r18.pth", "MODEL.BACKBONE.DEPTH", "10", "MODEL.BACKBONE.STEM", "small")

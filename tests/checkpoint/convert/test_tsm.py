@@ -241,4 +241,4 @@ def test_weights_that_shift_do_not_start_a_network_that_does_not(network, tmp_pa
     assert "MODEL.BACKBONE.NAME" not in caplog.text
     torch.save({"state_dict": network(depth=18, place="none").state_dict()}, path)
     load_trained_model(load_cfg(None, tsm), path)
-    assert "MODEL.BACKBONE.NAME: file 'ResNet3d', config 'TSM'; training may start with it" in caplog.text
+    assert "MODEL.BACKBONE.NAME: file 'ResNet3d', config 'TSM'; training may start from these weights" in caplog.text
