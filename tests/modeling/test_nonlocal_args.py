@@ -98,7 +98,11 @@ def test_arguments_of_a_config_reach_the_block():
         ("EfficientAttention", {"num_heads": 3}, "num_heads: got 3, allowed: divisors of 8 inner channels"),
         ("EfficientAttention", {"normalisation": "l2"}, "normalisation: got 'l2', allowed: 'softmax', 'scaling'"),
         ("ExpectationMaximization", {"num_bases": 0}, "num_bases: got 0, allowed: 1 or more"),
-        ("ExpectationMaximization", {"checkpoint": True}, "checkpoint: got True, allowed: False for Expectation"),
+        (
+            "ExpectationMaximization",
+            {"checkpoint": True},
+            "checkpoint: got True, allowed for Expectation",
+        ),
         ("DoubleAttention", {"norm": "LN"}, "norm: got 'LN', allowed: 'BN'"),
     ],
 )

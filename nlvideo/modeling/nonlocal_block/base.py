@@ -1,35 +1,36 @@
-"""What all non-local blocks of this package share: z = x + norm(branch(x)), and who relates to whom."""
+"""The base of all non-local blocks: z = x + bn(branch(x)), and which positions relate to each other."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import nn
-from torch.utils.checkpoint import checkpoint as recomputed
+from torch.utils.checkpoint import checkpoint as recompute
 
 from nlvideo.config import CfgNode
 from nlvideo.config.configurable import constructor_arguments
 from nlvideo.layers.norm import start_at_zero
 from nlvideo.layers.precision import accumulation_dtype
-from nlvideo.modeling.nonlocal_block.maps import max_pool_space
+from nlvideo.modeling.nonlocal_block.maps import CONVS, max_pool_space
 from nlvideo.modeling.nonlocal_block.positions import ATTEND, fold, locate, num_groups, unfold, video_size
 from nlvideo.utils.messages import check_one_of
 
-CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 Conv = nn.Conv1d | nn.Conv2d | nn.Conv3d
 
 
 class NonLocalBase(nn.Module):
     """z = x + bn(branch(x)), for maps of 1, 2 or 3 axes.
 
-    A new block is a subclass with a constructor and ``context``. The constructor makes ``bn``, or ``merge`` is another.
-    ``out`` is the last convolution before it. `fuse_for_inference` folds the norms that ``norm_after`` names.
+    A new block is a subclass with a constructor and ``context``. The constructor sets ``out``, the last convolution,
+    and ``bn``, the norm after it. A block without ``bn`` overrides ``merge``. ``norm_after`` maps the name of a
+    convolution to that of the norm after it; `fuse_for_inference` folds these norms.
 
-    - ``context(x)`` is the residual branch of one set of positions that relate to each other. ``attend`` and
-      ``temporal_groups`` are done here: ``context`` sees a frame, a place or a run of frames as a clip of its own.
-    - ``conv`` makes a convolution of ``dim`` axes, ``initialise`` sets all weights and the zeros of the start.
+    - ``context(x)`` computes the residual branch. All positions of one clip of ``x`` relate to each other. This class
+      handles ``attend`` and ``temporal_groups``: it gives each frame, each place or each group of frames to ``context``
+      as a clip of its own.
+    - ``conv`` makes a convolution of ``dim`` axes. ``initialise`` sets the starting weights of all convolutions.
     - ``from_config`` gives the arguments that the constructor takes, by name, from ``MODEL.NONLOCAL``. Other arguments
-      come from ``MODEL.NONLOCAL.ARGS``. ``dims`` and ``recomputes`` say what a block can do.
+      come from ``MODEL.NONLOCAL.ARGS``.
     - ``weights`` gives the weights of one query, for pictures. A block without them says in ``no_weights`` why.
     - A constructor passes ``**common`` on to this class.
 
@@ -38,8 +39,9 @@ class NonLocalBase(nn.Module):
         dim: 1 for sequences (N, C, L), 2 for images (N, C, H, W), 3 for video (N, C, T, H, W).
         attend: positions relate to those of their own frame ("space"), to their own place in all frames ("time"), or
             to all ("spacetime"). Only with ``dim=3``.
-        temporal_groups: g equal runs of frames, each by itself. Not with "space".
-        checkpoint: keep only x and the norm's input for backward, and compute the rest again there.
+        temporal_groups: number of equal groups of consecutive frames. Positions relate only inside their group. 1 with
+            "space".
+        checkpoint: save memory: keep only x and the input of the norm, and compute the rest again in the backward pass.
 
     Raises:
         ValueError: for a value that is not allowed.
@@ -47,13 +49,13 @@ class NonLocalBase(nn.Module):
 
     #: values of ``dim`` that the block is defined for
     dims: tuple[int, ...] = (1, 2, 3)
-    #: False: ``branch`` has norms or statistics that must see a batch once, so ``checkpoint`` is refused
+    #: whether ``checkpoint`` is allowed; not where norms or statistics of ``branch`` count each batch
     recomputes = True
     #: whether ``pool`` makes the map of keys and values smaller
     subsample = False
     #: why ``weights`` has nothing to give
     no_weights = "it has no weight for a pair of positions"
-    #: "auto", "dense" or another, of a block that has several
+    #: only in a block that has several: the name of one, such as "auto" or "dense"
     algorithm: str
     bn: nn.Module
     out: Conv
@@ -76,7 +78,8 @@ class NonLocalBase(nn.Module):
         if temporal_groups > 1 and (dim != 3 or attend == "space"):
             raise ValueError(f"temporal_groups: got {temporal_groups}, allowed: 1 with dim={dim} and attend={attend!r}")
         if checkpoint and not self.recomputes:
-            raise ValueError(f"checkpoint: got True, allowed: False for {type(self).__name__}, which counts each batch")
+            name = type(self).__name__
+            raise ValueError(f"checkpoint: got True, allowed for {name}, whose branch must run once per batch: False")
         self.in_channels, self.dim, self.attend, self.temporal_groups = in_channels, dim, attend, temporal_groups
         self.checkpoint = checkpoint
 
@@ -115,18 +118,18 @@ class NonLocalBase(nn.Module):
         """
         self.check_map(x)
         if self.checkpoint and torch.is_grad_enabled():
-            # Without the norm, which must count each batch once.
-            y = recomputed(self.branch, x, use_reentrant=False, preserve_rng_state=False)
+            # Only the branch is computed again. The norm must count each batch once.
+            y = recompute(self.branch, x, use_reentrant=False, preserve_rng_state=False)
         else:
             y = self.branch(x)
         return self.merge(x, y)
 
     def merge(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        """z from x and the branch, after the norm."""
+        """Return x + bn(y), where y is the output of ``branch``."""
         return x + self.bn(y)
 
     def branch(self, x: torch.Tensor) -> torch.Tensor:
-        """What is added to x, before its norm: ``context`` of each set of positions."""
+        """The residual branch before its norm: ``context`` of each set of positions, put back on the map."""
         u = self.folded(x)
         y = self.context(u)
         if u is x:
@@ -137,7 +140,7 @@ class NonLocalBase(nn.Module):
     def context(self, x: torch.Tensor) -> torch.Tensor:
         """The branch for positions that all relate to each other: (N, C, ...) -> (N, C, ...).
 
-        Axes of the result may have length 1 where all positions get the same.
+        An axis of the result may have length 1, if all positions along it get the same value.
         """
         raise NotImplementedError
 
@@ -156,14 +159,14 @@ class NonLocalBase(nn.Module):
 
     @torch.no_grad()
     def attention(self, x: torch.Tensor, positions: Sequence[int | Sequence[int]]) -> torch.Tensor:
-        """Weights of chosen query positions over the positions of the keys, which sum up the values.
+        """The weights with which chosen query positions sum the values: one for each key position.
 
         Args:
             x: (N, C, T, H, W), or fewer axes as in ``forward``.
             positions: query positions, as (t, h, w) or as indices into the flattened map.
 
         Returns:
-            (N, len(positions), T, H', W') on the grid of the keys, with zeros where a position does not attend.
+            (N, len(positions), T, H', W') on the grid of the keys; zero for keys outside the set of the query.
 
         Raises:
             ValueError: for a position outside the map, or where the block has no such weights.
@@ -172,14 +175,14 @@ class NonLocalBase(nn.Module):
         N, size = len(x), x.shape[2:]
         key_size = self.pool(torch.empty(1, 1, *size, device="meta")).shape[2:]
         flat_K = locate(positions, size).tolist()
-        # The numbers of the positions, and those of the keys, of each set.
+        # Row s has the flat indices of the positions in set s, and those of its keys.
         query_SP, key_SQ = (self.folded(_numbered(lengths)).flatten(1) for lengths in (size, key_size))
         sets = self.folded(x).unflatten(0, (N, -1))
-        weights = x.new_zeros(N, len(flat_K), key_size.numel(), dtype=accumulation_dtype(x))
+        found = x.new_zeros(N, len(flat_K), key_size.numel(), dtype=accumulation_dtype(x))
         for k, flat in enumerate(flat_K):
             s, p = (query_SP == flat).nonzero()[0].tolist()
-            weights[:, k, key_SQ[s]] = self.weights(sets[:, s], p).to(weights.dtype)
-        return weights.unflatten(2, key_size)
+            found[:, k, key_SQ[s]] = self.weights(sets[:, s], p).to(found.dtype)
+        return found.unflatten(2, key_size)
 
     def weights(self, x: torch.Tensor, position: int) -> torch.Tensor:
         """Weights of one query over all keys, for positions that all relate to each other: (N, keys).
@@ -194,7 +197,7 @@ class NonLocalBase(nn.Module):
         raise ValueError(f"{type(self).__name__} cannot show where a position looks: {self.no_weights}")
 
     def count_inside(self, count: int | None, default: int, name: str = "inner_channels") -> int:
-        """``count`` channels inside a block, or where it is None the default, at least 1.
+        """Return ``count``, a number of channels inside a block. If it is None: ``default``, but at least 1.
 
         Raises:
             ValueError: ``count`` is below 1.
@@ -211,10 +214,10 @@ class NonLocalBase(nn.Module):
         return CONVS[self.dim - 1](in_channels, out_channels, kernel, padding=kernel // 2, **options)
 
     def initialise(self, zero_init: bool, init_std: float | None) -> None:
-        """Set the start of all convolutions.
+        """Set the starting weights of all convolutions.
 
         Args:
-            zero_init: the block starts as the identity: the norm's weight is zero, or ``out`` where no norm trains.
+            zero_init: start as the identity. The norm's weight is zero, or that of ``out`` if the norm does not train.
             init_std: standard deviation of the weights; None: He et al. Biases are zero.
         """
         for conv in self.modules():

@@ -22,9 +22,9 @@ from nlvideo.layers.nonlocal_ops import (
 from nlvideo.layers.norm import get_norm
 from nlvideo.layers.precision import accumulation_dtype, without_autocast
 from nlvideo.layers.projection import Linear
-from nlvideo.modeling.nonlocal_block.base import CONVS, NonLocalBase
+from nlvideo.modeling.nonlocal_block.base import NonLocalBase
 from nlvideo.modeling.nonlocal_block.build import NONLOCAL
-from nlvideo.modeling.nonlocal_block.maps import as_linear, convolve, project_channels, project_conv
+from nlvideo.modeling.nonlocal_block.maps import CONVS, as_linear, convolve, project_channels, project_conv
 from nlvideo.modeling.nonlocal_block.positions import (
     attended,
     fold,
@@ -65,8 +65,8 @@ class NonLocalBlock(NonLocalBase):
         pairwise: f: "gaussian" (Eq. 2), "embedded_gaussian" (Eq. 3), "dot_product" (Eq. 4), "concatenation" (Eq. 5).
         attend: a position attends to those of its own frame ("space"), to its own place in all frames ("time"), or to
             all positions ("spacetime"); Table 2d. Only with ``dim=3``.
-        temporal_groups: with g > 1, attention stays inside each of g equal runs of frames (authors' code: 4 frames in
-            res3 of the 128-frame networks). Not with "space", which stays inside a frame in any case.
+        temporal_groups: number of equal groups of consecutive frames; attention stays inside a group (authors' code:
+            groups of 4 frames in res3 of the 128-frame networks). 1 with "space", which stays inside a frame.
         subsample: keys and values come from a max-pooled map (Sec. 3.3): 1x2x2 for video, 2x2 for images, 2 for
             sequences, rounded down; an axis of length 1 is not pooled. For "time" nothing is pooled: that would mix
             places.
@@ -81,7 +81,7 @@ class NonLocalBlock(NonLocalBase):
             a projection), "sorted" (concatenation).
             The attribute may be changed at any time. On a CPU, all but "dense" compute the convolutions as matrix
             products. "auto" takes "dense" where there are 32 keys or fewer.
-        checkpoint: keep only x and the norm's input for backward, and compute the rest again there.
+        checkpoint: see `NonLocalBase`.
         num_heads: channels in so many groups, each with weights of its own (Vaswani et al., 2017); the scale is that
             of a group's channels. Only with theta, phi and one product of them ("embedded_gaussian", "dot_product").
         relative_position: the logits gain theta_i . (r_t + r_h + r_w), learned vectors for the offset from query to

@@ -16,18 +16,19 @@ NONLOCAL = Registry(
 
     Called as ``cls(cfg, in_channels, stage="res4", **args)``; ``stage`` is the stage of the network that it stands in,
     ``args`` are the pairs of ``MODEL.NONLOCAL.ARGS``. Returns an ``nn.Module`` with ``forward(x: float (N, C, T, H, W))
-    -> (N, C, T, H, W)``. Logs and reports find the blocks of a registered class.
+    -> (N, C, T, H, W)``. Logs and reports list all modules of a registered class.
 
-    A block may also have: ``algorithm``, where "dense" is counted as the cost; ``algorithm_for(size)``, the algorithm
-    that runs on a map of this size; ``attention_size(size)``, sets of positions, queries and keys of each; and
-    ``attention(x, positions)``, the weights (N, positions, T', H', W') that are drawn.
+    A block may also have: ``algorithm``, its name (costs are counted with "dense"); ``algorithm_for(size)``, the name
+    of the algorithm that runs on a map of this size; ``attention_size(size)``, the number of sets of positions, of
+    queries in a set and of keys in a set; and ``attention(x, positions)``, the weights (N, positions, T', H', W') for
+    pictures.
 
-    `NonLocalBase` has all that blocks share, and `SoftmaxBase` what a softmax over keys needs. A subclass takes one
-    file, a constructor and ``context``: see ``nlvideo/modeling/nonlocal_variants``.
+    `NonLocalBase` has what all blocks share, and `SoftmaxBase` what a softmax over keys needs. A new block is one file:
+    a subclass with a constructor and ``context``. Examples are in ``nlvideo/modeling/nonlocal_variants``.
     """,
 )
 
-# Residual blocks of ResNet-50. The paper counts the non-local blocks of this network (Table 2c).
+# Residual blocks per stage of ResNet-50. The numbers of non-local blocks in Table 2c of the paper are for this network.
 R50_BLOCKS = {"res2": 3, "res3": 4, "res4": 6, "res5": 3}
 
 
@@ -38,14 +39,14 @@ def build_nonlocal_block(cfg: CfgNode, in_channels: int, stage: str = "res4", di
         cfg: the whole config.
         in_channels: channels of the feature map.
         stage: the stage that the block stands in.
-        dim: axes of the map: 3 for video; 2 for images, of which a block that takes them has an argument ``dim``.
+        dim: axes of the map: 3 for video, 2 for images. With 2, the block must have an argument ``dim``.
 
     Raises:
-        KeyError: the name is not registered.
-        ValueError: an argument in ``MODEL.NONLOCAL.ARGS`` that the block does not take, that has a key of its own, or
-            whose value is wrong.
+        LookupFailed: the name is not registered.
+        ValueError: ``MODEL.NONLOCAL.ARGS`` has an argument that the block does not take, one that another config key
+            sets, or a wrong value.
     """
-    # The place in the network decides the axes.
+    # ``dim`` follows from the network. So ARGS may not set it.
     place = {"stage": stage} if dim == 3 else {"stage": stage, "dim": dim}
     return build_registered(NONLOCAL, cfg, "MODEL.NONLOCAL", in_channels, reserved=("dim",), **place)
 
@@ -54,18 +55,19 @@ def nonlocal_placement(cfg: CfgNode, blocks_per_stage: dict[str, int]) -> dict[s
     """Indices of the residual blocks that get a non-local block after them: ``{"res3": [1, 3], "res4": [1, 3, 5]}``.
 
     ``MODEL.NONLOCAL.BLOCKS`` names the places. Where it is empty, each of ``STAGES`` gets a block after every
-    ``EVERY``-th residual block. A stage that is deeper than ResNet-50's gets as many as that one, spread as in the
-    authors' code: after blocks 6, 13 and 20 of the 23 in res4 of ResNet-101 (Table 2c: "corresponding" blocks).
+    ``EVERY``-th residual block. A stage with more residual blocks than in ResNet-50 gets as many non-local blocks as
+    that stage of ResNet-50. They are spread as in the authors' code: res4 of ResNet-101 has 23 residual blocks, and
+    gets them after 6, 13 and 20, counted from 0 (Table 2c: "corresponding" blocks).
 
     Args:
         cfg: the whole config.
         blocks_per_stage: residual blocks of each stage.
 
     Returns:
-        Stages without a block are left out. Empty where ``ENABLED`` is False.
+        Stages without a block are left out. The dict is empty if ``ENABLED`` is False.
 
     Raises:
-        KeyError: an unknown stage.
+        LookupFailed: an unknown stage.
         ValueError: a place that does not exist or is given twice, or no place at all.
     """
     node = cfg.MODEL.NONLOCAL
@@ -76,7 +78,7 @@ def nonlocal_placement(cfg: CfgNode, blocks_per_stage: dict[str, int]) -> dict[s
     else:
         for stage in node.STAGES:
             _check_stage("MODEL.NONLOCAL.STAGES", stage, blocks_per_stage)
-        # In the order of the network, and once even where a stage is listed twice.
+        # Stages are in the order of the network. A stage that is listed twice counts once.
         stages = [stage for stage in blocks_per_stage if stage in node.STAGES]
         places = {stage: _regular_places(stage, blocks_per_stage[stage], node.EVERY) for stage in stages}
     places = {stage: indices for stage, indices in places.items() if indices}
@@ -92,6 +94,7 @@ def _regular_places(stage: str, num_blocks: int, every: int) -> list[int]:
     usual = R50_BLOCKS.get(stage, num_blocks)
     if num_blocks <= usual:
         return list(range(every - 1, num_blocks, every))
+    # At equal distances.
     count = usual // every
     return [num_blocks // count * (i + 1) - 1 for i in range(count)]
 

@@ -9,7 +9,7 @@ from torch import nn
 from nlvideo.layers.precision import accumulation_dtype, without_autocast
 from nlvideo.layers.projection import Linear, project
 
-_CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 def max_pool_space(u: torch.Tensor) -> torch.Tensor:
@@ -55,7 +55,7 @@ def _are_matrices(x: torch.Tensor, convs: Sequence[nn.Module]) -> bool:
     if x.device.type != "cpu" or torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
         return False
     return all(
-        type(conv) in _CONVS and conv.weight.dtype == x.dtype and x.dtype.itemsize >= 4
+        type(conv) in CONVS and conv.weight.dtype == x.dtype and x.dtype.itemsize >= 4
         and not (conv._forward_hooks or conv._forward_pre_hooks or conv._backward_hooks or conv._backward_pre_hooks)
         for conv in convs
     )  # fmt: skip

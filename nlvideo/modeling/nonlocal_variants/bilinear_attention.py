@@ -10,8 +10,9 @@ from torch import nn
 from nlvideo.config import configurable
 from nlvideo.layers.norm import get_norm
 from nlvideo.layers.precision import accumulation_dtype, without_autocast
-from nlvideo.modeling.nonlocal_block.base import CONVS, NonLocalBase
+from nlvideo.modeling.nonlocal_block.base import NonLocalBase
 from nlvideo.modeling.nonlocal_block.build import NONLOCAL
+from nlvideo.modeling.nonlocal_block.maps import CONVS
 from nlvideo.modeling.nonlocal_block.positions import video_size
 from nlvideo.utils.messages import check_one_of
 

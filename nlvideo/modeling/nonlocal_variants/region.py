@@ -10,8 +10,8 @@ from nlvideo.config import configurable
 from nlvideo.layers.nonlocal_ops import softmax_aggregate
 from nlvideo.layers.norm import get_norm
 from nlvideo.layers.precision import widened, without_autocast
-from nlvideo.modeling.nonlocal_block.base import CONVS
 from nlvideo.modeling.nonlocal_block.build import NONLOCAL
+from nlvideo.modeling.nonlocal_block.maps import CONVS
 from nlvideo.modeling.nonlocal_block.pairwise import SoftmaxBase
 from nlvideo.modeling.nonlocal_variants.global_context import GlobalContext
 
