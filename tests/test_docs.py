@@ -218,7 +218,16 @@ def all_flags() -> set[str]:
 # Flags of other programs.
 FOREIGN_FLAGS = {"--dist", "--nnodes", "--rdzv-id", "--shm-size"}
 # Slurm's.
-FOREIGN_FLAGS |= {"--account", "--array", "--batch", "--cpus-per-task", "--gpus-per-node", "--gres", "--nodes"}
+FOREIGN_FLAGS |= {
+    "--account",
+    "--array",
+    "--batch",
+    "--cpus-per-task",
+    "--gpus-per-node",
+    "--gpus-per-task",
+    "--gres",
+    "--nodes",
+}
 FOREIGN_FLAGS |= {"--ntasks-per-node", "--partition", "--requeue", "--signal", "--time"}
 # Keys of other frameworks, and one that shows what an error looks like.
 FOREIGN_KEYS = {"MODEL.ARCH", "MODEL.BACKBON.DEPTH"}
