@@ -217,7 +217,7 @@ class Checkpointer:
             except Exception as error:  # whatever is wrong with it: it is not one to resume from
                 logger.debug("%s is left out: %s", path, error)
         if not names:
-            return f"{folder} holds no other checkpoint to resume from; a start without --resume moves it all aside"
+            return f"{folder} holds no other checkpoint to resume from. A start without --resume moves its files aside"
         tag = os.path.join(folder, TAG)
         return f"To go on from one of {some(names, 8)}, write its name into {tag}: echo {names[0]} > {shlex.quote(tag)}"
 

@@ -30,8 +30,8 @@ def load_model_for_test(cfg: CfgNode, resume: bool = False) -> nn.Module:
         resume: prefer the last checkpoint in ``OUTPUT_DIR``.
 
     Raises:
-        ValueError: no checkpoint is named, less than half of the backbone fits, or a dataset of ``DATASETS.TEST`` has
-            other labels for the classes than the model.
+        ValueError: no checkpoint is named, a tensor does not fit, or a dataset of ``DATASETS.TEST`` has other labels
+            for the classes than the model.
         FileNotFoundError: the file is missing.
     """
     path = weights_for_test(cfg, resume)
@@ -88,7 +88,7 @@ def load_trained_model(cfg: CfgNode, path: str, entry: str = "") -> tuple[nn.Mod
         ValueError: the file is of another network than ``cfg``, or unreadable; one line.
         FileNotFoundError: the file is missing.
     """
-    model, stored = _load(cfg, path, entry, complete=True)
+    model, stored = _load(cfg, path, entry)
     if len(stored) > (count := cfg.MODEL.HEAD.NUM_CLASSES):
         logger.warning("%s: %d classes are named, the model has %d: the names are not used", path, len(stored), count)
     return model, class_names(cfg, stored)
@@ -106,8 +106,8 @@ def class_names(cfg: CfgNode, stored: list[str] | None = None) -> list[str]:
     names = names if len(names) <= count else []
     if not names and stored is not None:
         log_once(
-            f"The {count} classes have no names, only numbers: a classes.txt beside the weights, one name a line in the"
-            " order of the labels, gives them names"
+            f"The {count} classes have numbers but no names. To name them, put a classes.txt beside the weights: a name"
+            " a line, in the order of the labels"
         )
     return [*names, *map(str, range(len(names), count))]
 
@@ -122,12 +122,10 @@ def _named(cfg: CfgNode, path: str) -> str:
     return path
 
 
-def _load(cfg: CfgNode, path: str, entry: str = "", complete: bool = False) -> tuple[nn.Module, list[str]]:
+def _load(cfg: CfgNode, path: str, entry: str = "") -> tuple[nn.Module, list[str]]:
     """Build the model with its weights, and return the names of its classes; none where they are not known."""
     model, path = build_model(cfg), _named(cfg, path)
     content = read_file(path)
     entry = entry or ("ema" if cfg.SOLVER.EMA.ENABLED and "ema" in content else "")
-    report = load_weights(
-        model, content, path, cfg=cfg, adapt_weights=inflate_2d_weights, entry=entry, complete=complete
-    )
+    report = load_weights(model, content, path, cfg=cfg, adapt_weights=inflate_2d_weights, entry=entry, complete=True)
     return model.eval(), report.classes

@@ -56,6 +56,16 @@ def test_the_average_is_tested_where_there_is_one(
     assert math.isclose(_bias(model), 1.0)
 
 
+@pytest.mark.parametrize(
+    "other",
+    [("MODEL.BACKBONE.TEMPORAL", "i3d_3x3x3"), ("MODEL.HEAD.NUM_CLASSES", "5"), ("MODEL.NONLOCAL.ENABLED", "True")],
+)
+def test_a_test_needs_every_tensor(tiny_cfg: Callable[..., CfgNode], weights: str, other: tuple[str, str]) -> None:
+    """A training may start with the weights. A test would be of a network that is partly random."""
+    with pytest.raises(ValueError, match="weights.pth is of another network than the config's: "):
+        load_model_for_test(tiny_cfg("MODEL.WEIGHTS", weights, *other))
+
+
 def test_resume_prefers_the_last_checkpoint(tiny_cfg: Callable[..., CfgNode], weights: str) -> None:
     cfg = tiny_cfg("MODEL.WEIGHTS", weights)
     assert math.isclose(_bias(load_model_for_test(cfg, resume=True)), 1.0)
@@ -115,8 +125,8 @@ def test_numbers_in_place_of_names_are_said_once(
         assert load_trained_model(tiny_cfg(), weights)[1] == ["0", "1", "2", "3"]
     Path(weights).with_name("classes.txt").write_text("a\nb\nc\nd\n")
     assert load_trained_model(tiny_cfg(), weights)[1] == ["a", "b", "c", "d"]
-    said = [record.message for record in caplog.records if "have no names" in record.message]
+    said = [record.message for record in caplog.records if "no names" in record.message]
     assert said == [
-        "The 4 classes have no names, only numbers: a classes.txt beside the weights, one name a line in the order of"
-        " the labels, gives them names"
+        "The 4 classes have numbers but no names. To name them, put a classes.txt beside the weights: a name a line,"
+        " in the order of the labels"
     ]
