@@ -279,6 +279,50 @@ def test_no_tensor_of_the_size_of_the_matrix_is_saved(pairwise):
     assert max(saved) < P * Q / 4
 
 
+class _Adapted(nn.Module):
+    """A convolution with a branch of its own, as low-rank adapters have."""
+
+    def __init__(self, conv):
+        super().__init__()
+        self.conv, self.weight, self.bias = conv, conv.weight, conv.bias
+
+    def forward(self, x):
+        return 2 * self.conv(x)
+
+
+@pytest.mark.parametrize("pool_first", [True, False])
+@pytest.mark.parametrize("pairwise", ["embedded_gaussian", "dot_product", "concatenation"])
+def test_a_convolution_that_is_hooked_or_replaced_is_called(pairwise, pool_first):
+    size = (2, 8, 8)
+    block = NonLocalBlock(8, pairwise=pairwise, pool_first=pool_first, zero_init=False, norm="none", init_std=0.3)
+    x, names = make_map(channels=8, size=size).float(), ("theta", "phi", "g", "out")
+    block.algorithm = "dense"
+    expected = block(x)
+    block.algorithm, called = "auto", []
+    handles = [block.get_submodule(n).register_forward_hook(lambda *_, n=n: called.append(n)) for n in names]
+    torch.testing.assert_close(block(x), expected, rtol=1e-5, atol=1e-5)
+    assert sorted(called) == sorted(names)
+    for handle in handles:
+        handle.remove()
+    for name in names:
+        setattr(block, name, _Adapted(block.get_submodule(name)))
+    actual, block.algorithm = block(x), "dense"
+    for name in names:
+        conv = block.get_submodule(name).conv
+        with torch.no_grad():
+            conv.weight *= 2
+            conv.bias *= 2
+        setattr(block, name, conv)
+    torch.testing.assert_close(actual, block(x), rtol=1e-5, atol=1e-5)
+
+
+def test_the_folded_form_refuses_what_it_cannot_fold():
+    block = NonLocalBlock(8, pairwise="dot_product", algorithm="folded")
+    block.g.register_forward_hook(lambda *_: None)
+    with pytest.raises(ValueError, match="algorithm 'folded': a convolution is hooked or was replaced, allowed: 'reor"):
+        block(make_map(channels=8).float())
+
+
 @pytest.mark.parametrize("algorithm", ["dense", "auto"])
 @pytest.mark.parametrize("pairwise", PAIRWISE)
 def test_memory_format_does_not_matter(pairwise, algorithm):

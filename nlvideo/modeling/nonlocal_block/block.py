@@ -24,7 +24,7 @@ from nlvideo.layers.precision import accumulation_dtype, without_autocast
 from nlvideo.layers.projection import Linear
 from nlvideo.modeling.nonlocal_block.base import NonLocalBase
 from nlvideo.modeling.nonlocal_block.build import NONLOCAL
-from nlvideo.modeling.nonlocal_block.maps import CONVS, as_linear, convolve, project_channels, project_conv
+from nlvideo.modeling.nonlocal_block.maps import CONVS, as_linear, convolve, is_plain, project_channels, project_conv
 from nlvideo.modeling.nonlocal_block.positions import (
     attended,
     fold,
@@ -162,6 +162,8 @@ class NonLocalBlock(NonLocalBase):
             raise ValueError("algorithm 'folded': keys are pooled after phi and g, allowed: pool_first or no subsample")
         if self.num_heads > 1 or self.relative is not None:
             raise ValueError("algorithm 'folded': allowed with one head and no relative position")
+        if not self._is_plain:
+            raise ValueError("algorithm 'folded': a convolution is hooked or was replaced, allowed: 'reordered'")
         dtype = accumulation_dtype(x, self.out.weight)
         with without_autocast(x):
             theta, phi, g, out = (
@@ -221,9 +223,9 @@ class NonLocalBlock(NonLocalBase):
         if self.algorithm != "auto":
             return self.algorithm
         _, P, Q = self.attention_size(size)
-        plain = self.num_heads == 1 and self.relative is None
-        may_fold = self.pairwise == "dot_product" and plain and not lowered and not self._pools_embeddings
-        if may_fold and folding_pays(P, Q, self.in_channels, self.inner_channels):
+        is_single = self.num_heads == 1 and self.relative is None
+        may_fold = self.pairwise == "dot_product" and is_single and not lowered and not self._pools_embeddings
+        if may_fold and self._is_plain and folding_pays(P, Q, self.in_channels, self.inner_channels):
             return "folded"
         value_dim = self.inner_channels // self.num_heads
         key_dim = self.in_channels if self.pairwise == "gaussian" else value_dim
@@ -266,6 +268,10 @@ class NonLocalBlock(NonLocalBase):
     def _convolve(self, x: torch.Tensor, *convs: nn.Module, rows: bool = True) -> Sequence[torch.Tensor]:
         """conv(x) of each. "dense" calls the modules: the other algorithms are compared with it."""
         return [conv(x) for conv in convs] if self.algorithm == "dense" else convolve(x, convs, rows=rows)
+
+    @property
+    def _is_plain(self) -> bool:
+        return all(map(is_plain, (self.theta, self.phi, self.g, self.out)))
 
     @property
     def _pools_embeddings(self) -> bool:

@@ -54,11 +54,13 @@ def convolve(x: torch.Tensor, convs: Sequence[nn.Module], *, rows: bool) -> Sequ
 def _are_matrices(x: torch.Tensor, convs: Sequence[nn.Module]) -> bool:
     if x.device.type != "cpu" or torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
         return False
-    return all(
-        type(conv) in CONVS and conv.weight.dtype == x.dtype and x.dtype.itemsize >= 4
-        and not (conv._forward_hooks or conv._forward_pre_hooks or conv._backward_hooks or conv._backward_pre_hooks)
-        for conv in convs
-    )  # fmt: skip
+    return x.dtype.itemsize >= 4 and all(is_plain(conv) and conv.weight.dtype == x.dtype for conv in convs)
+
+
+def is_plain(conv: nn.Module) -> bool:
+    """Whether weight and bias of a convolution say all: nothing has replaced it, and no hook waits for its output."""
+    hooks = (conv._forward_hooks, conv._forward_pre_hooks, conv._backward_hooks, conv._backward_pre_hooks)
+    return type(conv) in CONVS and not any(hooks)
 
 
 def project_channels(x: torch.Tensor, weight_C: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
@@ -78,13 +80,16 @@ def project_channels(x: torch.Tensor, weight_C: torch.Tensor, bias: torch.Tensor
 def project_conv(x: torch.Tensor, conv: nn.Module, weight_D: torch.Tensor) -> torch.Tensor:
     """weight . conv(x) at every position: (N, C, ...) -> (N, 1, ...), in float32 or wider.
 
-    w . (W x + b) = (W^T w) . x + w . b: one product per channel of x, without conv(x).
+    w . (W x + b) = (W^T w) . x + w . b: one product per channel of x, without conv(x). A convolution that is hooked or
+    was replaced is called.
 
     Args:
         x: a map of any number of axes.
         conv: a convolution of kernel size 1 from C to D channels, with bias.
         weight_D: one weight per channel of conv(x).
     """
+    if not is_plain(conv):
+        return project_channels(conv(x), weight_D)
     dtype = accumulation_dtype(x, weight_D)
     weight_D, (weight, bias) = weight_D.to(dtype), as_linear(conv)
     with without_autocast(x):
