@@ -404,6 +404,15 @@ def test_equals_its_equation(case, dim):
             torch.testing.assert_close(shown, torch.stack([pair[1] for pair in pairs]), rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("name", ["AsymmetricPyramid", "DisentangledNonLocal", "RegionNonLocal"])
+def test_weights_that_are_drawn_are_computed_in_float32(name):
+    (case, *_) = (case for case in CASES if case.name == name)
+    block, x = make_block(case).float(), make_map(2, 3, 5).float()
+    lowered = copy.deepcopy(block).bfloat16()
+    shown = lowered.attention(x.bfloat16(), [0, 7])
+    torch.testing.assert_close(shown.sum((2, 3, 4)), block.attention(x, [0, 7]).sum((2, 3, 4)), rtol=1e-5, atol=1e-5)
+
+
 def test_spectral_position_without_neighbours_stays_as_it_is():
     """Its row of the graph is 0, and its gradients are finite."""
     (case,) = (case for case in CASES if case.name == "SpectralNonLocal")
@@ -516,7 +525,7 @@ def test_autocast_and_channels_last(case):
 @each
 def test_recomputing_changes_nothing_or_is_refused(case):
     if not NONLOCAL.get(case.name).recomputes:
-        with pytest.raises(ValueError, match="checkpoint: got True, allowed: False"):
+        with pytest.raises(ValueError, match="checkpoint: got True, allowed for .*: False"):
             make_block(case, checkpoint=True)
         return
     results = []

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from nlvideo.layers.nonlocal_ops import ALGORITHMS, choose_algorithm
+from nlvideo.layers.precision import widened, without_autocast
 from nlvideo.modeling.nonlocal_block.base import NonLocalBase
 from nlvideo.utils.messages import check_one_of
 
@@ -13,7 +14,7 @@ from nlvideo.utils.messages import check_one_of
 class SoftmaxBase(NonLocalBase):
     """A block that sums its values with ``softmax_aggregate(..., algorithm=self.algorithm)``.
 
-    A subclass sets ``inner_channels``, and ``num_keys`` where the keys are not the positions of ``pool``.
+    A subclass sets ``inner_channels`` and ``scale``, and ``num_keys`` where the keys are not the positions of ``pool``.
 
     Args:
         in_channels: channels of x.
@@ -25,6 +26,7 @@ class SoftmaxBase(NonLocalBase):
     """
 
     inner_channels: int
+    scale: float
 
     def __init__(self, in_channels: int, *, algorithm: str = "auto", **common: Any):
         super().__init__(in_channels, **common)
@@ -34,6 +36,12 @@ class SoftmaxBase(NonLocalBase):
     def num_keys(self, u: torch.Tensor) -> int:
         """Keys of a map of positions that all relate to each other."""
         return self.pool(u).shape[2:].numel()
+
+    def softmax_of(self, query_NPD: torch.Tensor, key_NQD: torch.Tensor, position: int) -> torch.Tensor:
+        """The softmax of one query over the keys, in float32 or wider: (N, keys)."""
+        query_NPD, key_NQD = widened(query_NPD, key_NQD)
+        with without_autocast(query_NPD):
+            return ((key_NQD @ query_NPD[:, position, :, None])[..., 0] * self.scale).softmax(1)
 
     def attention_size(self, size: Sequence[int]) -> tuple[int, int, int]:
         """For a map of these axes: sets of positions, and P queries and Q keys of each."""

@@ -80,10 +80,16 @@ class AsymmetricPyramid(SoftmaxBase):
     def weights(self, x: torch.Tensor, position: int) -> torch.Tensor:
         """The weight of a cell, spread evenly over its positions: (N, positions)."""
         embedded = self.key_norm(self.key(x)).relu()
-        logits_N1S = embedded.flatten(2)[:, None, :, position] @ self._cells(embedded) * self.scale
-        L = x.shape[2:].numel()
-        share_LS = self._cells(torch.eye(L, dtype=x.dtype, device=x.device).view(L, 1, *x.shape[2:]))[:, 0]
-        return logits_N1S.softmax(2)[:, 0] @ share_LS.T
+        cells_NDS = self._cells(embedded)
+        weights_NS = self.softmax_of(embedded.flatten(2).transpose(1, 2), cells_NDS.transpose(1, 2), position)
+        size, spread = x.shape[2:], []
+        levels = weights_NS.split([count ** len(size) for count in self.bins], 1)
+        for count, level in zip(self.bins, levels, strict=True):
+            grid = level.unflatten(1, (count,) * len(size))
+            for length in size:
+                grid = torch.tensordot(grid, _shares(length, count).to(grid), dims=([1], [1]))
+            spread.append(grid.flatten(1))
+        return torch.stack(spread).sum(0)
 
     def _cells(self, u: torch.Tensor) -> torch.Tensor:
         """Averages over the cells of all levels: (N, D, ...) -> (N, D, S). A cell is that of adaptive pooling."""

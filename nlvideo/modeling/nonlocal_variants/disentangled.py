@@ -84,5 +84,4 @@ class DisentangledNonLocal(SoftmaxBase):
     def weights(self, x: torch.Tensor, position: int) -> torch.Tensor:
         """Both softmaxes together, whose sum is 2: (N, keys)."""
         query_NPD, key_NQD, _, unary_NQ = self._embed(x)
-        logits_NQ = (key_NQD @ query_NPD[:, position, :, None])[..., 0] * self.scale
-        return logits_NQ.softmax(1) + unary_NQ
+        return self.softmax_of(query_NPD, key_NQD, position) + unary_NQ

@@ -104,7 +104,7 @@ class GlobalContext(_SharedContext):
             self.mask = self.conv(in_channels, 1)
             self.initialise(False, None)
         width = in_channels // ratio
-        # The order is that of the use: x is multiplied first.
+        # Sorted, so that their order in the argument does not matter.
         self.transforms = nn.ModuleDict()
         for name in sorted(set(fusion)):
             out = nn.Linear(width, in_channels)

@@ -9,7 +9,6 @@ from torch import nn
 from nlvideo.config import configurable
 from nlvideo.layers.nonlocal_ops import softmax_aggregate
 from nlvideo.layers.norm import get_norm
-from nlvideo.layers.precision import widened, without_autocast
 from nlvideo.modeling.nonlocal_block.build import NONLOCAL
 from nlvideo.modeling.nonlocal_block.maps import CONVS
 from nlvideo.modeling.nonlocal_block.pairwise import SoftmaxBase
@@ -98,9 +97,7 @@ class RegionNonLocal(SoftmaxBase):
 
     def weights(self, x: torch.Tensor, position: int) -> torch.Tensor:
         """The softmax of one query: (N, keys)."""
-        query_NPD, key_NQD = widened(*self._embed(self.region(self.theta(x))))
-        with without_autocast(x):
-            return ((key_NQD @ query_NPD[:, position, :, None])[..., 0] * self.scale).softmax(1)
+        return self.softmax_of(*self._embed(self.region(self.theta(x))), position)
 
     def _embed(self, p: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """p as queries (N, P, D) and keys (N, Q, D); without pooling they are one tensor, which takes half the work."""
