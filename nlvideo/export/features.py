@@ -57,6 +57,10 @@ class LayerOutput:
         check_one_of("pool", pool, POOLS)
         self.model, self.pool = model, pool
         self.layer, self._module = find_layer(model, layer)
+        backbone: Any = getattr(model, "backbone", None)
+        inner = self.layer.removeprefix("backbone.")
+        is_inside = inner != self.layer and hasattr(backbone, "has_channels_last")
+        self._channels_last = is_inside and backbone.has_channels_last(inner)
 
     @torch.no_grad()
     def __call__(self, clips: torch.Tensor) -> torch.Tensor:
@@ -74,6 +78,8 @@ class LayerOutput:
         if not isinstance(output, torch.Tensor) or output.dim() < 2 or len(output) != len(clips):
             given = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
             raise ValueError(f"layer: {self.layer} gives {given}, allowed: a tensor with a row per clip, e.g. 'res5'")
+        if self._channels_last and output.dim() == 5:
+            output = output.permute(0, 4, 1, 2, 3)
         if self.pool == "avg" and output.dim() > 2:
             if output.dim() != 5:
                 shape = tuple(output.shape)
@@ -146,7 +152,7 @@ def extract_features(
     settings = {
         "dataset": dataset, "num_videos": len(records), "fingerprint": fingerprint(records), "layer": network.layer,
         "pool": pool, "views": views, "shape": list(shape), "dtype": dtype, "format": format, "videos_per_shard": size,
-        "model": _model_digest(model, cfg), "recipe": view_recipe(cfg),
+        "model": _model_digest(model, cfg), "recipe": view_recipe(cfg), "amp": cfg.TEST.AMP,
     }  # fmt: skip
     _prepare(output, settings)
     return _Shards(network, cfg, records, output, settings).make()
@@ -189,7 +195,8 @@ class _Shards:
 
     def _make_shard(self, path: str, indices: range, samples: Iterator[dict[str, Any]]) -> None:
         rows: list[dict[str, Any]] = []
-        # No batch crosses the end of a shard. So which clips share a batch depends on no rank and no interruption.
+        # A batch never crosses the end of a shard. So the clips of a batch are the same for any number of ranks and
+        # after an interruption.
         videos = self._readable(indices, samples, rows)
         found = _features_of(self.network, videos, self.cfg.TEST.VIEWS_PER_FORWARD)
         features = [self._array_of(views) for views in found]
@@ -279,7 +286,7 @@ def _prepare(folder: str, settings: dict[str, Any]) -> None:
             feature_files.write_settings(folder, settings, dataset_classes([settings["dataset"]]))
         return feature_files.read_settings(folder)
 
-    found = comm.on_main_process(settings_there) or {"recipe": {}}
+    found = {"amp": ""} | (comm.on_main_process(settings_there) or {"recipe": {}})
     there, now = ({**content, **content["recipe"]} for content in (found, settings))
     for key, value in now.items():
         if there.get(key) != value and key != "recipe":

@@ -147,6 +147,9 @@ def test_a_folder_takes_features_of_one_kind(model, cfg, tiny_cfg, listed, tmp_p
         arguments = {"model": model, "cfg": cfg, "dataset": listed[0], "layer": "res5", "output": folder, **change}
         with pytest.raises(ValueError, match=f"output: {folder} holds features of {message}"):
             extract_features(**arguments)
+    lowered = cfg.with_overrides(["TEST.AMP", "bfloat16"])
+    with pytest.raises(ValueError, match="holds features of another amp: '', now 'bfloat16'; allowed: another folder"):
+        extract_features(model, lowered, listed[0], "res5", folder)
     with torch.no_grad():
         model.backbone.stem.conv.weight += 1
     with pytest.raises(ValueError, match="holds features of another model: '"):

@@ -76,6 +76,24 @@ def test_the_backbone_gives_what_the_head_reads(model: nn.Module) -> None:
     assert torch.equal(LayerOutput(model, "backbone")(CLIPS), LayerOutput(model, "res5")(CLIPS))
 
 
+def test_channels_of_swin_are_never_taken_for_a_place(
+    tiny_cfg: Callable[..., CfgNode], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its modules give (N, T, H, W, C), except a convolution, the backbone, and what is inside a non-local block."""
+    names = ["MODEL.BACKBONE.NAME", "TorchvisionVideo", "MODEL.BACKBONE.ARCH", "swin3d_t", "INPUT.CROP_SIZE", "32"]
+    blocks = ["MODEL.NONLOCAL.ENABLED", "True", "MODEL.NONLOCAL.BLOCKS", "['features.2.1']"]
+    monkeypatch.setattr(nn.init, "trunc_normal_", lambda tensor, *_, **__: nn.init.zeros_(tensor))  # much faster
+    swin = build_model(tiny_cfg(*names, *blocks)).eval()
+    clips = torch.zeros(2, 3, 4, 64, 64, dtype=torch.uint8)
+    for layer, shape in {
+        "backbone": (768, 2, 2, 2), "norm": (768, 2, 2, 2), "features.0": (96, 2, 16, 16),
+        "features.2.1": (192, 2, 8, 8), "features.2.1.nonlocal_block": (192, 2, 8, 8),
+        "features.2.1.nonlocal_block.block.theta": (96, 2, 8, 8), "patch_embed.proj": (96, 2, 16, 16),
+    }.items():  # fmt: skip
+        assert LayerOutput(swin, layer, "none")(clips).shape[1:] == shape, layer
+        assert LayerOutput(swin, layer)(clips).shape == (2, shape[0]), layer
+
+
 def test_layers_without_features(model: nn.Module) -> None:
     with pytest.raises(ValueError, match="layer: head.dropout does not run at test"):
         LayerOutput(model, "head.dropout")(CLIPS)

@@ -130,6 +130,13 @@ class TorchvisionVideo(nn.Module):
             shapes[CLASS_TOKEN] = ShapeSpec(channels["stage4"], side, frames)
         return {name: shapes[name] for name in self._out_features}
 
+    def has_channels_last(self, name: str) -> bool:
+        """Whether a module of this backbone gives (N, T', H', W', C), as those of Swin do."""
+        parts = name.split(".")
+        outer = (self.get_submodule(".".join(parts[:count])) for count in range(1, len(parts)))
+        inside_block = any(isinstance(module, OnLastAxis) for module in outer)
+        return self._layout.channels_last and not inside_block and not isinstance(self.get_submodule(name), nn.Conv3d)
+
     def forward(self, video: torch.Tensor) -> dict[str, torch.Tensor]:
         """(N, 3, T, H, W) -> name: (N, C, T', H', W'), sizes divided by the strides of `output_shape`, rounded up
         (by the last pool of S3D: down).
