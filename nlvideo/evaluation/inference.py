@@ -52,7 +52,7 @@ def inference_on_dataset(
     evaluator.reset()
     dataset_size, stop_reason = getattr(loader, "dataset_size", None), STOP_REASON.get()
     progress = _Progress(dataset_size)
-    with _eval_mode(model), torch.no_grad():
+    with eval_mode(model), torch.no_grad():
         # The batch norms of each rank have seen other clips. All ranks evaluate with what a checkpoint holds.
         comm.share_tensors(model.buffers())
         network = fuse_for_inference(model)
@@ -97,7 +97,8 @@ def _grouped(loader: Iterable[list[dict[str, Any]]], max_views: int) -> Iterator
 
 
 @contextmanager
-def _eval_mode(model: nn.Module) -> Iterator[None]:
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Put a model into evaluation mode in this block, and each of its modules back into its own mode after it."""
     # Module by module: part of a model in training may be in evaluation mode on purpose.
     modes = [(module, module.training) for module in model.modules()]
     model.eval()

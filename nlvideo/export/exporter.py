@@ -13,6 +13,7 @@ from nlvideo.config import CfgNode
 from nlvideo.data import VideoDecodeError, get_dataset
 from nlvideo.data.dataset_mapper import MAPPER
 from nlvideo.errors import UnexpectedResults, VideoTooShort
+from nlvideo.evaluation.inference import eval_mode
 from nlvideo.export.export_files import FORMATS, check_packages, read_export, trace, view_recipe, write_export
 from nlvideo.utils.console import progress_bar
 from nlvideo.utils.files.file_io import FileFormat, WholeFile, make_writable
@@ -106,17 +107,15 @@ def real_views(cfg: CfgNode, video: str | None = None) -> torch.Tensor:
         try:
             records = get_dataset(name)
         except (ValueError, KeyError, OSError) as error:
-            raise ValueError(
-                f"video: one is needed to compare on, since DATASETS.TEST cannot be read: {error}"
-            ) from None
+            what = "video: give one to compare the scores on; DATASETS.TEST cannot be read"
+            raise ValueError(f"{what}: {error}") from None
         for record in records[:_MAX_ATTEMPTS]:
             try:
                 return mapper(record, None)["video"]
             except (VideoDecodeError, VideoTooShort):
                 continue
-    raise ValueError(
-        f"video: one is needed to compare on: DATASETS.TEST {list(cfg.DATASETS.TEST)} has no readable video"
-    )
+    what = f"DATASETS.TEST {list(cfg.DATASETS.TEST)} has no readable video"
+    raise ValueError(f"video: give one to compare the scores on; {what}")
 
 
 def three_clips(views: torch.Tensor) -> torch.Tensor:
@@ -125,9 +124,15 @@ def three_clips(views: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def _largest_difference(model: nn.Module, path: str, format: str, clips: torch.Tensor) -> float:
-    # As in a test, a video with one view each, and not by the function that the graph was traced from.
-    outputs = model([{"video": clip[None], "video_id": ""} for clip in clips])
+def _largest_difference(model: Any, path: str, format: str, clips: torch.Tensor) -> float:
+    # As in a test, a video with one view each, and not by the function that the graph was traced from. Graphs stay in
+    # float32, so the model does, too.
+    amp, model.amp = getattr(model, "amp", ""), ""
+    try:
+        with eval_mode(model):
+            outputs = model([{"video": clip[None], "video_id": ""} for clip in clips])
+    finally:
+        model.amp = amp
     expected = torch.stack([output["scores"] for output in outputs])
     run, _ = read_export(path, format)
     alone = torch.cat([run(clip[None]) for clip in clips])

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from nlvideo.visualization.blocks import Preprocess, block_input, decision_gradient, evaluating, find_block, query_grid
+from nlvideo.evaluation.inference import eval_mode
+from nlvideo.visualization.blocks import Preprocess, block_input, decision_gradient, find_block, query_grid
 from nlvideo.visualization.grid import Grid, Point, Size, pooled
 
 # Fig. 3: "the 20 highest weighted arrows for each x_i". Fewer are shown where they have this share of the weight.
@@ -71,7 +72,7 @@ def attend(
     x = block_input(model, module, sample_video, preprocess)
     queries = query_grid(model, module, sample_video, x, preprocess)
     cells = [queries.cell(position) for position in positions]
-    with evaluating(model):
+    with eval_mode(model):
         weights = _rows(module, x, cells).float().cpu()
     return AttentionMaps(
         block=name,

@@ -1,14 +1,14 @@
 """Non-local blocks of a network: finding one by name, what goes into it, and the stride of its map."""
 
-import contextlib
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 
 from nlvideo.errors import LookupFailed
+from nlvideo.evaluation.inference import eval_mode
 from nlvideo.modeling.nonlocal_block.summary import nonlocal_modules
 from nlvideo.utils.analysis import run_until, without_norms
 from nlvideo.visualization.grid import Grid, Size
@@ -171,7 +171,7 @@ def run_with_graph(model: nn.Module, module: nn.Module, inputs: torch.Tensor) ->
 
     handle = module.register_forward_hook(_cut)
     try:
-        with torch.no_grad(), evaluating(model):
+        with torch.no_grad(), eval_mode(model):
             scores = _call(model, inputs)
     finally:
         handle.remove()
@@ -198,7 +198,7 @@ def _exchanged(output: Any, old: torch.Tensor, new: torch.Tensor) -> Any:
 
 def run_to(model: nn.Module, block: nn.Module, inputs: torch.Tensor, before: bool) -> Any:
     """Run a network in eval mode to a module: its first argument, or its output; None where it does not run."""
-    with torch.no_grad(), evaluating(model):
+    with torch.no_grad(), eval_mode(model):
         return run_until(block, lambda: _call(model, inputs), before=before)[1]
 
 
@@ -206,18 +206,6 @@ def _call(model: nn.Module, inputs: torch.Tensor) -> Any:
     """What a network returns; it runs on its own device."""
     parameter = next(model.parameters(), None)
     return getattr(model, "forward_clips", model)(inputs if parameter is None else inputs.to(parameter.device))
-
-
-@contextlib.contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a model in eval mode for a while; then every module gets back the mode that it had."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 def _size(x: torch.Tensor) -> Size:

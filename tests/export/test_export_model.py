@@ -187,6 +187,15 @@ def test_a_full_disk_names_the_file(model, cfg, make_video, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
 
 
+def test_a_model_with_amp_is_compared_in_float32_and_stays_as_it_is(model, cfg, make_video, tmp_path, monkeypatch):
+    """Also one in training mode."""
+    monkeypatch.setattr(export, "TOLERANCE", 1e-6)
+    model.amp = "bfloat16"
+    model.train()
+    export_model(model, cfg, CLASSES, str(tmp_path / "m.pt2"), video=make_video(tmp_path / "a.mp4"))
+    assert model.amp == "bfloat16" and all(module.training for module in model.modules())
+
+
 def test_what_a_killed_export_left_goes_with_the_next_one(model, cfg, make_video, tmp_path, monkeypatch):
     video, folder = make_video(tmp_path / "a.mp4"), tmp_path / "out"
     monkeypatch.setattr(export, "_largest_difference", lambda *arguments: os._exit(9))
@@ -220,9 +229,9 @@ def test_a_video_of_the_test_set_is_found(cfg, tiny_cfg, video_lists, tmp_path):
     for name, message in [
         (
             "['list:/nowhere.txt']",
-            "video: one is needed to compare on, since DATASETS.TEST cannot be read: .*nowhere.txt",
+            "video: give one to compare the scores on; DATASETS.TEST cannot be read: .*nowhere.txt",
         ),
-        ("[]", r"video: one is needed to compare on: DATASETS.TEST \[\] has no readable video"),
+        ("[]", r"video: give one to compare the scores on; DATASETS.TEST \[\] has no readable video"),
     ]:
         with pytest.raises(ValueError, match=message):
             export.real_views(tiny_cfg("DATASETS.TEST", name))

@@ -7,10 +7,11 @@ from torch import nn
 
 from nlvideo.config import load_cfg
 from nlvideo.errors import LookupFailed
+from nlvideo.evaluation.inference import eval_mode
 from nlvideo.modeling import NonLocalBlock, build_model, insert_nonlocal
 from nlvideo.modeling.backbone.layout import STEMS
 from nlvideo.modeling.backbone.resnet3d import ResNet3d
-from nlvideo.visualization.blocks import block_input, evaluating, find_block, query_grid, short_name
+from nlvideo.visualization.blocks import block_input, find_block, query_grid, short_name
 
 
 def grid_of(model, video, name=None):
@@ -88,7 +89,7 @@ def test_statistics_and_modes_stay():
     grid_of(network, torch.rand(3, 4, 8, 8) + 5)
     assert [module.training for module in network.modules()] == before
     assert network[0].running_mean.abs().max() == 0
-    with pytest.raises(RuntimeError), evaluating(network):
+    with pytest.raises(RuntimeError), eval_mode(network):
         raise RuntimeError
     assert [module.training for module in network.modules()] == before
 
