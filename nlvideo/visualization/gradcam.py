@@ -51,9 +51,9 @@ def grad_cam(
             mode, on its own device, and is as before afterwards.
         video: (C, T, H, W), or several views of one video (V, C, T, H, W); pixels as in `attend`.
         target: a class by its name in ``model.classes`` or by number; None: the best one, averaged over the views.
-        layer: name of a module (``res4`` or ``backbone.res4``) whose output is a map (N, C', T', H', W') or (N, T', H',
-            W', C'), or the cells in a row and their sizes: (N, L, C') and (T', H', W'). None: what a backbone gives the
-            head, if that has several cells; else the last such map of the network.
+        layer: name of a module (``res4`` or ``backbone.res4``). Its output is a map (N, C', T', H', W') or (N, T', H',
+            W', C'), or cells in a row and their sizes: (N, L, C') and (T', H', W'). None: the map that the head reads,
+            if it has several cells; otherwise the last such map of the network.
         preprocess: as in `attend`.
 
     Raises:
@@ -65,7 +65,7 @@ def grad_cam(
     inputs = [network_input(model, view[None], preprocess) for view in views]
     clip = tuple(views.shape[2:])
     for name, module in _layers(model, layer, inputs[0], clip):
-        found = _weights(model, name, module, inputs, target, clip)
+        found = _weights(model, name, module, inputs, target, clip, is_given=layer is not None)
         # A transformer whose class has a cell of its own reads nothing else of its last map.
         if found is not None and (layer is not None or found[1][0].numel() > 1):
             break
@@ -150,11 +150,22 @@ def _scored(model: nn.Module, module: nn.Module, inputs: torch.Tensor) -> tuple[
 
 
 def _weights(
-    model: nn.Module, name: str, module: nn.Module, inputs: Sequence[torch.Tensor], target: str | int | None, clip: Size
+    model: nn.Module,
+    name: str,
+    module: nn.Module,
+    inputs: Sequence[torch.Tensor],
+    target: str | int | None,
+    clip: Size,
+    is_given: bool,
 ) -> tuple[int, torch.Tensor] | None:
-    """The class and its weights (V, T', H', W'); None where the score does not depend on the layer."""
+    """The class and its weights (V, T', H', W'); None where the score does not depend on the layer.
+
+    A layer that was given must have a map. Of another one without a map there are no weights.
+    """
     outputs, leaves, scores, logits = zip(*(_scored(model, module, view) for view in inputs), strict=True)
     if any(as_map(leaf, output, clip) is None for leaf, output in zip(leaves, outputs, strict=True)):
+        if not is_given:
+            return None
         given = f"gives {tuple(leaves[0].shape)}" if leaves[0] is not None else "does not run, or gives no tensor"
         raise ValueError(f"layer: {name} {given}, allowed: a map of the frames, (N, C, T, H, W)")
     index = _class_number(target, torch.cat(scores).mean(dim=0), getattr(model, "classes", ()))

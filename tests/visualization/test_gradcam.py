@@ -47,6 +47,27 @@ def test_weights_worked_out_by_hand():
     torch.testing.assert_close(grad_cam(Toy(), video, 1, "map").weights[0], expected)
 
 
+def test_a_backbone_of_sequences_has_a_map_before_them():
+    """Without a layer, one without a map of the frames is passed over."""
+
+    class Rows(nn.Module):
+        """A map, as a sequence."""
+
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv3d(3, 4, 3, stride=(1, 4, 4), padding=1)
+
+        def forward(self, video):
+            return {"rows": self.conv(video).flatten(2)}
+
+    network = nn.Module()
+    network.backbone, network.head = Rows(), nn.Linear(4, 2)
+    network.forward = lambda video: network.head(network.backbone(video)["rows"].mean(2))
+    assert grad_cam(network, torch.rand(3, 4, 16, 16)).layer == "conv"
+    with pytest.raises(ValueError, match="layer: backbone gives .*, allowed: a map of the frames"):
+        grad_cam(network, torch.rand(3, 4, 16, 16), layer="backbone")
+
+
 def test_several_views_have_the_class_that_is_best_on_average_and_maps_of_their_own():
     views = torch.rand(3, 3, 4, 8, 8)
     both = grad_cam(Toy(), views, layer="map")

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from nlvideo.modeling.nonlocal_block.base import NonLocalBase
 from nlvideo.modeling.nonlocal_block.build import NONLOCAL
 from nlvideo.utils.analysis import count_gmacs, parameter_count, without_norms
 from nlvideo.utils.console import create_table
@@ -18,12 +19,20 @@ def nonlocal_modules(model: nn.Module) -> dict[str, nn.Module]:
 
     A block that is a part of another one is not listed.
     """
-    classes = tuple(NONLOCAL.get(name) for name in NONLOCAL if isinstance(NONLOCAL.get(name), type))
+    classes: Any = tuple(found for found in map(NONLOCAL.get, NONLOCAL) if isinstance(found, type))
     blocks: dict[str, nn.Module] = {}
     for name, module in model.named_modules():
         if isinstance(module, classes) and not any(name.startswith(f"{outer}.") or not outer for outer in blocks):
             blocks[name] = module
     return blocks
+
+
+def can_show_weights(block: nn.Module) -> bool:
+    """Whether ``attention`` of a block has weights to show."""
+    base, own = NonLocalBase, type(block)
+    return hasattr(block, "attention") and not (
+        issubclass(own, base) and own.weights is base.weights and own.attention is base.attention
+    )
 
 
 def describe_input(clip: torch.Tensor) -> str:
@@ -44,7 +53,7 @@ def nonlocal_table(model: nn.Module, inputs: torch.Tensor | tuple) -> list[dict[
     Returns:
         Rows with "name", "T x H x W" (the axes of the map, of one clip), "P x Q" (queries and keys that attend to each
         other, with the number of such sets per clip where there are several), "params", "gmacs" (multiply-adds of one
-        clip by the dense algorithm, as papers count them) and "algorithm" (the one that will run). "-" is what a
+        clip by the dense algorithm, as papers count them) and "algorithm" (the one that runs in float32). "-" is what a
         block does not have.
     """
     inputs = inputs if isinstance(inputs, tuple) else (inputs,)

@@ -59,8 +59,8 @@ class Shown:
 class Answer:
     """What the page shows next.
 
-    Its kind is "result"; "busy", and another answer follows; "failed", and what was shown before goes; or "mistake", a
-    click that cannot be answered, and what is shown stays.
+    Its kind is "result"; "busy": another answer follows; "failed": what was shown is removed; or "mistake": the click
+    has no answer, and what is shown stays.
     """
 
     message: str  #: the line below the drop area, plain text

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from nlvideo.model_zoo import Predictor
-from nlvideo.modeling.nonlocal_block.summary import nonlocal_modules
+from nlvideo.modeling.nonlocal_block.summary import can_show_weights, nonlocal_modules
 from nlvideo.visualization import chosen_positions, load_views
 from nlvideo.visualization.blocks import short_name
 from nlvideo.visualization.demo.uploads import VideoFacts
@@ -33,14 +33,15 @@ class Moment:
 
 
 class Inspector:
-    """A predictor, and the short names of its non-local blocks in the order of the network; there may be none.
+    """A predictor, and the short names of those non-local blocks that can show weights, in the order of the network.
 
     ``methods`` is what a clip can be looked at with: the blocks and Grad-CAM.
     """
 
     def __init__(self, predictor: Predictor):
         self.predictor = predictor
-        self.blocks = [short_name(name) for name in nonlocal_modules(predictor.model)]
+        blocks = nonlocal_modules(predictor.model)
+        self.blocks = [short_name(name) for name, block in blocks.items() if can_show_weights(block)]
         self.methods = [*self.blocks, GRAD_CAM]
 
     def windows(self, facts: VideoFacts) -> list[tuple[float, float]]:

@@ -1,12 +1,14 @@
 """What is asked of the model."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from nlvideo.model_zoo import Predictor
+from nlvideo.modeling import NONLOCAL
 from nlvideo.visualization import attend
 from nlvideo.visualization.demo.moments import MAX_MOMENTS, Inspector
 from nlvideo.visualization.demo.uploads import Limits, VideoFacts, check_upload
@@ -26,6 +28,13 @@ def test_frames_that_come_at_any_rate(inspector):
 
 def test_blocks_and_classes_are_those_of_the_model(inspector):
     assert inspector.blocks == ["res2.0"] and len(inspector.predictor.classes) == 8
+
+
+def test_blocks_without_weights_are_left_to_grad_cam():
+    names = ["GlobalReasoning", "CompactGeneralizedNonLocal", "NonLocalBlock", "AxialNonLocal", "RegionNonLocal"]
+    model = torch.nn.ModuleDict({name: NONLOCAL.get(name)(16) for name in names})
+    shown = Inspector(SimpleNamespace(model=model))
+    assert shown.blocks == names[2:] and shown.methods == [*names[2:], "Grad-CAM"]
 
 
 @pytest.mark.parametrize("num_frames, fps", [(8, 10), (3, 10), (100, 0)])
