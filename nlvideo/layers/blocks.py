@@ -28,9 +28,9 @@ class ShapeSpec:
     temporal_stride: int = 1
 
 
-# PyTorch gives an unstrided convolution of one clip, of at most 3x3, to its own slow kernel, and not to oneDNN's, where
-# channels x frames x height are at most this. On one thread it does so with all kernels of one position in height and
-# width, where the batch is below 16. Time in 2D / in 3D, forward (benchmarks/frame_conv.py measures it again):
+# Beside oneDNN's kernel, PyTorch has a slow one. It takes it for one clip with stride 1 and a kernel of at most 3x3, if
+# channels x frames x height are at most this. On one thread it also takes it for kernels of height and width 1, if
+# there are fewer than 16 clips. Time in 2D / in 3D, forward (benchmarks/frame_conv.py measures it again):
 #   two threads: 1x3x3 0.2 to 0.4, 3x1x1 0.2 to 0.4, 1x1x1 0.4 to 0.6. Where the rule does not hold, 1.0.
 #   one thread: 1x3x3 0.2 to 0.5, 3x1x1 0.2 to 0.5, 1x1x1 0.4 to 1.1.
 _SLOW_KERNEL_LIMIT = 20480
@@ -61,7 +61,7 @@ class Conv3d(nn.Conv3d):
         is_over_space = self.kernel_size[0] == 1 and self.padding[0] == 0
         is_plain = self.stride == self.dilation == (1, 1, 1) and self.groups == 1 and self.padding_mode == "zeros"
         is_one = len(x) == 1 and max(self.kernel_size[1:]) <= 3 and x.shape[:4].numel() <= _SLOW_KERNEL_LIMIT
-        is_few = len(x) < 16 and is_over_time and torch.get_num_threads() == 1
+        is_few = 0 < len(x) < 16 and is_over_time and torch.get_num_threads() == 1
         is_float = x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
         is_fit = is_plain and is_float and (is_over_time or is_over_space) and (is_one or is_few)
         return is_fit and x.is_contiguous(memory_format=torch.channels_last_3d)

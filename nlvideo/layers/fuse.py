@@ -35,8 +35,9 @@ def fuse_for_inference(model: nn.Module, keep: Iterable[nn.Module] = ()) -> nn.M
     - those that a class names in ``norm_after = {"conv1": "bn1"}``: attributes whose outputs are nothing but the
       norm's input and the norm's output. Residual and non-local blocks do so. A class of your own may.
 
-    Batch norms of PyTorch and those of `get_norm` are folded. A norm stays where it has no statistics, where a module
-    stands in several places, and where a hook or `keep` wants what the convolution gives; the log names the last.
+    Batch norms of PyTorch and those of `get_norm` are folded. A norm stays if it has no statistics, if its module
+    stands in several places, or if a hook or `keep` wants the output of the convolution. The log lists those that stay
+    for a hook or `keep`.
 
     Args:
         model: left as it is. If its attribute ``fuse`` is False (TEST.FUSE), if nothing can be folded, or if it is

@@ -17,8 +17,8 @@ from nlvideo.layers.precision import widened, without_autocast
 # Logits of one tile. On a CPU (measured on one with 32 MiB of last-level cache), products with the keys are slow in
 # smaller tiles, and larger ones do not fit the cache. A GPU needs more work per kernel launch.
 TILE_LOGITS = {"cpu": 3 * 2**20, "cuda": 2**25}
-# A tile may have so many rows even where that takes more logits: every tile reads and writes the gradients of all keys
-# and values.
+# A tile has at least this many rows, even if that takes more logits: each tile reads and writes the gradients of all
+# keys and values.
 TILE_ROWS = 512
 
 
@@ -41,11 +41,11 @@ def tiles(batch: int, num_queries: int, num_keys: int, max_logits: int) -> Itera
         max_logits: bound on rows x Q.
     """
     most = max(1, min(num_queries, max_logits // max(1, num_keys)))
-    rows = -(-num_queries // -(-num_queries // most))
+    rows = max(1, -(-num_queries // max(1, -(-num_queries // most))))
     samples = max(1, max_logits // max(1, num_queries * num_keys))
-    # One tile of nothing where there is no sample, such as in the head of a detector that found nothing.
+    # One tile of nothing where there is no sample or query, such as in the head of a detector that found nothing.
     for n in range(0, max(1, batch), samples):
-        for p in range(0, num_queries, rows):
+        for p in range(0, max(1, num_queries), rows):
             yield slice(n, n + samples), slice(p, p + rows)
 
 

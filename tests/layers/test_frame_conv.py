@@ -36,6 +36,12 @@ def roads(conv, x, monkeypatch):
     return count[0]
 
 
+def test_a_batch_of_nothing_passes(threads):
+    threads(1)
+    ours, theirs = make((1, 1, 1))
+    assert ours(clip(0, 6, 4, 9, 7)).shape == theirs(clip(0, 6, 4, 9, 7)).shape
+
+
 @pytest.mark.parametrize("size", [(1, 6, 4, 9, 7), (1, 6, 1, 5, 5), (1, 6, 3, 1, 1)])
 @pytest.mark.parametrize("kernel", [(1, 3, 3), (1, 1, 1), (3, 1, 1), (5, 1, 1), (1, 3, 1)], ids=str)
 @pytest.mark.parametrize("bias", [False, True])

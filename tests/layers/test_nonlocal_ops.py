@@ -1,6 +1,7 @@
 """Every algorithm of the non-local operation against a naive double loop, values and gradients, and what it keeps."""
 
 import itertools
+from functools import partial
 from unittest import mock
 
 import pytest
@@ -385,3 +386,10 @@ def test_on_a_gpu(form, algorithm, dims, dtype):
     out = aggregate(form, *(t.cuda() for t in inputs), algorithm)
     tolerance = 1e-4 if dtype == torch.float32 else 2e-2
     torch.testing.assert_close(out.double().cpu(), expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("aggregate", [partial(softmax_aggregate, scale=1.0), concatenation_aggregate])
+def test_no_query_gives_no_row(aggregate):
+    size = () if aggregate is concatenation_aggregate else (8,)
+    found = aggregate(torch.zeros(1, 0, *size), torch.zeros(1, 40, *size), torch.zeros(1, 40, 8), algorithm="fused")
+    assert found.shape == (1, 0, 8)
