@@ -181,7 +181,7 @@ class BestCheckpointer(HookBase):
         patience: int = 0,
         checkpoints: PeriodicCheckpointer | None = None,
     ):
-        self.evaluation, self._save, self.metric = evaluation, save, metric
+        self.evaluation, self._save, self.metric, self._chosen = evaluation, save, metric, metric
         self._patience, self._checkpoints = patience, checkpoints
         self.best: float | None = None
         self.iteration: int | None = None
@@ -202,13 +202,19 @@ class BestCheckpointer(HookBase):
         """Save if this iteration was evaluated and is the best; end the run if patience is over.
 
         Raises:
-            ValueError: the evaluation has no such metric.
+            ValueError: the evaluation does not have the metric that was given.
         """
         results, trainer, done = self.evaluation.results, self.trainer, self.trainer.iter + 1
-        if self.evaluation.evaluated_iter != trainer.iter or not results:
-            return
         values = flatten_results(results)
-        self.metric = self.metric or next(iter(values), "")
+        if self.evaluation.evaluated_iter != trainer.iter or not values:
+            return
+        if not self._chosen and self.metric not in values:
+            if self.metric:
+                # The test sets or the evaluator of a resumed run are others.
+                text = "The best checkpoint was the best by %s. Now %s decides, from its beginning"
+                logger.warning(text, self.metric, next(iter(values)))
+                self.best, self.iteration, self.results, self.evaluations_since = None, None, {}, 0
+            self.metric = next(iter(values))
         check_one_of("SOLVER.EARLY_STOPPING.METRIC", self.metric, values)
         name, value = self.evaluation.prefix + self.metric, values[self.metric]
         sign = -1 if lower_is_better(self.metric) else 1

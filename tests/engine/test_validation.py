@@ -310,6 +310,17 @@ def test_another_metric_or_protocol_starts_the_best_afresh(caplog: pytest.LogCap
     assert (other.best, other.iteration) == (3.0, None)
 
 
+def test_other_test_sets_start_the_best_afresh_where_no_metric_was_chosen(caplog: pytest.LogCaptureFixture) -> None:
+    _, hook = _stop([5, 1], 0)
+    evaluation = EvalHook(lambda: {"one": {"top1": 2.0}, "two": {"top1": 9.0}}, 1)
+    other, trainer = BestCheckpointer(evaluation, saved := Saved()), Trainer()
+    other.load_state_dict(hook.state_dict() | {"metric": "classification/top5"})
+    trainer.register_hooks([evaluation, other])
+    trainer.train(0, 2)
+    assert (other.metric, other.best, other.iteration, other.evaluations_since) == ("one/top1", 2.0, 1, 1)
+    assert saved == [("model_best", False)] and caplog.text.count("Now one/top1 decides") == 1
+
+
 SCRIPT = """
 from nlvideo.config import load_cfg
 from nlvideo.engine.launch import launch
