@@ -147,8 +147,7 @@ class Checkpointer:
             raise ValueError(f"{what}. {self._way_out(self.save_dir)}")
         if resume:
             logger.info("Nothing to resume in %s: a fresh start", self.save_dir)
-        else:
-            self._earlier = EarlierRun(self.save_dir)
+        self._earlier = EarlierRun(self.save_dir)
         if path:
             self.load_weights(path)
         else:

@@ -20,7 +20,7 @@ _NEXT_CONFIG = "config.next.yaml"
 def config_path(folder: str, resume: bool) -> str:
     """Return where a run that starts in ``folder`` writes its config; a new run spares the config of an earlier one."""
     waiting = os.path.join(folder, _NEXT_CONFIG)
-    if not resume and checkpoints_in(Path(folder)):
+    if not (resume and checkpoints_in(Path(folder))) and EarlierRun(folder).is_there:
         return waiting
     # Left by a start that failed.
     Path(waiting).unlink(missing_ok=True)
@@ -43,7 +43,11 @@ def is_own(folder: str) -> bool:
 
 
 class EarlierRun:
-    """The files of an earlier run that a new run in the same folder would replace."""
+    """The files of an earlier run that a new run in the same folder would replace.
+
+    Attributes:
+        is_there: whether there are checkpoints or metrics.
+    """
 
     def __init__(self, folder: str):
         """List the files. Call it when the new run starts; ``folder`` is ``OUTPUT_DIR`` and need not exist."""
@@ -52,7 +56,8 @@ class EarlierRun:
         # The new run appends to the same file.
         self._metrics_size = metrics.stat().st_size if metrics.is_file() else 0
         self._files = checkpoints_in(self._folder)
-        if self._files or self._metrics_size:
+        self.is_there = bool(self._files or self._metrics_size)
+        if self.is_there:
             # The list of failed videos is not moved: the new run has replaced it already.
             results = ("inference", "best/inference", "validation/inference")
             self._files += [self._folder / name for name in (_METRICS, _CONFIG, *results, "report.html")]

@@ -126,14 +126,15 @@ class DefaultTrainer(SimpleTrainer):
     def resume_or_load(self, resume: bool = False) -> None:
         """Continue the run in ``OUTPUT_DIR`` where asked to and there is one, or start from ``MODEL.WEIGHTS``.
 
-        A fresh start moves aside what an earlier run left in the folder, when it saves or tests for the first time.
+        A fresh start, also one with ``resume`` where there is no checkpoint, moves aside what an earlier run left in
+        the folder, when it saves or tests for the first time.
 
         Raises:
             ValueError: the checkpoint belongs to another architecture or optimizer, or hardly fits; or none is named.
             FileNotFoundError: the file is missing.
         """
         self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
-        if resume and comm.is_main_process():
+        if resume and self.start_iter and comm.is_main_process():
             metrics = os.path.join(self.cfg.OUTPUT_DIR, "metrics.json")
             self.storage.start_iter = drop_metrics_from(metrics, self.start_iter)
 
