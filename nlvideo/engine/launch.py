@@ -148,6 +148,10 @@ def _be_rank(main: Callable[..., Any], args: tuple, device: str, timeout: dateti
 
 def _rank_main(start_method: str, *work: Any) -> str:
     """Be a rank: return an empty string, or what stopped it. Any other error ends this process."""
+    # A signal outside the training loop ends the run as Ctrl-C does. Without a handler it would be a failure, after which
+    # the ranks start again.
+    for number in processes.stop_signals():
+        signal.signal(number, signal.default_int_handler)
     # Else this process would spawn its loaders' workers: each would import torch again, and none would hear signals.
     multiprocessing.set_start_method(start_method, force=True)
     processes.keep_freed_memory()

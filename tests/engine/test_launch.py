@@ -83,6 +83,11 @@ def hang():
         time.sleep(600)
     comm.synchronize()
 
+def before():
+    comm.synchronize()
+    say("ready")
+    time.sleep(600)
+
 def stuck():
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # not heard, as by a process that waits in C code
     comm.synchronize()
@@ -106,6 +111,8 @@ def start(args):
     options = {"num_gpus": 2, "device": "cpu", "timeout_minutes": 3}
     if sys.argv[1] == "train":
         launch(train, **options)
+    elif sys.argv[1] == "before":
+        launch(before, **options, max_restarts=2)
     elif sys.argv[1] == "stuck":
         launch(stuck, **options)
     elif sys.argv[1] == "machine":
@@ -220,6 +227,16 @@ def test_a_signal_stops_all_ranks_after_the_same_iteration(script: str, whom: st
     assert "stopped after" in err.splitlines()[-1] and "Traceback" not in err
 
 
+def test_a_signal_outside_the_training_ends_ranks_that_may_restart(script: str) -> None:
+    process = subprocess.Popen(
+        [sys.executable, script, "before"], env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert [process.stdout.readline() for _ in range(2)] == ["ready\n"] * 2
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and out == "" and err.splitlines()[-1].endswith(": interrupted"), err
+
+
 def test_a_second_signal_ends_ranks_that_hear_none(script: str) -> None:
     process = subprocess.Popen(
         [sys.executable, script, "stuck"], env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -290,6 +307,7 @@ def test_a_spawned_rank_keeps_freed_memory(monkeypatch: pytest.MonkeyPatch) -> N
     done, module = [], sys.modules[_rank_main.__module__]
     monkeypatch.setattr(module.processes, "keep_freed_memory", lambda: done.append("kept"))
     monkeypatch.setattr(module, "_be_rank", lambda *work: done.append("ran"))
+    monkeypatch.setattr(signal, "signal", lambda *args: None)
     assert _rank_main(multiprocessing.get_start_method()) == ""
     assert done == ["kept", "ran"]
 
