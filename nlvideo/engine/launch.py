@@ -129,10 +129,7 @@ def _be_rank(main: Callable[..., Any], args: tuple, device: str, timeout: dateti
             # The CPU side carries objects and small agreements between ranks, which would make NCCL wait for the GPU.
             comm.start("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout)
         main(*args)
-        if not alone:
-            # Only after success: after an error, waiting for other ranks would hang.
-            dist.barrier()
-            dist.destroy_process_group()
+        comm.finish()
     except BaseException as error:
         if exit_code_of(error) == INTERRUPTED and not alone:
             # All ranks stop.
