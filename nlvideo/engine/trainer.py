@@ -290,7 +290,8 @@ class DefaultTrainer(SimpleTrainer):
         own = {name: tensor.clone() for name, tensor in model.items()}
         try:
             if content:
-                entry = "model" if self.ema is None else "ema"
+                # A run may have got its average when it was resumed, after the best checkpoint.
+                entry = "ema" if self.ema is not None and "ema" in content else "model"
                 load_weights(self.bare_model, content, path, cfg=self.cfg, entry=entry, complete=True)
             comm.share_tensors(model.values())
             with preserved_rng():

@@ -19,6 +19,7 @@ from nlvideo.engine.setup import default_setup
 from nlvideo.engine.train_loop import TrainerBase
 from nlvideo.engine.trainer import DefaultTrainer
 from nlvideo.evaluation import read_results, verify_results
+from nlvideo.solver import ModelEma
 
 ROOT = Path(__file__).resolve().parents[2]
 TOP1 = "classification/top1"
@@ -180,6 +181,11 @@ def test_the_test_of_the_best_is_that_of_its_file(tiny_cfg: Callable[..., CfgNod
     assert _files_of(tmp_path / "inference") == last_results and _files_of(tmp_path / "best/inference")
     (row,) = [row for row in _metrics(tmp_path) if row["iteration"] == iteration - 1]
     assert row["classification/loss"] == results["classification"]["loss"]
+    # A best checkpoint without an average, of a run that got one later.
+    content = torch.load(tmp_path / "model_best.pth", weights_only=True)
+    torch.save(content | {"model": content.pop("ema", content["model"])}, tmp_path / "model_best.pth")
+    trainer.ema = ModelEma(trainer.bare_model, 0.5)
+    assert trainer.evaluate_best() == (iteration, results)
     (tmp_path / "model_best.pth").unlink()
     assert trainer.evaluate_best() == (None, {})
     with pytest.raises(FileNotFoundError, match="got 'best', but .* has no model_best.pth"):
