@@ -3,6 +3,7 @@
 nlvideo/evaluation/multilabel.py has the metrics for videos of several labels.
 """
 
+import hashlib
 import logging
 import os
 import re
@@ -43,6 +44,8 @@ EVALUATOR = Registry(
 
 _BY_LOSS = {"softmax": "ClassificationEvaluator", "sigmoid": "MultiLabelEvaluator"}
 _MAX_LISTED = 20
+# Names of files have 255 bytes at most, with the ending and what a temporary file adds.
+_MAX_NAME_BYTES = 230
 
 
 class Evaluator:
@@ -129,7 +132,8 @@ class PerVideoEvaluator(Evaluator):
 
         Args:
             dataset_name, num_classes: see the base class.
-            output_dir: scores go to ``<output_dir>/inference/<dataset_name>.json``. None: no file.
+            output_dir: scores go to ``<output_dir>/inference/<dataset_name>.json``. Of a long name it has 60 characters and
+                a hash. None: no file.
             average, activation: see ``Results``.
         """
         super().__init__(dataset_name, num_classes)
@@ -221,6 +225,9 @@ class PerVideoEvaluator(Evaluator):
             )  # fmt: skip
             # "list:some/file.txt" is a dataset name, too.
             name = re.sub(r"[^\w.-]+", "_", self.dataset_name).strip("_")
+            if len(name.encode()) > _MAX_NAME_BYTES:
+                digest = hashlib.sha256(self.dataset_name.encode()).hexdigest()[:8]
+                name = f"{name[:60]}_{digest}"
             path = os.path.join(self.output_dir, "inference", f"{name}.json")
             PathManager.mkdirs(os.path.dirname(path))
             write_results(path, results)

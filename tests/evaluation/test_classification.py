@@ -152,6 +152,15 @@ def test_results_file_of_a_dataset_with_a_path_as_its_name(tmp_path, name, file)
     assert [path.name for path in (tmp_path / "inference").iterdir()] == [file]
 
 
+def test_results_file_of_a_dataset_with_a_long_name(tmp_path):
+    names = ["é" * 130 + end for end in "ab"]
+    for name in names:
+        _feed(ClassificationEvaluator(name, 6, str(tmp_path)), [(0, _FALLING)]).evaluate()
+    files = list((tmp_path / "inference").iterdir())
+    assert sorted(read_results(str(path)).dataset for path in files) == names
+    assert all(path.name.startswith("é" * 60 + "_") and len(path.name) == 74 for path in files)
+
+
 def test_the_file_does_not_depend_on_the_order_of_the_videos(tmp_path):
     texts = []
     for order in (0, 1):
