@@ -171,8 +171,13 @@ def _run_engine(config: LaunchConfig, *work: Any) -> None:
         for name in list(logging.root.manager.loggerDict):
             if name.startswith("torch.distributed.elastic"):
                 logging.getLogger(name).setLevel(logging.CRITICAL)
+    others = multiprocessing.active_children()  # of the user's script
     ended: list[Any] = []
     asked: list[float] = []
+
+    def ranks() -> list[multiprocessing.process.BaseProcess]:
+        """Return the processes that the engine has started."""
+        return [process for process in multiprocessing.active_children() if process not in others]
 
     def engine() -> None:
         """Keep what the engine returns or raises."""
@@ -185,7 +190,7 @@ def _run_engine(config: LaunchConfig, *work: Any) -> None:
     def forward(number: int, frame: Any) -> None:
         """Send the signal to every rank."""
         asked.append(time.monotonic())
-        for process in multiprocessing.active_children():
+        for process in ranks():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process.pid or 0, number)
 
@@ -202,7 +207,7 @@ def _run_engine(config: LaunchConfig, *work: Any) -> None:
             if twice and time.monotonic() > asked[-1] + _GRACE_SEC:
                 raise RankFailed("ranks were killed: they did not end after two signals", INTERRUPTED)
     finally:
-        for process in multiprocessing.active_children():
+        for process in ranks():
             process.kill()
         for number, handler in previous.items():
             signal.signal(number, handler)

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
 
 SCRIPT = """
-import json, os, signal, sys, time
+import json, multiprocessing, os, signal, sys, time
 from pathlib import Path
 import torch
 from nlvideo.errors import RankFailed, TooManyFailedVideos, TrainingInterrupted
@@ -109,6 +109,9 @@ def train():
 
 def start(args):
     options = {"num_gpus": 2, "device": "cpu", "timeout_minutes": 3}
+    if sys.argv[1] == "all":  # a process of the user
+        own = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(600,), daemon=True)
+        own.start()
     if sys.argv[1] == "train":
         launch(train, **options)
     elif sys.argv[1] == "before":
@@ -128,6 +131,9 @@ def start(args):
         names = [task.joinpath("comm").read_text() for task in Path("/proc/self/task").iterdir()]
         say(f"rank {os.environ['RANK']} has {sum('gloo' in name for name in names)} threads of its group")
     if sys.argv[1] == "all":
+        own.join(0.5)
+        assert own.is_alive()
+        own.kill()
         for how in ("error", "kill"):
             try:
                 launch(fail, args=(how,), **options)
