@@ -354,7 +354,12 @@ class DefaultTrainer(SimpleTrainer):
         """Test the checkpoint in ``MODEL.WEIGHTS``, or on a resume the last one; the rest is as for `test`.
 
         Files of results of ``best`` go to ``OUTPUT_DIR/best``: those in ``OUTPUT_DIR`` are of the last checkpoint.
+
+        Raises:
+            ValueError: ``DATASETS.TEST`` is empty.
         """
+        if not cfg.DATASETS.TEST:
+            raise ValueError("DATASETS.TEST: got an empty list, allowed for a test: one dataset or more")
         model, is_best = load_model_for_test(cfg, resume), cfg.MODEL.WEIGHTS == "best" and not resume
         return cls.test(_config_in("best", cfg) if is_best else cfg, model)
 

@@ -111,6 +111,11 @@ def test_results_of_several_sets_are_by_name(tiny_cfg: Callable[..., CfgNode], v
     }
 
 
+def test_a_test_needs_a_test_set(tiny_cfg: Callable[..., CfgNode]) -> None:
+    with pytest.raises(ValueError, match="^DATASETS.TEST: got an empty list, allowed for a test: one dataset or more"):
+        DefaultTrainer.test_checkpoint(tiny_cfg("DATASETS.TEST", "[]"))
+
+
 def test_the_average_is_tested_and_saved(tiny_cfg: Callable[..., CfgNode]) -> None:
     cfg = tiny_cfg("SOLVER.EMA.ENABLED", "True", "SOLVER.EMA.DECAY", "1.0", "SOLVER.BASE_LR", "0.5")
     trainer, _ = _train(cfg)
