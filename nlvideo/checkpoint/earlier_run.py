@@ -43,11 +43,7 @@ def is_own(folder: str) -> bool:
 
 
 class EarlierRun:
-    """The files of an earlier run that a new run in the same folder would replace.
-
-    Attributes:
-        is_there: whether there are checkpoints or metrics.
-    """
+    """The files of an earlier run that a new run in the same folder would replace."""
 
     def __init__(self, folder: str):
         """List the files. Call it when the new run starts; ``folder`` is ``OUTPUT_DIR`` and need not exist."""
@@ -56,11 +52,14 @@ class EarlierRun:
         # The new run appends to the same file.
         self._metrics_size = metrics.stat().st_size if metrics.is_file() else 0
         self._files = checkpoints_in(self._folder)
-        self.is_there = bool(self._files or self._metrics_size)
-        if self.is_there:
-            # The list of failed videos is not moved: the new run has replaced it already.
-            results = ("inference", "best/inference", "validation/inference")
-            self._files += [self._folder / name for name in (_METRICS, _CONFIG, *results, "report.html")]
+        if self._files or self._metrics_size:
+            others = ("inference", "best/inference", "validation/inference", "report.html", "failed_videos.json")
+            self._files += [self._folder / name for name in (_METRICS, _CONFIG, *others)]
+
+    @property
+    def is_there(self) -> bool:
+        """Whether there are checkpoints or metrics that are not set aside yet."""
+        return bool(self._files)
 
     def set_aside(self) -> None:
         """Move the files into a new folder ``earlier_1``, ``earlier_2`` ...; later calls do nothing.

@@ -224,7 +224,12 @@ class DefaultTrainer(SimpleTrainer):
             # Before the checkpoint: when training stops, one is saved.
             StopOnSignal(),
             # Before the checkpoint: it holds the failures of this iteration, too.
-            FailedVideos(failed, cfg.DATALOADER.MAX_FAILED_FRACTION, self.checkpoints),
+            FailedVideos(
+                failed,
+                cfg.DATALOADER.MAX_FAILED_FRACTION,
+                self.checkpoints,
+                lambda: not self.checkpointer.has_earlier_run,
+            ),
             # Before checkpoints and evaluations: they use its statistics.
             precise_bn,
             # Before the evaluation: if that fails, the weights are saved.

@@ -328,6 +328,7 @@ def test_a_resume_without_checkpoints_sets_the_earlier_run_aside(
 ) -> None:
     cfg = tiny_cfg("OUTPUT_DIR", str(tmp_path), "SOLVER.MAX_ITER", "4")
     _start(cfg).train()
+    (tmp_path / "failed_videos.json").write_text("{}")
     for path in (tmp_path / "last_checkpoint", *tmp_path.glob("*.pth")):
         path.unlink()
     before = _tree(tmp_path)
