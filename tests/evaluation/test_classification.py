@@ -76,7 +76,7 @@ def test_fewer_than_five_classes():
 def test_scores_that_are_not_finite_count_as_wrong(bad, caplog):
     with caplog.at_level(logging.WARNING, logger="nlvideo"):
         metrics = _metrics([(0, [bad] * 6), (0, _FALLING)])
-    assert metrics["top1"] == 50.0 and metrics["top5"] == 50.0 and metrics["num_failed"] == 0
+    assert metrics["top1"] == 50.0 and metrics["top5"] == 50.0 and metrics["num_failed"] == 1
     assert "toy: 1 of 2 videos have scores that are not finite and count as wrong: video000" in caplog.text
 
 
