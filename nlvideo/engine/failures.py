@@ -88,8 +88,8 @@ class FailedVideos(HookBase):
         self._write()
         if self.reasons:
             where = f"; {self._path} lists them" if self._path else ""
-            counts = len(self.reasons), self.num_videos
-            logger.warning("%d of %d training videos could not be read and were replaced%s", *counts, where)
+            counts = f"{len(self.reasons)} of {self.num_videos}" if self.num_videos else len(self.reasons)
+            logger.warning("%s training videos could not be read and were replaced%s", counts, where)
 
     def _write(self) -> None:
         if not (self._path and self._is_old and comm.is_main_process() and self._may_write()):

@@ -28,7 +28,7 @@ from nlvideo.utils.system.env import uses_cuda
 
 # What ranks get to end by themselves after a second signal.
 _GRACE_SEC = 5.0
-# A rank whose connection broke ends this much later than the rank that broke it, which is the cause.
+# A rank that only lost its connection waits this long before it ends. So the rank that failed first is reported.
 _LATER_SEC = 1.0
 
 
@@ -111,6 +111,8 @@ def _meeting(num_machines: int, machine_rank: int, dist_url: str) -> dict[str, A
 def _check_device(name: str, num_ranks: int, device: str) -> None:
     if num_ranks > 1 and ":" in device:
         raise ValueError(f"MODEL.DEVICE: got {device!r}, allowed with several ranks: 'auto', 'cpu', 'cuda'")
+    if uses_cuda(device) and not torch.cuda.device_count():
+        raise ValueError(f"MODEL.DEVICE: got {device!r}, but no GPU is visible")
     if uses_cuda(device) and num_ranks > torch.cuda.device_count():
         raise ValueError(
             f"{name}: got {num_ranks}, allowed: 1 to {torch.cuda.device_count()}, the visible GPUs"
@@ -145,8 +147,8 @@ def _be_rank(main: Callable[..., Any], args: tuple, device: str, timeout: dateti
 
 def _rank_main(start_method: str, *work: Any) -> str:
     """Be a rank: return an empty string, or what stopped it. Any other error ends this process."""
-    # A signal outside the training loop ends the run as Ctrl-C does. Without a handler it would be a failure, after which
-    # the ranks start again.
+    # A signal outside the training loop ends the run as Ctrl-C does. Without a handler it would be a failure, and the
+    # ranks would start again.
     for number in processes.stop_signals():
         signal.signal(number, signal.default_int_handler)
     # Else this process would spawn its loaders' workers: each would import torch again, and none would hear signals.

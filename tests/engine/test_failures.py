@@ -145,7 +145,9 @@ def test_a_resumed_run_brings_its_list_along(tmp_path: Path) -> None:
     assert json.loads(path.read_text())["failed"] == [{"file_name": "a.mp4", "reason": "broken"}]
 
 
-def test_a_loader_that_does_not_say_how_many_videos_it_has_sets_no_budget(tmp_path: Path) -> None:
+def test_a_loader_that_does_not_say_how_many_videos_it_has_sets_no_budget(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     path = tmp_path / "failed_videos.json"
     trainer = Trainer(FAILURES)
     trainer.data_loader = [{}]
@@ -153,3 +155,4 @@ def test_a_loader_that_does_not_say_how_many_videos_it_has_sets_no_budget(tmp_pa
     trainer.register_hooks([failed])
     trainer.train(0, 4)
     assert json.loads(path.read_text())["num_videos"] == 0 and len(failed.reasons) == 2
+    assert caplog.messages[-1].startswith("2 training videos could not be read")

@@ -285,7 +285,8 @@ def test_one_rank_runs_here() -> None:
         ({"timeout_minutes": 0}, "--dist-timeout: got 0, allowed: minutes above 0"),
     ],
 )
-def test_wrong_arguments(arguments: dict, message: str) -> None:
+def test_wrong_arguments(arguments: dict, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(ValueError, match="^" + message):
         launch(lambda: pytest.fail("must not run"), **arguments)
 
@@ -298,10 +299,17 @@ def test_wrong_arguments(arguments: dict, message: str) -> None:
     ],
 )
 def test_wrong_devices_under_torchrun(device: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     for name, value in (("RANK", "0"), ("WORLD_SIZE", "999"), ("LOCAL_WORLD_SIZE", "999")):
         monkeypatch.setenv(name, value)
     with pytest.raises(ValueError, match="^" + message):
         launch(lambda: pytest.fail("must not run"), device=device)
+
+
+def test_a_gpu_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(ValueError, match="^MODEL.DEVICE: got 'cuda', but no GPU is visible$"):
+        launch(lambda: pytest.fail("must not run"), device="cuda")
 
 
 def test_uses_cuda() -> None:
