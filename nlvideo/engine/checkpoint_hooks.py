@@ -34,8 +34,8 @@ VALIDATION, BEST = "validation/", "best/"
 class PeriodicCheckpointer(HookBase):
     """Saves every ``period`` iterations, at the end and when training is stopped early.
 
-    With ``keep`` it removes its older checkpoints, once the newer ones are complete: those that it knows to have
-    written and whose content says so, never ``model_best``, ``model_final`` or what ``last_checkpoint`` names.
+    With ``keep``, older checkpoints are removed after newer ones are complete. Only files that this run wrote are
+    removed. ``model_best``, ``model_final`` and the file that ``last_checkpoint`` names always stay.
 
     Args:
         save: see `SaveFunction`.
@@ -132,7 +132,7 @@ class EvalHook(HookBase):
         self.evaluated_iter = -1
 
     def after_step(self) -> None:
-        """Evaluate if it is time. A run that is being stopped leaves it to the run that goes on.
+        """Evaluate if it is time. A run that is stopping skips the evaluation. The resumed run does it.
 
         Raises:
             TrainingInterrupted: the evaluation was stopped; what is trained is saved, and a resumed run repeats it.
@@ -144,7 +144,7 @@ class EvalHook(HookBase):
             self.results = comm.all_gather_object(self._evaluate())[0]
         except TrainingInterrupted:
             if self._checkpoints:
-                # As if it had saved when it was called: this hook comes after it, and is called again.
+                # The checkpoint must look as if the checkpoint hook saved it. Then a resumed run calls this hook again.
                 self.trainer.current_hook = self._checkpoints.name
                 self._checkpoints.save_now()
             raise
@@ -229,9 +229,9 @@ class BestCheckpointer(HookBase):
             return
         if not trainer.is_last_step:
             logger.info(
-                "Early stopping after %d of %d iterations: the last %d evaluations have no better %s than iteration %s,"
-                " %s. To train on, resume with a larger SOLVER.EARLY_STOPPING.PATIENCE, or 0",
-                done, trainer.max_iter, self.evaluations_since, name, self.iteration, self.best,
+                "Early stopping after %d of %d iterations: the best %s is still %s, of iteration %s. %d evaluations"
+                " since then were not better. To train on, resume with a larger SOLVER.EARLY_STOPPING.PATIENCE, or 0",
+                done, trainer.max_iter, name, self.best, self.iteration, self.evaluations_since,
             )  # fmt: skip
             trainer.max_iter = done
         if self._checkpoints:
@@ -350,7 +350,8 @@ class Settings(HookBase):
         changes = [f"{key} was {self._saved[key]!r} and is {self._now[key]!r}" for key in common]
         if changes:
             text = "; ".join(changes)
-            logger.warning("Settings differ from those of the checkpoint: %s. The results will be of neither", text)
+            end = "The result will equal neither a run with the old settings nor one with the new"
+            logger.warning("Settings differ from those of the checkpoint: %s. %s", text, end)
 
     def state_dict(self) -> dict[str, Any]:
         """Return all settings."""

@@ -133,8 +133,8 @@ def resolve_split(cfg: CfgNode, resume: bool = False, eval_only: bool = False) -
     train, test = comm.on_main_process(lists)
     if eval_only and not earlier.get("DATASETS.TEST"):
         text = (
-            "DATASETS.TEST is now %s: OUTPUT_DIR holds no run with a split. The list may hold videos that the weights were"
-            " trained on. To test on the run's own list, set DATASETS.TEST to the split/val.csv of its folder"
+            "DATASETS.TEST is now %s: OUTPUT_DIR holds no run with a split. The list may hold videos that the weights"
+            " were trained on. To test on the run's own list, set DATASETS.TEST to the split/val.csv of its folder"
         )
         logger.warning(text, test)
     return cfg.with_overrides(["DATASETS.TRAIN", train, "DATASETS.TEST", test, "DATASETS.SPLIT.FRACTION", 0.0])

@@ -133,8 +133,8 @@ def test_the_best_is_tested_too_where_only_a_validation_knows_it(
         60,
     )
     assert (
-        "Early stopping after 8 of 12 iterations: the last 2 evaluations have no better"
-        " validation/classification/top1 than iteration 4, 60.0. To" in caplog.text
+        "Early stopping after 8 of 12 iterations: the best validation/classification/top1 is still 60.0, of iteration"
+        " 4. 2 evaluations since then were not better. To" in caplog.text
     )
     assert f"{TOP1}: last (iteration 8): 70, best (iteration 4): 70" in caplog.text and "testing it too" in caplog.text
 
