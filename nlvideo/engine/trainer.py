@@ -427,7 +427,8 @@ def drop_metrics_from(path: str, iteration: int) -> int:
     """
     last, keep = -1, 0
     if not os.path.exists(path):
-        return 0
+        # Other writers have the lines of the stopped process, perhaps without that of its last iteration.
+        return iteration - 1
     with open(path, "rb+") as file, contextlib.suppress(ValueError):
         for line in file:
             number = json.loads(line)["iteration"]

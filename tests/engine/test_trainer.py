@@ -160,9 +160,10 @@ def test_unreadable_videos_are_counted(
 
 def test_metrics_are_cut_at_an_iteration(tmp_path: Path) -> None:
     path = tmp_path / "metrics.json"
-    drop_metrics_from(str(path), 0)
+    # Without the file, only the last iteration is written again.
+    assert drop_metrics_from(str(path), 7) == 6
     path.write_text("".join(json.dumps({"iteration": i}) + "\n" for i in (1, 3, 5)) + '{"iter')
-    drop_metrics_from(str(path), 5)
+    assert drop_metrics_from(str(path), 5) == 4
     assert [json.loads(line)["iteration"] for line in path.read_text().splitlines()] == [1, 3]
     drop_metrics_from(str(path), 0)
     assert path.read_text() == ""
