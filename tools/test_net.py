@@ -20,8 +20,6 @@ def main(args: argparse.Namespace) -> None:
     from nlvideo.evaluation import verify_results
 
     cfg = default_setup(load_cfg(args.config_file, args.opts, args.plugin), args)
-    if not cfg.DATASETS.TEST:
-        raise ValueError("DATASETS.TEST: got an empty list, allowed for a test: one dataset or more")
     results = DefaultTrainer.test_checkpoint(cfg, args.resume)
     if not verify_results(cfg, results):
         raise UnexpectedResults("the results are not those of TEST.EXPECTED_RESULTS, see the lines MISMATCH in the log")

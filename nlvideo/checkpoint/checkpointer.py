@@ -115,6 +115,11 @@ class Checkpointer:
         logger.info("Saved checkpoint %s", path)
         return path
 
+    @property
+    def has_earlier_run(self) -> bool:
+        """Whether the folder still holds the files of an earlier run, which this one may not replace yet."""
+        return self._earlier is not None and self._earlier.is_there
+
     def set_earlier_run_aside(self) -> None:
         """Move what an earlier run has left in the folder of a fresh start. Call it before a file is replaced."""
         if self._earlier is not None and comm.is_main_process():
@@ -147,8 +152,7 @@ class Checkpointer:
             raise ValueError(f"{what}. {self._way_out(self.save_dir)}")
         if resume:
             logger.info("Nothing to resume in %s: a fresh start", self.save_dir)
-        else:
-            self._earlier = EarlierRun(self.save_dir)
+        self._earlier = EarlierRun(self.save_dir)
         if path:
             self.load_weights(path)
         else:

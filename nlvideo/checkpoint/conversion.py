@@ -89,7 +89,7 @@ def convert_checkpoint(
     validate(cfg)
     cfg.freeze()
     check_config(converted, cfg, path)
-    model = _model(cfg)
+    model = meta_network(cfg)
     fit(model.state_dict(), inflate_2d_weights(converted.weights, model), path, "backbone")
     return Conversion(path, converted, cfg)
 
@@ -136,7 +136,7 @@ def write_export(conversion: Conversion, out: str, to: str, overwrite: bool = Fa
     if out.endswith(SAFETENSORS):
         raise ValueError(f"{out}: files of {to} are PyTorch's; give it another ending, such as .pth")
     make_way([out], overwrite)
-    weights = inflate_2d_weights(conversion.converted.weights, _model(conversion.cfg))
+    weights = inflate_2d_weights(conversion.converted.weights, meta_network(conversion.cfg))
     exported = export_weights(weights, conversion.cfg, to)
     atomic_write(out, lambda file: torch.save({_ENTRIES[to]: dict(exported)}, file))
 
@@ -156,7 +156,8 @@ def differences(cfg: CfgNode) -> dict[str, Any]:
     return tree
 
 
-def _model(cfg: CfgNode) -> nn.Module:
+def meta_network(cfg: CfgNode) -> nn.Module:
+    """Return the model of a config without memory for its weights, on the meta device."""
     with torch.device("meta"):
         return META_ARCH.get(cfg.MODEL.META_ARCHITECTURE, "MODEL.META_ARCHITECTURE")(cfg)
 

@@ -20,7 +20,7 @@ _NEXT_CONFIG = "config.next.yaml"
 def config_path(folder: str, resume: bool) -> str:
     """Return where a run that starts in ``folder`` writes its config; a new run spares the config of an earlier one."""
     waiting = os.path.join(folder, _NEXT_CONFIG)
-    if not resume and checkpoints_in(Path(folder)):
+    if not (resume and checkpoints_in(Path(folder))) and EarlierRun(folder).is_there:
         return waiting
     # Left by a start that failed.
     Path(waiting).unlink(missing_ok=True)
@@ -53,9 +53,13 @@ class EarlierRun:
         self._metrics_size = metrics.stat().st_size if metrics.is_file() else 0
         self._files = checkpoints_in(self._folder)
         if self._files or self._metrics_size:
-            # The list of failed videos is not moved: the new run has replaced it already.
-            results = ("inference", "best/inference", "validation/inference")
-            self._files += [self._folder / name for name in (_METRICS, _CONFIG, *results, "report.html")]
+            others = ("inference", "best/inference", "validation/inference", "report.html", "failed_videos.json")
+            self._files += [self._folder / name for name in (_METRICS, _CONFIG, *others)]
+
+    @property
+    def is_there(self) -> bool:
+        """Whether there are checkpoints or metrics that are not set aside yet."""
+        return bool(self._files)
 
     def set_aside(self) -> None:
         """Move the files into a new folder ``earlier_1``, ``earlier_2`` ...; later calls do nothing.

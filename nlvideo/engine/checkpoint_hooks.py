@@ -34,8 +34,8 @@ VALIDATION, BEST = "validation/", "best/"
 class PeriodicCheckpointer(HookBase):
     """Saves every ``period`` iterations, at the end and when training is stopped early.
 
-    With ``keep`` it removes its older checkpoints, once the newer ones are complete: those that it knows to have
-    written and whose content says so, never ``model_best``, ``model_final`` or what ``last_checkpoint`` names.
+    With ``keep``, older checkpoints are removed after newer ones are complete. Only files that this run wrote are
+    removed. ``model_best``, ``model_final`` and the file that ``last_checkpoint`` names always stay.
 
     Args:
         save: see `SaveFunction`.
@@ -132,7 +132,7 @@ class EvalHook(HookBase):
         self.evaluated_iter = -1
 
     def after_step(self) -> None:
-        """Evaluate if it is time. A run that is being stopped leaves it to the run that goes on.
+        """Evaluate if it is time. A run that is stopping skips the evaluation. The resumed run does it.
 
         Raises:
             TrainingInterrupted: the evaluation was stopped; what is trained is saved, and a resumed run repeats it.
@@ -144,7 +144,7 @@ class EvalHook(HookBase):
             self.results = comm.all_gather_object(self._evaluate())[0]
         except TrainingInterrupted:
             if self._checkpoints:
-                # As if it had saved when it was called: this hook comes after it, and is called again.
+                # The checkpoint must look as if the checkpoint hook saved it. Then a resumed run calls this hook again.
                 self.trainer.current_hook = self._checkpoints.name
                 self._checkpoints.save_now()
             raise
@@ -181,7 +181,7 @@ class BestCheckpointer(HookBase):
         patience: int = 0,
         checkpoints: PeriodicCheckpointer | None = None,
     ):
-        self.evaluation, self._save, self.metric = evaluation, save, metric
+        self.evaluation, self._save, self.metric, self._chosen = evaluation, save, metric, metric
         self._patience, self._checkpoints = patience, checkpoints
         self.best: float | None = None
         self.iteration: int | None = None
@@ -202,13 +202,19 @@ class BestCheckpointer(HookBase):
         """Save if this iteration was evaluated and is the best; end the run if patience is over.
 
         Raises:
-            ValueError: the evaluation has no such metric.
+            ValueError: the evaluation does not have the metric that was given.
         """
         results, trainer, done = self.evaluation.results, self.trainer, self.trainer.iter + 1
-        if self.evaluation.evaluated_iter != trainer.iter or not results:
-            return
         values = flatten_results(results)
-        self.metric = self.metric or next(iter(values), "")
+        if self.evaluation.evaluated_iter != trainer.iter or not values:
+            return
+        if not self._chosen and self.metric not in values:
+            if self.metric:
+                # The test sets or the evaluator of a resumed run are others.
+                text = "The best checkpoint was the best by %s. Now %s decides, from its beginning"
+                logger.warning(text, self.metric, next(iter(values)))
+                self.best, self.iteration, self.results, self.evaluations_since = None, None, {}, 0
+            self.metric = next(iter(values))
         check_one_of("SOLVER.EARLY_STOPPING.METRIC", self.metric, values)
         name, value = self.evaluation.prefix + self.metric, values[self.metric]
         sign = -1 if lower_is_better(self.metric) else 1
@@ -223,9 +229,9 @@ class BestCheckpointer(HookBase):
             return
         if not trainer.is_last_step:
             logger.info(
-                "Early stopping after %d of %d iterations: the last %d evaluations have no better %s than iteration %s,"
-                " %s. To train on, resume with a larger SOLVER.EARLY_STOPPING.PATIENCE, or 0",
-                done, trainer.max_iter, self.evaluations_since, name, self.iteration, self.best,
+                "Early stopping after %d of %d iterations: the best %s is still %s, of iteration %s. %d evaluations"
+                " since then were not better. To train on, resume with a larger SOLVER.EARLY_STOPPING.PATIENCE, or 0",
+                done, trainer.max_iter, name, self.best, self.iteration, self.evaluations_since,
             )  # fmt: skip
             trainer.max_iter = done
         if self._checkpoints:
@@ -344,7 +350,8 @@ class Settings(HookBase):
         changes = [f"{key} was {self._saved[key]!r} and is {self._now[key]!r}" for key in common]
         if changes:
             text = "; ".join(changes)
-            logger.warning("Settings differ from those of the checkpoint: %s. The results will be of neither", text)
+            end = "The result will equal neither a run with the old settings nor one with the new"
+            logger.warning("Settings differ from those of the checkpoint: %s. %s", text, end)
 
     def state_dict(self) -> dict[str, Any]:
         """Return all settings."""

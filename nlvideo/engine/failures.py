@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections.abc import Callable
 from typing import Any
 
 from nlvideo.engine.checkpoint_hooks import PeriodicCheckpointer
@@ -29,6 +30,7 @@ class FailedVideos(HookBase):
             video is added, and removed where a run starts over; None: no file.
         max_fraction: of the training videos that may fail (``DATALOADER.MAX_FAILED_FRACTION``).
         checkpoints: saves the state before the run ends; None: it is lost.
+        may_write: whether the file may be replaced now. It may still be that of an earlier run.
 
     Attributes:
         reasons: why each file failed, by path; in the order in which they were drawn, and the same on every rank.
@@ -38,9 +40,15 @@ class FailedVideos(HookBase):
     trainer: SimpleTrainer
 
     def __init__(
-        self, path: str | None = None, max_fraction: float = 1.0, checkpoints: PeriodicCheckpointer | None = None
+        self,
+        path: str | None = None,
+        max_fraction: float = 1.0,
+        checkpoints: PeriodicCheckpointer | None = None,
+        may_write: Callable[[], bool] = lambda: True,
     ):
-        self._path, self._max_fraction, self._checkpoints = path, max_fraction, checkpoints
+        self._path, self._max_fraction, self._checkpoints, self._may_write = path, max_fraction, checkpoints, may_write
+        # Whether the file is not what it should be.
+        self._is_old = True
         self.reasons: dict[str, str] = {}
         self.num_videos = 0
 
@@ -63,9 +71,11 @@ class FailedVideos(HookBase):
                 if path not in self.reasons:
                     logger.warning("Cannot read %s (%s): replaced by another video", path, reason)
                     self.reasons[path] = reason
-            self._write()
+            self._is_old = True
+        self._write()
         if self.num_videos and len(self.reasons) > self._max_fraction * self.num_videos:
             saved = self._checkpoints.save_now() if self._checkpoints else ""
+            self._write()
             listed = some([f"{path} ({reason})" for path, reason in self.reasons.items()], _MAX_LISTED)
             way_on = f". The state is saved as {saved}; --resume with a larger fraction goes on" if saved else ""
             raise TooManyFailedVideos(
@@ -75,14 +85,16 @@ class FailedVideos(HookBase):
 
     def after_train(self) -> None:
         """Log how many there were."""
+        self._write()
         if self.reasons:
             where = f"; {self._path} lists them" if self._path else ""
-            counts = len(self.reasons), self.num_videos
-            logger.warning("%d of %d training videos could not be read and were replaced%s", *counts, where)
+            counts = f"{len(self.reasons)} of {self.num_videos}" if self.num_videos else len(self.reasons)
+            logger.warning("%s training videos could not be read and were replaced%s", counts, where)
 
     def _write(self) -> None:
-        if self._path is None or not comm.is_main_process():
+        if not (self._path and self._is_old and comm.is_main_process() and self._may_write()):
             return
+        self._is_old = False
         if not self.reasons:
             # The list of an earlier run in this folder would be taken for this run's.
             if os.path.exists(self._path):

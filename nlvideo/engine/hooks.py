@@ -56,7 +56,7 @@ class IterationTimer(HookBase):
             return
         self._iterations += 1
         self._training_time += seconds
-        self._data_time += self.trainer.storage.history("data_time").latest()
+        self._data_time += self.trainer.storage.latest().get("data_time", (0.0, 0))[0]
 
     def after_train(self) -> None:
         """Log the time of the run, the mean of an iteration and the share of it that was waiting for data."""

@@ -28,7 +28,7 @@ from nlvideo.utils.system.env import uses_cuda
 
 # What ranks get to end by themselves after a second signal.
 _GRACE_SEC = 5.0
-# A rank whose connection broke ends this much later than the rank that broke it, which is the cause.
+# A rank that only lost its connection waits this long before it ends. So the rank that failed first is reported.
 _LATER_SEC = 1.0
 
 
@@ -111,6 +111,8 @@ def _meeting(num_machines: int, machine_rank: int, dist_url: str) -> dict[str, A
 def _check_device(name: str, num_ranks: int, device: str) -> None:
     if num_ranks > 1 and ":" in device:
         raise ValueError(f"MODEL.DEVICE: got {device!r}, allowed with several ranks: 'auto', 'cpu', 'cuda'")
+    if uses_cuda(device) and not torch.cuda.device_count():
+        raise ValueError(f"MODEL.DEVICE: got {device!r}, but no GPU is visible")
     if uses_cuda(device) and num_ranks > torch.cuda.device_count():
         raise ValueError(
             f"{name}: got {num_ranks}, allowed: 1 to {torch.cuda.device_count()}, the visible GPUs"
@@ -129,10 +131,7 @@ def _be_rank(main: Callable[..., Any], args: tuple, device: str, timeout: dateti
             # The CPU side carries objects and small agreements between ranks, which would make NCCL wait for the GPU.
             comm.start("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout)
         main(*args)
-        if not alone:
-            # Only after success: after an error, waiting for other ranks would hang.
-            dist.barrier()
-            dist.destroy_process_group()
+        comm.finish()
     except BaseException as error:
         if exit_code_of(error) == INTERRUPTED and not alone:
             # All ranks stop.
@@ -148,6 +147,10 @@ def _be_rank(main: Callable[..., Any], args: tuple, device: str, timeout: dateti
 
 def _rank_main(start_method: str, *work: Any) -> str:
     """Be a rank: return an empty string, or what stopped it. Any other error ends this process."""
+    # A signal outside the training loop ends the run as Ctrl-C does. Without a handler it would be a failure, and the
+    # ranks would start again.
+    for number in processes.stop_signals():
+        signal.signal(number, signal.default_int_handler)
     # Else this process would spawn its loaders' workers: each would import torch again, and none would hear signals.
     multiprocessing.set_start_method(start_method, force=True)
     processes.keep_freed_memory()
@@ -170,8 +173,13 @@ def _run_engine(config: LaunchConfig, *work: Any) -> None:
         for name in list(logging.root.manager.loggerDict):
             if name.startswith("torch.distributed.elastic"):
                 logging.getLogger(name).setLevel(logging.CRITICAL)
+    others = multiprocessing.active_children()  # of the user's script
     ended: list[Any] = []
     asked: list[float] = []
+
+    def ranks() -> list[multiprocessing.process.BaseProcess]:
+        """Return the processes that the engine has started."""
+        return [process for process in multiprocessing.active_children() if process not in others]
 
     def engine() -> None:
         """Keep what the engine returns or raises."""
@@ -184,7 +192,7 @@ def _run_engine(config: LaunchConfig, *work: Any) -> None:
     def forward(number: int, frame: Any) -> None:
         """Send the signal to every rank."""
         asked.append(time.monotonic())
-        for process in multiprocessing.active_children():
+        for process in ranks():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process.pid or 0, number)
 
@@ -201,7 +209,7 @@ def _run_engine(config: LaunchConfig, *work: Any) -> None:
             if twice and time.monotonic() > asked[-1] + _GRACE_SEC:
                 raise RankFailed("ranks were killed: they did not end after two signals", INTERRUPTED)
     finally:
-        for process in multiprocessing.active_children():
+        for process in ranks():
             process.kill()
         for number, handler in previous.items():
             signal.signal(number, handler)

@@ -58,7 +58,8 @@ def video_features(model: VideoClassifier, cfg: CfgNode) -> tuple[Tensor, Tensor
     model.head, model.average = _MeanOfMap(), "softmax"
     try:
         for name in cfg.DATASETS.TRAIN:
-            loader = DefaultTrainer.build_test_loader(cfg, name)
+            loader: Any = DefaultTrainer.build_test_loader(cfg, name)
+            loader.failed_as = "it is left out"
             with explained(loader):
                 inference_on_dataset(model, loader, collected)
     finally:
@@ -78,13 +79,15 @@ def fit_classifier(head: LinearHead, features: Tensor, labels: Tensor) -> float:
     Args:
         head: its ``losses`` decide, with label smoothing.
         features: float (N, C).
-        labels: as the head takes them.
+        labels: as the head takes them. Both may be on another device than the head.
     """
+    device = head.classifier.weight.device
+    features, labels = features.to(device), labels.to(device)
     spread, mean = torch.std_mean(features, dim=0, correction=0)
     # Below this a feature is constant, and what differs is rounding.
     spread = torch.where(spread > 1e-5 * mean.abs(), spread, 1.0)
     inputs = (features - mean) / spread
-    fitted = nn.Linear(features.shape[1], head.classifier.out_features)
+    fitted = nn.Linear(features.shape[1], head.classifier.out_features, device=device)
     nn.init.zeros_(fitted.weight)
     nn.init.zeros_(fitted.bias)
     optimizer = torch.optim.LBFGS(fitted.parameters(), max_iter=500, line_search_fn="strong_wolfe")

@@ -101,12 +101,13 @@ def resolve_from_data(cfg: CfgNode, resume: bool = False) -> CfgNode:
     return cfg
 
 
-def resolve_split(cfg: CfgNode, resume: bool = False) -> CfgNode:
+def resolve_split(cfg: CfgNode, resume: bool = False, eval_only: bool = False) -> CfgNode:
     """Put the lists of DATASETS.SPLIT into a config that asks for them; call it on every rank. Rank 0 writes them.
 
     Args:
         cfg: left as it is.
         resume: take the lists that the run in OUTPUT_DIR has; they are made only where there are none.
+        eval_only: warn where OUTPUT_DIR holds no run that has lists.
 
     Raises:
         ValueError: a dataset is faulty or cannot be split; one line.
@@ -130,6 +131,12 @@ def resolve_split(cfg: CfgNode, resume: bool = False) -> CfgNode:
         return [[name] for name in split_datasets(cfg.DATASETS.TRAIN, split.FRACTION, split.SEED, split.GROUP, root)]
 
     train, test = comm.on_main_process(lists)
+    if eval_only and not earlier.get("DATASETS.TEST"):
+        text = (
+            "DATASETS.TEST is now %s: OUTPUT_DIR holds no run with a split. The list may hold videos that the weights"
+            " were trained on. To test on the run's own list, set DATASETS.TEST to the split/val.csv of its folder"
+        )
+        logger.warning(text, test)
     return cfg.with_overrides(["DATASETS.TRAIN", train, "DATASETS.TEST", test, "DATASETS.SPLIT.FRACTION", 0.0])
 
 

@@ -170,10 +170,13 @@ def _exit(code: int) -> NoReturn:
 def results_uploaded() -> Iterator[None]:
     """Wait, after the work of a rank, until results are uploaded where OUTPUT_DIR is remote; decorates ``main``.
 
+    It also ends the process group: only rank 0 uploads, and no rank waits for it.
+
     Raises:
         UploadFailed: one line. After an error of the work itself, the log says it instead.
     """
     from nlvideo.checkpoint.remote_run import finish_uploads
+    from nlvideo.utils import comm
 
     try:
         yield
@@ -184,6 +187,8 @@ def results_uploaded() -> Iterator[None]:
         except UploadFailed as error:
             logging.getLogger(__name__).error("%s", error)
         raise
+    # Before the upload, which may take longer than ranks wait for each other.
+    comm.finish()
     finish_uploads()
 
 

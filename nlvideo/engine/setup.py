@@ -58,7 +58,7 @@ def default_setup(cfg: CfgNode, args: argparse.Namespace) -> CfgNode:
         logger.warning("The ranks of this run started again: going on from its last checkpoint, if there is one")
     if eval_only:
         # A test has the classes of the weights, and the videos that the run has kept for a test.
-        cfg = with_classes_of(resolve_split(cfg, resume=True), weights_for_test(cfg, args.resume))
+        cfg = with_classes_of(resolve_split(cfg, resume=True, eval_only=True), weights_for_test(cfg, args.resume))
     else:
         cfg = resolve_from_data(cfg, args.resume)
     if comm.is_main_process():

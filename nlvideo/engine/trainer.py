@@ -126,14 +126,15 @@ class DefaultTrainer(SimpleTrainer):
     def resume_or_load(self, resume: bool = False) -> None:
         """Continue the run in ``OUTPUT_DIR`` where asked to and there is one, or start from ``MODEL.WEIGHTS``.
 
-        A fresh start moves aside what an earlier run left in the folder, when it saves or tests for the first time.
+        A fresh start, also one with ``resume`` where there is no checkpoint, moves aside what an earlier run left in
+        the folder, when it saves or tests for the first time.
 
         Raises:
             ValueError: the checkpoint belongs to another architecture or optimizer, or hardly fits; or none is named.
             FileNotFoundError: the file is missing.
         """
         self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
-        if resume and comm.is_main_process():
+        if resume and self.start_iter and comm.is_main_process():
             metrics = os.path.join(self.cfg.OUTPUT_DIR, "metrics.json")
             self.storage.start_iter = drop_metrics_from(metrics, self.start_iter)
 
@@ -223,7 +224,12 @@ class DefaultTrainer(SimpleTrainer):
             # Before the checkpoint: when training stops, one is saved.
             StopOnSignal(),
             # Before the checkpoint: it holds the failures of this iteration, too.
-            FailedVideos(failed, cfg.DATALOADER.MAX_FAILED_FRACTION, self.checkpoints),
+            FailedVideos(
+                failed,
+                cfg.DATALOADER.MAX_FAILED_FRACTION,
+                self.checkpoints,
+                lambda: not self.checkpointer.has_earlier_run,
+            ),
             # Before checkpoints and evaluations: they use its statistics.
             precise_bn,
             # Before the evaluation: if that fails, the weights are saved.
@@ -289,7 +295,8 @@ class DefaultTrainer(SimpleTrainer):
         own = {name: tensor.clone() for name, tensor in model.items()}
         try:
             if content:
-                entry = "model" if self.ema is None else "ema"
+                # A run may have got its average when it was resumed, after the best checkpoint.
+                entry = "ema" if self.ema is not None and "ema" in content else "model"
                 load_weights(self.bare_model, content, path, cfg=self.cfg, entry=entry, complete=True)
             comm.share_tensors(model.values())
             with preserved_rng():
@@ -352,7 +359,12 @@ class DefaultTrainer(SimpleTrainer):
         """Test the checkpoint in ``MODEL.WEIGHTS``, or on a resume the last one; the rest is as for `test`.
 
         Files of results of ``best`` go to ``OUTPUT_DIR/best``: those in ``OUTPUT_DIR`` are of the last checkpoint.
+
+        Raises:
+            ValueError: ``DATASETS.TEST`` is empty.
         """
+        if not cfg.DATASETS.TEST:
+            raise ValueError("DATASETS.TEST: got an empty list, allowed for a test: one dataset or more")
         model, is_best = load_model_for_test(cfg, resume), cfg.MODEL.WEIGHTS == "best" and not resume
         return cls.test(_config_in("best", cfg) if is_best else cfg, model)
 
@@ -415,7 +427,8 @@ def drop_metrics_from(path: str, iteration: int) -> int:
     """
     last, keep = -1, 0
     if not os.path.exists(path):
-        return 0
+        # Other writers have the lines of the stopped process, perhaps without that of its last iteration.
+        return iteration - 1
     with open(path, "rb+") as file, contextlib.suppress(ValueError):
         for line in file:
             number = json.loads(line)["iteration"]

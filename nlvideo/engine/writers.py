@@ -12,6 +12,7 @@ from typing import Any
 from uuid import uuid4
 
 from nlvideo.config import CfgNode
+from nlvideo.errors import TrainingInterrupted
 from nlvideo.utils import comm
 from nlvideo.utils.events import WRITER, ConsoleWriter, EventWriter, IncrementalWriter, JSONWriter, TensorBoardWriter
 from nlvideo.utils.files.safe_yaml import parse_yaml
@@ -103,7 +104,9 @@ class Tracker(IncrementalWriter):
         """End the run."""
         self._next_try = 0.0
         # Training calls this also after an error.
-        failed = sys.exc_info()[0] is not None
+        error = sys.exc_info()[1]
+        # A run that was stopped is to be resumed.
+        failed = error is not None and not isinstance(error, TrainingInterrupted)
         self._send()
         if self._has_begun:
             self._try(lambda: self.end(failed))

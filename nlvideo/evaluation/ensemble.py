@@ -1,6 +1,7 @@
 """Average saved scores without running a model: the views of one results file, or several results files."""
 
 import inspect
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -144,6 +145,9 @@ def evaluate_results(results: Results, evaluator: str = "") -> dict[str, float]:
 
 def _check_same_videos(parts: Sequence[Results], names: Sequence[str]) -> None:
     """Raise a ValueError that says how two parts differ, unless all have the same videos and labels."""
+    for part, name in zip(parts, names, strict=True):
+        if twice := [key for key, count in Counter(video.video_id for video in part.videos).items() if count > 1]:
+            raise ValueError(f"{name}: these videos are there more than once: {some(twice)}")
     first = parts[0]
     labels = {video.video_id: video.label for video in first.videos}
     for part, name in zip(parts[1:], names[1:], strict=True):

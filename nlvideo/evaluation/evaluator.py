@@ -3,6 +3,7 @@
 nlvideo/evaluation/multilabel.py has the metrics for videos of several labels.
 """
 
+import hashlib
 import logging
 import os
 import re
@@ -43,6 +44,8 @@ EVALUATOR = Registry(
 
 _BY_LOSS = {"softmax": "ClassificationEvaluator", "sigmoid": "MultiLabelEvaluator"}
 _MAX_LISTED = 20
+# Names of files have 255 bytes at most, with the ending and what a temporary file adds.
+_MAX_NAME_BYTES = 230
 
 
 class Evaluator:
@@ -129,7 +132,8 @@ class PerVideoEvaluator(Evaluator):
 
         Args:
             dataset_name, num_classes: see the base class.
-            output_dir: scores go to ``<output_dir>/inference/<dataset_name>.json``. None: no file.
+            output_dir: scores go to ``<output_dir>/inference/<dataset_name>.json``. Of a long name it has 60 characters
+                and a hash. None: no file.
             average, activation: see ``Results``.
         """
         super().__init__(dataset_name, num_classes)
@@ -221,6 +225,9 @@ class PerVideoEvaluator(Evaluator):
             )  # fmt: skip
             # "list:some/file.txt" is a dataset name, too.
             name = re.sub(r"[^\w.-]+", "_", self.dataset_name).strip("_")
+            if len(name.encode()) > _MAX_NAME_BYTES:
+                digest = hashlib.sha256(self.dataset_name.encode()).hexdigest()[:8]
+                name = f"{name[:60]}_{digest}"
             path = os.path.join(self.output_dir, "inference", f"{name}.json")
             PathManager.mkdirs(os.path.dirname(path))
             write_results(path, results)
@@ -259,8 +266,12 @@ def metric_names(evaluator: Evaluator) -> list[str]:
         return []
     count = evaluator.num_classes
     scores = np.full(count, 1 / count, np.float32)
-    example = [VideoScores(str(k), [k] if evaluator.activation == "sigmoid" else k, scores) for k in range(count)]
-    return [f"{evaluator.task}/{name}" for name in evaluator.metrics(example)]
+    labels: list[Any] = [list(range(count))] * 2 if evaluator.activation == "sigmoid" else list(range(count))[:2]
+    example = [VideoScores(str(k), label, scores) for k, label in enumerate(labels)]
+    try:
+        return [f"{evaluator.task}/{name}" for name in evaluator.metrics(example)]
+    except Exception:  # an evaluator of a project may need more, such as views
+        return []
 
 
 def mean_loss(videos: Sequence[VideoScores], activation: str) -> float:
@@ -324,7 +335,7 @@ class ClassificationEvaluator(PerVideoEvaluator):
             "mean_class": float(np.nanmean(self.per_class(videos))),
             "loss": mean_loss(videos, self.activation),
             "num_videos": len(videos),
-            "num_failed": sum(video.scores is None for video in videos),
+            "num_failed": sum(not is_usable(video) for video in videos),
         }
 
     def per_class(self, videos: Sequence[VideoScores]) -> np.ndarray:

@@ -53,7 +53,8 @@ def inference_on_dataset(
     dataset_size, stop_reason = getattr(loader, "dataset_size", None), STOP_REASON.get()
     progress = _Progress(dataset_size)
     with eval_mode(model), torch.no_grad():
-        # The batch norms of each rank have seen other clips. All ranks evaluate with what a checkpoint holds.
+        # The batch norms of each rank saw other clips. All ranks test with the statistics of rank 0, which a checkpoint
+        # holds.
         comm.share_tensors(model.buffers())
         network = fuse_for_inference(model)
         start = time.perf_counter()

@@ -67,7 +67,7 @@ class MultiLabelEvaluator(PerVideoEvaluator):
             "loss": mean_loss([video for video in videos if self.is_ranked(video)], self.activation),
             "num_classes": int(valid.sum()),
             "num_videos": len(videos),
-            "num_failed": sum(video.scores is None for video in videos),
+            "num_failed": sum(not is_usable(video) for video in videos),
         }
 
     def per_class(self, videos: Sequence[VideoScores]) -> np.ndarray:
@@ -81,7 +81,7 @@ class MultiLabelEvaluator(PerVideoEvaluator):
         return 100.0 * np.array([average_precision(scores[:, k], positive[:, k]) for k in range(self.num_classes)])
 
     def is_ranked(self, video: VideoScores) -> bool:
-        """Return whether the scores of a video count; without them it comes after all others, in every class."""
+        """Return whether the scores of a video are used. If not, it ranks last in every class."""
         return True
 
 

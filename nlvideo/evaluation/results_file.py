@@ -95,8 +95,9 @@ def read_results(path: str) -> Results:
             for row in content.pop("videos")
         ]
         results = Results(videos=videos, **{name: content.pop(name) for name in _FIELDS}, metrics=content)
-    except KeyError as error:
-        raise ValueError(f"{path}: not a results file: {error} is missing") from None
+    except (KeyError, TypeError) as error:
+        what = f"{error} is missing" if isinstance(error, KeyError) else "'videos' is not a list of objects"
+        raise ValueError(f"{path}: not a results file: {what}") from None
     for video in videos:
         where, num_classes = f"of {video.video_id!r}: got", results.num_classes
         labels = video.label if isinstance(video.label, list) else [video.label]

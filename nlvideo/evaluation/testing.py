@@ -2,6 +2,7 @@
 
 import logging
 import math
+import numbers
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -58,7 +59,7 @@ def interval_text(metric: str, percent: float | None, num_videos: float | None) 
 def with_interval(metric: str, value: float, num_videos: float | None) -> str:
     """Return a metric as ``71.23 (61.8 to 79.1)``, a count as ``71``, a loss as ``0.7123``."""
     interval = interval_text(metric, value, num_videos)
-    text = str(value) if isinstance(value, int) else f"{value:.{4 if lower_is_better(metric) else 2}f}"
+    text = str(value) if isinstance(value, numbers.Integral) else f"{value:.{4 if lower_is_better(metric) else 2}f}"
     return f"{text} ({interval})" if interval else text
 
 

@@ -101,7 +101,7 @@ def _metrics(path: str) -> str:
             last |= {name: (value, row["iteration"] + 1) for name, value in row.items() if "/" in name}
     if not last:
         return "The run has no results of a test."
-    rows = [f"| {name} | {value:.4g} | {iterations} |" for name, (value, iterations) in sorted(last.items())]
+    rows = [f"| {name} | {value:.6g} | {iterations} |" for name, (value, iterations) in sorted(last.items())]
     return "\n".join(["| metric | value | after iterations |", "|---|---|---|", *rows])
 
 

@@ -6,12 +6,11 @@ from collections.abc import Sequence
 import yaml
 from torch import nn
 
-from nlvideo.checkpoint.conversion import differences, make_way
+from nlvideo.checkpoint.conversion import differences, make_way, meta_network
 from nlvideo.checkpoint.plain import save_weights
 from nlvideo.checkpoint.read.read_file import SAFETENSORS
 from nlvideo.config import CfgNode
 from nlvideo.data.datasets.listed import CLASSES_FILE, write_classes
-from nlvideo.modeling.costs import meta_model
 from nlvideo.utils.files.file_io import write_text
 
 
@@ -45,7 +44,7 @@ def pack_model(
     """
     is_file = output.endswith(SAFETENSORS)
     paths = [output] if is_file else [os.path.join(output, file) for file in (name, "config.yaml", CLASSES_FILE)]
-    built, given = (set(network.state_dict()) for network in (meta_model(cfg)[0], model))
+    built, given = (set(network.state_dict()) for network in (meta_network(cfg), model))
     if built != given:
         count, tensor = len(built ^ given), min(built ^ given)
         raise ValueError(

@@ -41,6 +41,16 @@ def synchronize() -> None:
         dist.barrier()
 
 
+def finish() -> None:
+    """Wait until every rank is done, and end the process group, if there is one. Call it after success only.
+
+    After an error, waiting for other ranks would hang.
+    """
+    if _active():
+        dist.barrier()
+        dist.destroy_process_group()
+
+
 def all_gather_object(obj: Any) -> list[Any]:
     """Return the objects of all ranks, in their order, on every rank. Objects must pickle."""
     if get_world_size() == 1:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import logging
+import math
 import statistics
 from collections import deque
 from pathlib import Path
@@ -241,7 +242,11 @@ class JSONWriter(IncrementalWriter):
 
     def write(self) -> None:
         """Append a line for each iteration that has new values."""
-        rows = [{"iteration": iteration, **scalars} for iteration, scalars in self.new_rows()]
+        # A gradient's norm may be infinite, which JSON does not know.
+        rows = [
+            {"iteration": iteration, **{name: value for name, value in scalars.items() if math.isfinite(value)}}
+            for iteration, scalars in self.new_rows()
+        ]
         # Opened each time: the lines of an earlier run may have been moved to another file since.
         with naming(self._path), open(self._path, "a", encoding="utf8") as file:
             file.writelines(json.dumps(row) + "\n" for row in rows)

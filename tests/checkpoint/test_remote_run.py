@@ -5,11 +5,13 @@ import os
 from pathlib import Path
 
 import pytest
+import torch.distributed as dist
 
 from nlvideo.checkpoint import remote_run
 from nlvideo.checkpoint.remote_run import RemoteRun, finish_uploads
 from nlvideo.engine.script import exit_code_of, results_uploaded
 from nlvideo.errors import UploadFailed
+from nlvideo.utils import comm
 from nlvideo.utils.files import remote
 from nlvideo.utils.system.env import INVOCATIONS
 
@@ -257,6 +259,15 @@ def test_the_end_of_a_script(store, caplog):
     with pytest.raises(ValueError, match="own"):
         results_uploaded()(main)()
     assert "OUTPUT_DIR: 1 of" in caplog.text or "OUTPUT_DIR: 2 of" in caplog.text
+
+
+def test_no_rank_waits_for_the_last_upload(monkeypatch):
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    monkeypatch.setattr(remote_run, "finish_uploads", lambda: done.append(dist.is_initialized()))
+    done = []
+    results_uploaded()(lambda: done.append(dist.is_initialized()))()
+    comm.finish()
+    assert done == [True, False]
 
 
 @pytest.mark.parametrize("broken, message", [

@@ -110,9 +110,10 @@ def test_best_before_a_resume_counts() -> None:
     assert saved == []
 
 
-def test_best_of_nothing_is_nothing() -> None:
+@pytest.mark.parametrize("results", [{}, {"task": {}}])
+def test_best_of_nothing_is_nothing(results: dict) -> None:
     saved = Saved()
-    evaluation = EvalHook(dict, 1)
+    evaluation = EvalHook(lambda: results, 1)
     _run(evaluation, BestCheckpointer(evaluation, saved), steps=2)
     assert saved == []
 

@@ -61,6 +61,24 @@ def test_the_list_is_in_a_file_and_the_log_says_where(tmp_path: Path, caplog: py
     assert not path.exists() and caplog.messages == []
 
 
+def test_the_list_of_an_earlier_run_stays_until_it_is_set_aside(tmp_path: Path) -> None:
+    path, free = tmp_path / "failed_videos.json", []
+    path.write_text("earlier")
+
+    class SetAside(HookBase):
+        """As a checkpoint does, after the last iteration."""
+
+        def after_step(self) -> None:
+            assert path.read_text() == "earlier"
+            free.extend([True] if self.trainer.is_last_step else [])
+
+    _run(FailedVideos(str(path), may_write=lambda: bool(free)), SetAside(), failures=FAILURES)
+    assert len(json.loads(path.read_text())["failed"]) == 2
+    with pytest.raises(TooManyFailedVideos):
+        _run(FailedVideos(str(path), 0.1, may_write=lambda: False), failures=FAILURES)
+    assert len(json.loads(path.read_text())["failed"]) == 2
+
+
 def test_the_file_is_there_when_the_budget_stops_the_run(tmp_path: Path) -> None:
     with pytest.raises(TooManyFailedVideos):
         _run(FailedVideos(str(tmp_path / "failed.json"), 0.1), failures=FAILURES)
@@ -127,7 +145,9 @@ def test_a_resumed_run_brings_its_list_along(tmp_path: Path) -> None:
     assert json.loads(path.read_text())["failed"] == [{"file_name": "a.mp4", "reason": "broken"}]
 
 
-def test_a_loader_that_does_not_say_how_many_videos_it_has_sets_no_budget(tmp_path: Path) -> None:
+def test_a_loader_that_does_not_say_how_many_videos_it_has_sets_no_budget(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     path = tmp_path / "failed_videos.json"
     trainer = Trainer(FAILURES)
     trainer.data_loader = [{}]
@@ -135,3 +155,4 @@ def test_a_loader_that_does_not_say_how_many_videos_it_has_sets_no_budget(tmp_pa
     trainer.register_hooks([failed])
     trainer.train(0, 4)
     assert json.loads(path.read_text())["num_videos"] == 0 and len(failed.reasons) == 2
+    assert caplog.messages[-1].startswith("2 training videos could not be read")

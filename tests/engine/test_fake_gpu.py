@@ -21,12 +21,13 @@ from nlvideo.data.build import build_batch_mixer, build_test_loader, build_train
 from nlvideo.data.loaders import TrainLoader
 from nlvideo.engine import rng
 from nlvideo.engine.hooks import WeightAverage
+from nlvideo.engine.linear_probe import fit_classifier
 from nlvideo.engine.precise_bn import recompute_bn_stats
 from nlvideo.engine.train_loop import SimpleTrainer
 from nlvideo.export.features import LayerOutput
 from nlvideo.layers import nonlocal_ops
 from nlvideo.layers.norm import NORMS
-from nlvideo.modeling import HEAD, NonLocalBlock, build_model
+from nlvideo.modeling import HEAD, NonLocalBlock, PoolLinearHead, build_model
 from nlvideo.modeling.losses import LOSSES
 from nlvideo.modeling.meta_arch import AVERAGES
 from nlvideo.modeling.nonlocal_block.block import BLOCK_ALGORITHMS
@@ -228,6 +229,13 @@ def test_training(optimizer: str, mix: str, amp: str, model_cfg: Callable[..., C
         assert _devices([*model.state_dict().values(), *ema.state_dict().values(), *state]) == {"cuda"}
         assert {"total_loss", "loss_cls", "top1", "grad_norm"} <= trainer.storage.latest().keys()
         assert trainer.storage.smoothed(2)["total_loss"] == (1.0, 1)
+
+
+def test_a_linear_probe_whose_features_are_on_the_cpu() -> None:
+    head = PoolLinearHead(in_channels=4, num_classes=3, class_weights=[1.0, 2.0, 3.0]).train()
+    features, labels = torch.zeros(6, 4), torch.zeros(6, dtype=torch.int64)
+    with fake_gpu():
+        assert fit_classifier(_on_gpu(head), features, labels) == 1
 
 
 def test_from_videos_to_scores(model_cfg: Callable[..., CfgNode]) -> None:

@@ -72,6 +72,20 @@ def test_timer_counts_a_single_iteration(caplog: pytest.LogCaptureFixture) -> No
     assert "1 iterations in" in caplog.text
 
 
+def test_timer_of_a_trainer_that_does_not_measure_data(caplog: pytest.LogCaptureFixture) -> None:
+    class Own(Trainer):
+        """A trainer of a project."""
+
+        def run_step(self) -> None:
+            time.sleep(0.01)
+
+    caplog.set_level(logging.INFO, "nlvideo")
+    trainer = Own()
+    trainer.register_hooks([IterationTimer()])
+    trainer.train(0, 3)
+    assert "(data_time) took 0.0% of" in caplog.text
+
+
 def test_the_time_of_a_run_goes_on_where_it_is_resumed(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "nlvideo")
     first = IterationTimer()

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
 
 SCRIPT = """
-import json, os, signal, sys, time
+import json, multiprocessing, os, signal, sys, time
 from pathlib import Path
 import torch
 from nlvideo.errors import RankFailed, TooManyFailedVideos, TrainingInterrupted
@@ -83,6 +83,11 @@ def hang():
         time.sleep(600)
     comm.synchronize()
 
+def before():
+    comm.synchronize()
+    say("ready")
+    time.sleep(600)
+
 def stuck():
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # not heard, as by a process that waits in C code
     comm.synchronize()
@@ -104,8 +109,13 @@ def train():
 
 def start(args):
     options = {"num_gpus": 2, "device": "cpu", "timeout_minutes": 3}
+    if sys.argv[1] == "all":  # a process of the user
+        own = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(600,), daemon=True)
+        own.start()
     if sys.argv[1] == "train":
         launch(train, **options)
+    elif sys.argv[1] == "before":
+        launch(before, **options, max_restarts=2)
     elif sys.argv[1] == "stuck":
         launch(stuck, **options)
     elif sys.argv[1] == "machine":
@@ -121,6 +131,9 @@ def start(args):
         names = [task.joinpath("comm").read_text() for task in Path("/proc/self/task").iterdir()]
         say(f"rank {os.environ['RANK']} has {sum('gloo' in name for name in names)} threads of its group")
     if sys.argv[1] == "all":
+        own.join(0.5)
+        assert own.is_alive()
+        own.kill()
         for how in ("error", "kill"):
             try:
                 launch(fail, args=(how,), **options)
@@ -220,6 +233,16 @@ def test_a_signal_stops_all_ranks_after_the_same_iteration(script: str, whom: st
     assert "stopped after" in err.splitlines()[-1] and "Traceback" not in err
 
 
+def test_a_signal_outside_the_training_ends_ranks_that_may_restart(script: str) -> None:
+    process = subprocess.Popen(
+        [sys.executable, script, "before"], env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert [process.stdout.readline() for _ in range(2)] == ["ready\n"] * 2
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and out == "" and err.splitlines()[-1].endswith(": interrupted"), err
+
+
 def test_a_second_signal_ends_ranks_that_hear_none(script: str) -> None:
     process = subprocess.Popen(
         [sys.executable, script, "stuck"], env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -262,7 +285,8 @@ def test_one_rank_runs_here() -> None:
         ({"timeout_minutes": 0}, "--dist-timeout: got 0, allowed: minutes above 0"),
     ],
 )
-def test_wrong_arguments(arguments: dict, message: str) -> None:
+def test_wrong_arguments(arguments: dict, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(ValueError, match="^" + message):
         launch(lambda: pytest.fail("must not run"), **arguments)
 
@@ -275,10 +299,17 @@ def test_wrong_arguments(arguments: dict, message: str) -> None:
     ],
 )
 def test_wrong_devices_under_torchrun(device: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     for name, value in (("RANK", "0"), ("WORLD_SIZE", "999"), ("LOCAL_WORLD_SIZE", "999")):
         monkeypatch.setenv(name, value)
     with pytest.raises(ValueError, match="^" + message):
         launch(lambda: pytest.fail("must not run"), device=device)
+
+
+def test_a_gpu_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(ValueError, match="^MODEL.DEVICE: got 'cuda', but no GPU is visible$"):
+        launch(lambda: pytest.fail("must not run"), device="cuda")
 
 
 def test_uses_cuda() -> None:
@@ -290,6 +321,7 @@ def test_a_spawned_rank_keeps_freed_memory(monkeypatch: pytest.MonkeyPatch) -> N
     done, module = [], sys.modules[_rank_main.__module__]
     monkeypatch.setattr(module.processes, "keep_freed_memory", lambda: done.append("kept"))
     monkeypatch.setattr(module, "_be_rank", lambda *work: done.append("ran"))
+    monkeypatch.setattr(signal, "signal", lambda *args: None)
     assert _rank_main(multiprocessing.get_start_method()) == ""
     assert done == ["kept", "ran"]
 

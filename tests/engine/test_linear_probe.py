@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -60,6 +61,19 @@ def test_only_the_classifier_changes_and_the_folder_is_a_model(
     start = build_model(cfg).state_dict()
     changed = {name for name in start if not torch.equal(start[name], trained[name])}
     assert changed == {"head.classifier.weight", "head.classifier.bias"}
+
+
+def test_a_video_that_cannot_be_read_is_left_out(
+    tiny_cfg: Callable[..., CfgNode], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cfg = tiny_cfg("DATALOADER.NUM_WORKERS", "0")
+    (tmp_path / "bad.mp4").write_bytes(b"")
+    lines = Path(cfg.DATASETS.TRAIN[0].removeprefix("list:")).read_text().splitlines()
+    (tmp_path / "list.txt").write_text("\n".join([lines[0], f"{tmp_path}/bad.mp4 1"]))
+    features, _ = video_features(
+        build_model(cfg), cfg.with_overrides(["DATASETS.TRAIN", [f"list:{tmp_path}/list.txt"]])
+    )
+    assert len(features) == 1 and "bad.mp4" in caplog.text and "it is left out" in caplog.text
 
 
 def test_features_are_those_of_the_test_views(tiny_cfg: Callable[..., CfgNode]) -> None:

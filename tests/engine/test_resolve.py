@@ -15,6 +15,7 @@ from nlvideo.data import DatasetCatalog, build, build_test_loader, build_train_l
 from nlvideo.data.datasets import get_dataset
 from nlvideo.dataset_tools.shard_writing import write_shards
 from nlvideo.engine import DefaultTrainer, HookBase, default_setup, resolve_from_data
+from nlvideo.engine.resolve import resolve_split
 from nlvideo.modeling import build_model
 from nlvideo.solver import scale_to_world_size
 
@@ -382,7 +383,9 @@ def test_a_split_takes_videos_for_the_test(tiny_cfg: Callable[..., CfgNode], tmp
     assert list(given.DATASETS.TRAIN) == [f"folder:{tmp_path}/videos"]
 
 
-def test_a_resumed_run_keeps_its_split(tiny_cfg: Callable[..., CfgNode], tmp_path: Path) -> None:
+def test_a_resumed_run_keeps_its_split(
+    tiny_cfg: Callable[..., CfgNode], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     make_folder(tmp_path / "videos", run=8, walk=4)
     first = resolve_from_data(split_cfg(tiny_cfg, tmp_path / "videos"))
     texts = [Path(name.removeprefix("list:")).read_text() for name in (*first.DATASETS.TRAIN, *first.DATASETS.TEST)]
@@ -401,6 +404,12 @@ def test_a_resumed_run_keeps_its_split(tiny_cfg: Callable[..., CfgNode], tmp_pat
     (output / "model_0000001.pth").write_bytes(b"x")
     (output / "last_checkpoint").write_text("model_0000001.pth")
     assert list(resolve_from_data(changed, resume=True).DATASETS.TEST) == list(other.DATASETS.TEST)
+    # A test in another folder makes a list of its own, and says so.
+    for cfg, warns in ((changed, False), (changed.with_overrides(["OUTPUT_DIR", str(tmp_path / "test")]), True)):
+        caplog.clear()
+        tested = resolve_split(cfg, resume=True, eval_only=True)
+        assert (f"now ['list:{tmp_path}/test/split/val.csv']: OUTPUT_DIR holds no run" in caplog.text) is warns
+        assert list(tested.DATASETS.TEST) == [f"list:{cfg.OUTPUT_DIR}/split{'' if warns else '_2'}/val.csv"]
     # Also when the folder moves: split/val.csv has videos that this run has trained on.
     moved = output.rename(tmp_path / "moved")
     resumed = resolve_from_data(changed.with_overrides(["OUTPUT_DIR", str(moved)]), resume=True)

@@ -323,6 +323,23 @@ def test_a_fresh_start_sets_the_earlier_run_aside(tiny_cfg: Callable[..., CfgNod
     assert _start(tiny_cfg(*opts, "OUTPUT_DIR", str(aside)), resume=True).start_iter == 4
 
 
+def test_a_resume_without_checkpoints_sets_the_earlier_run_aside(
+    tiny_cfg: Callable[..., CfgNode], tmp_path: Path
+) -> None:
+    cfg = tiny_cfg("OUTPUT_DIR", str(tmp_path), "SOLVER.MAX_ITER", "4")
+    _start(cfg).train()
+    (tmp_path / "failed_videos.json").write_text("{}")
+    for path in (tmp_path / "last_checkpoint", *tmp_path.glob("*.pth")):
+        path.unlink()
+    before = _tree(tmp_path)
+    trainer = _start(cfg.with_overrides(["SOLVER.BASE_LR", 0.5]), resume=True)
+    assert trainer.start_iter == 0 and before.items() <= _tree(tmp_path).items()
+    trainer.train()
+    assert _tree(tmp_path / "earlier_1") == before
+    assert load_cfg(str(tmp_path / "config.yaml")).SOLVER.BASE_LR == 0.5
+    assert [line["iteration"] for line in _metrics(tmp_path)] == [0, 1, 2, 3]
+
+
 def test_a_killed_run_goes_on_from_its_last_checkpoint(tiny_cfg: Callable[..., CfgNode], tmp_path: Path) -> None:
     whole, killed = (tiny_cfg(*OPTS, "OUTPUT_DIR", str(tmp_path / name)) for name in ("whole", "killed"))
     _run(whole)

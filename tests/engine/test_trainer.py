@@ -111,6 +111,11 @@ def test_results_of_several_sets_are_by_name(tiny_cfg: Callable[..., CfgNode], v
     }
 
 
+def test_a_test_needs_a_test_set(tiny_cfg: Callable[..., CfgNode]) -> None:
+    with pytest.raises(ValueError, match="^DATASETS.TEST: got an empty list, allowed for a test: one dataset or more"):
+        DefaultTrainer.test_checkpoint(tiny_cfg("DATASETS.TEST", "[]"))
+
+
 def test_the_average_is_tested_and_saved(tiny_cfg: Callable[..., CfgNode]) -> None:
     cfg = tiny_cfg("SOLVER.EMA.ENABLED", "True", "SOLVER.EMA.DECAY", "1.0", "SOLVER.BASE_LR", "0.5")
     trainer, _ = _train(cfg)
@@ -155,9 +160,10 @@ def test_unreadable_videos_are_counted(
 
 def test_metrics_are_cut_at_an_iteration(tmp_path: Path) -> None:
     path = tmp_path / "metrics.json"
-    drop_metrics_from(str(path), 0)
+    # Without the file, only the last iteration is written again.
+    assert drop_metrics_from(str(path), 7) == 6
     path.write_text("".join(json.dumps({"iteration": i}) + "\n" for i in (1, 3, 5)) + '{"iter')
-    drop_metrics_from(str(path), 5)
+    assert drop_metrics_from(str(path), 5) == 4
     assert [json.loads(line)["iteration"] for line in path.read_text().splitlines()] == [1, 3]
     drop_metrics_from(str(path), 0)
     assert path.read_text() == ""

@@ -19,6 +19,7 @@ from nlvideo.engine.setup import default_setup
 from nlvideo.engine.train_loop import TrainerBase
 from nlvideo.engine.trainer import DefaultTrainer
 from nlvideo.evaluation import read_results, verify_results
+from nlvideo.solver import ModelEma
 
 ROOT = Path(__file__).resolve().parents[2]
 TOP1 = "classification/top1"
@@ -132,8 +133,8 @@ def test_the_best_is_tested_too_where_only_a_validation_knows_it(
         60,
     )
     assert (
-        "Early stopping after 8 of 12 iterations: the last 2 evaluations have no better"
-        " validation/classification/top1 than iteration 4, 60.0. To" in caplog.text
+        "Early stopping after 8 of 12 iterations: the best validation/classification/top1 is still 60.0, of iteration"
+        " 4. 2 evaluations since then were not better. To" in caplog.text
     )
     assert f"{TOP1}: last (iteration 8): 70, best (iteration 4): 70" in caplog.text and "testing it too" in caplog.text
 
@@ -180,6 +181,11 @@ def test_the_test_of_the_best_is_that_of_its_file(tiny_cfg: Callable[..., CfgNod
     assert _files_of(tmp_path / "inference") == last_results and _files_of(tmp_path / "best/inference")
     (row,) = [row for row in _metrics(tmp_path) if row["iteration"] == iteration - 1]
     assert row["classification/loss"] == results["classification"]["loss"]
+    # A best checkpoint without an average, of a run that got one later.
+    content = torch.load(tmp_path / "model_best.pth", weights_only=True)
+    torch.save(content | {"model": content.pop("ema", content["model"])}, tmp_path / "model_best.pth")
+    trainer.ema = ModelEma(trainer.bare_model, 0.5)
+    assert trainer.evaluate_best() == (iteration, results)
     (tmp_path / "model_best.pth").unlink()
     assert trainer.evaluate_best() == (None, {})
     with pytest.raises(FileNotFoundError, match="got 'best', but .* has no model_best.pth"):
@@ -308,6 +314,17 @@ def test_another_metric_or_protocol_starts_the_best_afresh(caplog: pytest.LogCap
     other = BestCheckpointer(EvalHook(dict, 1), Saved())
     other.load_state_dict({"best": 3.0})
     assert (other.best, other.iteration) == (3.0, None)
+
+
+def test_other_test_sets_start_the_best_afresh_where_no_metric_was_chosen(caplog: pytest.LogCaptureFixture) -> None:
+    _, hook = _stop([5, 1], 0)
+    evaluation = EvalHook(lambda: {"one": {"top1": 2.0}, "two": {"top1": 9.0}}, 1)
+    other, trainer = BestCheckpointer(evaluation, saved := Saved()), Trainer()
+    other.load_state_dict(hook.state_dict() | {"metric": "classification/top5"})
+    trainer.register_hooks([evaluation, other])
+    trainer.train(0, 2)
+    assert (other.metric, other.best, other.iteration, other.evaluations_since) == ("one/top1", 2.0, 1, 1)
+    assert saved == [("model_best", False)] and caplog.text.count("Now one/top1 decides") == 1
 
 
 SCRIPT = """

@@ -8,7 +8,7 @@ import pytest
 from nlvideo.engine import writers
 from nlvideo.engine.trainer import DefaultTrainer
 from nlvideo.engine.writers import Tracker, build_writers
-from nlvideo.errors import LookupFailed
+from nlvideo.errors import LookupFailed, TrainingInterrupted
 from nlvideo.utils.events import WRITER, ConsoleWriter, EventStorage, JSONWriter, TensorBoardWriter
 
 
@@ -111,6 +111,19 @@ def test_the_end_tries_once_more_and_fails_quietly(tiny_cfg, caplog):
             finally:
                 service.close()
     assert service.seen == ["begin", (0, {"loss": 1.0}), "end True"] and len(caplog.messages) == 1
+
+
+def test_a_run_that_was_stopped_has_not_failed(tiny_cfg):
+    service = Service(tiny_cfg())
+    with EventStorage() as storage:
+        storage.put_scalar("loss", 1.0)
+        service.write()
+        with pytest.raises(TrainingInterrupted):
+            try:
+                raise TrainingInterrupted("SIGTERM")
+            finally:
+                service.close()
+    assert service.seen[-1] == "end False"
 
 
 def test_a_resumed_run_goes_on_in_the_run_of_its_checkpoint(tiny_cfg, monkeypatch, tmp_path):

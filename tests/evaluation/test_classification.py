@@ -76,7 +76,7 @@ def test_fewer_than_five_classes():
 def test_scores_that_are_not_finite_count_as_wrong(bad, caplog):
     with caplog.at_level(logging.WARNING, logger="nlvideo"):
         metrics = _metrics([(0, [bad] * 6), (0, _FALLING)])
-    assert metrics["top1"] == 50.0 and metrics["top5"] == 50.0 and metrics["num_failed"] == 0
+    assert metrics["top1"] == 50.0 and metrics["top5"] == 50.0 and metrics["num_failed"] == 1
     assert "toy: 1 of 2 videos have scores that are not finite and count as wrong: video000" in caplog.text
 
 
@@ -150,6 +150,15 @@ def test_results_file(tmp_path):
 def test_results_file_of_a_dataset_with_a_path_as_its_name(tmp_path, name, file):
     _feed(ClassificationEvaluator(name, 6, str(tmp_path)), [(0, _FALLING)]).evaluate()
     assert [path.name for path in (tmp_path / "inference").iterdir()] == [file]
+
+
+def test_results_file_of_a_dataset_with_a_long_name(tmp_path):
+    names = ["é" * 130 + end for end in "ab"]
+    for name in names:
+        _feed(ClassificationEvaluator(name, 6, str(tmp_path)), [(0, _FALLING)]).evaluate()
+    files = list((tmp_path / "inference").iterdir())
+    assert sorted(read_results(str(path)).dataset for path in files) == names
+    assert all(path.name.startswith("é" * 60 + "_") and len(path.name) == 74 for path in files)
 
 
 def test_the_file_does_not_depend_on_the_order_of_the_videos(tmp_path):

@@ -1,6 +1,7 @@
 """Averages of saved scores: against the definition, and against a model that averages by itself."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -100,6 +101,13 @@ def test_a_video_that_one_model_failed_on_is_averaged_over_the_others():
     both = ensemble([_results([None, A[1], None]), _results([B[0], None, None])], [1, 3])
     assert np.allclose(both.videos[0].scores, B[0]) and np.allclose(both.videos[1].scores, A[1])
     assert both.videos[2].scores is None and evaluate_results(both)["num_failed"] == 1
+
+
+def test_a_video_that_is_there_twice_is_one_line():
+    twice = _results(A)
+    twice = replace(twice, videos=[*twice.videos, twice.videos[1]])
+    with pytest.raises(ValueError, match="^two: these videos are there more than once: v1$"):
+        ensemble([_results(A), twice], [1, 1], names=["one", "two"])
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -128,6 +129,15 @@ def test_the_names_of_metrics_are_known_before_a_test(
 
 def test_metrics_that_only_a_test_can_tell() -> None:
     assert metric_names(object()) == []  # type: ignore[arg-type]
+
+    class OfViews(ClassificationEvaluator):
+        """It needs what only some tests keep."""
+
+        def metrics(self, videos: Sequence[VideoScores]) -> dict[str, float]:
+            assert len(videos) == 2
+            return {"spread": float(np.ptp(videos[0].views))}  # type: ignore[arg-type]
+
+    assert metric_names(OfViews("toy", 400)) == []
 
 
 def test_a_loss_is_written_with_four_digits(caplog: pytest.LogCaptureFixture) -> None:

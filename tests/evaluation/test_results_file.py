@@ -83,6 +83,11 @@ def test_no_videos(tmp_path):
         (lambda text: text.replace('"average"', '"mean"'), "not a results file: 'average' is missing"),
         (lambda text: text.replace('"label": 2', '"label": 7'), "label of 'v2': got 7, allowed: 0 to 6"),
         (lambda text: text.replace('"label": 2', '"label": [1, -1]'), "label of 'v2': got [1, -1], allowed: 0 to 6"),
+        (lambda text: json.dumps({**json.loads(text), "videos": 5}), "not a results file: 'videos' is not a list of"),
+        (
+            lambda text: json.dumps({**json.loads(text), "videos": ["a"]}),
+            "not a results file: 'videos' is not a list of",
+        ),
         (lambda text: text.replace('"label"', '"class_"'), "not a results file: 'label' is missing"),
         (
             lambda text: text.replace('"num_classes": 7', '"num_classes": 6'),

@@ -2,10 +2,12 @@
 
 import logging
 
+import numpy as np
 import pytest
 
 from nlvideo.config import get_cfg
 from nlvideo.evaluation import print_results, testing, verify_results
+from nlvideo.evaluation.testing import with_interval
 
 _RESULTS = {"classification": {"top1": 71.234, "top5": 90.0, "num_videos": 4}}
 
@@ -31,6 +33,11 @@ def test_table_and_copypaste_lines(caplog):
     assert task == "copypaste: Task: classification"
     assert names == "copypaste: top1,top5,num_videos"
     assert values == "copypaste: 71.23,90.00,4"
+
+
+def test_counts_of_numpy_are_whole(caplog):
+    assert "copypaste: 3" in _printed(caplog, {"own": {"num_videos": np.int64(3)}}).splitlines()[-1]
+    assert with_interval("num_videos", np.int64(3), None) == "3"
 
 
 def test_several_datasets(caplog):

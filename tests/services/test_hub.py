@@ -164,6 +164,7 @@ def output(tmp_path: Path) -> Path:
     Checkpointer(build_model(cfg), str(folder)).save("model_final", classes=["a b", "c", "d"])
     (folder / "config.yaml").write_text(cfg.dump())
     rows = [{"iteration": 4, "classification/top1": 20.0}, {"iteration": 9, "classification/top1": 61.25, "loss": 1.0}]
+    rows.append({"iteration": 9, "classification/num_videos": 19761.0})
     (folder / "metrics.json").write_text("".join(f"{json.dumps(row)}\n" for row in rows) + '{"iteration": 10, "class')
     return folder
 
@@ -228,6 +229,7 @@ def test_a_dry_run_writes_the_files_alone(hub: Hub, run: Callable, output: Path,
     folder = output / "hub"
     assert {path.name for path in folder.iterdir()} == {"README.md", "config.yaml", "classes.txt", "model.safetensors"}
     card = (folder / "README.md").read_text()
+    assert "| classification/num_videos | 19761 | 10 |" in card
     assert "| classification/top1 | 61.25 | 10 |" in card and "20" not in card.split("## Metrics")[1].split("##")[0]
     assert "3 classes: a b, c, d" in card and (folder / "config.yaml").read_text() in card and "SEED: 7" in card
     assert 'Predictor("hf://user/mine")' in card and "ResNet3d" in card

@@ -6,13 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from nlvideo.checkpoint import Checkpointer
 from nlvideo.checkpoint.plain import save_weights
-from nlvideo.config import load_cfg
+from nlvideo.config import CfgNode, get_cfg, load_cfg
 from nlvideo.model_zoo import Predictor, get_config_file
 from nlvideo.model_zoo.pack import pack_model
 from nlvideo.modeling import build_model
+from nlvideo.modeling.meta_arch import META_ARCH
 
 
 @pytest.fixture()
@@ -57,6 +59,20 @@ def test_a_copy_with_folded_norms_is_refused(run: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"model: not the one that cfg builds .*bn.*allowed: model_zoo.get's"):
         pack_model(predictor.model, predictor.cfg, predictor.classes, str(tmp_path / "packed"))
     assert not (tmp_path / "packed").exists()
+
+
+def test_a_model_of_another_architecture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It needs none of the methods of ours."""
+
+    class Own(nn.Linear):
+        """A model of a project."""
+
+        def __init__(self, cfg: CfgNode):
+            super().__init__(2, 2)
+
+    monkeypatch.setitem(META_ARCH._objects, "Own", Own)
+    cfg = get_cfg().with_overrides(["MODEL.META_ARCHITECTURE", "Own"])
+    assert torch.load(pack_model(Own(cfg), cfg, ["a", "b"], str(tmp_path)), weights_only=True)["classes"] == ["a", "b"]
 
 
 def test_nothing_is_replaced_unasked(call_tool: Callable, run: Path, tmp_path: Path) -> None:

@@ -112,6 +112,7 @@ def test_json_lines_hold_each_value_once(tmp_path):
             storage.iter += 1
         storage.iter = 2
         storage.put_scalar("lr", 0.5, smoothing_hint=False)
+        storage.put_scalar("norm", float("inf"))  # no JSON
         writer.write()
         writer.write()
         storage.step()
