@@ -10,6 +10,7 @@ from nlvideo.data.video.video_index import IndexCache, VideoIndex
 from nlvideo.data.video.video_reader import VideoReader
 from nlvideo.errors import VideoDecodeError
 from nlvideo.utils.console import progress_bar
+from nlvideo.utils.files.file_io import must_be_local
 
 
 @dataclass
@@ -33,8 +34,10 @@ def index_videos(paths: Sequence[str], index_dir: str | os.PathLike, num_workers
         num_workers: files read at once.
 
     Raises:
+        ValueError: the folder is remote.
         OSError: an index cannot be written.
     """
+    must_be_local("index_dir", index_dir)
     os.makedirs(index_dir, exist_ok=True)
     cache, result = IndexCache(index_dir), IndexingResult()
     files = [path for path in dict.fromkeys(paths) if not os.path.isdir(path)]

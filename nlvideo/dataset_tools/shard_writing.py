@@ -13,6 +13,7 @@ from nlvideo.data.catalog import Record
 from nlvideo.data.datasets.listed import CLASSES_FILE, read_classes, write_classes
 from nlvideo.data.records.shard_files import OPTIONAL_KEYS, read_index, write_shard
 from nlvideo.utils.console import progress_bar
+from nlvideo.utils.files.file_io import must_be_local
 from nlvideo.utils.messages import some
 
 
@@ -53,6 +54,7 @@ def write_shards(
     """
     if not 0 < len(shards) <= len(records):
         raise ValueError(f"got {len(shards)} shards for {len(records)} videos, allowed: 1 to {len(records)} shards")
+    must_be_local("shards", shards[0])
     if len({os.path.dirname(path) for path in shards}) > 1:
         raise ValueError(f"the shards lie in several folders, allowed: one; got {shards[0]} and others")
     folder = os.path.dirname(os.path.abspath(shards[0]))

@@ -20,7 +20,7 @@ from nlvideo.data.video.pixels import Geometry
 from nlvideo.data.video.video_reader import VideoReader
 from nlvideo.errors import ProcessDied, VideoDecodeError
 from nlvideo.utils.console import progress_bar
-from nlvideo.utils.files.file_io import WholeFile, is_remote, local_path
+from nlvideo.utils.files.file_io import WholeFile, is_remote, local_path, must_be_local
 
 PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")
 _COMMENT = "made by tools/transcode_dataset.py, which may replace it"
@@ -198,12 +198,13 @@ def transcode_dataset(
         What became of each file, in the order of the records, and the path of the list of those that are well.
 
     Raises:
-        ValueError: the dataset is made of shards, a list cannot hold a name, or the list would replace a file of
+        ValueError: the folder is remote, the dataset is made of shards, a list cannot hold a name, or the list would replace a file of
             another program or be read with other classes.
         KeyboardInterrupt: interrupted; what is done stays.
     """
     if name.startswith("wds:"):
         raise ValueError(f"{name}: shards hold videos as they are: transcode those, and make shards of the new ones")
+    must_be_local("out", out)
     folder = Path(out).expanduser().absolute()
     # The new list is called after the old one, the folder, or the dataset.
     listed = folder / f"{PurePath(name.partition(':')[2]).stem if ':' in name else name}.csv"

@@ -269,6 +269,8 @@ def test_writing_goes_on_where_it_was(records, tmp_path, monkeypatch):
 def test_writing_refuses_what_cannot_be(records, tmp_path, make_frames):
     with pytest.raises(ValueError, match="got 12 shards for 11 videos, allowed: 1 to 11 shards"):
         write_shards(records, expand_pattern(f"{tmp_path}/{{00..11}}.tar"))
+    with pytest.raises(ValueError, match="shards: got 's3://bucket/x-0.tar', allowed: a local path"):
+        write_shards(records, expand_pattern("s3://bucket/x-{0..9}.tar"))
     frames = {"file_name": make_frames(tmp_path / "frames"), "label": 0, "video_id": "f"}
     with pytest.raises(ValueError, match="f: .*/frames is a folder; shards hold video files"):
         write_shards([frames], [f"{tmp_path}/a.tar"])

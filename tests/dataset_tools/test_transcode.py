@@ -178,6 +178,8 @@ def test_a_dataset_goes_on_where_it_was(dataset, tmp_path):
 def test_what_a_dataset_refuses(dataset, tmp_path):
     with pytest.raises(ValueError, match="train.csv exists and is not of this program"):
         transcode_dataset(dataset, get_dataset(dataset), f"{tmp_path}/videos", FAST)
+    with pytest.raises(ValueError, match="out: got 's3://bucket/out', allowed: a local path"):
+        transcode_dataset(dataset, get_dataset(dataset), "s3://bucket/out", FAST)
     with pytest.raises(ValueError, match="wds:x.tar: shards hold videos as they are"):
         transcode_dataset("wds:x.tar", [], f"{tmp_path}/out", FAST)
     records = [*get_dataset(dataset), {"file_name": f"{tmp_path}/a\nb.mp4", "label": 0, "video_id": "a"}]

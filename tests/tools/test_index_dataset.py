@@ -15,7 +15,9 @@ def test_indexes_once_and_lists_what_fails(tmp_path, make_video, call_tool):
     assert status == 1 and "c.mp4: " in out and "0 videos indexed, 2 known before" in out
 
 
-def test_wrong_number_of_workers(tmp_path, make_video, call_tool):
+def test_wrong_arguments(tmp_path, make_video, call_tool):
     make_video(tmp_path / "jump" / "a.mp4")
     status, _, errors = call_tool("index_dataset", f"folder:{tmp_path}", "--index-dir", "x", "--num-workers", "0")
     assert status == 2 and "--num-workers: got 0" in errors
+    status, _, errors = call_tool("index_dataset", f"folder:{tmp_path}", "--index-dir", "s3://bucket/index")
+    assert status == 2 and "index_dir: got 's3://bucket/index', allowed: a local path" in errors
