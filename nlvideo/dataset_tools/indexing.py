@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from nlvideo.data.video.paths import local_video_path
+from nlvideo.data.video.paths import is_frame_folder, local_video_path
 from nlvideo.data.video.video_index import IndexCache, VideoIndex
 from nlvideo.data.video.video_reader import VideoReader
 from nlvideo.errors import VideoDecodeError
@@ -40,13 +40,15 @@ def index_videos(paths: Sequence[str], index_dir: str | os.PathLike, num_workers
     must_be_local("index_dir", index_dir)
     os.makedirs(index_dir, exist_ok=True)
     cache, result = IndexCache(index_dir), IndexingResult()
-    files = [path for path in dict.fromkeys(paths) if not os.path.isdir(path)]
+    files = list(dict.fromkeys(paths))
 
     def _work(path: str) -> tuple[VideoIndex | None, str]:
         try:
             local = local_video_path(path)
         except OSError as error:
             return None, str(error)
+        if is_frame_folder(local):
+            return None, ""
         known = cache.load(local)
         if known and known.checked:
             return known, ""
@@ -64,7 +66,7 @@ def index_videos(paths: Sequence[str], index_dir: str | os.PathLike, num_workers
         done = progress_bar(pool.map(_work, files), total=len(files), unit="video")
         for path, (index, note) in zip(files, done, strict=True):
             if index is None:
-                result.failed.append((path, note))
+                result.failed += [(path, note)] if note else []
                 continue
             result.num_indexed += note == "new"
             result.num_known += note == ""

@@ -16,6 +16,7 @@ from nlvideo.data.catalog import Record
 from nlvideo.data.datasets.list_files import check_classes, format_list, write_list
 from nlvideo.data.many_files import map_in_processes
 from nlvideo.data.video.exact.decode_in_order import decode_in_order, open_stream
+from nlvideo.data.video.paths import is_frame_folder
 from nlvideo.data.video.pixels import Geometry
 from nlvideo.data.video.video_reader import VideoReader
 from nlvideo.errors import ProcessDied, VideoDecodeError
@@ -62,6 +63,8 @@ def transcode_video(task: tuple[str, str, TranscodeOptions, bool]) -> Transcoded
     result = Transcoded(source, out)
     try:
         local = local_path(source)
+        if is_frame_folder(local):
+            raise ValueError("a folder of frames: transcoding is for video files")
         if os.path.exists(out) and os.path.isfile(local) and os.path.samefile(local, out):
             result.error = f"{out} is the video itself, which is not replaced; name another folder"
             return result
@@ -93,8 +96,6 @@ def output_size(height: int, width: int, short_side: int) -> tuple[int, int]:
 
 
 def _encode(source: str, out: str, options: TranscodeOptions, origin: str) -> None:
-    if os.path.isdir(source):
-        raise ValueError("a folder of frames: transcoding is for video files")
     with VideoReader(source) as video:
         num_frames, geometry = video.num_frames, video.geometry
         height, width = output_size(video.height, video.width, options.short_side)

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from typing import Any, BinaryIO
 
 from nlvideo.data.catalog import Record
-from nlvideo.data.video.paths import VIDEO_EXTENSIONS
+from nlvideo.data.video.paths import VIDEO_EXTENSIONS, is_frame_folder
 from nlvideo.utils.files.file_io import atomic_write, fetch_file, has_own_handler, is_remote, local_path, write_text
 from nlvideo.utils.files.file_kind import kind_of_file
 from nlvideo.utils.files.remote import open_in_place, shard_info
@@ -96,7 +96,7 @@ def _write_members(file: BinaryIO, records: Sequence[Record], first: int) -> lis
     with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as shard:
         for number, record in enumerate(records, start=first):
             source = local_path(record["file_name"])
-            if os.path.isdir(source):
+            if is_frame_folder(source):
                 raise ValueError(f"{record['video_id']}: {source} is a folder; shards hold video files")
             extras = {key: record[key] for key in OPTIONAL_KEYS if key in record}
             extension = os.path.splitext(source)[1].lower()

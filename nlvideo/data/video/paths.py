@@ -50,6 +50,12 @@ def local_video_path(path: str) -> str:
     return member_path(local_path(shard), offset, size)
 
 
+def is_frame_folder(local: str) -> bool:
+    """Return whether a path is a folder of frames, given as ``local_video_path`` returns it."""
+    # Of remote paths only folders stay remote.
+    return is_remote(local) or os.path.isdir(local)
+
+
 @dataclass
 class FoundVideos:
     """What is below a folder."""
