@@ -95,7 +95,11 @@ def _holds(path: str, records: Sequence[Record]) -> bool:
     except ValueError:
         return False
     expected = [_identity(record["video_id"], record["label"], record) for record in records]
-    return entries is not None and [_identity(entry[0], entry[3], entry[4]) for entry in entries] == expected
+    if entries is None or [_identity(entry[0], entry[3], entry[4]) for entry in entries] != expected:
+        return False
+    # A local video that has another size has changed. Remote ones are not asked for.
+    sizes = {record["file_name"]: entry[2] for record, entry in zip(records, entries, strict=True)}
+    return all(os.path.getsize(path) == size for path, size in sizes.items() if os.path.exists(path))
 
 
 def _identity(video_id: str, label: int | list[int], extras: dict) -> str:

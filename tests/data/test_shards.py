@@ -266,6 +266,19 @@ def test_writing_goes_on_where_it_was(records, tmp_path, monkeypatch):
     assert len(write_shards(records, paths, overwrite=True).written) == 4
 
 
+def test_a_shard_whose_video_has_changed_is_not_kept(tmp_path, make_video):
+    records = [{"file_name": f"{tmp_path}/{i}.mp4", "label": 0, "video_id": str(i)} for i in range(2)]
+    for record in records:
+        make_video(Path(record["file_name"]), num_frames=3)
+    paths = [f"{tmp_path}/out/0.tar", f"{tmp_path}/out/1.tar"]
+    write_shards(records, paths, shuffle_seed=None)
+    make_video(tmp_path / "1.mp4", num_frames=9)
+    os.unlink(tmp_path / "0.mp4")  # what is gone has not changed
+    with pytest.raises(ValueError, match="1 .*/1.tar"):
+        write_shards(records, paths, shuffle_seed=None)
+    assert write_shards(records, paths, shuffle_seed=None, overwrite=True).written == paths[1:]
+
+
 def test_writing_refuses_what_cannot_be(records, tmp_path, make_frames):
     with pytest.raises(ValueError, match="got 12 shards for 11 videos, allowed: 1 to 11 shards"):
         write_shards(records, expand_pattern(f"{tmp_path}/{{00..11}}.tar"))
