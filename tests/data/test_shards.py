@@ -48,12 +48,16 @@ def add_member(shard, name, content):
     shard.addfile(member, io.BytesIO(content))
 
 
-def test_patterns(tmp_path):
+def test_patterns(tmp_path, monkeypatch):
     assert expand_pattern("a-{008..011}.tar") == ["a-008.tar", "a-009.tar", "a-010.tar", "a-011.tar"]
     assert expand_pattern("far://{x,y}/{0..1}.tar") == [f"far://{a}/{b}.tar" for a in "xy" for b in "01"]
     for name in ("b.tar", "a.tar", "c.txt"):
         (tmp_path / name).touch()
     assert expand_pattern(f"{tmp_path}/*.tar") == [f"{tmp_path}/a.tar", f"{tmp_path}/b.tar"]
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert expand_pattern("~/*.tar") == [f"{tmp_path}/a.tar", f"{tmp_path}/b.tar"]
+    (tmp_path / "[a].tar").touch()
+    assert expand_pattern(f"{tmp_path}/[a].tar") == [f"{tmp_path}/[a].tar"]
     with pytest.raises(ValueError, match="no file matches .*/x-.*.tar"):
         expand_pattern(f"{tmp_path}/x-*.tar")
     with pytest.raises(ValueError, match=r"the range \{3..1\} ends before it begins"):

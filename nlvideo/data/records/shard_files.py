@@ -51,8 +51,8 @@ def expand_pattern(pattern: str) -> list[str]:
     if (count := math.prod(map(len, choices))) > MAX_SHARDS:
         raise ValueError(f"{pattern}: names {count} shards, allowed: up to {MAX_SHARDS}")
     expanded = []
-    for path in map("".join, itertools.product(*choices)):
-        if not any(character in path for character in "*?[") or is_remote(path):
+    for path in map(os.path.expanduser, map("".join, itertools.product(*choices))):
+        if not any(character in path for character in "*?[") or is_remote(path) or os.path.exists(path):
             expanded.append(path)
         elif found := sorted(glob.glob(path)):
             expanded.extend(found)
