@@ -39,7 +39,12 @@ _MAX_READ, _PART_BYTES = 2_000, 1 << 14
 
 
 def check_records(
-    name: str, records: Sequence[Record], num_classes: int, multi_label: bool, by_time: bool = False
+    name: str,
+    records: Sequence[Record],
+    num_classes: int,
+    multi_label: bool,
+    by_time: bool = False,
+    spans_count: bool = False,
 ) -> int:
     """Check that a dataset is not empty, that its labels fit the model and that its files exist.
 
@@ -49,6 +54,7 @@ def check_records(
         num_classes: of the model; 0: as many as the dataset has.
         multi_label: videos may have several labels.
         by_time: see ``check_files``.
+        spans_count: the labels in ``label_spans`` will do where no video has another, as in training.
 
     Returns:
         The number of classes of the dataset: those it names, or more where a label is above.
@@ -66,7 +72,7 @@ def check_records(
         raise ValueError(f"{name}: {records[index]['video_id']} has the labels {labels[index]}, {takes}")
     if not multi_label and spans is not None:
         raise ValueError(f"{name}: has label_spans, whose clips have any number of labels, {takes}")
-    if len(labels.values) == 0:
+    if len(labels.values) == 0 and not (spans_count and spans is not None and len(spans.values)):
         raise ValueError(f"{name}: no video has a label, allowed: at least one")
     metadata = MetadataCatalog.get(name)
     found = len(metadata.classes)
