@@ -49,12 +49,15 @@ def write_shards(
         overwrite: replace shards that hold something else.
 
     Raises:
-        ValueError: there are more shards than records, files would be overwritten, or a video is a folder.
+        ValueError: there are more shards than records, a shard is named twice, files would be overwritten, or a video
+            is a folder.
         OSError: a video cannot be read or a shard not be written.
     """
     if not 0 < len(shards) <= len(records):
         raise ValueError(f"got {len(shards)} shards for {len(records)} videos, allowed: 1 to {len(records)} shards")
     must_be_local("shards", shards[0])
+    if len(set(shards)) < len(shards):
+        raise ValueError(f"shards: got {max(shards, key=shards.count)} twice, allowed: each name once")
     if len({os.path.dirname(path) for path in shards}) > 1:
         raise ValueError(f"the shards lie in several folders, allowed: one; got {shards[0]} and others")
     folder = os.path.dirname(os.path.abspath(shards[0]))

@@ -288,6 +288,8 @@ def test_writing_refuses_what_cannot_be(records, tmp_path, make_frames):
         write_shards(records, expand_pattern(f"{tmp_path}/{{00..11}}.tar"))
     with pytest.raises(ValueError, match="shards: got 's3://bucket/x-0.tar', allowed: a local path"):
         write_shards(records, expand_pattern("s3://bucket/x-{0..9}.tar"))
+    with pytest.raises(ValueError, match="shards: got a.tar twice, allowed: each name once"):
+        write_shards(records, expand_pattern("{b,a,a}.tar"))
     frames = {"file_name": make_frames(tmp_path / "frames"), "label": 0, "video_id": "f"}
     with pytest.raises(ValueError, match="f: .*/frames is a folder; shards hold video files"):
         write_shards([frames], [f"{tmp_path}/a.tar"])
