@@ -15,11 +15,13 @@ import torch
 from nlvideo.config import get_cfg
 from nlvideo.data import DatasetCatalog, MetadataCatalog, build_test_loader, build_train_loader, get_dataset, open_video
 from nlvideo.data.checks import check_files, fingerprint
+from nlvideo.data.records import shard_files
 from nlvideo.data.records.records import chain_records
 from nlvideo.data.records.shard_files import expand_pattern
 from nlvideo.data.samplers import SAMPLER, ShardSampler
 from nlvideo.data.video.paths import member_path, split_member_path
 from nlvideo.dataset_tools.shard_writing import write_shards
+from nlvideo.utils.files.file_io import write_text
 
 COUNT = 11
 
@@ -257,7 +259,7 @@ def test_writing_goes_on_where_it_was(records, tmp_path, monkeypatch):
     there = sorted(os.listdir(tmp_path / "out"))
     assert there == ["0.tar", "0.tar.index", "1.tar", "1.tar.index", "2.tar", "2.tar.index"], "no rests"
     before = {name: os.stat(tmp_path / "out" / name).st_mtime_ns for name in there}
-    os.unlink(tmp_path / "out/1.tar.index")  # killed between the two
+    os.unlink(tmp_path / "out/1.tar.index")  # such as one that is not of this program
     with pytest.raises(ValueError, match="1 files exist and hold something else: .*/1.tar; --overwrite replaces them"):
         write_shards(records, paths, shuffle_seed=None)
     os.unlink(tmp_path / "out/1.tar")
@@ -268,6 +270,23 @@ def test_writing_goes_on_where_it_was(records, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="4 files exist and hold something else"):
         write_shards(records, paths)
     assert len(write_shards(records, paths, overwrite=True).written) == 4
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_kill_between_a_shard_and_its_index_leaves_no_shard(records, tmp_path, monkeypatch, overwrite):
+    if overwrite:
+        write_shards(records[::-1], [f"{tmp_path}/0.tar"], shuffle_seed=None)
+
+    def killed(path, text):
+        write_text(path, text)
+        raise OSError("killed")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="killed"):
+        patch.setattr(shard_files, "write_text", killed)
+        write_shards(records, [f"{tmp_path}/0.tar"], shuffle_seed=None, overwrite=overwrite)
+    assert os.listdir(tmp_path) == ["0.tar.index"]
+    assert len(write_shards(records, [f"{tmp_path}/0.tar"], shuffle_seed=None).written) == 1
+    assert [r["video_id"] for r in get_dataset(f"wds:{tmp_path}/0.tar")] == [r["video_id"] for r in records]
 
 
 def test_a_shard_whose_video_has_changed_is_not_kept(tmp_path, make_video):

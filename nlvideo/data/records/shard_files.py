@@ -18,11 +18,12 @@ import os
 import re
 import tarfile
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, BinaryIO
 
 from nlvideo.data.catalog import Record
 from nlvideo.data.video.paths import VIDEO_EXTENSIONS, is_frame_folder
-from nlvideo.utils.files.file_io import atomic_write, fetch_file, has_own_handler, is_remote, local_path, write_text
+from nlvideo.utils.files.file_io import WholeFile, fetch_file, has_own_handler, is_remote, local_path, write_text
 from nlvideo.utils.files.file_kind import kind_of_file
 from nlvideo.utils.files.remote import open_in_place, shard_info
 
@@ -82,13 +83,13 @@ def write_shard(path: str, records: Sequence[Record], first: int) -> None:
         ValueError: the video of a record is a folder.
         OSError: a video cannot be read or the shard not be written.
     """
-    entries: list[Entry] = []
-    # The index of a file that is replaced goes first.
-    if os.path.exists(path + INDEX_SUFFIX):
-        os.unlink(path + INDEX_SUFFIX)
-    atomic_write(path, lambda file: entries.extend(_write_members(file, records, first)))
-    index = {"format": _INDEX_FORMAT, "bytes": os.path.getsize(path), "samples": entries}
-    write_text(path + INDEX_SUFFIX, json.dumps(index, separators=(",", ":")))
+    with WholeFile(path) as whole:
+        with open(whole.temporary, "wb") as file:
+            entries = _write_members(file, records, first)
+        index = {"format": _INDEX_FORMAT, "bytes": os.path.getsize(whole.temporary), "samples": entries}
+        # A shard that is replaced goes first, so that none is ever there without an index or with another one's.
+        Path(path).unlink(missing_ok=True)
+        write_text(path + INDEX_SUFFIX, json.dumps(index, separators=(",", ":")))
 
 
 def _write_members(file: BinaryIO, records: Sequence[Record], first: int) -> list[Entry]:
