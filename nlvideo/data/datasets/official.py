@@ -119,7 +119,9 @@ def find_annotations(spec: OfficialFormat, paths: Sequence[Path]) -> Files:
     for path in paths:
         if not path.exists():
             raise ValueError(f"{spec.name}: there is no file or folder {path}")
-        for file in sorted(path.iterdir()) if path.is_dir() else [path]:
+        # Beside a file, macOS writes a hidden one whose name ends like it: ._train.csv.
+        inside = sorted(file for file in path.iterdir() if file.name[0] != ".") if path.is_dir() else [path]
+        for file in inside:
             matching = [
                 (r, p) for r, patterns in spec.files.items() for p in patterns if fnmatchcase(file.name.lower(), p)
             ]
