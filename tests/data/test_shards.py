@@ -289,6 +289,16 @@ def test_a_kill_between_a_shard_and_its_index_leaves_no_shard(records, tmp_path,
     assert [r["video_id"] for r in get_dataset(f"wds:{tmp_path}/0.tar")] == [r["video_id"] for r in records]
 
 
+def test_a_video_may_have_more_than_8_gib(tmp_path, monkeypatch):
+    with open(tmp_path / "a.mp4", "wb") as file:
+        file.truncate(9 << 30)  # no disk is used
+    monkeypatch.setattr(tarfile, "copyfileobj", lambda *arguments, **options: None)
+    record = {"file_name": f"{tmp_path}/a.mp4", "label": 0, "video_id": "a"}
+    shard_files.write_shard(f"{tmp_path}/a.tar", [record], 0)
+    header = (tmp_path / "a.tar").read_bytes()[: tarfile.BLOCKSIZE]
+    assert tarfile.TarInfo.frombuf(header, "utf-8", "strict").size == 9 << 30
+
+
 def test_a_shard_whose_video_has_changed_is_not_kept(tmp_path, make_video):
     records = [{"file_name": f"{tmp_path}/{i}.mp4", "label": 0, "video_id": str(i)} for i in range(2)]
     for record in records:

@@ -94,7 +94,8 @@ def write_shard(path: str, records: Sequence[Record], first: int) -> None:
 
 def _write_members(file: BinaryIO, records: Sequence[Record], first: int) -> list[Entry]:
     entries = []
-    with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as shard:
+    # Not USTAR_FORMAT, whose files are below 8 GiB.
+    with tarfile.open(fileobj=file, mode="w", format=tarfile.GNU_FORMAT) as shard:
         for number, record in enumerate(records, start=first):
             source = local_path(record["file_name"])
             if is_frame_folder(source):
