@@ -175,6 +175,13 @@ def test_the_authors_lists_of_kinetics(make_official, monkeypatch, tmp_path):
         get_dataset("kinetics600_val")
 
 
+def test_a_class_of_kinetics_is_there_once(official):
+    made, read = official("kinetics400")
+    made.write("classes.txt", "\n".join([*made.classes[:-1], made.classes[0]]))
+    with pytest.raises(ValueError, match=f"classes.txt: the class '{made.classes[0]}' is there twice"):
+        read("val")
+
+
 def test_the_names_of_kinetics_400_are_known(make_official, official):
     """A list needs no file of names, and a part of the dataset has the labels of the whole."""
     names = list(kinetics400_classes())
