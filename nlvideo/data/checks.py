@@ -89,7 +89,7 @@ def check_records(
     if len(metadata.classes) > (num_classes or found):
         named = "named" + (f" by {metadata.classes_from}" if metadata.classes_from else "")
         total = len(metadata.classes)
-        raise ValueError(f"{name}: {total} classes are {named}, MODEL.HEAD.NUM_CLASSES = {num_classes}")
+        raise ValueError(f"{name}: {total} classes are {named}, but MODEL.HEAD.NUM_CLASSES is {num_classes}")
     check_files(name, records, by_time)
     return found
 
@@ -211,8 +211,13 @@ def check_same_classes(one: str, classes: Sequence[str], other: str) -> None:
         named = f" (named by {metadata.classes_from})" if metadata.classes_from else ""
         is_list = other.startswith("list:")
         hint = "; a classes.txt beside the list, one name a line, gives it the same" if is_list else ""
-        lacks = "" if second is None or second in classes else f", which lacks {second!r}"
-        raise ValueError(f"{other}: class {label} is {second!r}{named}, but {first!r} in {one}{lacks}{hint}")
+        lacks = "" if second in classes else f", which lacks {second!r}"
+        found = f"class {label} is {second!r}{named}, but {first!r} in {one}{lacks}"
+        if first is None:
+            found = f"class {label} is {second!r}{named}, and {one} has no class {label}"
+        if second is None:
+            found = f"there is no class {label}{named}, but class {label} in {one} is {first!r}"
+        raise ValueError(f"{other}: {found}{hint}")
 
 
 def _spelt(name: str | None) -> str | None:

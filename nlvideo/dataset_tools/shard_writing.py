@@ -77,11 +77,11 @@ def write_shards(
     todo = [path for path in shards if path not in set(kept)]
     others = list(filter(os.path.exists, todo))
     names = f"{folder}/{CLASSES_FILE}"
-    if classes and os.path.exists(names) and read_classes(names) != list(classes):
-        others.append(names)
+    if not overwrite and classes and os.path.exists(names) and read_classes(names) != list(classes):
+        raise ValueError(f"{names} names other classes; --overwrite replaces it")
     if others and not overwrite:
-        found = f"{len(others)} files exist and hold something else: {some(others)}"
-        raise ValueError(f"{found}; --overwrite replaces them")
+        found = f"{len(others)} of {len(shards)} ({some(others)})"
+        raise ValueError(f"shards with other videos or without an index: {found}; --overwrite replaces them")
     os.makedirs(folder, exist_ok=True)
     if classes:
         write_classes(names, classes)

@@ -149,12 +149,12 @@ def test_shards_of_others(tmp_path, records):
         ({"a.json": b'{"label": 0, "start_sec": "1"}', "a.mp4": b"x"}, "sample a has .'start_sec': '1'"),
         (
             {"a.v1.mp4": b"x", "a.v1.cls": b"0"},
-            "a has 0 videos, no label, .*; a.v1.cls does not count: the name of a sample ends at the first dot",
+            "a has 0 videos, no label, .*; the name of a sample ends at the first dot, so a.v1.cls is ignored",
         ),
         (None, "x.tar: not a whole tar file"),
         ("gzip", r"x.tar: not a whole tar file \(gzip data, such as a .tar.gz; videos are read in place, from .tar\)"),
         ("index", "x.tar.index: not the index of a shard"),
-        ("other", r"x.tar.index: it is of a shard of 3 bytes, .*/x.tar has 10240"),
+        ("other", r"x.tar.index: this index is for a shard of 3 bytes, but .*/x.tar has 10240"),
     ],
 )
 def test_errors_name_shard_and_sample(tmp_path, files, message):
@@ -260,14 +260,14 @@ def test_writing_goes_on_where_it_was(records, tmp_path, monkeypatch):
     assert there == ["0.tar", "0.tar.index", "1.tar", "1.tar.index", "2.tar", "2.tar.index"], "no rests"
     before = {name: os.stat(tmp_path / "out" / name).st_mtime_ns for name in there}
     os.unlink(tmp_path / "out/1.tar.index")  # such as one that is not of this program
-    with pytest.raises(ValueError, match="1 files exist and hold something else: .*/1.tar; --overwrite replaces them"):
+    with pytest.raises(ValueError, match="without an index: 1 of 4 .*/1.tar.; --overwrite replaces them"):
         write_shards(records, paths, shuffle_seed=None)
     os.unlink(tmp_path / "out/1.tar")
     made = write_shards(records, paths, shuffle_seed=None, num_workers=2)
     assert (made.written, made.kept) == ([paths[1], paths[3]], [paths[0], paths[2]])
     assert os.stat(paths[0]).st_mtime_ns == before["0.tar"]
     assert [r["video_id"] for r in get_dataset(f"wds:{tmp_path}/out/{{0..3}}.tar")] == [r["video_id"] for r in records]
-    with pytest.raises(ValueError, match="4 files exist and hold something else"):
+    with pytest.raises(ValueError, match="shards with other videos or without an index: 4 of 4 "):
         write_shards(records, paths)
     assert len(write_shards(records, paths, overwrite=True).written) == 4
 
@@ -307,7 +307,7 @@ def test_a_shard_whose_video_has_changed_is_not_kept(tmp_path, make_video):
     write_shards(records, paths, shuffle_seed=None)
     make_video(tmp_path / "1.mp4", num_frames=9)
     os.unlink(tmp_path / "0.mp4")  # what is gone has not changed
-    with pytest.raises(ValueError, match="1 .*/1.tar"):
+    with pytest.raises(ValueError, match="1 of 2 .*/1.tar"):
         write_shards(records, paths, shuffle_seed=None)
     assert write_shards(records, paths, shuffle_seed=None, overwrite=True).written == paths[1:]
 
@@ -323,7 +323,7 @@ def test_writing_refuses_what_cannot_be(records, tmp_path, make_frames):
     with pytest.raises(ValueError, match="f: .*/frames is a folder; shards hold video files"):
         write_shards([frames], [f"{tmp_path}/a.tar"])
     (tmp_path / "classes.txt").write_text("other\n")
-    with pytest.raises(ValueError, match="hold something else: .*/classes.txt"):
+    with pytest.raises(ValueError, match="classes.txt names other classes; --overwrite replaces it"):
         write_shards(records, [f"{tmp_path}/a.tar"], classes=["x"])
 
 

@@ -95,7 +95,7 @@ def load_official(spec: OfficialFormat, split: str) -> list[Record]:
         raise ValueError(
             f"{name}: there is no folder {absent}; {spec.title} is looked for in {root}, with its files in annotations/"
             f" and its videos in {' or '.join(f'{folder}/' for folder in spec.video_folders)}: see datasets/README.md."
-            " $NLVIDEO_DATASETS moves the root, and tools/prepare_dataset.py makes lists of files that lie elsewhere"
+            " Set $NLVIDEO_DATASETS to use another root. tools/prepare_dataset.py makes lists of files elsewhere"
         )
     found = read_split(spec, split, find_annotations(spec, [root / "annotations"]), videos)
     if found.missing:

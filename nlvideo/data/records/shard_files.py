@@ -136,7 +136,7 @@ def read_index(path: str) -> list[Entry] | None:
         raise ValueError(f"{name}: got the format {given!r}, allowed: {_INDEX_FORMAT}")
     found = size if has_own_handler(path) else shard_info(path)["size"] if is_remote(path) else os.path.getsize(path)
     if found != size:
-        raise ValueError(f"{name}: it is of a shard of {size} bytes, {path} has {found}")
+        raise ValueError(f"{name}: this index is for a shard of {size} bytes, but {path} has {found}")
     return [_checked(name, sample, size) for sample in samples]
 
 
@@ -182,7 +182,7 @@ def _to_entry(path: str, key: str, sample: dict[str, Any]) -> Entry:
     videos, has_label = sample.get("videos", []), not sample.keys().isdisjoint(_LABEL_EXTENSIONS)
     if len(videos) != 1 or not has_label:
         found = f"{len(videos)} videos, {'a' if has_label else 'no'} label"
-        rule = "; {} does not count: the name of a sample ends at the first dot, so rename it"
+        rule = "; the name of a sample ends at the first dot, so {} is ignored; rename it"
         rule = rule.format(sample["dotted"]) if "dotted" in sample else ""
         raise ValueError(f"{path}: the sample {key} has {found}, allowed: one video and a .cls or .json file{rule}")
     try:
