@@ -49,8 +49,7 @@ def write_shards(
         overwrite: replace shards that hold something else.
 
     Raises:
-        ValueError: there are more shards than records, a shard is named twice, files would be overwritten, or a video
-            is a folder.
+        ValueError: a shard is named twice, there are too many, files would be overwritten, or a video is a folder.
         OSError: a video cannot be read or a shard not be written.
     """
     if not 0 < len(shards) <= len(records):
@@ -70,9 +69,6 @@ def write_shards(
     def _chosen(path: str) -> list[Record]:
         return [records[int(order[place])] for place in parts[path]]
 
-    def _write(path: str) -> None:
-        write_shard(path, _chosen(path), parts[path].start)
-
     kept = [path for path in shards if os.path.exists(path) and _holds(path, _chosen(path))]
     todo = [path for path in shards if path not in set(kept)]
     others = list(filter(os.path.exists, todo))
@@ -80,14 +76,14 @@ def write_shards(
     if not overwrite and classes and os.path.exists(names) and read_classes(names) != list(classes):
         raise ValueError(f"{names} names other classes; --overwrite replaces it")
     if others and not overwrite:
-        found = f"{len(others)} of {len(shards)} ({some(others)})"
-        raise ValueError(f"shards with other videos or without an index: {found}; --overwrite replaces them")
+        raise ValueError(f"shards with other videos or without an index: {some(others)}; --overwrite replaces them")
     os.makedirs(folder, exist_ok=True)
     if classes:
         write_classes(names, classes)
     # Threads do: copying files waits for disks. After an error, what has not begun is left out.
     with ThreadPoolExecutor(num_workers) as pool:
-        list(progress_bar(pool.map(_write, todo), total=len(todo), desc="shards", delay=5))
+        done = pool.map(lambda path: write_shard(path, _chosen(path), parts[path].start), todo)
+        list(progress_bar(done, total=len(todo), desc="shards", delay=5))
     return WrittenShards(todo, kept, sum(os.path.getsize(path) for path in shards))
 
 

@@ -260,14 +260,14 @@ def test_writing_goes_on_where_it_was(records, tmp_path, monkeypatch):
     assert there == ["0.tar", "0.tar.index", "1.tar", "1.tar.index", "2.tar", "2.tar.index"], "no rests"
     before = {name: os.stat(tmp_path / "out" / name).st_mtime_ns for name in there}
     os.unlink(tmp_path / "out/1.tar.index")  # such as one that is not of this program
-    with pytest.raises(ValueError, match="without an index: 1 of 4 .*/1.tar.; --overwrite replaces them"):
+    with pytest.raises(ValueError, match="without an index: .*/1.tar; --overwrite replaces them"):
         write_shards(records, paths, shuffle_seed=None)
     os.unlink(tmp_path / "out/1.tar")
     made = write_shards(records, paths, shuffle_seed=None, num_workers=2)
     assert (made.written, made.kept) == ([paths[1], paths[3]], [paths[0], paths[2]])
     assert os.stat(paths[0]).st_mtime_ns == before["0.tar"]
     assert [r["video_id"] for r in get_dataset(f"wds:{tmp_path}/out/{{0..3}}.tar")] == [r["video_id"] for r in records]
-    with pytest.raises(ValueError, match="shards with other videos or without an index: 4 of 4 "):
+    with pytest.raises(ValueError, match="shards with other videos or without an index: .*/0.tar, .*/3.tar; "):
         write_shards(records, paths)
     assert len(write_shards(records, paths, overwrite=True).written) == 4
 
@@ -307,7 +307,7 @@ def test_a_shard_whose_video_has_changed_is_not_kept(tmp_path, make_video):
     write_shards(records, paths, shuffle_seed=None)
     make_video(tmp_path / "1.mp4", num_frames=9)
     os.unlink(tmp_path / "0.mp4")  # what is gone has not changed
-    with pytest.raises(ValueError, match="1 of 2 .*/1.tar"):
+    with pytest.raises(ValueError, match="without an index: .*/out/1.tar; "):
         write_shards(records, paths, shuffle_seed=None)
     assert write_shards(records, paths, shuffle_seed=None, overwrite=True).written == paths[1:]
 
