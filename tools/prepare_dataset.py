@@ -28,7 +28,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--annotations", type=Path, nargs="+", required=True, metavar="FILE",
         help="official files, or folders that hold them; their names tell what they are",
     )  # fmt: skip
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write into")
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder to write into")
     parser.add_argument(
         "--max-missing", type=float, metavar="F",
         help="fraction of a split that may be missing (default: Kinetics 0.1, else 0)",
@@ -42,12 +42,15 @@ def main(arguments: argparse.Namespace) -> None:
     from nlvideo.dataset_tools.prepare import count_table, prepare_dataset
     from nlvideo.errors import AnnotationError
     from nlvideo.utils.console import create_table
+    from nlvideo.utils.files.file_io import must_be_local
 
     if arguments.max_missing is not None and not 0 <= arguments.max_missing <= 1:
         raise ValueError(f"--max-missing: got {arguments.max_missing}, allowed: 0 to 1")
+    # As text: a Path would make one slash of two.
+    must_be_local("--out", arguments.out)
     try:
         prepared = prepare_dataset(
-            arguments.name, arguments.videos, arguments.annotations, arguments.out, arguments.max_missing
+            arguments.name, arguments.videos, arguments.annotations, Path(arguments.out), arguments.max_missing
         )
     except AnnotationError as error:
         sys.exit(f"{Path(sys.argv[0]).name}: {error}")

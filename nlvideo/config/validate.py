@@ -153,6 +153,7 @@ def _lists(cfg: CfgNode) -> _Checks:
         fits = all(isinstance(pair, (list, tuple)) and len(pair) == 2 and isinstance(pair[0], str) for pair in pairs)
         fits = fits and len({name for name, _ in pairs}) == len(pairs)
         yield key, fits, "[name, value] pairs, each name once"
+    yield "DATALOADER.INDEX_DIR", "://" not in cfg.DATALOADER.INDEX_DIR, "a local path"
     yield "WRITERS", len(set(cfg.WRITERS)) == len(cfg.WRITERS), "each name once"
     weights = cfg.MODEL.HEAD.CLASS_WEIGHTS
     fits = isinstance(weights, (list, tuple)) and all(_is_number(w) and 0 < w < math.inf for w in weights)

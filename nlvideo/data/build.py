@@ -100,7 +100,7 @@ def read_training_data(cfg: CfgNode) -> tuple[Sequence[Record], int]:
         with key_named("DATASETS.TEST"):
             tested = get_dataset(name)
             checks.check_pair(train, records, name, tested, head.LOSS == "sigmoid")
-            _check_records(cfg, name, tested, head.NUM_CLASSES or num_classes)
+            _check_records(cfg, name, tested, head.NUM_CLASSES or num_classes, spans_count=False)
         if comm.is_main_process():
             checks.warn_of_shared_videos(train, records, name, tested)
     _read_before.clear()
@@ -188,13 +188,14 @@ def _load_dataset(cfg: CfgNode, name: str, key: str) -> tuple[Sequence[Record], 
     """The records of a dataset, checked against the config, and its number of classes; errors begin with the key."""
     with key_named(key):
         records = get_dataset(name)
-        num_classes = _check_records(cfg, name, records, cfg.MODEL.HEAD.NUM_CLASSES)
+        num_classes = _check_records(cfg, name, records, cfg.MODEL.HEAD.NUM_CLASSES, key == "DATASETS.TRAIN")
     checks.log_dataset(name, records)
     return records, num_classes
 
 
-def _check_records(cfg: CfgNode, name: str, records: Sequence[Record], num_classes: int) -> int:
-    return checks.check_records(name, records, num_classes, cfg.MODEL.HEAD.LOSS == "sigmoid", cfg.INPUT.FPS > 0)
+def _check_records(cfg: CfgNode, name: str, records: Sequence[Record], num_classes: int, spans_count: bool) -> int:
+    multi_label, by_time = cfg.MODEL.HEAD.LOSS == "sigmoid", cfg.INPUT.FPS > 0
+    return checks.check_records(name, records, num_classes, multi_label, by_time, spans_count)
 
 
 def _sampler_class(cfg: CfgNode) -> Any:

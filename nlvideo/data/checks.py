@@ -39,7 +39,12 @@ _MAX_READ, _PART_BYTES = 2_000, 1 << 14
 
 
 def check_records(
-    name: str, records: Sequence[Record], num_classes: int, multi_label: bool, by_time: bool = False
+    name: str,
+    records: Sequence[Record],
+    num_classes: int,
+    multi_label: bool,
+    by_time: bool = False,
+    spans_count: bool = False,
 ) -> int:
     """Check that a dataset is not empty, that its labels fit the model and that its files exist.
 
@@ -49,6 +54,7 @@ def check_records(
         num_classes: of the model; 0: as many as the dataset has.
         multi_label: videos may have several labels.
         by_time: see ``check_files``.
+        spans_count: the labels in ``label_spans`` will do where no video has another, as in training.
 
     Returns:
         The number of classes of the dataset: those it names, or more where a label is above.
@@ -66,7 +72,7 @@ def check_records(
         raise ValueError(f"{name}: {records[index]['video_id']} has the labels {labels[index]}, {takes}")
     if not multi_label and spans is not None:
         raise ValueError(f"{name}: has label_spans, whose clips have any number of labels, {takes}")
-    if len(labels.values) == 0:
+    if len(labels.values) == 0 and not (spans_count and spans is not None and len(spans.values)):
         raise ValueError(f"{name}: no video has a label, allowed: at least one")
     metadata = MetadataCatalog.get(name)
     found = len(metadata.classes)
@@ -83,7 +89,7 @@ def check_records(
     if len(metadata.classes) > (num_classes or found):
         named = "named" + (f" by {metadata.classes_from}" if metadata.classes_from else "")
         total = len(metadata.classes)
-        raise ValueError(f"{name}: {total} classes are {named}, MODEL.HEAD.NUM_CLASSES = {num_classes}")
+        raise ValueError(f"{name}: {total} classes are {named}, but MODEL.HEAD.NUM_CLASSES is {num_classes}")
     check_files(name, records, by_time)
     return found
 
@@ -205,8 +211,13 @@ def check_same_classes(one: str, classes: Sequence[str], other: str) -> None:
         named = f" (named by {metadata.classes_from})" if metadata.classes_from else ""
         is_list = other.startswith("list:")
         hint = "; a classes.txt beside the list, one name a line, gives it the same" if is_list else ""
-        lacks = "" if second is None or second in classes else f", which lacks {second!r}"
-        raise ValueError(f"{other}: class {label} is {second!r}{named}, but {first!r} in {one}{lacks}{hint}")
+        lacks = "" if second in classes else f", which lacks {second!r}"
+        found = f"class {label} is {second!r}{named}, but {first!r} in {one}{lacks}"
+        if first is None:
+            found = f"class {label} is {second!r}{named}, and {one} has no class {label}"
+        if second is None:
+            found = f"there is no class {label}{named}, but class {label} in {one} is {first!r}"
+        raise ValueError(f"{other}: {found}{hint}")
 
 
 def _spelt(name: str | None) -> str | None:

@@ -13,6 +13,7 @@ from nlvideo.data.catalog import Record
 from nlvideo.data.datasets.listed import CLASSES_FILE, read_classes, write_classes
 from nlvideo.data.records.shard_files import OPTIONAL_KEYS, read_index, write_shard
 from nlvideo.utils.console import progress_bar
+from nlvideo.utils.files.file_io import must_be_local
 from nlvideo.utils.messages import some
 
 
@@ -48,11 +49,14 @@ def write_shards(
         overwrite: replace shards that hold something else.
 
     Raises:
-        ValueError: there are more shards than records, files would be overwritten, or a video is a folder.
+        ValueError: a shard is named twice, there are too many, files would be overwritten, or a video is a folder.
         OSError: a video cannot be read or a shard not be written.
     """
     if not 0 < len(shards) <= len(records):
         raise ValueError(f"got {len(shards)} shards for {len(records)} videos, allowed: 1 to {len(records)} shards")
+    must_be_local("shards", shards[0])
+    if len(set(shards)) < len(shards):
+        raise ValueError(f"shards: got {max(shards, key=shards.count)} twice, allowed: each name once")
     if len({os.path.dirname(path) for path in shards}) > 1:
         raise ValueError(f"the shards lie in several folders, allowed: one; got {shards[0]} and others")
     folder = os.path.dirname(os.path.abspath(shards[0]))
@@ -65,24 +69,21 @@ def write_shards(
     def _chosen(path: str) -> list[Record]:
         return [records[int(order[place])] for place in parts[path]]
 
-    def _write(path: str) -> None:
-        write_shard(path, _chosen(path), parts[path].start)
-
     kept = [path for path in shards if os.path.exists(path) and _holds(path, _chosen(path))]
     todo = [path for path in shards if path not in set(kept)]
     others = list(filter(os.path.exists, todo))
     names = f"{folder}/{CLASSES_FILE}"
-    if classes and os.path.exists(names) and read_classes(names) != list(classes):
-        others.append(names)
+    if not overwrite and classes and os.path.exists(names) and read_classes(names) != list(classes):
+        raise ValueError(f"{names} names other classes; --overwrite replaces it")
     if others and not overwrite:
-        found = f"{len(others)} files exist and hold something else: {some(others)}"
-        raise ValueError(f"{found}; --overwrite replaces them")
+        raise ValueError(f"shards with other videos or without an index: {some(others)}; --overwrite replaces them")
     os.makedirs(folder, exist_ok=True)
     if classes:
         write_classes(names, classes)
     # Threads do: copying files waits for disks. After an error, what has not begun is left out.
     with ThreadPoolExecutor(num_workers) as pool:
-        list(progress_bar(pool.map(_write, todo), total=len(todo), desc="shards", delay=5))
+        done = pool.map(lambda path: write_shard(path, _chosen(path), parts[path].start), todo)
+        list(progress_bar(done, total=len(todo), desc="shards", delay=5))
     return WrittenShards(todo, kept, sum(os.path.getsize(path) for path in shards))
 
 
@@ -93,7 +94,11 @@ def _holds(path: str, records: Sequence[Record]) -> bool:
     except ValueError:
         return False
     expected = [_identity(record["video_id"], record["label"], record) for record in records]
-    return entries is not None and [_identity(entry[0], entry[3], entry[4]) for entry in entries] == expected
+    if entries is None or [_identity(entry[0], entry[3], entry[4]) for entry in entries] != expected:
+        return False
+    # A local video that has another size has changed. Remote ones are not asked for.
+    sizes = {record["file_name"]: entry[2] for record, entry in zip(records, entries, strict=True)}
+    return all(os.path.getsize(path) == size for path, size in sizes.items() if os.path.exists(path))
 
 
 def _identity(video_id: str, label: int | list[int], extras: dict) -> str:

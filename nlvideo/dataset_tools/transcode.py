@@ -16,14 +16,14 @@ from nlvideo.data.catalog import Record
 from nlvideo.data.datasets.list_files import check_classes, format_list, write_list
 from nlvideo.data.many_files import map_in_processes
 from nlvideo.data.video.exact.decode_in_order import decode_in_order, open_stream
+from nlvideo.data.video.paths import is_frame_folder
 from nlvideo.data.video.pixels import Geometry
 from nlvideo.data.video.video_reader import VideoReader
 from nlvideo.errors import ProcessDied, VideoDecodeError
 from nlvideo.utils.console import progress_bar
-from nlvideo.utils.files.file_io import WholeFile, is_remote, local_path
+from nlvideo.utils.files.file_io import WholeFile, absolute_path, is_remote, local_path, must_be_local
 
 PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")
-_COMMENT = "made by tools/transcode_dataset.py, which may replace it"
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,8 @@ def transcode_video(task: tuple[str, str, TranscodeOptions, bool]) -> Transcoded
     result = Transcoded(source, out)
     try:
         local = local_path(source)
+        if is_frame_folder(local):
+            raise ValueError("a folder of frames: transcoding is for video files")
         if os.path.exists(out) and os.path.isfile(local) and os.path.samefile(local, out):
             result.error = f"{out} is the video itself, which is not replaced; name another folder"
             return result
@@ -71,7 +73,8 @@ def transcode_video(task: tuple[str, str, TranscodeOptions, bool]) -> Transcoded
         if os.path.exists(out):
             result.kept = _made_from(out) == origin
             if not result.kept and not overwrite:
-                result.error = f"{out} exists and was not made from it with these options; --overwrite replaces it"
+                made = f"{out} exists, and was made from another file or with other options"
+                result.error = f"{made}. Name another folder, or replace it with --overwrite"
                 return result
         if not result.kept:
             os.makedirs(os.path.dirname(out), exist_ok=True)
@@ -93,8 +96,6 @@ def output_size(height: int, width: int, short_side: int) -> tuple[int, int]:
 
 
 def _encode(source: str, out: str, options: TranscodeOptions, origin: str) -> None:
-    if os.path.isdir(source):
-        raise ValueError("a folder of frames: transcoding is for video files")
     with VideoReader(source) as video:
         num_frames, geometry = video.num_frames, video.geometry
         height, width = output_size(video.height, video.width, options.short_side)
@@ -198,17 +199,16 @@ def transcode_dataset(
         What became of each file, in the order of the records, and the path of the list of those that are well.
 
     Raises:
-        ValueError: the dataset is made of shards, a list cannot hold a name, or the list would replace a file of
-            another program or be read with other classes.
+        ValueError: the folder is remote, the dataset is made of shards, a list cannot hold a name, the list would
+            replace one of another origin or be read with other classes, or a new file would replace another file of
+            the dataset.
         KeyboardInterrupt: interrupted; what is done stays.
     """
     if name.startswith("wds:"):
         raise ValueError(f"{name}: shards hold videos as they are: transcode those, and make shards of the new ones")
+    must_be_local("out", out)
     folder = Path(out).expanduser().absolute()
-    # The new list is called after the old one, the folder, or the dataset.
-    listed = folder / f"{PurePath(name.partition(':')[2]).stem if ':' in name else name}.csv"
-    if listed.exists() and not overwrite and not _is_made_here(listed):
-        raise ValueError(f"{listed} exists and is not of this program; use another folder, or --overwrite")
+    listed, comment = _place_of_list(name, folder, overwrite)
     check_classes(name, str(listed))
     sources = list(dict.fromkeys(record["file_name"] for record in records))
     outs = new_paths(sources, folder)
@@ -228,7 +228,7 @@ def transcode_dataset(
     good = {result.source: result.out for result in done if result.error is None}
     folder.mkdir(parents=True, exist_ok=True)
     new = [record | {"file_name": good[record["file_name"]]} for record in records if record["file_name"] in good]
-    write_list(name, new, str(listed), comment=_COMMENT)
+    write_list(name, new, str(listed), comment=comment)
     return done, str(listed)
 
 
@@ -236,15 +236,23 @@ def new_paths(sources: Sequence[str], folder: Path) -> dict[str, Path]:
     """Return where each video goes: its path below the folder that all have in common, with the extension ``.mp4``.
 
     Videos that would then share a name keep their extension before the new one.
+
+    Raises:
+        ValueError: a new file would replace another video or its new file.
     """
     parents = {os.path.dirname(_as_local(source)) for source in sources}
     root = os.path.commonpath(parents) if parents else "/"
     relative = {source: PurePath(os.path.relpath(_as_local(source), root)) for source in sources}
     plain = Counter(path.with_suffix(".mp4") for path in relative.values())
-    return {
+    outs = {
         source: folder / (path.with_suffix(".mp4") if plain[path.with_suffix(".mp4")] == 1 else f"{path}.mp4")
         for source, path in relative.items()
     }
+    taken = {os.path.realpath(source): source for source in sources}
+    for source, out in outs.items():
+        if (other := taken.setdefault(os.path.realpath(out), source)) != source:
+            raise ValueError(f"{source}: its new file {out} would replace {other} or its new file; name another folder")
+    return outs
 
 
 def _as_local(path: str) -> str:
@@ -252,7 +260,17 @@ def _as_local(path: str) -> str:
     return "/" + path.replace("://", "/", 1) if is_remote(path) else path
 
 
-def _is_made_here(listed: Path) -> bool:
-    """Whether a list says, after its header, that this program made it."""
-    with open(listed, errors="replace") as file:
-        return f"# {_COMMENT}\n" in (file.readline(), file.readline())
+def _place_of_list(name: str, folder: Path, overwrite: bool) -> tuple[Path, str]:
+    """The path of the new list, and its comment; ``ValueError`` where a list is there that must not be replaced."""
+    kind, _, place = name.partition(":")
+    place = place and absolute_path(place)
+    # The new list is called after the old one, the folder, or the dataset.
+    listed = folder / f"{PurePath(place).stem or name}.csv"
+    comment = f"made by tools/transcode_dataset.py, which may replace it, from {f'{kind}:{place}' if place else name!a}"
+    if str(listed) == place:
+        raise ValueError(f"{listed} is the list itself, which is not replaced. Name another folder")
+    if listed.exists() and not overwrite:
+        with open(listed, errors="replace") as file:
+            if f"# {comment}\n" not in (file.readline(), file.readline()):
+                raise ValueError(f"{listed} exists and was not made from {name}. Name another folder, or --overwrite")
+    return listed, comment

@@ -102,6 +102,10 @@ def error(*opts):
             "which balances, too",
         ),
         (["MODEL.HEAD.FOCAL_GAMMA", "-1"], "MODEL.HEAD.FOCAL_GAMMA: got -1.0, allowed: 0 or more"),
+        (
+            ["DATALOADER.INDEX_DIR", "s3://bucket/index"],
+            "DATALOADER.INDEX_DIR: got 's3://bucket/index', allowed: a local path",
+        ),
         (["DATALOADER.REPEAT_THRESHOLD", "2"], "DATALOADER.REPEAT_THRESHOLD: got 2.0, allowed: 0 to 1"),
         (["MODEL.HEAD.LABEL_SMOOTHING", "1.1"], "MODEL.HEAD.LABEL_SMOOTHING: got 1.1, allowed: 0 to 1"),
         (["SOLVER.BETAS", "[0.9, 1]"], "SOLVER.BETAS: got [0.9, 1.0], allowed: two values from 0 to below 1"),

@@ -257,6 +257,19 @@ def test_datasets_must_agree_on_their_classes(folder, tmp_path):
             ["MODEL.HEAD.LOSS", "sigmoid"],
             "TEST: .*no video has a label, allowed: at least one",
         ),
+        # A training may have its labels in spans alone, a test may not.
+        (
+            "path,label,label_spans\n0.mp4,,0 0 1\n",
+            "path,label,label_spans\n1.mp4,,0 0 1\n",
+            ["MODEL.HEAD.LOSS", "sigmoid"],
+            "TEST: .*no video has a label, allowed: at least one",
+        ),
+        (
+            "path,label,label_spans\n0.mp4,,\n",
+            "1.mp4 0\n",
+            ["MODEL.HEAD.LOSS", "sigmoid"],
+            "TRAIN: .*no video has a label, allowed: at least one",
+        ),
         (
             "path,label,label_spans\n0.mp4,0,0 0 1;7 1 2\n",
             "1.mp4 0\n",

@@ -85,7 +85,7 @@ def test_more_names_than_classes():
     MetadataCatalog.get("five_names").classes = list("abcde")
     MetadataCatalog.get("five_names").classes_from = "/x/classes.txt"
     with pytest.raises(
-        ValueError, match="five_names: 5 classes are named by /x/classes.txt, MODEL.HEAD.NUM_CLASSES = 3"
+        ValueError, match="five_names: 5 classes are named by /x/classes.txt, but MODEL.HEAD.NUM_CLASSES is 3"
     ):
         check_records("five_names", make_records([0]), 3, False)
 
@@ -108,7 +108,8 @@ def test_good_records_pass(tmp_path):
         ("", "ab", [0, 1], None),
         ("ab", "", [1], None),
         ("abc", "ac", [0, 1], "mine: class 1 is 'c', but 'b' in theirs"),
-        ("ab", "abc", [0, 1], "mine: class 2 is 'c', but None in theirs, which lacks 'c'"),
+        ("ab", "abc", [0, 1], "mine: class 2 is 'c', and theirs has no class 2$"),
+        ("abc", "ab", [0, 1], "mine: there is no class 2, but class 2 in theirs is 'c'$"),
         ("ba", "ab", [0, 1], "mine: class 0 is 'a', but 'b' in theirs"),
         ("", "", [0, 2], "mine: 1 has the label 2, which no video of theirs has"),
         ("abc", "abc", [0, 2], r"mine: 1 has the label 2 \(c\), which no video of theirs has"),

@@ -14,10 +14,10 @@ from nlvideo.data import MetadataCatalog, VideoDecodeError, build_train_loader, 
 from nlvideo.data.datasets.list_files import format_list
 from nlvideo.data.datasets.listed import read_classes
 from nlvideo.data.records.shard_files import expand_pattern
-from nlvideo.dataset_tools.indexing import index_videos
+from nlvideo.dataset_tools.indexing import IndexingResult, index_videos
 from nlvideo.dataset_tools.shard_writing import write_shards
-from nlvideo.dataset_tools.transcode import TranscodeOptions, transcode_dataset
-from nlvideo.tools.lib.survey import survey_dataset
+from nlvideo.dataset_tools.transcode import TranscodeOptions, transcode_dataset, transcode_video
+from nlvideo.tools.lib.survey import survey_dataset, survey_video
 from nlvideo.utils.files.file_io import PathManager, absolute_path, file_exists, is_remote, join_path, local_path
 
 
@@ -128,6 +128,28 @@ def test_tools_read_from_afar(far, tmp_path):
     done, listed = transcode_dataset(name, get_dataset(name), f"{tmp_path}/out", TranscodeOptions(preset="ultrafast"))
     assert all(result.error is None for result in done)
     assert [r["file_name"] for r in get_dataset(f"list:{listed}")] == [f"{tmp_path}/out/{i}.mp4" for i in range(5)]
+
+
+def test_tools_know_remote_folders_of_frames(tmp_path, make_frames):
+    path = f"file://{make_frames(tmp_path / 'frames', num_frames=3)}"
+    record = {"file_name": path, "video_id": "a", "label": 0}
+    facts = survey_video([record])
+    assert (facts.error, facts.num_frames, facts.codec) == (None, 3, "images")
+    assert index_videos([path], tmp_path / "index") == IndexingResult()
+    result = transcode_video((path, f"{tmp_path}/a.mp4", TranscodeOptions(), False))
+    assert result.error == "a folder of frames: transcoding is for video files"
+    with pytest.raises(ValueError, match="a: file://.*/frames is a folder; shards hold video files"):
+        write_shards([record], [f"{tmp_path}/x.tar"])
+
+
+@pytest.mark.parametrize("kind", [ConnectionError, PermissionError])
+def test_an_outage_is_no_fault_of_the_video(far, monkeypatch, kind):
+    def fails(*arguments, **options):
+        raise kind("no answer")
+
+    monkeypatch.setattr(FarHandler, "_get_local_path", fails)
+    with pytest.raises(kind, match="no answer"):
+        survey_video([{"file_name": "far://set/videos/0.mp4", "video_id": "a"}])
 
 
 @pytest.fixture()

@@ -15,11 +15,13 @@ import torch
 from nlvideo.config import get_cfg
 from nlvideo.data import DatasetCatalog, MetadataCatalog, build_test_loader, build_train_loader, get_dataset, open_video
 from nlvideo.data.checks import check_files, fingerprint
+from nlvideo.data.records import shard_files
 from nlvideo.data.records.records import chain_records
 from nlvideo.data.records.shard_files import expand_pattern
 from nlvideo.data.samplers import SAMPLER, ShardSampler
 from nlvideo.data.video.paths import member_path, split_member_path
 from nlvideo.dataset_tools.shard_writing import write_shards
+from nlvideo.utils.files.file_io import write_text
 
 COUNT = 11
 
@@ -48,12 +50,16 @@ def add_member(shard, name, content):
     shard.addfile(member, io.BytesIO(content))
 
 
-def test_patterns(tmp_path):
+def test_patterns(tmp_path, monkeypatch):
     assert expand_pattern("a-{008..011}.tar") == ["a-008.tar", "a-009.tar", "a-010.tar", "a-011.tar"]
     assert expand_pattern("far://{x,y}/{0..1}.tar") == [f"far://{a}/{b}.tar" for a in "xy" for b in "01"]
     for name in ("b.tar", "a.tar", "c.txt"):
         (tmp_path / name).touch()
     assert expand_pattern(f"{tmp_path}/*.tar") == [f"{tmp_path}/a.tar", f"{tmp_path}/b.tar"]
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert expand_pattern("~/*.tar") == [f"{tmp_path}/a.tar", f"{tmp_path}/b.tar"]
+    (tmp_path / "[a].tar").touch()
+    assert expand_pattern(f"{tmp_path}/[a].tar") == [f"{tmp_path}/[a].tar"]
     with pytest.raises(ValueError, match="no file matches .*/x-.*.tar"):
         expand_pattern(f"{tmp_path}/x-*.tar")
     with pytest.raises(ValueError, match=r"the range \{3..1\} ends before it begins"):
@@ -143,12 +149,12 @@ def test_shards_of_others(tmp_path, records):
         ({"a.json": b'{"label": 0, "start_sec": "1"}', "a.mp4": b"x"}, "sample a has .'start_sec': '1'"),
         (
             {"a.v1.mp4": b"x", "a.v1.cls": b"0"},
-            "a has 0 videos, no label, .*; a.v1.cls does not count: the name of a sample ends at the first dot",
+            "a has 0 videos, no label, .*; the name of a sample ends at the first dot, so a.v1.cls is ignored",
         ),
         (None, "x.tar: not a whole tar file"),
         ("gzip", r"x.tar: not a whole tar file \(gzip data, such as a .tar.gz; videos are read in place, from .tar\)"),
         ("index", "x.tar.index: not the index of a shard"),
-        ("other", r"x.tar.index: it is of a shard of 3 bytes, .*/x.tar has 10240"),
+        ("other", r"x.tar.index: this index is for a shard of 3 bytes, but .*/x.tar has 10240"),
     ],
 )
 def test_errors_name_shard_and_sample(tmp_path, files, message):
@@ -253,27 +259,71 @@ def test_writing_goes_on_where_it_was(records, tmp_path, monkeypatch):
     there = sorted(os.listdir(tmp_path / "out"))
     assert there == ["0.tar", "0.tar.index", "1.tar", "1.tar.index", "2.tar", "2.tar.index"], "no rests"
     before = {name: os.stat(tmp_path / "out" / name).st_mtime_ns for name in there}
-    os.unlink(tmp_path / "out/1.tar.index")  # killed between the two
-    with pytest.raises(ValueError, match="1 files exist and hold something else: .*/1.tar; --overwrite replaces them"):
+    os.unlink(tmp_path / "out/1.tar.index")  # such as one that is not of this program
+    with pytest.raises(ValueError, match="without an index: .*/1.tar; --overwrite replaces them"):
         write_shards(records, paths, shuffle_seed=None)
     os.unlink(tmp_path / "out/1.tar")
     made = write_shards(records, paths, shuffle_seed=None, num_workers=2)
     assert (made.written, made.kept) == ([paths[1], paths[3]], [paths[0], paths[2]])
     assert os.stat(paths[0]).st_mtime_ns == before["0.tar"]
     assert [r["video_id"] for r in get_dataset(f"wds:{tmp_path}/out/{{0..3}}.tar")] == [r["video_id"] for r in records]
-    with pytest.raises(ValueError, match="4 files exist and hold something else"):
+    with pytest.raises(ValueError, match="shards with other videos or without an index: .*/0.tar, .*/3.tar; "):
         write_shards(records, paths)
     assert len(write_shards(records, paths, overwrite=True).written) == 4
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_kill_between_a_shard_and_its_index_leaves_no_shard(records, tmp_path, monkeypatch, overwrite):
+    if overwrite:
+        write_shards(records[::-1], [f"{tmp_path}/0.tar"], shuffle_seed=None)
+
+    def killed(path, text):
+        write_text(path, text)
+        raise OSError("killed")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="killed"):
+        patch.setattr(shard_files, "write_text", killed)
+        write_shards(records, [f"{tmp_path}/0.tar"], shuffle_seed=None, overwrite=overwrite)
+    assert os.listdir(tmp_path) == ["0.tar.index"]
+    assert len(write_shards(records, [f"{tmp_path}/0.tar"], shuffle_seed=None).written) == 1
+    assert [r["video_id"] for r in get_dataset(f"wds:{tmp_path}/0.tar")] == [r["video_id"] for r in records]
+
+
+def test_a_video_may_have_more_than_8_gib(tmp_path, monkeypatch):
+    with open(tmp_path / "a.mp4", "wb") as file:
+        file.truncate(9 << 30)  # no disk is used
+    monkeypatch.setattr(tarfile, "copyfileobj", lambda *arguments, **options: None)
+    record = {"file_name": f"{tmp_path}/a.mp4", "label": 0, "video_id": "a"}
+    shard_files.write_shard(f"{tmp_path}/a.tar", [record], 0)
+    header = (tmp_path / "a.tar").read_bytes()[: tarfile.BLOCKSIZE]
+    assert tarfile.TarInfo.frombuf(header, "utf-8", "strict").size == 9 << 30
+
+
+def test_a_shard_whose_video_has_changed_is_not_kept(tmp_path, make_video):
+    records = [{"file_name": f"{tmp_path}/{i}.mp4", "label": 0, "video_id": str(i)} for i in range(2)]
+    for record in records:
+        make_video(Path(record["file_name"]), num_frames=3)
+    paths = [f"{tmp_path}/out/0.tar", f"{tmp_path}/out/1.tar"]
+    write_shards(records, paths, shuffle_seed=None)
+    make_video(tmp_path / "1.mp4", num_frames=9)
+    os.unlink(tmp_path / "0.mp4")  # what is gone has not changed
+    with pytest.raises(ValueError, match="without an index: .*/out/1.tar; "):
+        write_shards(records, paths, shuffle_seed=None)
+    assert write_shards(records, paths, shuffle_seed=None, overwrite=True).written == paths[1:]
 
 
 def test_writing_refuses_what_cannot_be(records, tmp_path, make_frames):
     with pytest.raises(ValueError, match="got 12 shards for 11 videos, allowed: 1 to 11 shards"):
         write_shards(records, expand_pattern(f"{tmp_path}/{{00..11}}.tar"))
+    with pytest.raises(ValueError, match="shards: got 's3://bucket/x-0.tar', allowed: a local path"):
+        write_shards(records, expand_pattern("s3://bucket/x-{0..9}.tar"))
+    with pytest.raises(ValueError, match="shards: got a.tar twice, allowed: each name once"):
+        write_shards(records, expand_pattern("{b,a,a}.tar"))
     frames = {"file_name": make_frames(tmp_path / "frames"), "label": 0, "video_id": "f"}
     with pytest.raises(ValueError, match="f: .*/frames is a folder; shards hold video files"):
         write_shards([frames], [f"{tmp_path}/a.tar"])
     (tmp_path / "classes.txt").write_text("other\n")
-    with pytest.raises(ValueError, match="hold something else: .*/classes.txt"):
+    with pytest.raises(ValueError, match="classes.txt names other classes; --overwrite replaces it"):
         write_shards(records, [f"{tmp_path}/a.tar"], classes=["x"])
 
 

@@ -104,7 +104,8 @@ def test_what_is_there_is_kept_and_what_is_not_ours_stays(tmp_path, make_video):
     written = out.stat().st_mtime_ns
     assert transcode(source, out).kept and out.stat().st_mtime_ns == written
     other = transcode(source, out, TranscodeOptions(16, preset="ultrafast"))
-    assert "exists and was not made from it with these options; --overwrite" in other.error
+    expected = "exists, and was made from another file or with other options. Name another folder, or replace it with"
+    assert expected in other.error
     assert out.stat().st_mtime_ns == written
     make_video(source, num_frames=9)  # another video of the same name
     assert transcode(source, out).error
@@ -171,19 +172,50 @@ def test_a_dataset_goes_on_where_it_was(dataset, tmp_path):
     (tmp_path / "out/y/b.mp4").unlink()
     assert [(result.kept, result.error is None) for result in run()[0]] == [(True, True), (False, False), (False, True)]
     (tmp_path / "out/train.csv").write_text("my list\n")
-    with pytest.raises(ValueError, match="out/train.csv exists and is not of this program"):
+    with pytest.raises(ValueError, match="out/train.csv exists and was not made from list:.*/videos/train.csv"):
         run()
 
 
 def test_what_a_dataset_refuses(dataset, tmp_path):
-    with pytest.raises(ValueError, match="train.csv exists and is not of this program"):
-        transcode_dataset(dataset, get_dataset(dataset), f"{tmp_path}/videos", FAST)
+    with pytest.raises(ValueError, match="videos/train.csv is the list itself, which is not replaced"):
+        transcode_dataset(dataset, get_dataset(dataset), f"{tmp_path}/videos", FAST, overwrite=True)
+    with pytest.raises(ValueError, match="out: got 's3://bucket/out', allowed: a local path"):
+        transcode_dataset(dataset, get_dataset(dataset), "s3://bucket/out", FAST)
     with pytest.raises(ValueError, match="wds:x.tar: shards hold videos as they are"):
         transcode_dataset("wds:x.tar", [], f"{tmp_path}/out", FAST)
     records = [*get_dataset(dataset), {"file_name": f"{tmp_path}/a\nb.mp4", "label": 0, "video_id": "a"}]
     with pytest.raises(ValueError, match=r"a list cannot hold the name 'a.nb.mp4', which has a line break in it"):
         transcode_dataset(dataset, records, f"{tmp_path}/out", FAST)
     assert not (tmp_path / "out").exists(), "refused after the work"
+
+
+def test_a_list_of_another_dataset_stays(tmp_path, make_video):
+    for name in ("one", "two"):
+        make_video(tmp_path / f"{name}/{name}.mp4", num_frames=3)
+        (tmp_path / f"{name}/train.csv").write_text(f"{name}.mp4 0\n")
+
+    def run(name, **arguments):
+        name = f"list:{tmp_path}/{name}/train.csv"
+        return transcode_dataset(name, get_dataset(name), f"{tmp_path}/out", FAST, **arguments)
+
+    run("one")
+    run("one")
+    with pytest.raises(ValueError, match="out/train.csv exists and was not made from list:.*/two/train.csv. Name anot"):
+        run("two")
+    assert not (tmp_path / "out/two.mp4").exists() and "one.mp4" in (tmp_path / "out/train.csv").read_text()
+    run("two", overwrite=True)
+    assert "two.mp4" in (tmp_path / "out/train.csv").read_text()
+
+
+def test_a_new_file_replaces_no_other_file_of_the_dataset(tmp_path, make_video):
+    def run(*names, out):
+        records = [{"file_name": f"{tmp_path}/{name}", "label": 0, "video_id": name} for name in names]
+        return transcode_dataset("any", records, f"{tmp_path}/{out}", FAST, overwrite=True)
+
+    with pytest.raises(ValueError, match="a/b/x.mp4: its new file .*/a/b/b/x.mp4 would replace .*/a/b/b/x.mp4"):
+        run("a/b/x.mp4", "a/y.mp4", "a/b/b/x.mp4", out="a/b")
+    with pytest.raises(ValueError, match="a.avi.mp4: its new file .*/out/a.avi.mp4 would replace .*/a.avi or its"):
+        run("a.avi", "a.mp4", "a.avi.mp4", out="out")
 
 
 def test_a_process_that_dies_is_a_failure(dataset, tmp_path, monkeypatch):

@@ -74,6 +74,7 @@ def test_files_of_another_dataset(prepare: Callable, diving: list[str], tmp_path
     [
         (lambda words: ["diving84", *words[1:]], "unknown dataset 'diving84': did you mean 'diving48'"),
         (lambda words: [*words, "--max-missing", "3"], "--max-missing: got 3.0, allowed: 0 to 1"),
+        (lambda words: [*words, "--out", "s3://b/out"], "--out: got 's3://b/out', allowed: a local path"),
         (lambda words: [*words, "/no/such/train.json"], "diving48: there is no file or folder /no/such/train.json"),
         (lambda words: [*words[:2], "/no/such/rgb", *words[3:]], "diving48: there is no folder /no/such/rgb"),
     ],

@@ -14,10 +14,11 @@ from nlvideo.data.catalog import Record, source_of
 from nlvideo.data.dataset_mapper import frame_interval
 from nlvideo.data.many_files import map_in_processes
 from nlvideo.data.records.records import labels_of, span_labels_of
-from nlvideo.data.video.paths import local_video_path, split_member_path
-from nlvideo.data.video.video_reader import open_video
+from nlvideo.data.video.paths import is_frame_folder, local_video_path, split_member_path
+from nlvideo.data.video.video_reader import is_outage, open_video
 from nlvideo.errors import ProcessDied, VideoDecodeError
 from nlvideo.utils.console import progress_bar
+from nlvideo.utils.files.file_io import is_remote
 
 # What tools/transcode_dataset.py makes.
 SHORT_SIDE, KEY_FRAME_DISTANCE = 256, 30
@@ -32,7 +33,7 @@ class VideoFacts:
     Attributes:
         path: as in the records.
         error: why it cannot be decoded; None: every frame can.
-        num_bytes: size of the file, or of the files of a folder.
+        num_bytes: size of the file, or of the files of a folder; 0 for a remote folder.
         num_frames, fps, height, width: as ``VideoReader`` has them; fps is 0 where unknown.
         codec: FFmpeg's name; "images" for a folder of frames.
         key_frame_distance: frames from one key-frame to the next, the largest; 1 for a folder.
@@ -91,6 +92,9 @@ def survey_video(parts: Sequence[Record]) -> VideoFacts:
 
     Args:
         parts: the records of this video.
+
+    Raises:
+        OSError: its store does not answer or refuses access, or the disk is full.
     """
     path = parts[0]["file_name"]
     facts = VideoFacts(path)
@@ -108,14 +112,17 @@ def survey_video(parts: Sequence[Record]) -> VideoFacts:
     except VideoDecodeError as error:
         facts.error = error.reason
     except (OSError, av.FFmpegError) as error:
+        if is_outage(error):
+            raise
         facts.error = str(error)
     return facts
 
 
 def _look_into(path: str, facts: VideoFacts) -> None:
-    if os.path.isdir(path):
+    if is_frame_folder(path):
         facts.codec = "images"
-        facts.num_bytes = sum(entry.stat().st_size for entry in os.scandir(path) if entry.is_file())
+        if not is_remote(path):
+            facts.num_bytes = sum(entry.stat().st_size for entry in os.scandir(path) if entry.is_file())
         return
     member = split_member_path(path)
     facts.num_bytes = os.path.getsize(path) if member is None else member[2]

@@ -132,6 +132,6 @@ def check_unique(samples: Iterable[Sample]) -> tuple[list[Sample], int]:
         first = seen.setdefault(sample.video_id, sample)
         repeated += first is not sample
         if (first.label, first.label_spans) != (sample.label, sample.label_spans):
-            labels = f"the label {sample.label}, but {first.label} in {first.where}"
+            labels = f"the label {sample.label} here and the label {first.label} in {first.where}"
             raise AnnotationError(f"{sample.where}: the video {sample.video_id!r} has {labels}")
     return list(seen.values()), repeated

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from nlvideo.data.datasets.annotations import Sample, check_label, class_index, read_json, read_lines, read_table
 from nlvideo.data.datasets.kinetics_names import kinetics400_classes
+from nlvideo.data.datasets.listed import read_classes
 from nlvideo.data.datasets.official import Files, OfficialFormat, single_file
 from nlvideo.errors import AnnotationError
 
@@ -54,7 +55,7 @@ def _classes_of(spec: OfficialFormat, files: Files, path: Path) -> tuple[list[st
 
 def _named_classes(path: Path) -> list[str]:
     if path.suffix.lower() != ".json":
-        return [line for _, line in read_lines(path)]
+        return read_classes(str(path))
     ids = read_json(path, dict, "class names and ids")
     if sorted(ids.values(), key=str) != sorted(range(len(ids)), key=str):
         raise AnnotationError(f"{path}: expected the ids 0 to {len(ids) - 1}, each once")

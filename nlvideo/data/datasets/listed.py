@@ -211,6 +211,8 @@ class _ListReader:
             self._labels.append(place)
             for key, column in self._numbers.items():
                 column.append(self._number_in(row[columns.index(key)].strip()))
+                if key == "fps" and column[-1] < 0:
+                    raise self._malformed("fps is a number above 0, or empty")
             if self._spans is not None:
                 self._spans.append(self._spans_in(row[columns.index("label_spans")]))
             if self._keep:
@@ -257,10 +259,12 @@ class _ListReader:
         for part in filter(None, map(str.strip, text.split(";"))):
             try:
                 name, start_sec, end_sec = part.rsplit(maxsplit=2)
-                if not (math.isfinite(float(start_sec)) and math.isfinite(float(end_sec))):
+                if not -math.inf < float(start_sec) <= float(end_sec) < math.inf:
                     raise ValueError
             except ValueError:
-                raise self._malformed(f"label_spans {part!r} are not like '3 0.0 4.5;7 2.1 9.8'") from None
+                raise self._malformed(
+                    f"label_spans {part!r} are not like '3 0.0 4.5;7 2.1 9.8' (class, start, end)"
+                ) from None
             label = self._class_of(name) if self._named else self._label_list(name)[0]
             spans.append(f"{label} {start_sec} {end_sec}")
         return ";".join(spans)

@@ -95,7 +95,7 @@ def load_official(spec: OfficialFormat, split: str) -> list[Record]:
         raise ValueError(
             f"{name}: there is no folder {absent}; {spec.title} is looked for in {root}, with its files in annotations/"
             f" and its videos in {' or '.join(f'{folder}/' for folder in spec.video_folders)}: see datasets/README.md."
-            " $NLVIDEO_DATASETS moves the root, and tools/prepare_dataset.py makes lists of files that lie elsewhere"
+            " Set $NLVIDEO_DATASETS to use another root. tools/prepare_dataset.py makes lists of files elsewhere"
         )
     found = read_split(spec, split, find_annotations(spec, [root / "annotations"]), videos)
     if found.missing:
@@ -119,7 +119,9 @@ def find_annotations(spec: OfficialFormat, paths: Sequence[Path]) -> Files:
     for path in paths:
         if not path.exists():
             raise ValueError(f"{spec.name}: there is no file or folder {path}")
-        for file in sorted(path.iterdir()) if path.is_dir() else [path]:
+        # Beside a file, macOS writes a hidden one whose name ends like it: ._train.csv.
+        inside = sorted(file for file in path.iterdir() if file.name[0] != ".") if path.is_dir() else [path]
+        for file in inside:
             matching = [
                 (r, p) for r, patterns in spec.files.items() for p in patterns if fnmatchcase(file.name.lower(), p)
             ]

@@ -40,10 +40,10 @@ def _read_hmdb51(spec: OfficialFormat, split: str, files: Files) -> tuple[list[S
     Classes are labelled in alphabetical order.
     """
     (pattern,) = spec.files[split]
-    paths = sorted(files[split])
-    classes = [path.name[: -len(pattern.lstrip("*"))] for path in paths]
+    # By the name of the class: as files, "climb_stairs_..." comes before "climb_...".
+    named = sorted((path.name[: -len(pattern.lstrip("*"))], path) for path in files[split])
     samples = []
-    for label, (path, name) in enumerate(zip(paths, classes, strict=True)):
+    for label, (name, path) in enumerate(named):
         for where, line in read_lines(path):
             words = line.rsplit(maxsplit=1)
             if len(words) != 2 or words[1] not in _USES:
@@ -51,7 +51,7 @@ def _read_hmdb51(spec: OfficialFormat, split: str, files: Files) -> tuple[list[S
             if _USES[words[1]] == split:
                 # With its class: other sources name their videos more freely than this dataset does.
                 samples.append(Sample(f"{name}/{PurePosixPath(words[0]).stem}", label, where))
-    return samples, classes
+    return samples, [name for name, _ in named]
 
 
 def _register_splits(folder: str, files: dict[str, str], **known: Any) -> None:

@@ -18,11 +18,12 @@ import os
 import re
 import tarfile
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, BinaryIO
 
 from nlvideo.data.catalog import Record
-from nlvideo.data.video.paths import VIDEO_EXTENSIONS
-from nlvideo.utils.files.file_io import atomic_write, fetch_file, has_own_handler, is_remote, local_path, write_text
+from nlvideo.data.video.paths import VIDEO_EXTENSIONS, is_frame_folder
+from nlvideo.utils.files.file_io import WholeFile, fetch_file, has_own_handler, is_remote, local_path, write_text
 from nlvideo.utils.files.file_kind import kind_of_file
 from nlvideo.utils.files.remote import open_in_place, shard_info
 
@@ -51,8 +52,8 @@ def expand_pattern(pattern: str) -> list[str]:
     if (count := math.prod(map(len, choices))) > MAX_SHARDS:
         raise ValueError(f"{pattern}: names {count} shards, allowed: up to {MAX_SHARDS}")
     expanded = []
-    for path in map("".join, itertools.product(*choices)):
-        if not any(character in path for character in "*?[") or is_remote(path):
+    for path in map(os.path.expanduser, map("".join, itertools.product(*choices))):
+        if not any(character in path for character in "*?[") or is_remote(path) or os.path.exists(path):
             expanded.append(path)
         elif found := sorted(glob.glob(path)):
             expanded.extend(found)
@@ -82,21 +83,22 @@ def write_shard(path: str, records: Sequence[Record], first: int) -> None:
         ValueError: the video of a record is a folder.
         OSError: a video cannot be read or the shard not be written.
     """
-    entries: list[Entry] = []
-    # The index of a file that is replaced goes first.
-    if os.path.exists(path + INDEX_SUFFIX):
-        os.unlink(path + INDEX_SUFFIX)
-    atomic_write(path, lambda file: entries.extend(_write_members(file, records, first)))
-    index = {"format": _INDEX_FORMAT, "bytes": os.path.getsize(path), "samples": entries}
-    write_text(path + INDEX_SUFFIX, json.dumps(index, separators=(",", ":")))
+    with WholeFile(path) as whole:
+        with open(whole.temporary, "wb") as file:
+            entries = _write_members(file, records, first)
+        index = {"format": _INDEX_FORMAT, "bytes": os.path.getsize(whole.temporary), "samples": entries}
+        # A shard that is replaced goes first, so that none is ever there without an index or with another one's.
+        Path(path).unlink(missing_ok=True)
+        write_text(path + INDEX_SUFFIX, json.dumps(index, separators=(",", ":")))
 
 
 def _write_members(file: BinaryIO, records: Sequence[Record], first: int) -> list[Entry]:
     entries = []
-    with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as shard:
+    # Not USTAR_FORMAT, whose files are below 8 GiB.
+    with tarfile.open(fileobj=file, mode="w", format=tarfile.GNU_FORMAT) as shard:
         for number, record in enumerate(records, start=first):
             source = local_path(record["file_name"])
-            if os.path.isdir(source):
+            if is_frame_folder(source):
                 raise ValueError(f"{record['video_id']}: {source} is a folder; shards hold video files")
             extras = {key: record[key] for key in OPTIONAL_KEYS if key in record}
             extension = os.path.splitext(source)[1].lower()
@@ -134,7 +136,7 @@ def read_index(path: str) -> list[Entry] | None:
         raise ValueError(f"{name}: got the format {given!r}, allowed: {_INDEX_FORMAT}")
     found = size if has_own_handler(path) else shard_info(path)["size"] if is_remote(path) else os.path.getsize(path)
     if found != size:
-        raise ValueError(f"{name}: it is of a shard of {size} bytes, {path} has {found}")
+        raise ValueError(f"{name}: this index is for a shard of {size} bytes, but {path} has {found}")
     return [_checked(name, sample, size) for sample in samples]
 
 
@@ -180,7 +182,7 @@ def _to_entry(path: str, key: str, sample: dict[str, Any]) -> Entry:
     videos, has_label = sample.get("videos", []), not sample.keys().isdisjoint(_LABEL_EXTENSIONS)
     if len(videos) != 1 or not has_label:
         found = f"{len(videos)} videos, {'a' if has_label else 'no'} label"
-        rule = "; {} does not count: the name of a sample ends at the first dot, so rename it"
+        rule = "; the name of a sample ends at the first dot, so {} is ignored; rename it"
         rule = rule.format(sample["dotted"]) if "dotted" in sample else ""
         raise ValueError(f"{path}: the sample {key} has {found}, allowed: one video and a .cls or .json file{rule}")
     try:

@@ -50,6 +50,12 @@ def local_video_path(path: str) -> str:
     return member_path(local_path(shard), offset, size)
 
 
+def is_frame_folder(local: str) -> bool:
+    """Return whether a path is a folder of frames, given as ``local_video_path`` returns it."""
+    # Of remote paths only folders stay remote.
+    return is_remote(local) or os.path.isdir(local)
+
+
 @dataclass
 class FoundVideos:
     """What is below a folder."""
@@ -68,7 +74,8 @@ def find_videos(root: str) -> FoundVideos:
     """Return the videos at any depth below a folder.
 
     Links to folders are followed, and each folder is entered once. Hidden files and folders are skipped and not
-    counted. A folder below the root that holds images is a video; images in the root itself belong to no video.
+    counted. A folder below the root that holds images is a video if no video file lies in it. Images in the root itself
+    belong to no video.
     """
     found, videos, entered = FoundVideos(), set(), set()
     folders = deque([""])
@@ -81,9 +88,10 @@ def find_videos(root: str) -> FoundVideos:
             found.left_out["folders that cannot be read"].append(inside)
             continue
         if (status.st_dev, status.st_ino) in entered:
-            found.left_out["links to folders that are in it already"].append(inside)
+            found.left_out["links to folders that were counted before"].append(inside)
             continue
         entered.add((status.st_dev, status.st_ino))
+        pictures, has_video = [], False
         for entry in entries:
             if entry.name.startswith("."):
                 continue
@@ -94,12 +102,17 @@ def find_videos(root: str) -> FoundVideos:
                 (folders.appendleft if entry.is_symlink() else folders.append)(path)
             if kind in ("file", "folder") and extension in VIDEO_EXTENSIONS:
                 videos.add(path)
+                has_video |= kind == "file"
             elif kind == "file" and extension in IMAGE_EXTENSIONS and inside:
-                videos.add(inside)
+                pictures.append(path)
             elif kind == "file":
                 found.left_out["not videos by their extension"].append(path)
             elif kind != "folder":
                 found.left_out[kind].append(path)
+        if pictures and has_video:
+            found.left_out["pictures beside videos"] += pictures
+        elif pictures:
+            videos.add(inside)
     found.videos = sorted(videos, key=lambda video: video.split("/"))
     return found
 

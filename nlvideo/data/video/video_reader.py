@@ -17,12 +17,11 @@ from nlvideo.config.validate import ALLOWED
 from nlvideo.data.video.base import Video, read_errors
 from nlvideo.data.video.frame_decoder import FrameDecoder
 from nlvideo.data.video.frames import FrameArray, FrameFolder
-from nlvideo.data.video.paths import local_video_path
+from nlvideo.data.video.paths import is_frame_folder, local_video_path
 from nlvideo.data.video.pixels import DEFAULT_LIMITS, Geometry, PixelLimits, RgbConverter, geometry_of
 from nlvideo.data.video.video_index import IndexCache, VideoIndex
 from nlvideo.errors import TimeLimitExceeded, VideoDecodeError
 from nlvideo.utils.console import log_once
-from nlvideo.utils.files.file_io import is_remote
 from nlvideo.utils.messages import one_of
 from nlvideo.utils.system.time_limit import TimeLimit
 
@@ -259,6 +258,11 @@ def _first_line(error: Exception) -> str:
 READERS = dict(zip(ALLOWED["DATALOADER.READER"], (VideoReader, TorchCodecReader), strict=True))
 
 
+def is_outage(error: Exception) -> bool:
+    """Return whether an error says nothing about the video: its store or the disk failed."""
+    return isinstance(error, (ConnectionError, PermissionError)) or getattr(error, "errno", None) == errno.ENOSPC
+
+
 def open_video(
     path: str | os.PathLike | np.ndarray | Video,
     fps: float | None = None,
@@ -295,9 +299,9 @@ def open_video(
         local = local_video_path(path)
     except OSError as error:
         # Another video must not take the place of one that is there: the stream of clips would change.
-        if isinstance(error, (ConnectionError, PermissionError)) or error.errno == errno.ENOSPC:
+        if is_outage(error):
             raise
         raise VideoDecodeError(path, f"not fetched: {error}") from None
-    if is_remote(local) or os.path.isdir(local):
+    if is_frame_folder(local):
         return FrameFolder(local, fps, pixels)
     return READERS[reader](local, timeout_sec, index_dir, pixels)

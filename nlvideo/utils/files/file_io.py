@@ -57,6 +57,12 @@ def is_remote(path: str | os.PathLike) -> bool:
     return _SCHEME.match(os.fspath(path)) is not None
 
 
+def must_be_local(what: str, path: str | os.PathLike) -> None:
+    """Raise ``ValueError``, which names ``what`` was given, where a path is remote but only local files are written."""
+    if is_remote(path):
+        raise ValueError(f"{what}: got {os.fspath(path)!r}, allowed: a local path")
+
+
 def join_path(folder: str, path: str) -> str:
     """Return a path that is relative to a folder; absolute and remote paths stay as they are."""
     if is_remote(path):

@@ -102,8 +102,9 @@ def write_ucf101(root: Path, number: int = 1) -> Official:
 
 
 def write_hmdb51(root: Path, number: int = 1) -> Official:
-    """A file for each class; names with spaces, '#' and the same name in two classes."""
-    made = Official(root / "hmdb51", sorted(f"{verb}_{i:02d}" for i in range(17) for verb in ("clap", "sit", "wave")))
+    """A file for each class; names with spaces, '#' and the same name in two classes; a class that begins another."""
+    names = [f"{verb}_{i:02d}" for i in range(1, 17) for verb in ("clap", "sit", "wave")]
+    made = Official(root / "hmdb51", sorted([*names, "climb", "climb_stairs", "climb_up"]))
     made.videos = {"train": [], "test": []}
     for label, name in enumerate(made.classes):
         uses = {f"#20_{number}_clap.avi": 1, f"(HQ)_a b_{number}.avi": 2, f"neither_{number}.avi": 0}

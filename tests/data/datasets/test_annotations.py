@@ -62,7 +62,7 @@ CHARADES = "Charades_v1_{}".format
         ("kinetics400", "train", TRAIN, KINETICS + "act 1,x,0,10,train\nact 2,y,0,10,train\n",
          "kinetics400: Kinetics-400 has 400 classes, 2 are named in "),
         ("kinetics400", "train", TRAIN, lambda text: text + "act 7,-train_00000,0,10,train,0\n",
-         f"{TRAIN}:402: the video '-train_00000_000000_000010' has the label 366, but 0 in "),
+         f"{TRAIN}:402: the video '-train_00000_000000_000010' has the label 366 here and the label 0 in "),
         # Something-Something
         ("ssv1", "train", SSV1("train"), lambda text: text + "12,Turning something upside down\n",
          f"{SSV1('train')}:7: expected 'id;template' of Something-Something v1, found '12,Turning something"),
@@ -107,7 +107,7 @@ CHARADES = "Charades_v1_{}".format
         ("charades", "val", CHARADES("test.csv"), "id,actions\nA,c157 1 2\n",
          "Charades_v1_test.csv:2: the label 157 is out of range, allowed: 0 to 156"),
         ("charades", "val", CHARADES("test.csv"), "id,actions\nA,c001 1 2\nA,c002 1 2\n",
-         "Charades_v1_test.csv:3: the video 'A' has the label [2], but [1] in Charades_v1_test.csv:2"),
+         "Charades_v1_test.csv:3: the video 'A' has the label [2] here and the label [1] in Charades_v1_test.csv:2"),
         ("charades", "val", CHARADES("classes.txt"), "c000 Holding\nc002 Putting\n",
          "Charades_v1_classes.txt:2: expected 'c001 name', found 'c002 Putting'"),
         # Diving48
@@ -173,6 +173,13 @@ def test_the_authors_lists_of_kinetics(make_official, monkeypatch, tmp_path):
     made.write("classids.json", {"a": 0, "b": 2})
     with pytest.raises(AnnotationError, match="classids.json: expected the ids 0 to 1, each once"):
         get_dataset("kinetics600_val")
+
+
+def test_a_class_of_kinetics_is_there_once(official):
+    made, read = official("kinetics400")
+    made.write("classes.txt", "\n".join([*made.classes[:-1], made.classes[0]]))
+    with pytest.raises(ValueError, match=f"classes.txt: the class '{made.classes[0]}' is there twice"):
+        read("val")
 
 
 def test_the_names_of_kinetics_400_are_known(make_official, official):

@@ -1,5 +1,6 @@
 """A folder per class."""
 
+import logging
 import os
 import shutil
 
@@ -21,6 +22,16 @@ def test_folders_are_classes_in_alphabetical_order(tmp_path):
         {"file_name": str(tmp_path / "walk/b.mp4"), "label": 1, "video_id": "walk/b.mp4"},
     ]
     assert MetadataCatalog.get(name).classes == ["run", "walk"]
+
+
+def test_a_picture_beside_a_video_is_no_video(tmp_path, caplog):
+    for name in ("run/s1/a.mp4", "run/s1/cover.jpg", "run/s2/0.jpg", "run/s2/1.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    with caplog.at_level(logging.INFO):
+        records = get_dataset(f"folder:{tmp_path}")
+    assert [record["video_id"] for record in records] == ["run/s1/a.mp4", "run/s2"]
+    assert f"folder:{tmp_path}: left out: pictures beside videos: 1 (run/s1/cover.jpg)" in caplog.text
 
 
 def test_errors(tmp_path):
@@ -82,7 +93,7 @@ def test_what_cameras_write_and_linked_folders_count_too(tmp_path, caplog):
         "run/a.mp4", *(f"walk/{name}" for name in cameras), "walk/session/k.mp4",
     ]  # fmt: skip
     for reason in ("broken links: 2 (walk/gone.mp4, walk/session/self)", "(walk/notes.txt)", "class: 1 (stray.mp4)",
-                   "links to folders that are in it already: 1 (walk/session/back)"):  # fmt: skip
+                   "links to folders that were counted before: 1 (walk/session/back)"):  # fmt: skip
         assert reason in caplog.text
     caplog.clear()
     get_dataset(f"folder:{tmp_path}/d")

@@ -89,6 +89,8 @@ def test_repeated_videos_get_ids_of_their_own(tmp_path):
         ("path,label\n,0\n", 2, "the path is empty"),
         ("path,label,start_sec\na.mp4,0,soon\n", 2, "start_sec, end_sec and fps are numbers"),
         ("path,label,fps\na,0,24\nb,0,many\n", 3, "start_sec, end_sec and fps are numbers"),
+        ("path,label,fps\na,0,24\nb,0,-5\n", 3, "fps is a number above 0, or empty"),
+        ("path,label,label_spans\na,0,0 1 2; 3 5.0 1.5\n", 2, "label_spans '3 5.0 1.5' are not like"),
         ("path,label,label_spans\na,0,0 1.0\n", 2, "label_spans '0 1.0' are not like '3 0.0 4.5;7 2.1 9.8'"),
         ("path,label\na,\n", 2, "the label '' is not an integer"),
         ("a.mp4,0\n", 1, "expected 'path label', or a csv"),

@@ -33,6 +33,8 @@ def test_names_of_the_catalog():
 @pytest.mark.parametrize("name", sorted(FORMATS))
 def test_every_format_is_read(make_official, name):
     made, spec = make_official(name), get_format(name)
+    for path in list(made.annotations.iterdir()):
+        path.with_name(f"._{path.name}").write_bytes(b"\x00\x05\x16\x07 of macOS\xff")
     assert spec.num_classes == len(made.classes)
     for split in spec.splits:
         dataset = f"{name}_{split}"

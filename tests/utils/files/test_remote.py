@@ -212,7 +212,7 @@ def test_shards_are_not_fetched_as_a_whole(store, tmp_path, make_video, monkeypa
     assert sum(stop - start for _, start, stop in store.reads) < len(store.objects["b/a.tar"]) // 2
     store.objects["b/a.tar"] += b"more"
     remote.shard_info.cache_clear()
-    with pytest.raises(ValueError, match="a.tar.index: it is of a shard of"):
+    with pytest.raises(ValueError, match="a.tar.index: this index is for a shard of"):
         get_dataset("wds:some://b/a.tar")
 
 
