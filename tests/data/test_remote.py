@@ -5,6 +5,7 @@ import http.server
 import itertools
 import os
 import threading
+import time
 
 import pytest
 from iopath.common.file_io import PathHandler
@@ -18,6 +19,7 @@ from nlvideo.dataset_tools.indexing import index_videos
 from nlvideo.dataset_tools.shard_writing import write_shards
 from nlvideo.dataset_tools.transcode import TranscodeOptions, transcode_dataset
 from nlvideo.tools.lib.survey import survey_dataset
+from nlvideo.utils.files import file_io
 from nlvideo.utils.files.file_io import PathManager, absolute_path, file_exists, is_remote, join_path, local_path
 
 
@@ -155,8 +157,41 @@ def test_lists_and_videos_by_http(server, tmp_path, make_video):
         assert video.num_frames == 7
     with pytest.raises(ValueError, match=f"there is no file {server}/none.csv"):
         get_dataset(f"list:{server}/none.csv")
-    with pytest.raises(OSError, match="http://127.0.0.1:9/train.csv: not fetched: .*refused"):
-        get_dataset("list:http://127.0.0.1:9/train.csv")
+
+
+def test_a_server_that_fails_is_no_damaged_video(server, tmp_path, make_video, monkeypatch, caplog):
+    make_video(tmp_path / "web/a.mp4", num_frames=7)
+    monkeypatch.setattr(file_io, "_WAITS", (0.0,) * 4)
+    monkeypatch.setattr(file_io, "_SILENT_SEC", 0.5)
+    failures, answer = ["silent", "busy", "short", "closed"], http.server.SimpleHTTPRequestHandler.do_GET
+
+    def fail_first(self):
+        failure = failures.pop(0) if failures else ""
+        if failure == "silent":
+            time.sleep(1)
+        elif failure == "busy":
+            self.send_error(503)
+        elif failure == "short":
+            self.send_response(200)
+            self.send_header("Content-Length", "100")
+            self.end_headers()
+            self.wfile.write(b"abc")
+        elif not failure:
+            answer(self)
+
+    monkeypatch.setattr(http.server.SimpleHTTPRequestHandler, "do_GET", fail_first)
+    with open_video(f"{server}/a.mp4") as video:
+        assert video.num_frames == 7
+    assert not failures and [record.args[0] for record in caplog.records] == [f"{server}/a.mp4"] * 4
+    assert "timed out" in caplog.text and "503" in caplog.text and "3 bytes came instead of 100" in caplog.text
+    for read in (open_video, lambda path: get_dataset(f"list:{path}")):
+        with pytest.raises(ConnectionError, match="http://127.0.0.1:9/a: no success in 5 tries: .*refused"):
+            read("http://127.0.0.1:9/a")
+    # One that is not there is not asked for again.
+    caplog.clear()
+    with pytest.raises(VideoDecodeError, match=f"not fetched: {server}/b.mp4: HTTP Error 404"):
+        open_video(f"{server}/b.mp4")
+    assert not caplog.records
 
 
 @pytest.mark.parametrize("name", ["list:nowhere://set/train.csv", "wds:nowhere://set/{0..2}.tar"])

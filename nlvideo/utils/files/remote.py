@@ -13,17 +13,14 @@ import os
 import shutil
 import time
 from collections.abc import Callable
-from typing import IO, Any, TypeVar
+from typing import IO, Any
 
 from iopath.common.file_io import NativePathHandler, get_cache_dir
 
-from nlvideo.utils.files.file_io import PathManager, WholeFile, is_remote
+from nlvideo.utils.files.file_io import PathManager, Result, WholeFile, is_remote, try_again
 
 logger = logging.getLogger(__name__)
 
-Result = TypeVar("Result")
-# Seconds before each further try, 90 in all.
-_WAITS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0)
 # What one request reads. A connection that breaks costs no more than this.
 _BLOCK = 8 << 20
 # Of a tar file without an index, a request reads this much: a header or two.
@@ -57,21 +54,8 @@ def with_store(path: str, work: Callable[[Any, str], Result]) -> Result:
         OSError: no package knows the scheme, or the store refuses the request for another reason.
     """
     connect = _connector(path)
-    for wait in (*_WAITS, None):
-        try:
-            # Not kept: a connection is of one process and one thread. fsspec knows which.
-            return work(*connect())
-        except ImportError:
-            raise
-        except Exception as error:
-            line = " ".join(str(error).split()) or type(error).__name__
-            if known := _final(path, error, line):
-                raise known from None
-            if wait is None:
-                raise ConnectionError(f"{path}: no success in {len(_WAITS) + 1} tries: {line}") from None
-            logger.warning("%s: %s; trying again in %g s", path, line, wait)
-            time.sleep(wait)
-    raise AssertionError("unreachable")
+    # Not kept: a connection is of one process and one thread. fsspec knows which.
+    return try_again(path, lambda: work(*connect()), _final)
 
 
 def _connector(path: str) -> Callable[[], tuple[Any, str]]:
@@ -99,6 +83,8 @@ def _connector(path: str) -> Callable[[], tuple[Any, str]]:
 
 def _final(path: str, error: Exception, line: str) -> Exception | None:
     """The error to raise for one that another try would repeat; None for others."""
+    if isinstance(error, ImportError):
+        return error
     if isinstance(error, FileNotFoundError):
         # For a missing object stores only repeat its path. For a missing bucket they say more.
         return FileNotFoundError(f"{path}: not found" + ("" if line in path else f" ({line})"))

@@ -12,7 +12,7 @@ from PIL import Image
 from nlvideo.data import get_dataset, open_video
 from nlvideo.data.records.shard_files import expand_pattern, scan_shard
 from nlvideo.dataset_tools.shard_writing import write_shards
-from nlvideo.utils.files import remote
+from nlvideo.utils.files import file_io, remote
 from nlvideo.utils.files.file_io import PathManager, file_exists, local_path, missing_files
 
 
@@ -51,7 +51,7 @@ def store(monkeypatch, tmp_path):
     """What is below ``some://`` for fsspec."""
     store = Store()
     monkeypatch.setattr(remote, "_connector", lambda path: lambda: (store, path.removeprefix("some://").rstrip("/")))
-    monkeypatch.setattr(remote, "_WAITS", (0.0,) * 3)
+    monkeypatch.setattr(file_io, "_WAITS", (0.0,) * 3)
     monkeypatch.setenv("FVCORE_CACHE", str(tmp_path / "cache"))
     remote.shard_info.cache_clear()
     return store
