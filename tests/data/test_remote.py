@@ -159,6 +159,15 @@ def test_lists_and_videos_by_http(server, tmp_path, make_video):
         get_dataset(f"list:{server}/none.csv")
 
 
+def test_names_of_files_by_http(server, tmp_path, make_video):
+    names = ["walk/my video.mp4", "vidéo#2/a.mp4", "vidéo#3/a.mp4", "100%25.mp4"]
+    for num_frames, name in enumerate(names, 5):
+        make_video(tmp_path / "web" / name.replace("%25", "%"), num_frames=num_frames)
+    for num_frames, name in enumerate(names, 5):
+        with open_video(f"{server}/{name}") as video:
+            assert video.num_frames == num_frames
+
+
 def test_a_server_that_fails_is_no_damaged_video(server, tmp_path, make_video, monkeypatch, caplog):
     make_video(tmp_path / "web/a.mp4", num_frames=7)
     monkeypatch.setattr(file_io, "_WAITS", (0.0,) * 4)

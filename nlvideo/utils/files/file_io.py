@@ -15,7 +15,7 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TextIO, TypeVar
 from urllib.error import URLError
-from urllib.parse import urlparse
+from urllib.parse import quote, urlparse
 from urllib.request import urlopen
 
 from iopath.common.file_io import HTTPURLHandler, file_lock, get_cache_dir
@@ -31,6 +31,8 @@ Result = TypeVar("Result")
 _WAITS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0)
 # An HTTP server that sends nothing for so long has failed.
 _SILENT_SEC = 60.0
+# What stays as it is in a URL. A "#" is part of a name, and a "%" begins a letter that is quoted already.
+_SAFE = "%/:?=&+,;@~!$'()*[]"
 # Errors of the disk. A library that writes may hide them in an error of its own.
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 _TEMPORARY = re.compile(r"\..+\.\d+\.tmp", re.DOTALL)
@@ -86,8 +88,9 @@ def _download(url: str, local: str) -> None:
     with file_lock(local):
         if os.path.isfile(local):
             return
+        quoted = quote(url, _SAFE, errors="surrogateescape")
         with (
-            urlopen(url, timeout=_SILENT_SEC) as answer,
+            urlopen(quoted, timeout=_SILENT_SEC) as answer,
             WholeFile(local) as whole,
             open(whole.temporary, "wb") as file,
         ):
@@ -115,7 +118,7 @@ def place_in_cache(url: str, cache_dir: str | None = None) -> str:
 
     ``cache_dir`` is another folder than iopath's cache.
     """
-    parts = urlparse(url)
+    parts = urlparse(url, allow_fragments=False)
     return os.path.join(get_cache_dir(cache_dir), parts.netloc, parts.path.lstrip("/"))
 
 
