@@ -20,7 +20,15 @@ from nlvideo.dataset_tools.shard_writing import write_shards
 from nlvideo.dataset_tools.transcode import TranscodeOptions, transcode_dataset
 from nlvideo.tools.lib.survey import survey_dataset
 from nlvideo.utils.files import file_io
-from nlvideo.utils.files.file_io import PathManager, absolute_path, file_exists, is_remote, join_path, local_path
+from nlvideo.utils.files.file_io import (
+    PathManager,
+    absolute_path,
+    file_exists,
+    is_remote,
+    join_path,
+    local_path,
+    place_in_cache,
+)
 
 
 class FarHandler(PathHandler):
@@ -166,6 +174,10 @@ def test_names_of_files_by_http(server, tmp_path, make_video):
     for num_frames, name in enumerate(names, 5):
         with open_video(f"{server}/{name}") as video:
             assert video.num_frames == num_frames
+    # A query is part of the name in the cache, where iopath looks.
+    for query in ("?download=true", f"?key={'x' * 300}"):
+        assert local_path(f"{server}/100%25.mp4{query}") == place_in_cache(f"{server}/100%25.mp4{query}")
+    assert place_in_cache("http://h/a/w.pth?download=true") == f"{tmp_path}/cache/h/a/w.pth?download=true"
 
 
 def test_a_server_that_fails_is_no_damaged_video(server, tmp_path, make_video, monkeypatch, caplog):

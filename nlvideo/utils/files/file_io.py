@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import functools
+import hashlib
 import json
 import logging
 import os
@@ -31,6 +32,8 @@ Result = TypeVar("Result")
 _WAITS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0)
 # An HTTP server that sends nothing for so long has failed.
 _SILENT_SEC = 60.0
+# In bytes. A temporary name is longer, and 255 are allowed.
+_LONGEST_NAME = 230
 # What stays as it is in a URL. A "#" is part of a name, and a "%" begins a letter that is quoted already.
 _SAFE = "%/:?=&+,;@~!$'()*[]"
 # Errors of the disk. A library that writes may hide them in an error of its own.
@@ -116,10 +119,12 @@ PathManager.register_handler(_HTTPHandler())
 def place_in_cache(url: str, cache_dir: str | None = None) -> str:
     """Return the local path to which an http(s) URL is downloaded. A file that is there already is taken.
 
-    ``cache_dir`` is another folder than iopath's cache.
+    Its name is what follows the last slash, with a query, as iopath has it. ``cache_dir`` is another folder of copies.
     """
-    parts = urlparse(url, allow_fragments=False)
-    return os.path.join(get_cache_dir(cache_dir), parts.netloc, parts.path.lstrip("/"))
+    parts, name = urlparse(url, allow_fragments=False), url.rpartition("/")[2]
+    if len(os.fsencode(name)) > _LONGEST_NAME:
+        name = hashlib.sha256(os.fsencode(name)).hexdigest()
+    return os.path.join(get_cache_dir(cache_dir), parts.netloc, os.path.dirname(parts.path).lstrip("/"), name)
 
 
 def is_remote(path: str | os.PathLike) -> bool:
