@@ -18,6 +18,7 @@ from typing import IO, Any
 from iopath.common.file_io import NativePathHandler, get_cache_dir
 
 from nlvideo.utils.files.file_io import PathManager, Result, WholeFile, is_remote, try_again
+from nlvideo.utils.files.locks import lock_file
 
 logger = logging.getLogger(__name__)
 
@@ -143,7 +144,7 @@ def fetch(path: str, part: tuple[int, int] | None = None) -> str:
     base = path.rstrip("/").rpartition("/")[2][-80:]
     folder = os.path.join(get_cache_dir(), "remote", name[:2])
     local = os.path.join(folder, f"{name}-{base}")
-    if os.path.exists(local):
+    with contextlib.suppress(FileNotFoundError):
         # For `_make_room`. The time of the content stays: the index of a video depends on it.
         os.utime(local, ns=(time.time_ns(), os.stat(local).st_mtime_ns))
         return local
@@ -178,19 +179,28 @@ def _make_room(cache: str, size: int) -> None:
     if usage.free - size > spare or time.monotonic() < _look_again:
         return
     _look_again = time.monotonic() + 60
-    used: list[tuple[float, int, str]] = []
-    for path in (os.path.join(folder, name) for folder, _, names in os.walk(cache) for name in names):
-        with contextlib.suppress(OSError):  # another process removes copies, too
-            status = os.stat(path)
-            used.append((status.st_atime, status.st_size, path))
-    freed, now = 0, time.time()
-    for when, num_bytes, path in sorted(used):
-        # Twice as much as needed, so that it is not done for every copy.
-        if usage.free + freed - size > 2 * spare or now - when < _JUST_USED_SEC:
-            break
-        with contextlib.suppress(OSError):
-            os.unlink(path)
-            freed += num_bytes
+    with open(os.path.join(cache, ".lock"), "w") as lock:
+        try:
+            lock_file(lock, inherited=False)
+        except (BlockingIOError, PermissionError):  # another process makes room
+            return
+        except OSError:  # a file system without locks
+            pass
+        free, freed, now = shutil.disk_usage(cache).free - size, 0, time.time()
+        used: list[tuple[float, int, str]] = []
+        for path in (os.path.join(folder, name) for folder, _, names in os.walk(cache) for name in names):
+            # Names that start with a dot are of this lock, and of copies that are being written.
+            with contextlib.suppress(OSError):
+                if not os.path.basename(path).startswith("."):
+                    used.append((os.stat(path).st_atime, os.stat(path).st_size, path))
+        for when, num_bytes, path in sorted(used):
+            # Twice as much as needed, so that it is not done for every copy.
+            if free + freed > 2 * spare or now - when < _JUST_USED_SEC:
+                break
+            with contextlib.suppress(OSError):
+                if os.stat(path).st_atime == when:  # not used since
+                    os.unlink(path)
+                    freed += num_bytes
     logger.info("%s: removed copies of %.1f GiB that were used longest ago", cache, freed / 2**30)
 
 

@@ -177,20 +177,69 @@ def test_many_files_are_listed(store):
     assert missing_files([f"some://b/{i}" for i in range(32)]) == ["some://b/30", "some://b/31"]
 
 
-def test_room_is_made(store, monkeypatch, tmp_path):
+@pytest.fixture()
+def usage(store, monkeypatch):
+    """The use of a disk that is nearly full, with the copies a to d; all but d were used long ago."""
     monkeypatch.setattr(remote, "_FREE_BYTES", 5)
     usage = type("usage", (), {"total": 1000, "free": 8})
     monkeypatch.setattr(remote.shutil, "disk_usage", lambda path: usage)
     store.objects = {f"b/{name}": b"1234" for name in "abcde"}
     monkeypatch.setattr(remote, "_look_again", 0.0)
-    paths = [local_path(f"some://b/{name}") for name in "abcd"]
-    for age, path in zip((4000, 3000, 2000, 0), paths, strict=True):
+    usage.paths = [local_path(f"some://b/{name}") for name in "abcd"]
+    for age, path in zip((4000, 3000, 2000, 0), usage.paths, strict=True):
         os.utime(path, (os.stat(path).st_atime - age,) * 2)
-    local_path("some://b/a")  # used just now
     monkeypatch.setattr(remote, "_look_again", 0.0)
+    return usage
+
+
+def kept(usage):
+    """Fetch another object, and return which of the copies are still there."""
     local_path("some://b/e")
+    return [os.path.exists(path) for path in usage.paths]
+
+
+def test_room_is_made(usage):
+    writing = Path(usage.paths[0]).with_name(".f.1.tmp")
+    writing.touch()
+    os.utime(writing, (0, 0))
+    local_path("some://b/a")  # used just now
     # To twice 5 bytes free, beside those of the new one: two of those that were used longest ago.
-    assert [os.path.exists(path) for path in paths] == [True, False, False, True]
+    assert kept(usage) == [True, False, False, True] and writing.exists()
+
+
+def test_a_copy_that_is_used_meanwhile_stays(usage, monkeypatch):
+    unlink = os.unlink
+
+    def use_and_unlink(path):
+        os.utime(usage.paths[1])
+        unlink(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(remote.os, "unlink", use_and_unlink)
+        assert kept(usage) == [False, True, False, True]
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_one_process_at_a_time_makes_room(usage, monkeypatch, ended):
+    def lock(file, inherited):
+        if not ended:
+            raise BlockingIOError
+        usage.free = 100  # the other process has made room
+
+    monkeypatch.setattr(remote, "lock_file", lock)
+    assert kept(usage) == [True] * 4
+
+
+def test_a_copy_that_is_removed_when_it_is_wanted(store, monkeypatch):
+    store.objects["b/x"] = b"0123"
+    local, utime = remote.fetch("some://b/x"), os.utime
+
+    def remove_first(path, **options):
+        Path(path).unlink(missing_ok=True)
+        utime(path, **options)
+
+    monkeypatch.setattr(remote.os, "utime", remove_first)
+    assert content("some://b/x") == b"0123" and Path(local).exists()
 
 
 def test_shards_are_not_fetched_as_a_whole(store, tmp_path, make_video, monkeypatch):
