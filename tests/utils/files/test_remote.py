@@ -110,7 +110,11 @@ def test_copies(store, monkeypatch):
         assert file.read() == "0123456789"
     store.objects["b/x.csv"] = b"other"
     assert content("some://b/x.csv") == b"other"
+    time_of_second = os.stat(local_path("some://b/x.csv")).st_mtime_ns
     assert content("some://b/x.csv", (1, 2)) == b"th"
+    # A copy that was removed comes back with its time: indices and transcoded videos depend on it.
+    os.unlink(local_path("some://b/x.csv"))
+    assert os.stat(local_path("some://b/x.csv")).st_mtime_ns == time_of_second != os.stat(first).st_mtime_ns
     with pytest.raises(ValueError, match="got the mode 'w', allowed for a remote path"):
         PathManager.open("some://b/x.csv", "w")
 
@@ -235,7 +239,8 @@ def test_a_copy_that_is_removed_when_it_is_wanted(store, monkeypatch):
     local, utime = remote.fetch("some://b/x"), os.utime
 
     def remove_first(path, **options):
-        Path(path).unlink(missing_ok=True)
+        monkeypatch.setattr(remote.os, "utime", utime)
+        os.unlink(path)
         utime(path, **options)
 
     monkeypatch.setattr(remote.os, "utime", remove_first)
