@@ -141,7 +141,7 @@ def fetch(path: str, part: tuple[int, int] | None = None) -> str:
     start, size = part or (0, int(info["size"]))
     identity = _identity(info)
     name = hashlib.sha256(f"{path}|{identity}|{start}|{size}".encode(errors="surrogateescape")).hexdigest()[:32]
-    base = path.rstrip("/").rpartition("/")[2][-80:]
+    base = os.fsdecode(os.fsencode(path.rstrip("/").rpartition("/")[2])[-80:])  # a name may have 255 bytes
     folder = os.path.join(get_cache_dir(), "remote", name[:2])
     local = os.path.join(folder, f"{name}-{base}")
     with contextlib.suppress(FileNotFoundError):

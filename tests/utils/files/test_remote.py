@@ -119,6 +119,11 @@ def test_copies(store, monkeypatch):
         PathManager.open("some://b/x.csv", "w")
 
 
+def test_a_long_name(store):
+    store.objects[name := f"b/{'视' * 76}.mp4"] = b"0123"
+    assert content(f"some://{name}") == b"0123"
+
+
 def test_an_object_that_changes_while_it_is_read(store, monkeypatch):
     monkeypatch.setattr(remote, "_BLOCK", 3)
     store.objects["b/x"] = b"0123456789"
