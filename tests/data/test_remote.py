@@ -73,6 +73,8 @@ def far(tmp_path, make_video):
 def test_paths():
     assert [is_remote(path) for path in ("s3://a/b", "x+y.z://a", "/a", "a:b", "a/x://b")] == [True, True] + [False] * 3
     assert join_path("far://a", "b/c.mp4") == join_path("far://a/", "b/c.mp4") == "far://a/b/c.mp4"
+    assert join_path("s3://b/v/", "./a.mp4") == "s3://b/v/a.mp4" and join_path("s3://b", "./a") == "s3://b/a"
+    assert join_path("s3://b/v/w", "../a.mp4") == "s3://b/v/a.mp4" and join_path("s3://b/v", "../../a") == "s3://b/a"
     assert join_path("/a", "far://b") == "far://b" and join_path("far://a", "/b") == "/b"
     assert join_path("/a/", "./b") == "/a/b" and absolute_path("far://a/../b") == "far://a/../b"
     assert absolute_path("x") == f"{os.getcwd()}/x" and local_path("/a") == "/a"

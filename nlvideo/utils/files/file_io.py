@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 import os
+import posixpath
 import re
 import tempfile
 import time
@@ -134,11 +135,16 @@ def is_remote(path: str | os.PathLike) -> bool:
 
 def join_path(folder: str, path: str) -> str:
     """Return a path that is relative to a folder; absolute and remote paths stay as they are."""
-    if is_remote(path):
+    if is_remote(path) or (is_remote(folder) and path.startswith("/")):
         return path
-    if is_remote(folder):
-        return path if path.startswith("/") else f"{folder.rstrip('/')}/{path}"
-    return str(Path(folder, path))
+    if not is_remote(folder):
+        return str(Path(folder, path))
+    folder = folder.rstrip("/")
+    if {".", ".."} & set(path.split("/")):  # no store has such names
+        scheme, _, rest = folder.partition("://")
+        bucket, _, inner = rest.partition("/")
+        return f"{scheme}://{bucket}{posixpath.normpath(posixpath.join('/', inner, path))}"
+    return f"{folder}/{path}"
 
 
 def absolute_path(path: str) -> str:
