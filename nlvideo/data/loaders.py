@@ -206,7 +206,9 @@ class TestLoader:
                 failed.append((path, error))
                 _logger.warning("%s: %s; %s", path, _reason(error), self.failed_as)
             yield batch
-        if num_samples and sum(isinstance(error, VideoTooShort) for _, error in failed) == num_samples:
+        short = sum(isinstance(error, VideoTooShort) for _, error in failed)
+        # The videos of other ranks may be longer.
+        if short and short == num_samples == self.dataset_size:
             raise _unusable_dataset(failed)
 
     def __len__(self) -> int:

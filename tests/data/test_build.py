@@ -185,6 +185,9 @@ def test_every_video_too_short(folder, num_workers):
         next(build_train_loader(cfg))
     with pytest.raises(ValueError, match=message):
         list(build_test_loader(cfg, cfg.DATASETS.TEST[0]))
+    # A rank does not know of the videos of others.
+    records = build.get_dataset(cfg.DATASETS.TEST[0])
+    assert [batch[0]["failed"] for batch in build.loader_of_records(cfg, records, range(3))] == [True] * 3
 
 
 def test_several_labels(folder):
