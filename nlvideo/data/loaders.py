@@ -18,6 +18,8 @@ from nlvideo.utils.system.time_limit import given_up
 _logger = logging.getLogger(__name__)
 # After so many failed videos in a row, an error says that the dataset is broken.
 MAX_ATTEMPTS = 20
+# Tells the random numbers after a failure from others of the same seed.
+_AGAIN = 2000
 
 # What the mapper makes of a record.
 Sample = dict[str, Any]
@@ -27,8 +29,9 @@ Sample = dict[str, Any]
 class TrainDataset(Dataset):
     """Samples for training, by (index of a record, position in the stream).
 
-    The random numbers of a sample depend on the seed and the position alone. They also choose another record where one
-    cannot be decoded or is too short. ``"failed"`` of the sample lists (path, reason) of the records that failed.
+    The random numbers of a sample depend on the seed, the position and the number of failed tries alone. They also
+    choose another record where one cannot be decoded or is too short. ``"failed"`` of the sample lists (path, reason)
+    of the records that failed.
     """
 
     records: Sequence[Record]
@@ -59,6 +62,8 @@ class TrainDataset(Dataset):
                 failed.append((record["file_name"], error))
             except FORESEEN as error:
                 return portable(error)
+            # Not the same generator: whether the failed try has drawn depends on what this worker has given up before.
+            rng = np.random.default_rng([self.seed, position, _AGAIN, len(tried)])
             while index in tried and len(tried) < len(self.records):
                 index = int(rng.integers(len(self.records)))
         else:

@@ -47,6 +47,20 @@ def test_a_failure_is_replaced_and_reported():
     assert dataset[(0, 0)][0]["failed"] == []
 
 
+def test_what_a_failed_video_drew_changes_nothing():
+    class DrawsFirst(FakeMapper):
+        def __call__(self, record, rng):
+            if record["file_name"] in self.bad:
+                rng.integers(256, size=3)
+            return super().__call__(record, rng)
+
+    for position in range(10):
+        (one,), (other,) = (
+            TrainDataset(RECORDS, mapper(bad=("/2.mp4",)), 0)[(2, position)] for mapper in (FakeMapper, DrawsFirst)
+        )
+        assert one["video_id"] == other["video_id"] and torch.equal(one["video"], other["video"])
+
+
 def test_nothing_usable_is_one_line():
     paths = [record["file_name"] for record in RECORDS]
     error = TrainDataset(RECORDS, FakeMapper(bad=paths), 0)[(0, 0)]
