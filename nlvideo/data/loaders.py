@@ -69,8 +69,10 @@ class TrainDataset(Dataset):
         else:
             return _unusable_dataset(failed)
         if len(samples) != self.repeated_clips:
-            allowed = f"allowed with {type(self.mapper).__name__}, which makes {len(samples)} per video: {len(samples)}"
-            return ValueError(f"INPUT.REPEATED_CLIPS: got {self.repeated_clips}, {allowed}")
+            makes = f"the mapper {type(self.mapper).__name__} makes {len(samples)} of each video"
+            return ValueError(
+                f"INPUT.REPEATED_CLIPS: got {self.repeated_clips}, allowed: {len(samples)}, because {makes}"
+            )
         # A failed video counts once, even if several clips were to come from it.
         reasons = [(path, _reason(error)) for path, error in failed]
         return [{**sample, "failed": [] if i else reasons} for i, sample in enumerate(samples)]
@@ -116,8 +118,8 @@ def _unusable_dataset(failed: Sequence[tuple[str, Exception]]) -> ValueError:
         longest = max(error.num_video_frames for error in short)
         rate = f" at INPUT.FPS {short[-1].fps:g}" if short[-1].fps else ""
         return ValueError(
-            f"every video tried ({len(failed)}) is shorter than a clip: INPUT.NUM_FRAMES at INPUT.FRAME_STRIDE needs"
-            f" {short[-1].needed} frames{rate}, the longest video has {longest};"
+            f"every video tried ({len(failed)}) is shorter than a clip: a clip needs {short[-1].needed} frames{rate}"
+            f" (INPUT.NUM_FRAMES, INPUT.FRAME_STRIDE), the longest video has {longest};"
             " INPUT.SHORT_VIDEO 'error' refuses them, 'wrap' and 'clamp' do not"
         )
     path, error = failed[-1]

@@ -68,8 +68,12 @@ def test_nothing_usable_is_one_line():
     assert str(error).startswith("none of 6 videos tried in a row could be used; the last: /")
     assert str(error).endswith("mp4: broken")
     error = TrainDataset(RECORDS, FakeMapper(short=paths), 0)[(0, 0)]
-    assert str(error).startswith("every video tried (6) is shorter than a clip: INPUT.NUM_FRAMES at INPUT.FRAME_STRIDE")
-    assert "needs 20 frames, the longest" in str(error) and "INPUT.SHORT_VIDEO" in str(error) and "\n" not in str(error)
+    assert str(error).startswith("every video tried (6) is shorter than a clip: a clip needs 20 frames")
+    assert (
+        "(INPUT.NUM_FRAMES, INPUT.FRAME_STRIDE), the longest" in str(error)
+        and "INPUT.SHORT_VIDEO" in str(error)
+        and "\n" not in str(error)
+    )
 
 
 def test_other_errors_are_not_swallowed():

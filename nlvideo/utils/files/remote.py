@@ -38,7 +38,8 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 }
 # The cache leaves so much of its disk free, or a twentieth of a small one. What was just used stays.
 _FREE_BYTES, _FREE_SHARE, _JUST_USED_SEC = 20 << 30, 20, 600.0
-# All file systems of this process. A forked process, which makes its own, would close the connections of others.
+# All file systems of this process, kept here, because a forked process that dropped them would close the connections of
+# its parent.
 _stores: dict[int, Any] = {}
 # The next look at the disk, by time.monotonic().
 _look_again = 0.0
@@ -105,7 +106,7 @@ def info_of(path: str) -> dict[str, Any]:
     return with_store(path, lambda store, inner: store.info(inner))
 
 
-# Of shards: one question of each, not one of each video. Processes that are forked know the answer.
+# The store is asked once per shard, not once per video. Forked workers inherit the answer.
 shard_info = functools.lru_cache(maxsize=100_000)(info_of)
 
 
