@@ -18,6 +18,8 @@ from nlvideo.utils.system.time_limit import given_up
 _logger = logging.getLogger(__name__)
 # After so many failed videos in a row, an error says that the dataset is broken.
 MAX_ATTEMPTS = 20
+# Tells the random numbers after a failure from others of the same seed.
+_AGAIN = 2000
 
 # What the mapper makes of a record.
 Sample = dict[str, Any]
@@ -27,8 +29,9 @@ Sample = dict[str, Any]
 class TrainDataset(Dataset):
     """Samples for training, by (index of a record, position in the stream).
 
-    The random numbers of a sample depend on the seed and the position alone. They also choose another record where one
-    cannot be decoded or is too short. ``"failed"`` of the sample lists (path, reason) of the records that failed.
+    The random numbers of a sample depend on the seed, the position and the number of failed tries alone. They also
+    choose another record where one cannot be decoded or is too short. ``"failed"`` of the sample lists (path, reason)
+    of the records that failed.
     """
 
     records: Sequence[Record]
@@ -59,13 +62,17 @@ class TrainDataset(Dataset):
                 failed.append((record["file_name"], error))
             except FORESEEN as error:
                 return portable(error)
+            # Not the same generator: whether the failed try has drawn depends on what this worker has given up before.
+            rng = np.random.default_rng([self.seed, position, _AGAIN, len(tried)])
             while index in tried and len(tried) < len(self.records):
                 index = int(rng.integers(len(self.records)))
         else:
             return _unusable_dataset(failed)
         if len(samples) != self.repeated_clips:
-            allowed = f"allowed with {type(self.mapper).__name__}, which makes {len(samples)} per video: {len(samples)}"
-            return ValueError(f"INPUT.REPEATED_CLIPS: got {self.repeated_clips}, {allowed}")
+            makes = f"the mapper {type(self.mapper).__name__} makes {len(samples)} of each video"
+            return ValueError(
+                f"INPUT.REPEATED_CLIPS: got {self.repeated_clips}, allowed: {len(samples)}, because {makes}"
+            )
         # A failed video counts once, even if several clips were to come from it.
         reasons = [(path, _reason(error)) for path, error in failed]
         return [{**sample, "failed": [] if i else reasons} for i, sample in enumerate(samples)]
@@ -111,8 +118,8 @@ def _unusable_dataset(failed: Sequence[tuple[str, Exception]]) -> ValueError:
         longest = max(error.num_video_frames for error in short)
         rate = f" at INPUT.FPS {short[-1].fps:g}" if short[-1].fps else ""
         return ValueError(
-            f"every video tried ({len(failed)}) is shorter than a clip: INPUT.NUM_FRAMES at INPUT.FRAME_STRIDE needs"
-            f" {short[-1].needed} frames{rate}, the longest video has {longest};"
+            f"every video tried ({len(failed)}) is shorter than a clip: a clip needs {short[-1].needed} frames{rate}"
+            f" (INPUT.NUM_FRAMES, INPUT.FRAME_STRIDE), the longest video has {longest};"
             " INPUT.SHORT_VIDEO 'error' refuses them, 'wrap' and 'clamp' do not"
         )
     path, error = failed[-1]
@@ -206,7 +213,9 @@ class TestLoader:
                 failed.append((path, error))
                 _logger.warning("%s: %s; %s", path, _reason(error), self.failed_as)
             yield batch
-        if num_samples and sum(isinstance(error, VideoTooShort) for _, error in failed) == num_samples:
+        short = sum(isinstance(error, VideoTooShort) for _, error in failed)
+        # The videos of other ranks may be longer.
+        if short and short == num_samples == self.dataset_size:
             raise _unusable_dataset(failed)
 
     def __len__(self) -> int:

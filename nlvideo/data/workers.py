@@ -62,7 +62,8 @@ class WorkerWatch:
                         raise
                 if time.monotonic() - max(start, self._begun[:, 2].max().item()) > _STALLED_SEC:
                     files = [self._records[index]["file_name"] for pid, index, _ in self._begun.tolist() if pid]
-                    raise WorkerDied(f"no data worker goes on; what they read last: {', '.join(files) or 'nothing'}")
+                    waited = f"no data worker has begun a video for {_STALLED_SEC / 60:g} minutes"
+                    raise WorkerDied(f"{waited}; they last read: {', '.join(files) or 'nothing'}")
         sent = batch[0] if isinstance(batch, list) else batch
         if isinstance(sent, Exception):
             try:

@@ -91,8 +91,10 @@ def test_without_a_network_one_line_says_where_to_put_the_file(
     call_tool: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from nlvideo.checkpoint.convert import release
+    from nlvideo.utils.files import file_io
 
     monkeypatch.setenv("FVCORE_CACHE", str(tmp_path))
+    monkeypatch.setattr(file_io, "_WAITS", ())
     monkeypatch.setattr(release, "BASE_URL", "http://127.0.0.1:9/nl/")
     (tmp_path / "a.mp4").touch()
     status, text, err = call_tool("predict", "--model", NAME, str(tmp_path / "a.mp4"), *NARROW)

@@ -12,7 +12,7 @@ from nlvideo.checkpoint.remote_run import RemoteRun, finish_uploads
 from nlvideo.engine.script import exit_code_of, results_uploaded
 from nlvideo.errors import UploadFailed
 from nlvideo.utils import comm
-from nlvideo.utils.files import remote
+from nlvideo.utils.files import file_io
 from nlvideo.utils.system.env import INVOCATIONS
 
 fsspec = pytest.importorskip("fsspec")
@@ -22,7 +22,7 @@ URL = "memory://bucket/runs/a"
 @pytest.fixture(autouse=True)
 def store(monkeypatch, tmp_path):
     """fsspec's store in memory, empty, and an empty current folder."""
-    monkeypatch.setattr(remote, "_WAITS", (0.0,))
+    monkeypatch.setattr(file_io, "_WAITS", (0.0,))
     # Only what a test asks for is uploaded.
     monkeypatch.setattr(remote_run, "_LOOK_SEC", 1000.0)
     monkeypatch.chdir(tmp_path)

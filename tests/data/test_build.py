@@ -178,13 +178,16 @@ def test_nothing_but_bad_videos(folder, num_workers):
 def test_every_video_too_short(folder, num_workers):
     cfg = make_cfg(folder, "DATALOADER.NUM_WORKERS", num_workers, "INPUT.NUM_FRAMES", 16, "INPUT.SHORT_VIDEO", "error")
     message = (
-        r"every video tried \(10\) is shorter than a clip: INPUT.NUM_FRAMES at INPUT.FRAME_STRIDE needs 31 frames,"
-        " the longest video has 12;"
+        r"every video tried \(10\) is shorter than a clip: a clip needs 31 frames"
+        r" \(INPUT.NUM_FRAMES, INPUT.FRAME_STRIDE\), the longest video has 12;"
     )
     with pytest.raises(ValueError, match=message):
         next(build_train_loader(cfg))
     with pytest.raises(ValueError, match=message):
         list(build_test_loader(cfg, cfg.DATASETS.TEST[0]))
+    # A rank does not know of the videos of others.
+    records = build.get_dataset(cfg.DATASETS.TEST[0])
+    assert [batch[0]["failed"] for batch in build.loader_of_records(cfg, records, range(3))] == [True] * 3
 
 
 def test_several_labels(folder):

@@ -47,6 +47,20 @@ def test_a_failure_is_replaced_and_reported():
     assert dataset[(0, 0)][0]["failed"] == []
 
 
+def test_what_a_failed_video_drew_changes_nothing():
+    class DrawsFirst(FakeMapper):
+        def __call__(self, record, rng):
+            if record["file_name"] in self.bad:
+                rng.integers(256, size=3)
+            return super().__call__(record, rng)
+
+    for position in range(10):
+        (one,), (other,) = (
+            TrainDataset(RECORDS, mapper(bad=("/2.mp4",)), 0)[(2, position)] for mapper in (FakeMapper, DrawsFirst)
+        )
+        assert one["video_id"] == other["video_id"] and torch.equal(one["video"], other["video"])
+
+
 def test_nothing_usable_is_one_line():
     paths = [record["file_name"] for record in RECORDS]
     error = TrainDataset(RECORDS, FakeMapper(bad=paths), 0)[(0, 0)]
@@ -54,8 +68,12 @@ def test_nothing_usable_is_one_line():
     assert str(error).startswith("none of 6 videos tried in a row could be used; the last: /")
     assert str(error).endswith("mp4: broken")
     error = TrainDataset(RECORDS, FakeMapper(short=paths), 0)[(0, 0)]
-    assert str(error).startswith("every video tried (6) is shorter than a clip: INPUT.NUM_FRAMES at INPUT.FRAME_STRIDE")
-    assert "needs 20 frames, the longest" in str(error) and "INPUT.SHORT_VIDEO" in str(error) and "\n" not in str(error)
+    assert str(error).startswith("every video tried (6) is shorter than a clip: a clip needs 20 frames")
+    assert (
+        "(INPUT.NUM_FRAMES, INPUT.FRAME_STRIDE), the longest" in str(error)
+        and "INPUT.SHORT_VIDEO" in str(error)
+        and "\n" not in str(error)
+    )
 
 
 def test_other_errors_are_not_swallowed():

@@ -5,6 +5,7 @@ import http.server
 import itertools
 import os
 import threading
+import time
 
 import pytest
 from iopath.common.file_io import PathHandler
@@ -18,7 +19,16 @@ from nlvideo.dataset_tools.indexing import IndexingResult, index_videos
 from nlvideo.dataset_tools.shard_writing import write_shards
 from nlvideo.dataset_tools.transcode import TranscodeOptions, transcode_dataset, transcode_video
 from nlvideo.tools.lib.survey import survey_dataset, survey_video
-from nlvideo.utils.files.file_io import PathManager, absolute_path, file_exists, is_remote, join_path, local_path
+from nlvideo.utils.files import file_io
+from nlvideo.utils.files.file_io import (
+    PathManager,
+    absolute_path,
+    file_exists,
+    is_remote,
+    join_path,
+    local_path,
+    place_in_cache,
+)
 
 
 class FarHandler(PathHandler):
@@ -63,6 +73,8 @@ def far(tmp_path, make_video):
 def test_paths():
     assert [is_remote(path) for path in ("s3://a/b", "x+y.z://a", "/a", "a:b", "a/x://b")] == [True, True] + [False] * 3
     assert join_path("far://a", "b/c.mp4") == join_path("far://a/", "b/c.mp4") == "far://a/b/c.mp4"
+    assert join_path("s3://b/v/", "./a.mp4") == "s3://b/v/a.mp4" and join_path("s3://b", "./a") == "s3://b/a"
+    assert join_path("s3://b/v/w", "../a.mp4") == "s3://b/v/a.mp4" and join_path("s3://b/v", "../../a") == "s3://b/a"
     assert join_path("/a", "far://b") == "far://b" and join_path("far://a", "/b") == "/b"
     assert join_path("/a/", "./b") == "/a/b" and absolute_path("far://a/../b") == "far://a/../b"
     assert absolute_path("x") == f"{os.getcwd()}/x" and local_path("/a") == "/a"
@@ -177,8 +189,54 @@ def test_lists_and_videos_by_http(server, tmp_path, make_video):
         assert video.num_frames == 7
     with pytest.raises(ValueError, match=f"there is no file {server}/none.csv"):
         get_dataset(f"list:{server}/none.csv")
-    with pytest.raises(OSError, match="http://127.0.0.1:9/train.csv: not fetched: .*refused"):
-        get_dataset("list:http://127.0.0.1:9/train.csv")
+
+
+def test_names_of_files_by_http(server, tmp_path, make_video):
+    names = ["walk/my video.mp4", "vidéo#2/a.mp4", "vidéo#3/a.mp4", "100%25.mp4"]
+    for num_frames, name in enumerate(names, 5):
+        make_video(tmp_path / "web" / name.replace("%25", "%"), num_frames=num_frames)
+    for num_frames, name in enumerate(names, 5):
+        with open_video(f"{server}/{name}") as video:
+            assert video.num_frames == num_frames
+    # A query is part of the name in the cache, where iopath looks.
+    for query in ("?download=true", f"?key={'x' * 300}"):
+        assert local_path(f"{server}/100%25.mp4{query}") == place_in_cache(f"{server}/100%25.mp4{query}")
+    assert place_in_cache("http://h/a/w.pth?download=true") == f"{tmp_path}/cache/h/a/w.pth?download=true"
+
+
+def test_a_server_that_fails_is_no_damaged_video(server, tmp_path, make_video, monkeypatch, caplog):
+    make_video(tmp_path / "web/a.mp4", num_frames=7)
+    monkeypatch.setattr(file_io, "_WAITS", (0.0,) * 4)
+    monkeypatch.setattr(file_io, "_SILENT_SEC", 0.5)
+    failures, answer = ["silent", "busy", "short", "closed"], http.server.SimpleHTTPRequestHandler.do_GET
+
+    def fail_first(self):
+        failure = failures.pop(0) if failures else ""
+        if failure == "silent":
+            time.sleep(1)
+        elif failure == "busy":
+            self.send_error(503)
+        elif failure == "short":
+            self.send_response(200)
+            self.send_header("Content-Length", "100")
+            self.end_headers()
+            self.wfile.write(b"abc")
+        elif not failure:
+            answer(self)
+
+    monkeypatch.setattr(http.server.SimpleHTTPRequestHandler, "do_GET", fail_first)
+    with open_video(f"{server}/a.mp4") as video:
+        assert video.num_frames == 7
+    assert not failures and [record.args[0] for record in caplog.records] == [f"{server}/a.mp4"] * 4
+    assert "timed out" in caplog.text and "503" in caplog.text and "3 bytes came instead of 100" in caplog.text
+    for read in (open_video, lambda path: get_dataset(f"list:{path}")):
+        with pytest.raises(ConnectionError, match="http://127.0.0.1:9/a: no success in 5 tries: .*refused"):
+            read("http://127.0.0.1:9/a")
+    # One that is not there is not asked for again.
+    caplog.clear()
+    with pytest.raises(VideoDecodeError, match=f"not fetched: {server}/b.mp4: HTTP Error 404"):
+        open_video(f"{server}/b.mp4")
+    assert not caplog.records
 
 
 @pytest.mark.parametrize("name", ["list:nowhere://set/train.csv", "wds:nowhere://set/{0..2}.tar"])

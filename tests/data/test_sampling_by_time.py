@@ -168,7 +168,9 @@ def test_a_folder_of_frames_has_the_rate_of_its_record(make_frames, frame_index,
     message = "mine: frames is a folder of frames with INPUT.FPS but without fps, allowed: frames per second above 0"
     with pytest.raises(ValueError, match=message):
         check_files("mine", [record], by_time=True)
-    with pytest.raises(VideoDecodeError, match="seconds need the frame rate, and images carry none: add 'fps'"):
+    with pytest.raises(
+        VideoDecodeError, match="the frame rate is not known, because images do not hold it; give 'fps'"
+    ):
         VideoMapper(cfg_of(), False)(record, None)
 
 

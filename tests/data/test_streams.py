@@ -154,7 +154,7 @@ def test_a_mapper_that_knows_nothing_of_repeated_clips_is_told():
         return {"video": torch.zeros(3, 1, 2, 2), "label": 0, "video_id": "a"}
 
     error = TrainDataset([{"file_name": "a"}], mapper, 0, repeated_clips=2)[(0, 0)]
-    expected = "INPUT.REPEATED_CLIPS: got 2, allowed with function, which makes 1 per video: 1"
+    expected = "INPUT.REPEATED_CLIPS: got 2, allowed: 1, because the mapper function makes 1 of each video"
     assert isinstance(error, ValueError) and str(error) == expected
 
 

@@ -178,9 +178,11 @@ def test_an_error_in_a_worker_comes_as_it_was(num_workers):
 
 
 def test_workers_that_do_not_go_on_end_the_run(monkeypatch):
-    monkeypatch.setattr(workers, "_STALLED_SEC", 1.0)
+    monkeypatch.setattr(workers, "_STALLED_SEC", 1.5)
     loader = loader_of(Killer(signal.SIGCONT), 1, timeout=1)
-    with pytest.raises(WorkerDied, match="^no data worker goes on; what they read last: /3.mp4$"):
+    with pytest.raises(
+        WorkerDied, match="^no data worker has begun a video for 0.025 minutes; they last read: /3.mp4$"
+    ):
         for _ in range(4):
             next(loader)
 

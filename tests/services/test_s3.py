@@ -24,7 +24,7 @@ from nlvideo.config import get_cfg
 from nlvideo.data import build_train_loader, get_dataset, open_video
 from nlvideo.data.records.shard_files import expand_pattern
 from nlvideo.dataset_tools.shard_writing import write_shards
-from nlvideo.utils.files import remote
+from nlvideo.utils.files import file_io, remote
 from nlvideo.utils.files.file_io import missing_files
 
 pytestmark = pytest.mark.slow
@@ -130,7 +130,7 @@ def network(store: tuple[str, int], tmp_path: Path, monkeypatch: pytest.MonkeyPa
         bucket().reset()
         s3fs.S3FileSystem.clear_instance_cache()
         remote.shard_info.cache_clear()
-        monkeypatch.setattr(remote, "_WAITS", (0.1,) * 6)
+        monkeypatch.setattr(file_io, "_WAITS", (0.1,) * 6)
         bucket().create_bucket("set", "us-east-1")
         proxy.requests.clear()
         yield proxy

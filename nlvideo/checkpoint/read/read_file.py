@@ -14,7 +14,6 @@ import pickle
 import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
-from urllib.error import URLError
 
 import torch
 from torch import Tensor
@@ -71,9 +70,11 @@ def read_file(path: str) -> dict[str, Any]:
     address = resolve_weights(path)
     try:
         local = PathManager.get_local_path(address)
-    except URLError as error:
+    except ConnectionError as error:
+        if not address.startswith("http"):
+            raise
         advice = f"without a network, put {address} at {place_in_cache(address)}"
-        raise OSError(f"{path}: cannot be downloaded: {error.reason}; {advice}") from error
+        raise ConnectionError(f"{path}: cannot be downloaded: {error}; {advice}") from error
     if not os.path.isfile(local):
         raise FileNotFoundError(f"no checkpoint {path}")
     with open(local, "rb") as file:

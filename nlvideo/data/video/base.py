@@ -57,7 +57,7 @@ class Video(contextlib.AbstractContextManager, ABC):
     def frame_seconds(self) -> np.ndarray:
         """When each frame is shown: float64 (num_frames,), seconds; ``VideoDecodeError``: the rate is not known."""
         if self.fps <= 0:
-            reason = f"seconds need the frame rate, and {self._frames_are} carry none: add 'fps'"
+            reason = f"the frame rate is not known, because {self._frames_are} do not hold it; give 'fps'"
             raise VideoDecodeError(self.path, reason)
         return np.arange(self.num_frames) / self.fps
 

@@ -196,7 +196,7 @@ class IndexCache:
         self.folder = os.fspath(folder)
 
     def load(self, path: str) -> VideoIndex | None:
-        """Return the index of a video, or None where there is none, or none of the file as it is now."""
+        """Return the index of a video, or None where there is none, or the file has changed since."""
         try:
             with open(self.file_of(path), "rb") as file:
                 header = json.loads(file.readline())

@@ -79,8 +79,8 @@ class VideoReader(Video):
             with contextlib.suppress(OSError):
                 cache.save(self.path, replace(self._index, geometry=self._geometry), key)
         elif self._index.checked and index is None:
-            advice = "an index folder (DATALOADER.INDEX_DIR) keeps what was found, so that it is done once"
-            log_once(f"such videos are decoded when they are opened: {self._decoder.kind}; {advice}", logging.INFO)
+            kind = f"Videos of the kind {self._decoder.kind} are decoded whole when they are opened"
+            log_once(f"{kind}. DATALOADER.INDEX_DIR keeps the result for later", logging.INFO)
 
     def _read(self, indices: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
         for index, frame in self._decoder.frames(indices):

@@ -3,39 +3,40 @@
 import contextlib
 import errno
 import functools
+import hashlib
 import json
 import logging
 import os
+import posixpath
 import re
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from http.client import HTTPException
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, TextIO
-from urllib.parse import urlparse
+from typing import Any, BinaryIO, NamedTuple, TextIO, TypeVar
+from urllib.error import URLError
+from urllib.parse import quote, urlparse
+from urllib.request import urlopen
 
-from iopath.common.file_io import HTTPURLHandler, get_cache_dir
+from iopath.common.file_io import HTTPURLHandler, file_lock, get_cache_dir
 from iopath.common.file_io import PathManager as _PathManager
 
-from nlvideo.utils.console import bars_as_lines
+from nlvideo.utils.console import progress_bar
 from nlvideo.utils.files.locks import lock_file
 
+logger = logging.getLogger(__name__)
 
-class _HTTPHandler(HTTPURLHandler):
-    """Downloads into a folder of the cache for each server: two servers may have files with the same path."""
-
-    def _get_local_path(self, path: str, force: bool = False, cache_dir: str | None = None, **kwargs: Any) -> str:
-        folder = os.path.join(get_cache_dir(cache_dir), urlparse(path).netloc)
-        with bars_as_lines():
-            return super()._get_local_path(path, force=force, cache_dir=folder, **kwargs)
-
-
-# Opens local paths, http(s) URLs through a local cache, and other schemes as `remote` does. Projects may register more.
-PathManager = _PathManager()
-PathManager.register_handler(_HTTPHandler())
-# It logs the error that it raises.
-logging.getLogger("iopath.common.download").setLevel(logging.CRITICAL)
-
+Result = TypeVar("Result")
+# Seconds before each further try, 90 in all.
+_WAITS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0)
+# An HTTP server that sends nothing for so long has failed.
+_SILENT_SEC = 60.0
+# In bytes. A temporary name is longer, and 255 are allowed.
+_LONGEST_NAME = 230
+# What stays as it is in a URL. A "#" is part of a name, and a "%" begins a letter that is quoted already.
+_SAFE = "%/:?=&+,;@~!$'()*[]"
 # Errors of the disk. A library that writes may hide them in an error of its own.
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 _TEMPORARY = re.compile(r"\..+\.\d+\.tmp", re.DOTALL)
@@ -46,10 +47,85 @@ _MANY = 20
 _SCHEME = re.compile(r"[A-Za-z][\w+.-]*://")
 
 
-def place_in_cache(url: str) -> str:
-    """Return the local path to which an http(s) URL is downloaded. A file that is there already is taken."""
-    parts = urlparse(url)
-    return os.path.join(get_cache_dir(), parts.netloc, parts.path.lstrip("/"))
+def try_again(
+    path: str, work: Callable[[], Result], final: Callable[[str, Exception, str], Exception | None]
+) -> Result:
+    """Return what ``work`` returns; failures are tried again.
+
+    Args:
+        path: for errors and the log.
+        work: reads from a store or a server.
+        final: gets the path, an error and its text in one line. It returns the error to raise if another try would
+            fail in the same way, and otherwise None.
+
+    Raises:
+        ConnectionError: it failed again and again; one line.
+        Exception: what ``final`` returns.
+    """
+    for wait in (*_WAITS, None):
+        try:
+            return work()
+        except Exception as error:
+            line = " ".join(str(error).split()) or type(error).__name__
+            if known := final(path, error, line):
+                raise known from None
+            if wait is None:
+                raise ConnectionError(f"{path}: no success in {len(_WAITS) + 1} tries: {line}") from None
+            logger.warning("%s: %s; trying again in %g s", path, line, wait)
+            time.sleep(wait)
+    raise AssertionError("unreachable")
+
+
+class _HTTPHandler(HTTPURLHandler):
+    """Downloads into a folder of the cache for each server: two servers may have files with the same path."""
+
+    def _get_local_path(self, path: str, force: bool = False, cache_dir: str | None = None, **kwargs: Any) -> str:
+        self._check_kwargs(kwargs)
+        local = place_in_cache(path, cache_dir)
+        if not os.path.isfile(local):
+            try_again(path, lambda: _download(path, local), _final)
+        return local
+
+
+def _download(url: str, local: str) -> None:
+    # Other processes wait, and find the file.
+    with file_lock(local):
+        if os.path.isfile(local):
+            return
+        quoted = quote(url, _SAFE, errors="surrogateescape")
+        with (
+            urlopen(quoted, timeout=_SILENT_SEC) as answer,
+            WholeFile(local) as whole,
+            open(whole.temporary, "wb") as file,
+        ):
+            size = int(answer.headers["Content-Length"] or 0)
+            with progress_bar(total=size or None, desc=os.path.basename(local), unit="B", unit_scale=True) as bar:
+                while block := answer.read(1 << 20):
+                    bar.update(file.write(block))
+            if size > file.tell():
+                raise ConnectionError(f"{file.tell()} bytes came instead of {size}")
+
+
+def _final(path: str, error: Exception, line: str) -> Exception | None:
+    if getattr(error, "code", None) in _NOT_THERE:
+        return FileNotFoundError(f"{path}: {line}")
+    return None if isinstance(error, (URLError, HTTPException, ConnectionError, TimeoutError)) else error
+
+
+# Opens local paths, http(s) URLs through a local cache, and other schemes as `remote` does. Projects may register more.
+PathManager = _PathManager()
+PathManager.register_handler(_HTTPHandler())
+
+
+def place_in_cache(url: str, cache_dir: str | None = None) -> str:
+    """Return the local path to which an http(s) URL is downloaded. A file that is there already is taken.
+
+    Its name is what follows the last slash, with a query, as iopath has it. ``cache_dir`` is another folder of copies.
+    """
+    parts, name = urlparse(url, allow_fragments=False), url.rpartition("/")[2]
+    if len(os.fsencode(name)) > _LONGEST_NAME:
+        name = hashlib.sha256(os.fsencode(name)).hexdigest()
+    return os.path.join(get_cache_dir(cache_dir), parts.netloc, os.path.dirname(parts.path).lstrip("/"), name)
 
 
 def is_remote(path: str | os.PathLike) -> bool:
@@ -65,11 +141,16 @@ def must_be_local(what: str, path: str | os.PathLike) -> None:
 
 def join_path(folder: str, path: str) -> str:
     """Return a path that is relative to a folder; absolute and remote paths stay as they are."""
-    if is_remote(path):
+    if is_remote(path) or (is_remote(folder) and path.startswith("/")):
         return path
-    if is_remote(folder):
-        return path if path.startswith("/") else f"{folder.rstrip('/')}/{path}"
-    return str(Path(folder, path))
+    if not is_remote(folder):
+        return str(Path(folder, path))
+    folder = folder.rstrip("/")
+    if {".", ".."} & set(path.split("/")):  # no store has such names
+        scheme, _, rest = folder.partition("://")
+        bucket, _, inner = rest.partition("/")
+        return f"{scheme}://{bucket}{posixpath.normpath(posixpath.join('/', inner, path))}"
+    return f"{folder}/{path}"
 
 
 def absolute_path(path: str) -> str:
@@ -81,7 +162,9 @@ def local_path(path: str) -> str:
     """Return the local path of a file. A remote one is fetched, usually into a cache; a remote folder stays there.
 
     Raises:
-        OSError: it cannot be fetched, or no handler is registered for its scheme.
+        FileNotFoundError: it is not there.
+        ConnectionError: its store or server failed again and again.
+        OSError: it cannot be fetched for another reason, or no handler is registered for its scheme.
         ImportError: the package for its scheme is missing.
     """
     return PathManager.get_local_path(path) if is_remote(path) else path
@@ -135,10 +218,8 @@ def fetch_file(path: str) -> str | None:
             pass
         try:
             return local_path(path)
-        except OSError as error:
-            if getattr(error, "code", None) in _NOT_THERE:
-                return None
-            raise OSError(f"{path}: not fetched: {error}") from None
+        except FileNotFoundError:
+            return None
     if not os.path.exists(path):
         return None
     if not os.path.isfile(path):

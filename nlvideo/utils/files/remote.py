@@ -13,17 +13,15 @@ import os
 import shutil
 import time
 from collections.abc import Callable
-from typing import IO, Any, TypeVar
+from typing import IO, Any
 
 from iopath.common.file_io import NativePathHandler, get_cache_dir
 
-from nlvideo.utils.files.file_io import PathManager, WholeFile, is_remote
+from nlvideo.utils.files.file_io import PathManager, Result, WholeFile, is_remote, try_again
+from nlvideo.utils.files.locks import lock_file
 
 logger = logging.getLogger(__name__)
 
-Result = TypeVar("Result")
-# Seconds before each further try, 90 in all.
-_WAITS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0)
 # What one request reads. A connection that breaks costs no more than this.
 _BLOCK = 8 << 20
 # Of a tar file without an index, a request reads this much: a header or two.
@@ -40,7 +38,8 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 }
 # The cache leaves so much of its disk free, or a twentieth of a small one. What was just used stays.
 _FREE_BYTES, _FREE_SHARE, _JUST_USED_SEC = 20 << 30, 20, 600.0
-# All file systems of this process. A forked process, which makes its own, would close the connections of others.
+# All file systems of this process, kept here, because a forked process that dropped them would close the connections of
+# its parent.
 _stores: dict[int, Any] = {}
 # The next look at the disk, by time.monotonic().
 _look_again = 0.0
@@ -57,21 +56,8 @@ def with_store(path: str, work: Callable[[Any, str], Result]) -> Result:
         OSError: no package knows the scheme, or the store refuses the request for another reason.
     """
     connect = _connector(path)
-    for wait in (*_WAITS, None):
-        try:
-            # Not kept: a connection is of one process and one thread. fsspec knows which.
-            return work(*connect())
-        except ImportError:
-            raise
-        except Exception as error:
-            line = " ".join(str(error).split()) or type(error).__name__
-            if known := _final(path, error, line):
-                raise known from None
-            if wait is None:
-                raise ConnectionError(f"{path}: no success in {len(_WAITS) + 1} tries: {line}") from None
-            logger.warning("%s: %s; trying again in %g s", path, line, wait)
-            time.sleep(wait)
-    raise AssertionError("unreachable")
+    # Not kept: a connection is of one process and one thread. fsspec knows which.
+    return try_again(path, lambda: work(*connect()), _final)
 
 
 def _connector(path: str) -> Callable[[], tuple[Any, str]]:
@@ -99,6 +85,8 @@ def _connector(path: str) -> Callable[[], tuple[Any, str]]:
 
 def _final(path: str, error: Exception, line: str) -> Exception | None:
     """The error to raise for one that another try would repeat; None for others."""
+    if isinstance(error, ImportError):
+        return error
     if isinstance(error, FileNotFoundError):
         # For a missing object stores only repeat its path. For a missing bucket they say more.
         return FileNotFoundError(f"{path}: not found" + ("" if line in path else f" ({line})"))
@@ -118,7 +106,7 @@ def info_of(path: str) -> dict[str, Any]:
     return with_store(path, lambda store, inner: store.info(inner))
 
 
-# Of shards: one question of each, not one of each video. Processes that are forked know the answer.
+# The store is asked once per shard, not once per video. Forked workers inherit the answer.
 shard_info = functools.lru_cache(maxsize=100_000)(info_of)
 
 
@@ -154,16 +142,18 @@ def fetch(path: str, part: tuple[int, int] | None = None) -> str:
     start, size = part or (0, int(info["size"]))
     identity = _identity(info)
     name = hashlib.sha256(f"{path}|{identity}|{start}|{size}".encode(errors="surrogateescape")).hexdigest()[:32]
-    base = path.rstrip("/").rpartition("/")[2][-80:]
+    base = os.fsdecode(os.fsencode(path.rstrip("/").rpartition("/")[2])[-80:])  # a name may have 255 bytes
     folder = os.path.join(get_cache_dir(), "remote", name[:2])
     local = os.path.join(folder, f"{name}-{base}")
-    if os.path.exists(local):
+    with contextlib.suppress(FileNotFoundError):
         # For `_make_room`. The time of the content stays: the index of a video depends on it.
         os.utime(local, ns=(time.time_ns(), os.stat(local).st_mtime_ns))
         return local
     os.makedirs(folder, exist_ok=True)
     _make_room(os.path.dirname(folder), size)
     download(path, local, start, size, None if part else identity)
+    # A later copy of the same version has the same time, so that an index of the video stays good.
+    os.utime(local, ns=(time.time_ns(), int(name[:7], 16) * 10**9))
     return local
 
 
@@ -192,19 +182,28 @@ def _make_room(cache: str, size: int) -> None:
     if usage.free - size > spare or time.monotonic() < _look_again:
         return
     _look_again = time.monotonic() + 60
-    used: list[tuple[float, int, str]] = []
-    for path in (os.path.join(folder, name) for folder, _, names in os.walk(cache) for name in names):
-        with contextlib.suppress(OSError):  # another process removes copies, too
-            status = os.stat(path)
-            used.append((status.st_atime, status.st_size, path))
-    freed, now = 0, time.time()
-    for when, num_bytes, path in sorted(used):
-        # Twice as much as needed, so that it is not done for every copy.
-        if usage.free + freed - size > 2 * spare or now - when < _JUST_USED_SEC:
-            break
-        with contextlib.suppress(OSError):
-            os.unlink(path)
-            freed += num_bytes
+    with open(os.path.join(cache, ".lock"), "w") as lock:
+        try:
+            lock_file(lock, inherited=False)
+        except (BlockingIOError, PermissionError):  # another process makes room
+            return
+        except OSError:  # a file system without locks
+            pass
+        free, freed, now = shutil.disk_usage(cache).free - size, 0, time.time()
+        used: list[tuple[float, int, str]] = []
+        for path in (os.path.join(folder, name) for folder, _, names in os.walk(cache) for name in names):
+            # Names that start with a dot are of this lock, and of copies that are being written.
+            with contextlib.suppress(OSError):
+                if not os.path.basename(path).startswith("."):
+                    used.append((os.stat(path).st_atime, os.stat(path).st_size, path))
+        for when, num_bytes, path in sorted(used):
+            # Twice as much as needed, so that it is not done for every copy.
+            if free + freed > 2 * spare or now - when < _JUST_USED_SEC:
+                break
+            with contextlib.suppress(OSError):
+                if os.stat(path).st_atime == when:  # not used since
+                    os.unlink(path)
+                    freed += num_bytes
     logger.info("%s: removed copies of %.1f GiB that were used longest ago", cache, freed / 2**30)
 
 

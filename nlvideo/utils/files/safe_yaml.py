@@ -15,8 +15,9 @@ _TOO_LARGE = f"more than {_MAX_VALUES} values, with aliases written out"
 class _Loader(yaml.SafeLoader):
     """PyYAML's safe loader, but no key may occur twice, and merged mappings may not grow without end."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Build a mapping of keys that are all different."""
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """Read a mapping of keys that are all different, before ``<<`` adds others."""
+        node = super().compose_mapping_node(anchor)
         lines: dict[tuple[str, str], int] = {}
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode) or key.tag == _MERGE_TAG:
@@ -25,7 +26,7 @@ class _Loader(yaml.SafeLoader):
             if name in lines:
                 raise ValueError(f"{key.value} stands twice, in lines {lines[name]} and {line}")
             lines[name] = line
-        return super().construct_mapping(node, deep)
+        return node
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
         """Merge what ``<<`` names."""

@@ -1,7 +1,6 @@
 """Files are read by what is in them, and flattened to one dict of tensors."""
 
 import pickle
-from urllib.error import URLError
 
 import numpy as np
 import pytest
@@ -109,7 +108,7 @@ def test_an_address_that_cannot_be_reached(monkeypatch, tmp_path):
     monkeypatch.setenv("FVCORE_CACHE", str(tmp_path))
 
     def fail(path):
-        raise URLError("no network")
+        raise ConnectionError("no network")
 
     address, place = "https://host/a/w.pth", tmp_path / "host/a/w.pth"
     advice = f"no network; without a network, put {address} at {place}"

@@ -1,6 +1,7 @@
 """A giant video is a failed video: it is refused before its frames take memory, and the rest go on."""
 
 import io
+import os
 from fractions import Fraction
 
 import av
@@ -10,6 +11,7 @@ from PIL import Image
 
 from nlvideo.config import load_cfg
 from nlvideo.data import FrameStream, VideoDecodeError, VideoMapper, VideoReader, build_test_loader, open_video
+from nlvideo.data.video.exact.decode_in_order import open_stream
 from nlvideo.data.video.pixels import PixelLimits
 from nlvideo.dataset_tools.transcode import TranscodeOptions, transcode_video
 
@@ -44,6 +46,14 @@ def test_a_giant_frame_is_refused_by_what_the_header_says(giant):
             read(giant)
     result = transcode_video((giant, f"{giant}.mp4", TranscodeOptions(), False))
     assert "(DATALOADER.MAX_FRAME_PIXELS)" in result.error
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="needs a system that lists open files")
+def test_a_file_that_is_refused_is_closed(giant):
+    with pytest.raises(VideoDecodeError) as caught:  # which keeps what the function held
+        open_stream(giant)
+    assert giant not in [os.path.realpath(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd")]
+    del caught
 
 
 READS = {

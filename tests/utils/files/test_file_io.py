@@ -8,7 +8,6 @@ import stat
 import threading
 
 import pytest
-from iopath.common.file_io import HTTPURLHandler
 
 from nlvideo.utils.files import file_io
 from nlvideo.utils.files.file_io import PathManager, WholeFile, atomic_write, is_remote, naming, write_json, write_text
@@ -84,16 +83,16 @@ def test_path_manager_opens_local_paths_and_knows_urls(tmp_path):
 
 
 def test_path_manager_fetches_urls(tmp_path, monkeypatch):
-    (tmp_path / "fetched.txt").write_text("from the net")
     fetched = []
 
-    def fetch(self, path, **kwargs):
-        fetched.append(path)
-        return str(tmp_path / "fetched.txt")
+    def fetch(url, local):
+        fetched.append(url)
+        write_json(local, "from the net")
 
-    monkeypatch.setattr(HTTPURLHandler, "_get_local_path", fetch)
+    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path))
+    monkeypatch.setattr(file_io, "_download", fetch)
     with PathManager.open("https://example.org/weights.pth") as file:
-        assert file.read() == "from the net"
+        assert json.load(file) == "from the net"
     assert fetched == ["https://example.org/weights.pth"]
 
 

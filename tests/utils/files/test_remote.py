@@ -12,7 +12,7 @@ from PIL import Image
 from nlvideo.data import get_dataset, open_video
 from nlvideo.data.records.shard_files import expand_pattern, scan_shard
 from nlvideo.dataset_tools.shard_writing import write_shards
-from nlvideo.utils.files import remote
+from nlvideo.utils.files import file_io, remote
 from nlvideo.utils.files.file_io import PathManager, file_exists, local_path, missing_files
 
 
@@ -51,7 +51,7 @@ def store(monkeypatch, tmp_path):
     """What is below ``some://`` for fsspec."""
     store = Store()
     monkeypatch.setattr(remote, "_connector", lambda path: lambda: (store, path.removeprefix("some://").rstrip("/")))
-    monkeypatch.setattr(remote, "_WAITS", (0.0,) * 3)
+    monkeypatch.setattr(file_io, "_WAITS", (0.0,) * 3)
     monkeypatch.setenv("FVCORE_CACHE", str(tmp_path / "cache"))
     remote.shard_info.cache_clear()
     return store
@@ -110,9 +110,18 @@ def test_copies(store, monkeypatch):
         assert file.read() == "0123456789"
     store.objects["b/x.csv"] = b"other"
     assert content("some://b/x.csv") == b"other"
+    time_of_second = os.stat(local_path("some://b/x.csv")).st_mtime_ns
     assert content("some://b/x.csv", (1, 2)) == b"th"
+    # A copy that was removed comes back with its time: indices and transcoded videos depend on it.
+    os.unlink(local_path("some://b/x.csv"))
+    assert os.stat(local_path("some://b/x.csv")).st_mtime_ns == time_of_second != os.stat(first).st_mtime_ns
     with pytest.raises(ValueError, match="got the mode 'w', allowed for a remote path"):
         PathManager.open("some://b/x.csv", "w")
+
+
+def test_a_long_name(store):
+    store.objects[name := f"b/{'视' * 76}.mp4"] = b"0123"
+    assert content(f"some://{name}") == b"0123"
 
 
 def test_an_object_that_changes_while_it_is_read(store, monkeypatch):
@@ -177,20 +186,70 @@ def test_many_files_are_listed(store):
     assert missing_files([f"some://b/{i}" for i in range(32)]) == ["some://b/30", "some://b/31"]
 
 
-def test_room_is_made(store, monkeypatch, tmp_path):
+@pytest.fixture()
+def usage(store, monkeypatch):
+    """The use of a disk that is nearly full, with the copies a to d; all but d were used long ago."""
     monkeypatch.setattr(remote, "_FREE_BYTES", 5)
     usage = type("usage", (), {"total": 1000, "free": 8})
     monkeypatch.setattr(remote.shutil, "disk_usage", lambda path: usage)
     store.objects = {f"b/{name}": b"1234" for name in "abcde"}
     monkeypatch.setattr(remote, "_look_again", 0.0)
-    paths = [local_path(f"some://b/{name}") for name in "abcd"]
-    for age, path in zip((4000, 3000, 2000, 0), paths, strict=True):
+    usage.paths = [local_path(f"some://b/{name}") for name in "abcd"]
+    for age, path in zip((4000, 3000, 2000, 0), usage.paths, strict=True):
         os.utime(path, (os.stat(path).st_atime - age,) * 2)
-    local_path("some://b/a")  # used just now
     monkeypatch.setattr(remote, "_look_again", 0.0)
+    return usage
+
+
+def kept(usage):
+    """Fetch another object, and return which of the copies are still there."""
     local_path("some://b/e")
+    return [os.path.exists(path) for path in usage.paths]
+
+
+def test_room_is_made(usage):
+    writing = Path(usage.paths[0]).with_name(".f.1.tmp")
+    writing.touch()
+    os.utime(writing, (0, 0))
+    local_path("some://b/a")  # used just now
     # To twice 5 bytes free, beside those of the new one: two of those that were used longest ago.
-    assert [os.path.exists(path) for path in paths] == [True, False, False, True]
+    assert kept(usage) == [True, False, False, True] and writing.exists()
+
+
+def test_a_copy_that_is_used_meanwhile_stays(usage, monkeypatch):
+    unlink = os.unlink
+
+    def use_and_unlink(path):
+        os.utime(usage.paths[1])
+        unlink(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(remote.os, "unlink", use_and_unlink)
+        assert kept(usage) == [False, True, False, True]
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_one_process_at_a_time_makes_room(usage, monkeypatch, ended):
+    def lock(file, inherited):
+        if not ended:
+            raise BlockingIOError
+        usage.free = 100  # the other process has made room
+
+    monkeypatch.setattr(remote, "lock_file", lock)
+    assert kept(usage) == [True] * 4
+
+
+def test_a_copy_that_is_removed_when_it_is_wanted(store, monkeypatch):
+    store.objects["b/x"] = b"0123"
+    local, utime = remote.fetch("some://b/x"), os.utime
+
+    def remove_first(path, **options):
+        monkeypatch.setattr(remote.os, "utime", utime)
+        os.unlink(path)
+        utime(path, **options)
+
+    monkeypatch.setattr(remote.os, "utime", remove_first)
+    assert content("some://b/x") == b"0123" and Path(local).exists()
 
 
 def test_shards_are_not_fetched_as_a_whole(store, tmp_path, make_video, monkeypatch):

@@ -17,6 +17,8 @@ def test_plain_values_and_aliases() -> None:
     assert parse_yaml("") is None
     shared = parse_yaml("A: &a [1]\nB: *a\nC: {<<: {D: 1}, D: 2}\n")
     assert shared == {"A": [1], "B": [1], "C": {"D": 2}} and shared["A"] is not shared["B"]
+    merged = parse_yaml("x: &x {a: 0, b: 1}\nouter: {inner: &y {<<: *x, a: 1}}\nz: {<<: *y, a: 2}")
+    assert merged["outer"]["inner"] == {"a": 1, "b": 1} and merged["z"] == {"a": 2, "b": 1}
 
 
 @pytest.mark.parametrize(

@@ -40,14 +40,17 @@ def open_stream(
     """
     # A title in an unexpected encoding is no reason to refuse a video.
     container = av.open(path, format=format, metadata_errors="replace", timeout=timeout_sec)
-    stream = container.streams.best("video")
-    if not isinstance(stream, av.VideoStream) or stream.codec_context is None:
+    try:
+        stream = container.streams.best("video")
+        if not isinstance(stream, av.VideoStream) or stream.codec_context is None:
+            raise VideoDecodeError(path, "FFmpeg has no decoder for the video stream" if stream else "no video stream")
+        for other in container.streams if hasattr(av.stream, "Discard") else ():  # from PyAV 18 on
+            if other is not stream:
+                other.discard = av.stream.Discard.all
+        pixels.apply(path, stream.codec_context)
+    except Exception:
         container.close()
-        raise VideoDecodeError(path, "FFmpeg has no decoder for the video stream" if stream else "no video stream")
-    for other in container.streams if hasattr(av.stream, "Discard") else ():  # from PyAV 18 on
-        if other is not stream:
-            other.discard = av.stream.Discard.all
-    pixels.apply(path, stream.codec_context)
+        raise
     return container, stream
 
 
