@@ -80,9 +80,8 @@ def choose_validation(
 ) -> tuple[np.ndarray, list[str]]:
     """Choose about ``fraction`` of each class for validation.
 
-    Every class keeps a video for training. It also gets one for validation, if its files and groups allow it. Records
-    of one file stay together, and so do those of one group. Videos without a label are for training. What is chosen
-    depends on the seed, the ids and the groups, not on the order of the records.
+    Every class keeps a video for training, and gets one for validation if its files and groups allow it. Records of
+    one file or group stay together. Those without a label are for training. The order of the records does not matter.
 
     Args:
         records: the videos, with one label or several.

@@ -76,16 +76,7 @@ def resolve_from_data(cfg: CfgNode, resume: bool = False) -> CfgNode:
     _check_classes(cfg, records, num_classes)
     changes: dict[str, Any] = {} if head.NUM_CLASSES else {_CLASSES: num_classes}
     if in_epochs:
-        changes |= _schedule(cfg, len(records))
-        own = {key: earlier.get(key) for key in changes}
-        if None not in own.values() and own != changes and _has_changed(cfg.OUTPUT_DIR, records):
-            now, then = changes["SOLVER.MAX_ITER"], own["SOLVER.MAX_ITER"]
-            logger.warning(
-                "The training data has changed since this run began. The run keeps its schedule of %d iterations; with"
-                " the data of now, %s gives %d. To choose the number, set %s 0 and SOLVER.MAX_ITER",
-                then, _EPOCHS, now, _EPOCHS,
-            )  # fmt: skip
-            changes = own
+        changes = _kept(cfg, changes | _schedule(cfg, len(records)), earlier, records)
     if is_balanced:
         changes[_WEIGHTS] = _balanced_weights(cfg, records, head.NUM_CLASSES or num_classes)
     if changes:
@@ -168,6 +159,19 @@ def _schedule(cfg: CfgNode, num_videos: int) -> dict[str, Any]:
         "TEST.EVAL_PERIOD": period if part_tested else 0,
         "SOLVER.CHECKPOINT_PERIOD": period if part_tested else solver.CHECKPOINT_PERIOD,
     }
+
+
+def _kept(cfg: CfgNode, changes: dict[str, Any], earlier: dict[str, Any], records: Sequence[Record]) -> dict[str, Any]:
+    """The values that the earlier run began with, if its data has changed since; else the new ones."""
+    own = {key: earlier.get(key) for key in changes}
+    if None in own.values() or own == changes or not _has_changed(cfg.OUTPUT_DIR, records):
+        return changes
+    logger.warning(
+        "The training data has changed since this run began. The run keeps its schedule of %d iterations; with the data"
+        " of now, %s gives %d. To choose the number, set %s 0 and SOLVER.MAX_ITER",
+        own["SOLVER.MAX_ITER"], _EPOCHS, changes["SOLVER.MAX_ITER"], _EPOCHS,
+    )  # fmt: skip
+    return own
 
 
 def _check_classes(cfg: CfgNode, records: Sequence[Record], num_classes: int) -> None:
