@@ -281,7 +281,7 @@ def test_checkpoints_without_a_tag_are_not_passed_over(tmp_path):
     with pytest.raises(ValueError, match="holds checkpoints, but no last_checkpoint.* one of model_0000002.pth, write"):
         run.checkpointer.resume_or_load("", resume=True)
     os.truncate(path, 10)
-    with pytest.raises(ValueError, match="no other checkpoint to resume from; a start without --resume moves it"):
+    with pytest.raises(ValueError, match="no other checkpoint to resume from. A start without --resume moves"):
         run.checkpointer.resume_or_load("", resume=True)
 
 

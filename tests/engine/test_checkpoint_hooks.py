@@ -175,7 +175,7 @@ def test_a_loader_of_a_project_needs_no_fingerprint(caplog: pytest.LogCaptureFix
 
 def test_another_number_of_ranks_is_said(caplog: pytest.LogCaptureFixture) -> None:
     _resume_with({"settings": {"ranks": 2, "A.KEY.OF.AN.OLDER.VERSION": 1}})
-    assert "ranks was 2 and is 1. The results" in caplog.text and "A.KEY" not in caplog.text
+    assert "ranks was 2 and is 1. The result will" in caplog.text and "A.KEY" not in caplog.text
 
 
 def test_flatten_results() -> None:

@@ -156,7 +156,7 @@ def test_frames_in_memory_need_their_rate_where_clips_are_by_time(long_video: st
     expected = predictor.scores(long_video)
     assert torch.equal(predictor.scores(open_video(frames, fps=10)), expected)
     assert not torch.equal(predictor.scores(open_video(frames, fps=5)), expected)
-    with pytest.raises(VideoDecodeError, match="<frames>: seconds need the frame rate, and arrays carry none"):
+    with pytest.raises(VideoDecodeError, match="<frames>: the frame rate is not known, because arrays do not hold it"):
         predictor.scores(frames)
 
 
