@@ -414,7 +414,7 @@ def test_other_settings_are_said(
     opts = ("SOLVER.MAX_ITER", "3", "SOLVER.STEPS", "[1]", "SOLVER.CLIPS_PER_BATCH", "8")
     _start(tiny_cfg("OUTPUT_DIR", str(tmp_path), *opts), resume=True).train()
     (warning,) = [record.message for record in caplog.records if record.levelname == "WARNING"]
-    assert "SOLVER.CLIPS_PER_BATCH was 4 and is 8; SOLVER.MAX_ITER was 2 and is 3. The results will" in warning
+    assert "SOLVER.CLIPS_PER_BATCH was 4 and is 8; SOLVER.MAX_ITER was 2 and is 3. The result will" in warning
 
 
 def test_gradients_that_are_not_finite_end_the_run_and_spoil_no_checkpoint(
