@@ -145,11 +145,11 @@ class EvalHook(HookBase):
         except TrainingInterrupted:
             if self._checkpoints:
                 # The checkpoint must look as if the checkpoint hook saved it. Then a resumed run calls this hook again.
-                self.trainer.current_hook = self._checkpoints.name
+                trainer.current_hook = self._checkpoints.name
                 self._checkpoints.save_now()
             raise
-        self.evaluated_iter = self.trainer.iter
-        put_results(self.trainer.storage, self.results, self.prefix)
+        self.evaluated_iter = trainer.iter
+        put_results(trainer.storage, self.results, self.prefix)
 
 
 class BestCheckpointer(HookBase):

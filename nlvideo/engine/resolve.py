@@ -116,9 +116,9 @@ def resolve_split(cfg: CfgNode, resume: bool = False, eval_only: bool = False) -
 
     def lists() -> list[list[str]]:
         """The lists of the run that goes on, or new ones."""
-        for lists in (named, moved) if resume else ():
-            if all(lists) and all(os.path.isfile(name.removeprefix("list:")) for name in (*lists[0], *lists[1])):
-                return lists
+        for sides in (named, moved) if resume else ():
+            if all(sides) and all(os.path.isfile(name.removeprefix("list:")) for name in (*sides[0], *sides[1])):
+                return sides
         return [[name] for name in split_datasets(cfg.DATASETS.TRAIN, split.FRACTION, split.SEED, split.GROUP, root)]
 
     train, test = comm.on_main_process(lists)
@@ -134,7 +134,7 @@ def resolve_split(cfg: CfgNode, resume: bool = False, eval_only: bool = False) -
 def _schedule(cfg: CfgNode, num_videos: int) -> dict[str, Any]:
     """The keys and values of the schedule that SOLVER.MAX_EPOCHS gives."""
     solver, part_tested = cfg.SOLVER, cfg.TEST.EVAL_FRACTION
-    # Round first: for a computer, 1.1 x 10 / 11 is a little more than 1.
+    # Round first: in floating point, 1.1 x 10 / 11 is a little more than 1.
     needed = math.ceil(round(solver.MAX_EPOCHS * num_videos / solver.CLIPS_PER_BATCH, 6))
     end = max(needed, solver.MIN_ITER, 1)
     if solver.MAX_ITER not in (end, _C.SOLVER.MAX_ITER):
